@@ -1,0 +1,26 @@
+"""Attribution-based Parameter Decomposition in JAX."""
+
+from apd_jax.attributions import (
+    ablation_attributions,
+    activation_attributions,
+    gradient_attributions,
+)
+from apd_jax.components import Components, Factors, init_components
+from apd_jax.forward import composed_apply, masked_apply
+from apd_jax.selection import batch_topk_mask, topk_mask
+from apd_jax.sites import Target, linear
+
+__all__ = [
+    "Components",
+    "Factors",
+    "Target",
+    "ablation_attributions",
+    "activation_attributions",
+    "batch_topk_mask",
+    "composed_apply",
+    "gradient_attributions",
+    "init_components",
+    "linear",
+    "masked_apply",
+    "topk_mask",
+]

@@ -1,0 +1,140 @@
+"""Parameter components: stacked low-rank factors of every decomposed matrix.
+
+Component c spans all sites; at site l it is `P_{c,l} = U_{c,l} V_{c,l}`. Letters: C components,
+m rank, d_in / d_out site widths, N number of decomposed weights.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax.sites import Target
+
+
+class Factors(NamedTuple):
+    """The factors of all components at one site, as C·m rank-one terms `reads ⊗ writes`.
+
+    Both factors keep the rank in front of the width. A transposed use of the site then only swaps
+    them, and sums over components are one flat matrix product without moving memory.
+
+    Attributes:
+      reads: [C, m, d_in], row r is the input direction that term r reads; `Uᵀ`.
+      writes: [C, m, d_out], row r is the output direction that term r writes; `V`.
+    """
+
+    reads: jax.Array
+    writes: jax.Array
+
+    @classmethod
+    def from_uv(cls, U: jax.Array, V: jax.Array) -> "Factors":
+        """Stack factors `U` [C, d_in, m] and `V` [C, m, d_out]."""
+        return cls(jnp.swapaxes(U, -1, -2), V)
+
+    @property
+    def U(self) -> jax.Array:
+        """Left factor, [C, d_in, m]."""
+        return jnp.swapaxes(self.reads, -1, -2)
+
+    @property
+    def V(self) -> jax.Array:
+        """Right factor, [C, m, d_out]."""
+        return self.writes
+
+    def transpose(self) -> "Factors":
+        """The factors of `P_cᵀ`, for a transposed use of the site."""
+        return Factors(self.writes, self.reads)
+
+    def matrices(self) -> jax.Array:
+        """Every component's matrix `U_c V_c`, [C, d_in, d_out]. For small sites."""
+        return jnp.einsum("cmi,cmo->cio", self.reads, self.writes)
+
+    def sum(self) -> jax.Array:
+        """`Σ_c U_c V_c`, [d_in, d_out], as one product over all C·m terms."""
+        flat_reads = self.reads.reshape(-1, self.reads.shape[-1])
+        return flat_reads.T @ self.writes.reshape(-1, self.writes.shape[-1])
+
+
+Components = dict[str, Factors]
+
+
+def init_components(
+    key: jax.Array,
+    target: Target,
+    *,
+    num_components: int,
+    rank: int | None = None,
+    scale: float = 1.0,
+    instances: int = 1,
+) -> Components:
+    """Draw components from the published initialisation.
+
+    Xavier normal with the fan counts of the stacked tensor: `U` has standard deviation
+    `scale · sqrt(2 / ((C + instances) · d_in · m))`, and `V` the same with d_out (the paper's code
+    trains `instances` runs in one tensor, and its fan counts follow from that).
+
+    Args:
+      key: random key.
+      target: the network.
+      num_components: C.
+      rank: m, the same at every site; `min(d_in, d_out)` of each site if None.
+      scale: gain of the initialisation.
+      instances: number of runs in the stacked tensor whose statistics are wanted.
+
+    Returns:
+      `{site: Factors}`, float32.
+
+    Raises:
+      ValueError: num_components, rank or instances below 1, or a scale that is not positive.
+    """
+    for name, value in (("num_components", num_components), ("instances", instances)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if rank is not None and rank < 1:
+        raise ValueError(f"rank must be at least 1 (or None for full rank), got {rank}")
+    if not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}")
+    components = {}
+    for index, (site, weight) in enumerate(target.weights.items()):
+        d_in, d_out = weight.shape
+        m = min(d_in, d_out) if rank is None else rank
+        key_u, key_v = jax.random.split(jax.random.fold_in(key, index))
+
+        def draw(draw_key, width, m=m):
+            deviation = scale * math.sqrt(2 / ((num_components + instances) * width * m))
+            return deviation * jax.random.normal(draw_key, (num_components, m, width))
+
+        components[site] = Factors(draw(key_u, d_in), draw(key_v, d_out))
+    return components
+
+
+def num_decomposed_weights(target: Target, uses: dict[str, int]) -> int:
+    """N of the losses: `Σ_l d_in · d_out`, a site counted once per use (METHOD of the paper's
+    code: a tied matrix counts twice).
+
+    Args:
+      target: the network.
+      uses: how often each site is used in a forward pass.
+    """
+    return sum(weight.size * uses[site] for site, weight in target.weights.items())
+
+
+def normalise_reads(components: Components) -> Components:
+    """Scale every column of every `U_c` to unit norm over d_in (the paper's unit-norm option)."""
+    return {
+        site: factors._replace(
+            reads=factors.reads / jnp.linalg.norm(factors.reads, axis=-1, keepdims=True)
+        )
+        for site, factors in components.items()
+    }
+
+
+def project_gradient(gradient: Components, components: Components) -> Components:
+    """Remove from the gradient of unit-norm `U` its part along `U`: `g − (g·u) u` per column."""
+
+    def project(g: Factors, p: Factors) -> Factors:
+        along = jnp.sum(g.reads * p.reads, axis=-1, keepdims=True)
+        return g._replace(reads=g.reads - along * p.reads)
+
+    return {site: project(gradient[site], components[site]) for site in components}

@@ -1,0 +1,141 @@
+"""Products of many rows with the factors of the one component each row belongs to.
+
+Only `P = floor(k·B)` of the B·C (example, component) pairs are active. Sorted by component they
+fall into C groups; every group is laid into a fixed number of slots, so that the whole product is
+one batched matrix product that reads each factor once. A group that overflows its slots goes on in
+further rounds, so the result never depends on the number of slots.
+Letters: P pairs, C components, S slots of a component, r and d the two widths of a factor.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Groups(NamedTuple):
+    """Active pairs sorted by component.
+
+    Attributes:
+      example: int32 [P], the example of every pair.
+      component: int32 [P], its component, ascending.
+      start: int32 [C], where a component's pairs begin.
+      count: int32 [C], how many pairs it has.
+    """
+
+    example: jax.Array
+    component: jax.Array
+    start: jax.Array
+    count: jax.Array
+
+
+def group_pairs(pairs: tuple[jax.Array, jax.Array], num_components: int) -> Groups:
+    """Sort (examples, components) pairs by component.
+
+    Args:
+      pairs: (examples [P], components [P]), as the selection functions give them.
+      num_components: C.
+    """
+    examples, components = pairs
+    order = jnp.argsort(components, stable=True)
+    component = components[order]
+    start = jnp.searchsorted(component, jnp.arange(num_components + 1), method="compare_all")
+    return Groups(examples[order], component, start[:-1], jnp.diff(start))
+
+
+def num_slots(num_pairs: int, num_components: int) -> int:
+    """Slots per component: the mean load and three Poisson deviations, in eights."""
+    mean = num_pairs / num_components
+    return min(8 * math.ceil((mean + 3 * math.sqrt(mean)) / 8), num_pairs)
+
+
+def _to_slots(rows: jax.Array, groups: Groups, first: jax.Array | int, slots: int) -> jax.Array:
+    """Rows [P, ..., d] of every group's members `first ... first + slots - 1`, [C, S, ..., d]."""
+    member = first + jnp.arange(slots)
+    taken = member < groups.count[:, None]
+    index = jnp.where(taken, groups.start[:, None] + member, 0)
+    taken = taken.reshape(taken.shape + (1,) * (rows.ndim - 1))
+    return jnp.where(taken, rows[index], 0)
+
+
+def _from_slots(table: jax.Array, groups: Groups, first: jax.Array | int) -> jax.Array:
+    """The inverse of `_to_slots`; rows of members outside of this round are 0."""
+    member = jnp.arange(groups.component.size) - groups.start[groups.component] - first
+    here = (member >= 0) & (member < table.shape[1])
+    rows = table[groups.component, jnp.where(here, member, 0)]
+    return jnp.where(here.reshape(here.shape + (1,) * (rows.ndim - 1)), rows, 0)
+
+
+def _in_rounds(one_round, groups: Groups, slots: int):
+    """Sum `one_round(first)` over as many rounds as the largest group needs."""
+
+    def more(carry):
+        return carry[0] < jnp.max(groups.count)
+
+    def go_on(carry):
+        first, total = carry
+        return first + slots, total + one_round(first)
+
+    return jax.lax.while_loop(more, go_on, (jnp.int32(slots), one_round(0)))[1]
+
+
+def _read_rounds(slots, x, factor, groups):
+    def one_round(first):
+        table = jnp.einsum("crd,cs...d->crs...", factor, _to_slots(x, groups, first, slots))
+        return _from_slots(jnp.moveaxis(table, 1, -1), groups, first)
+
+    return _in_rounds(one_round, groups, slots)
+
+
+def _write_rounds(slots, h, factor, groups):
+    def one_round(first):
+        table = jnp.einsum("cs...r,crd->cs...d", _to_slots(h, groups, first, slots), factor)
+        return _from_slots(table, groups, first)
+
+    return _in_rounds(one_round, groups, slots)
+
+
+def _outer_rounds(slots, h, x, groups):
+    def one_round(first):
+        h_slots, x_slots = (_to_slots(rows, groups, first, slots) for rows in (h, x))
+        return jnp.einsum("cs...r,cs...d->crd", h_slots, x_slots)
+
+    return _in_rounds(one_round, groups, slots)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def read(slots: int, x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
+    """`x_p · factor[c_p]ᵀ` of every pair.
+
+    Args:
+      slots: slots per component (any number gives the same result).
+      x: [P, ..., d] rows in the order of `groups`.
+      factor: [C, r, d].
+      groups: the pairs.
+
+    Returns:
+      [P, ..., r].
+    """
+    return _read_rounds(slots, x, factor, groups)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def write(slots: int, h: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
+    """`h_p · factor[c_p]` of every pair: [P, ..., r] times [C, r, d] gives [P, ..., d]."""
+    return _write_rounds(slots, h, factor, groups)
+
+
+def _read_backward(slots, saved, g):
+    x, factor, groups = saved
+    return _write_rounds(slots, g, factor, groups), _outer_rounds(slots, g, x, groups), None
+
+
+def _write_backward(slots, saved, g):
+    h, factor, groups = saved
+    return _read_rounds(slots, g, factor, groups), _outer_rounds(slots, h, g, groups), None
+
+
+read.defvjp(lambda slots, *args: (_read_rounds(slots, *args), args), _read_backward)
+write.defvjp(lambda slots, *args: (_write_rounds(slots, *args), args), _write_backward)

@@ -1,0 +1,132 @@
+"""Sparse feature inputs of the toy models.
+
+Letters: B batch, F features.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Mode = Literal["independent", "exactly_n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseFeatures:
+    """A distribution of sparse inputs `x` [B, F]; an active feature has a value from a range.
+
+    Attributes:
+      num_features: F.
+      probability: chance that a feature (or a synced group) is active, in `independent` mode.
+      value_range: the interval that active values are uniform in.
+      mode: `"independent"` features, or `"exactly_n"` of them active on every example.
+      num_active: how many, in `exactly_n` mode.
+      synced: groups of features that are active together, each feature with its own value.
+    """
+
+    num_features: int
+    probability: float
+    value_range: tuple[float, float] = (0.0, 1.0)
+    mode: Mode = "independent"
+    num_active: int = 1
+    synced: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self):
+        if self.num_features < 1:
+            raise ValueError(f"num_features must be at least 1, got {self.num_features}")
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability must be in [0, 1], got {self.probability}")
+        if self.mode not in ("independent", "exactly_n"):
+            raise ValueError(f"mode must be 'independent' or 'exactly_n', got {self.mode!r}")
+        if self.mode == "exactly_n" and not 0 <= self.num_active <= self.num_features:
+            raise ValueError(
+                f"num_active must be in [0, {self.num_features}], got {self.num_active}"
+            )
+        if not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range must be (low, high), low < high; got {self.value_range}")
+        self._check_synced()
+
+    def _check_synced(self):
+        members = [feature for group in self.synced for feature in group]
+        outside = [feature for feature in members if not 0 <= feature < self.num_features]
+        if outside:
+            raise ValueError(
+                f"synced features {outside} are out of range; there are {self.num_features}"
+            )
+        twice = sorted({feature for feature in members if members.count(feature) > 1})
+        if twice:
+            raise ValueError(f"synced groups overlap in features {twice}; a feature has one group")
+        if members and self.mode != "independent":
+            raise ValueError("synced groups need mode 'independent'")
+
+    def __call__(self, key: jax.Array, batch_size: int) -> jax.Array:
+        """Draw a batch.
+
+        Args:
+          key: random key.
+          batch_size: B.
+
+        Returns:
+          [B, F] float32, exactly 0 where a feature is inactive.
+        """
+        return sparse_features(
+            key,
+            batch_size,
+            num_features=self.num_features,
+            probability=self.probability,
+            value_range=self.value_range,
+            mode=self.mode,
+            num_active=self.num_active,
+            synced=self.synced,
+        )
+
+
+def sparse_features(
+    key: jax.Array,
+    batch_size: int,
+    *,
+    num_features: int,
+    probability: float = 1.0,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    mode: Mode = "independent",
+    num_active: int = 1,
+    synced: tuple[tuple[int, ...], ...] = (),
+) -> jax.Array:
+    """Draw sparse inputs; the arguments are those of `SparseFeatures`.
+
+    Every entry takes one 32-bit random word, which decides both whether it is active (the word is
+    below `probability · 2³²`) and, given that it is, its value (the word's place below that
+    bound, uniform to 2⁻³²/probability of the range).
+
+    Returns:
+      [B, F] float32.
+    """
+    low, high = value_range
+    shape = (batch_size, num_features)
+    if mode == "exactly_n":
+        value_key, order_key = jax.random.split(key)
+        values = jax.random.uniform(value_key, shape, minval=low, maxval=high)
+        _, chosen = jax.lax.top_k(jax.random.uniform(order_key, shape), num_active)
+        rows = jnp.arange(batch_size)[:, None]
+        return jnp.where(jnp.zeros(shape, bool).at[rows, chosen].set(True), values, 0.0)
+    if probability == 0:
+        return jnp.zeros(shape)
+    words = jax.random.bits(key, shape, jnp.uint32)
+    bound = min(round(probability * 2**32), 2**32 - 1)
+    active = words <= jnp.uint32(bound) if probability == 1 else words < jnp.uint32(bound)
+    values = low + (high - low) * (words.astype(jnp.float32) * (1.0 / bound))
+    x = jnp.where(active, values, 0.0)
+    if not synced:
+        return x
+    return _synchronise(jax.random.fold_in(key, 1), x, active, value_range, synced)
+
+
+def _synchronise(key, x, active, value_range, synced):
+    """Let the first feature of every group decide for the group; values stay independent."""
+    fresh = jax.random.uniform(key, x.shape, minval=value_range[0], maxval=value_range[1])
+    for group in synced:
+        members = jnp.array(group)
+        leader = active[:, group[0]][:, None]
+        x = x.at[:, members].set(jnp.where(leader, fresh[:, members], 0.0))
+    return x

@@ -1,0 +1,167 @@
+"""The losses of APD, each a pure function of arrays.
+
+Letters: B batch, C components, m rank, O outputs, N number of decomposed weights (a matrix used
+twice counts twice), p Schatten power, s_c(x) mask.
+"""
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax.components import Components
+from apd_jax.sites import Records
+
+EPSILON = 1e-16
+
+
+def faithfulness(
+    components: Components, weights: dict[str, jax.Array], uses: dict[str, int]
+) -> jax.Array:
+    """Squared distance of the components' sum from the target, `(1/N) Σ_l ‖θ*_l − Σ_c P_{c,l}‖²`.
+
+    Args:
+      components: `{site: Factors}`.
+      weights: `{site: [d_in, d_out]}`, θ*.
+      uses: how often each site is used in a pass; its term and its share of N count that often.
+
+    Returns:
+      Scalar.
+    """
+    total = sum(weights[site].size * uses[site] for site in components)
+    with jax.default_matmul_precision("highest"):
+        squares = (
+            uses[site] * jnp.sum(jnp.square(weights[site] - factors.sum()))
+            for site, factors in components.items()
+        )
+        return sum(squares) / total
+
+
+def output_mse(outputs: jax.Array, target_outputs: jax.Array) -> jax.Array:
+    """Mean over batch and outputs of the squared difference (minimality of the top-k objective).
+
+    Args:
+      outputs: [B, O], `f(x, κ(x))`; or `f(x, Σ_c P_c)` for the output loss of all components.
+      target_outputs: [B, O], `f(x, θ*)`.
+    """
+    return jnp.mean(jnp.square(outputs - target_outputs))
+
+
+def output_kl(logits: jax.Array, target_logits: jax.Array) -> jax.Array:
+    """Mean over the batch of `KL(softmax(target) ‖ softmax(logits))`, for networks with logits.
+
+    Args:
+      logits: [B, O] of the masked network.
+      target_logits: [B, O] of the target.
+    """
+    target_log = jax.nn.log_softmax(target_logits)
+    difference = target_log - jax.nn.log_softmax(logits)
+    return jnp.mean(jnp.sum(jnp.exp(target_log) * difference, axis=-1))
+
+
+def rank_one_norms(components: Components) -> dict[str, jax.Array]:
+    """`‖U_{c,l,:,m}‖² ‖V_{c,l,m,:}‖²` of every rank-one term, `{site: [C, m]}`."""
+    return {
+        site: jnp.sum(jnp.square(f.reads), -1) * jnp.sum(jnp.square(f.writes), -1)
+        for site, f in components.items()
+    }
+
+
+def simplicity(
+    components: Components,
+    active_counts: jax.Array,
+    *,
+    p: float,
+    uses: dict[str, int],
+    batch_size: int,
+) -> jax.Array:
+    """Schatten-p norms of the active components.
+
+    `(1/(N·B)) Σ_b Σ_c s_c(x_b) Σ_l Σ_m (‖U_{c,l,:,m}‖² ‖V_{c,l,m,:}‖² + ε)^{p/2}`.
+
+    Args:
+      components: `{site: Factors}`.
+      active_counts: [C], on how many examples of the batch each component is active.
+      p: Schatten power, in (0, 2].
+      uses: how often each site is used in a pass.
+      batch_size: B.
+    """
+    total = _num_weights(components, uses) * batch_size
+    counts = active_counts.astype(jnp.float32)[:, None]
+    terms = (
+        uses[site] * jnp.sum(counts * (norms + EPSILON) ** (p / 2))
+        for site, norms in rank_one_norms(components).items()
+    )
+    return sum(terms) / total
+
+
+def _num_weights(components: Components, uses: dict[str, int]) -> int:
+    return sum(f.reads.shape[-1] * f.writes.shape[-1] * uses[s] for s, f in components.items())
+
+
+def hidden_activations(
+    records: Records, target_records: Records, sites: Iterable[str], activation: str
+) -> jax.Array:
+    """Reconstruction of hidden activations, `mean_b (Σ_l ‖a_l(κ) − a_l(θ*)‖²) / Σ_l dim(a_l)`.
+
+    Args:
+      records: what passed through the sites with the active components.
+      target_records: the same for the target.
+      sites: whose outputs count, every use of them.
+      activation: `"relu"`, `"gelu"` or `"identity"`, applied to a site's output (before the bias).
+    """
+    act = activation_function(activation)
+    chosen = set(sites)
+    keys = [key for key in target_records if key[0] in chosen]
+    width = sum(target_records[key].y.shape[-1] for key in keys)
+    squares = [jnp.square(act(records[key].y) - act(target_records[key].y)) for key in keys]
+    return sum(jnp.sum(jnp.mean(s.reshape(-1, s.shape[-1]), axis=0)) for s in squares) / width
+
+
+def activation_function(name: str):
+    """The nonlinearity called `name`: ReLU, exact GELU, or none.
+
+    Raises:
+      ValueError: another name.
+    """
+    functions = {
+        "relu": jax.nn.relu,
+        "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+        "identity": lambda x: x,
+    }
+    if name not in functions:
+        raise ValueError(f"activation must be one of {sorted(functions)}, got {name!r}")
+    return functions[name]
+
+
+def lp_weights(scores: jax.Array, *, p: float) -> jax.Array:
+    """`(A_c² + ε)^{p/2}`, the soft masks of the Lp objective, [B, C]."""
+    return (jnp.square(scores) + EPSILON) ** (p / 2)
+
+
+def lp_minimality(scores: jax.Array, *, p: float) -> jax.Array:
+    """`mean_b Σ_c (A_c² + ε)^{p/2}` of attributions [B, C]; their gradient flows."""
+    return jnp.mean(jnp.sum(lp_weights(scores, p=p), axis=-1))
+
+
+def lp_simplicity(
+    components: Components, scores: jax.Array, *, p: float, schatten_p: float, uses: dict[str, int]
+) -> jax.Array:
+    """Schatten norms weighted by attributions.
+
+    `(1/(N·B)) Σ_b Σ_c Σ_l Σ_m (w_c(x_b) ‖U_{c,l,:,m}‖² ‖V_{c,l,m,:}‖² + ε)^{schatten_p/2}` with
+    `w_c = (A_c² + ε)^{p/2}`.
+
+    Args:
+      components: `{site: Factors}`.
+      scores: [B, C] attributions; their gradient flows.
+      p: power of the attributions.
+      schatten_p: Schatten power.
+      uses: how often each site is used in a pass.
+    """
+    weights = lp_weights(scores, p=p)
+    terms = (
+        uses[site] * jnp.sum((weights[:, :, None] * norms + EPSILON) ** (schatten_p / 2))
+        for site, norms in rank_one_norms(components).items()
+    )
+    return sum(terms) / (_num_weights(components, uses) * scores.shape[0])

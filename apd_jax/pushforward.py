@@ -1,0 +1,157 @@
+"""Push the tangents of all components through a linearised network, products reassociated.
+
+A tangent of a component is low-rank when it is born at a site, `(x U_c) V_c`, and meets fixed
+matrices on its way to the output: `((x U_c) V_c) W`. It is kept as a sum of terms
+`coefficients · basis`; a fixed matrix is multiplied into the basis where that is cheaper than
+into the B tangents, and the sum is only formed where the network is not a fixed matrix.
+Letters: B batch, C components, r rank of a term, d width.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+
+class Term(NamedTuple):
+    """One summand of the C tangents.
+
+    Attributes:
+      coefficients: [C, B, ..., r].
+      basis: [C, r, d], [1, r, d] where all components share it, or None for the identity.
+    """
+
+    coefficients: jax.Array
+    basis: jax.Array | None
+
+    def dense(self) -> jax.Array:
+        """Form the tangents [C, B, ..., d]."""
+        if self.basis is None:
+            return self.coefficients
+        if self.basis.shape[0] == 1:
+            return jnp.matmul(self.coefficients, self.basis[0])
+        return jnp.einsum("c...r,crd->c...d", self.coefficients, self.basis)
+
+    def times(self, matrix: jax.Array) -> "Term":
+        """Multiply by a fixed [d, d'] matrix, on the side where it costs less."""
+        if self.basis is None:
+            return Term(self.coefficients, matrix[None])
+        rows = self.coefficients.size // self.coefficients.shape[-1]
+        into_basis = self.basis.size * matrix.shape[1] + self.coefficients.size * matrix.shape[1]
+        into_tangents = self.coefficients.size * matrix.shape[0] + rows * matrix.size
+        if into_basis <= into_tangents:
+            flat = self.basis.reshape(-1, self.basis.shape[-1]) @ matrix
+            return Term(self.coefficients, flat.reshape(*self.basis.shape[:-1], -1))
+        return Term(self.dense(), matrix[None])
+
+    def scale(self, factor: Any) -> "Term":
+        """Multiply by a scalar."""
+        return self._replace(coefficients=self.coefficients * factor)
+
+
+Terms = tuple[Term, ...]
+
+
+def _dense(terms: Terms) -> jax.Array:
+    total = terms[0].dense()
+    for term in terms[1:]:
+        total = total + term.dense()
+    return total
+
+
+def _is_terms(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Term)
+
+
+def _scale(terms: Terms, factor: Any) -> Terms:
+    return tuple(term.scale(factor) for term in terms)
+
+
+def _add(eqn, left, right):
+    if not (_is_terms(left) and _is_terms(right)):
+        return None
+    return left + right
+
+
+def _subtract(eqn, left, right):
+    if not (_is_terms(left) and _is_terms(right)):
+        return None
+    return left + _scale(right, -1)
+
+
+def _multiply(eqn, left, right):
+    terms, factor = (left, right) if _is_terms(left) else (right, left)
+    return _scale(terms, factor) if np.ndim(factor) == 0 else None
+
+
+def _matrix_product(eqn, left, right):
+    (contract_left, contract_right), (batch_left, _) = eqn.params["dimension_numbers"]
+    if not _is_terms(left) or batch_left or np.ndim(right) != 2:
+        return None
+    if contract_left != (len(eqn.invars[0].aval.shape) - 1,) or len(contract_right) != 1:
+        return None
+    matrix = right if contract_right == (0,) else right.T
+    return tuple(term.times(matrix) for term in left)
+
+
+# How a primitive acts on terms without forming them. A rule gives None where it does not apply.
+_RULES: dict[str, Callable] = {
+    "add": _add,
+    "add_any": _add,
+    "sub": _subtract,
+    "neg": lambda eqn, terms: _scale(terms, -1),
+    "mul": _multiply,
+    "copy": lambda eqn, terms: terms,
+    "dot_general": _matrix_product,
+}
+
+
+def _evaluate(eqn, inputs: Sequence[Any]) -> Sequence[Any]:
+    """One equation of the linear program on fixed values and terms."""
+    if not any(_is_terms(value) for value in inputs):
+        out = eqn.primitive.bind(*inputs, **eqn.params)
+        return out if eqn.primitive.multiple_results else [out]
+    rule = _RULES.get(eqn.primitive.name)
+    result = rule(eqn, *inputs) if rule else None
+    if result is not None:
+        return [result]
+    dense = [_dense(value) if _is_terms(value) else value for value in inputs]
+    axes = [0 if _is_terms(value) else None for value in inputs]
+    bind = jax.vmap(lambda *args: eqn.primitive.bind(*args, **eqn.params), in_axes=axes)
+    out = bind(*dense)
+    return [(Term(o, None),) for o in (out if eqn.primitive.multiple_results else [out])]
+
+
+def push_forward(
+    linear_map: Callable[[Any], jax.Array], example: Any, tangents: dict[Any, Term]
+) -> jax.Array:
+    """Apply a linear map to the tangents of all components.
+
+    Equal to `jax.vmap(linear_map)` on the formed tangents, up to rounding.
+
+    Args:
+      linear_map: a linear function of a dictionary with the keys of `tangents`.
+      example: one input of `linear_map` (its shapes are used).
+      tangents: for every entry the tangents of the C components as a term.
+
+    Returns:
+      [C, B, O], the map's value for every component.
+    """
+    closed = jax.make_jaxpr(linear_map)(example)
+    order = jax.tree.structure(tangents, is_leaf=lambda leaf: isinstance(leaf, Term))
+    assert order == jax.tree.structure(example)
+    leaves = order.flatten_up_to(tangents)
+    values: dict[Any, Any] = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    values |= {var: (term,) for var, term in zip(closed.jaxpr.invars, leaves, strict=True)}
+
+    def read(atom):
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+    for eqn in closed.jaxpr.eqns:
+        outputs = _evaluate(eqn, [read(atom) for atom in eqn.invars])
+        values |= dict(zip(eqn.outvars, outputs, strict=True))
+    (out,) = closed.jaxpr.outvars
+    return _dense(read(out))

@@ -1,0 +1,1 @@
+"""The toy networks of the paper, trained here: modules, inputs and labels."""

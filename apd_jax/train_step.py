@@ -1,0 +1,298 @@
+"""One optimisation step of APD, a pure function of state, target and batch.
+
+Letters: B batch, C components.
+"""
+
+import collections
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from apd_jax import attributions, forward, losses, selection, sites
+from apd_jax.components import Components, normalise_reads, project_gradient
+from apd_jax.sites import Records, Target
+
+Metrics = dict[str, jax.Array]
+DEAD_AFTER = 1000
+
+
+class TrainState(NamedTuple):
+    """Everything that changes while a network is decomposed.
+
+    Attributes:
+      step: int32 scalar, optimiser steps taken.
+      components: `{site: Factors}`.
+      optimizer: state of the optax optimiser.
+      last_active: int32 [C], the last step at which a component was active on any example.
+    """
+
+    step: jax.Array
+    components: Components
+    optimizer: Any
+    last_active: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Coefficients:
+    """Weights of the loss terms; a term of weight 0 is not computed. None may be negative."""
+
+    faithfulness: float = 1.0
+    minimality: float = 0.0
+    simplicity: float = 0.0
+    activation: float = 0.0
+    output: float = 0.0
+    lp_minimality: float = 0.0
+    lp_simplicity: float = 0.0
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if not value >= 0:
+                raise ValueError(f"coefficient {name} must not be negative, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is minimised, and by which of several exact routes it is computed.
+
+    Attributes:
+      coefficients: weights of the loss terms.
+      topk: k of the top-k selection; None for the pure Lp objective.
+      selection: `"batch"` (floor(k·B) pairs in the batch), `"sample"` (k for every example) or
+        `"exact"` (as many pairs as there are active inputs; k is not used).
+      distil: the last component is always active and not counted.
+      schatten_p: power of the simplicity loss.
+      lp_p: power of the attributions in the Lp losses.
+      hidden_sites: sites whose outputs the activation loss compares.
+      hidden_activation: nonlinearity applied to them first.
+      output_loss: `"mse"`, or `"kl"` for networks with logits.
+      attribution_source: linearise the `"target"` or the `"components"` model.
+      unit_norm: keep the columns of U at unit norm.
+      attribution_mode: route of the attributions (`attributions.gradient_attributions`).
+      masked_route: `"grouped"` computes only the active pairs, `"dense"` all of them, `"auto"`
+        picks by size (`forward.choose_masked_route`).
+    """
+
+    coefficients: Coefficients
+    topk: float | None
+    selection: Literal["batch", "sample", "exact"] = "batch"
+    distil: bool = False
+    schatten_p: float = 0.9
+    lp_p: float = 0.9
+    hidden_sites: tuple[str, ...] = ()
+    hidden_activation: str = "identity"
+    output_loss: Literal["mse", "kl"] = "mse"
+    attribution_source: attributions.Source = "target"
+    unit_norm: bool = False
+    attribution_mode: attributions.Mode = "auto"
+    masked_route: forward.MaskedRoute = "auto"
+
+    def __post_init__(self):
+        _choice("selection", self.selection, ("batch", "sample", "exact"))
+        _choice("output_loss", self.output_loss, ("mse", "kl"))
+        _choice("masked_route", self.masked_route, ("auto", "dense", "grouped"))
+        losses.activation_function(self.hidden_activation)
+        for name in ("schatten_p", "lp_p"):
+            if not 0 < getattr(self, name) <= 2:
+                raise ValueError(f"{name} must be in (0, 2], got {getattr(self, name)}")
+        weights = self.coefficients
+        if self.topk is None and self.selection != "exact":
+            needing = [n for n in ("minimality", "simplicity", "activation") if getattr(weights, n)]
+            if needing:
+                raise ValueError(f"coefficients {needing} need a top-k selection; topk is None")
+        if weights.activation and not self.hidden_sites:
+            raise ValueError("the activation loss needs hidden_sites, got none")
+
+    def check_sizes(self, batch_size: int, num_components: int) -> None:
+        """Raise ValueError where k does not fit the batch and the number of components."""
+        candidates = num_components - self.distil
+        if self.selection == "batch" and self.topk is not None:
+            selection.num_active(self.topk, batch_size, candidates)
+        if self.selection == "sample" and self.topk is not None:
+            selection.check_topk(self.topk, candidates)
+
+
+def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+
+
+class _Selected(NamedTuple):
+    """The active components of a batch: as a mask, and as pairs where their number is fixed."""
+
+    mask: jax.Array
+    pairs: tuple[jax.Array, jax.Array] | None
+
+
+def select(objective: Objective, scores: jax.Array, x: jax.Array) -> _Selected:
+    """Apply the objective's selection rule to attributions [B, C]."""
+    counted = scores[:, :-1] if objective.distil else scores
+    if objective.selection == "exact":
+        mask = selection.exact_topk_mask(counted, x)
+        return _Selected(selection.append_always_active(mask) if objective.distil else mask, None)
+    assert objective.topk is not None
+    if objective.selection == "batch":
+        pairs = selection.batch_topk_pairs(counted, objective.topk)
+    else:
+        pairs = selection.topk_pairs(counted, int(objective.topk))
+    if objective.distil:
+        every = jnp.arange(scores.shape[0], dtype=pairs[0].dtype)
+        last = jnp.full_like(every, scores.shape[1] - 1)
+        pairs = jnp.concatenate([pairs[0], every]), jnp.concatenate([pairs[1], last])
+    return _Selected(selection.pairs_to_mask(pairs, *scores.shape), pairs)
+
+
+def _site_uses(records: Records) -> dict[str, int]:
+    return dict(collections.Counter(record.name for record in records.values()))
+
+
+def _masked_operation(objective: Objective, components: Components, chosen: _Selected):
+    route = objective.masked_route
+    if chosen.pairs is None:
+        route = "dense"
+    elif route == "auto":
+        route = forward.choose_masked_route(
+            components, chosen.mask.shape[0], chosen.pairs[0].shape[0]
+        )
+    if route == "dense":
+        return forward.masked(components, chosen.mask)
+    return forward.masked_pairs(components, chosen.pairs)
+
+
+def loss_terms(
+    objective: Objective, target: Target, components: Components, x: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Every loss term of nonzero coefficient, and the mask.
+
+    Args:
+      objective: what to compute.
+      target: the network.
+      components: `{site: Factors}`; gradients flow through the terms to them.
+      x: [B, ...] inputs.
+
+    Returns:
+      `{term: scalar}` before weighting, and the mask [B, C] bool (all true without selection).
+    """
+    weights = objective.coefficients
+    uses_lp = weights.lp_minimality > 0 or weights.lp_simplicity > 0
+    attributed = attributions.attribute(
+        target,
+        components if uses_lp else jax.lax.stop_gradient(components),
+        x,
+        mode=objective.attribution_mode,
+        source=objective.attribution_source,
+    )
+    if objective.attribution_source == "target":
+        outputs, records = attributed.outputs, attributed.records
+    else:
+        outputs, records = sites.run(target, x, sites.as_is)
+    uses = _site_uses(records)
+    scores = attributed.scores
+    terms = {}
+    if weights.faithfulness:
+        terms["faithfulness"] = losses.faithfulness(components, target.weights, uses)
+    mask = jnp.ones(scores.shape, bool)
+    if objective.topk is not None or objective.selection == "exact":
+        chosen = select(objective, scores, x)
+        mask = chosen.mask
+        terms |= _topk_terms(objective, target, components, x, chosen, outputs, records, uses)
+    if weights.output:
+        full, _ = sites.run(target, x, forward.composed(components))
+        terms["output"] = losses.output_mse(full, outputs)
+    if weights.lp_minimality:
+        terms["lp_minimality"] = losses.lp_minimality(scores, p=objective.lp_p)
+    if weights.lp_simplicity:
+        terms["lp_simplicity"] = losses.lp_simplicity(
+            components, scores, p=objective.lp_p, schatten_p=objective.schatten_p, uses=uses
+        )
+    return terms, mask
+
+
+def _topk_terms(objective, target, components, x, chosen, outputs, records, uses):
+    weights = objective.coefficients
+    terms = {}
+    if weights.minimality or weights.activation:
+        operation = _masked_operation(objective, components, chosen)
+        masked_outputs, masked_records = sites.run(target, x, operation)
+    if weights.minimality:
+        compare = losses.output_kl if objective.output_loss == "kl" else losses.output_mse
+        terms["minimality"] = compare(masked_outputs, outputs)
+    if weights.activation:
+        terms["activation"] = losses.hidden_activations(
+            masked_records, records, objective.hidden_sites, objective.hidden_activation
+        )
+    if weights.simplicity:
+        terms["simplicity"] = losses.simplicity(
+            components,
+            jnp.sum(chosen.mask, axis=0),
+            p=objective.schatten_p,
+            uses=uses,
+            batch_size=x.shape[0],
+        )
+    return terms
+
+
+def weighted_sum(coefficients: Coefficients, terms: dict[str, jax.Array]) -> jax.Array:
+    """The total loss, `Σ coefficient · term`."""
+    return sum((getattr(coefficients, name) * value for name, value in terms.items()), jnp.float32(0))
+
+
+def init_state(
+    components: Components, optimizer: optax.GradientTransformation, *, unit_norm: bool = False
+) -> TrainState:
+    """The state before the first step; `unit_norm` normalises the columns of U."""
+    if unit_norm:
+        components = normalise_reads(components)
+    num_components = next(iter(components.values())).reads.shape[0]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        components=components,
+        optimizer=optimizer.init(components),
+        last_active=jnp.zeros((num_components,), jnp.int32),
+    )
+
+
+def train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    target: Target,
+    state: TrainState,
+    x: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    """Take one step: attributions, selection, losses, gradient, Adam.
+
+    Args:
+      objective: what is minimised (static).
+      optimizer: the optax optimiser (static).
+      target: the network.
+      state: the state.
+      x: [B, ...] a batch of inputs.
+
+    Returns:
+      The next state, and metrics of this step measured before its update: `loss/<term>`,
+      `loss/total`, `gradient_norm`, `active_components` (mean per example), `dead_components`
+      (active on no example of the last 1000 steps).
+    """
+
+    def total(components):
+        terms, mask = loss_terms(objective, target, components, x)
+        return weighted_sum(objective.coefficients, terms), (terms, mask)
+
+    (loss, (terms, mask)), gradient = jax.value_and_grad(total, has_aux=True)(state.components)
+    if objective.unit_norm:
+        gradient = project_gradient(gradient, state.components)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.components)
+    components = optax.apply_updates(state.components, updates)
+    if objective.unit_norm:
+        components = normalise_reads(components)
+    last_active = jnp.where(jnp.any(mask, axis=0), state.step, state.last_active)
+    metrics = {f"loss/{name}": value for name, value in terms.items()}
+    metrics |= {
+        "loss/total": loss,
+        "gradient_norm": optax.tree.norm(gradient),
+        "active_components": jnp.sum(mask) / mask.shape[0],
+        "dead_components": jnp.sum(state.step - last_active >= DEAD_AFTER),
+    }
+    return TrainState(state.step + 1, components, optimizer_state, last_active), metrics
