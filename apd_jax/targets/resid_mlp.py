@@ -130,6 +130,16 @@ class ResidualMLPTask:
             for name in ("mlp_in", "mlp_out")
         )
 
+    @property
+    def hidden_sites(self) -> tuple[str, ...]:
+        """Sites whose outputs the hidden-activation loss compares: `mlp_in` of every layer."""
+        return tuple(site for site in self.sites if site.endswith("mlp_in"))
+
+    @property
+    def hidden_activation(self) -> str:
+        """Nonlinearity of the hidden-activation loss: ReLU, as in the paper's code."""
+        return "relu"
+
     def init(self, key: jax.Array):
         """Draw the parameters before training, the embedding as configured."""
         params = self.module.init(key, jnp.zeros((1, self.module.num_features)))["params"]

@@ -88,6 +88,16 @@ class TMSTask:
         """`linear1`, then the hidden layers."""
         return ("linear1", *(f"hidden_{i}" for i in range(self.module.hidden_layers)))
 
+    @property
+    def hidden_sites(self) -> tuple[str, ...]:
+        """Sites whose outputs the hidden-activation loss compares: all."""
+        return self.sites
+
+    @property
+    def hidden_activation(self) -> str:
+        """Nonlinearity of the hidden-activation loss: none."""
+        return "identity"
+
     def init(self, key: jax.Array):
         """Draw the parameters before training; fixed hidden layers have their final values."""
         params = self.module.init(key, jnp.zeros((1, self.module.num_features)))["params"]

@@ -1,0 +1,164 @@
+"""Residual MLPs (section 3.2 and 3.3 of the paper; three layers are SPD's)."""
+
+import jax
+import ml_collections
+import numpy as np
+
+from apd_jax.browser import View
+from apd_jax.decompose import Decomposition
+from apd_jax.evaluation.resid_mlp import ResidualMLPArrays, evaluate_resid_mlp
+from apd_jax.figures.captions import RESID_MLP_CAPTIONS as CAPTIONS
+from apd_jax.figures.resid_mlp import resid_mlp_figures
+from apd_jax.inputs import SparseFeatures
+from apd_jax.sites import Target
+from apd_jax.studies.verdicts import Published, Threshold
+from apd_jax.targets.resid_mlp import ResidualMLP, ResidualMLPTask
+
+MAIN_FIGURE = "neuron_contributions"
+_KEYS = {
+    "topk_mse": ("MSE, top-k", "mean squared difference from the target's output, batch top-k"),
+    "scrubbed_mse": (
+        "MSE, scrubbed",
+        "the same with the components of the active features and a random half of all others",
+    ),
+    "antiscrubbed_mse": (
+        "MSE, anti-scrubbed",
+        "the same with a random half, without the components of the active features",
+    ),
+    "monosemantic_mse": (
+        "MSE, monosemantic baseline",
+        "the same for exact labels of as many features as there are neurons, y = x for the rest",
+    ),
+}
+_PAPER = {
+    "1": ("1.2e-4", "2.65e-4", "1.36e-3", "8.5e-4"),
+    "2": ("0.9e-4", "4.0e-4", "1.55e-3", "8.3e-4"),
+    "3": (None, None, None, None),
+}
+_LIMITS = {"1": (1.2e-4, 2.65e-4), "2": (0.9e-4, 4.0e-4), "3": (0.9e-4, 4.0e-4)}
+
+
+def published(variant: str) -> list[Published]:
+    """Numbers of the paper for a variant, read off its figures."""
+    return [
+        Published(key, label, paper, None, definition)
+        for (key, (label, definition)), paper in zip(_KEYS.items(), _PAPER[variant], strict=True)
+    ]
+
+
+def thresholds(variant: str) -> list[Threshold]:
+    """What a good decomposition reaches."""
+    topk, scrubbed = _LIMITS[variant]
+    return [
+        Threshold("topk_mse_mean", "<=", topk, "Top-k output is close to the target's"),
+        Threshold("scrubbed_mse_mean", "<=", scrubbed, "Inactive components can be removed"),
+        Threshold(
+            "antiscrubbed_over_monosemantic_mean",
+            ">=",
+            1.0,
+            "Removing active components is worse than the monosemantic baseline",
+        ),
+        Threshold("features_represented_mean", ">=", 95, "Features with a component of their own"),
+    ]
+
+
+def make_task(config: ml_collections.FrozenConfigDict) -> ResidualMLPTask:
+    """The network, its inputs and labels.
+
+    Raises:
+      ValueError: a field out of its range.
+    """
+    target = config.target
+    for name in ("num_features", "d_resid"):
+        if target[name] < 1:
+            raise ValueError(f"target.{name} must be at least 1, got {target[name]}")
+    if not target.neurons or min(target.neurons) < 1:
+        raise ValueError(f"target.neurons needs a width per layer, each >= 1; got {target.neurons}")
+    inputs = SparseFeatures(
+        num_features=target.num_features,
+        probability=target.probability,
+        value_range=(-1.0, 1.0),
+        mode=target.input_mode,
+        num_active=target.num_active,
+        synced=tuple(map(tuple, target.synced)),
+    )
+    module = ResidualMLP(
+        num_features=target.num_features,
+        d_resid=target.d_resid,
+        neurons=tuple(target.neurons),
+        activation=target.activation,
+        in_bias=target.in_bias,
+        out_bias=target.out_bias,
+        output_activation=target.output_activation,
+    )
+    return ResidualMLPTask(
+        module=module,
+        inputs=inputs,
+        embedding=target.embedding,
+        label_kind=target.label_kind,
+        label_coefficients=_label_coefficients(target),
+        importance=tuple(target.importance) or None,
+    )
+
+
+def _label_coefficients(target) -> tuple[float, ...] | None:
+    """Random label coefficients in [1, 2] where a label seed is set, else 1."""
+    if target.label_seed is None:
+        return None
+    key = jax.random.key(target.label_seed)
+    drawn = jax.random.uniform(key, (target.num_features,), minval=1.0, maxval=2.0)
+    return tuple(float(value) for value in drawn)
+
+
+def evaluate(
+    task: ResidualMLPTask, decomposition: Decomposition, attributions, key: jax.Array, samples
+):
+    """Numbers of results.json, and arrays for the figures."""
+    settings = decomposition.settings
+    numbers, arrays = evaluate_resid_mlp(
+        decomposition.target,
+        decomposition.components,
+        key=key,
+        topk=settings.objective.topk,
+        label_fn=task.labels,
+        distribution=task.inputs,
+        batch_size=settings.batch_size,
+        num_samples=samples,
+        attributions=attributions,
+    )
+    ratio = numbers["antiscrubbed_mse"] / numbers["monosemantic_mse"]
+    return {**numbers, "antiscrubbed_over_monosemantic": ratio}, arrays
+
+
+def draw(numbers, arrays: ResidualMLPArrays, only: str | None = None):
+    """Figures by name; one of them alone if `only` is given."""
+    return resid_mlp_figures(numbers, arrays)
+
+
+def represented(arrays: ResidualMLPArrays) -> list[list[int]]:
+    """For every component, the features that it represents."""
+    return [row.nonzero()[0].tolist() for row in arrays.contributions.represents]
+
+
+def views(target: Target) -> dict[str, View]:
+    """How the browser shows each site: the residual stream by feature."""
+    embed, unembed = (np.asarray(target.params[name]) for name in ("W_E", "W_U"))
+    return {
+        site: View("feature", "neuron", left=embed)
+        if site.endswith("mlp_in")
+        else View("neuron", "feature", right=unembed)
+        for site in target.sites
+    }
+
+
+__all__ = [
+    "CAPTIONS",
+    "MAIN_FIGURE",
+    "draw",
+    "evaluate",
+    "make_task",
+    "published",
+    "represented",
+    "thresholds",
+    "views",
+]

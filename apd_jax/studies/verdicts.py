@@ -1,0 +1,80 @@
+"""Published numbers, and verdicts computed from ours."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Published(NamedTuple):
+    """One number that the paper or SPD reports.
+
+    Attributes:
+      key: the entry of the summary that it is compared with.
+      label: its name for a reader.
+      paper: the paper's value, as printed; None where it gives none.
+      spd: the same for SPD.
+      definition: how it is measured.
+    """
+
+    key: str
+    label: str
+    paper: str | None
+    spd: str | None
+    definition: str
+
+
+class Threshold(NamedTuple):
+    """A condition on an entry of the summary: `value comparison threshold`."""
+
+    key: str
+    comparison: str
+    threshold: float
+    description: str
+
+
+def summarise(seeds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean and standard deviation over seeds of every number, and the share of solved seeds."""
+    summary = {}
+    for key in seeds[0]:
+        if key == "solved":
+            continue
+        values = np.array([seed[key] for seed in seeds], dtype=np.float64)
+        summary[f"{key}_mean"] = float(values.mean())
+        summary[f"{key}_std"] = float(values.std())
+    summary["solve_rate"] = float(np.mean([bool(seed["solved"]) for seed in seeds]))
+    return summary
+
+
+def judge(thresholds: Sequence[Threshold], summary: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Compare the summary with the thresholds; NaN fails."""
+    verdicts = []
+    for key, comparison, threshold, description in thresholds:
+        value = summary[key]
+        passed = value >= threshold if comparison == ">=" else value <= threshold
+        verdicts.append(
+            {
+                "name": key,
+                "description": description,
+                "value": value,
+                "comparison": comparison,
+                "threshold": threshold,
+                "passed": bool(passed and math.isfinite(value)),
+            }
+        )
+    return verdicts
+
+
+def compare(
+    published: Sequence[Published], summary: Mapping[str, float], num_seeds: int
+) -> list[dict[str, Any]]:
+    """Our numbers beside the published ones, as text."""
+
+    def ours(key: str) -> str:
+        if f"{key}_mean" not in summary:
+            return f"{summary[key]:.4g}"
+        mean = f"{summary[f'{key}_mean']:.4g}"
+        return mean if num_seeds == 1 else f"{mean} ± {summary[f'{key}_std']:.2g}"
+
+    return [{**row._asdict(), "ours": ours(row.key)} for row in published]
