@@ -52,17 +52,17 @@ def _linearise(target: Target, x: jax.Array, operation: sites.Operation) -> _Lin
 
 
 def _forward(at: _Linearised, components: Components) -> jax.Array:
-    """Directional derivatives [B, C, O] by forward mode: C tangents, products reassociated."""
+    """Directional derivatives [C, O, B] by forward mode: C tangents, products reassociated."""
     tangents = {}
     for key, record in at.records.items():
         factors = oriented(components, record)
-        coefficients = jnp.moveaxis(read_all(record.x, factors), -2, 0)
+        coefficients = jnp.einsum("crd,b...d->crb...", factors.reads, record.x)
         tangents[key] = pushforward.Term(coefficients, factors.writes)
-    return jnp.moveaxis(pushforward.push_forward(at.push, at.zeros, tangents), 0, 1)
+    return pushforward.push_forward(at.push, at.zeros, tangents)
 
 
 def _literal(at: _Linearised, components: Components) -> jax.Array:
-    """Directional derivatives [B, C, O] from materialised components, one JVP each."""
+    """Directional derivatives [C, O, B] from materialised components, one JVP each."""
 
     def one(component: Components):
         tangents = {}
@@ -71,20 +71,20 @@ def _literal(at: _Linearised, components: Components) -> jax.Array:
             tangents[key] = jnp.matmul(record.x, factors.reads.T @ factors.writes)
         return at.push(tangents)
 
-    return jnp.moveaxis(jax.vmap(one)(components), 0, 1)
+    return jnp.swapaxes(jax.vmap(one)(components), 1, 2)
 
 
 def _reverse(at: _Linearised, components: Components) -> jax.Array:
-    """Directional derivatives [B, C, O] by reverse mode: one VJP for every output."""
+    """Directional derivatives [C, O, B] by reverse mode: one VJP for every output."""
     pull = jax.linear_transpose(at.push, at.zeros)
     batch_size, width = at.outputs.shape
     basis = jnp.broadcast_to(jnp.eye(width)[:, None], (width, batch_size, width))
     (gradients,) = jax.vmap(pull)(basis.astype(at.outputs.dtype))
-    total = jnp.zeros((batch_size, components[next(iter(components))].reads.shape[0], width))
+    total = jnp.zeros((components[next(iter(components))].reads.shape[0], width, batch_size))
     for key, record in at.records.items():
         factors = oriented(components, record)
         written = jnp.einsum("b...cr,crd->b...cd", read_all(record.x, factors), factors.writes)
-        total = total + jnp.einsum("ob...d,b...cd->bco", gradients[key], written)
+        total = total + jnp.einsum("ob...d,b...cd->cob", gradients[key], written)
     return total
 
 
@@ -139,8 +139,8 @@ def attribute(
             raise ValueError(f"the network must give [B, O] outputs, got {at.outputs.shape}")
         route = _ROUTES[_cheaper(at, components) if mode == "auto" else mode]
         derivatives = route(at, components)
-        # The floor keeps the gradient of the root finite where a component has no effect.
-        squares = jnp.mean(jnp.square(derivatives), axis=-1)
+        # The gradient of the root stays finite where a component has no effect.
+        squares = jnp.mean(jnp.square(derivatives), axis=1).T
         scores = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
     return Attributed(scores, at.outputs, at.records)
 

@@ -52,10 +52,34 @@ class Factors(NamedTuple):
 
     def sum(self) -> jax.Array:
         """`Σ_c U_c V_c`, [d_in, d_out], as one product over all C·m terms."""
-        flat_reads = self.reads.reshape(-1, self.reads.shape[-1])
-        return flat_reads.T @ self.writes.reshape(-1, self.writes.shape[-1])
+        return _sum_terms(
+            self.reads.reshape(-1, self.reads.shape[-1]),
+            self.writes.reshape(-1, self.writes.shape[-1]),
+        )
 
 
+@jax.custom_vjp
+def _sum_terms(reads: jax.Array, writes: jax.Array) -> jax.Array:
+    """`readsᵀ writes` of [n, d_in] and [n, d_out], the smaller one turned around in memory.
+
+    The gradient is spelled out so that its products, too, come out in the layout of the factors;
+    left to itself the compiler transposes the large ones.
+    """
+    if reads.shape[1] <= writes.shape[1]:
+        return jnp.einsum("ni,no->io", reads, writes)
+    return jnp.einsum("no,ni->oi", writes, reads).T
+
+
+def _sum_terms_forward(reads, writes):
+    return _sum_terms(reads, writes), (reads, writes)
+
+
+def _sum_terms_backward(saved, gradient):
+    reads, writes = saved
+    return jnp.einsum("no,io->ni", writes, gradient), jnp.einsum("ni,io->no", reads, gradient)
+
+
+_sum_terms.defvjp(_sum_terms_forward, _sum_terms_backward)
 Components = dict[str, Factors]
 
 

@@ -86,9 +86,7 @@ def init_states(settings: Settings, targets: Target, seeds: jax.Array) -> TrainS
             scale=settings.init_scale,
             instances=settings.init_instances,
         )
-        return train_step.init_state(
-            components, optimizer, unit_norm=settings.objective.unit_norm
-        )
+        return train_step.init_state(components, optimizer)
 
     return jax.jit(jax.vmap(one))(targets, seeds)
 
@@ -209,7 +207,8 @@ def decompose(
         chunk_steps=chunk_steps,
         observer=recorder,
     )
-    return Decomposition(target, loop.pick(state.components, 0), settings, recorder.history)
+    components = train_step.current_components(settings.objective, loop.pick(state, 0))
+    return Decomposition(target, components, settings, recorder.history)
 
 
 class _Recorder(loop.Observer):

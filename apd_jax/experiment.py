@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from apd_jax import browser, decompose, loop, report, studies
+from apd_jax import browser, decompose, loop, report, studies, train_step
 from apd_jax.attributions import gradient_attributions
 from apd_jax.config import FREE_FIELDS, check_run, make_settings, make_training
 from apd_jax.decompose import Decomposition, Settings
@@ -187,8 +187,9 @@ def decompose_targets(
         (workdir.checkpoints, workdir.path),
         flag,
     )
+    components = train_step.current_components(plan.settings.objective, state)
     return [
-        Decomposition(loop.pick(targets, i), loop.pick(state.components, i), plan.settings)
+        Decomposition(loop.pick(targets, i), loop.pick(components, i), plan.settings)
         for i in range(len(plan.seeds))
     ], seconds
 

@@ -4,6 +4,7 @@ A tangent of a component is low-rank when it is born at a site, `(x U_c) V_c`, a
 matrices on its way to the output: `((x U_c) V_c) W`. It is kept as a sum of terms
 `coefficients · basis`; a fixed matrix is multiplied into the basis where that is cheaper than
 into the B tangents, and the sum is only formed where the network is not a fixed matrix.
+Widths stand in front of the batch, [C, d, B, ...], so that products and sums over d run along B.
 Letters: B batch, C components, r rank of a term, d width.
 """
 
@@ -20,7 +21,7 @@ class Term(NamedTuple):
     """One summand of the C tangents.
 
     Attributes:
-      coefficients: [C, B, ..., r].
+      coefficients: [C, r, B, ...].
       basis: [C, r, d], [1, r, d] where all components share it, or None for the identity.
     """
 
@@ -28,18 +29,18 @@ class Term(NamedTuple):
     basis: jax.Array | None
 
     def dense(self) -> jax.Array:
-        """Form the tangents [C, B, ..., d]."""
+        """Form the tangents [C, d, B, ...]."""
         if self.basis is None:
             return self.coefficients
         if self.basis.shape[0] == 1:
-            return jnp.matmul(self.coefficients, self.basis[0])
-        return jnp.einsum("c...r,crd->c...d", self.coefficients, self.basis)
+            return jnp.einsum("rd,cr...->cd...", self.basis[0], self.coefficients)
+        return jnp.einsum("crd,cr...->cd...", self.basis, self.coefficients)
 
     def times(self, matrix: jax.Array) -> "Term":
         """Multiply by a fixed [d, d'] matrix, on the side where it costs less."""
         if self.basis is None:
             return Term(self.coefficients, matrix[None])
-        rows = self.coefficients.size // self.coefficients.shape[-1]
+        rows = self.coefficients.size // self.coefficients.shape[1]
         into_basis = self.basis.size * matrix.shape[1] + self.coefficients.size * matrix.shape[1]
         into_tangents = self.coefficients.size * matrix.shape[0] + rows * matrix.size
         if into_basis <= into_tangents:
@@ -70,21 +71,33 @@ def _scale(terms: Terms, factor: Any) -> Terms:
     return tuple(term.scale(factor) for term in terms)
 
 
+def _widths_first(fixed: jax.Array) -> jax.Array:
+    """A fixed value [B, ..., d] in the layout of the tangents, [d, B, ...]."""
+    return jnp.moveaxis(fixed, -1, 0)
+
+
 def _add(eqn, left, right):
-    if not (_is_terms(left) and _is_terms(right)):
-        return None
-    return left + right
+    return left + right if _is_terms(left) and _is_terms(right) else None
 
 
 def _subtract(eqn, left, right):
-    if not (_is_terms(left) and _is_terms(right)):
-        return None
-    return left + _scale(right, -1)
+    return left + _scale(right, -1) if _is_terms(left) and _is_terms(right) else None
 
 
 def _multiply(eqn, left, right):
     terms, factor = (left, right) if _is_terms(left) else (right, left)
-    return _scale(terms, factor) if np.ndim(factor) == 0 else None
+    if np.ndim(factor) == 0:
+        return _scale(terms, factor)
+    return (Term(_dense(terms) * _widths_first(factor), None),)
+
+
+def _select(eqn, which, *cases):
+    if np.shape(which) != eqn.outvars[0].aval.shape:
+        return None
+    tangents = [_dense(case) if _is_terms(case) else _widths_first(case)[None] for case in cases]
+    shape = jnp.broadcast_shapes(*(tangent.shape for tangent in tangents))
+    which = jnp.broadcast_to(_widths_first(which), shape)
+    return (Term(jax.lax.select_n(which, *(jnp.broadcast_to(t, shape) for t in tangents)), None),)
 
 
 def _matrix_product(eqn, left, right):
@@ -104,6 +117,7 @@ _RULES: dict[str, Callable] = {
     "sub": _subtract,
     "neg": lambda eqn, terms: _scale(terms, -1),
     "mul": _multiply,
+    "select_n": _select,
     "copy": lambda eqn, terms: terms,
     "dot_general": _matrix_product,
 }
@@ -118,11 +132,12 @@ def _evaluate(eqn, inputs: Sequence[Any]) -> Sequence[Any]:
     result = rule(eqn, *inputs) if rule else None
     if result is not None:
         return [result]
-    dense = [_dense(value) if _is_terms(value) else value for value in inputs]
+    dense = [jnp.moveaxis(_dense(v), 1, -1) if _is_terms(v) else v for v in inputs]
     axes = [0 if _is_terms(value) else None for value in inputs]
     bind = jax.vmap(lambda *args: eqn.primitive.bind(*args, **eqn.params), in_axes=axes)
     out = bind(*dense)
-    return [(Term(o, None),) for o in (out if eqn.primitive.multiple_results else [out])]
+    outs = out if eqn.primitive.multiple_results else [out]
+    return [(Term(jnp.moveaxis(o, -1, 1), None),) for o in outs]
 
 
 def push_forward(
@@ -138,7 +153,7 @@ def push_forward(
       tangents: for every entry the tangents of the C components as a term.
 
     Returns:
-      [C, B, O], the map's value for every component.
+      [C, O, B], the map's value for every component.
     """
     closed = jax.make_jaxpr(linear_map)(example)
     order = jax.tree.structure(tangents, is_leaf=lambda leaf: isinstance(leaf, Term))

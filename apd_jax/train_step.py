@@ -239,12 +239,8 @@ def weighted_sum(coefficients: Coefficients, terms: dict[str, jax.Array]) -> jax
     return sum((getattr(coefficients, name) * value for name, value in terms.items()), jnp.float32(0))
 
 
-def init_state(
-    components: Components, optimizer: optax.GradientTransformation, *, unit_norm: bool = False
-) -> TrainState:
-    """The state before the first step; `unit_norm` normalises the columns of U."""
-    if unit_norm:
-        components = normalise_reads(components)
+def init_state(components: Components, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
     num_components = next(iter(components.values())).reads.shape[0]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -252,6 +248,11 @@ def init_state(
         optimizer=optimizer.init(components),
         last_active=jnp.zeros((num_components,), jnp.int32),
     )
+
+
+def current_components(objective: Objective, state: TrainState) -> Components:
+    """The components that a state stands for: with `unit_norm`, its U are normalised when used."""
+    return normalise_reads(state.components) if objective.unit_norm else state.components
 
 
 def train_step(
@@ -280,13 +281,12 @@ def train_step(
         terms, mask = loss_terms(objective, target, components, x)
         return weighted_sum(objective.coefficients, terms), (terms, mask)
 
-    (loss, (terms, mask)), gradient = jax.value_and_grad(total, has_aux=True)(state.components)
+    components = current_components(objective, state)
+    (loss, (terms, mask)), gradient = jax.value_and_grad(total, has_aux=True)(components)
     if objective.unit_norm:
-        gradient = project_gradient(gradient, state.components)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.components)
-    components = optax.apply_updates(state.components, updates)
-    if objective.unit_norm:
-        components = normalise_reads(components)
+        gradient = project_gradient(gradient, components)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, components)
+    components = optax.apply_updates(components, updates)
     last_active = jnp.where(jnp.any(mask, axis=0), state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}
     metrics |= {

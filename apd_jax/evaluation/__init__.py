@@ -1,0 +1,1 @@
+"""Measures of a decomposition: networks and components in, numbers and arrays out."""

@@ -1,0 +1,298 @@
+"""Checkpoints of a run. The only file that knows orbax.
+
+A checkpoint is a directory `<step>/` with the state and, beside it, the caller's metadata and a
+record of every leaf (`checksum.py`): what is restored is bit for bit what was saved, or it is
+reported as broken and the checkpoint before it is taken.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import logging as std_logging
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+from apd_jax.runtime import checksum
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none of those on disk is whole."""
+
+
+class Restored(NamedTuple):
+    """A whole checkpoint.
+
+    Attributes:
+      step: the number it was saved under.
+      state: pytree like the abstract state, on the devices that it names.
+      metadata: what was given to `save`.
+    """
+
+    step: int
+    state: Any
+    metadata: dict[str, Any]
+
+
+class Checkpointer:
+    """Saves and restores the state of a run in one directory.
+
+    `save` copies the state to the host and returns; checksums and writing go on in a thread, one
+    save at a time. A step shows up in the directory by a rename, when all of it is written. All
+    processes of a run make the same calls: process 0 writes, all read, from a disk they share.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, max_to_keep: int = 3):
+        """Open `directory`, made where missing.
+
+        Args:
+          directory: holds checkpoints and nothing else.
+          max_to_keep: number of newest checkpoints that stay, >= 1; with 1 there is none to fall
+            back on.
+        """
+        if max_to_keep < 1:
+            raise ValueError(f"max_to_keep must be at least 1, got {max_to_keep}.")
+        self._directory = pathlib.Path(directory).absolute()
+        self._writes = jax.process_index() == 0
+        if self._writes:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep,
+            create=False,
+            cleanup_tmp_directories=self._writes,
+            enable_async_checkpointing=False,  # our thread takes the checksums off the loop too
+            lightweight_initialize=True,  # a broken step must not hide the others
+            multiprocessing_options=_alone(),
+        )
+        _quiet_orbax()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: concurrent.futures.Future[None] | None = None
+        self._whole: set[int] = set()  # written or verified by this object
+        self._broken: set[int] = set()  # found broken; removed by the next save
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused_exception: object) -> None:
+        self.close()
+
+    def steps(self) -> list[int]:
+        """The steps on disk, oldest first, whole or broken."""
+        if not self._directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
+
+    def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
+        """Save `state` under `step`; its buffers may be donated as soon as this returns.
+
+        Waits for the save before. A step that was saved or restored here is left as it is.
+
+        Args:
+          step: int >= 0.
+          state: pytree of arrays, none of size zero.
+          metadata: a JSON object, which `restore_latest` gives back.
+
+        Raises:
+          CheckpointError: the save *before* this one failed.
+          ValueError: `step` is on disk from a run that was not restored here.
+        """
+        self.wait()
+        if step in self._whole:
+            return
+        if step in self.steps() and step not in self._broken:
+            raise ValueError(
+                f"{self._directory} holds a checkpoint of step {step} from another run: call "
+                "restore_latest before the first save, or take another directory."
+            )
+        plain = json.loads(json.dumps(metadata))  # fails here, not in the thread
+        host = to_host(state)
+        self._whole.add(step)
+        if self._writes:
+            self._pending = self._thread.submit(self._write, step, host, plain)
+
+    def wait(self) -> None:
+        """Return when the last save is on disk.
+
+        Raises:
+          CheckpointError: it failed (disk full, ...). The checkpoints before it are untouched.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()  # raises what the thread raised
+
+    def close(self) -> None:
+        """Wait for the last save, raise what went wrong in it, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._manager.close()
+
+    def restore_latest(self, abstract_state: Any | None) -> Restored | None:
+        """Restore the newest whole checkpoint, bit for bit.
+
+        A broken one (files cut short, changed or missing) is named in a warning and the one before
+        it is tried; the next save removes it.
+
+        Args:
+          abstract_state: pytree of `jax.ShapeDtypeStruct` (as from `jax.eval_shape`) or arrays:
+            structure, shapes, dtypes and, where a leaf has one, sharding of the result. None takes
+            what is there, with tuples as lists and NamedTuples as dicts.
+
+        Returns:
+          The checkpoint, or None where there is none.
+
+        Raises:
+          CheckpointError: there are checkpoints, but none is whole.
+          ValueError: the newest whole one holds other leaves, shapes or dtypes.
+        """
+        self.wait()
+        found, reasons = None, {}
+        for step in reversed(self.steps()):
+            try:
+                found = self._read(step, abstract_state)
+                break
+            except checksum.Damaged as error:
+                reasons[step] = str(error)
+                path = self._directory / str(step)
+                logging.warning("Checkpoint %s is broken and not used: %s", path, error)
+        self._agree(-1 if found is None else found.step)
+        if found is None and reasons:
+            lines = "".join(f"\n  step {step}: {reason}" for step, reason in reasons.items())
+            raise CheckpointError(
+                f"No checkpoint in {self._directory} is whole:{lines}\n"
+                "Put a good copy back, or delete the directory and start over."
+            )
+        self._broken = set(reasons)
+        if found is not None:
+            self._whole.add(found.step)
+        return found
+
+    def _agree(self, step: int) -> None:
+        """Hold all processes until each has restored, and compare what they found."""
+        if jax.process_count() > 1:
+            reason = f"Processes see different checkpoints: is {self._directory} a shared disk?"
+            multihost_utils.assert_equal(np.int32(step), reason)
+
+    def _write(self, step: int, host: Any, metadata: dict[str, Any]) -> None:
+        """Write one checkpoint; runs in the thread."""
+        try:
+            for broken in self._broken:
+                shutil.rmtree(self._directory / str(broken))
+            if self._broken:
+                self._manager.reload()
+            self._broken = set()
+            record = checksum.seal(host, metadata)
+            items = {"state": ocp.args.StandardSave(host), "metadata": ocp.args.JsonSave(record)}
+            # Not forced, orbax silently skips a step below the newest that it has seen.
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:  # a full disk comes as OSError or as tensorstore's ValueError
+            self._whole.discard(step)
+            raise CheckpointError(
+                f"The checkpoint of step {step} cannot be written to {self._directory}: "
+                f"{_brief(error)}\nEarlier checkpoints are untouched (steps {self.steps()}). Make "
+                "room, or the directory writable, and run the same command to go on from there."
+            ) from error
+
+    def _read(self, step: int, abstract_state: Any | None) -> Restored:
+        """Read one checkpoint; raise `Damaged` where it is not what was written."""
+        host, metadata = _load(
+            lambda arguments: self._manager.restore(step, args=arguments),
+            abstract_state,
+            self._directory / str(step),
+        )
+        like = host if abstract_state is None else abstract_state
+        shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(like)]
+        leaves, structure = jax.tree.flatten(host)
+        placed = [jax.device_put(*pair) for pair in zip(leaves, shardings, strict=True)]
+        return Restored(step, jax.tree.unflatten(structure, placed), metadata)
+
+
+def to_host(tree: Any) -> Any:
+    """Copy every leaf to a numpy array of its own; a view would keep its buffer from donation.
+
+    Leaves spread over processes are gathered, so all processes must call this.
+    """
+
+    def local(leaf):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return leaf
+
+    arrays = jax.device_get(jax.tree.map(local, tree))  # all transfers at once; views on a CPU
+    return jax.tree.map(lambda leaf: np.array(leaf, order="C"), arrays)
+
+
+def _load(
+    restore: Callable[[ocp.args.Composite], Any], abstract_state: Any | None, path: pathlib.Path
+) -> tuple[Any, dict[str, Any]]:
+    """State (as numpy arrays) and metadata of one checkpoint; `Damaged` where it is not whole."""
+    with _damage():
+        record = restore(ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
+        checksum.check_record(record)
+    blank = None
+    if abstract_state is not None:
+        _check_layout(path, record["layout"], checksum.layout(abstract_state))
+        blank = jax.tree.map(
+            lambda like: np.broadcast_to(np.zeros((), like.dtype), like.shape), abstract_state
+        )
+    with _damage():
+        host = restore(ocp.args.Composite(state=ocp.args.StandardRestore(blank)))["state"]
+        checksum.check_leaves(record, host)
+    return host, record["metadata"]
+
+
+def _check_layout(path: pathlib.Path, saved: dict[str, str], asked: dict[str, str]) -> None:
+    names = sorted(n for n in saved.keys() | asked.keys() if saved.get(n) != asked.get(n))
+    if names:
+        lines = [
+            f"\n  {n}: {saved.get(n, 'absent')} -> {asked.get(n, 'absent')}" for n in names[:9]
+        ]
+        raise ValueError(
+            f"{path} is whole but holds another state, saved -> asked:{''.join(lines)}\n"
+            "It is from another config or version: take another directory, or delete this one."
+        )
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Turn whatever orbax and tensorstore make of a damaged file into `Damaged`."""
+    try:
+        yield
+    except checksum.Damaged:
+        raise
+    except Exception as error:
+        raise checksum.Damaged(_brief(error)) from error
+
+
+def _brief(error: Exception) -> str:
+    """Kind of an error, start and end of its text: tensorstore names the reason last."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"
+    return f"{type(error).__name__}: {text}"
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Keep orbax from waiting for other processes: its thread runs in process 0 only."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+
+
+def _quiet_orbax() -> None:
+    """Drop orbax's lines from the absl log: it tells every step, and errors that it also raises."""
+    logging.get_absl_logger().addFilter(_not_from_orbax)
+
+
+def _not_from_orbax(record: std_logging.LogRecord) -> bool:
+    return "orbax" not in pathlib.PurePath(record.pathname).parts

@@ -1,0 +1,72 @@
+"""What a checkpoint says about itself: shape, dtype and sha256 of every leaf, to tell damage.
+
+File systems lose and flip bits, and copies stop half way; a restored state is held against this
+record before it is used.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class Damaged(Exception):
+    """What was read is not what was written."""
+
+
+def leaf_name(path: Any) -> str:
+    """Name of the leaf at a key path of JAX: its keys, with "/" between."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def layout(tree: Any) -> dict[str, str]:
+    """Leaf name -> dtype and shape, like `{"components/linear1/U": "float32[12,5,3]"}`.
+
+    Args:
+      tree: pytree of arrays or `jax.ShapeDtypeStruct`.
+
+    Raises:
+      ValueError: two leaves have the same name, because a key contains a "/".
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [leaf_name(path) for path, _ in leaves]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"each leaf needs a name of its own, got {twice} twice: rename the keys.")
+    shapes = [",".join(map(str, leaf.shape)) for _, leaf in leaves]
+    return {n: f"{leaf.dtype}[{s}]" for n, (_, leaf), s in zip(names, leaves, shapes, strict=True)}
+
+
+def digests(tree: Any) -> dict[str, str]:
+    """Leaf name -> sha256 of the leaf's bytes in C order. `tree`: pytree of numpy arrays."""
+    leaves = [np.ascontiguousarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]
+    hashes = [hashlib.sha256(leaf.view(np.uint8).data).hexdigest() for leaf in leaves]
+    return dict(zip(layout(tree), hashes, strict=True))
+
+
+def seal(host: Any, metadata: dict[str, Any]) -> dict[str, Any]:
+    """The record of `host` (pytree of numpy arrays) and `metadata`, itself under a checksum."""
+    record = {"metadata": metadata, "layout": layout(host), "digests": digests(host)}
+    return record | {"sha256": _digest(record)}
+
+
+def check_record(record: Any) -> None:
+    """Raise `Damaged` where `record` is not what `seal` returned."""
+    content = {k: v for k, v in record.items() if k != "sha256"} if isinstance(record, dict) else {}
+    if not content or record.get("sha256") != _digest(content):
+        raise Damaged("its metadata is not what was saved")
+
+
+def check_leaves(record: dict[str, Any], host: Any) -> None:
+    """Raise `Damaged`, naming them, where leaves of `host` are not the ones that `seal` saw."""
+    found = digests(host)
+    names = record["digests"].keys() | found.keys()
+    wrong = sorted(name for name in names if record["digests"].get(name) != found.get(name))
+    if wrong:
+        raise Damaged(f"not what was saved: {', '.join(wrong)}")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

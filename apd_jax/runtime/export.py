@@ -1,0 +1,102 @@
+"""Finished components on disk: for `load_components`, and as plain files for everyone else."""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import safetensors
+import safetensors.numpy
+
+from apd_jax.runtime import checksum
+from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError, to_host
+
+_FILES = {"orbax", "components.safetensors", "config.json"}
+
+
+def save_components(
+    directory: str | os.PathLike[str],
+    components: Mapping[str, Any],
+    target_params: Any,
+    config: Mapping[str, Any],
+) -> None:
+    """Write finished components with their target and config, for `load_components` and others.
+
+    The directory holds `orbax/`, `components.safetensors` (`<site>.U`, `<site>.V` and
+    `target/<name>`) and `config.json`. All of it is written aside and then renamed.
+
+    Args:
+      directory: new, empty, or saved to before (it is then replaced).
+      components: site -> factors with arrays `U` and `V`.
+      target_params: pytree of arrays.
+      config: a JSON object.
+
+    Raises:
+      CheckpointError: it cannot be written; what was in `directory` before is untouched.
+      ValueError: `directory` holds other files.
+    """
+    factors = {site: {"U": both.U, "V": both.V} for site, both in components.items()}
+    host = to_host({"components": factors, "target": target_params})
+    if jax.process_index() != 0:
+        return
+    directory = pathlib.Path(directory).absolute()
+    others = {path.name for path in directory.glob("*")} - _FILES
+    if others:
+        raise ValueError(f"{directory} holds other files, {sorted(others)}: take a new directory.")
+    plain_config = json.loads(json.dumps(config))
+    aside = directory.with_name(f"{directory.name}.tmp-{os.getpid()}")
+    try:
+        aside.mkdir(parents=True)
+        _write_components(aside, host, plain_config)
+        _replace_directory(aside, directory)
+    except (CheckpointError, OSError) as error:
+        raise CheckpointError(
+            f"The components cannot be written to {directory}: {error}"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def load_components(
+    directory: str | os.PathLike[str],
+) -> tuple[dict[str, dict[str, jax.Array]], Any, dict[str, Any]]:
+    """Read what `save_components` wrote.
+
+    Returns:
+      components as `{site: {"U": U, "V": V}}`; the target's params, with tuples come back as lists
+      and NamedTuples as dicts; the config.
+
+    Raises:
+      CheckpointError: files were changed, cut short or lost since.
+      ValueError: `directory` was not written by `save_components`.
+    """
+    path = pathlib.Path(directory) / "orbax"
+    if not path.is_dir():
+        raise ValueError(f"{directory} holds no saved components: there is no {path}.")
+    with Checkpointer(path) as checkpointer:
+        restored = checkpointer.restore_latest(None)
+    if restored is None:
+        raise CheckpointError(f"The components in {directory} are lost: {path} is empty.")
+    return restored.state["components"], restored.state["target"], restored.metadata
+
+
+def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]) -> None:
+    with Checkpointer(directory / "orbax") as checkpointer:
+        checkpointer.save(0, host, config)
+    arrays = {f"{site}.{k}": v for site, uv in host["components"].items() for k, v in uv.items()}
+    params = jax.tree_util.tree_leaves_with_path(host["target"])
+    arrays |= {f"target/{checksum.leaf_name(path)}": leaf for path, leaf in params}
+    safetensors.numpy.save_file(arrays, directory / "components.safetensors")
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _replace_directory(new: pathlib.Path, directory: pathlib.Path) -> None:
+    """Rename `new` to `directory`, with what was there before gone only after that."""
+    old = new.with_name(f"{new.name}-old")
+    if directory.exists():
+        directory.rename(old)
+    new.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)

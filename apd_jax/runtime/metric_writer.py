@@ -1,0 +1,199 @@
+"""Numbers out of a run: metrics.jsonl always; TensorBoard and Weights & Biases as asked."""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import pathlib
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import jax
+import numpy as np
+from absl import logging
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.proto.summary_pb2 import Summary
+
+from apd_jax.runtime.workdir import atomic_write_text
+
+_SECONDS_BETWEEN_FLUSHES = 5.0
+
+
+class MetricWriter:
+    """Writes what a loop measures, a row per step. Process 0 only; elsewhere it does nothing.
+
+    metrics.jsonl holds one object per line, `{"step": 100, "loss/total": [one per seed], ...}`;
+    a number that is not finite is null there. TensorBoard and Weights & Biases get one curve per
+    number: `loss/total/seed_0`, ... and their mean as `loss/total`.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        wandb: Mapping[str, Any] | None = None,
+        tensorboard: bool = True,
+        resume_step: int | None = None,
+    ):
+        """Open the files, and drop from them what the run will write again.
+
+        Args:
+          directory: gets `metrics.jsonl` and `tensorboard/`.
+          wandb: arguments of `wandb.init` (project, entity, name, mode, config, ...; those that are
+            None are left out). Without a project, Weights & Biases is off.
+          tensorboard: whether to write TensorBoard events.
+          resume_step: step that the run goes on from; rows after it are dropped. None for a run
+            from the start: all are.
+
+        Raises:
+          ImportError: a wandb project is set and wandb is not installed.
+        """
+        self._closing = contextlib.ExitStack()
+        self._file = self._events = self._run = None
+        directory = pathlib.Path(directory)
+        self._path = directory / "metrics.jsonl"
+        if jax.process_index() != 0:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        keep = -1 if resume_step is None else resume_step
+        if wandb and wandb.get("project"):
+            self._run = _open_wandb(directory, wandb, fresh=resume_step is None)
+            self._closing.callback(self._run.finish)
+        with _explained(self._path):
+            _drop_rows_after(self._path, keep)
+            lines = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115, see close
+            self._file = self._closing.enter_context(lines)
+            if tensorboard:
+                self._events = _Events(directory / "tensorboard", purge_step=keep + 1)
+                self._closing.callback(self._events.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused_exception: object) -> None:
+        self.close()
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Write one row.
+
+        Args:
+          step: int, larger than in the row before.
+          metrics: name -> scalar, or array [S] or list of one number per seed.
+
+        Raises:
+          OSError: the row cannot be written, because the disk is full for instance.
+        """
+        if self._file is None:
+            return
+        values = {name: np.asarray(value) for name, value in metrics.items()}
+        row = {"step": int(step)} | {name: _plain(value) for name, value in values.items()}
+        curves = _curves(values)
+        with _explained(self._path):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            if self._events is not None:
+                self._events.write(step, curves)
+        if self._run is not None:
+            self._run.log(curves, step=int(step))
+
+    def close(self) -> None:
+        """Flush and close everything. Closing twice is fine."""
+        self._file = self._events = self._run = None
+        with _explained(self._path):
+            self._closing.close()
+
+
+class _Events:
+    """TensorBoard events, written in this thread: tensorboardX's own hangs on a full disk."""
+
+    def __init__(self, directory: pathlib.Path, *, purge_step: int):
+        """Open a new file, under which TensorBoard hides all steps >= purge_step of older ones."""
+        directory.mkdir(exist_ok=True)
+        # Names sort by time, but on their own have whole seconds only, which two runs may share.
+        self._writer = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
+        self._flushed = -math.inf
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=purge_step, session_log=start)
+
+    def write(self, step: int, curves: Mapping[str, float]) -> None:
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in curves.items()]
+        self._add(step=int(step), summary=Summary(value=values))
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add(self, **fields: Any) -> None:
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), **fields))
+        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:  # each waits for the disk
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+    """Say which file cannot be written and what to do: errors of a full disk name no file."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"the metrics cannot be written ({error.strerror}): make room, and run the same "
+        reason += "command to go on from the last checkpoint"
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+def _open_wandb(directory: pathlib.Path, settings: Mapping[str, Any], *, fresh: bool) -> Any:
+    """Start or, under the id kept in `wandb_id`, go on with a Weights & Biases run."""
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError as error:
+        raise ImportError(
+            f"wandb.project is {settings['project']!r}, but Weights & Biases is not installed: "
+            "pip install apd_jax[wandb], or leave wandb.project unset."
+        ) from error
+    id_file = directory / "wandb_id"
+    if fresh or not id_file.exists():
+        atomic_write_text(id_file, uuid.uuid4().hex)
+    given = {name: value for name, value in settings.items() if value is not None}
+    # Steps that Weights & Biases has are not taken again after a resume: its steps only go up.
+    return wandb.init(**{"id": id_file.read_text(), "resume": "allow", "dir": directory} | given)
+
+
+def _drop_rows_after(path: pathlib.Path, step: int) -> None:
+    """Rewrite the file without rows after `step`, and without rows that were cut short."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if _step(line) <= step]
+    if len(kept) < len(lines):
+        atomic_write_text(path, "".join(kept))
+        logging.info("Dropped %d rows after step %d of %s.", len(lines) - len(kept), step, path)
+
+
+def _step(line: str) -> float:
+    """Step of a row, infinite where it is not a whole row."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+
+
+def _plain(value: np.ndarray) -> Any:
+    """Numbers as JSON has them: nested lists, null for those that are not finite."""
+    if value.dtype.kind in "iub":
+        return value.tolist()
+    value = value.astype(np.float64)
+    plain = value.astype(object)
+    plain[~np.isfinite(value)] = None
+    return plain.tolist()
+
+
+def _curves(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """One number for each curve: the mean over seeds and, with more than one seed, every seed."""
+    curves = {}
+    for name, value in values.items():
+        curves[name] = float(np.mean(value))
+        if value.size > 1:
+            curves |= {f"{name}/seed_{i}": float(v) for i, v in enumerate(value.ravel())}
+    return curves

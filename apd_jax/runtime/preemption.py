@@ -1,0 +1,62 @@
+"""Stopping between two chunks: SIGTERM (a scheduler's notice) and SIGINT (Ctrl-C)."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+EXIT_RESUME = 75
+"""Exit status of a run that was asked to stop and saved: the same command goes on from there."""
+
+
+class StopRequested(Exception):
+    """Raised by a loop that was asked to stop, after it has saved.
+
+    Attributes:
+      step: the step that was saved.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped at step {step}; the same command goes on from there.")
+        self.step = step
+
+
+class StopFlag:
+    """Whether the process was asked to stop.
+
+    Attributes:
+      requested: becomes True with the first signal.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def _on_signal(self, number: int, unused_frame: object) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+        hint = "; again to stop at once" if number == signal.SIGINT else ""
+        # Straight to the file: the signal may have come while logging or printing.
+        name = signal.Signals(number).name
+        os.write(2, f"\n{name}: stopping after this chunk{hint}\n".encode())
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[StopFlag]:
+    """Note SIGTERM and SIGINT instead of dying of them, as long as the block runs.
+
+    The loop asks `flag.requested` between chunks. A second SIGINT raises KeyboardInterrupt.
+    Python handles signals in the main thread only: in others the flag stays False.
+    """
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, flag._on_signal) for number in numbers}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

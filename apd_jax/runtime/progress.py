@@ -1,0 +1,84 @@
+"""How far a loop is: one bar on a terminal, a line every few seconds elsewhere."""
+
+import sys
+import time
+from typing import Any, Self
+
+import jax
+import numpy as np
+import tqdm
+from absl import logging
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Progress of one loop, on stderr, from process 0 only.
+
+    On a terminal this is a tqdm bar. Elsewhere (a log file, a batch system) it is one absl log
+    line at the first update, at most one every 10 seconds after it, and one at the end.
+    """
+
+    def __init__(self, total: int, description: str, unit: str = "step", *, initial: int = 0):
+        """Start the clock.
+
+        Args:
+          total: how many units there are.
+          description: what the loop does, like "decompose".
+          unit: name of one unit, in the singular.
+          initial: units that were done before, which the speed leaves out.
+        """
+        self._total, self._description, self._unit = total, description, unit
+        self._initial = self._done = initial
+        self._shown: dict[str, str] = {}
+        self._start, self._last_line = time.monotonic(), -np.inf
+        self._stale = False
+        self._speaks = jax.process_index() == 0
+        self._bar = None
+        if self._speaks and sys.stderr.isatty():
+            self._bar = tqdm.tqdm(
+                total=total, desc=description, unit=unit, initial=initial, dynamic_ncols=True
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused_exception: object) -> None:
+        self.close()
+
+    def update(self, done: int, **shown: Any) -> None:
+        """Show that `done` units are finished in all, with numbers beside it.
+
+        Args:
+          done: units finished, counted from the start of the loop (not since the last update).
+          **shown: name -> number, or array of one per seed, of which the mean is shown.
+        """
+        self._shown = {name: f"{np.mean(value):.3g}" for name, value in shown.items()}
+        advance, self._done = done - self._done, done
+        self._stale = True
+        if self._bar is not None:
+            self._bar.set_postfix(self._shown, refresh=False)
+            self._bar.update(advance)
+        elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._log()
+
+    def close(self) -> None:
+        """Show the last update, where that was not shown yet, and end the bar."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._stale:
+            self._log()
+
+    def _log(self) -> None:
+        self._last_line, self._stale = time.monotonic(), False
+        if not self._speaks:
+            return
+        speed = (self._done - self._initial) / max(self._last_line - self._start, 1e-9)
+        parts = [
+            f"{self._description}: {self._done}/{self._total} {self._unit}s",
+            f"{speed:.3g} {self._unit}s/s",
+        ]
+        if speed > 0 and self._done < self._total:
+            parts.append(f"{tqdm.tqdm.format_interval((self._total - self._done) / speed)} left")
+        parts += [f"{name} {value}" for name, value in self._shown.items()]
+        logging.info("%s", ", ".join(parts))

@@ -1,0 +1,118 @@
+"""Finished components on disk: there and back, for people without orbax too, never half."""
+
+import json
+import pathlib
+import tempfile
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from absl.testing import absltest, parameterized
+
+from apd_jax.runtime import checkpoint, export
+
+
+class Factors(NamedTuple):
+    reads: jax.Array
+
+    @property
+    def U(self):
+        return jnp.swapaxes(self.reads, -1, -2)
+
+    @property
+    def V(self):
+        return 2.0 * self.reads
+
+
+def components_of(seed: int) -> dict[str, Factors]:
+    reads = jnp.asarray(np.random.default_rng(seed).standard_normal((2, 5, 3, 4)), jnp.float32)
+    return {"layers_0/mlp_in": Factors(reads), "linear1": Factors(-reads)}
+
+
+PARAMS = {"layers_0": {"mlp_in": {"kernel": jnp.arange(6.0).reshape(2, 3)}}, "b": jnp.ones(())}
+CONFIG = {"name": "tms", "target": {"features": 5}, "rank": None}
+
+
+class ExportTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.directory = self.root / "components"
+
+    def save(self, seed: int, params=PARAMS):
+        export.save_components(self.directory, components_of(seed), params, CONFIG)
+
+    def assert_holds(self, seed: int):
+        components, params, config = export.load_components(self.directory)
+        self.assertEqual(set(components), set(components_of(seed)))
+        for site, factors in components_of(seed).items():
+            np.testing.assert_array_equal(components[site]["U"], factors.U)
+            np.testing.assert_array_equal(components[site]["V"], factors.V)
+        self.assertEqual(config, CONFIG)
+        return params
+
+    def test_round_trip(self):
+        self.save(1)
+        params = self.assert_holds(1)
+        jax.tree.map(np.testing.assert_array_equal, params, PARAMS)
+
+    def test_target_params_of_any_structure(self):
+        class Layer(NamedTuple):
+            w: jax.Array
+
+        self.save(1, [Layer(jnp.ones(2)), (jnp.zeros(3), jnp.ones(()))])
+        params = self.assert_holds(1)
+        self.assertEqual(jax.tree.map(jnp.shape, params), [{"w": (2,)}, [(3,), ()]])
+
+    def test_plain_files(self):
+        self.save(1)
+        arrays = safetensors.numpy.load_file(self.directory / "components.safetensors")
+        keys = {f"{site}.{k}" for site in components_of(1) for k in "UV"}
+        self.assertEqual(set(arrays), keys | {"target/layers_0/mlp_in/kernel", "target/b"})
+        np.testing.assert_array_equal(arrays["linear1.U"], components_of(1)["linear1"].U)
+        self.assertEqual(json.loads((self.directory / "config.json").read_text()), CONFIG)
+
+    def test_saved_again(self):
+        self.save(1)
+        self.save(2)
+        self.assert_holds(2)
+        self.assertEqual([p.name for p in self.root.iterdir()], ["components"])
+
+    def test_other_peoples_files_stay(self):
+        self.directory.mkdir()
+        (self.directory / "thesis.tex").touch()
+        with self.assertRaisesRegex(ValueError, "thesis.tex.+take a new directory"):
+            self.save(1)
+        self.assertEqual([p.name for p in self.directory.iterdir()], ["thesis.tex"])
+
+    @parameterized.parameters("save_file", "_replace_directory")
+    def test_what_was_there_survives_a_failure(self, function):
+        self.save(1)
+        module = safetensors.numpy if function == "save_file" else export
+        error = OSError(28, "No space left on device")
+        message = "components.+No space left"
+        with (
+            mock.patch.object(module, function, side_effect=error),
+            self.assertRaisesRegex(checkpoint.CheckpointError, message),
+        ):
+            self.save(2)
+        self.assert_holds(1)
+        self.assertEqual([p.name for p in self.root.iterdir()], ["components"])
+
+    def test_damage_is_noticed(self):
+        self.save(1)
+        data = max(self.directory.glob("orbax/0/state/**/d/*"), key=lambda p: p.stat().st_size)
+        data.write_bytes(data.read_bytes()[:-5])
+        with self.assertRaisesRegex(checkpoint.CheckpointError, "whole"):
+            export.load_components(self.directory)
+
+    def test_not_a_saved_directory(self):
+        with self.assertRaisesRegex(ValueError, "holds no saved components: there is no .+orbax"):
+            export.load_components(self.root)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,283 @@
+"""Figures: made for every shape, of the right size, with no text over another, no state left."""
+
+import struct
+
+import handmade
+import matplotlib
+import numpy as np
+from absl.testing import absltest, parameterized
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from apd_jax.evaluation import tms as tms_evaluation
+from apd_jax.evaluation.contributions import Contributions, semantic_counts
+from apd_jax.evaluation.reconstruction import LabelErrors
+from apd_jax.evaluation.resid_mlp import ResidualMLPArrays
+from apd_jax.evaluation.scrubbing import ScrubbingSamples, per_feature
+from apd_jax.evaluation.single_features import AblationResponse, FeatureSweeps
+from apd_jax.figures import captions, contributions, networks, resid_mlp, scrubbing, style, tms
+
+
+def label_errors(groups: int) -> LabelErrors:
+    values = np.linspace(1e-3, 1e-2, groups)
+    return LabelErrors(np.arange(groups), values, 1.1 * values, 2 * values)
+
+
+def tms_arrays(
+    features: int, width: int, count: int, layers: int = 0, *, shares=None
+) -> tms_evaluation.TMSArrays:
+    """Arrays of a TMS; component c holds feature c unless told otherwise, with some noise."""
+    rng = np.random.default_rng(0)
+    angles = 2 * np.pi * np.arange(features) / features + 0.3
+    weight = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    if width != 2:
+        weight = rng.normal(size=(features, width)) / np.sqrt(width)
+    shares = np.eye(count, features) * 0.9 if shares is None else shares
+    components = handmade.row_components(weight, shares)
+    components = components + 0.002 * rng.normal(size=components.shape)
+    hidden = np.broadcast_to(np.eye(width), (layers, width, width))
+    cosines, ratios = tms_evaluation.row_similarity(weight, components)
+    _, best, recovered = tms_evaluation.superposition_scores(cosines, ratios)
+    return tms_evaluation.TMSArrays(
+        target=weight,
+        components=components,
+        hidden=hidden,
+        hidden_components=np.broadcast_to(hidden / count, (count, layers, width, width)),
+        cosines=cosines,
+        norm_ratios=ratios,
+        best_component=best,
+        recovered=recovered,
+        shares=cosines * ratios,
+        order=tms_evaluation.component_order(best, num_components=count),
+        label_errors=label_errors(1 + min(4, features)),
+    )
+
+
+def contribution_arrays(rng, features: int, neurons: tuple[int, ...], count: int) -> Contributions:
+    """Contributions of about one neuron in eight above 0.1."""
+    total = sum(neurons)
+    target = 0.01 * rng.normal(size=(features, total))
+    target += rng.uniform(0.05, 0.5, target.shape) * (rng.random(target.shape) < 0.13)
+    components = np.zeros((count, features, total))
+    best = np.arange(features) % count
+    components[best, np.arange(features)] = 0.95 * target
+    return Contributions(
+        target=target,
+        components=components,
+        layer=np.repeat(np.arange(len(neurons)), neurons),
+        represents=components.max(axis=-1) > 0.04,
+        best_component=best,
+    )
+
+
+def sample_arrays(rng, features: int, size: int) -> ScrubbingSamples:
+    counts = rng.integers(0, 3, size)
+    errors = {
+        name: scale * rng.lognormal(size=size) * counts
+        for name, scale in zip(ScrubbingSamples._fields[3:], (1, 2, 9, 7, 5, 6, 6), strict=True)
+    }
+    return ScrubbingSamples(
+        num_active=counts,
+        feature=rng.integers(0, features, size),
+        components_active=counts,
+        **{name: 1e-4 * values for name, values in errors.items()},
+    )
+
+
+def resid_mlp_arrays(features: int, neurons: tuple[int, ...], count: int):
+    """Numbers and arrays of a residual MLP; with few features some of them have no samples."""
+    rng = np.random.default_rng(0)
+    inputs = np.linspace(-1, 1, 11)
+    labels = np.tile(inputs + np.maximum(inputs, 0), (features, 1))
+    outputs = 2 * np.eye(features) + 0.05 * rng.normal(size=(features, features))
+    errors = rng.uniform(1e-5, 1e-3, features)
+    noise = 0.05 * rng.normal(size=features)
+    feature = min(42, features - 1)
+    samples = sample_arrays(rng, features, 10 * features)
+    arrays = ResidualMLPArrays(
+        feature_map=np.arange(features) % count,
+        contributions=contribution_arrays(rng, features, neurons, count),
+        sweeps=FeatureSweeps(
+            inputs=inputs,
+            target=0.9 * labels,
+            component=0.8 * labels,
+            labels=labels,
+            one_hot_outputs=0.9 * outputs,
+            one_hot_labels=2 * np.eye(features),
+            component_mse=errors,
+            no_component_mse=np.full(features, 5e-3),
+            top1_mse=errors,
+            held=errors < 5e-4,
+        ),
+        samples=samples,
+        per_feature=per_feature(samples, num_features=features),
+        ablation=AblationResponse(
+            feature=feature,
+            target=outputs[feature] / 2,
+            scrubbed_mean=outputs[feature] / 2,
+            scrubbed_std=np.abs(noise),
+            antiscrubbed_mean=noise,
+            antiscrubbed_std=np.abs(noise),
+        ),
+        label_errors=label_errors(1 + min(5, features)),
+    )
+    means = {
+        f"{name}_mse": float(getattr(samples, name).mean())
+        for name in ("topk", "scrubbed", "antiscrubbed", "monosemantic")
+    }
+    return means | semantic_counts(arrays.contributions.represents), arrays
+
+
+def text_boxes(figure: Figure) -> list[tuple[str, object]]:
+    """What is written on a figure and where, in pixels."""
+    FigureCanvasAgg(figure).draw()
+    renderer = figure.canvas.get_renderer()
+    left_out = {id(label) for axes in figure.axes for label in _labels_out_of_view(axes)}
+    return [
+        (text.get_text(), text.get_window_extent(renderer))
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and id(text) not in left_out
+    ]
+
+
+def _labels_out_of_view(axes):
+    """Labels of ticks outside of the axis, which matplotlib keeps but does not draw."""
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        room = 1e-9 * (high - low)
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+            if not low - room <= tick.get_loc() <= high + room:
+                yield from (tick.label1, tick.label2)
+
+
+class FiguresTest(parameterized.TestCase):
+    def check(self, figure: Figure):
+        """The size is right, and every text is inside and apart from all others."""
+        self.assertLessEqual(figure.get_size_inches()[0], 10)
+        width, height = figure.get_size_inches() * figure.dpi
+        boxes = text_boxes(figure)
+        for text, box in boxes:
+            inside = box.x0 > -1 and box.y0 > -1 and box.x1 < width + 1 and box.y1 < height + 1
+            self.assertTrue(inside, f"{text!r} sticks out of the figure: {box}")
+        edges = np.array([box.padded(-1.2).extents for _, box in boxes])
+        starts, ends = edges[:, :2], edges[:, 2:]
+        overlap = np.all(starts[:, None] < ends[None], axis=-1)
+        for i, j in np.argwhere(np.triu(overlap & overlap.T, 1)):
+            self.fail(f"{boxes[i][0]!r} and {boxes[j][0]!r} overlap")
+
+    @parameterized.named_parameters(
+        ("5-2", 5, 2, 5),
+        ("5-2-id", 5, 2, 5, 1),
+        ("40-10", 40, 10, 50),
+        ("40-10-id", 40, 10, 50, 1),
+        ("fewer components", 9, 2, 3),
+        ("many in two dimensions", 7, 2, 30),
+        ("one of each", 1, 1, 1, 2),
+    )
+    def test_tms(self, features, width, count, layers=0):
+        figures = tms.tms_figures(tms_arrays(features, width, count, layers))
+        self.assertEqual(set(figures), set(captions.TMS_CAPTIONS))
+        for name, figure in figures.items():
+            with self.subTest(name):
+                self.check(figure)
+
+    def test_tms_titles_tell_merged_and_empty_components(self):
+        shares = np.eye(5)
+        shares[0, 1], shares[1, 1] = 1, 0
+        figure = tms.component_drawings(tms_arrays(5, 2, 5, shares=shares))
+        texts = [text for text, _ in text_boxes(figure)]
+        self.assertIn("$x_{0}$  $x_{1}$", texts)
+        self.assertEqual(texts.count("no feature"), 1)
+        self.assertEqual([t for t in texts if t.startswith("component")][-1], "component 1")
+
+    def test_drawn_lines_are_the_weights_that_can_be_seen(self):
+        weight = np.array([[1.0, 0.5], [0.01, -0.25]])  # 0.01 is too pale to see
+        panel = networks.Panel("", weight, np.zeros((0, 2, 2)))
+        figure = style.new_figure(2)
+        axes = figure.subplots()
+        networks.draw_network(axes, panel, panel, networks.LARGE)
+        steps = [lines for lines in axes.collections if hasattr(lines, "get_segments")]
+        for lines in steps:
+            self.assertLen(lines.get_segments(), 3)
+            greys = [1 - color[0] for color in lines.get_colors()]
+            np.testing.assert_allclose(greys, 0.95 * np.array([0.25, 0.5, 1]), atol=2e-3)
+
+    @parameterized.named_parameters(
+        ("1 layer", 100, (50,), 130),
+        ("2 layers", 30, (25, 25), 40),
+        ("3 layers", 100, (17, 17, 17), 60),
+        ("small", 4, (2, 2), 1),
+        ("one feature", 1, (1,), 2),
+    )
+    def test_resid_mlp(self, features, neurons, count):
+        numbers, arrays = resid_mlp_arrays(features, neurons, count)
+        figures = resid_mlp.resid_mlp_figures(numbers, arrays)
+        self.assertEqual(set(figures), set(captions.RESID_MLP_CAPTIONS))
+        for name, figure in figures.items():
+            with self.subTest(name):
+                self.check(figure)
+
+    def test_samples_without_any_error(self):
+        numbers, arrays = resid_mlp_arrays(4, (2,), 3)
+        zero = arrays.samples._replace(
+            **{name: np.zeros(5) for name in ("topk", "scrubbed", "antiscrubbed")}
+        )
+        self.check(scrubbing.scrubbing(zero, dict.fromkeys(numbers, 0.0)))
+
+    def test_histogram_holds_every_sample_with_an_error(self):
+        numbers, arrays = resid_mlp_arrays(50, (10,), 50)
+        (axes,) = scrubbing.scrubbing(arrays.samples, numbers).axes
+        for steps, role in zip(axes.patches, ("topk", "scrubbed", "antiscrubbed"), strict=True):
+            self.assertEqual(
+                steps.get_data().values.sum(), (getattr(arrays.samples, role) > 0).sum()
+            )
+
+    def test_bars_are_sorted_by_the_target(self):
+        _, arrays = resid_mlp_arrays(50, (10,), 50)
+        for axes in resid_mlp.feature_errors(arrays.per_feature).axes:
+            topk, target = ([bar.get_height() for bar in bars] for bars in axes.containers)
+            self.assertEqual(target, sorted(target))
+            self.assertLen(topk, 50)
+
+    @parameterized.parameters(
+        ([1.0, 0.5, 0.0], [1.0, 0.5, 0.0]),
+        ([0.5, 0.5], [0.55, 0.45]),
+        ([1.0, 0.52, 0.5, 0.48], [1.0, 0.6, 0.5, 0.4]),
+        ([0.5, 0.45, 0.45], [0.5667, 0.4667, 0.3667]),
+        ([], []),
+    )
+    def test_spread(self, values, expected):
+        np.testing.assert_allclose(
+            contributions._spread(np.array(values), 0.1), expected, atol=1e-3
+        )
+
+    def test_png(self):
+        figure = tms.component_map(tms_arrays(5, 2, 5))
+        png = style.to_png(figure)
+        self.assertEqual(png[:8], b"\x89PNG\r\n\x1a\n")
+        width, height = struct.unpack(">II", png[16:24])
+        self.assertEqual(width, 2000)
+        self.assertEqual(height, round(200 * figure.get_size_inches()[1]))
+
+    def test_no_state_is_left_and_none_is_read(self):
+        with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
+            before = dict(matplotlib.rcParams)
+            figure = tms.component_map(tms_arrays(5, 2, 5))
+            style.to_png(figure)
+            self.assertEqual(dict(matplotlib.rcParams), before)
+        self.assertEqual(figure.axes[0].get_facecolor(), (1.0, 1.0, 1.0, 1.0))
+
+    @parameterized.parameters((2.64e-4, "2.6"), (0.0, "0"), (float("nan"), "nan"), (12.0, "1.2"))
+    def test_scientific(self, value, start):
+        self.assertStartsWith(style.scientific(value), start)
+
+    def test_captions_are_whole(self):
+        for table in (captions.TMS_CAPTIONS, captions.RESID_MLP_CAPTIONS):
+            for name, caption in table.items():
+                self.assertRegex(caption.title, r"^[A-Z]", name)
+                self.assertRegex(caption.text, r"^[^{}]{80,}\.$", name)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,180 @@
+"""The directory of a run: one process, one config, whole files."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import jax
+from absl.testing import absltest, parameterized
+
+from apd_jax.runtime import workdir
+from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
+
+CONFIG = {"seed": 0, "lr": 1e-3, "target": {"features": 5, "sizes": (2, 3)}, "wandb": {}}
+
+HOLD = """
+import sys, time
+from apd_jax.runtime.workdir import Workdir
+workdir = Workdir(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+class WorkdirTestCase(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.path = self.root / "runs" / "tms"
+
+
+class PlaceTest(WorkdirTestCase):
+    def test_makes_the_directory_and_names_what_is_in_it(self):
+        with Workdir(self.path) as place:
+            self.assertTrue(self.path.is_dir())
+            self.assertEqual(place.config, self.path / "config.json")
+            self.assertEqual(place.target, self.path / "target")
+            self.assertEqual(place.checkpoints, self.path / "checkpoints")
+            self.assertEqual(place.metrics, self.path / "metrics.jsonl")
+            self.assertEqual(place.results, self.path / "results.json")
+            self.assertEqual(place.figures, self.path / "figures")
+            self.assertEqual(place.report, self.path / "report.html")
+
+    def test_under_a_file(self):
+        (self.root / "runs").write_text("a file")
+        with self.assertRaisesRegex(WorkdirError, "runs/tms cannot be written to.+directory"):
+            Workdir(self.path)
+
+    @parameterized.parameters(
+        ("tempfile.TemporaryFile", PermissionError(13, "Permission denied")),
+        ("os.open", OSError(30, "Read-only file system")),
+        ("os.pwrite", OSError(28, "No space left on device")),
+    )
+    def test_unwritable(self, function, error):
+        with (
+            mock.patch(function, side_effect=error),
+            self.assertRaisesRegex(WorkdirError, f"{error.strerror}.+--workdir"),
+        ):
+            Workdir(self.path)
+        Workdir(self.path).close()  # nothing is held after a failure
+
+    def test_other_processes_of_a_run_touch_nothing(self):
+        with (
+            mock.patch.object(jax, "process_index", return_value=1),
+            Workdir(self.path) as place,
+        ):
+            place.claim(CONFIG)
+        self.assertFalse(self.path.exists())
+
+
+class LockTest(WorkdirTestCase):
+    def test_second_in_this_process(self):
+        message = f"in use by process {os.getpid()} on "
+        with Workdir(self.path), self.assertRaisesRegex(WorkdirError, message):
+            Workdir(self.path)
+        Workdir(self.path).close()
+
+    def test_second_process_is_refused_until_the_first_is_killed(self):
+        command = [sys.executable, "-c", HOLD, str(self.path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+            try:
+                self.assertEqual(holder.stdout.readline(), "held\n")
+                with self.assertRaisesRegex(WorkdirError, f"in use by process {holder.pid} on "):
+                    Workdir(self.path)
+            finally:
+                holder.send_signal(signal.SIGKILL)
+        Workdir(self.path).close()
+
+    def test_children_do_not_keep_it(self):
+        with Workdir(self.path):
+            child = subprocess.Popen(["sleep", "20"], close_fds=False)
+        try:
+            Workdir(self.path).close()
+        finally:
+            child.kill()
+            child.wait()
+
+    def test_file_system_without_locks(self):
+        error = OSError(38, "Function not implemented")
+        with (
+            mock.patch("fcntl.flock", side_effect=error),
+            self.assertLogs("absl", "WARNING") as logs,
+        ):
+            Workdir(self.path).close()
+        self.assertIn("one process in a workdir only", logs.output[0])
+
+
+class ClaimTest(WorkdirTestCase):
+    def setUp(self):
+        super().setUp()
+        self.place = self.enterContext(Workdir(self.path))
+
+    def test_fresh_then_again(self):
+        self.assertIsNone(self.place.read_config())
+        self.assertFalse(self.place.claim(CONFIG))
+        self.assertTrue(self.place.claim(CONFIG))
+        self.assertEqual(self.place.read_config(), json.loads(json.dumps(CONFIG)))
+
+    def test_mismatch_names_every_field(self):
+        self.place.claim(CONFIG)
+        asked = {"seed": 1, "lr": 1e-3, "target": {"features": 5, "sizes": [2, 4]}, "new": "x"}
+        with self.assertRaises(WorkdirMismatch) as caught:
+            self.place.claim(asked)
+        lines = str(caught.exception).splitlines()
+        self.assertEqual(
+            lines[1:],
+            [
+                '  new: absent -> "x"',
+                "  seed: 0 -> 1",
+                "  target.sizes: [2, 3] -> [2, 4]",
+                "  wandb: {} -> absent",
+                "Take another --workdir, or delete this one.",
+            ],
+        )
+        self.assertEqual(self.place.read_config()["seed"], 0)
+
+    def test_free_fields_may_change(self):
+        self.place.claim(CONFIG)
+        asked = CONFIG | {"wandb": {"project": "mine"}}
+        self.assertTrue(self.place.claim(asked, free=("wandb",)))
+        self.assertEqual(self.place.read_config()["wandb"], {"project": "mine"})
+        with self.assertRaisesRegex(WorkdirMismatch, 'wandb.project: "mine" -> "yours"'):
+            self.place.claim(CONFIG | {"wandb": {"project": "yours"}}, free=("wand", "wandb.name"))
+
+    def test_nan_equals_nan(self):
+        self.place.claim({"lr": float("nan")})
+        self.assertTrue(self.place.claim({"lr": float("nan")}))
+
+    def test_broken_config(self):
+        self.place.config.write_text('{"seed": ')
+        with self.assertRaisesRegex(WorkdirError, "config.json cannot be read.+put it back"):
+            self.place.claim(CONFIG)
+
+
+class AtomicWriteTest(WorkdirTestCase):
+    def test_text_and_bytes(self):
+        workdir.atomic_write_text(self.root / "a", "α\n")
+        self.assertEqual((self.root / "a").read_bytes(), "α\n".encode())
+        workdir.atomic_write_bytes(self.root / "a", b"\x00")
+        self.assertEqual((self.root / "a").read_bytes(), b"\x00")
+
+    @parameterized.parameters("os.fsync", "pathlib.Path.replace")
+    def test_failure_leaves_what_was_there(self, function):
+        path = self.root / "a"
+        path.write_text("before")
+        with (
+            mock.patch(function, side_effect=OSError(28, "No space left on device")),
+            self.assertRaisesRegex(OSError, f"No space left on device: '{path}'"),
+        ):
+            workdir.atomic_write_text(path, "after")
+        self.assertEqual([p.name for p in self.root.iterdir()], ["a"])
+        self.assertEqual(path.read_text(), "before")
+
+
+if __name__ == "__main__":
+    absltest.main()
