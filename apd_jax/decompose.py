@@ -4,16 +4,19 @@ Letters: B batch, C components, S seeds side by side.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from apd_jax import attributions, forward, loop, optimizers, sites, train_step
-from apd_jax.components import Components, init_components
+from apd_jax.components import Components, Factors, init_components
+from apd_jax.runtime import export
 from apd_jax.sites import Target
 from apd_jax.train_step import Coefficients, Objective, TrainState
 
@@ -138,6 +141,59 @@ class Decomposition:
         """Output with the active components alone, `f(x, κ(x))`, [B, O]."""
         return forward.masked_apply(self.target, self.components, x, self.mask(x))
 
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write components, the target's parameters and the settings; `load` reads them.
+
+        The directory also gets `components.safetensors` and `config.json`, for other programs.
+
+        Args:
+          directory: new, empty, or saved to before.
+
+        Raises:
+          ValueError: it holds other files.
+          runtime.checkpoint.CheckpointError: it can't be written; what was there before stays.
+        """
+        config = {
+            "settings": dataclasses.asdict(self.settings),
+            "sites": dict(self.target.paths),
+            "history": self.history,
+        }
+        export.save_components(directory, self.components, self.target.params, config)
+
+
+def load(
+    directory: str | os.PathLike[str],
+    network: nn.Module | Callable[[Any, jax.Array], jax.Array],
+) -> Decomposition:
+    """Read what `Decomposition.save` wrote.
+
+    Args:
+      directory: the saved decomposition.
+      network: the network itself, which is code and not saved: the Flax module, or the function
+        `(params, x) -> output`.
+
+    Raises:
+      runtime.checkpoint.CheckpointError: nothing whole is there.
+    """
+    factors, params, config = export.load_components(directory)
+    saved = dict(config["settings"])
+    objective = dict(saved.pop("objective"))
+    coefficients = Coefficients(**objective.pop("coefficients"))
+    hidden_sites = tuple(objective.pop("hidden_sites"))
+    settings = Settings(
+        objective=Objective(coefficients=coefficients, hidden_sites=hidden_sites, **objective),
+        **saved,
+    )
+    sites_of = config["sites"]
+    if isinstance(network, nn.Module):
+        target = Target.from_flax(network, {"params": params}, tuple(sites_of))
+    else:
+        target = Target(network, params, sites_of)
+    components = {site: Factors.from_uv(f["U"], f["V"]) for site, f in factors.items()}
+    return Decomposition(
+        target, {site: components[site] for site in sites_of}, settings, config["history"]
+    )
+
 
 def decompose(
     target: Target,
@@ -259,5 +315,3 @@ def check_target(target: Target, sample_batch: SampleBatch, settings: Settings) 
             f"the network multiplies by matrices other than those that params hold at {changed}; "
             "pass the parameter itself to linear(), or name the path of the one used"
         )
-
-

@@ -316,6 +316,8 @@ def run(
         seconds = {}
         targets, seconds["target"] = train_targets(plan, workdir, flag)
         decompositions, seconds["decompose"] = decompose_targets(plan, targets, workdir, flag)
+        for seed, decomposition in zip(plan.seeds.tolist(), decompositions, strict=True):
+            decomposition.save(workdir.path / "components" / f"seed_{seed}")
         start = time.monotonic()
         rows, arrays = evaluate(plan, decompositions)
         target_losses = pretrain.final_loss(plan.task, targets.params, plan.seeds).tolist()

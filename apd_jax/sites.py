@@ -141,6 +141,7 @@ class Target:
       apply_fn: `(params, x [B, ...]) -> [B, O]`, a pure function.
       params: the network's parameters, nested dictionaries of arrays.
       sites: names of the decomposed matrices, in order.
+      paths: ((site, path of its matrix in `params`), ...).
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class Target:
                     f"site {name!r}: params hold no [d_in, d_out] matrix at {path!r}; "
                     f"found {_matrix_paths(params)}"
                 )
-        self.apply_fn, self.params, self._paths = apply_fn, params, tuple(paths.items())
+        self.apply_fn, self.params, self.paths = apply_fn, params, tuple(paths.items())
 
     @classmethod
     def from_flax(
@@ -204,24 +205,24 @@ class Target:
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the decomposed matrices."""
-        return tuple(name for name, _ in self._paths)
+        return tuple(name for name, _ in self.paths)
 
     @property
     def weights(self) -> dict[str, jax.Array]:
         """The decomposed matrices θ*, `{site: [d_in, d_out]}`."""
-        return {name: _lookup(self.params, path) for name, path in self._paths}
+        return {name: _lookup(self.params, path) for name, path in self.paths}
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The network's output f(x, θ*), [B, O]."""
         return self.apply_fn(self.params, x)
 
     def tree_flatten(self):
-        return (self.params,), (self.apply_fn, self._paths)
+        return (self.params,), (self.apply_fn, self.paths)
 
     @classmethod
     def tree_unflatten(cls, static, children):
         target = object.__new__(cls)
-        (target.params,), (target.apply_fn, target._paths) = children, static
+        (target.params,), (target.apply_fn, target.paths) = children, static
         return target
 
 

@@ -236,7 +236,9 @@ def _topk_terms(objective, target, components, x, chosen, outputs, records, uses
 
 def weighted_sum(coefficients: Coefficients, terms: dict[str, jax.Array]) -> jax.Array:
     """The total loss, `Σ coefficient · term`."""
-    return sum((getattr(coefficients, name) * value for name, value in terms.items()), jnp.float32(0))
+    return sum(
+        (getattr(coefficients, name) * value for name, value in terms.items()), jnp.float32(0)
+    )
 
 
 def init_state(components: Components, optimizer: optax.GradientTransformation) -> TrainState:

@@ -4,7 +4,8 @@
     python -m apd_jax.main --config=configs/tms.py:40-10 --config.seeds=3
 
 Variants: 5-2 and 40-10 (features-hidden; the paper's), 5-2-id and 40-10-id (with a fixed identity
-between encoder and decoder; SPD's). Paper: 5-2 MMCS 0.998, ML2R 0.893; 40-10 MMCS 0.996, ML2R 0.935.
+between encoder and decoder; SPD's). Paper: 5-2 has MMCS 0.998 and ML2R 0.893, 40-10 has MMCS 0.996
+and ML2R 0.935.
 """
 
 from apd_jax.config import base_config

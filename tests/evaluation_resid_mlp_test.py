@@ -218,7 +218,7 @@ class ScrubbingTest(parameterized.TestCase):
             samples.monosemantic, np.where(samples.feature < 2, 0, 1 / 4), atol=1e-5
         )
         averages = scrubbing.per_feature(samples, num_features=4)
-        self.assertEqual(averages.count.sum(), 96)
+        self.assertEqual(averages.num_samples.sum(), 96)
         np.testing.assert_array_equal(averages.components_active, np.ones(4))
 
     def test_duplicated_components_are_each_worth_a_quarter(self):
@@ -252,11 +252,11 @@ class ScrubbingTest(parameterized.TestCase):
                 for i in range(size)
                 if samples.num_active[i] == 1 and samples.feature[i] == feature
             ]
-            self.assertEqual(averages.count[feature], len(rows))
+            self.assertEqual(averages.num_samples[feature], len(rows))
             for name in ("label_target", "label_topk", "label_top1", "components_active"):
                 expected = sum(getattr(samples, name)[i] for i in rows) / len(rows)
                 self.assertAlmostEqual(getattr(averages, name)[feature], expected)
-        self.assertEqual(averages.count[5], 0)
+        self.assertEqual(averages.num_samples[5], 0)
         self.assertTrue(np.isnan(averages.label_topk[5]))
         self.assertEqual(averages.order[-1], 5)
         self.assertTrue(np.all(np.diff(averages.label_target[averages.order[:-1]]) >= 0))

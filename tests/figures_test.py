@@ -182,6 +182,16 @@ class FiguresTest(parameterized.TestCase):
             with self.subTest(name):
                 self.check(figure)
 
+    def test_one_figure_alone(self):
+        numbers, arrays = resid_mlp_arrays(4, (2,), 3)
+        drawn = tms.tms_figures(tms_arrays(5, 2, 5), only="component_map")
+        self.assertEqual(list(drawn), ["component_map"])
+        self.assertEqual(
+            list(resid_mlp.resid_mlp_figures(numbers, arrays, only="scrubbing")), ["scrubbing"]
+        )
+        with self.assertRaisesRegex(ValueError, "'polygons'.*'components'"):
+            tms.tms_figures(tms_arrays(5, 2, 5), only="polygons")
+
     def test_tms_titles_tell_merged_and_empty_components(self):
         shares = np.eye(5)
         shares[0, 1], shares[1, 1] = 1, 0

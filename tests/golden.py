@@ -37,7 +37,9 @@ def _network(meta, data, names):
         return TMS(meta["F"], meta["H"], meta["L"]), params
     params = {"W_E": jnp.array(data["fixed/W_E"]), "W_U": jnp.array(data["fixed/W_U"])}
     for layer in range(meta["L"]):
-        block = {part: {"kernel": weights[f"layers_{layer}/{part}"]} for part in ("mlp_in", "mlp_out")}
+        block = {
+            part: {"kernel": weights[f"layers_{layer}/{part}"]} for part in ("mlp_in", "mlp_out")
+        }
         if meta["bias"]:
             block["mlp_in"]["bias"] = jnp.array(data[f"fixed/layers.{layer}.bias1"])
             block["mlp_out"]["bias"] = jnp.array(data[f"fixed/layers.{layer}.bias2"])

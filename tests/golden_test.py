@@ -4,12 +4,12 @@ import dataclasses
 import functools
 
 import chex
+import golden
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
 import apd_jax
-import golden
 from apd_jax import forward, losses, optimizers, selection, sites, train_step
 
 MODES = ("auto", "forward", "reverse", "literal")

@@ -239,6 +239,13 @@ class ReportPageTest(parameterized.TestCase):
         value = float(readout.split("component ")[1].split(",")[0].replace("−", "-"))
         self.assertAlmostEqual(value, weights[0, 1], delta=1e-3)
 
+    def test_heatmaps_keep_whole_pixels(self):
+        sizes = self.page.evaluate(
+            "[...document.querySelectorAll('#component-sites canvas')].map((canvas) =>"
+            "[canvas.clientWidth / canvas.width, canvas.clientHeight / canvas.height])"
+        )
+        self.assertEqual(sizes, np.rint(sizes).tolist())
+
     def test_large_sites_say_how_they_are_shown(self):
         sites = self.text("#component-sites")
         self.assertIn(

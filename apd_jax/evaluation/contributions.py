@@ -46,7 +46,7 @@ def layer_names(target: Target) -> list[str]:
     Raises:
       ValueError: where the target has no pair of sites "layers_i/mlp_in", "layers_i/mlp_out".
     """
-    names = []
+    names: list[str] = []
     while f"layers_{len(names)}/mlp_in" in target.sites:
         names.append(f"layers_{len(names)}")
     if not names:

@@ -3,7 +3,7 @@
 Letters: C components, F features, N neurons of all layers, S samples.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -114,7 +114,7 @@ def evaluate_resid_mlp(
     num_features, num_neurons = contributions.target.shape
     distribution = distribution or SparseFeatures(num_features, 0.01, (-1.0, 1.0))
     check_width(distribution, num_features)
-    shared = {"attributions": attributions}
+    shared: dict[str, Any] = {"attributions": attributions}
     sampled = {**shared, "distribution": distribution, "topk": topk, "batch_size": batch_size}
     sample_key, ablation_key, label_key = (jax.random.fold_in(key, i) for i in range(3))
 

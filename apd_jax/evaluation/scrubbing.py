@@ -29,6 +29,8 @@ from apd_jax.inputs import SparseFeatures
 from apd_jax.selection import batch_topk_mask, topk_mask
 from apd_jax.sites import Target
 
+Array = np.ndarray | jax.Array
+
 
 class ScrubbingSamples(NamedTuple):
     """Errors of every sample of the training distribution, one entry a sample.
@@ -42,16 +44,16 @@ class ScrubbingSamples(NamedTuple):
         that batch top-k selects, and of the component with the largest attribution alone.
     """
 
-    num_active: np.ndarray
-    feature: np.ndarray
-    components_active: np.ndarray
-    topk: np.ndarray
-    scrubbed: np.ndarray
-    antiscrubbed: np.ndarray
-    monosemantic: np.ndarray
-    label_target: np.ndarray
-    label_topk: np.ndarray
-    label_top1: np.ndarray
+    num_active: Array
+    feature: Array
+    components_active: Array
+    topk: Array
+    scrubbed: Array
+    antiscrubbed: Array
+    monosemantic: Array
+    label_target: Array
+    label_topk: Array
+    label_top1: Array
 
 
 class PerFeature(NamedTuple):
@@ -60,13 +62,13 @@ class PerFeature(NamedTuple):
     A feature that was never alone in the samples has NaN.
 
     Attributes:
-      count: [F] int, the number of such samples.
+      num_samples: [F] int, the number of such samples.
       label_target, label_topk, label_top1: [F] mean MSE to the labels (see `ScrubbingSamples`).
       components_active: [F] mean number of components that batch top-k selects.
       order: [F] int, features sorted by `label_target`.
     """
 
-    count: np.ndarray
+    num_samples: np.ndarray
     label_target: np.ndarray
     label_topk: np.ndarray
     label_top1: np.ndarray
@@ -212,13 +214,13 @@ def per_feature(samples: ScrubbingSamples, *, num_features: int) -> PerFeature:
     feature = samples.feature[alone]
     count = np.bincount(feature, minlength=num_features)
 
-    def mean(values: np.ndarray) -> np.ndarray:
-        total = np.bincount(feature, weights=values[alone], minlength=num_features)
+    def mean(values: Array) -> np.ndarray:
+        total = np.bincount(feature, weights=np.asarray(values)[alone], minlength=num_features)
         return np.divide(total, count, out=np.full(num_features, np.nan), where=count > 0)
 
     label_target = mean(samples.label_target)
     return PerFeature(
-        count=count,
+        num_samples=count,
         label_target=label_target,
         label_topk=mean(samples.label_topk),
         label_top1=mean(samples.label_top1),

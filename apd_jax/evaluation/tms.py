@@ -3,7 +3,7 @@
 Letters: C components, F features, h hidden width, L hidden layers, G groups of inputs.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -180,7 +180,7 @@ def evaluate_tms(
     num_features, width = weights["linear1"].shape
     distribution = distribution or SparseFeatures(num_features, 0.05, (0.0, 1.0))
     check_width(distribution, num_features)
-    sampled = {
+    sampled: dict[str, Any] = {
         "distribution": distribution,
         "topk": topk,
         "batch_size": batch_size,

@@ -135,8 +135,9 @@ def _name_neurons(axes: Axes, place: int, values, neurons, layer, size: float) -
 def _text_height(axes: Axes, size: float) -> float:
     """The height of a line of text in the units of the y axis."""
     low, high = axes.get_ylim()
-    rows = len(axes.figure.axes)
-    inches = axes.figure.get_size_inches()[1] / rows * 0.72
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    inches = figure.get_size_inches()[1] / len(figure.axes) * 0.72
     return (high - low) * size * 1.05 / 72 / inches
 
 

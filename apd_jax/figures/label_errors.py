@@ -41,5 +41,5 @@ def label_errors(errors: LabelErrors) -> Figure:
     axes.grid(axis="y", color=style.FAINT, linewidth=0.5)
     axes.set_axisbelow(True)
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", frameon=True, framealpha=1, edgecolor="none")
     return figure

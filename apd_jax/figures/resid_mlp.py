@@ -4,6 +4,7 @@ Letters: F features, O outputs.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,24 +22,29 @@ from apd_jax.figures.label_errors import label_errors
 from apd_jax.figures.scrubbing import random_ablation, scrubbing
 
 
-def resid_mlp_figures(numbers: Mapping[str, float], arrays: ResidualMLPArrays) -> dict[str, Figure]:
-    """Make every figure of one decomposed residual MLP, under the names `figures.captions` knows.
+def resid_mlp_figures(
+    numbers: Mapping[str, float], arrays: ResidualMLPArrays, *, only: str | None = None
+) -> dict[str, Figure]:
+    """Make the figures of one decomposed residual MLP, under the names `figures.captions` knows.
 
     Args:
       numbers: the entries of results.json.
       arrays: what was measured.
+      only: the name of one figure; all of them if None.
     """
-    return {
-        "target_responses": target_responses(arrays.sweeps, feature=arrays.ablation.feature),
-        "neuron_contributions": neuron_contributions(arrays.contributions),
-        "random_ablation": random_ablation(arrays.ablation),
-        "scrubbing": scrubbing(arrays.samples, numbers),
-        "feature_errors": feature_errors(arrays.per_feature),
-        "components_needed": components_needed(arrays.per_feature, arrays.sweeps),
-        "component_counts": component_counts(numbers),
-        "label_errors": label_errors(arrays.label_errors),
-        "neuron_contributions_all": neuron_contributions_all(arrays.contributions),
+    feature = arrays.ablation.feature
+    makers = {
+        "target_responses": lambda: target_responses(arrays.sweeps, feature=feature),
+        "neuron_contributions": lambda: neuron_contributions(arrays.contributions),
+        "random_ablation": lambda: random_ablation(arrays.ablation),
+        "scrubbing": lambda: scrubbing(arrays.samples, numbers),
+        "feature_errors": lambda: feature_errors(arrays.per_feature),
+        "components_needed": lambda: components_needed(arrays.per_feature, arrays.sweeps),
+        "component_counts": lambda: component_counts(numbers),
+        "label_errors": lambda: label_errors(arrays.label_errors),
+        "neuron_contributions_all": lambda: neuron_contributions_all(arrays.contributions),
     }
+    return style.make_figures(makers, only)
 
 
 @style.styled
@@ -84,8 +90,8 @@ def _gradient():
 def _draw_one_feature(left: Axes, right: Axes, sweeps: FeatureSweeps, feature: int) -> None:
     outputs, labels = sweeps.one_hot_outputs[feature], sweeps.one_hot_labels[feature]
     places = np.arange(len(outputs))
-    label = {"color": style.ROLE_COLORS["label"], "label": "label"}
-    target = {"color": style.ROLE_COLORS["target"], "label": "target model"}
+    label: Any = {"color": style.ROLE_COLORS["label"], "label": "label"}
+    target: Any = {"color": style.ROLE_COLORS["target"], "label": "target model"}
     left.scatter(places, labels, s=16, marker="x", linewidths=0.8, **label)
     left.scatter(places, outputs, s=16, linewidths=0, **target)
     left.set_title(f"All outputs for $x_{{{feature}}} = 1$, other inputs 0")

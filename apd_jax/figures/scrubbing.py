@@ -49,13 +49,14 @@ def random_ablation(ablation: AblationResponse) -> Figure:
     axes.scatter(
         places,
         ablation.target,
-        s=20,
+        s=40,
         marker="x",
         linewidths=1.0,
         color=style.ROLE_COLORS["target"],
         label="Target model",
-        zorder=5,
+        zorder=1,
     )
+    axes.set_xticks(sorted({0, ablation.feature, len(places) - 1}))
     axes.set_xlabel("output index")
     axes.set_ylabel(f"MLP output for $x_{{{ablation.feature}}} = 1$")
     axes.set_xlim(-1, len(places))

@@ -6,8 +6,8 @@ are built without pyplot, so that no state is left behind and no display is need
 
 import functools
 import io
-from collections.abc import Callable
-from typing import ParamSpec
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -33,7 +33,7 @@ ROLE_COLORS = {
 LAYER_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 FEW_COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, "#5D3A9B", "#8C6D1F")
 
-_RC = {
+_RC: Any = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "font.size": 9,
@@ -74,9 +74,22 @@ def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
     return wrapper
 
 
+def make_figures(makers: Mapping[str, Callable[[], Figure]], only: str | None) -> dict[str, Figure]:
+    """Make the figures of a table by name; one of them alone if `only` names it.
+
+    Raises:
+      ValueError: `only` is not in the table.
+    """
+    if only is None:
+        return {name: make() for name, make in makers.items()}
+    if only not in makers:
+        raise ValueError(f"there is no figure {only!r}; there are {sorted(makers)}")
+    return {only: makers[only]()}
+
+
 def new_figure(height: float, *, width: float = WIDTH, constrained: bool = True) -> Figure:
     """Make an empty figure of the given size in inches, with or without automatic layout."""
-    return Figure(figsize=(width, height), layout="constrained" if constrained else "none")
+    return Figure(figsize=(width, height), layout="constrained" if constrained else None)
 
 
 def to_png(figure: Figure, *, dpi: int = DPI) -> bytes:

@@ -16,13 +16,19 @@ _FEW = 16
 _SHARES = LinearSegmentedColormap.from_list("shares", [style.VERMILION, "white", style.BLUE])
 
 
-def tms_figures(arrays: TMSArrays) -> dict[str, Figure]:
-    """Make every figure of one decomposed TMS, under the names that `figures.captions` knows."""
-    return {
-        "components": component_drawings(arrays),
-        "component_map": component_map(arrays),
-        "label_errors": label_errors(arrays.label_errors),
+def tms_figures(arrays: TMSArrays, *, only: str | None = None) -> dict[str, Figure]:
+    """Make the figures of one decomposed TMS, under the names that `figures.captions` knows.
+
+    Args:
+      arrays: what was measured.
+      only: the name of one figure; all of them if None.
+    """
+    makers = {
+        "components": lambda: component_drawings(arrays),
+        "component_map": lambda: component_map(arrays),
+        "label_errors": lambda: label_errors(arrays.label_errors),
     }
+    return style.make_figures(makers, only)
 
 
 @style.styled
@@ -132,5 +138,6 @@ def _draw_quality(axes: Axes, arrays: TMSArrays) -> None:
     axes.set_xlim(low - 0.05, high + 0.05)
     axes.set_xlabel("best component against $W_j$")
     axes.grid(axis="y", color=style.FAINT, linewidth=0.4)
+    axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handletextpad=0.2)

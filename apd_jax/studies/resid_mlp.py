@@ -132,7 +132,8 @@ def evaluate(
 
 def draw(numbers, arrays: ResidualMLPArrays, only: str | None = None):
     """Figures by name; one of them alone if `only` is given."""
-    return resid_mlp_figures(numbers, arrays)
+    figures = resid_mlp_figures(numbers, arrays)
+    return {only: figures[only]} if only else figures
 
 
 def represented(arrays: ResidualMLPArrays) -> list[list[int]]:

@@ -81,7 +81,8 @@ def evaluate(task: TMSTask, decomposition: Decomposition, attributions, key: jax
 
 def draw(numbers, arrays: TMSArrays, only: str | None = None):
     """Figures by name; one of them alone if `only` is given."""
-    return tms_figures(arrays)
+    figures = tms_figures(arrays)
+    return {only: figures[only]} if only else figures
 
 
 def represented(arrays: TMSArrays) -> list[list[int]]:

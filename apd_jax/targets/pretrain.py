@@ -132,9 +132,7 @@ def final_loss(
 
     def one(seed_params, seed):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 + 1), batches)
-        losses = jax.lax.map(
-            lambda key: task.loss(seed_params, task.inputs(key, batch_size)), keys
-        )
+        losses = jax.lax.map(lambda key: task.loss(seed_params, task.inputs(key, batch_size)), keys)
         return jnp.mean(losses)
 
     return jax.vmap(one)(params, seeds)

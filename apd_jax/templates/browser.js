@@ -73,8 +73,10 @@ class Browser {
   showWeights() {
     const total = this.sites.reduce((sum, site) => sum + site.squaredNorm(this.component), 0);
     document.getElementById("weights-name").textContent = this.component;
-    document.getElementById("component-sites").replaceChildren();
-    for (const site of this.sites) showSite(site, this.component, total, this.sites.length);
+    // All blocks are in place before any is drawn: their width depends on how many there are.
+    const blocks = this.sites.map(() => element("div", { class: "site" }));
+    document.getElementById("component-sites").replaceChildren(...blocks);
+    this.sites.forEach((site, i) => showSite(blocks[i], site, this.component, total, this.sites.length));
   }
 
   showFeature(feature) {
@@ -160,12 +162,9 @@ function select(kind, index) {
 }
 
 // Weights and singular values of a component at one site, beside the target's weights.
-function showSite(site, component, total, siteCount) {
+function showSite(block, site, component, total, siteCount) {
   const matrix = site.matrix(component);
   const values = site.singularValues(component);
-  const list = document.getElementById("component-sites");
-  const block = element("div", { class: "site" });
-  list.append(block);
   const layout = heatmapLayout(site, Math.max(150, block.clientWidth - 24));
   const largest = (numbers) => numbers.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-12);
   const shared = Math.max(largest(site.target), largest(matrix));
