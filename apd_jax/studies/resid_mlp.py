@@ -132,8 +132,7 @@ def evaluate(
 
 def draw(numbers, arrays: ResidualMLPArrays, only: str | None = None):
     """Figures by name; one of them alone if `only` is given."""
-    figures = resid_mlp_figures(numbers, arrays)
-    return {only: figures[only]} if only else figures
+    return resid_mlp_figures(numbers, arrays, only=only)
 
 
 def represented(arrays: ResidualMLPArrays) -> list[list[int]]:

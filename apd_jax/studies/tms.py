@@ -81,8 +81,7 @@ def evaluate(task: TMSTask, decomposition: Decomposition, attributions, key: jax
 
 def draw(numbers, arrays: TMSArrays, only: str | None = None):
     """Figures by name; one of them alone if `only` is given."""
-    figures = tms_figures(arrays)
-    return {only: figures[only]} if only else figures
+    return tms_figures(arrays, only=only)
 
 
 def represented(arrays: TMSArrays) -> list[list[int]]:
