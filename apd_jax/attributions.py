@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from apd_jax import pushforward, sites
+from apd_jax import association, pushforward, sites
 from apd_jax.components import Components
 from apd_jax.forward import composed, oriented, read_all
 from apd_jax.sites import Records, SiteCall, Target
 
+# Tangents of a block: 2 MB in float32, about what a core's own cache holds.
+_BLOCK_ELEMENTS = 500_000
+_MIN_BLOCK = 64
 Mode = Literal["auto", "forward", "reverse", "literal"]
 Source = Literal["target", "components"]
 
@@ -35,6 +38,7 @@ class Attributed(NamedTuple):
 class _Linearised(NamedTuple):
     outputs: jax.Array
     records: Records
+    factored: dict[Any, association.Factored | None]
     zeros: dict[Any, jax.Array]
     push: Any
 
@@ -47,8 +51,30 @@ def _linearise(target: Target, x: jax.Array, operation: sites.Operation) -> _Lin
     def tapped(taps):
         return sites.run(target, x, lambda call: operation(call) + taps[call.key])
 
+    def site_inputs(inputs):
+        records = sites.run(target, inputs, operation)[1]
+        return [records[key].x for key in shapes]
+
     outputs, push, records = jax.linearize(tapped, zeros, has_aux=True)
-    return _Linearised(outputs, records, zeros, push)
+    factored = dict(zip(shapes, association.factor(site_inputs, x), strict=True))
+    return _Linearised(outputs, records, factored, zeros, push)
+
+
+def _associate(
+    reads: jax.Array, x: jax.Array, factored: association.Factored | None
+) -> tuple[jax.Array, jax.Array]:
+    """Directions [C, m, f] and rows [B, ..., f] whose products are `reads · x`, where f costs less.
+
+    Reading x [B, ..., d] = rows · matrix directly takes B·d multiply-adds a direction; with the
+    matrix first it takes f·d + B·f.
+    """
+    if factored is None:
+        return reads, x
+    width, full = factored.matrix.shape
+    count = x.size // full
+    if width * (full + count) >= count * full:
+        return reads, x
+    return jnp.einsum("crd,fd->crf", reads, factored.matrix), factored.rows
 
 
 def _forward(at: _Linearised, components: Components) -> jax.Array:
@@ -56,7 +82,8 @@ def _forward(at: _Linearised, components: Components) -> jax.Array:
     tangents = {}
     for key, record in at.records.items():
         factors = oriented(components, record)
-        coefficients = jnp.einsum("crd,b...d->crb...", factors.reads, record.x)
+        reads, rows = _associate(factors.reads, record.x, at.factored[key])
+        coefficients = jnp.einsum("crd,b...d->crb...", reads, rows)
         tangents[key] = pushforward.Term(coefficients, factors.writes)
     return pushforward.push_forward(at.push, at.zeros, tangents)
 
@@ -133,16 +160,38 @@ def attribute(
         operation = composed(jax.lax.stop_gradient(components))
     else:
         operation = sites.as_is
-    with jax.default_matmul_precision("highest"):
-        at = _linearise(target, x, operation)
+
+    def block(inputs):
+        at = _linearise(target, inputs, operation)
         if at.outputs.ndim != 2:
             raise ValueError(f"the network must give [B, O] outputs, got {at.outputs.shape}")
         route = _ROUTES[_cheaper(at, components) if mode == "auto" else mode]
-        derivatives = route(at, components)
-        # The gradient of the root stays finite where a component has no effect.
-        squares = jnp.mean(jnp.square(derivatives), axis=1).T
-        scores = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
-    return Attributed(scores, at.outputs, at.records)
+        return Attributed(_root_mean_square(route(at, components)), at.outputs, at.records)
+
+    with jax.default_matmul_precision("highest"):
+        blocks = 1 if mode == "literal" else _num_blocks(target, components, x)
+        if blocks == 1:
+            return block(x)
+        # Examples don't interact: blocks of them keep the tangents of all components in cache.
+        parts = jax.lax.map(block, x.reshape(blocks, -1, *x.shape[1:]))
+        return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:]), parts)
+
+
+def _root_mean_square(derivatives: jax.Array) -> jax.Array:
+    """RMS over outputs, [C, O, B] to [B, C], with a gradient of 0 where all are 0."""
+    squares = jnp.mean(jnp.square(derivatives), axis=1).T
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+
+
+def _num_blocks(target: Target, components: Components, x: jax.Array) -> int:
+    """Into how many equal blocks the batch is cut, so that tangents [C, O, block] stay small."""
+    num_components = next(iter(components.values())).reads.shape[0]
+    width = jax.eval_shape(target, x).shape[-1]
+    wanted = x.shape[0] * num_components * width // _BLOCK_ELEMENTS
+    blocks = 1
+    while blocks * 2 <= wanted and x.shape[0] % (blocks * 2) == 0:
+        blocks *= 2
+    return blocks if x.shape[0] // blocks >= _MIN_BLOCK else 1
 
 
 def gradient_attributions(

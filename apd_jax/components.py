@@ -1,7 +1,7 @@
 """Parameter components: stacked low-rank factors of every decomposed matrix.
 
 Component c spans all sites; at site l it is `P_{c,l} = U_{c,l} V_{c,l}`. Letters: C components,
-m rank, d_in / d_out site widths, N number of decomposed weights.
+m rank, d_in / d_out site widths.
 """
 
 import math
@@ -131,17 +131,6 @@ def init_components(
 
         components[site] = Factors(draw(key_u, d_in), draw(key_v, d_out))
     return components
-
-
-def num_decomposed_weights(target: Target, uses: dict[str, int]) -> int:
-    """N of the losses: `Σ_l d_in · d_out`, a site counted once per use (METHOD of the paper's
-    code: a tied matrix counts twice).
-
-    Args:
-      target: the network.
-      uses: how often each site is used in a forward pass.
-    """
-    return sum(weight.size * uses[site] for site, weight in target.weights.items())
 
 
 def normalise_reads(components: Components) -> Components:

@@ -130,14 +130,11 @@ def make_training(config: ml_collections.FrozenConfigDict) -> Training:
     Raises:
       ValueError: a field out of its range.
     """
-    target = config.target
-    return Training(
-        steps=target.steps,
-        batch_size=target.batch_size,
-        learning_rate=target.learning_rate,
-        schedule=target.schedule,
-        weight_decay=target.weight_decay,
-    )
+    names = ("steps", "batch_size", "learning_rate", "schedule", "weight_decay")
+    try:
+        return Training(**{name: config.target[name] for name in names})
+    except ValueError as error:
+        raise ValueError(f"config.target: {error}") from error
 
 
 def check_run(config: ml_collections.FrozenConfigDict) -> None:
@@ -148,3 +145,8 @@ def check_run(config: ml_collections.FrozenConfigDict) -> None:
             raise ValueError(f"{name} must be at least 1, got {config[name]}")
     if not 0 <= config.seed <= 2**32 - config.seeds:
         raise ValueError(f"seed must be in [0, 2**32 - seeds], got {config.seed}")
+    synced = config.target.synced
+    if not all(isinstance(group, tuple | list) for group in synced):
+        raise ValueError(
+            f"target.synced must be groups of features, such as ((0, 1), (2, 3)); got {synced}"
+        )

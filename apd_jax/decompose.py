@@ -51,11 +51,13 @@ class Settings:
     init_instances: int = 1
 
     def __post_init__(self):
-        for name in ("num_components", "batch_size"):
+        for name in ("num_components", "batch_size", "init_instances"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.rank is not None and self.rank < 1:
             raise ValueError(f"rank must be at least 1 (or None for full rank), got {self.rank}")
+        if not self.init_scale > 0:
+            raise ValueError(f"init_scale must be positive, got {self.init_scale}")
         self.rate()
         self.objective.check_sizes(self.batch_size, self.num_components)
 
@@ -186,7 +188,7 @@ def load(
     )
     sites_of = config["sites"]
     if isinstance(network, nn.Module):
-        target = Target.from_flax(network, {"params": params}, tuple(sites_of))
+        target = Target.from_flax(network, {"params": params}, sites_of)
     else:
         target = Target(network, params, sites_of)
     components = {site: Factors.from_uv(f["U"], f["V"]) for site, f in factors.items()}

@@ -48,6 +48,8 @@ class SparseFeatures:
         self._check_synced()
 
     def _check_synced(self):
+        if not all(self.synced):
+            raise ValueError(f"synced groups must not be empty, got {self.synced}")
         members = [feature for group in self.synced for feature in group]
         outside = [feature for feature in members if not 0 <= feature < self.num_features]
         if outside:
@@ -97,7 +99,7 @@ def sparse_features(
 
     Every entry takes one 32-bit random word, which decides both whether it is active (the word is
     below `probability · 2³²`) and, given that it is, its value (the word's place below that
-    bound, uniform to 2⁻³²/probability of the range).
+    bound, uniform to 2⁻³¹/probability of the range).
 
     Returns:
       [B, F] float32.
@@ -110,12 +112,14 @@ def sparse_features(
         _, chosen = jax.lax.top_k(jax.random.uniform(order_key, shape), num_active)
         rows = jnp.arange(batch_size)[:, None]
         return jnp.where(jnp.zeros(shape, bool).at[rows, chosen].set(True), values, 0.0)
-    if probability == 0:
+    bound = min(round(probability * 2**32), 2**32 - 1)
+    if bound == 0:
         return jnp.zeros(shape)
     words = jax.random.bits(key, shape, jnp.uint32)
-    bound = min(round(probability * 2**32), 2**32 - 1)
     active = words <= jnp.uint32(bound) if probability == 1 else words < jnp.uint32(bound)
-    values = low + (high - low) * (words.astype(jnp.float32) * (1.0 / bound))
+    # Signed integers convert to floats in vector registers, unsigned ones do not.
+    halves = jax.lax.bitcast_convert_type(words >> 1, jnp.int32).astype(jnp.float32)
+    values = low + (high - low) * (halves * (2.0 / bound))
     x = jnp.where(active, values, 0.0)
     if not synced:
         return x

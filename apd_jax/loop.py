@@ -10,9 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from apd_jax.runtime.mesh import SEEDS, seeds_mesh
 
 PyTree = Any
 StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
+
+_SUMS = ("loss/total", "gradient_norm")
+_HINT = "try a lower learning rate or more warmup"
 
 
 class Diverged(RuntimeError):
@@ -20,10 +26,10 @@ class Diverged(RuntimeError):
 
 
 class Stopped(Exception):
-    """The observer asked to stop; everything up to `step` is saved."""
+    """Somebody asked to stop; everything up to `step` is saved."""
 
-    def __init__(self, step: int):
-        super().__init__(f"stopped at step {step}")
+    def __init__(self, step: int, what: str = "training"):
+        super().__init__(f"{what} stopped at step {step}")
         self.step = step
 
 
@@ -31,7 +37,7 @@ class Observer:
     """What happens between chunks. This one does nothing; override what is wanted."""
 
     def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Metrics [S] of step `step - 1`, when `step` steps are done."""
+        """Metrics [S] of the last of the first `step` steps."""
 
     def save(self, step: int, state: PyTree) -> None:
         """Keep the state after `step` steps. Its buffers are reused as soon as this returns."""
@@ -41,8 +47,15 @@ class Observer:
         return False
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
-def _chunk(step_fn: StepFn, length: int, context: PyTree, state: PyTree, seeds: jax.Array):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
+def _chunk(
+    step_fn: StepFn,
+    length: int,
+    mesh: Mesh | None,
+    context: PyTree,
+    state: PyTree,
+    seeds: jax.Array,
+):
     """`length` steps of every seed. Metrics come back as [S, length]."""
 
     def one_seed(seed_context, seed_state, seed):
@@ -53,7 +66,13 @@ def _chunk(step_fn: StepFn, length: int, context: PyTree, state: PyTree, seeds: 
 
         return jax.lax.scan(body, seed_state, length=length)
 
-    return jax.vmap(one_seed)(context, state, seeds)
+    all_seeds = jax.vmap(one_seed)
+    if mesh is not None:
+        axis = PartitionSpec(SEEDS)
+        all_seeds = jax.shard_map(
+            all_seeds, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
+        )
+    return all_seeds(context, state, seeds)
 
 
 def run_steps(
@@ -79,7 +98,8 @@ def run_steps(
       seeds: uint32 [S].
       steps: total number of steps, those that `state.step` counts already included.
       chunk_steps: steps between two looks of the host.
-      save_every: steps between two saves (rounded up to whole chunks); only the end if None.
+      save_every: saves are at its multiples, each rounded up to a whole chunk, at the end and
+        where the observer asks to stop; None for the latter two only.
       observer: told of metrics and saves.
 
     Returns:
@@ -88,27 +108,34 @@ def run_steps(
     Raises:
       Diverged: a metric or the state is not finite. What was saved before stays.
       Stopped: the observer asked for it.
+      ValueError: chunk_steps below 1.
     """
+    if chunk_steps < 1:
+        raise ValueError(f"chunk_steps must be at least 1, got {chunk_steps}")
     observer = observer or Observer()
-    done = saved = int(state.step[0])
+    done = int(state.step[0])
+    mesh = seeds_mesh(len(seeds))
+    if mesh is not None:
+        sharding = NamedSharding(mesh, PartitionSpec(SEEDS))
+        context, state, seeds = jax.device_put((context, state, seeds), sharding)
     waiting = None
     while done < steps:
         length = min(chunk_steps, steps - done)
-        state, metrics = _chunk(step_fn, length, context, state, seeds)
+        state, metrics = _chunk(step_fn, length, mesh, context, state, seeds)
         if waiting is not None:
             _report(observer, *waiting)  # while the device works on the chunk after it
         done += length
         waiting = done, metrics
         stop = observer.should_stop()
-        if stop or done == steps or (save_every and done - saved >= save_every):
+        due = save_every and done // save_every > (done - length) // save_every
+        if due or stop or done == steps:
             _report(observer, *waiting)
             waiting = None
             _check_state(done, state)
             observer.save(done, state)
-            saved = done
         if stop and done < steps:
             raise Stopped(done)
-    return state
+    return state if mesh is None else jax.device_put(state, jax.devices()[0])
 
 
 def _report(observer: Observer, done: int, metrics: dict[str, jax.Array]) -> None:
@@ -118,25 +145,33 @@ def _report(observer: Observer, done: int, metrics: dict[str, jax.Array]) -> Non
     broken = {name: ~np.isfinite(value) for name, value in values.items()}
     steps = {name: np.argmax(bad.any(axis=0)) for name, bad in broken.items() if bad.any()}
     if steps:
-        # Sums of terms break with their terms: name the term.
-        name = min(steps, key=lambda n: (steps[n], n in ("loss/total", "gradient_norm"), n))
-        bad_seeds = np.flatnonzero(broken[name][:, steps[name]]).tolist()
+        first = min(steps.values())
+        names = sorted(name for name in steps if steps[name] == first)
+        # Sums of terms break with their terms: name the terms.
+        names = [name for name in names if name not in _SUMS] or names
+        bad_seeds = np.flatnonzero(broken[names[0]][:, first]).tolist()
         raise Diverged(
-            f"{name} is not finite at step {done - length + int(steps[name])} in seed(s) "
-            f"{bad_seeds} of the batch; try a lower learning rate or more warmup"
+            f"{' and '.join(names)} stopped being finite at step {done - length + 1 + int(first)}, "
+            f"in place(s) {bad_seeds} of the seeds; {_HINT}"
         )
     observer.on_metrics(done, {name: value[:, -1] for name, value in values.items()})
 
 
 @jax.jit
-def _all_finite(state: PyTree) -> jax.Array:
-    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.array([jnp.all(jnp.isfinite(x)) for x in leaves]).all()
+def _finite(state: PyTree) -> jax.Array:
+    """For every leaf, whether all of it is finite; bool [number of leaves]."""
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)])
 
 
 def _check_state(done: int, state: PyTree) -> None:
-    if not _all_finite(state):
-        raise Diverged(f"parameters or optimiser state are not finite after step {done}")
+    finite = np.asarray(_finite(state))
+    if not finite.all():
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+        broken = [paths[i] for i in np.flatnonzero(~finite)]
+        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in broken]
+        raise Diverged(
+            f"{' and '.join(names)} of the state stopped being finite by step {done}; {_HINT}"
+        )
 
 
 def stack(items: list[PyTree]) -> PyTree:

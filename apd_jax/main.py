@@ -1,49 +1,44 @@
 """Command line: `python -m apd_jax.main --config=configs/tms.py:40-10 --workdir=DIR`."""
 
-import os
-import pathlib
+import logging as std_logging
 import shlex
+import signal
 import sys
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from apd_jax import experiment, loop
-from apd_jax.runtime import preemption
+from apd_jax.runtime import compilation_cache, mesh, preemption
+from apd_jax.runtime.checkpoint import CheckpointError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME-VARIANT if unset.")
-
-
-def _use_compilation_cache() -> None:
-    """Keep compiled programs between runs, in a directory that only this user writes to."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "apd_jax"
-    try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        return
-    if cache.stat().st_uid == os.getuid():
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+# What a user can mend. Anything else is a mistake of ours, and keeps its traceback.
+_EXPECTED = (ValueError, OSError, ImportError, CheckpointError, loop.Diverged)
 
 
 def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    logging.set_verbosity(logging.INFO)
-    config = _CONFIG.value
-    workdir = _WORKDIR.value or f"runs/{config.name}-{config.variant}".rstrip("-")
-    command = shlex.join(["python", "-m", "apd_jax.main", *sys.argv[1:]])
-    _use_compilation_cache()
+    std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
+    compilation_cache.enable()
     try:
+        config = _CONFIG.value
+        mesh.split_cpu(max(config.seeds, 1))
+        workdir = _WORKDIR.value or f"runs/{config.name}-{config.variant}".rstrip("-")
+        command = shlex.join(["python", "-m", "apd_jax.main", *sys.argv[1:]])
         with preemption.catch_signals() as flag:
             results = experiment.run(config, workdir, command=command, flag=flag)
     except loop.Stopped as stopped:
         logging.info("%s; the same command goes on from there", stopped)
         return preemption.EXIT_RESUME
-    except (ValueError, OSError, loop.Diverged) as error:
+    except KeyboardInterrupt:
+        logging.error("stopped at once; the same command goes on from the last checkpoint")
+        return 128 + signal.SIGINT
+    except _EXPECTED as error:
         logging.error("%s", error)
+        logging.debug("This happened here:", exc_info=True)
         return 1
     for verdict in results["verdicts"]:
         sign = "PASS" if verdict["passed"] else "FAIL"
@@ -52,10 +47,23 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _parse(argv: list[str]) -> list[str]:
+    """Read the flags, or leave with one line; for a config, ml_collections raises many."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, OSError) as error:
+        # The name of an unknown field comes as a KeyError inside an AttributeError.
+        unknown = next((arg.args[0] for arg in error.args if isinstance(arg, KeyError)), error)
+        lines = [line.strip() for line in str(unknown).strip().splitlines()]
+        text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
+        sys.exit(f"The command line cannot be used: {text}")
+
+
 def cli() -> None:
     """Entry point of the installed command."""
     flags.mark_flag_as_required("config")
-    app.run(main)
+    flags.FLAGS.set_default("verbosity", logging.INFO)
+    app.run(main, flags_parser=_parse)
 
 
 if __name__ == "__main__":

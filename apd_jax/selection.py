@@ -5,6 +5,7 @@ Ties go to the lower flat index. Masks carry no gradient.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ def num_active(k: float, batch_size: int, num_components: int) -> int:
     Raises:
       ValueError: K is 0, or more than the B·C pairs that there are.
     """
+    if not math.isfinite(k):
+        raise ValueError(f"k must be a finite number, got {k}")
     selected = math.floor(k * batch_size)
     if selected < 1:
         raise ValueError(
@@ -38,56 +41,63 @@ def num_active(k: float, batch_size: int, num_components: int) -> int:
 
 def check_topk(k: float, num_components: int) -> None:
     """Raise ValueError unless k is a whole number in [1, C]."""
-    if k != int(k) or not 1 <= k <= num_components:
+    if not 1 <= k <= num_components or k != int(k):
         raise ValueError(
             f"top-k per example needs a whole k in [1, {num_components}], got {k}; "
             "a fractional k needs the batch-wide top-k"
         )
 
 
-def batch_topk_pairs(scores: jax.Array, k: float) -> tuple[jax.Array, jax.Array]:
-    """The `floor(k·B)` largest entries of the whole [B, C] table, as index pairs.
+def _ranked(scores: jax.Array) -> jax.Array:
+    """Scores as they are compared: without gradient, and -0 (below 0 for `top_k`) as 0."""
+    scores = jax.lax.stop_gradient(scores)
+    return jnp.where(scores == 0, jnp.zeros_like(scores), scores)
 
-    Args:
-      scores: [B, C] attributions.
-      k: active components per example on average.
 
-    Returns:
-      (examples, components), int32 [K] each, largest score first.
+class Selected(NamedTuple):
+    """The active (example, component) pairs of a batch.
 
-    Raises:
-      ValueError: k that selects nothing, or more than everything.
+    Attributes:
+      mask: [B, C] bool.
+      pairs: (examples, components), int32 [K] each, in no particular order; None where their
+        number depends on the data.
     """
+
+    mask: jax.Array
+    pairs: tuple[jax.Array, jax.Array] | None
+
+
+def batch_topk(scores: jax.Array, k: float) -> Selected:
+    """Activate the `floor(k·B)` pairs of highest attribution; see `batch_topk_mask`."""
     batch_size, num_components = scores.shape
-    count = num_active(k, batch_size, num_components)
-    _, flat = jax.lax.top_k(jax.lax.stop_gradient(scores).reshape(-1), count)
-    return flat // num_components, flat % num_components
+    mask, flat = _largest(scores.reshape(-1), num_active(k, batch_size, num_components))
+    pairs = flat // num_components, flat % num_components
+    return Selected(mask.reshape(scores.shape), pairs)
 
 
-def topk_pairs(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k largest entries of each row of the [B, C] table, as index pairs.
-
-    Args:
-      scores: [B, C] attributions.
-      k: active components per example, whole.
-
-    Returns:
-      (examples, components), int32 [B·k] each.
-
-    Raises:
-      ValueError: k not whole, below 1 or above C.
-    """
+def sample_topk(scores: jax.Array, k: float) -> Selected:
+    """Activate the k components of highest attribution on each example; see `topk_mask`."""
     batch_size, num_components = scores.shape
     check_topk(k, num_components)
-    _, chosen = jax.lax.top_k(jax.lax.stop_gradient(scores), int(k))
-    return jnp.repeat(jnp.arange(batch_size, dtype=jnp.int32), int(k)), chosen.reshape(-1)
+    mask, chosen = _largest(scores, int(k))
+    examples = jnp.repeat(jnp.arange(batch_size, dtype=chosen.dtype), int(k))
+    return Selected(mask, (examples, chosen.reshape(-1)))
 
 
-def pairs_to_mask(
-    pairs: tuple[jax.Array, jax.Array], batch_size: int, num_components: int
-) -> jax.Array:
-    """The mask [B, C] bool that is true at the given (example, component) pairs."""
-    return jnp.zeros((batch_size, num_components), bool).at[pairs].set(True)
+def _largest(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Mask and indices of the `count` largest entries along the last axis, without a scatter.
+
+    `top_k` takes equal values by ascending index: of those equal to the least value selected, the
+    ones up to the highest index that it took.
+    """
+    scores = _ranked(scores)
+    # Only one of top_k's two results is read: with both, CPUs sort the whole table.
+    _, indices = jax.lax.top_k(scores, count)
+    values = jnp.take_along_axis(scores, indices, axis=-1)
+    least = jnp.min(values, axis=-1, keepdims=True)
+    last = jnp.max(jnp.where(values == least, indices, -1), axis=-1, keepdims=True)
+    tied = (scores == least) & (jnp.arange(scores.shape[-1], dtype=last.dtype) <= last)
+    return (scores > least) | tied, indices
 
 
 def topk_mask(scores: jax.Array, k: int) -> jax.Array:
@@ -103,7 +113,7 @@ def topk_mask(scores: jax.Array, k: int) -> jax.Array:
     Raises:
       ValueError: k not whole or out of range.
     """
-    return pairs_to_mask(topk_pairs(scores, k), *scores.shape)
+    return sample_topk(scores, k).mask
 
 
 def batch_topk_mask(scores: jax.Array, k: float) -> jax.Array:
@@ -119,7 +129,7 @@ def batch_topk_mask(scores: jax.Array, k: float) -> jax.Array:
     Raises:
       ValueError: k that selects nothing, or more than everything.
     """
-    return pairs_to_mask(batch_topk_pairs(scores, k), *scores.shape)
+    return batch_topk(scores, k).mask
 
 
 def exact_topk_mask(scores: jax.Array, x: jax.Array) -> jax.Array:
@@ -137,13 +147,20 @@ def exact_topk_mask(scores: jax.Array, x: jax.Array) -> jax.Array:
     return (rank < jnp.count_nonzero(x)).reshape(scores.shape)
 
 
-def append_always_active(mask: jax.Array) -> jax.Array:
+def add_always_active(selected: Selected) -> Selected:
     """Add one component that is active on every example and not counted by k (distillation).
 
     Args:
-      mask: [B, C - 1] bool over the other components.
+      selected: the selection among the other components, mask [B, C - 1].
 
     Returns:
-      [B, C] bool.
+      The selection with mask [B, C], its last column true.
     """
-    return jnp.concatenate([mask, jnp.ones_like(mask[:, :1])], axis=1)
+    batch_size, last = selected.mask.shape
+    mask = jnp.concatenate([selected.mask, jnp.ones((batch_size, 1), bool)], axis=1)
+    if selected.pairs is None:
+        return Selected(mask, None)
+    examples, components = selected.pairs
+    every = jnp.arange(batch_size, dtype=examples.dtype)
+    pairs = jnp.concatenate([examples, every]), jnp.concatenate([components, 0 * every + last])
+    return Selected(mask, pairs)

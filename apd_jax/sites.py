@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 PyTree = Any
 
@@ -179,7 +180,10 @@ class Target:
 
     @classmethod
     def from_flax(
-        cls, module: nn.Module, variables: PyTree, sites: Sequence[str] | None = None
+        cls,
+        module: nn.Module,
+        variables: PyTree,
+        sites: Sequence[str] | Mapping[str, str] | None = None,
     ) -> "Target":
         """Decompose an unmodified Flax Linen module.
 
@@ -248,11 +252,13 @@ def run(target: Target, x: jax.Array, operation: Operation) -> tuple[jax.Array, 
       The network's output [B, O], and what went in and out of every use of a site.
 
     Raises:
-      ValueError: a declared site was never used, or with a matrix of another shape.
+      ValueError: a declared site was never used, or with a matrix of another shape, or inside of
+        `vmap`, `grad` or `remat`.
     """
     shapes = {name: weight.shape for name, weight in target.weights.items()}
     uses: collections.Counter[str] = collections.Counter()
     records: Records = {}
+    trace = core.get_opaque_trace_state(convention="flax")
 
     def handler(name, site_input, weight, transposed):
         call = SiteCall(name, uses[name], site_input, weight, transposed)
@@ -263,6 +269,11 @@ def run(target: Target, x: jax.Array, operation: Operation) -> tuple[jax.Array, 
             raise ValueError(
                 f"site {name!r} multiplies by a matrix of shape {weight.shape}, but params hold "
                 f"{shapes[name]} under its path; give Target a mapping from site to path"
+            )
+        if core.get_opaque_trace_state(convention="flax") != trace:
+            raise ValueError(
+                f"site {name!r} is used inside of a vmap, grad or remat of the network's own; "
+                "write the network for a whole batch [B, ...], without them"
             )
         y = operation(call)
         records[call.key] = SiteRecord(site_input, y, name, transposed)

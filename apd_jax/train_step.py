@@ -5,7 +5,7 @@ Letters: B batch, C components.
 
 import collections
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import optax
 
 from apd_jax import attributions, forward, losses, selection, sites
 from apd_jax.components import Components, normalise_reads, project_gradient
+from apd_jax.selection import Selected
 from apd_jax.sites import Records, Target
 
 Metrics = dict[str, jax.Array]
@@ -90,9 +91,10 @@ class Objective:
     masked_route: forward.MaskedRoute = "auto"
 
     def __post_init__(self):
-        _choice("selection", self.selection, ("batch", "sample", "exact"))
-        _choice("output_loss", self.output_loss, ("mse", "kl"))
-        _choice("masked_route", self.masked_route, ("auto", "dense", "grouped"))
+        for field in dataclasses.fields(self):
+            allowed, value = get_args(field.type), getattr(self, field.name)
+            if get_origin(field.type) is Literal and value not in allowed:
+                raise ValueError(f"{field.name} must be one of {allowed}, got {value!r}")
         losses.activation_function(self.hidden_activation)
         for name in ("schatten_p", "lp_p"):
             if not 0 < getattr(self, name) <= 2:
@@ -114,41 +116,23 @@ class Objective:
             selection.check_topk(self.topk, candidates)
 
 
-def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
-
-
-class _Selected(NamedTuple):
-    """The active components of a batch: as a mask, and as pairs where their number is fixed."""
-
-    mask: jax.Array
-    pairs: tuple[jax.Array, jax.Array] | None
-
-
-def select(objective: Objective, scores: jax.Array, x: jax.Array) -> _Selected:
+def select(objective: Objective, scores: jax.Array, x: jax.Array) -> Selected:
     """Apply the objective's selection rule to attributions [B, C]."""
     counted = scores[:, :-1] if objective.distil else scores
     if objective.selection == "exact":
-        mask = selection.exact_topk_mask(counted, x)
-        return _Selected(selection.append_always_active(mask) if objective.distil else mask, None)
-    assert objective.topk is not None
-    if objective.selection == "batch":
-        pairs = selection.batch_topk_pairs(counted, objective.topk)
+        chosen = Selected(selection.exact_topk_mask(counted, x), None)
     else:
-        pairs = selection.topk_pairs(counted, int(objective.topk))
-    if objective.distil:
-        every = jnp.arange(scores.shape[0], dtype=pairs[0].dtype)
-        last = jnp.full_like(every, scores.shape[1] - 1)
-        pairs = jnp.concatenate([pairs[0], every]), jnp.concatenate([pairs[1], last])
-    return _Selected(selection.pairs_to_mask(pairs, *scores.shape), pairs)
+        assert objective.topk is not None
+        rule = selection.batch_topk if objective.selection == "batch" else selection.sample_topk
+        chosen = rule(counted, objective.topk)
+    return selection.add_always_active(chosen) if objective.distil else chosen
 
 
 def _site_uses(records: Records) -> dict[str, int]:
     return dict(collections.Counter(record.name for record in records.values()))
 
 
-def _masked_operation(objective: Objective, components: Components, chosen: _Selected):
+def _masked_operation(objective: Objective, components: Components, chosen: Selected):
     route = objective.masked_route
     if chosen.pairs is None:
         route = "dense"

@@ -3,17 +3,17 @@
 import dataclasses
 import functools
 
-import chex
 import golden
 import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import forward, losses, optimizers, selection, sites, train_step
+from apd_jax import forward, losses, optimizers, sites, train_step
 
-MODES = ("auto", "forward", "reverse", "literal")
-ROUTES = ("dense", "grouped")
+MODES = ("forward", "reverse")
+SOURCES = ("target", "components")
+KINDS = ("sample", "batch")
 
 
 def close(actual, expected, rtol=1e-5):
@@ -29,51 +29,99 @@ def factors_close(actual, expected, rtol=1e-5):
         close(actual[site].V, expected[site].V, rtol)
 
 
-class GoldenTest(parameterized.TestCase):
+@functools.cache
+def values(name):
+    """All that needs no gradient, of one case in one program."""
+    case = golden.load(name)
+    masks = {kind: case.data[f"mask/{kind}"] for kind in KINDS}
+
+    @jax.jit
+    def compute(target, components, x, masks):
+        args = (target, components, x)
+        outputs, records = sites.run(target, x, sites.as_is)
+        _, masked_records = sites.run(target, x, forward.masked(components, masks["batch"]))
+        composed = apd_jax.composed_apply(*args)
+        attributions = {
+            (mode, source): apd_jax.gradient_attributions(*args, mode=mode, source=source)
+            for mode in MODES
+            for source in SOURCES
+        }
+        scores = attributions["forward", "target"]
+        return {
+            "target": outputs,
+            "composed": composed,
+            "masked": {kind: apd_jax.masked_apply(*args, masks[kind]) for kind in KINDS},
+            "gradient": attributions,
+            "ablation": apd_jax.ablation_attributions(*args),
+            "activation": apd_jax.activation_attributions(*args),
+            "mask_batch": apd_jax.batch_topk_mask(scores, float(case.data["k/batch"])),
+            "mask_sample": apd_jax.topk_mask(scores, int(case.data["k/sample"])),
+            "activation_loss": losses.hidden_activations(
+                masked_records,
+                records,
+                case.objective.hidden_sites,
+                case.objective.hidden_activation,
+            ),
+            "output_loss": losses.output_mse(composed, outputs),
+        }
+
+    return case, compute(case.target, case.components, case.x, masks)
+
+
+class ValuesTest(parameterized.TestCase):
     @parameterized.parameters(*golden.CASES)
     def test_outputs(self, name):
-        case = golden.load(name)
-        close(case.target(case.x), case.data["target_out"])
-        composed = apd_jax.composed_apply(case.target, case.components, case.x)
-        close(composed, case.data["components_out"])
-        for kind in ("sample", "batch"):
-            mask = case.data[f"mask/{kind}"]
-            masked = apd_jax.masked_apply(case.target, case.components, case.x, mask)
-            close(masked, case.data[f"masked_out/{kind}"])
+        case, found = values(name)
+        close(found["target"], case.data["target_out"])
+        close(found["composed"], case.data["components_out"])
+        for kind in KINDS:
+            close(found["masked"][kind], case.data[f"masked_out/{kind}"])
 
-    @parameterized.product(name=golden.CASES, mode=MODES, source=("target", "components"))
+    @parameterized.product(name=golden.CASES, mode=MODES, source=SOURCES)
     def test_gradient_attributions(self, name, mode, source):
-        case = golden.load(name)
-        scores = apd_jax.gradient_attributions(
-            case.target, case.components, case.x, mode=mode, source=source
-        )
+        case, found = values(name)
         outputs = case.data["target_out"].shape[1]
+        scores = found["gradient"][mode, source]
         close(outputs * scores**2, case.data[f"attributions/gradient_{source}"])
 
-    @parameterized.parameters(*golden.CASES)
-    def test_other_attributions(self, name):
-        case = golden.load(name)
-        args = (case.target, case.components, case.x)
-        close(apd_jax.ablation_attributions(*args), case.data["attributions/ablation"])
-        close(apd_jax.activation_attributions(*args), case.data["attributions/activation"])
+    @parameterized.product(name=golden.CASES, kind=("ablation", "activation"))
+    def test_other_attributions(self, name, kind):
+        case, found = values(name)
+        close(found[kind], case.data[f"attributions/{kind}"])
 
     @parameterized.parameters(*golden.CASES)
     def test_masks(self, name):
-        case = golden.load(name)
-        scores = apd_jax.gradient_attributions(case.target, case.components, case.x)
-        batch = apd_jax.batch_topk_mask(scores, float(case.data["k/batch"]))
-        np.testing.assert_array_equal(batch, case.data["mask/batch"])
+        case, found = values(name)
+        np.testing.assert_array_equal(found["mask_batch"], case.data["mask/batch"])
+        sample = np.asarray(found["mask_sample"])
         k = int(case.data["k/sample"])
-        sample = np.asarray(apd_jax.topk_mask(scores, k))
         ranked = -np.sort(-case.data["attributions/gradient_target"], axis=1)
         decided = ranked[:, k - 1] > ranked[:, k]  # the files break ties in no stated order
         self.assertGreater(decided.mean(), 0.5)
         np.testing.assert_array_equal(sample[decided], case.data["mask/sample"][decided])
         np.testing.assert_array_equal(sample.sum(1), k)
 
-    @parameterized.product(name=golden.CASES, mode=MODES, route=ROUTES)
-    def test_losses_and_gradient(self, name, mode, route):
+    @parameterized.parameters(*golden.CASES)
+    def test_losses_where_they_have_no_weight(self, name):
+        case, found = values(name)
+        close(found["activation_loss"], case.data["loss/activation"])
+        close(found["output_loss"], case.data["loss/output_all_components"])
+
+    @parameterized.parameters(*golden.CASES)
+    def test_number_of_weights(self, name):
         case = golden.load(name)
+        records = jax.eval_shape(lambda x: sites.run(case.target, x, sites.as_is)[1], case.x)
+        sizes = [case.target.weights[record.name].size for record in records.values()]
+        self.assertEqual(sum(sizes), int(case.data["n_params"]))
+
+
+class GradientTest(parameterized.TestCase):
+    @parameterized.product(
+        name=golden.CASES, routes=(("forward", "dense"), ("reverse", "grouped"))
+    )
+    def test_topk_objective(self, name, routes):
+        case = golden.load(name)
+        mode, route = routes
         objective = dataclasses.replace(case.objective, attribution_mode=mode, masked_route=route)
 
         def total(components):
@@ -84,30 +132,13 @@ class GoldenTest(parameterized.TestCase):
             case.components
         )
         close(loss, case.data["loss/total"])
+        self.assertEqual(set(terms), {term for term, c in case.meta["coeffs"].items() if c})
         for term, value in terms.items():
             close(value, case.data[f"loss/{term}"])
         np.testing.assert_array_equal(mask, case.data["mask/batch"])
         factors_close(gradient, golden.factors(case.data, case.names, "grad"))
 
-    @parameterized.parameters(*golden.CASES)
-    def test_activation_loss_where_it_has_no_weight(self, name):
-        case = golden.load(name)
-        _, records = sites.run(case.target, case.x, sites.as_is)
-        mask = case.data["mask/batch"]
-        _, masked = sites.run(case.target, case.x, forward.masked(case.components, mask))
-        value = losses.hidden_activations(
-            masked, records, case.objective.hidden_sites, case.objective.hidden_activation
-        )
-        close(value, case.data["loss/activation"])
-
-    @parameterized.parameters(*golden.CASES)
-    def test_output_of_all_components(self, name):
-        case = golden.load(name)
-        composed = apd_jax.composed_apply(case.target, case.components, case.x)
-        value = losses.output_mse(composed, case.target(case.x))
-        close(value, case.data["loss/output_all_components"])
-
-    @parameterized.product(name=golden.CASES, mode=MODES)
+    @parameterized.product(name=golden.CASES, mode=("forward", "reverse"))
     def test_lp_objective(self, name, mode):
         case = golden.load(name)
         lp = case.meta["lp"]
@@ -127,14 +158,21 @@ class GoldenTest(parameterized.TestCase):
             terms, _ = train_step.loss_terms(objective, case.target, components, case.x)
             return train_step.weighted_sum(objective.coefficients, terms), terms
 
-        (loss, terms), gradient = jax.value_and_grad(total, has_aux=True)(case.components)
+        (loss, terms), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(case.components)
         close(terms["lp_minimality"], case.data["loss/lp_minimality_p0.9"])
         close(terms["lp_simplicity"], case.data["loss/lp_simplicity_p0.9"])
         close(loss, case.data["lp/loss_total"])
         factors_close(gradient, golden.factors(case.data, case.names, "lp/grad"), rtol=2e-5)
 
-    @parameterized.product(name=golden.CASES, route=ROUTES)
-    def test_trajectory(self, name, route):
+
+class TrajectoryTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("tms", "dense"),
+        ("tms_hidden", "grouped"),
+        ("resid_mlp_1layer", "grouped"),
+        ("resid_mlp_2layer", "dense"),
+    )
+    def test_twenty_steps(self, name, route):
         case = golden.load(name)
         objective = dataclasses.replace(case.objective, masked_route=route)
         schedule = optimizers.learning_rate_schedule(
@@ -143,28 +181,26 @@ class GoldenTest(parameterized.TestCase):
             schedule="cosine",
             warmup_fraction=case.meta["warmup_fraction"],
         )
-        close(jax.vmap(schedule)(np.arange(20)), case.data["trajectory/lr"])
+        close(schedule(np.arange(20)), case.data["trajectory/lr"])
         optimizer = optimizers.adam(schedule)
-        step = jax.jit(functools.partial(train_step.train_step, objective, optimizer))
-        state = train_step.init_state(case.components, optimizer)
-        for index, x in enumerate(case.data["trajectory/x"]):
+
+        def step(state, x):
             current = train_step.current_components(objective, state)
             scores = apd_jax.gradient_attributions(case.target, current, x)
-            mask = selection.batch_topk_mask(scores, objective.topk)
-            np.testing.assert_array_equal(mask, case.data["trajectory/mask"][index])
-            state, metrics = step(case.target, state, x)
-            for term in ("total", *case.meta["coeffs"]):
-                close(metrics[f"loss/{term}"], case.data[f"trajectory/{term}"][index], rtol=1e-4)
+            mask = apd_jax.batch_topk_mask(scores, objective.topk)
+            state, metrics = train_step.train_step(objective, optimizer, case.target, state, x)
+            return state, (mask, metrics)
+
+        state = train_step.init_state(case.components, optimizer)
+        state, (masks, metrics) = jax.jit(functools.partial(jax.lax.scan, step))(
+            state, case.data["trajectory/x"]
+        )
+        np.testing.assert_array_equal(masks, case.data["trajectory/mask"])
+        for term in ("total", *case.meta["coeffs"]):
+            expected = case.data[f"trajectory/{term}"]
+            np.testing.assert_allclose(metrics[f"loss/{term}"], expected, rtol=1e-4)
         expected = golden.factors(case.data, case.names, "trajectory/final")
         factors_close(state.components, expected, rtol=1e-4)
-
-    def test_number_of_weights(self):
-        for name in golden.CASES:
-            case = golden.load(name)
-            _, records = sites.run(case.target, case.x, sites.as_is)
-            sizes = [case.target.weights[record.name].size for record in records.values()]
-            self.assertEqual(sum(sizes), int(case.data["n_params"]))
-            chex.assert_shape(case.target(case.x), case.data["target_out"].shape)
 
 
 if __name__ == "__main__":

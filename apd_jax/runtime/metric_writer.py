@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import time
+import types
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
@@ -143,15 +144,24 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
         raise OSError(error.errno, reason, str(path)) from error
 
 
-def _open_wandb(directory: pathlib.Path, settings: Mapping[str, Any], *, fresh: bool) -> Any:
-    """Start or, under the id kept in `wandb_id`, go on with a Weights & Biases run."""
+def import_wandb(project: str) -> types.ModuleType:
+    """The wandb module, for runs of `project`.
+
+    Raises:
+      ImportError: it is not installed.
+    """
     try:
-        wandb = importlib.import_module("wandb")
+        return importlib.import_module("wandb")
     except ImportError as error:
         raise ImportError(
-            f"wandb.project is {settings['project']!r}, but Weights & Biases is not installed: "
+            f"wandb.project is {project!r}, but Weights & Biases is not installed: "
             "pip install apd_jax[wandb], or leave wandb.project unset."
         ) from error
+
+
+def _open_wandb(directory: pathlib.Path, settings: Mapping[str, Any], *, fresh: bool) -> Any:
+    """Start or, under the id kept in `wandb_id`, go on with a Weights & Biases run."""
+    wandb = import_wandb(settings["project"])
     id_file = directory / "wandb_id"
     if fresh or not id_file.exists():
         atomic_write_text(id_file, uuid.uuid4().hex)

@@ -10,18 +10,6 @@ EXIT_RESUME = 75
 """Exit status of a run that was asked to stop and saved: the same command goes on from there."""
 
 
-class StopRequested(Exception):
-    """Raised by a loop that was asked to stop, after it has saved.
-
-    Attributes:
-      step: the step that was saved.
-    """
-
-    def __init__(self, step: int):
-        super().__init__(f"stopped at step {step}; the same command goes on from there.")
-        self.step = step
-
-
 class StopFlag:
     """Whether the process was asked to stop.
 

@@ -96,9 +96,15 @@ class Workdir:
 
         Raises:
           WorkdirMismatch: it is the directory of another config; names every field that differs.
+          WorkdirError: nobody can tell whose directory it is.
         """
         asked = json.loads(json.dumps(config))
         saved = self.read_config()
+        if saved is None and (self.target.exists() or self.checkpoints.exists()):
+            raise WorkdirError(
+                f"{self.path} holds a run, but {self.config.name} is missing: put it back, or "
+                "delete the directory."
+            )
         if saved is not None:
             differing = _differences(saved, asked, free)
             if differing:

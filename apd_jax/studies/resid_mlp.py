@@ -39,7 +39,13 @@ _LIMITS = {"1": (1.2e-4, 2.65e-4), "2": (0.9e-4, 4.0e-4), "3": (0.9e-4, 4.0e-4)}
 
 
 def published(variant: str) -> list[Published]:
-    """Numbers of the paper for a variant, read off its figures."""
+    """Numbers of the paper for a variant, read off its figures.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    if variant not in _PAPER:
+        raise ValueError(f"variant must be one of {sorted(_PAPER)}, got {variant!r}")
     return [
         Published(key, label, paper, None, definition)
         for (key, (label, definition)), paper in zip(_KEYS.items(), _PAPER[variant], strict=True)

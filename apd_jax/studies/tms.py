@@ -25,7 +25,13 @@ _VALUES = {
 
 
 def published(variant: str) -> list[Published]:
-    """Numbers of the paper and of SPD for a variant."""
+    """Numbers of the paper and of SPD for a variant.
+
+    Raises:
+      ValueError: an unknown variant.
+    """
+    if variant not in _VALUES:
+        raise ValueError(f"variant must be one of {sorted(_VALUES)}, got {variant!r}")
     paper, spd = _VALUES[variant]
     return [
         Published("mmcs", "MMCS", paper[0], spd[0], _MMCS),

@@ -61,7 +61,7 @@ class Training:
 
     def __post_init__(self):
         if self.batch_size < 1:
-            raise ValueError(f"batch_size of the target must be at least 1, got {self.batch_size}")
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
         self.rate()

@@ -1,0 +1,48 @@
+"""What this machine can do: `python -m benchmarks.machine` prints its rates as JSON."""
+
+import json
+import platform
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import process, stages
+
+
+def describe() -> dict[str, Any]:
+    """What the numbers depend on."""
+    return {
+        "platform": platform.platform(),
+        "cores": process.cores(),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
+
+
+def matrix_rate(size: int = 2000, seconds: float = 1.0) -> float:
+    """Operations per second of a float32 product of two [size, size] matrices, the best seen."""
+    key_a, key_b = jax.random.split(jax.random.key(0))
+    a = jax.random.normal(key_a, (size, size))
+    b = jax.random.normal(key_b, (size, size)) / size**0.5
+    with jax.default_matmul_precision("highest"):
+        times = stages.seconds_per_call(
+            lambda values: {"a": values["a"] @ values["b"]}, {"a": a, "b": b}, seconds
+        )
+    return 2 * size**3 / min(times)
+
+
+def memory_rate(size: int = 2**26, seconds: float = 1.0) -> float:
+    """Bytes per second of `y <- y / 2 + x` on arrays of `size` floats (two read, one written)."""
+    values = {"x": jnp.ones(size), "y": jnp.ones(size)}
+    times = stages.seconds_per_call(lambda v: {"y": 0.5 * v["y"] + v["x"]}, values, seconds)
+    return 3 * 4 * size / min(times)
+
+
+def main() -> None:
+    rates = {"operations_per_second": matrix_rate(), "bytes_per_second": memory_rate()}
+    print(json.dumps(rates))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The paper's four configs: what is measured, built as a run builds it."""
+
+import dataclasses
+import importlib.util
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import loop
+from apd_jax.plan import Plan, make_plan
+from apd_jax.sites import Target
+from apd_jax.targets import pretrain
+from benchmarks.process import ROOT
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """How a config is run in the paper, and measured here.
+
+    Attributes:
+      seeds: runs side by side.
+      chunk: steps in one execution.
+    """
+
+    seeds: int
+    chunk: int
+
+
+CONFIGS = {
+    "tms:5-2": Published(seeds=12, chunk=100),
+    "tms:40-10": Published(seeds=3, chunk=50),
+    "resid_mlp:1": Published(seeds=1, chunk=20),
+    "resid_mlp:2": Published(seeds=1, chunk=20),
+}
+
+
+def find_plan(name: str, overrides: dict[str, Any]) -> Plan:
+    """The checked config of `configs/<file>.py:<variant>`.
+
+    Args:
+      name: `<file>:<variant>`, one of `CONFIGS`.
+      overrides: fields to change, `{"num_components": 500, "target.d_resid": 2000}`.
+
+    Raises:
+      ValueError: an unknown config, a field out of its range.
+      KeyError: a field that the config does not have.
+    """
+    if name not in CONFIGS:
+        raise ValueError(f"config must be one of {sorted(CONFIGS)}, got {name!r}")
+    stem, variant = name.split(":")
+    spec = importlib.util.spec_from_file_location(stem, ROOT / "configs" / f"{stem}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(variant)
+    config.update_from_flattened_dict({"seeds": CONFIGS[name].seeds, **overrides})
+    return make_plan(config)
+
+
+def train_targets(plan: Plan, steps: int) -> Target:
+    """Targets of all seeds, leaves [S, ...], trained for `steps` steps (0: as drawn)."""
+    training = dataclasses.replace(plan.training, steps=max(steps, 1))
+    state = pretrain.init_state(plan.task, training, plan.seeds)
+    if steps:
+        state = loop.run_steps(
+            pretrain.make_step(plan.task, training),
+            jnp.zeros(plan.seeds.shape),
+            state,
+            plan.seeds,
+            steps=steps,
+            chunk_steps=steps,
+        )
+    return jax.vmap(plan.task.target)(state.params)

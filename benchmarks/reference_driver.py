@@ -1,0 +1,143 @@
+"""Times the training step of the paper's own code, called from a checkout of it.
+
+Started by `benchmarks.against_reference` in a Python that has what that code imports. Batches
+are handed to the reference's `optimize` by a data loader that notes the time, so that a step is
+what happens between two batches, drawing the batch included; between two requests it waits.
+"""
+
+import os
+import sys
+import time
+from typing import Any
+
+from benchmarks import process
+
+
+class _Finished(Exception):
+    """No further request: leave the reference's loop."""
+
+
+class _PacedData:
+    """A data set of the reference that hands out batches while a request is open."""
+
+    def __init__(self, data, channel: process.Channel, warm: int, libraries: int):
+        self._data, self._channel, self._libraries = data, channel, libraries
+        self._request: dict[str, Any] = {"steps": warm}
+        self._seconds: list[float] = []
+        self._start: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def generate_batch(self, batch_size: int):
+        if self._start is not None:
+            self._seconds.append(time.perf_counter() - self._start)
+            if process.enough(self._seconds, self._request):
+                self._answer()
+        self._start = time.perf_counter()
+        return self._data.generate_batch(batch_size)
+
+    def _answer(self) -> None:
+        self._channel.send(
+            {
+                "seconds_per_step": self._seconds,
+                "peak_memory": process.peak_memory(),
+                "libraries_memory": self._libraries,
+            }
+        )
+        request = self._channel.receive()
+        if request is None:
+            raise _Finished
+        self._request, self._seconds = request, []
+
+
+def _tms(model: dict[str, Any], spd: dict[str, Any]):
+    from spd.experiments.tms.models import TMSModel, TMSModelConfig, TMSSPDModel, TMSSPDModelConfig
+    from spd.utils import SparseFeatureDataset
+
+    shape = {
+        "n_instances": model["instances"],
+        "n_features": model["features"],
+        "n_hidden": model["hidden"],
+        "n_hidden_layers": model["hidden_layers"],
+        "device": "cpu",
+    }
+    target = TMSModel(TMSModelConfig(**shape))
+    components = TMSSPDModel(TMSSPDModelConfig(**shape, C=spd["C"], m=spd["m"], bias_val=0.0))
+    components.b_final.requires_grad = False
+    names = ["linear1", "linear2"]
+    names += [f"hidden_layers.{layer}" for layer in range(model["hidden_layers"])]
+    data = SparseFeatureDataset(
+        n_instances=model["instances"],
+        n_features=model["features"],
+        feature_probability=model["probability"],
+        device="cpu",
+        value_range=(0.0, 1.0),
+    )
+    return target, components, names, data
+
+
+def _resid_mlp(model: dict[str, Any], spd: dict[str, Any]):
+    from spd.experiments.resid_mlp import models
+    from spd.experiments.resid_mlp.resid_mlp_dataset import ResidualMLPDataset
+
+    shape = {
+        "n_instances": model["instances"],
+        "n_features": model["features"],
+        "d_embed": model["d_resid"],
+        "d_mlp": model["neurons"][0],
+        "n_layers": len(model["neurons"]),
+        "act_fn_name": model["activation"],
+        "apply_output_act_fn": False,
+        "in_bias": False,
+        "out_bias": False,
+    }
+    target = models.ResidualMLPModel(models.ResidualMLPConfig(**shape))
+    settings = {**shape, "init_scale": model["init_scale"], "C": spd["C"], "m": spd["m"]}
+    components = models.ResidualMLPSPDModel(models.ResidualMLPSPDConfig(**settings))
+    for name in ("W_E", "W_U"):
+        embedding = getattr(components, name)
+        embedding.data.copy_(getattr(target, name).data)
+        embedding.requires_grad = False
+    layers = range(len(model["neurons"]))
+    names = [f"layers.{i}.{part}" for i in layers for part in ("mlp_in", "mlp_out")]
+    data = ResidualMLPDataset(
+        n_instances=model["instances"],
+        n_features=model["features"],
+        feature_probability=model["probability"],
+        device="cpu",
+        calc_labels=False,
+    )
+    return target, components, names, data
+
+
+def main() -> None:
+    channel = process.Channel()
+    request = channel.receive()
+    sys.path.insert(0, request["reference"])
+    os.environ |= {"MPLBACKEND": "Agg", "WANDB_MODE": "disabled"}
+    import torch
+    from spd import run_spd
+    from spd.utils import DatasetGeneratedDataLoader
+
+    libraries = process.peak_memory()
+    torch.set_num_threads(request["threads"])
+    config = run_spd.Config(**request["spd"])
+    build = {"tms": _tms, "resid_mlp": _resid_mlp}[request["name"]]
+    target, components, names, data = build(request["model"], request["spd"])
+    paced = _PacedData(data, channel, request["warm"], libraries)
+    try:
+        run_spd.optimize(
+            model=components,
+            config=config,
+            device="cpu",
+            dataloader=DatasetGeneratedDataLoader(paced, batch_size=config.batch_size),
+            target_model=target.eval(),
+            param_names=names,
+        )
+    except _Finished:
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Time per step as the number of components and the width grow: `python -m benchmarks.scaling`."""
+
+import argparse
+import pathlib
+import statistics
+import sys
+from typing import Any, NamedTuple
+
+import matplotlib
+import matplotlib.pyplot as plt
+
+from benchmarks import options, process, tables
+from benchmarks.run import WORKER
+
+PLOT = process.ROOT / "docs" / "performance_scaling.svg"
+
+
+class Sweep(NamedTuple):
+    """One size that grows while all others stay.
+
+    Attributes:
+      title: what grows, and where.
+      letter: its letter.
+      config: one of the paper's configs.
+      field: the field of the config that grows.
+      values: its values.
+      fixed: other fields that differ from the config.
+    """
+
+    title: str
+    letter: str
+    config: str
+    field: str
+    values: tuple[int, ...]
+    fixed: dict[str, Any]
+
+
+_MANY = (50, 150, 500, 1500, 5000)
+# Batch and rank are below the paper's where thousands of components would not fit a laptop.
+SWEEPS = {
+    "tms": Sweep(
+        "Components, TMS 40-10, batch 256", "C", "tms:40-10", "num_components", _MANY,
+        {"batch_size": 256, "seeds": 1},
+    ),
+    "resid_mlp": Sweep(
+        "Components, residual MLP with 1 layer, rank 8", "C", "resid_mlp:1", "num_components",
+        _MANY, {"rank": 8},
+    ),
+    "width": Sweep(
+        "Residual width, residual MLP with 1 layer, 130 components of rank 50", "d", "resid_mlp:1",
+        "target.d_resid", (250, 500, 1000, 2000, 4000), {},
+    ),
+}  # fmt: skip
+
+
+def measure(sweep: Sweep, args: argparse.Namespace) -> dict[str, Any]:
+    """Time per step at every value of a sweep."""
+    points = []
+    for value in args.values or sweep.values:
+        print(f"{sweep.title}: {sweep.letter} = {value} ...", file=sys.stderr, flush=True)
+        request = options.request(sweep.config, args, **sweep.fixed, **{sweep.field: value})
+        with process.worker(WORKER, request) as asked:
+            answer = asked.ask({"do": "run", "seconds": args.seconds, "steps": args.steps})
+        points.append(
+            {
+                "value": value,
+                "seconds": statistics.median(answer["seconds_per_step"]),
+                "seconds_per_step": answer["seconds_per_step"],
+                "peak_memory": answer["peak_memory"],
+            }
+        )
+    return {"title": sweep.title, "letter": sweep.letter, "points": points}
+
+
+def plot(results: dict[str, Any]) -> plt.Figure:
+    """Time per step on logarithmic axes, a panel a letter, with a line of proportional growth."""
+    letters = list(dict.fromkeys(sweep["letter"] for sweep in results["sweeps"]))
+    figure, axes = plt.subplots(
+        1, len(letters), figsize=(5 * len(letters), 4), layout="constrained", squeeze=False
+    )
+    for letter, axis in zip(letters, axes[0], strict=True):
+        sweeps = [sweep for sweep in results["sweeps"] if sweep["letter"] == letter]
+        for sweep in sweeps:
+            values = [point["value"] for point in sweep["points"]]
+            times = [point["seconds"] * 1e3 for point in sweep["points"]]
+            (line,) = axis.plot(values, times, marker="o", label=sweep["title"])
+            proportional = [times[-1] * value / values[-1] for value in values]
+            axis.plot(values, proportional, color=line.get_color(), linestyle=":", alpha=0.6)
+        axis.plot([], [], color="grey", linestyle=":", label=f"proportional to {letter}")
+        axis.set(xscale="log", yscale="log", xlabel=letter, ylabel="ms per step")
+        axis.legend(loc="upper left", fontsize="small")
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
+    options.add_state_options(parser)
+    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS))
+    parser.add_argument("--values", nargs="+", type=int, help="other values of what grows")
+    parser.add_argument("--seconds", type=float, default=8, help="for each point")
+    parser.add_argument("--steps", type=int, help="steps for each point, instead of --seconds")
+    parser.add_argument("--plot", type=pathlib.Path, default=PLOT, help="default: %(default)s")
+    options.add_output_option(parser, "scaling.json")
+    parser.set_defaults(warm=40, chunk=5)
+    args = parser.parse_args()
+    results = {"sweeps": [measure(SWEEPS[name], args) for name in args.sweeps]}
+    options.write(args, results)
+    print("\n" + tables.scaling(results))
+    matplotlib.use("Agg")
+    args.plot.parent.mkdir(parents=True, exist_ok=True)
+    plot(results).savefig(args.plot)
+
+
+if __name__ == "__main__":
+    main()

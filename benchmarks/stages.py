@@ -1,0 +1,219 @@
+"""The stages of a training step, each timed by itself and its work counted.
+
+A step is written here as a list of stages, functions from named values to the values that they
+compute. Letters: S seeds side by side.
+"""
+
+import collections
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from apd_jax import attributions, forward, losses, optimizers, sites, train_step
+from apd_jax.components import project_gradient
+from apd_jax.decompose import SampleBatch, Settings
+from apd_jax.train_step import Objective
+from benchmarks import work
+
+Values = dict[str, Any]
+Stage = Callable[[Values], Values]
+SAMPLES = 5
+
+
+def make_stages(settings: Settings, sample_batch: SampleBatch) -> dict[str, Stage]:
+    """The stages of a step of the top-k objective, in their order, for a single seed.
+
+    The first reads `target`, `seed`, `state` and `components`, the last computes the next state.
+    """
+    objective = settings.objective
+
+    def sampling(values: Values) -> Values:
+        key = jax.random.fold_in(jax.random.key(values["seed"]), values["state"].step)
+        return {"x": sample_batch(jax.random.fold_in(key, 1), settings.batch_size)}
+
+    def target_pass(values: Values) -> Values:
+        outputs, records = sites.run(values["target"], values["x"], sites.as_is)
+        return {"outputs": outputs, "records": records}
+
+    def attribute(values: Values) -> Values:
+        attributed = attributions.attribute(
+            values["target"],
+            values["components"],
+            values["x"],
+            mode=objective.attribution_mode,
+            source=objective.attribution_source,
+        )
+        if objective.attribution_source == "components":
+            return {"scores": attributed.scores}
+        return {
+            "scores": attributed.scores,
+            "outputs": attributed.outputs,
+            "records": attributed.records,
+        }
+
+    def select(values: Values) -> Values:
+        return {"chosen": train_step.select(objective, values["scores"], values["x"])}
+
+    return {
+        "sampling": sampling,
+        "target pass": target_pass,
+        "attributions": attribute,
+        "selection": select,
+        "masked pass and gradient": lambda values: _masked_gradient(objective, values),
+        "faithfulness and simplicity gradient": lambda values: _weight_gradient(objective, values),
+        "optimiser": lambda values: _update(settings, values),
+    }
+
+
+def _masked_gradient(objective: Objective, values: Values) -> Values:
+    chosen, weights = values["chosen"], objective.coefficients
+
+    def loss(components):
+        route = objective.masked_route
+        if route == "auto":
+            route = forward.choose_masked_route(
+                components, chosen.mask.shape[0], chosen.pairs[0].shape[0]
+            )
+        if route == "dense":
+            operation = forward.masked(components, chosen.mask)
+        else:
+            operation = forward.masked_pairs(components, chosen.pairs)
+        outputs, records = sites.run(values["target"], values["x"], operation)
+        total = weights.minimality * losses.output_mse(outputs, values["outputs"])
+        if weights.activation:
+            total += weights.activation * losses.hidden_activations(
+                records, values["records"], objective.hidden_sites, objective.hidden_activation
+            )
+        return total
+
+    return {"masked_gradient": jax.grad(loss)(values["components"])}
+
+
+def _weight_gradient(objective: Objective, values: Values) -> Values:
+    mask, weights = values["chosen"].mask, objective.coefficients
+    uses = dict(collections.Counter(record.name for record in values["records"].values()))
+
+    def loss(components):
+        faithfulness = losses.faithfulness(components, values["target"].weights, uses)
+        simplicity = losses.simplicity(
+            components,
+            jnp.sum(mask, axis=0),
+            p=objective.schatten_p,
+            uses=uses,
+            batch_size=mask.shape[0],
+        )
+        return weights.faithfulness * faithfulness + weights.simplicity * simplicity
+
+    return {"weight_gradient": jax.grad(loss)(values["components"])}
+
+
+def _update(settings: Settings, values: Values) -> Values:
+    objective, state, components = settings.objective, values["state"], values["components"]
+    gradient = jax.tree.map(jnp.add, values["masked_gradient"], values["weight_gradient"])
+    if objective.unit_norm:
+        gradient = project_gradient(gradient, components)
+    optimizer = optimizers.adam(settings.rate())
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, components)
+    state = state._replace(
+        step=state.step + 1,
+        components=optax.apply_updates(components, updates),
+        optimizer=optimizer_state,
+    )
+    return {
+        "state": state,
+        "components": train_step.current_components(objective, state),
+        "gradient_norm": optax.tree.norm(gradient),
+    }
+
+
+def seconds_per_call(stage: Stage, values: Values, seconds: float) -> list[float]:
+    """Time a stage as it runs in training: over and over inside one execution.
+
+    Calling a compiled stage once would also measure the call and the first touch of fresh memory,
+    which a scanned step does not pay. So executions of 1 and of n + 1 repetitions are compared.
+
+    Args:
+      stage: the stage; what it computes takes the place of the values of that name.
+      values: what it reads.
+      seconds: how long the n repetitions take at least.
+
+    Returns:
+      Seconds per repetition, one for each of `SAMPLES` comparisons.
+    """
+
+    @jax.jit
+    def repeat(times, inputs):
+        shapes = jax.eval_shape(stage, inputs)
+        room = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        def again(_, carry):
+            # Nothing that a repetition computes may be reused by the next one.
+            carry = jax.lax.optimization_barrier(carry)
+            return {**carry, **stage(carry)}
+
+        last = jax.lax.fori_loop(0, times, again, {**room, **inputs})
+        return {name: last[name] for name in shapes}
+
+    def timed(times: int) -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(repeat(times, values))
+        return time.perf_counter() - start
+
+    timed(1)
+    once = timed(1)
+    times = 1
+    while timed(times + 1) - once < seconds and times < 10_000:
+        times *= 2
+    return [(timed(times + 1) - timed(1)) / times for _ in range(SAMPLES)]
+
+
+def measure(
+    steps: dict[str, Stage],
+    values: Values,
+    *,
+    shares_pass: bool,
+    seconds: float,
+    only: list[str] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Time every stage and count its work.
+
+    Args:
+      steps: the stages.
+      values: `target`, `seed`, `state` and the `components` that it stands for; leaves [S, ...].
+      shares_pass: whether the attributions contain the pass over the target, as they do where it
+        is the target that is linearised. It is not counted again then.
+      seconds: for every timing of a stage.
+      only: names of the stages to measure; all if None. All are run once.
+
+    Returns:
+      `{stage: {"seconds", "spread", "operations", "bytes"}}` of one step of all seeds: the median,
+      half the distance of its quartiles, operations of matrix products, and bytes that the stage
+      reads and writes at least.
+    """
+    measured: dict[str, dict[str, float]] = {}
+    for name, stage in steps.items():
+        batched = jax.vmap(stage)
+        # Not donated: the state belongs to the training that goes on after this.
+        computed = jax.jit(batched)(values)
+        if only is None or name in only:
+            samples = seconds_per_call(batched, values, seconds)
+            low, median, high = np.quantile(samples, (0.25, 0.5, 0.75))
+            counted = work.count(batched, values)
+            measured[name] = {
+                "seconds": max(float(median), 0.0),
+                "spread": float(high - low) / 2,
+                "operations": counted.operations,
+                "bytes": counted.bytes,
+            }
+        if name != "optimiser":
+            values = {**values, **computed}
+    if shares_pass and "target pass" in measured and "attributions" in measured:
+        for field in ("seconds", "operations"):
+            left = measured["attributions"][field] - measured["target pass"][field]
+            measured["attributions"][field] = max(left, 0.0)
+    return measured

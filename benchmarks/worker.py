@@ -1,0 +1,123 @@
+"""The process that measures this project's own training step: `python -m benchmarks.worker`.
+
+It is started by the commands of this folder and answers their requests.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+
+from apd_jax import loop, train_step
+from apd_jax.decompose import init_states, make_step
+from benchmarks import machine, problem, process, stages
+
+
+class Session:
+    """One config, brought to a realistic state, whose steps are timed on request."""
+
+    def __init__(self, request: dict[str, Any]):
+        """Train targets, compile, and take the first steps.
+
+        Args:
+          request: `config`, `overrides`, `target_steps`, `warm` (steps before any timing) and
+            `chunk` (steps in one execution; that of the config if None).
+        """
+        self._libraries = process.peak_memory()
+        self._plan = problem.find_plan(request["config"], request["overrides"])
+        self._chunk_steps = request["chunk"] or problem.CONFIGS[request["config"]].chunk
+        self._targets = problem.train_targets(self._plan, request["target_steps"])
+        self._step = make_step(self._plan.settings, self._plan.task.inputs)
+        needed = request["warm"] + 2 * self._chunk_steps
+        if needed > self._plan.settings.steps:
+            raise ValueError(
+                f"the config has {self._plan.settings.steps} steps, but {request['warm']} warm "
+                f"ones and two chunks of {self._chunk_steps} need {needed}; ask for fewer"
+            )
+        self._restart(warm=0)
+        first = self._chunk()
+        self._restart(warm=0)
+        self.compile_seconds = first - self._chunk()
+        self._warm = request["warm"]
+        self._restart(self._warm)
+
+    def _restart(self, warm: int) -> None:
+        plan = self._plan
+        self._done = 0
+        self._state = init_states(plan.settings, self._targets, plan.seeds)
+        jax.block_until_ready(self._state)
+        while self._done < warm:
+            self._chunk()
+
+    def _chunk(self) -> float:
+        """Take a chunk of steps; returns its seconds. After the config's last step, start over."""
+        if self._done + self._chunk_steps > self._plan.settings.steps:
+            self._restart(self._warm)
+        self._done += self._chunk_steps
+        start = time.perf_counter()
+        self._state = loop.run_steps(
+            self._step,
+            self._targets,
+            self._state,
+            self._plan.seeds,
+            steps=self._done,
+            chunk_steps=self._chunk_steps,
+        )
+        jax.block_until_ready(self._state)
+        return time.perf_counter() - start
+
+    def ready(self) -> dict[str, Any]:
+        """What was prepared."""
+        return {
+            "config": self._plan.config.to_dict(),
+            "chunk": self._chunk_steps,
+            "compile_seconds": self.compile_seconds,
+            "libraries_memory": self._libraries,
+            "machine": machine.describe(),
+        }
+
+    def run(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take steps until a request is filled: seconds per step of every chunk."""
+        chunks: list[float] = []
+        times: list[float] = []
+        while not process.enough(times, request):
+            chunks.append(self._chunk())
+            times += [chunks[-1] / self._chunk_steps] * self._chunk_steps
+        return {
+            "seconds_per_step": [seconds / self._chunk_steps for seconds in chunks],
+            "peak_memory": process.peak_memory(),
+        }
+
+    def stages(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Time the stages of a step one by one, under other routes if the request names them."""
+        objective = dataclasses.replace(self._plan.settings.objective, **request["routes"])
+        settings = dataclasses.replace(self._plan.settings, objective=objective)
+        values = {
+            "target": self._targets,
+            "seed": self._plan.seeds,
+            "state": self._state,
+            "components": train_step.current_components(objective, self._state),
+        }
+        return stages.measure(
+            stages.make_stages(settings, self._plan.task.inputs),
+            values,
+            shares_pass=objective.attribution_source == "target",
+            seconds=request["seconds"],
+            only=request["only"],
+        )
+
+
+def main() -> None:
+    channel = process.Channel()
+    # A cache of compiled programs would hide the time that compiling takes.
+    jax.config.update("jax_enable_compilation_cache", False)
+    session = Session(channel.receive())
+    channel.send(session.ready())
+    while (request := channel.receive()) is not None:
+        answer = {"run": session.run, "stages": session.stages}[request["do"]]
+        channel.send(answer(request))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Attributions three ways: forward mode, reverse mode and the literal definition.
+
+The literal definition here is the Jacobian over the parameters themselves, contracted with
+components that are formed as matrices.
+"""
+
+import functools
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax import attributions, pushforward, sites
+from apd_jax.components import Factors
+from apd_jax.pushforward import Term
+from apd_jax.sites import Target
+
+MODES = ("forward", "reverse", "literal", "auto")
+
+
+def close(actual, expected, rtol=1e-5):
+    """Equal to a tolerance relative to the largest entry."""
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def every_way(target, components, x, source):
+    """Attributions by every route and by the literal definition, in one program."""
+    routes = {
+        mode: apd_jax.gradient_attributions(target, components, x, mode=mode, source=source)
+        for mode in MODES
+    }
+    return routes, networks.literal_attributions(target, components, x, source)
+
+
+def sequence_apply(params, x):
+    """A network on [B, T, d]: a map at every place, products, sums, a mean over places."""
+    h = apd_jax.linear("a", x, params["a"]) + params["shift"]
+    h = jax.nn.relu(h) * x - h / 3 + jnp.roll(h, 1, axis=1)
+    h = h @ params["fixed"] + h @ params["fixed"].T
+    h = h / jnp.sqrt(1 + jnp.sum(h**2, axis=-1, keepdims=True))
+    return apd_jax.linear("b", jnp.mean(h, axis=1), params["b"]) * 2 - 1
+
+
+def sequence_network():
+    params = {
+        "a": networks.normal(0, 3, 3),
+        "b": networks.normal(1, 3, 2),
+        "shift": networks.normal(2, 3),
+        "fixed": networks.normal(3, 3, 3),
+    }
+    return Target(sequence_apply, params, ["a", "b"]), networks.normal(4, 6, 4, 3)
+
+
+class GradientAttributionsTest(parameterized.TestCase):
+    @parameterized.product(name=networks.NAMES, source=("target", "components"))
+    def test_routes_agree_with_the_jacobian_over_parameters(self, name, source):
+        target, x = networks.make(name)
+        components = networks.components(target)
+        found, expected = every_way(target, components, x, source)
+        self.assertGreater(np.mean(expected > 0), 0.5)
+        for scores in found.values():
+            close(scores, expected)
+
+    @parameterized.parameters("target", "components")
+    def test_sequences(self, source):
+        target, x = sequence_network()
+        components = networks.components(target)
+        found, expected = every_way(target, components, x, source)
+        for scores in found.values():
+            close(scores, expected)
+
+    def test_gives_the_pass_that_was_linearised(self):
+        target, x = networks.make("tms")
+        components = networks.components(target)
+        sums = {site: m.sum(axis=0) for site, m in networks.matrices(components).items()}
+        for source, weights in (("target", target.weights), ("components", sums)):
+            at = jax.jit(functools.partial(attributions.attribute, source=source))(
+                target, components, x
+            )
+            close(at.outputs, networks.output(target, weights, x))
+            close(at.records["linear1", 0].y, x @ weights["linear1"])
+
+    def test_dead_component_has_attribution_and_gradient_zero(self):
+        target, x = networks.make("mlp")
+        components = jax.tree.map(lambda leaf: leaf.at[1].set(0), networks.components(target))
+
+        def total(components):
+            scores = apd_jax.gradient_attributions(target, components, x)
+            return jnp.sum(scores), scores
+
+        with jax.debug_nans(True):
+            gradient, scores = jax.jit(jax.grad(total, has_aux=True))(components)
+        np.testing.assert_array_equal(scores[:, 1], np.zeros(len(x)))
+        self.assertGreater(float(scores[:, 0].min()), 0)
+        for factors in gradient.values():
+            np.testing.assert_array_equal(factors.reads[1], np.zeros_like(factors.reads[1]))
+
+    def test_blocks_of_a_large_batch(self):
+        target = networks.tms(features=40, hidden=3)
+        components = networks.components(target, num_components=100, rank=1)
+        x = jnp.maximum(networks.normal(7, 256, 40), 0)
+        self.assertEqual(attributions._num_blocks(target, components, x), 2)
+        attribute = jax.jit(attributions.attribute)
+        whole = attribute(target, components, x)
+        parts = [attribute(target, components, part) for part in (x[:128], x[128:])]
+        close(whole.scores, jnp.concatenate([part.scores for part in parts]))
+        close(whole.outputs, target(x))
+        close(whole.records["linear1", 1].x, x @ target.weights["linear1"])
+
+    def test_auto_takes_the_cheaper_route(self):
+        taken = []
+        routes = {
+            name: lambda at, c, name=name, route=route: (taken.append(name), route(at, c))[1]
+            for name, route in attributions._ROUTES.items()
+        }
+        target, x = networks.make("mlp")  # with 2 outputs
+        with mock.patch.object(attributions, "_ROUTES", routes):
+            for count, expected in ((1, "forward"), (30, "reverse")):
+                components = networks.components(target, num_components=count)
+                jax.eval_shape(apd_jax.gradient_attributions, target, components, x)
+                self.assertEqual(taken[-1], expected)
+
+    @parameterized.parameters(
+        ({"mode": "backward"}, "mode must be one of .+'forward'.+ got 'backward'"),
+        ({"source": "sum"}, "source must be 'target' or 'components', got 'sum'"),
+    )
+    def test_bad_choice(self, arguments, message):
+        target, x = networks.make("mlp")
+        with self.assertRaisesRegex(ValueError, message):
+            apd_jax.gradient_attributions(target, networks.components(target), x, **arguments)
+
+    def test_outputs_that_are_sequences_are_refused(self):
+        target = Target(lambda p, x: apd_jax.linear("w", x, p["w"]), {"w": jnp.eye(3)}, ["w"])
+        with self.assertRaisesRegex(ValueError, r"must give \[B, O\] outputs, got \(2, 4, 3\)"):
+            apd_jax.gradient_attributions(
+                target, networks.components(target), jnp.ones((2, 4, 3))
+            )
+
+    def test_components_that_do_not_fit(self):
+        target, x = networks.make("mlp")
+        fit = networks.components(target)
+        other = networks.components(target, num_components=4)
+        tall = Factors(fit["first/w"].writes, fit["first/w"].reads)
+        cases = (
+            ({"first/w": fit["first/w"]}, r"sites \['first/w'\], the target's are"),
+            (fit | {"second/w": other["second/w"]}, r"number of components: \[3, 4\]"),
+            (fit | {"first/w": tall}, r"'first/w' has a matrix \(3, 5\), its factors are U"),
+        )
+        functions = (
+            apd_jax.gradient_attributions,
+            apd_jax.ablation_attributions,
+            apd_jax.activation_attributions,
+        )
+        for components, message in cases:
+            for function in functions:
+                with self.assertRaisesRegex(ValueError, message):
+                    function(target, components, x)
+
+
+class OtherAttributionsTest(parameterized.TestCase):
+    @parameterized.parameters(*networks.NAMES)
+    def test_ablation(self, name):
+        target, x = networks.make(name)
+        components = networks.components(target)
+        parts = networks.matrices(components)
+
+        def change(c):
+            kept = {site: m.sum(axis=0) - m[c] for site, m in parts.items()}
+            whole = {site: m.sum(axis=0) for site, m in parts.items()}
+            difference = networks.output(target, whole, x) - networks.output(target, kept, x)
+            return jnp.mean(difference**2, axis=1)
+
+        found = jax.jit(apd_jax.ablation_attributions)(target, components, x)
+        close(found, jnp.stack([change(c) for c in range(3)], axis=1))
+
+    @parameterized.parameters("tms_hidden", "sequence")
+    def test_activation(self, name):
+        target, x = sequence_network() if name == "sequence" else networks.make(name)
+        components = networks.components(target)
+        parts = networks.matrices(components)
+        sums = {site: m.sum(axis=0) for site, m in parts.items()}
+        _, records = sites.run(
+            target, x, lambda call: sites.as_is(call._replace(weight=sums[call.name]))
+        )
+        expected = np.zeros((len(x), 3))
+        for record in records.values():
+            for c, part in enumerate(parts[record.name]):
+                squares = np.square(record.x @ (part.T if record.transposed else part))
+                expected[:, c] += squares.reshape(len(x), -1).sum(axis=1)
+        close(jax.jit(apd_jax.activation_attributions)(target, components, x), expected)
+
+
+class TermTest(parameterized.TestCase):
+    """Both sides that a fixed matrix can be multiplied into."""
+
+    @parameterized.parameters((1, 50), (50, 1))
+    def test_times(self, batch, rank):
+        coefficients, basis = networks.normal(0, 2, rank, batch), networks.normal(1, 2, rank, 3)
+        matrix = networks.normal(2, 3, 4)
+        term = Term(coefficients, basis).times(matrix)
+        self.assertEqual(term.basis.shape[0], 1 if rank > batch else 2)
+        expected = np.einsum("crb,crd,de->ceb", coefficients, basis, matrix)
+        np.testing.assert_allclose(term.dense(), expected, rtol=1e-4, atol=1e-4)
+        again = term.times(networks.normal(3, 4, 2)).scale(-2.0).dense()
+        expected = -2 * np.einsum("ceb,ef->cfb", expected, networks.normal(3, 4, 2))
+        np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-3)
+
+    def test_linear_map_with_rules_and_without(self):
+        weights, gate = networks.normal(0, 3, 3), networks.normal(1, 5, 3)
+
+        def linear_map(taps):
+            a, b = taps["a"] @ weights, taps["b"]
+            picked = jnp.where(gate > 0, a, -b)
+            return jnp.cumsum(picked * gate, axis=1) + (a - b * 3.0) / 2 - a @ weights.T
+
+        zeros = {"a": jnp.zeros((5, 3)), "b": jnp.zeros((5, 3))}
+        terms = {
+            name: Term(networks.normal(i, 4, 2, 5), networks.normal(i + 9, 4, 2, 3))
+            for i, name in enumerate(("a", "b"))
+        }
+        found = jax.jit(lambda t: pushforward.push_forward(linear_map, zeros, t))(terms)
+        dense = {name: jnp.swapaxes(term.dense(), 1, 2) for name, term in terms.items()}
+        expected = jnp.swapaxes(jax.jit(jax.vmap(linear_map))(dense), 1, 2)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+if __name__ == "__main__":
+    absltest.main()

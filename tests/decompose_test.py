@@ -1,0 +1,271 @@
+"""Decomposing one's own network: plain functions, Flax modules, tied matrices, sequences."""
+
+import functools
+import pathlib
+import tempfile
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax import loop
+
+# Two steps of a tiny decomposition: enough to compile and run everything.
+TINY = {"num_components": 3, "topk": 1.0, "steps": 2, "batch_size": 8, "rank": 2}
+
+
+def inputs(key, batch_size, width=3):
+    return jax.random.normal(key, (batch_size, width))
+
+
+def tied(params, x):
+    """A matrix used forwards and backwards."""
+    h = apd_jax.linear("embed", x, params["embed"])
+    return apd_jax.linear("embed", jax.nn.relu(h), params["embed"], transpose=True)
+
+
+def recurrent(params, x):
+    """[B, T, d]: the same matrix at every place of a scan; the last state is the output."""
+
+    def place(state, token):
+        state = jnp.tanh(apd_jax.linear("w", state, params["w"]) + token)
+        return state, None
+
+    return jax.lax.scan(place, jnp.zeros_like(x[:, 0]), jnp.swapaxes(x, 0, 1))[0]
+
+
+class Module(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (4, 2))
+        return apd_jax.linear("my scale", nn.gelu(nn.Dense(4, name="encoder")(x)), scale)
+
+
+def make_module():
+    module = Module()
+    variables = module.init(jax.random.key(0), jnp.ones((1, 3)))
+    sites = {"encoder": "encoder", "my scale": "scale"}
+    return module, apd_jax.Target.from_flax(module, variables, sites)
+
+
+def untrained(target, **fields):
+    """A decomposition that was not trained."""
+    fields = {"coefficients": apd_jax.Coefficients(minimality=1.0), "topk": 1.0} | fields
+    settings = apd_jax.Settings(
+        objective=apd_jax.Objective(**fields),
+        num_components=3,
+        steps=2,
+        batch_size=8,
+        learning_rate=0.01,
+        rank=2,
+    )
+    history = [{"step": 2, "loss/total": 0.5}]
+    return apd_jax.Decomposition(target, networks.components(target), settings, history)
+
+
+class DecomposeTest(parameterized.TestCase):
+    def test_ten_lines_on_a_plain_function(self):
+        def network(params, x):
+            return jax.nn.relu(apd_jax.linear("w1", x, params["w1"])) @ params["w2"]
+
+        params = {"w1": networks.normal(0, 3, 4), "w2": networks.normal(1, 4, 2)}
+        target = apd_jax.Target(network, params, sites=["w1"])
+        found = apd_jax.decompose(
+            target, inputs, num_components=4, topk=2, steps=60, chunk_steps=20, learning_rate=0.03
+        )
+        x = inputs(jax.random.key(1), 5)
+        self.assertEqual(found(x).shape, (5, 2))
+        self.assertEqual(found.attributions(x).shape, (5, 4))
+        self.assertEqual(int(found.mask(x).sum()), 10)
+        self.assertEqual([row["step"] for row in found.history], [20, 40, 60])
+        self.assertLess(
+            found.history[-1]["loss/faithfulness"], 0.05 * float(jnp.mean(params["w1"] ** 2))
+        )
+
+    @parameterized.named_parameters(
+        ("tied", tied, {"embed": (3, 2)}, inputs),
+        ("jitted", jax.jit(networks.mlp_apply), None, inputs),
+        ("sequences_in_a_scan", recurrent, {"w": (3, 3)}, lambda k, b: inputs(k, b, (4, 3))),
+    )
+    def test_networks(self, network, shapes, sample):
+        if shapes is None:
+            params, sites = networks.mlp().params, networks.mlp().sites
+        else:
+            params = {name: networks.normal(0, *shape) for name, shape in shapes.items()}
+            sites = list(params)
+        if sample is not inputs:
+            sample = lambda key, size: jax.random.normal(key, (size, 4, 3))  # noqa: E731
+        target = apd_jax.Target(network, params, sites)
+        found = apd_jax.decompose(target, sample, **TINY)
+        x = sample(jax.random.key(3), 6)
+
+        @jax.jit
+        def both(x):
+            scores = networks.literal_attributions(target, found.components, x, "target")
+            mask = found.mask(x)
+            masked = networks.literal_masked(target, found.components, x, mask)
+            return (found.attributions(x), found(x)), (scores, masked)
+
+        chex.assert_trees_all_close(*both(x), rtol=1e-4, atol=1e-5)
+
+    def test_options_reach_settings_and_objective(self):
+        target = networks.mlp()
+        found = apd_jax.decompose(
+            target,
+            inputs,
+            **TINY,
+            unit_norm=True,
+            attribution_source="components",
+            hidden_sites=("first/w",),
+            coefficients=apd_jax.Coefficients(minimality=1.0, activation=1.0),
+            schedule="constant",
+        )
+        objective = found.settings.objective
+        self.assertEqual(objective.hidden_sites, ("first/w",))
+        self.assertEqual(found.settings.schedule, "constant")
+        chex.assert_shape(found.components["first/w"].U, (3, 3, 2))
+        lengths = np.linalg.norm(found.components["first/w"].U, axis=1)
+        np.testing.assert_allclose(lengths, np.ones((3, 2)), rtol=1e-5)
+        names = {"loss/minimality", "loss/activation", "loss/total", "learning_rate", "step"}
+        self.assertContainsSubset(names, found.history[0])
+
+    @parameterized.parameters(
+        ({"topk": None, "coefficients": apd_jax.Coefficients()}, 12),
+        ({"topk": 0.5}, 2),
+        ({"topk": 0.5, "attribution_source": "components"}, 2),
+        ({"topk": 2.0, "selection": "sample"}, 8),
+        ({"selection": "exact"}, 12),
+        ({"topk": 0.5, "distil": True}, 6),
+    )
+    def test_rule_and_source_of_the_training(self, fields, active):
+        found = untrained(networks.mlp(), **fields)
+        x = networks.normal(0, 4, 3)
+        scores, mask = jax.jit(lambda x: (found.attributions(x), found.mask(x)))(x)
+        self.assertEqual(int(mask.sum()), active)
+        source = fields.get("attribution_source", "target")
+        expected = jax.jit(functools.partial(networks.literal_attributions, source=source))(
+            found.target, found.components, x
+        )
+        np.testing.assert_allclose(scores, expected, rtol=1e-4)
+
+    def test_observer_sees_everything(self):
+        class Watch(loop.Observer):
+            steps, saved = [], []
+
+            def on_metrics(self, step, metrics):
+                self.steps.append((step, metrics["loss/total"].shape))
+
+            def save(self, step, state):
+                self.saved.append(step)
+
+            def should_stop(self):
+                return len(self.saved) > 0
+
+        apd_jax.decompose(networks.mlp(), inputs, **TINY, chunk_steps=1, observer=Watch())
+        self.assertEqual(Watch.steps, [(1, (1,)), (2, (1,))])
+        self.assertEqual(Watch.saved, [2])
+
+    def test_diverges_with_the_name_of_the_term(self):
+        target = networks.mlp()
+        broken = apd_jax.Target(
+            lambda p, x: networks.mlp_apply(p, x) / jnp.where(x[:1, :1] > 1.5, 0.0, 1.0),
+            target.params,
+            target.sites,
+        )
+        with self.assertRaisesRegex(loop.Diverged, "^loss/minimality stopped being finite"):
+            apd_jax.decompose(broken, inputs, **(TINY | {"steps": 100}), chunk_steps=100)
+
+
+class BadInputTest(parameterized.TestCase):
+    """Refused before any training: the sample function is never called with the batch size."""
+
+    @parameterized.parameters(
+        ({"num_components": 0}, "num_components must be at least 1, got 0"),
+        ({"rank": 0}, "rank must be at least 1"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"chunk_steps": 0}, "chunk_steps must be at least 1, got 0"),
+        ({"topk": 0.1}, "k=0.1 selects nothing"),
+        ({"topk": 3.5}, "k must be at most 3"),
+        ({"topk": None}, "need a top-k selection"),
+        ({"learning_rate": -1.0}, "learning rate must be positive, got -1.0"),
+        ({"init_scale": 0.0}, "init_scale must be positive, got 0.0"),
+        ({"init_instances": 0}, "init_instances must be at least 1, got 0"),
+        ({"hidden_sites": ("third",)}, r"hidden_sites \['third'\] are no sites; .+'first/w'"),
+        ({"attribution_mode": "fast"}, "attribution_mode must be one of"),
+    )
+    def test_settings(self, options, message):
+        def sample(key, batch_size):
+            self.assertEqual(batch_size, 2)
+            return inputs(key, batch_size)
+
+        with self.assertRaisesRegex(ValueError, message):
+            apd_jax.decompose(networks.mlp(), sample, **(TINY | options))
+
+    def test_unknown_option(self):
+        with self.assertRaisesRegex(TypeError, "schaten_p"):
+            apd_jax.decompose(networks.mlp(), inputs, **TINY, schaten_p=1.0)
+
+    @parameterized.named_parameters(
+        ("unused", lambda p, x: apd_jax.linear("a", x, p["a"]), r"\['b'\] are never used .+\['a'\]"),
+        (
+            "another_matrix",
+            lambda p, x: apd_jax.linear("a", apd_jax.linear("b", x, p["b"]), 2 * p["a"]),
+            r"matrices other than those that params hold at \['a'\]",
+        ),
+        (
+            "outputs",
+            lambda p, x: apd_jax.linear("a", apd_jax.linear("b", x, p["b"]), p["a"]).sum(axis=1),
+            r"must give \[B, O\] outputs, got \(2,\)",
+        ),
+        (
+            "vmap",
+            jax.vmap(lambda p, x: apd_jax.linear("a", x, p["a"]), in_axes=(None, 0)),
+            "site 'a' is used inside of a vmap, grad or remat",
+        ),
+        (
+            "remat",
+            jax.checkpoint(lambda p, x: apd_jax.linear("a", x, p["a"])),
+            "site 'a' is used inside of a vmap, grad or remat",
+        ),
+    )
+    def test_networks(self, network, message):
+        target = apd_jax.Target(network, {"a": jnp.eye(3), "b": jnp.eye(3)}, ["a", "b"])
+        with self.assertRaisesRegex(ValueError, message):
+            apd_jax.decompose(target, inputs, **TINY)
+
+
+class SaveTest(parameterized.TestCase):
+    @parameterized.parameters("function", "module")
+    def test_round_trip(self, kind):
+        if kind == "module":
+            network, target = make_module()
+        else:
+            network, target = networks.mlp_apply, networks.mlp()
+        found = untrained(target, hidden_sites=target.sites[:1])
+        with tempfile.TemporaryDirectory() as folder:
+            directory = pathlib.Path(folder) / "saved"
+            found.save(directory)
+            names = sorted(path.name for path in directory.iterdir())
+            self.assertEqual(names, ["components.safetensors", "config.json", "orbax"])
+            loaded = apd_jax.load(directory, network)
+        self.assertEqual(loaded.settings, found.settings)
+        self.assertEqual(loaded.history, found.history)
+        self.assertEqual(loaded.target.sites, target.sites)
+        self.assertEqual(tuple(loaded.components), target.sites)
+        chex.assert_trees_all_equal(loaded.components, found.components)
+        x = inputs(jax.random.key(0), 4)
+        np.testing.assert_array_equal(loaded(x), found(x))
+
+    def test_nothing_there(self):
+        with self.assertRaisesRegex(ValueError, "holds no saved components"):
+            apd_jax.load("/nowhere", networks.mlp_apply)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,206 @@
+"""A run as a whole: what is refused before training, and what a finished one does."""
+
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+
+from apd_jax import experiment, loop
+from apd_jax.runtime.checkpoint import Checkpointer, to_host
+from apd_jax.runtime.preemption import StopFlag
+from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
+import tms  # noqa: E402
+
+
+def small_config(**changes):
+    config = tms.get_config()
+    config.update(steps=40, batch_size=32, chunk_steps=10, checkpoint_every=20)
+    config.evaluation_samples = 256
+    config.target.update(steps=20, batch_size=32)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+class ExperimentTestCase(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.workdir = self.root / "run"
+
+    def run_config(self, flag=None, **changes):
+        return experiment.run(small_config(**changes), self.workdir, command="me", flag=flag)
+
+    def assert_untouched(self):
+        self.assertFalse((self.workdir / "target").exists())
+
+
+class Trained(ExperimentTestCase):
+    """Runs whose results nobody looks at."""
+
+    def setUp(self):
+        super().setUp()
+        self.enterContext(mock.patch.object(experiment, "evaluate", return_value=([], [])))
+        self.enterContext(mock.patch.object(experiment, "publish"))
+
+
+class RefusedTest(Trained):
+    def test_other_config(self):
+        with Workdir(self.workdir) as workdir:
+            workdir.claim(small_config().to_dict())
+        with self.assertRaises(WorkdirMismatch) as caught:
+            self.run_config(**{"steps": 60, "target.steps": 30, "max_to_keep": 7})
+        lines = str(caught.exception).splitlines()
+        self.assertEqual(lines[1:-1], ["  steps: 40 -> 60", "  target.steps: 20 -> 30"])
+        self.assert_untouched()
+
+    def test_second_at_once(self):
+        with Workdir(self.workdir), self.assertRaisesRegex(WorkdirError, f"process {os.getpid()}"):
+            self.run_config()
+        self.assert_untouched()
+
+    def test_directory_of_nobody_knows_what(self):
+        (self.workdir / "checkpoints").mkdir(parents=True)
+        with self.assertRaisesRegex(WorkdirError, "config.json is missing: put it back"):
+            self.run_config()
+
+    def test_read_only(self):
+        self.workdir.mkdir()
+        if os.geteuid() == 0:  # nothing is read-only to a superuser
+            self.root.chmod(0o755)
+            os.seteuid(65534)
+            self.addCleanup(os.seteuid, 0)
+        else:
+            self.workdir.chmod(0o500)
+        with self.assertRaisesRegex(WorkdirError, "written to .Permission denied.*--workdir"):
+            self.run_config()
+        self.assert_untouched()
+
+    def test_wandb_without_wandb(self):
+        with (
+            mock.patch.dict(sys.modules, wandb=None),
+            self.assertRaisesRegex(ImportError, r"'mine', but .* pip install apd_jax\[wandb\]"),
+        ):
+            self.run_config(**{"wandb.project": "mine"})
+        self.assertFalse(self.workdir.exists())
+
+    @parameterized.parameters(
+        ("variant", "nope", "nope"),
+        ("steps", 0, "steps must be at least 1, got 0"),
+        ("target.steps", 0, "steps must be at least 1, got 0"),
+        ("topk", 0.01, "k=0.01 selects nothing"),
+        ("topk", 9.0, "k must be at most 5"),
+        ("rank", 0, "rank must be at least 1"),
+        ("num_components", 0, "num_components must be at least 1, got 0"),
+        ("target.probability", 1.5, "probability"),
+        ("coefficients.simplicity", -1.0, "simplicity must not be negative, got -1"),
+        ("warmup_fraction", 1.0, "warmup_fraction"),
+        ("checkpoint_every", 0, "checkpoint_every must be at least 1, got 0"),
+    )
+    def test_field_out_of_range(self, name, value, message):
+        with self.assertRaisesRegex(ValueError, message):
+            self.run_config(**{name: value})
+        self.assertFalse(self.workdir.exists())
+
+
+class DivergedTest(Trained):
+    @parameterized.parameters(
+        ("learning_rate", "decomposition", "."), ("target.learning_rate", "target", "target")
+    )
+    def test_names_what_broke_and_what_is_good(self, field, name, place):
+        directory = self.workdir / place / "checkpoints"
+        with self.assertRaisesRegex(
+            loop.Diverged,
+            f"^{name}: loss.* stopped being finite at step .*(last good checkpoint|No checkpoint)",
+        ):
+            self.run_config(**{field: 1e30, "checkpoint_every": 10, "warmup_fraction": 0.0})
+        with Checkpointer(directory) as checkpointer:
+            for step in checkpointer.steps():
+                for leaf in jax.tree.leaves(checkpointer.restore_latest(None).state):
+                    self.assertTrue(np.isfinite(leaf).all(), step)
+        self.assertFalse((self.workdir / "components").exists())
+
+
+class GoesOnTest(Trained):
+    def test_stopped_twice(self):
+        """Target and decomposition of two seeds end as those of a run that is left alone."""
+        for name, looks in (("target", 2), ("decomposition", 3)):
+            flag = mock.Mock(StopFlag)
+            answers = itertools.chain([False] * looks, itertools.repeat(True))
+            type(flag).requested = mock.PropertyMock(side_effect=answers)
+            with self.assertRaisesRegex(loop.Stopped, f"^{name} stopped at step {10 * looks}"):
+                self.run_config(flag, seeds=2)
+        self.run_config(seeds=2)
+        first = experiment.publish.call_args.args[2]
+        self.workdir = self.root / "alone"
+        self.run_config(seeds=2)
+        second = experiment.publish.call_args.args[2]
+        for one, other in zip(first, second, strict=True):
+            jax.tree.map(
+                np.testing.assert_array_equal,
+                to_host((one.components, one.target.params)),
+                to_host((other.components, other.target.params)),
+            )
+
+    def test_leftovers_of_a_killed_process_go(self):
+        leftover = self.workdir / "components" / "seed_0.tmp-123" / "orbax"
+        leftover.mkdir(parents=True)
+        self.run_config()
+        self.assertEqual([p.name for p in (self.workdir / "components").iterdir()], ["seed_0"])
+
+    def test_free_fields_may_change(self):
+        self.run_config()
+        self.run_config(checkpoint_every=5, max_to_keep=1, tensorboard=False)
+
+
+class EvaluationTest(ExperimentTestCase):
+    def files(self):
+        """Names of all files, but for those that orbax draws at random."""
+        return {path for path in self.workdir.rglob("*") if path.parent.name != "d"}
+
+    def test_asked_to_stop_between_seeds(self):
+        flag = mock.Mock(StopFlag, requested=True)
+        plan = experiment.make_plan(small_config())
+        decomposition = mock.Mock()
+        with (
+            mock.patch.object(experiment.pretrain, "final_loss", return_value=np.zeros(1)),
+            self.assertRaisesRegex(loop.Stopped, "evaluation stopped at step 40"),
+        ):
+            experiment.evaluate(plan, mock.Mock(), [decomposition], flag)
+
+    @pytest.mark.slow
+    def test_finished_run_shows_the_same_again_and_trains_nothing(self):
+        first = self.run_config()
+        files = self.files()
+        for name in ("results.json", "report.html"):
+            (self.workdir / name).unlink()
+        shutil.rmtree(self.workdir / "figures")
+        (self.workdir / "figures").mkdir()
+        (self.workdir / "figures" / "old.png").touch()
+        with (
+            mock.patch.object(loop, "run_steps", side_effect=AssertionError("trained again")),
+            self.assertLogs("absl", "INFO") as logs,
+        ):
+            second = self.run_config()
+        self.assertIn("target: all 20 steps are done", logs.output[0])
+        self.assertIn("decomposition: all 40 steps are done", logs.output[1])
+        for results in (first, second):
+            self.assertGreater(results["seconds"].pop("evaluate"), 0)
+        self.assertEqual(first, second)
+        self.assertEqual(self.files(), files)
+        results = json.loads((self.workdir / "results.json").read_text())
+        self.assertEqual(results["seeds"], first["seeds"])
+
+
+if __name__ == "__main__":
+    absltest.main()

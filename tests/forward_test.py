@@ -1,0 +1,154 @@
+"""Forward passes with components in the place of matrices, dense and by groups of active pairs."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax import forward, grouped, sites
+from apd_jax.components import Factors
+from apd_jax.sites import Target
+
+# Which components (of 3) are active on which of 7 examples.
+MASKS = {
+    "mixed": [[1, 0, 0], [0, 1, 1], [0, 0, 0], [1, 1, 1], [0, 0, 1], [1, 0, 0], [0, 1, 0]],
+    "two_empty_groups": [[0, 1, 0]] * 7,
+    "one_pair": [[0, 0, 0]] * 6 + [[0, 0, 1]],
+    "all": [[1, 1, 1]] * 7,
+}
+
+
+def pairs_of(mask):
+    """Active (examples, components), as the selection gives them: in no particular order."""
+    examples, components = np.nonzero(np.asarray(mask))
+    order = np.random.default_rng(0).permutation(len(examples))
+    return jnp.array(examples[order], jnp.int32), jnp.array(components[order], jnp.int32)
+
+
+class ApplyTest(parameterized.TestCase):
+    @parameterized.parameters(*networks.NAMES)
+    def test_composed_and_masked(self, name):
+        target, x = networks.make(name)
+        components = networks.components(target)
+        sums = {site: m.sum(axis=0) for site, m in networks.matrices(components).items()}
+        composed = apd_jax.composed_apply(target, components, x)
+        expected = networks.output(target, sums, x)
+        np.testing.assert_allclose(composed, expected, rtol=1e-4, atol=1e-4)
+        full = apd_jax.masked_apply(target, components, x, jnp.ones((7, 3), bool))
+        np.testing.assert_allclose(full, expected, rtol=1e-4, atol=1e-4)
+        for mask in (np.array(MASKS["mixed"], bool), networks.normal(3, 7, 3)):
+            masked = apd_jax.masked_apply(target, components, x, mask)
+            expected = networks.literal_masked(target, components, x, mask)
+            np.testing.assert_allclose(masked, expected, rtol=1e-4, atol=1e-4)
+
+    @parameterized.parameters(((7, 4),), ((6, 3),), ((3,),))
+    def test_bad_mask(self, shape):
+        target, x = networks.make("mlp")
+        with self.assertRaisesRegex(ValueError, r"mask has shape .+ \[B, C\] = \(7, 3\)"):
+            apd_jax.masked_apply(target, networks.components(target), x, jnp.ones(shape))
+
+
+class PairsTest(parameterized.TestCase):
+    """The grouped route against the dense one."""
+
+    @parameterized.parameters(
+        ("tms", "mixed"), ("tms", "two_empty_groups"), ("mlp", "one_pair"), ("mlp", "all")
+    )
+    def test_outputs_records_and_gradients(self, name, mask):
+        target, x = networks.make(name)
+        mask = jnp.array(MASKS[mask], bool)
+        weights = networks.normal(11, *jax.eval_shape(target, x).shape)
+
+        def measure(components, x, operation):
+            outputs, records = sites.run(target, x, operation(components))
+            inner = [jnp.mean(record.y**2) for record in records.values()]
+            return jnp.sum(weights * outputs) + sum(inner), (outputs, records)
+
+        def by(operation):
+            gradient = jax.jit(
+                jax.value_and_grad(lambda c, x: measure(c, x, operation), (0, 1), has_aux=True)
+            )
+            return gradient(networks.components(target), x)
+
+        dense = by(lambda c: forward.masked(c, mask))
+        found = by(lambda c: forward.masked_pairs(c, pairs_of(mask)))
+        chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
+
+    def test_sequences(self):
+        params = {"w": networks.normal(0, 3, 2)}
+        target = Target(lambda p, x: apd_jax.linear("w", x, p["w"]), params, ["w"])
+        x, mask = networks.normal(1, 7, 4, 3), jnp.array(MASKS["mixed"], bool)
+        components = networks.components(target)
+
+        def by(operation):
+            def total(c, x):
+                outputs, _ = sites.run(target, x, operation(c))
+                return jnp.sum(jnp.sin(outputs)), outputs
+
+            return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(components, x)
+
+        dense = by(lambda c: forward.masked(c, mask))
+        found = by(lambda c: forward.masked_pairs(c, pairs_of(mask)))
+        chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
+        rows = [networks.matrices(components)["w"][np.flatnonzero(m)].sum(axis=0) for m in mask]
+        expected = np.stack([a @ w for a, w in zip(x, rows, strict=True)])
+        np.testing.assert_allclose(dense[0][1], expected, rtol=1e-4, atol=1e-4)
+
+    @parameterized.parameters((4096, 2, "grouped"), (4096, 4096, "dense"), (4, 2, "dense"))
+    def test_route_by_size(self, batch_size, num_pairs, expected):
+        target, _ = networks.make("mlp")
+        components = networks.components(target, num_components=100)
+        components = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), components)
+        num_pairs = min(num_pairs * 200, batch_size * 200)
+        route = forward.choose_masked_route(components, batch_size, num_pairs)
+        self.assertEqual(route, expected)
+
+
+class GroupedTest(parameterized.TestCase):
+    """Products by group, with every number of slots: one round up to one round for each pair."""
+
+    def test_groups(self):
+        pairs = jnp.array([5, 0, 3, 3]), jnp.array([2, 0, 2, 0])
+        groups = grouped.group_pairs(pairs, 4)
+        np.testing.assert_array_equal(groups.example, [0, 3, 5, 3])
+        np.testing.assert_array_equal(groups.component, [0, 0, 2, 2])
+        np.testing.assert_array_equal(groups.start, [0, 2, 2, 4])
+        np.testing.assert_array_equal(groups.count, [2, 0, 2, 0])
+
+    @parameterized.product(slots=(1, 3, 13), function=(grouped.read, grouped.write))
+    def test_any_number_of_slots(self, slots, function):
+        components = jnp.array([1] * 8 + [0] * 3 + [3])  # group 2 is empty, group 1 overflows
+        groups = grouped.group_pairs((jnp.arange(12), components), 4)
+        rows, factor = networks.normal(0, 12, 2), networks.normal(1, 4, 2, 2)
+        cotangent = networks.normal(2, 12, 2)
+
+        def found(rows, factor):
+            return jnp.sum(cotangent * function(slots, rows, factor, groups))
+
+        def expected(rows, factor):
+            own = factor[groups.component]
+            own = own if function is grouped.write else jnp.swapaxes(own, 1, 2)
+            return jnp.sum(cotangent * jnp.einsum("pi,pij->pj", rows, own))
+
+        results = [jax.jit(jax.value_and_grad(f, (0, 1)))(rows, factor) for f in (found, expected)]
+        chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
+
+    @parameterized.parameters((327, 130, 8), (1, 10, 1), (0, 3, 0), (5000, 2, 2656))
+    def test_number_of_slots(self, pairs, components, expected):
+        self.assertEqual(grouped.num_slots(pairs, components), expected)
+
+
+class OrientedTest(absltest.TestCase):
+    def test_transposed_use(self):
+        both = Factors(networks.normal(0, 3, 2, 4), networks.normal(1, 3, 2, 5))
+        x = networks.normal(2, 6, 5)
+        call = sites.SiteCall("w", 1, x, jnp.zeros((4, 5)), True)
+        y = forward.masked({"w": both}, jnp.ones((6, 3)))(call)
+        np.testing.assert_allclose(y, x @ both.matrices().sum(axis=0).T, rtol=1e-4, atol=1e-4)
+
+
+if __name__ == "__main__":
+    absltest.main()

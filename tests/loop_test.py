@@ -1,0 +1,179 @@
+"""The loop: what it tells and when, what it refuses, and that resuming changes nothing."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from apd_jax import loop
+
+SEEDS = jnp.array([3, 4], jnp.uint32)
+
+
+class State(NamedTuple):
+    step: jax.Array
+    weight: jax.Array
+
+
+def init():
+    return State(jnp.zeros(2, jnp.int32), jnp.ones((2, 3)))
+
+
+def step_fn(scale, state, key):
+    noise = jax.random.normal(key, (3,))
+    weight = state.weight * 0.9 + scale * noise
+    return State(state.step + 1, weight), {"loss/total": jnp.sum(weight), "noise": noise[0]}
+
+
+class Recorder(loop.Observer):
+    """Writes down what it is told, and asks to stop at a step."""
+
+    def __init__(self, stop_at=None):
+        self.told, self.states, self.rows, self._stop_at = [], {}, {}, stop_at
+        self._chunks = 0
+
+    def on_metrics(self, step, metrics):
+        self.told.append(("row", step))
+        self.rows[step] = metrics
+
+    def save(self, step, state):
+        self.told.append(("save", step))
+        self.states[step] = jax.tree.map(np.array, state)
+
+    def should_stop(self):
+        self._chunks += 1
+        return self._chunks == self._stop_at
+
+    @property
+    def saved(self):
+        return [step for kind, step in self.told if kind == "save"]
+
+
+def run(state=None, step=step_fn, observer=None, **options):
+    options = {"steps": 12, "chunk_steps": 3} | options
+    state = init() if state is None else jax.tree.map(jnp.array, state)
+    return loop.run_steps(step, jnp.ones(2), state, SEEDS, observer=observer, **options)
+
+
+class ToldTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (12, 3, 6, [6, 12]),
+        (12, 3, 1, [3, 6, 9, 12]),
+        (13, 3, 4, [6, 9, 12, 13]),
+        (24, 3, 10, [12, 21, 24]),
+        (12, 5, 100, [12]),
+        (12, 5, None, [12]),
+    )
+    def test_saves_are_at_multiples_in_whole_chunks_and_at_the_end(self, steps, chunk, every, at):
+        observer = Recorder()
+        run(steps=steps, chunk_steps=chunk, save_every=every, observer=observer)
+        self.assertEqual(observer.saved, at)
+
+    def test_saves_do_not_shift_after_a_stop(self):
+        observer = Recorder(stop_at=1)
+        with self.assertRaises(loop.Stopped) as caught:
+            run(steps=24, save_every=10, observer=observer)
+        self.assertEqual(caught.exception.step, 3)
+        again = Recorder()
+        run(observer.states[3], steps=24, save_every=10, observer=again)
+        self.assertEqual(again.saved, [12, 21, 24])
+
+    def test_each_row_once_and_before_the_save_of_its_step(self):
+        observer = Recorder()
+        run(save_every=6, observer=observer)
+        rows = [("row", 3), ("row", 6), ("save", 6), ("row", 9), ("row", 12), ("save", 12)]
+        self.assertEqual(observer.told, rows)
+
+    def test_metrics_are_those_of_the_last_step(self):
+        observer = Recorder()
+        run(observer=observer)
+        keys = [jax.random.fold_in(jax.random.key(seed), 5) for seed in SEEDS]
+        noise = [jax.random.normal(key, (3,))[0] for key in keys]
+        np.testing.assert_array_equal(observer.rows[6]["noise"], noise)
+
+    def test_stop_at_the_end_is_the_end(self):
+        state = run(steps=3, observer=Recorder(stop_at=1))
+        self.assertEqual(state.step.tolist(), [3, 3])
+
+    def test_nothing_left_to_do(self):
+        observer = Recorder()
+        run(run(), observer=observer)
+        self.assertEmpty(observer.told)
+
+
+class SameTest(parameterized.TestCase):
+    @parameterized.parameters(3, 6, 9)
+    def test_resuming_changes_no_bit(self, at):
+        observer = Recorder()
+        straight = run(save_every=3, observer=observer)
+        resumed = run(observer.states[at])
+        for leaf, other in zip(straight, resumed, strict=True):
+            np.testing.assert_array_equal(leaf, other)
+
+    def test_compiles_once_per_length(self):
+        def own_step(*args):
+            return step_fn(*args)
+
+        before = loop._chunk._cache_size()
+        observer = Recorder()
+        run(step=own_step, save_every=3, observer=observer)
+        run(observer.states[6], step=own_step)
+        self.assertEqual(loop._chunk._cache_size() - before, 1)
+
+
+class DivergedTest(parameterized.TestCase):
+    @parameterized.parameters(np.nan, np.inf, -np.inf)
+    def test_names_step_terms_and_seeds(self, value):
+        def broken(scale, state, key):
+            state, metrics = step_fn(scale, state, key)
+            at = jnp.where((state.step == 8) & (scale > 1), value, 0.0)
+            late = jnp.where(state.step >= 9, value, 0.0)
+            return state, {
+                "loss/a": late,
+                "loss/b": at,
+                "loss/c": at,
+                "loss/total": at + late,
+                "gradient_norm": late,
+            } | metrics
+
+        observer = Recorder()
+        with self.assertRaisesRegex(
+            loop.Diverged, r"^loss/b and loss/c stopped .* step 8, .*\[1\].*lower learning rate"
+        ):
+            loop.run_steps(
+                broken,
+                jnp.array([1.0, 2.0]),
+                init(),
+                SEEDS,
+                steps=12,
+                chunk_steps=3,
+                save_every=3,
+                observer=observer,
+            )
+        self.assertEqual(observer.saved, [3, 6])
+        self.assertEqual(list(observer.rows), [3, 6])
+
+    def test_a_sum_is_named_where_its_terms_are_finite(self):
+        def broken(scale, state, key):
+            state, metrics = step_fn(scale, state, key)
+            return state, {"loss/a": jnp.float32(3e38), "loss/total": jnp.float32(3e38) * 2}
+
+        with self.assertRaisesRegex(loop.Diverged, "^loss/total stopped .* step 1,"):
+            run(step=broken)
+
+    def test_state_is_looked_at_before_it_is_saved(self):
+        def broken(scale, state, key):
+            state, metrics = step_fn(scale, state, key)
+            bad = jnp.where(state.step == 6, jnp.inf, state.weight)
+            return State(state.step, bad), {"loss": jnp.float32(0)}
+
+        observer = Recorder()
+        with self.assertRaisesRegex(loop.Diverged, "^weight of the state .* step 6;"):
+            run(step=broken, save_every=3, observer=observer)
+        self.assertEqual(observer.saved, [3])
+
+
+if __name__ == "__main__":
+    absltest.main()

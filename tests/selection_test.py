@@ -1,0 +1,138 @@
+"""Top-k masks against a plain sort, on scores with many ties."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apd_jax import selection
+
+# Few shapes and few values: quick to compile, and full of ties and zeros of both signs.
+SHAPES = ((1, 1), (4, 1), (1, 4), (2, 3))
+VALUES = np.array([-0.0, 0.0, 0.5, 0.5, 1.0, 2.0, 1e-30, 3e38], np.float32)
+
+
+@st.composite
+def tables(draw):
+    """Scores [B, C] and a number of active pairs in [1, B·C]."""
+    shape = draw(st.sampled_from(SHAPES))
+    picks = draw(st.lists(st.integers(0, 7), min_size=math.prod(shape), max_size=math.prod(shape)))
+    count = draw(st.integers(1, math.prod(shape)))
+    return VALUES[picks].reshape(shape), count
+
+
+def largest(scores, count):
+    """Mask of the `count` largest of a flat list; of equal values the earlier one."""
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    mask = np.zeros(len(scores), bool)
+    mask[order[:count]] = True
+    return mask
+
+
+def mask_of(pairs, shape):
+    """Mask that is true at the given pairs, each of them given once."""
+    mask = np.zeros(shape, int)
+    np.add.at(mask, tuple(map(np.asarray, pairs)), 1)
+    assert mask.max() <= 1
+    return mask.astype(bool)
+
+
+class BatchTest(parameterized.TestCase):
+    @settings(deadline=None, max_examples=60)
+    @given(tables())
+    def test_equals_a_sort(self, table):
+        scores, count = table
+        k = (count + 0.25) / len(scores)  # k·B is not whole
+        expected = largest(scores.reshape(-1), count).reshape(scores.shape)
+        mask = selection.batch_topk_mask(scores, k)
+        np.testing.assert_array_equal(mask, expected)
+        pairs = selection.batch_topk(scores, k).pairs
+        np.testing.assert_array_equal(mask_of(pairs, scores.shape), expected)
+
+    @parameterized.parameters(
+        (1.28, 256, 327), (0.211, 2048, 432), (1, 7, 7), (0.5, 3, 1), (2 / 3, 3, 2), (0.999, 2, 1)
+    )
+    def test_floor_of_k_times_batch(self, k, batch_size, expected):
+        self.assertEqual(selection.num_active(k, batch_size, 3), expected)
+        chosen = jax.eval_shape(lambda s: selection.batch_topk(s, k), jnp.ones((batch_size, 3)))
+        self.assertEqual(chosen.pairs[0].shape, (expected,))
+
+    def test_zeros_go_to_the_lower_flat_index(self):
+        mask = selection.batch_topk_mask(jnp.zeros((3, 2)), 1.0)
+        np.testing.assert_array_equal(mask, [[1, 1], [1, 0], [0, 0]])
+
+    def test_everything(self):
+        self.assertTrue(selection.batch_topk_mask(jnp.zeros((3, 2)), 2.0).all())
+
+    @parameterized.parameters(
+        (0.3, 3, 2, "k=0.3 selects nothing: .+ 0 at batch size 3; k must be at least 0.333333"),
+        (0, 3, 2, "selects nothing"),
+        (-1, 3, 2, "selects nothing"),
+        (2.4, 3, 2, "k=2.4 selects 7 pairs, but 3 examples and 2 .+ only 6; .+ at most 2"),
+        (1, 3, 0, "k=1 selects 3 pairs"),
+        (math.inf, 3, 2, "finite"),
+        (math.nan, 3, 2, "finite"),
+    )
+    def test_bad_k(self, k, batch_size, components, message):
+        with self.assertRaisesRegex(ValueError, message):
+            selection.batch_topk_mask(jnp.zeros((batch_size, components)), k)
+
+
+class SampleTest(parameterized.TestCase):
+    @settings(deadline=None, max_examples=60)
+    @given(tables())
+    def test_equals_a_sort_of_each_row(self, table):
+        scores, count = table
+        k = min(count, scores.shape[1])
+        expected = np.stack([largest(row, k) for row in scores])
+        np.testing.assert_array_equal(selection.topk_mask(scores, k), expected)
+        pairs = selection.sample_topk(scores, k).pairs
+        np.testing.assert_array_equal(mask_of(pairs, scores.shape), expected)
+
+    @parameterized.parameters(0, -1, 1.5, 4, math.inf, math.nan)
+    def test_bad_k(self, k):
+        with self.assertRaisesRegex(ValueError, r"whole k in \[1, 3\], got"):
+            selection.topk_mask(jnp.zeros((2, 3)), k)
+
+
+class ExactTest(parameterized.TestCase):
+    @settings(deadline=None, max_examples=40)
+    @given(tables(), st.data())
+    def test_as_many_as_active_inputs(self, table, data):
+        scores, _ = table
+        x = np.zeros((len(scores), 3), np.float32)
+        active = data.draw(st.integers(0, x.size))
+        x.reshape(-1)[:active] = -0.5
+        expected = largest(scores.reshape(-1), active).reshape(scores.shape)
+        np.testing.assert_array_equal(selection.exact_topk_mask(scores, x), expected)
+
+
+class MaskTest(absltest.TestCase):
+    def test_always_active(self):
+        chosen = selection.batch_topk(jnp.array([[1.0, 0.0], [0.0, 0.0]]), 0.5)
+        chosen = selection.add_always_active(chosen)
+        np.testing.assert_array_equal(chosen.mask, [[True, False, True], [False, False, True]])
+        np.testing.assert_array_equal(mask_of(chosen.pairs, (2, 3)), chosen.mask)
+
+    def test_no_gradient_passes(self):
+        def total(scores):
+            masks = (selection.batch_topk_mask(scores, 1.5), selection.topk_mask(scores, 1))
+            return sum(jnp.sum(mask * 1.0) for mask in masks)
+
+        gradient = jax.grad(total)(jnp.arange(6.0).reshape(2, 3))
+        np.testing.assert_array_equal(gradient, np.zeros((2, 3)))
+
+    def test_under_jit_and_vmap(self):
+        scores = jnp.array(np.random.default_rng(0).normal(size=(3, 4, 5)))
+        together = jax.jit(jax.vmap(lambda s: selection.batch_topk_mask(s, 1.3)))(scores)
+        for one, expected in zip(scores, together, strict=True):
+            np.testing.assert_array_equal(selection.batch_topk_mask(one, 1.3), expected)
+            self.assertEqual(int(expected.sum()), 5)
+
+
+if __name__ == "__main__":
+    absltest.main()

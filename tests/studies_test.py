@@ -1,0 +1,79 @@
+"""How results are judged and compared with published numbers."""
+
+import math
+
+from absl.testing import absltest, parameterized
+
+from apd_jax import studies
+from apd_jax.studies import verdicts
+from apd_jax.studies.verdicts import Published, Threshold
+
+SEEDS = [{"mmcs": 0.9, "solved": True}, {"mmcs": 1.0, "solved": False}]
+
+
+class VerdictsTest(parameterized.TestCase):
+    def test_summarise(self):
+        summary = verdicts.summarise(SEEDS)
+        self.assertEqual(set(summary), {"mmcs_mean", "mmcs_std", "solve_rate"})
+        self.assertAlmostEqual(summary["mmcs_mean"], 0.95)
+        self.assertAlmostEqual(summary["mmcs_std"], 0.05)
+        self.assertEqual(summary["solve_rate"], 0.5)
+
+    @parameterized.parameters(
+        (">=", 0.95, True),
+        (">=", 0.96, False),
+        ("<=", 0.95, True),
+        ("<=", 0.94, False),
+    )
+    def test_judge(self, comparison, limit, passed):
+        threshold = Threshold("mmcs_mean", comparison, limit, "close to 1")
+        (verdict,) = verdicts.judge([threshold], {"mmcs_mean": 0.95})
+        expected = {
+            "name": "mmcs_mean",
+            "description": "close to 1",
+            "value": 0.95,
+            "comparison": comparison,
+            "threshold": limit,
+            "passed": passed,
+        }
+        self.assertEqual(verdict, expected)
+
+    @parameterized.product(value=(math.nan, math.inf, -math.inf), comparison=(">=", "<="))
+    def test_what_is_not_finite_fails(self, value, comparison):
+        (verdict,) = verdicts.judge([Threshold("x", comparison, 0.0, "")], {"x": value})
+        self.assertFalse(verdict["passed"])
+
+    @parameterized.parameters((1, "0.95"), (2, "0.95 ± 0.05"))
+    def test_compare(self, seeds, ours):
+        published = [Published("mmcs", "MMCS", "0.998", None, "a cosine")]
+        (row,) = verdicts.compare(published, {"mmcs_mean": 0.95, "mmcs_std": 0.05}, seeds)
+        expected = {
+            "key": "mmcs",
+            "label": "MMCS",
+            "ours": ours,
+            "paper": "0.998",
+            "spd": None,
+            "definition": "a cosine",
+        }
+        self.assertEqual(row, expected)
+
+
+class StudiesTest(parameterized.TestCase):
+    def test_unknown(self):
+        with self.assertRaisesRegex(ValueError, r"one of \['resid_mlp', 'tms'\], got 'mnist'"):
+            studies.find("mnist")
+
+    @parameterized.parameters(
+        ("tms", ("5-2", "40-10", "5-2-id", "40-10-id")), ("resid_mlp", ("1", "2", "3"))
+    )
+    def test_every_variant_has_numbers_and_thresholds(self, name, variants):
+        study = studies.find(name)
+        for variant in variants:
+            self.assertNotEmpty(study.published(variant))
+            self.assertNotEmpty(study.thresholds(variant))
+        with self.assertRaisesRegex(ValueError, "variant must be one of .+, got 'other'"):
+            study.published("other")
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,306 @@
+"""One step: what is selected, where gradients flow, and several seeds side by side."""
+
+import dataclasses
+import functools
+from unittest import mock
+
+import chex
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from apd_jax import attributions, loop, optimizers, train_step
+from apd_jax.decompose import Settings, init_states, make_step
+from apd_jax.inputs import SparseFeatures
+from apd_jax.train_step import Coefficients, Objective
+
+TOPK = Objective(Coefficients(faithfulness=1, minimality=1, simplicity=0.5), topk=1.3)
+LP = Objective(Coefficients(faithfulness=1, lp_minimality=0.7, lp_simplicity=0.3), topk=None)
+# A seed alone against the same seed among others: products are summed in another order.
+SEED_TOLERANCE = 1e-4
+
+
+@jax.custom_vjp
+def forbid_gradient(tree):
+    """The identity, which nothing may be differentiated through."""
+    return tree
+
+
+def _refuse(_, gradient):
+    raise AssertionError("a gradient flows through the attributions")
+
+
+forbid_gradient.defvjp(lambda tree: (tree, None), _refuse)
+
+
+def gradient_of(objective, target, components, x):
+    def total(components):
+        terms, mask = train_step.loss_terms(objective, target, components, x)
+        return train_step.weighted_sum(objective.coefficients, terms), (terms, mask)
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))(components)
+
+
+class GradientTest(parameterized.TestCase):
+    @parameterized.product(name=("tms_hidden", "mlp"), source=("target", "components"))
+    def test_is_that_of_the_losses_at_a_fixed_mask(self, name, source):
+        target, x = networks.make(name)
+        components = networks.components(target)
+        coefficients = Coefficients(faithfulness=0, minimality=2, output=3)
+        objective = dataclasses.replace(
+            TOPK, coefficients=coefficients, attribution_source=source
+        )
+        (loss, (_, mask)), gradient = gradient_of(objective, target, components, x)
+        self.assertEqual(int(mask.sum()), 9)
+
+        def literal(components):
+            sums = {site: m.sum(axis=0) for site, m in networks.matrices(components).items()}
+            masked = networks.literal_masked(target, components, x, mask)
+            minimality = jnp.mean((masked - target(x)) ** 2)
+            return 2 * minimality + 3 * jnp.mean((networks.output(target, sums, x) - target(x)) ** 2)
+
+        expected = jax.jit(jax.value_and_grad(literal))(components)
+        chex.assert_trees_all_close((loss, gradient), expected, rtol=1e-4, atol=1e-4)
+
+    @parameterized.parameters("target", "components")
+    def test_none_flows_through_attributions_of_the_topk_objective(self, source):
+        target, x = networks.make("mlp")
+        components = networks.components(target)
+        attribute = attributions.attribute
+
+        def guarded(target, components, x, **options):
+            return attribute(target, forbid_gradient(components), x, **options)
+
+        with mock.patch.object(attributions, "attribute", guarded):
+            gradient_of(dataclasses.replace(TOPK, attribution_source=source), target, components, x)
+            with self.assertRaisesRegex(AssertionError, "flows through the attributions"):
+                gradient_of(LP, target, components, x)
+
+    def test_kl(self):
+        target, x = networks.make("mlp")
+        components = networks.components(target)
+        objective = Objective(Coefficients(minimality=1.0), topk=1.3, output_loss="kl")
+
+        @jax.jit
+        def both(components):
+            terms, mask = train_step.loss_terms(objective, target, components, x)
+            masked = networks.literal_masked(target, components, x, mask)
+            p, q = jax.nn.softmax(target(x)), jax.nn.softmax(masked)
+            return terms["minimality"], jnp.mean(jnp.sum(p * jnp.log(p / q), axis=1))
+
+        np.testing.assert_allclose(*both(components), rtol=1e-4)
+
+    def test_terms_without_weight_are_left_out(self):
+        target, x = networks.make("mlp")
+        terms = jax.eval_shape(
+            lambda c: train_step.loss_terms(TOPK, target, c, x)[0], networks.components(target)
+        )
+        self.assertEqual(set(terms), {"faithfulness", "minimality", "simplicity"})
+        self.assertEqual(train_step.weighted_sum(Coefficients(), {}), 0)
+
+
+class SelectTest(parameterized.TestCase):
+    scores = jnp.array([[0.1, 0.9, 0.2, 5.0], [0.3, 0.8, 0.0, 6.0], [0.0, 0.7, 0.6, 7.0]])
+    x = jnp.array([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
+
+    @parameterized.parameters(
+        ("batch", 1.4, False, [[0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]]),
+        ("sample", 2.0, False, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 0, 1]]),
+        ("exact", None, False, [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]]),
+        ("batch", 1.4, True, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 1, 1]]),
+        ("sample", 1.0, True, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 0, 1]]),
+        ("exact", None, True, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1]]),
+    )
+    def test_rules(self, rule, k, distil, expected):
+        objective = Objective(Coefficients(), topk=k, selection=rule, distil=distil)
+        mask, pairs = train_step.select(objective, self.scores, self.x)
+        np.testing.assert_array_equal(mask, np.array(expected, bool))
+        if rule == "exact":
+            self.assertIsNone(pairs)
+        else:
+            self.assertEqual(sorted(np.stack(pairs, 1).tolist()), np.argwhere(expected).tolist())
+
+    @parameterized.parameters(("batch", True), ("sample", False), ("exact", True))
+    def test_routes_agree(self, rule, distil):
+        target, x = networks.make("tms")
+        components = networks.components(target)
+        results = []
+        for route in ("dense", "grouped"):
+            objective = Objective(
+                Coefficients(minimality=1.0),
+                topk=1.0,
+                selection=rule,
+                distil=distil,
+                masked_route=route,
+            )
+            results.append(gradient_of(objective, target, components, x))
+        chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-4)
+        self.assertEqual(bool(results[0][0][1][1][:, -1].all()), distil)
+
+
+class StepTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.target, self.x = networks.make("tms")
+        self.components = networks.components(self.target)
+        rate = optimizers.learning_rate_schedule(0.01, steps=10)
+        self.optimizer = optimizers.adam(rate)
+
+    def step(self, objective, state):
+        return jax.jit(functools.partial(train_step.train_step, objective, self.optimizer))(
+            self.target, state, self.x
+        )
+
+    def test_metrics(self):
+        state = train_step.init_state(self.components, self.optimizer)
+        state = state._replace(step=jnp.int32(1500), last_active=jnp.array([0, 501, 500]))
+        # The last two components never win.
+        components = jax.tree.map(
+            lambda leaf: leaf * jnp.array([1, 1e-6, 1e-6])[:, None, None], self.components
+        )
+        objective = dataclasses.replace(TOPK, topk=0.5)
+        after, metrics = self.step(objective, state._replace(components=components))
+        self.assertEqual(int(after.step), 1501)
+        np.testing.assert_array_equal(after.last_active, [1500, 501, 500])
+        self.assertEqual(int(metrics["dead_components"]), 1)
+        np.testing.assert_allclose(metrics["active_components"], 3 / 7)
+        (loss, (terms, _)), gradient = gradient_of(objective, self.target, components, self.x)
+        np.testing.assert_allclose(metrics["loss/total"], loss, rtol=1e-5)
+        expected = 1 * terms["faithfulness"] + 1 * terms["minimality"] + 0.5 * terms["simplicity"]
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+        norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+        np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
+
+    def test_unit_norm(self):
+        objective = dataclasses.replace(TOPK, unit_norm=True)
+        state = train_step.init_state(self.components, self.optimizer)
+        current = train_step.current_components(objective, state)
+        lengths = np.linalg.norm(current["linear1"].U, axis=1)
+        np.testing.assert_allclose(lengths, np.ones_like(lengths), rtol=1e-6)
+        _, gradient = gradient_of(objective, self.target, current, self.x)
+        after, metrics = self.step(objective, state)
+        # A first step of Adam is the rate times the sign of the projected gradient.
+        along = np.sum(gradient["linear1"].U * current["linear1"].U, axis=1, keepdims=True)
+        projected = gradient["linear1"].U - along * current["linear1"].U
+        moved = after.components["linear1"].U - current["linear1"].U
+        np.testing.assert_allclose(moved, -0.01 * np.sign(projected), atol=1e-5)
+        doubled = state._replace(
+            components={s: f._replace(reads=2 * f.reads) for s, f in state.components.items()}
+        )
+        chex.assert_trees_all_close(self.step(objective, doubled)[1], metrics, rtol=1e-5)
+
+    def test_traced_once(self):
+        traced = []
+
+        @jax.jit
+        def step(state, x):
+            traced.append(None)
+            return train_step.train_step(TOPK, self.optimizer, self.target, state, x)
+
+        state = train_step.init_state(self.components, self.optimizer)
+        for _ in range(4):
+            state, _ = step(state, self.x)
+        self.assertLen(traced, 1)
+
+
+class SeedsTest(parameterized.TestCase):
+    """Twenty steps of several seeds at once, by the loop."""
+
+    settings = Settings(
+        objective=dataclasses.replace(TOPK, topk=0.5),
+        num_components=3,
+        rank=2,
+        steps=20,
+        batch_size=16,
+        learning_rate=0.01,
+    )
+    sample = SparseFeatures(4, 0.3)
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.step = staticmethod(make_step(cls.settings, cls.sample))
+        cls.together = cls.run_seeds((5, 6, 7))
+
+    @classmethod
+    def run_seeds(cls, seeds, chunk_steps=10, state=None, steps=20):
+        targets = [jax.tree.map(lambda leaf, s=s: leaf + s / 10, networks.tms()) for s in seeds]
+        targets, seeds = loop.stack(targets), jnp.array(seeds, jnp.uint32)
+        state = init_states(cls.settings, targets, seeds) if state is None else state
+        return loop.run_steps(cls.step, targets, state, seeds, steps=steps, chunk_steps=chunk_steps)
+
+    def test_chunks_change_no_bit(self):
+        chex.assert_trees_all_equal(self.together, self.run_seeds((5, 6, 7), chunk_steps=20))
+
+    def test_resuming_changes_no_bit(self):
+        half = self.run_seeds((5, 6, 7), steps=10)
+        saved = jax.tree.map(np.array, half)
+        again = self.run_seeds((5, 6, 7), state=jax.tree.map(jnp.array, saved))
+        chex.assert_trees_all_equal(self.together, again)
+
+    @parameterized.parameters(0, 2)
+    def test_alone_and_among_others(self, index):
+        alone = self.run_seeds((5 + index,))
+        chex.assert_trees_all_close(
+            loop.pick(alone, 0), loop.pick(self.together, index),
+            rtol=SEED_TOLERANCE, atol=SEED_TOLERANCE,
+        )
+
+    def test_seeds_differ(self):
+        reads = self.together.components["linear1"].reads
+        self.assertGreater(float(jnp.abs(reads[0] - reads[1]).max()), 0.01)
+        chex.assert_tree_all_finite(self.together)
+
+
+class BadObjectiveTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ({"selection": "most"}, "selection must be one of .+'exact'.+, got 'most'"),
+        ({"output_loss": "l1"}, "output_loss must be one of .+, got 'l1'"),
+        ({"masked_route": "sparse"}, "masked_route must be one of .+, got 'sparse'"),
+        ({"attribution_mode": "back"}, "attribution_mode must be one of .+, got 'back'"),
+        ({"attribution_source": "sum"}, "attribution_source must be one of .+, got 'sum'"),
+        ({"hidden_activation": "tanh"}, "activation must be one of .+, got 'tanh'"),
+        ({"schatten_p": 0.0}, r"schatten_p must be in \(0, 2\], got 0.0"),
+        ({"lp_p": 2.5}, r"lp_p must be in \(0, 2\], got 2.5"),
+        ({"topk": None}, r"coefficients \['minimality', 'simplicity'\] need a top-k selection"),
+        ({"coefficients": Coefficients(activation=1.0)}, "needs hidden_sites, got none"),
+    )
+    def test_is_refused(self, fields, message):
+        with self.assertRaisesRegex(ValueError, message):
+            dataclasses.replace(TOPK, **fields)
+
+    @parameterized.parameters(*(field.name for field in dataclasses.fields(Coefficients)))
+    def test_negative_coefficient(self, name):
+        for value in (-0.1, float("nan")):
+            with self.assertRaisesRegex(ValueError, f"coefficient {name} must not be negative"):
+                Coefficients(**{name: value})
+
+    @parameterized.parameters(
+        ("batch", 0.05, False, "selects nothing"),
+        ("batch", 3.5, False, "k must be at most 3"),
+        ("batch", 2.5, True, "k must be at most 2"),
+        ("sample", 1.5, False, "whole k"),
+        ("sample", 3.0, True, r"whole k in \[1, 2\]"),
+    )
+    def test_k_that_does_not_fit(self, rule, k, distil, message):
+        objective = dataclasses.replace(TOPK, topk=k, selection=rule, distil=distil)
+        with self.assertRaisesRegex(ValueError, message):
+            objective.check_sizes(16, 3)
+
+
+class LpTest(absltest.TestCase):
+    def test_every_component_is_active(self):
+        target, x = networks.make("mlp")
+        components = networks.components(target)
+        (_, (terms, mask)), _ = gradient_of(LP, target, components, x)
+        self.assertTrue(mask.all())
+        self.assertEqual(set(terms), {"faithfulness", "lp_minimality", "lp_simplicity"})
+        scores = networks.literal_attributions(target, components, x, "target")
+        expected = np.mean(np.sum((scores**2 + 1e-16) ** 0.45, axis=1))
+        np.testing.assert_allclose(terms["lp_minimality"], expected, rtol=1e-5)
+
+
+if __name__ == "__main__":
+    absltest.main()
