@@ -84,11 +84,11 @@ def run(stage: Stage, flag: StopFlag) -> tuple[Any, float]:
             ) as writer,
             Progress(stage.steps, stage.name, initial=done) as progress,
         ):
-            session = _Session(stage, restored, checkpointer, writer, progress, flag)
+            session = Session(stage, restored, checkpointer, writer, progress, flag)
             return _run_steps(stage, restored, session), session.seconds
 
 
-def _run_steps(stage: Stage, restored: Restored | None, session: "_Session") -> Any:
+def _run_steps(stage: Stage, restored: Restored | None, session: "Session") -> Any:
     """The state after the last step."""
     try:
         return loop.run_steps(
@@ -107,7 +107,7 @@ def _run_steps(stage: Stage, restored: Restored | None, session: "_Session") -> 
         raise loop.Diverged(f"{stage.name}: {error}. {session.last_good()}") from error
 
 
-class _Session(loop.Observer):
+class Session(loop.Observer):
     """Puts what a loop tells into files: metrics, progress and checkpoints.
 
     Attributes:

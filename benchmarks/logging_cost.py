@@ -1,0 +1,138 @@
+"""What logging and saving cost a run: `python -m benchmarks.logging_cost --config=tms:5-2`.
+
+The same steps are run bare, with every logger that is installed, and with saves as the config has
+them, in turns, so that a machine that slows down slows all of them. Printed are medians over the
+rounds of the seconds for a step, and their ratio to the bare loop's.
+"""
+
+import argparse
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import util
+from unittest import mock
+
+from apd_jax import loop, session
+from apd_jax.decompose import init_states, make_step
+from apd_jax.runtime import compilation_cache
+from apd_jax.runtime.checkpoint import Checkpointer
+from apd_jax.runtime.metric_writer import MetricWriter
+from apd_jax.runtime.preemption import StopFlag
+from apd_jax.runtime.progress import Progress
+from benchmarks import problem
+
+
+class _Saving(loop.Observer):
+    """Saves and does nothing else; waits for the last save, which overlaps with no step."""
+
+    def __init__(self, checkpointer: Checkpointer, steps: int):
+        self._checkpointer, self._steps = checkpointer, steps
+
+    def save(self, step, state):
+        self._checkpointer.save(step, state, {"seconds": 0.0})
+        if step == self._steps:
+            self._checkpointer.wait()
+
+
+def _bare(run: Callable[..., float]) -> float:
+    return run(loop.Observer())
+
+
+def _logging(stage: session.Stage, run: Callable[..., float]) -> float:
+    """Seconds with metrics.jsonl, TensorBoard, wandb (offline, if installed), progress."""
+    wandb = {"project": "benchmark", "mode": "offline"} if util.find_spec("wandb") else None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        MetricWriter(folder, wandb=wandb) as writer,
+        Progress(stage.steps, "benchmark") as progress,
+    ):
+        nowhere = mock.Mock(Checkpointer)
+        return run(session.Session(stage, None, nowhere, writer, progress, StopFlag()))
+
+
+def _saving(stage: session.Stage, run: Callable[..., float]) -> float:
+    """Seconds with checkpoints."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Checkpointer(pathlib.Path(folder) / "checkpoints", max_to_keep=3) as checkpointer,
+    ):
+        return run(_Saving(checkpointer, stage.steps))
+
+
+def make_stage(name: str, saves: int) -> session.Stage:
+    """The decomposition of a config, with one seed and as many steps as `saves` saves take."""
+    plan = problem.find_plan(name, {"seeds": 1})
+    targets = problem.train_targets(plan, 0)
+    step = make_step(plan.settings, plan.task.inputs)  # one for all rounds: compiled once
+    return session.Stage(
+        name=name,
+        directory=pathlib.Path(),
+        make_state=lambda: init_states(plan.settings, targets, plan.seeds),
+        make_step=lambda: step,
+        context=targets,
+        seeds=plan.seeds,
+        steps=saves * plan.config.checkpoint_every,
+        chunk_steps=plan.config.chunk_steps,
+        save_every=plan.config.checkpoint_every,
+        max_to_keep=3,
+        config={},
+    )
+
+
+def measure(stage: session.Stage, rounds: int) -> dict[str, list[float]]:
+    """Seconds for a step of every variant, an entry a round."""
+
+    def run(observer: loop.Observer) -> float:
+        state = stage.make_state()
+        state.step.block_until_ready()
+        start = time.perf_counter()
+        state = loop.run_steps(
+            stage.make_step(),
+            stage.context,
+            state,
+            stage.seeds,
+            steps=stage.steps,
+            chunk_steps=stage.chunk_steps,
+            save_every=stage.save_every,
+            observer=observer,
+        )
+        state.step.block_until_ready()
+        return (time.perf_counter() - start) / stage.steps
+
+    variants = {
+        "bare": lambda: _bare(run),
+        "every logger": lambda: _logging(stage, run),
+        "checkpoints": lambda: _saving(stage, run),
+    }
+    _bare(run)  # compiles
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, variant in variants.items():
+            seconds[name].append(variant())
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="tms:5-2", choices=sorted(problem.CONFIGS))
+    parser.add_argument("--saves", type=int, default=3, help="saves in a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    compilation_cache.enable()
+    stage = make_stage(args.config, args.saves)
+    seconds = measure(stage, args.rounds)
+    bare = statistics.median(seconds["bare"])
+    print(f"{args.config}, {stage.steps} steps a round, {args.rounds} rounds")
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        paired = [value / base for value, base in zip(values, seconds["bare"], strict=True)]
+        print(
+            f"{name:>12}: {1e3 * median:.3f} ms a step, {median / bare:.3f} of bare "
+            f"(round by round {min(paired):.3f} to {max(paired):.3f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

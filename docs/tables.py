@@ -1,0 +1,76 @@
+"""Write docs/results.md from the results.json files kept in docs/results/.
+
+    python docs/tables.py                            # rebuild the page
+    python docs/tables.py runs/tms-5-2 COMMAND...    # keep a run's results first, with its command
+"""
+
+import json
+import pathlib
+import sys
+
+DOCS = pathlib.Path(__file__).parent
+KEPT = ("name", "variant", "versions", "machine", "seconds", "seeds", "summary", "comparison")
+HEAD = """# Results
+
+Every run here was made with the command above its table; nothing is left out. `solved` has the
+meaning of `results.json`: every feature has a component of its own (TMS: cosine of at least 0.99 and
+norm ratio in [0.8, 1.2]; residual MLPs: every feature's one component does its work alone). This page
+is written by `python docs/tables.py` from the files in `docs/results/`.
+"""
+
+
+def keep(workdir: pathlib.Path, command: str) -> None:
+    """Copy what matters of a run's results.json, with its command, to docs/results/."""
+    results = json.loads((workdir / "results.json").read_text())
+    kept = {"command": command} | {key: results[key] for key in KEPT}
+    steps = results["config"]["steps"]
+    path = DOCS / "results" / f"{kept['name']}-{kept['variant']}-{steps}-steps.json"
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def cell(value) -> str:
+    """A number for a table."""
+    if isinstance(value, bool):
+        return "yes" if value else "**no**"
+    return str(value) if isinstance(value, int) else f"{value:.3g}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def section(result: dict) -> str:
+    """One run: command, comparison with the paper, every seed."""
+    comparison = table(
+        ["", "ours", "paper (APD)", "SPD", "definition"],
+        [
+            [row["label"], row["ours"], row["paper"] or "–", row["spd"] or "–", row["definition"]]
+            for row in result["comparison"]
+        ],
+    )
+    keys = list(result["seeds"][0])
+    seeds = table(
+        [key.replace("_", " ") for key in keys],
+        [[cell(seed[key]) for key in keys] for seed in result["seeds"]],
+    )
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in result["seconds"].items())
+    return (
+        f"\n## {result['name']}, {result['variant']}\n\n"
+        f"`{result['command']}`\n\n{comparison}\n\n{seeds}\n\n"
+        f"Solved: {sum(seed['solved'] for seed in result['seeds'])} of {len(result['seeds'])}. "
+        f"Time on a {result['machine']['cpu_cores']}-core CPU that other work shared: {seconds}.\n"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    if arguments:
+        keep(pathlib.Path(arguments[0]), " ".join(arguments[1:]))
+    files = sorted((DOCS / "results").glob("*.json"))
+    sections = [section(json.loads(path.read_text())) for path in files]
+    (DOCS / "results.md").write_text(HEAD + "".join(sections))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
