@@ -3,21 +3,21 @@
 Letters: B batch, C components, O outputs, m rank, s uses of sites.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
-from apd_jax import association, pushforward, sites
-from apd_jax.components import Components
+from apd_jax import sites
+from apd_jax.components import Components, check_components
+from apd_jax.derivatives import Mode, directional_derivatives
 from apd_jax.forward import composed, oriented, read_all
 from apd_jax.sites import Records, SiteCall, Target
 
-# Tangents of a block: 2 MB in float32, about what a core's own cache holds.
+# Tangents of a block: 2 MB in float32, about what a core's own cache holds. In smaller blocks the
+# products that don't depend on the batch would weigh more than the cache gains.
 _BLOCK_ELEMENTS = 500_000
-_MIN_BLOCK = 64
-Mode = Literal["auto", "forward", "reverse", "literal"]
+_MIN_BLOCK = 256
 Source = Literal["target", "components"]
 
 
@@ -35,113 +35,6 @@ class Attributed(NamedTuple):
     records: Records
 
 
-class _Linearised(NamedTuple):
-    outputs: jax.Array
-    records: Records
-    factored: dict[Any, association.Factored | None]
-    zeros: dict[Any, jax.Array]
-    push: Any
-
-
-def _linearise(target: Target, x: jax.Array, operation: sites.Operation) -> _Linearised:
-    """Linearise the output in taps added to every site's output, at tap = 0."""
-    shapes = jax.eval_shape(lambda inputs: sites.run(target, inputs, operation)[1], x)
-    zeros = {key: jnp.zeros(record.y.shape, record.y.dtype) for key, record in shapes.items()}
-
-    def tapped(taps):
-        return sites.run(target, x, lambda call: operation(call) + taps[call.key])
-
-    def site_inputs(inputs):
-        records = sites.run(target, inputs, operation)[1]
-        return [records[key].x for key in shapes]
-
-    outputs, push, records = jax.linearize(tapped, zeros, has_aux=True)
-    factored = dict(zip(shapes, association.factor(site_inputs, x), strict=True))
-    return _Linearised(outputs, records, factored, zeros, push)
-
-
-def _associate(
-    reads: jax.Array, x: jax.Array, factored: association.Factored | None
-) -> tuple[jax.Array, jax.Array]:
-    """Directions [C, m, f] and rows [B, ..., f] whose products are `reads · x`, where f costs less.
-
-    Reading x [B, ..., d] = rows · matrix directly takes B·d multiply-adds a direction; with the
-    matrix first it takes f·d + B·f.
-    """
-    if factored is None:
-        return reads, x
-    width, full = factored.matrix.shape
-    count = x.size // full
-    if width * (full + count) >= count * full:
-        return reads, x
-    return jnp.einsum("crd,fd->crf", reads, factored.matrix), factored.rows
-
-
-def _forward(at: _Linearised, components: Components) -> jax.Array:
-    """Directional derivatives [C, O, B] by forward mode: C tangents, products reassociated."""
-    tangents = {}
-    for key, record in at.records.items():
-        factors = oriented(components, record)
-        reads, rows = _associate(factors.reads, record.x, at.factored[key])
-        coefficients = jnp.einsum("crd,b...d->crb...", reads, rows)
-        tangents[key] = pushforward.Term(coefficients, factors.writes)
-    return pushforward.push_forward(at.push, at.zeros, tangents)
-
-
-def _literal(at: _Linearised, components: Components) -> jax.Array:
-    """Directional derivatives [C, O, B] from materialised components, one JVP each."""
-
-    def one(component: Components):
-        tangents = {}
-        for key, record in at.records.items():
-            factors = oriented(component, record)
-            tangents[key] = jnp.matmul(record.x, factors.reads.T @ factors.writes)
-        return at.push(tangents)
-
-    return jnp.swapaxes(jax.vmap(one)(components), 1, 2)
-
-
-def _reverse(at: _Linearised, components: Components) -> jax.Array:
-    """Directional derivatives [C, O, B] by reverse mode: one VJP for every output."""
-    pull = jax.linear_transpose(at.push, at.zeros)
-    batch_size, width = at.outputs.shape
-    basis = jnp.broadcast_to(jnp.eye(width)[:, None], (width, batch_size, width))
-    (gradients,) = jax.vmap(pull)(basis.astype(at.outputs.dtype))
-    total = jnp.zeros((components[next(iter(components))].reads.shape[0], width, batch_size))
-    for key, record in at.records.items():
-        factors = oriented(components, record)
-        written = jnp.einsum("b...cr,crd->b...cd", read_all(record.x, factors), factors.writes)
-        total = total + jnp.einsum("ob...d,b...cd->cob", gradients[key], written)
-    return total
-
-
-_ROUTES = {"forward": _forward, "reverse": _reverse, "literal": _literal}
-
-
-def _multiplications(jaxpr) -> int:
-    """Multiply-adds of all matrix products in a program."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            shape = eqn.invars[0].aval.shape
-            depth = 1
-            for axis in contracted:
-                depth *= shape[axis]
-            total += depth * eqn.outvars[0].aval.size
-        total += sum(_multiplications(inner) for inner in core.jaxprs_in_params(eqn.params))
-    return total
-
-
-def _cheaper(at: _Linearised, components: Components) -> str:
-    """The route of forward and reverse mode that needs fewer multiply-adds."""
-    costs = {}
-    for mode in ("forward", "reverse"):
-        traced = jax.make_jaxpr(lambda c, route=_ROUTES[mode]: route(at, c))(components)
-        costs[mode] = _multiplications(traced.jaxpr)
-    return min(costs, key=costs.__getitem__)
-
-
 def attribute(
     target: Target,
     components: Components,
@@ -151,10 +44,9 @@ def attribute(
     source: Source = "target",
 ) -> Attributed:
     """Gradient attributions together with the pass they come from; see `gradient_attributions`."""
-    if mode not in ("auto", *_ROUTES):
-        raise ValueError(f"mode must be one of {('auto', *_ROUTES)}, got {mode!r}")
-    if source not in ("target", "components"):
-        raise ValueError(f"source must be 'target' or 'components', got {source!r}")
+    for name, value, known in (("mode", mode, Mode), ("source", source, Source)):
+        if value not in get_args(known):
+            raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
     check_components(target, components)
     if source == "components":
         operation = composed(jax.lax.stop_gradient(components))
@@ -162,11 +54,10 @@ def attribute(
         operation = sites.as_is
 
     def block(inputs):
-        at = _linearise(target, inputs, operation)
-        if at.outputs.ndim != 2:
-            raise ValueError(f"the network must give [B, O] outputs, got {at.outputs.shape}")
-        route = _ROUTES[_cheaper(at, components) if mode == "auto" else mode]
-        return Attributed(_root_mean_square(route(at, components)), at.outputs, at.records)
+        along, outputs, records = directional_derivatives(
+            target, components, inputs, operation, mode
+        )
+        return Attributed(_root_mean_square(along), outputs, records)
 
     with jax.default_matmul_precision("highest"):
         blocks = 1 if mode == "literal" else _num_blocks(target, components, x)
@@ -223,27 +114,6 @@ def gradient_attributions(
       ValueError: unknown mode or source, components that do not fit the target's sites.
     """
     return attribute(target, components, x, mode=mode, source=source).scores
-
-
-def check_components(target: Target, components: Components) -> None:
-    """Raise ValueError unless components have the target's sites, widths, and one C."""
-    if set(components) != set(target.sites):
-        raise ValueError(
-            f"components are for sites {sorted(components)}, the target's are "
-            f"{sorted(target.sites)}"
-        )
-    counts = set()
-    for site, weight in target.weights.items():
-        factors = components[site]
-        widths = factors.reads.shape[-1], factors.writes.shape[-1]
-        if widths != weight.shape or factors.reads.shape[:-1] != factors.writes.shape[:-1]:
-            raise ValueError(
-                f"site {site!r} has a matrix {weight.shape}, its factors are U "
-                f"{factors.U.shape} and V {factors.V.shape}; expected [C, d_in, m], [C, m, d_out]"
-            )
-        counts.add(factors.reads.shape[0])
-    if len(counts) > 1:
-        raise ValueError(f"sites differ in their number of components: {sorted(counts)}")
 
 
 def ablation_attributions(target: Target, components: Components, x: jax.Array) -> jax.Array:

@@ -151,3 +151,24 @@ def project_gradient(gradient: Components, components: Components) -> Components
         return g._replace(reads=g.reads - along * p.reads)
 
     return {site: project(gradient[site], components[site]) for site in components}
+
+
+def check_components(target: Target, components: Components) -> None:
+    """Raise ValueError unless components have the target's sites, widths, and one C."""
+    if set(components) != set(target.sites):
+        raise ValueError(
+            f"components are for sites {sorted(components)}, the target's are "
+            f"{sorted(target.sites)}"
+        )
+    counts = set()
+    for site, weight in target.weights.items():
+        factors = components[site]
+        widths = factors.reads.shape[-1], factors.writes.shape[-1]
+        if widths != weight.shape or factors.reads.shape[:-1] != factors.writes.shape[:-1]:
+            raise ValueError(
+                f"site {site!r} has a matrix {weight.shape}, its factors are U "
+                f"{factors.U.shape} and V {factors.V.shape}; expected [C, d_in, m], [C, m, d_out]"
+            )
+        counts.add(factors.reads.shape[0])
+    if len(counts) > 1:
+        raise ValueError(f"sites differ in their number of components: {sorted(counts)}")

@@ -6,7 +6,7 @@ An experiment's own file in configs/ starts from `base_config` and sets its numb
 import ml_collections
 from ml_collections import config_dict
 
-from apd_jax.decompose import Settings
+from apd_jax.settings import Settings
 from apd_jax.targets.pretrain import Task, Training
 from apd_jax.train_step import Coefficients, Objective
 

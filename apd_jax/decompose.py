@@ -1,75 +1,24 @@
-"""Decompose a network: settings, the step for the loop, and the result.
+"""Decompose a network: its checks, the step for the loop, and the loop around it.
 
 Letters: B batch, C components, S seeds side by side.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from apd_jax import attributions, forward, loop, optimizers, sites, train_step
-from apd_jax.components import Components, Factors, init_components
-from apd_jax.runtime import export
+from apd_jax import loop, optimizers, sites, train_step
+from apd_jax.components import init_components
+from apd_jax.decomposition import Decomposition
+from apd_jax.settings import Settings
 from apd_jax.sites import Target
 from apd_jax.train_step import Coefficients, Objective, TrainState
 
 SampleBatch = Callable[[jax.Array, int], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Every hyperparameter of a decomposition.
-
-    Attributes:
-      objective: loss terms, selection and routes.
-      num_components: C.
-      steps: optimiser steps.
-      batch_size: B.
-      learning_rate: peak learning rate of Adam.
-      rank: m of every site; `min(d_in, d_out)` if None.
-      schedule, warmup_fraction, halflife: see `optimizers.learning_rate_schedule`.
-      init_scale, init_instances: see `components.init_components`.
-    """
-
-    objective: Objective
-    num_components: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    rank: int | None = None
-    schedule: optimizers.Schedule = "cosine"
-    warmup_fraction: float = 0.01
-    halflife: float | None = None
-    init_scale: float = 1.0
-    init_instances: int = 1
-
-    def __post_init__(self):
-        for name in ("num_components", "batch_size", "init_instances"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank must be at least 1 (or None for full rank), got {self.rank}")
-        if not self.init_scale > 0:
-            raise ValueError(f"init_scale must be positive, got {self.init_scale}")
-        self.rate()
-        self.objective.check_sizes(self.batch_size, self.num_components)
-
-    def rate(self) -> optax.Schedule:
-        """The learning-rate schedule."""
-        return optimizers.learning_rate_schedule(
-            self.learning_rate,
-            steps=self.steps,
-            schedule=self.schedule,
-            warmup_fraction=self.warmup_fraction,
-            halflife=self.halflife,
-        )
 
 
 def init_states(settings: Settings, targets: Target, seeds: jax.Array) -> TrainState:
@@ -108,93 +57,6 @@ def make_step(settings: Settings, sample_batch: SampleBatch) -> loop.StepFn:
         return state, metrics | measured
 
     return step
-
-
-@dataclasses.dataclass(frozen=True)
-class Decomposition:
-    """A decomposed network.
-
-    Attributes:
-      target: the network.
-      components: `{site: Factors}`.
-      settings: how it was decomposed.
-      history: metrics at the end of every chunk, `[{"step": t, name: value}]`.
-    """
-
-    target: Target
-    components: Components
-    settings: Settings
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
-
-    def attributions(self, x: jax.Array) -> jax.Array:
-        """Attributions A_c(x) [B, C], from the model that the decomposition was trained with."""
-        return attributions.gradient_attributions(
-            self.target, self.components, x, source=self.settings.objective.attribution_source
-        )
-
-    def mask(self, x: jax.Array) -> jax.Array:
-        """The active components on a batch, [B, C] bool, by the rule of the training."""
-        scores = self.attributions(x)
-        if self.settings.objective.topk is None and self.settings.objective.selection != "exact":
-            return jnp.ones(scores.shape, bool)
-        return train_step.select(self.settings.objective, scores, x).mask
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Output with the active components alone, `f(x, κ(x))`, [B, O]."""
-        return forward.masked_apply(self.target, self.components, x, self.mask(x))
-
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write components, the target's parameters and the settings; `load` reads them.
-
-        The directory also gets `components.safetensors` and `config.json`, for other programs.
-
-        Args:
-          directory: new, empty, or saved to before.
-
-        Raises:
-          ValueError: it holds other files.
-          runtime.checkpoint.CheckpointError: it can't be written; what was there before stays.
-        """
-        config = {
-            "settings": dataclasses.asdict(self.settings),
-            "sites": dict(self.target.paths),
-            "history": self.history,
-        }
-        export.save_components(directory, self.components, self.target.params, config)
-
-
-def load(
-    directory: str | os.PathLike[str],
-    network: nn.Module | Callable[[Any, jax.Array], jax.Array],
-) -> Decomposition:
-    """Read what `Decomposition.save` wrote.
-
-    Args:
-      directory: the saved decomposition.
-      network: the network itself, which is code and not saved: the Flax module, or the function
-        `(params, x) -> output`.
-
-    Raises:
-      runtime.checkpoint.CheckpointError: nothing whole is there.
-    """
-    factors, params, config = export.load_components(directory)
-    saved = dict(config["settings"])
-    objective = dict(saved.pop("objective"))
-    coefficients = Coefficients(**objective.pop("coefficients"))
-    hidden_sites = tuple(objective.pop("hidden_sites"))
-    settings = Settings(
-        objective=Objective(coefficients=coefficients, hidden_sites=hidden_sites, **objective),
-        **saved,
-    )
-    sites_of = config["sites"]
-    if isinstance(network, nn.Module):
-        target = Target.from_flax(network, {"params": params}, sites_of)
-    else:
-        target = Target(network, params, sites_of)
-    components = {site: Factors.from_uv(f["U"], f["V"]) for site, f in factors.items()}
-    return Decomposition(
-        target, {site: components[site] for site in sites_of}, settings, config["history"]
-    )
 
 
 def decompose(

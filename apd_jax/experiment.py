@@ -16,7 +16,8 @@ import ml_collections
 from apd_jax import loop, session, train_step
 from apd_jax.attributions import gradient_attributions
 from apd_jax.config import FREE_FIELDS
-from apd_jax.decompose import Decomposition, init_states, make_step
+from apd_jax.decompose import init_states, make_step
+from apd_jax.decomposition import Decomposition
 from apd_jax.plan import Plan, make_plan
 from apd_jax.publish import publish
 from apd_jax.runtime.preemption import StopFlag

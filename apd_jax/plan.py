@@ -13,8 +13,9 @@ import numpy as np
 
 from apd_jax import studies
 from apd_jax.config import check_run, make_settings, make_training
-from apd_jax.decompose import Settings, check_target
+from apd_jax.decompose import check_target
 from apd_jax.runtime import metric_writer
+from apd_jax.settings import Settings
 from apd_jax.targets.pretrain import Task, Training
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from apd_jax import browser, report
-from apd_jax.decompose import Decomposition
+from apd_jax.decomposition import Decomposition
 from apd_jax.evaluation.probes import probe
 from apd_jax.figures import style
 from apd_jax.plan import Plan

@@ -2,7 +2,8 @@
 
 The same steps are run bare, with every logger that is installed, and with saves as the config has
 them, in turns, so that a machine that slows down slows all of them. Printed are medians over the
-rounds of the seconds for a step, and their ratio to the bare loop's.
+rounds of the time for a step and of the processor time of all threads, and what is added to those
+of the bare loop. On a machine that does other work too, only the processor time tells something.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib import util
+from typing import NamedTuple
 from unittest import mock
 
 from apd_jax import loop, session
@@ -22,6 +24,13 @@ from apd_jax.runtime.metric_writer import MetricWriter
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
 from benchmarks import problem
+
+
+class Times(NamedTuple):
+    """Seconds on the clock, and of all cores together."""
+
+    wall: float
+    processor: float
 
 
 class _Saving(loop.Observer):
@@ -36,12 +45,8 @@ class _Saving(loop.Observer):
             self._checkpointer.wait()
 
 
-def _bare(run: Callable[..., float]) -> float:
-    return run(loop.Observer())
-
-
-def _logging(stage: session.Stage, run: Callable[..., float]) -> float:
-    """Seconds with metrics.jsonl, TensorBoard, wandb (offline, if installed), progress."""
+def _logging(stage: session.Stage, run: Callable[[loop.Observer], Times]) -> Times:
+    """Times with metrics.jsonl, TensorBoard, wandb (offline, if installed), progress."""
     wandb = {"project": "benchmark", "mode": "offline"} if util.find_spec("wandb") else None
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -52,8 +57,8 @@ def _logging(stage: session.Stage, run: Callable[..., float]) -> float:
         return run(session.Session(stage, None, nowhere, writer, progress, StopFlag()))
 
 
-def _saving(stage: session.Stage, run: Callable[..., float]) -> float:
-    """Seconds with checkpoints."""
+def _saving(stage: session.Stage, run: Callable[[loop.Observer], Times]) -> Times:
+    """Times with checkpoints."""
     with (
         tempfile.TemporaryDirectory() as folder,
         Checkpointer(pathlib.Path(folder) / "checkpoints", max_to_keep=3) as checkpointer,
@@ -81,13 +86,13 @@ def make_stage(name: str, saves: int) -> session.Stage:
     )
 
 
-def measure(stage: session.Stage, rounds: int) -> dict[str, list[float]]:
-    """Seconds for a step of every variant, an entry a round."""
+def measure(stage: session.Stage, rounds: int) -> dict[str, list[Times]]:
+    """Times for a step of every variant, an entry a round."""
 
-    def run(observer: loop.Observer) -> float:
+    def run(observer: loop.Observer) -> Times:
         state = stage.make_state()
         state.step.block_until_ready()
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         state = loop.run_steps(
             stage.make_step(),
             stage.context,
@@ -99,19 +104,20 @@ def measure(stage: session.Stage, rounds: int) -> dict[str, list[float]]:
             observer=observer,
         )
         state.step.block_until_ready()
-        return (time.perf_counter() - start) / stage.steps
+        wall, processor = time.perf_counter() - start, time.process_time() - used
+        return Times(wall / stage.steps, processor / stage.steps)
 
     variants = {
-        "bare": lambda: _bare(run),
+        "bare": lambda: run(loop.Observer()),
         "every logger": lambda: _logging(stage, run),
         "checkpoints": lambda: _saving(stage, run),
     }
-    _bare(run)  # compiles
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    run(loop.Observer())  # compiles
+    times: dict[str, list[Times]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, variant in variants.items():
-            seconds[name].append(variant())
-    return seconds
+            times[name].append(variant())
+    return times
 
 
 def main() -> None:
@@ -122,16 +128,18 @@ def main() -> None:
     args = parser.parse_args()
     compilation_cache.enable()
     stage = make_stage(args.config, args.saves)
-    seconds = measure(stage, args.rounds)
-    bare = statistics.median(seconds["bare"])
+    times = measure(stage, args.rounds)
     print(f"{args.config}, {stage.steps} steps a round, {args.rounds} rounds")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        paired = [value / base for value, base in zip(values, seconds["bare"], strict=True)]
-        print(
-            f"{name:>12}: {1e3 * median:.3f} ms a step, {median / bare:.3f} of bare "
-            f"(round by round {min(paired):.3f} to {max(paired):.3f})"
-        )
+    medians = {
+        name: Times(*map(statistics.median, zip(*rounds, strict=True)))
+        for name, rounds in times.items()
+    }
+    for name, median in medians.items():
+        shares = [
+            f"{1e3 * value:.3f} ms ({value / base - 1:+.1%})"
+            for value, base in zip(median, medians["bare"], strict=True)
+        ]
+        print(f"{name:>12}: {shares[0]} on the clock, {shares[1]} of processor time")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import optax
 
 from apd_jax import attributions, forward, losses, optimizers, sites, train_step
 from apd_jax.components import project_gradient
-from apd_jax.decompose import SampleBatch, Settings
+from apd_jax.decompose import SampleBatch
+from apd_jax.settings import Settings
 from apd_jax.train_step import Objective
 from benchmarks import work
 

@@ -1,7 +1,7 @@
 """Write docs/results.md from the results.json files kept in docs/results/.
 
-    python docs/tables.py                            # rebuild the page
-    python docs/tables.py runs/tms-5-2 COMMAND...    # keep a run's results first, with its command
+python docs/tables.py                            # rebuild the page
+python docs/tables.py runs/tms-5-2 COMMAND...    # keep a run's results first, with its command
 """
 
 import json
@@ -13,9 +13,9 @@ KEPT = ("name", "variant", "versions", "machine", "seconds", "seeds", "summary",
 HEAD = """# Results
 
 Every run here was made with the command above its table; nothing is left out. `solved` has the
-meaning of `results.json`: every feature has a component of its own (TMS: cosine of at least 0.99 and
-norm ratio in [0.8, 1.2]; residual MLPs: every feature's one component does its work alone). This page
-is written by `python docs/tables.py` from the files in `docs/results/`.
+meaning of `results.json`: every feature has a component of its own (TMS: cosine of at least 0.99
+and norm ratio in [0.8, 1.2]; residual MLPs: every feature's one component does its work alone).
+This page is written by `python docs/tables.py` from the files in `docs/results/`.
 """
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import attributions, pushforward, sites
+from apd_jax import attributions, derivatives, pushforward, sites
 from apd_jax.components import Factors
 from apd_jax.pushforward import Term
 from apd_jax.sites import Target
@@ -103,12 +103,12 @@ class GradientAttributionsTest(parameterized.TestCase):
 
     def test_blocks_of_a_large_batch(self):
         target = networks.tms(features=40, hidden=3)
-        components = networks.components(target, num_components=100, rank=1)
-        x = jnp.maximum(networks.normal(7, 256, 40), 0)
+        components = networks.components(target, num_components=50, rank=1)
+        x = jnp.maximum(networks.normal(7, 512, 40), 0)
         self.assertEqual(attributions._num_blocks(target, components, x), 2)
         attribute = jax.jit(attributions.attribute)
         whole = attribute(target, components, x)
-        parts = [attribute(target, components, part) for part in (x[:128], x[128:])]
+        parts = [attribute(target, components, part) for part in (x[:256], x[256:])]
         close(whole.scores, jnp.concatenate([part.scores for part in parts]))
         close(whole.outputs, target(x))
         close(whole.records["linear1", 1].x, x @ target.weights["linear1"])
@@ -117,10 +117,10 @@ class GradientAttributionsTest(parameterized.TestCase):
         taken = []
         routes = {
             name: lambda at, c, name=name, route=route: (taken.append(name), route(at, c))[1]
-            for name, route in attributions._ROUTES.items()
+            for name, route in derivatives.ROUTES.items()
         }
         target, x = networks.make("mlp")  # with 2 outputs
-        with mock.patch.object(attributions, "_ROUTES", routes):
+        with mock.patch.object(derivatives, "ROUTES", routes):
             for count, expected in ((1, "forward"), (30, "reverse")):
                 components = networks.components(target, num_components=count)
                 jax.eval_shape(apd_jax.gradient_attributions, target, components, x)
@@ -128,7 +128,7 @@ class GradientAttributionsTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"mode": "backward"}, "mode must be one of .+'forward'.+ got 'backward'"),
-        ({"source": "sum"}, "source must be 'target' or 'components', got 'sum'"),
+        ({"source": "sum"}, "source must be one of .+, got 'sum'"),
     )
     def test_bad_choice(self, arguments, message):
         target, x = networks.make("mlp")
@@ -138,9 +138,7 @@ class GradientAttributionsTest(parameterized.TestCase):
     def test_outputs_that_are_sequences_are_refused(self):
         target = Target(lambda p, x: apd_jax.linear("w", x, p["w"]), {"w": jnp.eye(3)}, ["w"])
         with self.assertRaisesRegex(ValueError, r"must give \[B, O\] outputs, got \(2, 4, 3\)"):
-            apd_jax.gradient_attributions(
-                target, networks.components(target), jnp.ones((2, 4, 3))
-            )
+            apd_jax.gradient_attributions(target, networks.components(target), jnp.ones((2, 4, 3)))
 
     def test_components_that_do_not_fit(self):
         target, x = networks.make("mlp")

@@ -16,7 +16,9 @@ SIZES = ((4, 2), (2, 4), (3, 3))
 
 
 def factors(d_in, d_out, seed=0):
-    return Factors.from_uv(networks.normal(seed, 3, d_in, 2), networks.normal(seed + 1, 3, 2, d_out))
+    return Factors.from_uv(
+        networks.normal(seed, 3, d_in, 2), networks.normal(seed + 1, 3, 2, d_out)
+    )
 
 
 class FactorsTest(parameterized.TestCase):

@@ -212,7 +212,11 @@ class BadInputTest(parameterized.TestCase):
             apd_jax.decompose(networks.mlp(), inputs, **TINY, schaten_p=1.0)
 
     @parameterized.named_parameters(
-        ("unused", lambda p, x: apd_jax.linear("a", x, p["a"]), r"\['b'\] are never used .+\['a'\]"),
+        (
+            "unused",
+            lambda p, x: apd_jax.linear("a", x, p["a"]),
+            r"\['b'\] are never used .+\['a'\]",
+        ),
         (
             "another_matrix",
             lambda p, x: apd_jax.linear("a", apd_jax.linear("b", x, p["b"]), 2 * p["a"]),

@@ -116,9 +116,7 @@ class ValuesTest(parameterized.TestCase):
 
 
 class GradientTest(parameterized.TestCase):
-    @parameterized.product(
-        name=golden.CASES, routes=(("forward", "dense"), ("reverse", "grouped"))
-    )
+    @parameterized.product(name=golden.CASES, routes=(("forward", "dense"), ("reverse", "grouped")))
     def test_topk_objective(self, name, routes):
         case = golden.load(name)
         mode, route = routes

@@ -109,9 +109,7 @@ class BadInputTest(parameterized.TestCase):
     def test_same_under_jit(self):
         features = SparseFeatures(6, 0.5)
         key = jax.random.key(0)
-        np.testing.assert_array_equal(
-            jax.jit(features, static_argnums=1)(key, 8), features(key, 8)
-        )
+        np.testing.assert_array_equal(jax.jit(features, static_argnums=1)(key, 8), features(key, 8))
         self.assertEqual(hash(features), hash(SparseFeatures(6, 0.5)))
         self.assertEqual(jnp.float32, features(key, 1).dtype)
 

@@ -86,9 +86,7 @@ class SimplicityTest(parameterized.TestCase):
         zeros = jax.tree.map(jnp.zeros_like, components)
         with jax.debug_nans(True):
             gradient = jax.jit(
-                jax.grad(
-                    lambda c: losses.simplicity(c, jnp.ones(3), p=p, uses=uses, batch_size=7)
-                )
+                jax.grad(lambda c: losses.simplicity(c, jnp.ones(3), p=p, uses=uses, batch_size=7))
             )(zeros)
         self.assertTrue(all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient)))
 
@@ -104,14 +102,18 @@ class HiddenActivationsTest(parameterized.TestCase):
 
         def records(seed):
             return {
-                key: SiteRecord(jnp.zeros((7, 1)), networks.normal(seed + i, 7, width), key[0], False)
+                key: SiteRecord(
+                    jnp.zeros((7, 1)), networks.normal(seed + i, 7, width), key[0], False
+                )
                 for i, (key, width) in enumerate(widths.items())
             }
 
         ours, target = records(0), records(50)
         keys = [key for key in widths if key[0] in chosen]
         errors = [
-            np.sum((function(np.asarray(ours[k].y)) - function(np.asarray(target[k].y))) ** 2, axis=1)
+            np.sum(
+                (function(np.asarray(ours[k].y)) - function(np.asarray(target[k].y))) ** 2, axis=1
+            )
             for k in keys
         ]
         expected = np.mean(np.sum(errors, axis=0)) / sum(widths[k] for k in keys)
@@ -128,7 +130,9 @@ class HiddenActivationsTest(parameterized.TestCase):
         close(gelu(jnp.array(1.0)), 0.8413447)
 
     def test_unknown_activation(self):
-        with self.assertRaisesRegex(ValueError, r"one of \['gelu', 'identity', 'relu'\], got 'tanh'"):
+        with self.assertRaisesRegex(
+            ValueError, r"one of \['gelu', 'identity', 'relu'\], got 'tanh'"
+        ):
             losses.activation_function("tanh")
 
 
@@ -152,9 +156,7 @@ class LpTest(parameterized.TestCase):
         _, components, uses = arrays()
 
         def total(scores, components):
-            simplicity = losses.lp_simplicity(
-                components, scores, p=0.9, schatten_p=0.9, uses=uses
-            )
+            simplicity = losses.lp_simplicity(components, scores, p=0.9, schatten_p=0.9, uses=uses)
             return losses.lp_minimality(scores, p=0.9) + simplicity
 
         with jax.debug_nans(True):
@@ -178,7 +180,10 @@ class NumberOfWeightsTest(absltest.TestCase):
         for name, pair in (("linear1", tied), ("a", both)):
             uses = {"linear1": 2} if name == "linear1" else {"a": 1, "b": 1}
             found = losses.simplicity(pair, jnp.ones(3), p=0.9, uses=uses, batch_size=1)
-            close(found, losses.simplicity(tied, jnp.ones(3), p=0.9, uses={"linear1": 2}, batch_size=1))
+            close(
+                found,
+                losses.simplicity(tied, jnp.ones(3), p=0.9, uses={"linear1": 2}, batch_size=1),
+            )
         x = networks.normal(0, 7, 4)
         records = jax.eval_shape(lambda x: sites.run(target, x, sites.as_is)[1], x)
         self.assertLen([key for key in records if key[0] == "linear1"], 2)

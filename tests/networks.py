@@ -24,7 +24,9 @@ def normal(seed, *shape):
 def tms(hidden_layers=0, features=4, hidden=2):
     """A TMS with a bias, drawn so that about half of its outputs are positive."""
     params = {"linear1": {"kernel": normal(0, features, hidden)}}
-    params |= {f"hidden_{i}": {"kernel": normal(i + 1, hidden, hidden)} for i in range(hidden_layers)}
+    params |= {
+        f"hidden_{i}": {"kernel": normal(i + 1, hidden, hidden)} for i in range(hidden_layers)
+    }
     params["b_final"] = normal(9, features)
     return Target.from_flax(
         TMS(features, hidden, hidden_layers),
@@ -36,7 +38,9 @@ def tms(hidden_layers=0, features=4, hidden=2):
 def mlp_apply(params, x):
     """Two layers with biases and tanh, as a plain function."""
     hidden = apd_jax.linear("first/w", x, params["first"]["w"]) + params["first"]["b"]
-    return apd_jax.linear("second/w", jnp.tanh(hidden), params["second"]["w"]) + params["second"]["b"]
+    return (
+        apd_jax.linear("second/w", jnp.tanh(hidden), params["second"]["w"]) + params["second"]["b"]
+    )
 
 
 def mlp(d_in=3, hidden=5, outputs=2):

@@ -32,7 +32,9 @@ class ScheduleTest(parameterized.TestCase):
             "exponential": 0.5 ** (t / 7),
         }[shape]
         expected = 0.3 * np.concatenate([np.arange(warmup) / max(warmup, 1), factor])
-        found = rates(warmup_fraction, schedule=shape, halflife=7 if shape == "exponential" else None)
+        found = rates(
+            warmup_fraction, schedule=shape, halflife=7 if shape == "exponential" else None
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
     def test_cosine_is_a_quarter_wave(self):

@@ -49,7 +49,8 @@ class WorkdirTest(parameterized.TestCase):
     def run_config(self, config):
         root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         results = experiment.run(config, root, command="python -m apd_jax.main")
-        self.assertEqual(json.loads((root / "results.json").read_text()), results)
+        written = json.loads((root / "results.json").read_text())
+        self.assertEqual(written, json.loads(json.dumps(results)))
         return root, results
 
     def check_files(self, root, steps):
@@ -61,7 +62,7 @@ class WorkdirTest(parameterized.TestCase):
         self.assertNotEmpty((root / "target" / "metrics.jsonl").read_text())
         page = (root / "report.html").read_text()
         self.assertIn("<html", page)
-        self.assertNotIn("src=\"http", page)
+        self.assertNotIn('src="http', page)
         figures = sorted((root / "figures").glob("*.png"))
         self.assertNotEmpty(figures)
         for figure in figures:

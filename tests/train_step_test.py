@@ -12,8 +12,9 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from apd_jax import attributions, loop, optimizers, train_step
-from apd_jax.decompose import Settings, init_states, make_step
+from apd_jax.decompose import init_states, make_step
 from apd_jax.inputs import SparseFeatures
+from apd_jax.settings import Settings
 from apd_jax.train_step import Coefficients, Objective
 
 TOPK = Objective(Coefficients(faithfulness=1, minimality=1, simplicity=0.5), topk=1.3)
@@ -49,9 +50,7 @@ class GradientTest(parameterized.TestCase):
         target, x = networks.make(name)
         components = networks.components(target)
         coefficients = Coefficients(faithfulness=0, minimality=2, output=3)
-        objective = dataclasses.replace(
-            TOPK, coefficients=coefficients, attribution_source=source
-        )
+        objective = dataclasses.replace(TOPK, coefficients=coefficients, attribution_source=source)
         (loss, (_, mask)), gradient = gradient_of(objective, target, components, x)
         self.assertEqual(int(mask.sum()), 9)
 
@@ -59,7 +58,9 @@ class GradientTest(parameterized.TestCase):
             sums = {site: m.sum(axis=0) for site, m in networks.matrices(components).items()}
             masked = networks.literal_masked(target, components, x, mask)
             minimality = jnp.mean((masked - target(x)) ** 2)
-            return 2 * minimality + 3 * jnp.mean((networks.output(target, sums, x) - target(x)) ** 2)
+            return 2 * minimality + 3 * jnp.mean(
+                (networks.output(target, sums, x) - target(x)) ** 2
+            )
 
         expected = jax.jit(jax.value_and_grad(literal))(components)
         chex.assert_trees_all_close((loss, gradient), expected, rtol=1e-4, atol=1e-4)
@@ -244,8 +245,10 @@ class SeedsTest(parameterized.TestCase):
     def test_alone_and_among_others(self, index):
         alone = self.run_seeds((5 + index,))
         chex.assert_trees_all_close(
-            loop.pick(alone, 0), loop.pick(self.together, index),
-            rtol=SEED_TOLERANCE, atol=SEED_TOLERANCE,
+            loop.pick(alone, 0),
+            loop.pick(self.together, index),
+            rtol=SEED_TOLERANCE,
+            atol=SEED_TOLERANCE,
         )
 
     def test_seeds_differ(self):

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.decompose import Decomposition, SampleBatch
+from apd_jax.decompose import SampleBatch
+from apd_jax.decomposition import Decomposition
 from apd_jax.forward import masked_apply
 from apd_jax.selection import batch_topk_mask
 

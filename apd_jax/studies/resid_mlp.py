@@ -5,7 +5,7 @@ import ml_collections
 import numpy as np
 
 from apd_jax.browser import View
-from apd_jax.decompose import Decomposition
+from apd_jax.decomposition import Decomposition
 from apd_jax.evaluation.resid_mlp import ResidualMLPArrays, evaluate_resid_mlp
 from apd_jax.figures.captions import RESID_MLP_CAPTIONS as CAPTIONS
 from apd_jax.figures.resid_mlp import resid_mlp_figures

@@ -4,7 +4,7 @@ import jax
 import ml_collections
 
 from apd_jax.browser import View
-from apd_jax.decompose import Decomposition
+from apd_jax.decomposition import Decomposition
 from apd_jax.evaluation.tms import TMSArrays, evaluate_tms
 from apd_jax.figures.captions import TMS_CAPTIONS as CAPTIONS
 from apd_jax.figures.tms import tms_figures
