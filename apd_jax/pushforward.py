@@ -30,11 +30,7 @@ class Term(NamedTuple):
 
     def dense(self) -> jax.Array:
         """Form the tangents [C, d, B, ...]."""
-        if self.basis is None:
-            return self.coefficients
-        if self.basis.shape[0] == 1:
-            return jnp.einsum("rd,cr...->cd...", self.basis[0], self.coefficients)
-        return jnp.einsum("crd,cr...->cd...", self.basis, self.coefficients)
+        return _dense((self,))
 
     def times(self, matrix: jax.Array) -> "Term":
         """Multiply by a fixed [d, d'] matrix, on the side where it costs less."""
@@ -57,9 +53,19 @@ Terms = tuple[Term, ...]
 
 
 def _dense(terms: Terms) -> jax.Array:
-    total = terms[0].dense()
-    for term in terms[1:]:
-        total = total + term.dense()
+    """Form the tangents [C, d, B, ...]: all terms that have a basis in one product."""
+    formed = [term.coefficients for term in terms if term.basis is None]
+    factored = [term for term in terms if term.basis is not None]
+    if factored:
+        count = factored[0].coefficients.shape[0]
+        # Shared bases too are given to every component: the product then needs no transposing.
+        bases = [jnp.broadcast_to(t.basis, (count, *t.basis.shape[1:])) for t in factored]
+        basis = jnp.concatenate(bases, axis=1)
+        coefficients = jnp.concatenate([t.coefficients for t in factored], axis=1)
+        formed.append(jnp.einsum("crd,cr...->cd...", basis, coefficients))
+    total = formed[0]
+    for tangents in formed[1:]:
+        total = total + tangents
     return total
 
 

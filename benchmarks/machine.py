@@ -20,7 +20,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def matrix_rate(size: int = 2000, seconds: float = 1.0) -> float:
+def matrix_rate(size: int = 2000, seconds: float = 0.5) -> float:
     """Operations per second of a float32 product of two [size, size] matrices, the best seen."""
     key_a, key_b = jax.random.split(jax.random.key(0))
     a = jax.random.normal(key_a, (size, size))
@@ -32,7 +32,7 @@ def matrix_rate(size: int = 2000, seconds: float = 1.0) -> float:
     return 2 * size**3 / min(times)
 
 
-def memory_rate(size: int = 2**26, seconds: float = 1.0) -> float:
+def memory_rate(size: int = 2**26, seconds: float = 0.5) -> float:
     """Bytes per second of `y <- y / 2 + x` on arrays of `size` floats (two read, one written)."""
     values = {"x": jnp.ones(size), "y": jnp.ones(size)}
     times = stages.seconds_per_call(lambda v: {"y": 0.5 * v["y"] + v["x"]}, values, seconds)

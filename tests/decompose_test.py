@@ -19,8 +19,14 @@ from apd_jax import loop
 TINY = {"num_components": 3, "topk": 1.0, "steps": 2, "batch_size": 8, "rank": 2}
 
 
-def inputs(key, batch_size, width=3):
-    return jax.random.normal(key, (batch_size, width))
+def inputs(key, batch_size):
+    return jax.random.normal(key, (batch_size, 3))
+
+
+def plain_parts():
+    """Parameters and sites of the two-layer network."""
+    target = networks.mlp()
+    return target.params, target.sites
 
 
 def tied(params, x):
@@ -88,19 +94,17 @@ class DecomposeTest(parameterized.TestCase):
         )
 
     @parameterized.named_parameters(
-        ("tied", tied, {"embed": (3, 2)}, inputs),
-        ("jitted", jax.jit(networks.mlp_apply), None, inputs),
-        ("sequences_in_a_scan", recurrent, {"w": (3, 3)}, lambda k, b: inputs(k, b, (4, 3))),
+        ("tied", lambda: apd_jax.Target(tied, {"embed": networks.normal(0, 3, 2)}, ["embed"])),
+        ("flax_with_a_path_of_another_name", lambda: make_module()[1]),
+        ("jitted", lambda: apd_jax.Target(jax.jit(networks.mlp_apply), *plain_parts())),
+        ("scan", lambda: apd_jax.Target(recurrent, {"w": networks.normal(0, 3, 3)}, ["w"]), 4),
     )
-    def test_networks(self, network, shapes, sample):
-        if shapes is None:
-            params, sites = networks.mlp().params, networks.mlp().sites
-        else:
-            params = {name: networks.normal(0, *shape) for name, shape in shapes.items()}
-            sites = list(params)
-        if sample is not inputs:
-            sample = lambda key, size: jax.random.normal(key, (size, 4, 3))  # noqa: E731
-        target = apd_jax.Target(network, params, sites)
+    def test_networks(self, make_target, places=None):
+        def sample(key, batch_size):
+            shape = (batch_size, 3) if places is None else (batch_size, places, 3)
+            return jax.random.normal(key, shape)
+
+        target = make_target()
         found = apd_jax.decompose(target, sample, **TINY)
         x = sample(jax.random.key(3), 6)
 

@@ -134,11 +134,11 @@ class DivergedTest(Trained):
 class GoesOnTest(Trained):
     def test_stopped_twice(self):
         """Target and decomposition of two seeds end as those of a run that is left alone."""
-        for name, looks in (("target", 1), ("decomposition", 3)):
+        for name, looks, step in (("target", 1, 10), ("decomposition", 5, 30)):
             flag = mock.Mock(StopFlag)
             answers = itertools.chain([False] * looks, itertools.repeat(True))
             type(flag).requested = mock.PropertyMock(side_effect=answers)
-            with self.assertRaisesRegex(loop.Stopped, f"^{name} stopped at step {10 * looks}"):
+            with self.assertRaisesRegex(loop.Stopped, f"^{name} stopped at step {step}$"):
                 self.run_config(flag, seeds=2)
         self.run_config(seeds=2)
         first = experiment.publish.call_args.args[2]

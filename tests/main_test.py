@@ -21,11 +21,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 class StatusTest(parameterized.TestCase):
     def status(self, outcome):
         """Exit status and log of a run with this outcome."""
-        config = types.SimpleNamespace(name="tms", variant="5-2")
+        config = types.SimpleNamespace(name="tms", variant="5-2", seeds=1)
         with (
             mock.patch.object(main, "_CONFIG", types.SimpleNamespace(value=config)),
             mock.patch.object(main, "_WORKDIR", types.SimpleNamespace(value=None)),
             mock.patch.object(main.compilation_cache, "enable"),
+            mock.patch.object(main.mesh, "split_cpu"),
             mock.patch.object(experiment, "run", **outcome) as run,
             self.assertLogs("absl", "INFO") as logs,
         ):

@@ -44,6 +44,8 @@ def shown(directory: pathlib.Path) -> list[int]:
 class FakeWandb(types.ModuleType):
     """Takes what the writer gives it."""
 
+    Error = type("Error", (Exception,), {})
+
     def __init__(self):
         super().__init__("wandb")
         self.started, self.logged, self.finished = [], [], 0
@@ -199,6 +201,13 @@ class WandbTest(MetricWriterTestCase):
         ):
             self.write([1], wandb={"project": "p"})
         self.assertEqual(self.steps(), [1, 2])  # nothing was dropped
+
+    def test_does_not_start(self):
+        with (
+            mock.patch.object(self.wandb, "init", side_effect=self.wandb.Error("No API key.")),
+            self.assertRaisesRegex(OSError, "not start .No API key.*wandb.mode to 'offline'"),
+        ):
+            self.write([1], wandb={"project": "p"})
 
 
 if __name__ == "__main__":

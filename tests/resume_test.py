@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 TARGET_STEPS, STEPS, CHUNK, SAVE_EVERY = 200, 300, 10, 20
 ROWS = (TARGET_STEPS + STEPS) // CHUNK
 OVERRIDES = {
+    "seeds": 2,
     "steps": STEPS,
     "batch_size": 64,
     "target.steps": TARGET_STEPS,
@@ -113,13 +114,14 @@ class ResumeTest(absltest.TestCase):
         """Everything that a run leaves equals that of the run that was left alone."""
         for name in ("checkpoints", "target/checkpoints"):
             self.assertEqual(last_state(workdir / name), last_state(self.alone / name))
-        components, expected = (
-            safetensors.numpy.load_file(path / "components/seed_0/components.safetensors")
-            for path in (workdir, self.alone)
-        )
-        self.assertEqual(components.keys(), expected.keys())
-        for name, value in components.items():
-            self.assertEqual(value.tobytes(), expected[name].tobytes(), name)
+        for seed in (0, 1):
+            place = f"components/seed_{seed}/components.safetensors"
+            components, expected = (
+                safetensors.numpy.load_file(path / place) for path in (workdir, self.alone)
+            )
+            self.assertEqual(components.keys(), expected.keys())
+            for name, value in components.items():
+                self.assertEqual(value.tobytes(), expected[name].tobytes(), name)
         for files in zip(metric_files(workdir), metric_files(self.alone), strict=True):
             self.assertEqual(*map(rows_of, files))
         steps = [row["step"] for row in rows_of(workdir / "metrics.jsonl")]

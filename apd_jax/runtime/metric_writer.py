@@ -52,6 +52,7 @@ class MetricWriter:
 
         Raises:
           ImportError: a wandb project is set and wandb is not installed.
+          OSError: wandb does not start, or the files cannot be written.
         """
         self._closing = contextlib.ExitStack()
         self._file = self._events = self._run = None
@@ -167,7 +168,14 @@ def _open_wandb(directory: pathlib.Path, settings: Mapping[str, Any], *, fresh: 
         atomic_write_text(id_file, uuid.uuid4().hex)
     given = {name: value for name, value in settings.items() if value is not None}
     # Steps that Weights & Biases has are not taken again after a resume: its steps only go up.
-    return wandb.init(**{"id": id_file.read_text(), "resume": "allow", "dir": directory} | given)
+    fixed = {"id": id_file.read_text(), "resume": "allow", "dir": directory}
+    try:
+        return wandb.init(**fixed | given)
+    except wandb.Error as error:
+        raise ConnectionError(
+            f"Weights & Biases does not start ({error}): log in, set wandb.mode to 'offline', or "
+            "leave wandb.project unset."
+        ) from error
 
 
 def _drop_rows_after(path: pathlib.Path, step: int) -> None:
