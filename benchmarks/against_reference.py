@@ -21,14 +21,7 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
     The reference has no switch for attributions from the component model, which the paper's 5-2
     needs: it takes them from the target, which is less work.
     """
-    weights, target = config["coefficients"], config["target"]
-    tms = config["name"] == "tms"
-    task: dict[str, Any] = {
-        "task_name": "tms" if tms else "residual_mlp",
-        "feature_probability": target["probability"],
-        "pretrained_model_path": "none",
-    }
-    task |= {"train_bias": False, "bias_val": 0.0} if tms else {"init_scale": config["init_scale"]}
+    weights = config["coefficients"]
     spd = {
         "C": config["num_components"],
         "m": config["rank"],
@@ -47,20 +40,33 @@ def translate(config: dict[str, Any]) -> dict[str, Any]:
         "act_recon_coeff": weights["activation"] or None,
         "schatten_coeff": weights["simplicity"] or None,
         "schatten_pnorm": config["schatten_p"],
-        "task_config": task,
+        "task_config": _task(config),
     }
+    return {"name": config["name"], "spd": spd, "model": _model(config)}
+
+
+def _task(config: dict[str, Any]) -> dict[str, Any]:
+    shared = {
+        "feature_probability": config["target"]["probability"],
+        "pretrained_model_path": "none",
+    }
+    if config["name"] == "tms":
+        return {**shared, "task_name": "tms", "train_bias": False, "bias_val": 0.0}
+    return {**shared, "task_name": "residual_mlp", "init_scale": config["init_scale"]}
+
+
+def _model(config: dict[str, Any]) -> dict[str, Any]:
+    target = config["target"]
     model = {
         "instances": config["seeds"],
         "features": target["num_features"],
         "probability": target["probability"],
-        "init_scale": config["init_scale"],
     }
-    if tms:
-        model |= {"hidden": target["num_hidden"], "hidden_layers": target["hidden_layers"]}
-    else:
-        shape = ("d_resid", "neurons", "activation")
-        model |= {name: target[name] for name in shape}
-    return {"name": config["name"], "spd": spd, "model": model}
+    if config["name"] == "tms":
+        layers = {"hidden": target["num_hidden"], "hidden_layers": target["hidden_layers"]}
+        return {**model, **layers}
+    shape = {name: target[name] for name in ("d_resid", "neurons", "activation")}
+    return {**model, **shape, "init_scale": config["init_scale"]}
 
 
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -106,7 +112,7 @@ def _round(ours, theirs, args: argparse.Namespace, number: int) -> dict[str, flo
     return times | {f"{side}_memory": a["peak_memory"] for side, a in answers.items()}
 
 
-def main() -> None:
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.against_reference", description=__doc__
     )
@@ -125,7 +131,11 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, help="cores for each side; default: all")
     options.add_output_option(parser, "reference.json")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = _parse()
     if args.threads and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     args.threads = process.cores()
@@ -133,7 +143,7 @@ def main() -> None:
     for name in args.configs:
         print(f"{name} ...", file=sys.stderr, flush=True)
         results["configs"][name] = compare(name, args)
-    options.write(args, results)
+        options.write(args, results)
     print("\n" + tables.reference(results))
 
 

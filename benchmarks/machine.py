@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import process, stages
+from benchmarks import process
+from benchmarks.timing import repeat
 
 
 def describe() -> dict[str, Any]:
@@ -26,17 +27,15 @@ def matrix_rate(size: int = 2000, seconds: float = 0.5) -> float:
     a = jax.random.normal(key_a, (size, size))
     b = jax.random.normal(key_b, (size, size)) / size**0.5
     with jax.default_matmul_precision("highest"):
-        times = stages.seconds_per_call(
-            lambda values: {"a": values["a"] @ values["b"]}, {"a": a, "b": b}, seconds
-        )
-    return 2 * size**3 / min(times)
+        timed = repeat(lambda values: {"a": values["a"] @ values["b"]}, {"a": a, "b": b}, seconds)
+    return 2 * size**3 / timed.best()
 
 
 def memory_rate(size: int = 2**26, seconds: float = 0.5) -> float:
     """Bytes per second of `y <- y / 2 + x` on arrays of `size` floats (two read, one written)."""
     values = {"x": jnp.ones(size), "y": jnp.ones(size)}
-    times = stages.seconds_per_call(lambda v: {"y": 0.5 * v["y"] + v["x"]}, values, seconds)
-    return 3 * 4 * size / min(times)
+    timed = repeat(lambda v: {"y": 0.5 * v["y"] + v["x"]}, values, seconds)
+    return 3 * 4 * size / timed.best()
 
 
 def main() -> None:

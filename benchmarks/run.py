@@ -58,7 +58,7 @@ def main() -> None:
     for name in args.configs:
         print(f"{name} ...", file=sys.stderr, flush=True)
         results["configs"][name] = measure(name, args)
-    options.write(args, results)
+        options.write(args, results)
     for table in (tables.steps, tables.stages, tables.floors, tables.routes):
         print(table(results), end="\n\n")
 

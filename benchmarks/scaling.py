@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from benchmarks import options, process, tables
 from benchmarks.run import WORKER
 
-PLOT = process.ROOT / "docs" / "performance_scaling.svg"
+PLOT = process.ROOT / "docs" / "images" / "performance_scaling.png"
 
 
 class Sweep(NamedTuple):

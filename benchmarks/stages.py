@@ -5,13 +5,9 @@ compute. Letters: S seeds side by side.
 """
 
 import collections
-import time
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from apd_jax import attributions, forward, losses, optimizers, sites, train_step
@@ -19,11 +15,8 @@ from apd_jax.components import project_gradient
 from apd_jax.decompose import SampleBatch
 from apd_jax.settings import Settings
 from apd_jax.train_step import Objective
-from benchmarks import work
-
-Values = dict[str, Any]
-Stage = Callable[[Values], Values]
-SAMPLES = 5
+from benchmarks import timing, work
+from benchmarks.timing import Stage, Values
 
 
 def make_stages(settings: Settings, sample_batch: SampleBatch) -> dict[str, Stage]:
@@ -41,33 +34,34 @@ def make_stages(settings: Settings, sample_batch: SampleBatch) -> dict[str, Stag
         outputs, records = sites.run(values["target"], values["x"], sites.as_is)
         return {"outputs": outputs, "records": records}
 
-    def attribute(values: Values) -> Values:
-        attributed = attributions.attribute(
-            values["target"],
-            values["components"],
-            values["x"],
-            mode=objective.attribution_mode,
-            source=objective.attribution_source,
-        )
-        if objective.attribution_source == "components":
-            return {"scores": attributed.scores}
-        return {
-            "scores": attributed.scores,
-            "outputs": attributed.outputs,
-            "records": attributed.records,
-        }
-
     def select(values: Values) -> Values:
         return {"chosen": train_step.select(objective, values["scores"], values["x"])}
 
     return {
         "sampling": sampling,
         "target pass": target_pass,
-        "attributions": attribute,
+        "attributions": lambda values: _attribute(objective, values),
         "selection": select,
         "masked pass and gradient": lambda values: _masked_gradient(objective, values),
         "faithfulness and simplicity gradient": lambda values: _weight_gradient(objective, values),
         "optimiser": lambda values: _update(settings, values),
+    }
+
+
+def _attribute(objective: Objective, values: Values) -> Values:
+    attributed = attributions.attribute(
+        values["target"],
+        values["components"],
+        values["x"],
+        mode=objective.attribution_mode,
+        source=objective.attribution_source,
+    )
+    if objective.attribution_source == "components":
+        return {"scores": attributed.scores}
+    return {
+        "scores": attributed.scores,
+        "outputs": attributed.outputs,
+        "records": attributed.records,
     }
 
 
@@ -132,47 +126,6 @@ def _update(settings: Settings, values: Values) -> Values:
     }
 
 
-def seconds_per_call(stage: Stage, values: Values, seconds: float) -> list[float]:
-    """Time a stage as it runs in training: over and over inside one execution.
-
-    Calling a compiled stage once would also measure the call and the first touch of fresh memory,
-    which a scanned step does not pay. So executions of 1 and of n + 1 repetitions are compared.
-
-    Args:
-      stage: the stage; what it computes takes the place of the values of that name.
-      values: what it reads.
-      seconds: how long the n repetitions take at least.
-
-    Returns:
-      Seconds per repetition, one for each of `SAMPLES` comparisons.
-    """
-
-    @jax.jit
-    def repeat(times, inputs):
-        shapes = jax.eval_shape(stage, inputs)
-        room = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-        def again(_, carry):
-            # Nothing that a repetition computes may be reused by the next one.
-            carry = jax.lax.optimization_barrier(carry)
-            return {**carry, **stage(carry)}
-
-        last = jax.lax.fori_loop(0, times, again, {**room, **inputs})
-        return {name: last[name] for name in shapes}
-
-    def timed(times: int) -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(repeat(times, values))
-        return time.perf_counter() - start
-
-    timed(1)
-    once = timed(1)
-    times = 1
-    while timed(times + 1) - once < seconds and times < 10_000:
-        times *= 2
-    return [(timed(times + 1) - timed(1)) / times for _ in range(SAMPLES)]
-
-
 def measure(
     steps: dict[str, Stage],
     values: Values,
@@ -202,15 +155,7 @@ def measure(
         # Not donated: the state belongs to the training that goes on after this.
         computed = jax.jit(batched)(values)
         if only is None or name in only:
-            samples = seconds_per_call(batched, values, seconds)
-            low, median, high = np.quantile(samples, (0.25, 0.5, 0.75))
-            counted = work.count(batched, values)
-            measured[name] = {
-                "seconds": max(float(median), 0.0),
-                "spread": float(high - low) / 2,
-                "operations": counted.operations,
-                "bytes": counted.bytes,
-            }
+            measured[name] = _measure_one(batched, values, seconds)
         if name != "optimiser":
             values = {**values, **computed}
     if shares_pass and "target pass" in measured and "attributions" in measured:
@@ -218,3 +163,14 @@ def measure(
             left = measured["attributions"][field] - measured["target pass"][field]
             measured["attributions"][field] = max(left, 0.0)
     return measured
+
+
+def _measure_one(stage: Stage, values: Values, seconds: float) -> dict[str, float]:
+    timed = timing.repeat(stage, values, seconds)
+    counted = work.count(stage, values)
+    return {
+        "seconds": timed.median(),
+        "spread": timed.spread(),
+        "operations": counted.operations,
+        "bytes": counted.bytes,
+    }

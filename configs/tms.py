@@ -44,6 +44,7 @@ def get_config(variant: str = "5-2"):
     config = base_config()
     config.name, config.variant = "tms", variant
     config.steps, config.batch_size, config.warmup_fraction = 20_000, 2048, 0.05
+    config.checkpoint_every = 5000  # steps are short: saving more often would be felt
     config.target.update(
         num_hidden=1,
         hidden_kind="identity",  # identity | random | trained

@@ -215,7 +215,8 @@ class TermTest(parameterized.TestCase):
         def linear_map(taps):
             a, b = taps["a"] @ weights, taps["b"]
             picked = jnp.where(gate > 0, a, -b)
-            return jnp.cumsum(picked * gate, axis=1) + (a - b * 3.0) / 2 - a @ weights.T
+            turned = jnp.einsum("bi,ji->bj", a, weights)
+            return jnp.cumsum(picked * gate, axis=1) + (a - b * 3.0) / 2 - turned
 
         zeros = {"a": jnp.zeros((5, 3)), "b": jnp.zeros((5, 3))}
         terms = {

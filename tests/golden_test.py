@@ -160,7 +160,7 @@ class GradientTest(parameterized.TestCase):
         close(terms["lp_minimality"], case.data["loss/lp_minimality_p0.9"])
         close(terms["lp_simplicity"], case.data["loss/lp_simplicity_p0.9"])
         close(loss, case.data["lp/loss_total"])
-        factors_close(gradient, golden.factors(case.data, case.names, "lp/grad"), rtol=2e-5)
+        factors_close(gradient, golden.factors(case.data, case.names, "lp/grad"))
 
 
 class TrajectoryTest(parameterized.TestCase):
