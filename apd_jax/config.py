@@ -52,9 +52,10 @@ def base_config() -> ml_collections.ConfigDict:
     config.warmup_fraction = 0.01
     config.halflife = config_dict.placeholder(float)
 
-    # How it is computed: every choice gives the same mathematics.
+    # How it is computed: every choice of route gives the same mathematics.
     config.attribution_mode = "auto"  # auto | forward | reverse | literal
     config.masked_route = "auto"  # auto | grouped | dense
+    config.matmul_precision = "highest"  # highest | high | default; on GPU and TPU only
 
     # The target network and its training.
     config.target = ml_collections.ConfigDict(
@@ -108,6 +109,7 @@ def make_settings(config: ml_collections.FrozenConfigDict, task: Task) -> Settin
         unit_norm=config.unit_norm,
         attribution_mode=config.attribution_mode,
         masked_route=config.masked_route,
+        matmul_precision=config.matmul_precision,
     )
     return Settings(
         objective=objective,

@@ -53,7 +53,8 @@ def make_step(settings: Settings, sample_batch: SampleBatch) -> loop.StepFn:
     def step(target: Target, state: TrainState, key: jax.Array):
         x = sample_batch(jax.random.fold_in(key, 1), settings.batch_size)
         metrics = {"learning_rate": rate(state.step)}
-        state, measured = train_step.train_step(settings.objective, optimizer, target, state, x)
+        with jax.default_matmul_precision(settings.objective.matmul_precision):
+            state, measured = train_step.train_step(settings.objective, optimizer, target, state, x)
         return state, metrics | measured
 
     return step

@@ -66,6 +66,14 @@ class Selected(NamedTuple):
     mask: jax.Array
     pairs: tuple[jax.Array, jax.Array] | None
 
+    def counts(self) -> jax.Array:
+        """On how many examples each component is active, int32 [C]."""
+        if self.pairs is None:
+            return jnp.sum(self.mask, axis=0, dtype=jnp.int32)
+        # Counting K pairs costs far less than summing B·C entries of the mask.
+        components = self.pairs[1]
+        return jnp.zeros((self.mask.shape[1],), jnp.int32).at[components].add(1)
+
 
 def batch_topk(scores: jax.Array, k: float) -> Selected:
     """Activate the `floor(k·B)` pairs of highest attribution; see `batch_topk_mask`."""

@@ -74,6 +74,8 @@ class Objective:
       attribution_mode: route of the attributions (`attributions.gradient_attributions`).
       masked_route: `"grouped"` computes only the active pairs, `"dense"` all of them, `"auto"`
         picks by size (`forward.choose_masked_route`).
+      matmul_precision: of the whole step. Anything below `"highest"` (float32) lets GPUs and TPUs
+        use their shorter formats, except for attributions and faithfulness; CPUs know no other.
     """
 
     coefficients: Coefficients
@@ -89,6 +91,7 @@ class Objective:
     unit_norm: bool = False
     attribution_mode: attributions.Mode = "auto"
     masked_route: forward.MaskedRoute = "auto"
+    matmul_precision: Literal["highest", "high", "default"] = "highest"
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -147,8 +150,8 @@ def _masked_operation(objective: Objective, components: Components, chosen: Sele
 
 def loss_terms(
     objective: Objective, target: Target, components: Components, x: jax.Array
-) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Every loss term of nonzero coefficient, and the mask.
+) -> tuple[dict[str, jax.Array], Selected]:
+    """Every loss term of nonzero coefficient, and what was selected.
 
     Args:
       objective: what to compute.
@@ -157,7 +160,7 @@ def loss_terms(
       x: [B, ...] inputs.
 
     Returns:
-      `{term: scalar}` before weighting, and the mask [B, C] bool (all true without selection).
+      `{term: scalar}` before weighting, and the active pairs (all of them without selection).
     """
     weights = objective.coefficients
     uses_lp = weights.lp_minimality > 0 or weights.lp_simplicity > 0
@@ -177,10 +180,9 @@ def loss_terms(
     terms = {}
     if weights.faithfulness:
         terms["faithfulness"] = losses.faithfulness(components, target.weights, uses)
-    mask = jnp.ones(scores.shape, bool)
+    chosen = Selected(jnp.ones(scores.shape, bool), None)
     if objective.topk is not None or objective.selection == "exact":
         chosen = select(objective, scores, x)
-        mask = chosen.mask
         terms |= _topk_terms(objective, target, components, x, chosen, outputs, records, uses)
     if weights.output:
         full, _ = sites.run(target, x, forward.composed(components))
@@ -191,7 +193,7 @@ def loss_terms(
         terms["lp_simplicity"] = losses.lp_simplicity(
             components, scores, p=objective.lp_p, schatten_p=objective.schatten_p, uses=uses
         )
-    return terms, mask
+    return terms, chosen
 
 
 def _topk_terms(objective, target, components, x, chosen, outputs, records, uses):
@@ -210,7 +212,7 @@ def _topk_terms(objective, target, components, x, chosen, outputs, records, uses
     if weights.simplicity:
         terms["simplicity"] = losses.simplicity(
             components,
-            jnp.sum(chosen.mask, axis=0),
+            chosen.counts(),
             p=objective.schatten_p,
             uses=uses,
             batch_size=x.shape[0],
@@ -264,21 +266,21 @@ def train_step(
     """
 
     def total(components):
-        terms, mask = loss_terms(objective, target, components, x)
-        return weighted_sum(objective.coefficients, terms), (terms, mask)
+        terms, chosen = loss_terms(objective, target, components, x)
+        return weighted_sum(objective.coefficients, terms), (terms, chosen.counts())
 
     components = current_components(objective, state)
-    (loss, (terms, mask)), gradient = jax.value_and_grad(total, has_aux=True)(components)
+    (loss, (terms, counts)), gradient = jax.value_and_grad(total, has_aux=True)(components)
     if objective.unit_norm:
         gradient = project_gradient(gradient, components)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, components)
     components = optax.apply_updates(components, updates)
-    last_active = jnp.where(jnp.any(mask, axis=0), state.step, state.last_active)
+    last_active = jnp.where(counts > 0, state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}
     metrics |= {
         "loss/total": loss,
         "gradient_norm": optax.tree.norm(gradient),
-        "active_components": jnp.sum(mask) / mask.shape[0],
+        "active_components": jnp.sum(counts) / x.shape[0],
         "dead_components": jnp.sum(state.step - last_active >= DEAD_AFTER),
     }
     return TrainState(state.step + 1, components, optimizer_state, last_active), metrics

@@ -77,6 +77,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
             "reference": str(args.reference.resolve()),
             "threads": args.threads,
             "warm": args.reference_warm,
+            "device": "cuda" if ours.ready["machine"]["backend"] == "gpu" else "cpu",
             **translate(ours.ready["config"]),
         }
         with process.worker(driver, request) as theirs:

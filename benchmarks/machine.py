@@ -17,8 +17,15 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": process.cores(),
         "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
         "jax": jax.__version__,
     }
+
+
+def peak_memory() -> int:
+    """The most bytes held so far: on an accelerator of its memory, else of the process."""
+    held = jax.devices()[0].memory_stats()
+    return held["peak_bytes_in_use"] if held else process.peak_memory()
 
 
 def matrix_rate(size: int = 2000, seconds: float = 0.5) -> float:

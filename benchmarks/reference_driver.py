@@ -17,11 +17,32 @@ class _Finished(Exception):
     """No further request: leave the reference's loop."""
 
 
+class _Device:
+    """What the reference runs on: `cpu` or `cuda`."""
+
+    def __init__(self, name: str):
+        import torch
+
+        self.name, self._cuda = name, torch.cuda
+
+    def wait(self) -> None:
+        """Until everything asked of it is done."""
+        if self.name == "cuda":
+            self._cuda.synchronize()
+
+    def peak_memory(self) -> int:
+        """The most bytes held so far: of the accelerator's memory, else of the process."""
+        if self.name == "cuda":
+            return self._cuda.max_memory_allocated()
+        return process.peak_memory()
+
+
 class _PacedData:
     """A data set of the reference that hands out batches while a request is open."""
 
-    def __init__(self, data, channel: process.Channel, warm: int, libraries: int):
-        self._data, self._channel, self._libraries = data, channel, libraries
+    def __init__(self, data, channel: process.Channel, warm: int, device: "_Device"):
+        self._data, self._channel, self._device = data, channel, device
+        self._libraries = device.peak_memory()
         self._request: dict[str, Any] = {"steps": warm}
         self._seconds: list[float] = []
         self._start: float | None = None
@@ -33,6 +54,8 @@ class _PacedData:
         if self._start is not None:
             self._seconds.append(time.perf_counter() - self._start)
             if process.enough(self._seconds, self._request):
+                self._device.wait()
+                self._seconds[-1] = time.perf_counter() - self._start
                 self._answer()
         self._start = time.perf_counter()
         return self._data.generate_batch(batch_size)
@@ -41,7 +64,7 @@ class _PacedData:
         self._channel.send(
             {
                 "seconds_per_step": self._seconds,
-                "peak_memory": process.peak_memory(),
+                "peak_memory": self._device.peak_memory(),
                 "libraries_memory": self._libraries,
             }
         )
@@ -51,7 +74,7 @@ class _PacedData:
         self._request, self._seconds = request, []
 
 
-def _tms(model: dict[str, Any], spd: dict[str, Any]):
+def _tms(model: dict[str, Any], spd: dict[str, Any], device: str):
     from spd.experiments.tms.models import TMSModel, TMSModelConfig, TMSSPDModel, TMSSPDModelConfig
     from spd.utils import SparseFeatureDataset
 
@@ -60,7 +83,7 @@ def _tms(model: dict[str, Any], spd: dict[str, Any]):
         "n_features": model["features"],
         "n_hidden": model["hidden"],
         "n_hidden_layers": model["hidden_layers"],
-        "device": "cpu",
+        "device": device,
     }
     target = TMSModel(TMSModelConfig(**shape))
     components = TMSSPDModel(TMSSPDModelConfig(**shape, C=spd["C"], m=spd["m"], bias_val=0.0))
@@ -71,13 +94,13 @@ def _tms(model: dict[str, Any], spd: dict[str, Any]):
         n_instances=model["instances"],
         n_features=model["features"],
         feature_probability=model["probability"],
-        device="cpu",
+        device=device,
         value_range=(0.0, 1.0),
     )
     return target, components, names, data
 
 
-def _resid_mlp(model: dict[str, Any], spd: dict[str, Any]):
+def _resid_mlp(model: dict[str, Any], spd: dict[str, Any], device: str):
     from spd.experiments.resid_mlp import models
     from spd.experiments.resid_mlp.resid_mlp_dataset import ResidualMLPDataset
 
@@ -105,7 +128,7 @@ def _resid_mlp(model: dict[str, Any], spd: dict[str, Any]):
         n_instances=model["instances"],
         n_features=model["features"],
         feature_probability=model["probability"],
-        device="cpu",
+        device=device,
         calc_labels=False,
     )
     return target, components, names, data
@@ -120,17 +143,18 @@ def main() -> None:
     from spd import run_spd
     from spd.utils import DatasetGeneratedDataLoader
 
-    libraries = process.peak_memory()
+    device = _Device(request["device"])
     torch.set_num_threads(request["threads"])
     config = run_spd.Config(**request["spd"])
     build = {"tms": _tms, "resid_mlp": _resid_mlp}[request["name"]]
-    target, components, names, data = build(request["model"], request["spd"])
-    paced = _PacedData(data, channel, request["warm"], libraries)
+    target, components, names, data = build(request["model"], request["spd"], device.name)
+    target, components = target.to(device.name), components.to(device.name)
+    paced = _PacedData(data, channel, request["warm"], device)
     try:
         run_spd.optimize(
             model=components,
             config=config,
-            device="cpu",
+            device=device.name,
             dataloader=DatasetGeneratedDataLoader(paced, batch_size=config.batch_size),
             target_model=target.eval(),
             param_names=names,

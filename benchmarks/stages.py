@@ -90,17 +90,17 @@ def _masked_gradient(objective: Objective, values: Values) -> Values:
 
 
 def _weight_gradient(objective: Objective, values: Values) -> Values:
-    mask, weights = values["chosen"].mask, objective.coefficients
+    chosen, weights = values["chosen"], objective.coefficients
     uses = dict(collections.Counter(record.name for record in values["records"].values()))
 
     def loss(components):
         faithfulness = losses.faithfulness(components, values["target"].weights, uses)
         simplicity = losses.simplicity(
             components,
-            jnp.sum(mask, axis=0),
+            chosen.counts(),
             p=objective.schatten_p,
             uses=uses,
-            batch_size=mask.shape[0],
+            batch_size=chosen.mask.shape[0],
         )
         return weights.faithfulness * faithfulness + weights.simplicity * simplicity
 

@@ -24,7 +24,7 @@ class Session:
           request: `config`, `overrides`, `target_steps`, `warm` (steps before any timing) and
             `chunk` (steps in one execution; that of the config if None).
         """
-        self._libraries = process.peak_memory()
+        self._libraries = machine.peak_memory()
         self._plan = problem.find_plan(request["config"], request["overrides"])
         self._chunk_steps = request["chunk"] or problem.CONFIGS[request["config"]].chunk
         self._targets = problem.train_targets(self._plan, request["target_steps"])
@@ -86,7 +86,7 @@ class Session:
             times += [chunks[-1] / self._chunk_steps] * self._chunk_steps
         return {
             "seconds_per_step": [seconds / self._chunk_steps for seconds in chunks],
-            "peak_memory": process.peak_memory(),
+            "peak_memory": machine.peak_memory(),
         }
 
     def stages(self, request: dict[str, Any]) -> dict[str, Any]:

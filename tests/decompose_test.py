@@ -13,7 +13,12 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import loop
+from apd_jax import loop, train_step
+from apd_jax.decompose import init_states, make_step
+from apd_jax.inputs import SparseFeatures
+from apd_jax.settings import Settings
+from apd_jax.targets import pretrain
+from apd_jax.targets.tms import TMS, TMSTask
 
 # Two steps of a tiny decomposition: enough to compile and run everything.
 TINY = {"num_components": 3, "topk": 1.0, "steps": 2, "batch_size": 8, "rank": 2}
@@ -176,6 +181,39 @@ class DecomposeTest(parameterized.TestCase):
             found.target, found.components, x
         )
         np.testing.assert_allclose(scores, expected, rtol=1e-4)
+
+
+class PrecisionTest(parameterized.TestCase):
+    """GPUs and TPUs round the factors of a product unless told not to; CPUs can't show it."""
+
+    def products(self, step, *args):
+        text = jax.jit(step).lower(*args, jax.random.key(0)).as_text()
+        return [line for line in text.splitlines() if "dot_general" in line]
+
+    @parameterized.product(precision=("highest", "default"), route=("dense", "grouped"))
+    def test_decomposition(self, precision, route):
+        target = networks.mlp()
+        coefficients = apd_jax.Coefficients(minimality=1.0, simplicity=1.0, output=1.0)
+        objective = train_step.Objective(
+            coefficients, topk=1.0, masked_route=route, matmul_precision=precision
+        )
+        settings = Settings(
+            objective, num_components=3, steps=1, batch_size=8, learning_rate=1e-3, rank=2
+        )
+        state = loop.pick(init_states(settings, loop.stack([target]), jnp.arange(1)), 0)
+        products = self.products(make_step(settings, inputs), target, state)
+        short = [line for line in products if "[HIGHEST, HIGHEST]" not in line]
+        self.assertGreater(len(products), 10)
+        self.assertEqual(bool(short), precision == "default")
+
+    def test_target_training(self):
+        task = TMSTask(TMS(4, 2, 1), SparseFeatures(4, 0.5))
+        training = pretrain.Training(1, batch_size=8, learning_rate=0.1, schedule="constant")
+        state = loop.pick(pretrain.init_state(task, training, jnp.arange(1)), 0)
+        products = self.products(pretrain.make_step(task, training), None, state)
+        self.assertNotEmpty(products)
+        for line in products:
+            self.assertIn("[HIGHEST, HIGHEST]", line)
 
 
 class BadInputTest(parameterized.TestCase):

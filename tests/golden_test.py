@@ -123,8 +123,8 @@ class GradientTest(parameterized.TestCase):
         objective = dataclasses.replace(case.objective, attribution_mode=mode, masked_route=route)
 
         def total(components):
-            terms, mask = train_step.loss_terms(objective, case.target, components, case.x)
-            return train_step.weighted_sum(objective.coefficients, terms), (terms, mask)
+            terms, chosen = train_step.loss_terms(objective, case.target, components, case.x)
+            return train_step.weighted_sum(objective.coefficients, terms), (terms, chosen.mask)
 
         (loss, (terms, mask)), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(
             case.components

@@ -38,8 +38,8 @@ forbid_gradient.defvjp(lambda tree: (tree, None), _refuse)
 
 def gradient_of(objective, target, components, x):
     def total(components):
-        terms, mask = train_step.loss_terms(objective, target, components, x)
-        return train_step.weighted_sum(objective.coefficients, terms), (terms, mask)
+        terms, chosen = train_step.loss_terms(objective, target, components, x)
+        return train_step.weighted_sum(objective.coefficients, terms), (terms, chosen.mask)
 
     return jax.jit(jax.value_and_grad(total, has_aux=True))(components)
 
@@ -86,8 +86,8 @@ class GradientTest(parameterized.TestCase):
 
         @jax.jit
         def both(components):
-            terms, mask = train_step.loss_terms(objective, target, components, x)
-            masked = networks.literal_masked(target, components, x, mask)
+            terms, chosen = train_step.loss_terms(objective, target, components, x)
+            masked = networks.literal_masked(target, components, x, chosen.mask)
             p, q = jax.nn.softmax(target(x)), jax.nn.softmax(masked)
             return terms["minimality"], jnp.mean(jnp.sum(p * jnp.log(p / q), axis=1))
 
@@ -108,8 +108,10 @@ class SelectTest(parameterized.TestCase):
     )
     def test_rules(self, rule, k, distil, expected):
         objective = Objective(Coefficients(), topk=k, selection=rule, distil=distil)
-        mask, pairs = train_step.select(objective, self.scores, self.x)
+        chosen = train_step.select(objective, self.scores, self.x)
+        mask, pairs = chosen
         np.testing.assert_array_equal(mask, np.array(expected, bool))
+        np.testing.assert_array_equal(chosen.counts(), np.sum(expected, axis=0))
         if rule == "exact":
             self.assertIsNone(pairs)
         else:

@@ -109,6 +109,7 @@ def make_step(task: Task, training: Training) -> loop.StepFn:
     optimizer = _optimizer(training)
     rate = training.rate()
 
+    @jax.default_matmul_precision("highest")
     def step(_, state: PretrainState, key):
         x = task.inputs(jax.random.fold_in(key, 0), training.batch_size)
 
@@ -125,6 +126,7 @@ def make_step(task: Task, training: Training) -> loop.StepFn:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
+@jax.default_matmul_precision("highest")
 def final_loss(
     task: Task, params: Any, seeds: jax.Array, batch_size: int = 4096, batches: int = 25
 ) -> jax.Array:
