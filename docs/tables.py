@@ -15,6 +15,7 @@ HEAD = """# Results
 Every run here was made with the command above its table; nothing is left out. `solved` has the
 meaning of `results.json`: every feature has a component of its own (TMS: cosine of at least 0.99
 and norm ratio in [0.8, 1.2]; residual MLPs: every feature's one component does its work alone).
+Times are upper bounds: for some of them other work shared the cores.
 This page is written by `python docs/tables.py` from the files in `docs/results/`.
 """
 
@@ -32,7 +33,9 @@ def cell(value) -> str:
     """A number for a table."""
     if isinstance(value, bool):
         return "yes" if value else "**no**"
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.2e}".replace("e-0", "e-") if 0 < abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -60,7 +63,7 @@ def section(result: dict) -> str:
         f"\n## {result['name']}, {result['variant']}\n\n"
         f"`{result['command']}`\n\n{comparison}\n\n{seeds}\n\n"
         f"Solved: {sum(seed['solved'] for seed in result['seeds'])} of {len(result['seeds'])}. "
-        f"Time on a {result['machine']['cpu_cores']}-core CPU that other work shared: {seconds}.\n"
+        f"Time on {result['machine']['cpu_cores']} CPU cores: {seconds}.\n"
     )
 
 

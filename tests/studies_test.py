@@ -43,10 +43,15 @@ class VerdictsTest(parameterized.TestCase):
         (verdict,) = verdicts.judge([Threshold("x", comparison, 0.0, "")], {"x": value})
         self.assertFalse(verdict["passed"])
 
-    @parameterized.parameters((1, "0.95"), (2, "0.95 ± 0.05"))
-    def test_compare(self, seeds, ours):
+    @parameterized.parameters(
+        (1, 0.95, 0.05, "0.95"),
+        (2, 0.95, 0.05, "0.95 ± 0.05"),
+        (2, 1.1254e-4, 2.51e-6, "1.125e-4 ± 2.5e-6"),
+        (1, 0.0, 0.0, "0"),
+    )
+    def test_compare(self, seeds, mean, std, ours):
         published = [Published("mmcs", "MMCS", "0.998", None, "a cosine")]
-        (row,) = verdicts.compare(published, {"mmcs_mean": 0.95, "mmcs_std": 0.05}, seeds)
+        (row,) = verdicts.compare(published, {"mmcs_mean": mean, "mmcs_std": std}, seeds)
         expected = {
             "key": "mmcs",
             "label": "MMCS",

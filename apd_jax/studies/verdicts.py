@@ -66,6 +66,12 @@ def judge(thresholds: Sequence[Threshold], summary: Mapping[str, float]) -> list
     return verdicts
 
 
+def _scientific(value: float, digits: int) -> str:
+    """As small numbers are printed in the paper: `1.125e-4`."""
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
 def compare(
     published: Sequence[Published], summary: Mapping[str, float], num_seeds: int
 ) -> list[dict[str, Any]]:
@@ -74,7 +80,8 @@ def compare(
     def ours(key: str) -> str:
         if f"{key}_mean" not in summary:
             return f"{summary[key]:.4g}"
-        mean = f"{summary[f'{key}_mean']:.4g}"
-        return mean if num_seeds == 1 else f"{mean} ± {summary[f'{key}_std']:.2g}"
+        mean, spread = summary[f"{key}_mean"], summary[f"{key}_std"]
+        write = _scientific if 0 < abs(mean) < 1e-2 else "{:.{}g}".format
+        return write(mean, 4) if num_seeds == 1 else f"{write(mean, 4)} ± {write(spread, 2)}"
 
     return [{**row._asdict(), "ours": ours(row.key)} for row in published]
