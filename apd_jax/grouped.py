@@ -46,9 +46,13 @@ def group_pairs(pairs: tuple[jax.Array, jax.Array], num_components: int) -> Grou
 
 
 def num_slots(num_pairs: int, num_components: int) -> int:
-    """Slots per component: the mean load and three Poisson deviations, in eights."""
+    """Slots per component: the mean load and three Poisson deviations, in sixteens.
+
+    Where loads are small, reading the factors takes most of the time: spare slots cost little, and
+    a second round would cost as much as the first.
+    """
     mean = num_pairs / num_components
-    return min(8 * math.ceil((mean + 3 * math.sqrt(mean)) / 8), num_pairs)
+    return min(16 * math.ceil((mean + 3 * math.sqrt(mean)) / 16), num_pairs)
 
 
 def _to_slots(rows: jax.Array, groups: Groups, first: jax.Array | int, slots: int) -> jax.Array:

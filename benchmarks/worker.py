@@ -11,6 +11,7 @@ import jax
 
 from apd_jax import loop, train_step
 from apd_jax.decompose import init_states, make_step
+from apd_jax.runtime import mesh
 from benchmarks import machine, problem, process, stages
 
 
@@ -35,25 +36,26 @@ class Session:
                 f"the config has {self._plan.settings.steps} steps, but {request['warm']} warm "
                 f"ones and two chunks of {self._chunk_steps} need {needed}; ask for fewer"
             )
-        self._restart(warm=0)
-        first = self._chunk()
-        self._restart(warm=0)
-        self.compile_seconds = first - self._chunk()
         self._warm = request["warm"]
-        self._restart(self._warm)
+        self._restart()
+        self.compile_seconds = self._chunk() - self._chunk()
+        self._warm_up()
 
-    def _restart(self, warm: int) -> None:
+    def _restart(self) -> None:
         plan = self._plan
-        self._done = 0
+        self._done, self._state = 0, None  # the old state goes before the new one comes
         self._state = init_states(plan.settings, self._targets, plan.seeds)
         jax.block_until_ready(self._state)
-        while self._done < warm:
+
+    def _warm_up(self) -> None:
+        while self._done < self._warm:
             self._chunk()
 
     def _chunk(self) -> float:
         """Take a chunk of steps; returns its seconds. After the config's last step, start over."""
         if self._done + self._chunk_steps > self._plan.settings.steps:
-            self._restart(self._warm)
+            self._restart()
+            self._warm_up()
         self._done += self._chunk_steps
         start = time.perf_counter()
         self._state = loop.run_steps(
@@ -112,7 +114,9 @@ def main() -> None:
     channel = process.Channel()
     # A cache of compiled programs would hide the time that compiling takes.
     jax.config.update("jax_enable_compilation_cache", False)
-    session = Session(channel.receive())
+    request = channel.receive()
+    mesh.split_cpu(problem.CONFIGS[request["config"]].seeds)  # as a run does
+    session = Session(request)
     channel.send(session.ready())
     while (request := channel.receive()) is not None:
         answer = {"run": session.run, "stages": session.stages}[request["do"]]

@@ -136,7 +136,7 @@ class GroupedTest(parameterized.TestCase):
         results = [jax.jit(jax.value_and_grad(f, (0, 1)))(rows, factor) for f in (found, expected)]
         chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
 
-    @parameterized.parameters((327, 130, 8), (1, 10, 1), (0, 3, 0), (5000, 2, 2656))
+    @parameterized.parameters((327, 130, 16), (1, 10, 1), (0, 3, 0), (5000, 2, 2656))
     def test_number_of_slots(self, pairs, components, expected):
         self.assertEqual(grouped.num_slots(pairs, components), expected)
 
