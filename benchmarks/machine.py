@@ -14,7 +14,7 @@ from benchmarks.timing import repeat
 def describe() -> dict[str, Any]:
     """What the numbers depend on."""
     return {
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cores": process.cores(),
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),

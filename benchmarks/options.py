@@ -65,8 +65,7 @@ def request(name: str, args: argparse.Namespace, **overrides: Any) -> dict[str, 
 
 
 def write(args: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Write results, with the options they were measured under."""
-    used = {name: value for name, value in vars(args).items() if name != "out"}
-    used = {name: str(v) if isinstance(v, pathlib.Path) else v for name, v in used.items()}
+    """Write results, with the options they were measured under; where files lay doesn't matter."""
+    used = {name: v for name, v in vars(args).items() if not isinstance(v, pathlib.Path)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({**results, "options": used}, indent=1) + "\n")

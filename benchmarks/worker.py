@@ -115,7 +115,8 @@ def main() -> None:
     # A cache of compiled programs would hide the time that compiling takes.
     jax.config.update("jax_enable_compilation_cache", False)
     request = channel.receive()
-    mesh.split_cpu(problem.CONFIGS[request["config"]].seeds)  # as a run does
+    seeds = request["overrides"].get("seeds", problem.CONFIGS[request["config"]].seeds)
+    mesh.split_cpu(seeds)  # as a run does
     session = Session(request)
     channel.send(session.ready())
     while (request := channel.receive()) is not None:
