@@ -54,7 +54,7 @@ def masked(components: Components, mask: jax.Array) -> Operation:
 def masked_pairs(components: Components, pairs: tuple[jax.Array, jax.Array]) -> Operation:
     """The masked operation for a boolean mask given by its P active (example, component) pairs.
 
-    Cost and memory follow P and the size of the factors, not B·C.
+    Cost and memory follow P and the size of the factors of `min(C, P)` components, not B·C.
     """
     num_components = next(iter(components.values())).reads.shape[0]
     groups = grouped.group_pairs(pairs, num_components)
@@ -62,8 +62,9 @@ def masked_pairs(components: Components, pairs: tuple[jax.Array, jax.Array]) -> 
 
     def operation(call: SiteCall) -> jax.Array:
         factors = oriented(components, call)
-        hidden = grouped.read(slots, call.x[groups.example], factors.reads, groups)
-        written = grouped.write(slots, hidden, factors.writes, groups)
+        reads, writes = groups.factors(factors.reads), groups.factors(factors.writes)
+        hidden = grouped.read(slots, call.x[groups.example], reads, groups)
+        written = grouped.write(slots, hidden, writes, groups)
         return jax.ops.segment_sum(written, groups.example, call.x.shape[0])
 
     return operation

@@ -1,10 +1,10 @@
 """Products of many rows with the factors of the one component each row belongs to.
 
 Only `P = floor(k·B)` of the B·C (example, component) pairs are active. Sorted by component they
-fall into C groups; every group is laid into a fixed number of slots, so that the whole product is
-one batched matrix product that reads each factor once. A group that overflows its slots goes on in
-further rounds, so the result never depends on the number of slots.
-Letters: P pairs, C components, S slots of a component, r and d the two widths of a factor.
+fall into `G = min(C, P)` groups; every group is laid into a fixed number of slots, so that the whole
+product is one batched matrix product that reads each factor once. A group that overflows its slots
+goes on in further rounds, so the result never depends on the number of slots.
+Letters: P pairs, C components, G groups, S slots of a group, r and d the two widths of a factor.
 """
 
 import functools
@@ -20,15 +20,22 @@ class Groups(NamedTuple):
 
     Attributes:
       example: int32 [P], the example of every pair.
-      component: int32 [P], its component, ascending.
-      start: int32 [C], where a component's pairs begin.
-      count: int32 [C], how many pairs it has.
+      group: int32 [P], its group, ascending.
+      start: int32 [G], where a group's pairs begin.
+      count: int32 [G], how many pairs it has.
+      owner: int32 [G], the component of a group (any one for groups without pairs); None where
+        every component has a group, in order.
     """
 
     example: jax.Array
-    component: jax.Array
+    group: jax.Array
     start: jax.Array
     count: jax.Array
+    owner: jax.Array | None
+
+    def factors(self, factor: jax.Array) -> jax.Array:
+        """The factors of the groups' components, [C, r, d] to [G, r, d]."""
+        return factor if self.owner is None else factor[self.owner]
 
 
 def group_pairs(pairs: tuple[jax.Array, jax.Array], num_components: int) -> Groups:
@@ -41,22 +48,28 @@ def group_pairs(pairs: tuple[jax.Array, jax.Array], num_components: int) -> Grou
     examples, components = pairs
     order = jnp.argsort(components, stable=True)
     component = components[order]
-    start = jnp.searchsorted(component, jnp.arange(num_components + 1), method="compare_all")
-    return Groups(examples[order], component, start[:-1], jnp.diff(start))
+    if components.size >= num_components:
+        start = jnp.searchsorted(component, jnp.arange(num_components + 1), method="compare_all")
+        return Groups(examples[order], component, start[:-1], jnp.diff(start), None)
+    first = jnp.concatenate([jnp.ones(1, bool), component[1:] != component[:-1]])
+    (start,) = jnp.nonzero(first, size=component.size + 1, fill_value=component.size)
+    start, owner = start[:-1], component[jnp.minimum(start[:-1], component.size - 1)]
+    count = jnp.diff(start, append=component.size)
+    return Groups(examples[order], jnp.cumsum(first) - 1, start, count, owner)
 
 
 def num_slots(num_pairs: int, num_components: int) -> int:
-    """Slots per component: the mean load and three Poisson deviations, in sixteens.
+    """Slots per group: the mean load and three Poisson deviations, in sixteens.
 
     Where loads are small, reading the factors takes most of the time: spare slots cost little, and
     a second round would cost as much as the first.
     """
-    mean = num_pairs / num_components
+    mean = num_pairs / min(num_pairs, num_components) if num_pairs else 0
     return min(16 * math.ceil((mean + 3 * math.sqrt(mean)) / 16), num_pairs)
 
 
 def _to_slots(rows: jax.Array, groups: Groups, first: jax.Array | int, slots: int) -> jax.Array:
-    """Rows [P, ..., d] of every group's members `first ... first + slots - 1`, [C, S, ..., d]."""
+    """Rows [P, ..., d] of every group's members `first ... first + slots - 1`, [G, S, ..., d]."""
     member = first + jnp.arange(slots)
     taken = member < groups.count[:, None]
     index = jnp.where(taken, groups.start[:, None] + member, 0)
@@ -66,9 +79,9 @@ def _to_slots(rows: jax.Array, groups: Groups, first: jax.Array | int, slots: in
 
 def _from_slots(table: jax.Array, groups: Groups, first: jax.Array | int) -> jax.Array:
     """The inverse of `_to_slots`; rows of members outside of this round are 0."""
-    member = jnp.arange(groups.component.size) - groups.start[groups.component] - first
+    member = jnp.arange(groups.group.size) - groups.start[groups.group] - first
     here = (member >= 0) & (member < table.shape[1])
-    rows = table[groups.component, jnp.where(here, member, 0)]
+    rows = table[groups.group, jnp.where(here, member, 0)]
     return jnp.where(here.reshape(here.shape + (1,) * (rows.ndim - 1)), rows, 0)
 
 
@@ -111,12 +124,12 @@ def _outer_rounds(slots, h, x, groups):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def read(slots: int, x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
-    """`x_p · factor[c_p]ᵀ` of every pair.
+    """`x_p · factor[g_p]ᵀ` of every pair.
 
     Args:
-      slots: slots per component (any number gives the same result).
+      slots: slots per group (any number gives the same result).
       x: [P, ..., d] rows in the order of `groups`.
-      factor: [C, r, d].
+      factor: [G, r, d], `groups.factors` of a factor.
       groups: the pairs.
 
     Returns:
@@ -127,7 +140,7 @@ def read(slots: int, x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Arr
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def write(slots: int, h: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
-    """`h_p · factor[c_p]` of every pair: [P, ..., r] times [C, r, d] gives [P, ..., d]."""
+    """`h_p · factor[g_p]` of every pair: [P, ..., r] times [G, r, d] gives [P, ..., d]."""
     return _write_rounds(slots, h, factor, groups)
 
 

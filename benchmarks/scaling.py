@@ -6,9 +6,10 @@ import statistics
 import sys
 from typing import Any, NamedTuple
 
-import matplotlib
-import matplotlib.pyplot as plt
+from matplotlib import ticker
+from matplotlib.figure import Figure
 
+from apd_jax.figures import style
 from benchmarks import options, process, tables
 from benchmarks.run import WORKER
 
@@ -47,7 +48,7 @@ SWEEPS = {
         _MANY, {"rank": 8},
     ),
     "width": Sweep(
-        "Residual width, residual MLP with 1 layer, 130 components of rank 50", "d", "resid_mlp:1",
+        "Residual width, residual MLP with 1 layer, C = 130", "d", "resid_mlp:1",
         "target.d_resid", (250, 500, 1000, 2000, 4000), {},
     ),
 }  # fmt: skip
@@ -72,24 +73,29 @@ def measure(sweep: Sweep, args: argparse.Namespace) -> dict[str, Any]:
     return {"title": sweep.title, "letter": sweep.letter, "points": points}
 
 
-def plot(results: dict[str, Any]) -> plt.Figure:
-    """Time per step on logarithmic axes, a panel a letter, with a line of proportional growth."""
-    letters = list(dict.fromkeys(sweep["letter"] for sweep in results["sweeps"]))
-    figure, axes = plt.subplots(
-        1, len(letters), figsize=(5 * len(letters), 4), layout="constrained", squeeze=False
-    )
-    for letter, axis in zip(letters, axes[0], strict=True):
-        sweeps = [sweep for sweep in results["sweeps"] if sweep["letter"] == letter]
-        for sweep in sweeps:
-            values = [point["value"] for point in sweep["points"]]
-            times = [point["seconds"] * 1e3 for point in sweep["points"]]
-            (line,) = axis.plot(values, times, marker="o", label=sweep["title"])
-            proportional = [times[-1] * value / values[-1] for value in values]
-            axis.plot(values, proportional, color=line.get_color(), linestyle=":", alpha=0.6)
-        axis.plot([], [], color="grey", linestyle=":", label=f"proportional to {letter}")
-        axis.set(xscale="log", yscale="log", xlabel=letter, ylabel="ms per step")
-        axis.legend(loc="upper left", fontsize="small")
-        axis.grid(alpha=0.3)
+@style.styled
+def plot(results: dict[str, Any]) -> Figure:
+    """Time per step on logarithmic axes, a panel a sweep, with a line of proportional growth."""
+    sweeps = results["sweeps"]
+    figure = style.new_figure(3.2)
+    axes = figure.subplots(1, len(sweeps), squeeze=False)[0]
+    for sweep, axis in zip(sweeps, axes, strict=True):
+        values = [point["value"] for point in sweep["points"]]
+        times = [point["seconds"] * 1e3 for point in sweep["points"]]
+        proportional = [times[-1] * value / values[-1] for value in values]
+        axis.plot(
+            values, proportional, ":", color=style.GREY, label=f"proportional to {sweep['letter']}"
+        )
+        axis.plot(values, times, color=style.BLUE, marker="o", markersize=4, label="measured")
+        axis.set(xscale="log", yscale="log", xlabel=f"${sweep['letter']}$", ylabel="ms per step")
+        axis.set_xticks(values, [str(value) for value in values])
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.set_title(sweep["title"].replace(", ", "\n", 1))
+        axis.grid(color=style.FAINT, linewidth=0.5)
+        axis.legend(loc="upper left")
     return figure
 
 
@@ -107,9 +113,8 @@ def main() -> None:
     results = {"sweeps": [measure(SWEEPS[name], args) for name in args.sweeps]}
     options.write(args, results)
     print("\n" + tables.scaling(results))
-    matplotlib.use("Agg")
     args.plot.parent.mkdir(parents=True, exist_ok=True)
-    plot(results).savefig(args.plot)
+    args.plot.write_bytes(style.to_png(plot(results)))
 
 
 if __name__ == "__main__":

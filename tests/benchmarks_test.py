@@ -203,7 +203,9 @@ class TablesTest(parameterized.TestCase):
 
     def test_plot(self):
         (axis,) = scaling.plot(RESULTS["scaling.json"]).axes
-        np.testing.assert_allclose(axis.lines[0].get_ydata(), [50, 100])
+        proportional, measured = axis.lines
+        np.testing.assert_allclose(measured.get_ydata(), [50, 100])
+        np.testing.assert_allclose(proportional.get_ydata(), [50, 100])
 
 
 if __name__ == "__main__":

@@ -114,9 +114,20 @@ class GroupedTest(parameterized.TestCase):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([2, 0, 2, 0])
         groups = grouped.group_pairs(pairs, 4)
         np.testing.assert_array_equal(groups.example, [0, 3, 5, 3])
-        np.testing.assert_array_equal(groups.component, [0, 0, 2, 2])
+        np.testing.assert_array_equal(groups.group, [0, 0, 2, 2])
         np.testing.assert_array_equal(groups.start, [0, 2, 2, 4])
         np.testing.assert_array_equal(groups.count, [2, 0, 2, 0])
+        self.assertIsNone(groups.owner)
+
+    def test_groups_of_more_components_than_pairs(self):
+        pairs = jnp.array([5, 0, 3, 3]), jnp.array([7, 1, 7, 0])
+        groups = grouped.group_pairs(pairs, 9)
+        np.testing.assert_array_equal(groups.example, [3, 0, 5, 3])
+        np.testing.assert_array_equal(groups.group, [0, 1, 2, 2])
+        np.testing.assert_array_equal(groups.count, [1, 1, 2, 0])
+        np.testing.assert_array_equal(groups.start, [0, 1, 2, 4])
+        np.testing.assert_array_equal(groups.owner[:3], [0, 1, 7])
+        chex.assert_shape(groups.factors(jnp.zeros((9, 2, 5))), (4, 2, 5))
 
     @parameterized.product(slots=(1, 3, 13), function=(grouped.read, grouped.write))
     def test_any_number_of_slots(self, slots, function):
@@ -129,7 +140,7 @@ class GroupedTest(parameterized.TestCase):
             return jnp.sum(cotangent * function(slots, rows, factor, groups))
 
         def expected(rows, factor):
-            own = factor[groups.component]
+            own = factor[groups.group]
             own = own if function is grouped.write else jnp.swapaxes(own, 1, 2)
             return jnp.sum(cotangent * jnp.einsum("pi,pij->pj", rows, own))
 
