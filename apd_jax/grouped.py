@@ -1,9 +1,9 @@
 """Products of many rows with the factors of the one component each row belongs to.
 
 Only `P = floor(k·B)` of the B·C (example, component) pairs are active. Sorted by component they
-fall into `G = min(C, P)` groups; every group is laid into a fixed number of slots, so that the whole
-product is one batched matrix product that reads each factor once. A group that overflows its slots
-goes on in further rounds, so the result never depends on the number of slots.
+fall into `G = min(C, P)` groups; every group is laid into a fixed number of slots, so that the
+whole product is one batched matrix product that reads each factor once. A group that overflows its
+slots goes on in further rounds, so the result never depends on the number of slots.
 Letters: P pairs, C components, G groups, S slots of a group, r and d the two widths of a factor.
 """
 
