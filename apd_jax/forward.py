@@ -54,7 +54,8 @@ def masked(components: Components, mask: jax.Array) -> Operation:
 def masked_pairs(components: Components, pairs: tuple[jax.Array, jax.Array]) -> Operation:
     """The masked operation for a boolean mask given by its P active (example, component) pairs.
 
-    Cost and memory follow P and the size of the factors of `min(C, P)` components, not B·C.
+    Cost and memory follow P and the size of the factors of `min(C, P)` components, not B·C; only
+    the gradient has the size of all.
     """
     num_components = next(iter(components.values())).reads.shape[0]
     groups = grouped.group_pairs(pairs, num_components)
@@ -80,11 +81,13 @@ def choose_masked_route(components: Components, batch_size: int, num_pairs: int)
 
 
 @jax.jit
+@jax.default_matmul_precision("highest")
 def _composed_apply(target, components, x):
     return sites.run(target, x, composed(components))[0]
 
 
 @jax.jit
+@jax.default_matmul_precision("highest")
 def _masked_apply(target, components, x, mask):
     return sites.run(target, x, masked(components, mask))[0]
 

@@ -18,12 +18,13 @@ class _Finished(Exception):
 
 
 class _Device:
-    """What the reference runs on: `cpu` or `cuda`."""
+    """What the reference runs on: `cpu` or `cuda`. To be made before any model."""
 
     def __init__(self, name: str):
         import torch
 
         self.name, self._cuda = name, torch.cuda
+        self.libraries_memory = self.peak_memory()
 
     def wait(self) -> None:
         """Until everything asked of it is done."""
@@ -42,7 +43,6 @@ class _PacedData:
 
     def __init__(self, data, channel: process.Channel, warm: int, device: "_Device"):
         self._data, self._channel, self._device = data, channel, device
-        self._libraries = device.peak_memory()
         self._request: dict[str, Any] = {"steps": warm}
         self._seconds: list[float] = []
         self._start: float | None = None
@@ -65,7 +65,7 @@ class _PacedData:
             {
                 "seconds_per_step": self._seconds,
                 "peak_memory": self._device.peak_memory(),
-                "libraries_memory": self._libraries,
+                "libraries_memory": self._device.libraries_memory,
             }
         )
         request = self._channel.receive()

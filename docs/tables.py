@@ -15,7 +15,9 @@ HEAD = """# Results
 Every run here was made with the command above its table; nothing is left out. `solved` has the
 meaning of `results.json`: every feature has a component of its own (TMS: cosine of at least 0.99
 and norm ratio in [0.8, 1.2]; residual MLPs: every feature's one component does its work alone).
-Times are upper bounds: for some of them other work shared the cores.
+Training is chaotic: a difference in the last digit, as from running a seed alone or beside others,
+is of the size of the components after 1000 steps of 40-10, so that a seed's numbers vary as those of
+another seed do. Times are upper bounds: for some runs other work shared the cores.
 This page is written by `python docs/tables.py` from the files in `docs/results/`.
 """
 
@@ -24,8 +26,9 @@ def keep(workdir: pathlib.Path, command: str) -> None:
     """Copy what matters of a run's results.json, with its command, to docs/results/."""
     results = json.loads((workdir / "results.json").read_text())
     kept = {"command": command} | {key: results[key] for key in KEPT}
-    steps = results["config"]["steps"]
-    path = DOCS / "results" / f"{kept['name']}-{kept['variant']}-{steps}-steps.json"
+    kept["machine"].pop("platform")  # the kernel of a borrowed machine tells nothing
+    steps, seeds = results["config"]["steps"], len(results["seeds"])
+    path = DOCS / "results" / f"{kept['name']}-{kept['variant']}-{steps}-steps-{seeds}-seeds.json"
     path.write_text(json.dumps(kept, indent=1) + "\n")
 
 

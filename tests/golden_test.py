@@ -116,7 +116,15 @@ class ValuesTest(parameterized.TestCase):
 
 
 class GradientTest(parameterized.TestCase):
-    @parameterized.product(name=golden.CASES, routes=(("forward", "dense"), ("reverse", "grouped")))
+    @parameterized.product(
+        name=golden.CASES,
+        routes=(
+            ("forward", "dense"),
+            ("forward", "grouped"),
+            ("reverse", "grouped"),
+            ("literal", "dense"),
+        ),
+    )
     def test_topk_objective(self, name, routes):
         case = golden.load(name)
         mode, route = routes

@@ -64,6 +64,9 @@ def thresholds(variant: str) -> list[Threshold]:
             1.0,
             "Removing active components is worse than the monosemantic baseline",
         ),
+        Threshold(
+            "target_over_monosemantic_mean", "<=", 1.0, "The target beats the monosemantic baseline"
+        ),
         Threshold("features_represented_mean", ">=", 95, "Features with a component of their own"),
     ]
 
@@ -132,8 +135,12 @@ def evaluate(
         num_samples=samples,
         attributions=attributions,
     )
-    ratio = numbers["antiscrubbed_mse"] / numbers["monosemantic_mse"]
-    return {**numbers, "antiscrubbed_over_monosemantic": ratio}, arrays
+    errors = arrays.label_errors  # the first group is the training distribution
+    ratios = {
+        "antiscrubbed_over_monosemantic": numbers["antiscrubbed_mse"] / numbers["monosemantic_mse"],
+        "target_over_monosemantic": float(errors.target[0] / errors.baseline[0]),
+    }
+    return {**numbers, **ratios}, arrays
 
 
 def draw(numbers, arrays: ResidualMLPArrays, only: str | None = None):
