@@ -16,8 +16,8 @@ Every run here was made with the command above its table; nothing is left out. `
 meaning of `results.json`: every feature has a component of its own (TMS: cosine of at least 0.99
 and norm ratio in [0.8, 1.2]; residual MLPs: every feature's one component does its work alone).
 Training is chaotic: a difference in the last digit, as from running a seed alone or beside others,
-is of the size of the components after 1000 steps of 40-10, so that a seed's numbers vary as those of
-another seed do. Times are upper bounds: for some runs other work shared the cores.
+is of the size of the components after 1000 steps of 40-10, so that a seed's numbers vary as those
+of another seed do. Times are upper bounds: for some runs other work shared the cores.
 This page is written by `python docs/tables.py` from the files in `docs/results/`.
 """
 
