@@ -70,9 +70,9 @@ MEASURES = {
         "anti-scrubbed / monosemantic",
         "ratio of the two errors; above 1 the removed components do matter",
     ),
-    "target_over_monosemantic": (
-        "target / monosemantic",
-        "ratio of the errors against the labels on inputs with an active feature; below 1 the "
+    "monosemantic_over_target": (
+        "monosemantic / target",
+        "ratio of the errors against the labels on inputs with an active feature; above 1 the "
         "target computes more functions than it has neurons",
     ),
     "contribution_cosine": (

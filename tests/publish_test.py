@@ -32,7 +32,7 @@ KEYS = {
         "duosemantic",
         "polysemantic",
         "single_component_features",
-        "target_over_monosemantic",
+        "monosemantic_over_target",
     },
 }
 SIZES = {"steps": 30, "batch_size": 32, "chunk_steps": 10, "evaluation_samples": 256}

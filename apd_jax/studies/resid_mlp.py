@@ -65,7 +65,7 @@ def thresholds(variant: str) -> list[Threshold]:
             "Removing active components is worse than the monosemantic baseline",
         ),
         Threshold(
-            "target_over_monosemantic_mean", "<=", 1.0, "The target beats the monosemantic baseline"
+            "monosemantic_over_target_mean", ">=", 1.0, "The target beats the monosemantic baseline"
         ),
         Threshold("features_represented_mean", ">=", 95, "Features with a component of their own"),
     ]
@@ -138,7 +138,7 @@ def evaluate(
     errors = arrays.label_errors  # the first group is the training distribution
     ratios = {
         "antiscrubbed_over_monosemantic": numbers["antiscrubbed_mse"] / numbers["monosemantic_mse"],
-        "target_over_monosemantic": float(errors.target[0] / errors.baseline[0]),
+        "monosemantic_over_target": float(errors.baseline[0] / errors.target[0]),
     }
     return {**numbers, **ratios}, arrays
 
