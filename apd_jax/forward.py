@@ -13,8 +13,6 @@ from apd_jax.components import Components, Factors
 from apd_jax.sites import Operation, SiteCall, SiteRecord, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
-# Below this many multiply-adds of the dense masked product, sorting pairs costs more than it saves.
-_DENSE_IS_CHEAP = 8_000_000
 
 
 def oriented(components: Components, call: SiteCall | SiteRecord) -> Factors:
@@ -51,14 +49,16 @@ def masked(components: Components, mask: jax.Array) -> Operation:
     return operation
 
 
-def masked_pairs(components: Components, pairs: tuple[jax.Array, jax.Array]) -> Operation:
+def masked_pairs(
+    components: Components, pairs: tuple[jax.Array, jax.Array], batch_size: int
+) -> Operation:
     """The masked operation for a boolean mask given by its P active (example, component) pairs.
 
     Cost and memory follow P and the size of the factors of `min(C, P)` components, not B·C; only
     the gradient has the size of all.
     """
     num_components = next(iter(components.values())).reads.shape[0]
-    groups = grouped.group_pairs(pairs, num_components)
+    groups = grouped.group_pairs(pairs, batch_size, num_components)
     slots = grouped.num_slots(groups.example.size, num_components)
 
     def operation(call: SiteCall) -> jax.Array:
@@ -71,13 +71,10 @@ def masked_pairs(components: Components, pairs: tuple[jax.Array, jax.Array]) -> 
     return operation
 
 
-def choose_masked_route(components: Components, batch_size: int, num_pairs: int) -> str:
-    """`"grouped"` where the dense product is both large and mostly zeros, else `"dense"`."""
-    terms = sum(f.reads.size + f.writes.size for f in components.values())
-    num_components = next(iter(components.values())).reads.shape[0]
+def choose_masked_route(num_pairs: int, batch_size: int, num_components: int) -> str:
+    """`"grouped"` where it leaves out at least three quarters of the dense product, else `"dense"`."""
     slots = grouped.num_slots(num_pairs, num_components)
-    sparse = 4 * slots <= batch_size
-    return "grouped" if sparse and batch_size * terms > _DENSE_IS_CHEAP else "dense"
+    return "grouped" if 4 * slots <= batch_size else "dense"
 
 
 @jax.jit

@@ -38,24 +38,26 @@ class Groups(NamedTuple):
         return factor if self.owner is None else factor[self.owner]
 
 
-def group_pairs(pairs: tuple[jax.Array, jax.Array], num_components: int) -> Groups:
+def group_pairs(
+    pairs: tuple[jax.Array, jax.Array], batch_size: int, num_components: int
+) -> Groups:
     """Sort (examples, components) pairs by component.
 
     Args:
       pairs: (examples [P], components [P]), as the selection functions give them.
+      batch_size: B; pairs are numbered, so B·C must be below 2³¹.
       num_components: C.
     """
-    examples, components = pairs
-    order = jnp.argsort(components, stable=True)
-    component = components[order]
-    if components.size >= num_components:
+    # One number a pair: sorting a single array is many times faster than sorting with an index.
+    component, example = jnp.divmod(jnp.sort(pairs[1] * batch_size + pairs[0]), batch_size)
+    if component.size >= num_components:
         start = jnp.searchsorted(component, jnp.arange(num_components + 1), method="compare_all")
-        return Groups(examples[order], component, start[:-1], jnp.diff(start), None)
+        return Groups(example, component, start[:-1], jnp.diff(start), None)
     first = jnp.concatenate([jnp.ones(1, bool), component[1:] != component[:-1]])
     (start,) = jnp.nonzero(first, size=component.size + 1, fill_value=component.size)
     start, owner = start[:-1], component[jnp.minimum(start[:-1], component.size - 1)]
     count = jnp.diff(start, append=component.size)
-    return Groups(examples[order], jnp.cumsum(first) - 1, start, count, owner)
+    return Groups(example, jnp.cumsum(first) - 1, start, count, owner)
 
 
 def num_slots(num_pairs: int, num_components: int) -> int:

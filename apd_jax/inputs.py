@@ -4,10 +4,12 @@ Letters: B batch, F features.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 
 Mode = Literal["independent", "exactly_n"]
 
@@ -115,7 +117,7 @@ def sparse_features(
     bound = min(round(probability * 2**32), 2**32 - 1)
     if bound == 0:
         return jnp.zeros(shape)
-    words = jax.random.bits(key, shape, jnp.uint32)
+    words = _random_words(key, shape)
     active = words <= jnp.uint32(bound) if probability == 1 else words < jnp.uint32(bound)
     # Signed integers convert to floats in vector registers, unsigned ones do not.
     halves = jax.lax.bitcast_convert_type(words >> 1, jnp.int32).astype(jnp.float32)
@@ -124,6 +126,17 @@ def sparse_features(
     if not synced:
         return x
     return _synchronise(jax.random.fold_in(key, 1), x, active, value_range, synced)
+
+
+def _random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform uint32, as `jax.random.bits`, at half the cost where keys are JAX's usual ones.
+
+    A block of Threefry gives two words; `jax.random.bits` keeps one of them.
+    """
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        return jax.random.bits(key, shape, jnp.uint32)
+    counts = jnp.arange(math.prod(shape), dtype=jnp.uint32)
+    return threefry_2x32(jax.random.key_data(key), counts).reshape(shape)
 
 
 def _synchronise(key, x, active, value_range, synced):

@@ -135,17 +135,18 @@ def _site_uses(records: Records) -> dict[str, int]:
     return dict(collections.Counter(record.name for record in records.values()))
 
 
-def _masked_operation(objective: Objective, components: Components, chosen: Selected):
+def masked_operation(
+    objective: Objective, components: Components, chosen: Selected
+) -> sites.Operation:
+    """The masked operation by the objective's route."""
     route = objective.masked_route
     if chosen.pairs is None:
         route = "dense"
     elif route == "auto":
-        route = forward.choose_masked_route(
-            components, chosen.mask.shape[0], chosen.pairs[0].shape[0]
-        )
+        route = forward.choose_masked_route(chosen.pairs[0].size, *chosen.mask.shape)
     if route == "dense":
         return forward.masked(components, chosen.mask)
-    return forward.masked_pairs(components, chosen.pairs)
+    return forward.masked_pairs(components, chosen.pairs, chosen.mask.shape[0])
 
 
 def loss_terms(
@@ -200,7 +201,7 @@ def _topk_terms(objective, target, components, x, chosen, outputs, records, uses
     weights = objective.coefficients
     terms = {}
     if weights.minimality or weights.activation:
-        operation = _masked_operation(objective, components, chosen)
+        operation = masked_operation(objective, components, chosen)
         masked_outputs, masked_records = sites.run(target, x, operation)
     if weights.minimality:
         compare = losses.output_kl if objective.output_loss == "kl" else losses.output_mse

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from apd_jax import attributions, forward, losses, optimizers, sites, train_step
+from apd_jax import attributions, losses, optimizers, sites, train_step
 from apd_jax.components import project_gradient
 from apd_jax.decompose import SampleBatch
 from apd_jax.settings import Settings
@@ -69,15 +69,7 @@ def _masked_gradient(objective: Objective, values: Values) -> Values:
     chosen, weights = values["chosen"], objective.coefficients
 
     def loss(components):
-        route = objective.masked_route
-        if route == "auto":
-            route = forward.choose_masked_route(
-                components, chosen.mask.shape[0], chosen.pairs[0].shape[0]
-            )
-        if route == "dense":
-            operation = forward.masked(components, chosen.mask)
-        else:
-            operation = forward.masked_pairs(components, chosen.pairs)
+        operation = train_step.masked_operation(objective, components, chosen)
         outputs, records = sites.run(values["target"], values["x"], operation)
         total = weights.minimality * losses.output_mse(outputs, values["outputs"])
         if weights.activation:

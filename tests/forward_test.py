@@ -74,7 +74,7 @@ class PairsTest(parameterized.TestCase):
             return gradient(networks.components(target), x)
 
         dense = by(lambda c: forward.masked(c, mask))
-        found = by(lambda c: forward.masked_pairs(c, pairs_of(mask)))
+        found = by(lambda c: forward.masked_pairs(c, pairs_of(mask), len(mask)))
         chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
 
     def test_sequences(self):
@@ -91,7 +91,7 @@ class PairsTest(parameterized.TestCase):
             return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(components, x)
 
         dense = by(lambda c: forward.masked(c, mask))
-        found = by(lambda c: forward.masked_pairs(c, pairs_of(mask)))
+        found = by(lambda c: forward.masked_pairs(c, pairs_of(mask), len(mask)))
         chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
         rows = [networks.matrices(components)["w"][np.flatnonzero(m)].sum(axis=0) for m in mask]
         expected = np.stack([a @ w for a, w in zip(x, rows, strict=True)])
@@ -99,11 +99,7 @@ class PairsTest(parameterized.TestCase):
 
     @parameterized.parameters((4096, 2, "grouped"), (4096, 4096, "dense"), (4, 2, "dense"))
     def test_route_by_size(self, batch_size, num_pairs, expected):
-        target, _ = networks.make("mlp")
-        components = networks.components(target, num_components=100)
-        components = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), components)
-        num_pairs = min(num_pairs * 200, batch_size * 200)
-        route = forward.choose_masked_route(components, batch_size, num_pairs)
+        route = forward.choose_masked_route(num_pairs * 200, batch_size, 200)
         self.assertEqual(route, expected)
 
 
@@ -112,8 +108,8 @@ class GroupedTest(parameterized.TestCase):
 
     def test_groups(self):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([2, 0, 2, 0])
-        groups = grouped.group_pairs(pairs, 4)
-        np.testing.assert_array_equal(groups.example, [0, 3, 5, 3])
+        groups = grouped.group_pairs(pairs, 6, 4)
+        np.testing.assert_array_equal(groups.example, [0, 3, 3, 5])
         np.testing.assert_array_equal(groups.group, [0, 0, 2, 2])
         np.testing.assert_array_equal(groups.start, [0, 2, 2, 4])
         np.testing.assert_array_equal(groups.count, [2, 0, 2, 0])
@@ -121,8 +117,8 @@ class GroupedTest(parameterized.TestCase):
 
     def test_groups_of_more_components_than_pairs(self):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([7, 1, 7, 0])
-        groups = grouped.group_pairs(pairs, 9)
-        np.testing.assert_array_equal(groups.example, [3, 0, 5, 3])
+        groups = grouped.group_pairs(pairs, 6, 9)
+        np.testing.assert_array_equal(groups.example, [3, 0, 3, 5])
         np.testing.assert_array_equal(groups.group, [0, 1, 2, 2])
         np.testing.assert_array_equal(groups.count, [1, 1, 2, 0])
         np.testing.assert_array_equal(groups.start, [0, 1, 2, 4])
@@ -132,7 +128,7 @@ class GroupedTest(parameterized.TestCase):
     @parameterized.product(slots=(1, 3, 13), function=(grouped.read, grouped.write))
     def test_any_number_of_slots(self, slots, function):
         components = jnp.array([1] * 8 + [0] * 3 + [3])  # group 2 is empty, group 1 overflows
-        groups = grouped.group_pairs((jnp.arange(12), components), 4)
+        groups = grouped.group_pairs((jnp.arange(12), components), 12, 4)
         rows, factor = networks.normal(0, 12, 2), networks.normal(1, 4, 2, 2)
         cotangent = networks.normal(2, 12, 2)
 
