@@ -20,6 +20,7 @@ from apd_jax.decompose import init_states, make_step
 from apd_jax.decomposition import Decomposition
 from apd_jax.plan import Plan, make_plan
 from apd_jax.publish import publish
+from apd_jax.runtime import memory
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
 from apd_jax.runtime.workdir import Workdir
@@ -131,6 +132,7 @@ def evaluate(
         for index, decomposition in enumerate(decompositions):
             if flag.requested:
                 raise loop.Stopped(plan.settings.steps, "evaluation")
+            memory.give_back()  # what training or the seed before this one took
             key = jax.random.fold_in(jax.random.key(plan.seeds[index]), 2**31 + 3)
             numbers, measured = plan.study.evaluate(
                 plan.task, decomposition, attributions, key, plan.config.evaluation_samples

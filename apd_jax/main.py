@@ -9,7 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from apd_jax import experiment, loop
-from apd_jax.runtime import compilation_cache, memory, mesh, preemption
+from apd_jax.runtime import compilation_cache, mesh, preemption
 from apd_jax.runtime.checkpoint import CheckpointError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
@@ -22,7 +22,6 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
-    memory.return_large_arrays()
     compilation_cache.enable()
     try:
         config = _CONFIG.value

@@ -192,12 +192,15 @@ def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _seed_table(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns, one row a seed, and the row of means and standard deviations."""
+    """Columns, one row a seed, and the row of means and standard deviations.
+
+    Standard errors are in the comparison with the paper; as columns they would crowd out the rest.
+    """
     seeds, summary = results["seeds"], results["summary"]
     keys = [
         key
         for key in dict.fromkeys(key for seed in seeds for key in seed)
-        if key not in ("solved", "seed")
+        if key not in ("solved", "seed") and not key.endswith("_standard_error")
     ]
     columns = [report_text.MEASURES.get(key, (key.replace("_", " "), "")) for key in keys]
     rows = [

@@ -14,6 +14,7 @@ import jax
 from absl import logging
 
 from apd_jax import loop
+from apd_jax.runtime import memory
 from apd_jax.runtime.checkpoint import Checkpointer, Restored
 from apd_jax.runtime.metric_writer import MetricWriter
 from apd_jax.runtime.preemption import StopFlag
@@ -144,6 +145,7 @@ class Session(loop.Observer):
 
     def save(self, step, state):
         self.seconds = time.monotonic() - self._start
+        memory.give_back()  # what the checkpoint before this one took
         self._checkpointer.save(step, state, {"seconds": self.seconds, "config": self._config})
         self._saved = step
 

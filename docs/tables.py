@@ -56,7 +56,7 @@ def section(result: dict) -> str:
             for row in result["comparison"]
         ],
     )
-    keys = list(result["seeds"][0])
+    keys = [key for key in result["seeds"][0] if not key.endswith("_standard_error")]
     seeds = table(
         [key.replace("_", " ") for key in keys],
         [[cell(seed[key]) for key in keys] for seed in result["seeds"]],

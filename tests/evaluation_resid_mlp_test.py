@@ -1,6 +1,7 @@
 """Measures of residual MLPs on networks whose answers are known, and against literal loops."""
 
 import functools
+import math
 
 import handmade
 import jax
@@ -17,6 +18,10 @@ KEYS = {
     "scrubbed_mse": float,
     "antiscrubbed_mse": float,
     "monosemantic_mse": float,
+    "topk_mse_standard_error": float,
+    "scrubbed_mse_standard_error": float,
+    "antiscrubbed_mse_standard_error": float,
+    "monosemantic_mse_standard_error": float,
     "contribution_cosine": float,
     "features_represented": int,
     "dead": int,
@@ -472,7 +477,12 @@ class EvaluateTest(parameterized.TestCase):
 
     def test_fewer_components_than_features(self):
         shares = np.array([[1, 1, 0, 0], [0, 0, 1, 1]])
-        numbers, _ = evaluate(handmade.exact_resid_mlp(), handmade.neuron_components(shares))
+        numbers, arrays = evaluate(handmade.exact_resid_mlp(), handmade.neuron_components(shares))
+        self.assertAlmostEqual(
+            numbers["antiscrubbed_mse_standard_error"],
+            np.std(arrays.samples.antiscrubbed, dtype=np.float64) / math.sqrt(64),
+        )
+        self.assertGreater(numbers["antiscrubbed_mse_standard_error"], 0)
         self.assertEqual(numbers["duosemantic"], 2)
         self.assertEqual(numbers["features_represented"], 4)
         # Each feature is held by one component, but not by one of its own.

@@ -16,14 +16,14 @@ def resident():
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
 
-if sys.argv[1] == "on":
-    memory.return_large_arrays()
 first = np.ones(6_000_000, np.float32)
 del first  # from now on glibc would keep arrays of this size
 before = resident()
 second = np.ones(5_500_000, np.float32)
 behind = np.ones(20_000, np.float32)
 del second
+if sys.argv[1] == "on":
+    memory.give_back()
 print(resident() - before)
 """
 

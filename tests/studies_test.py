@@ -43,6 +43,12 @@ class VerdictsTest(parameterized.TestCase):
         (verdict,) = verdicts.judge([Threshold("x", comparison, 0.0, "")], {"x": value})
         self.assertFalse(verdict["passed"])
 
+    def test_compare_one_seed_with_its_standard_error(self):
+        published = [Published("x_mse", "MSE", "1e-4", None, "")]
+        summary = {"x_mse_mean": 1.1254e-4, "x_mse_std": 0.0, "x_mse_standard_error_mean": 2e-6}
+        (row,) = verdicts.compare(published, summary, 1)
+        self.assertEqual(row["ours"], "1.125e-4 (standard error 2.0e-6)")
+
     @parameterized.parameters(
         (1, 0.95, 0.05, "0.95"),
         (2, 0.95, 0.05, "0.95 ± 0.05"),

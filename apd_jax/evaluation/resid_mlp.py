@@ -42,6 +42,7 @@ from apd_jax.sites import Target
 
 MAX_ACTIVE = 5
 EXAMPLE_FEATURE = 42
+_MSES = ("topk", "scrubbed", "antiscrubbed", "monosemantic")
 
 
 class ResidualMLPArrays(NamedTuple):
@@ -160,15 +161,19 @@ def evaluate_resid_mlp(
 
 
 def _numbers(faithfulness: float, arrays: ResidualMLPArrays) -> dict[str, float | int | bool]:
-    """Reduce the arrays to the numbers of results.json."""
+    """Reduce the arrays to the numbers of results.json.
+
+    The standard error of a mean over S samples is `std / sqrt(S)`: how far it may be from that of
+    endlessly many samples of the same decomposition.
+    """
     samples, held = arrays.samples, arrays.sweeps.held
     distinct = np.unique(arrays.feature_map).size == arrays.feature_map.size
+    errors = {name: np.asarray(getattr(samples, name), np.float64) for name in _MSES}
+    standard_errors = {name: e.std() / np.sqrt(e.size) for name, e in errors.items()}
     return {
         "faithfulness_mse": faithfulness,
-        "topk_mse": float(samples.topk.mean(dtype=np.float64)),
-        "scrubbed_mse": float(samples.scrubbed.mean(dtype=np.float64)),
-        "antiscrubbed_mse": float(samples.antiscrubbed.mean(dtype=np.float64)),
-        "monosemantic_mse": float(samples.monosemantic.mean(dtype=np.float64)),
+        **{f"{name}_mse": float(e.mean()) for name, e in errors.items()},
+        **{f"{name}_mse_standard_error": float(e) for name, e in standard_errors.items()},
         "contribution_cosine": contribution_cosine(arrays.contributions),
         **semantic_counts(arrays.contributions.represents),
         "single_component_features": int(held.sum()),

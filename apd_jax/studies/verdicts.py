@@ -75,13 +75,19 @@ def _scientific(value: float, digits: int) -> str:
 def compare(
     published: Sequence[Published], summary: Mapping[str, float], num_seeds: int
 ) -> list[dict[str, Any]]:
-    """Our numbers beside the published ones, as text."""
+    """Our numbers beside the published ones, as text.
+
+    Of several seeds the spread is shown, of one seed the standard error where it is known.
+    """
 
     def ours(key: str) -> str:
         if f"{key}_mean" not in summary:
             return f"{summary[key]:.4g}"
         mean, spread = summary[f"{key}_mean"], summary[f"{key}_std"]
         write = _scientific if 0 < abs(mean) < 1e-2 else "{:.{}g}".format
-        return write(mean, 4) if num_seeds == 1 else f"{write(mean, 4)} ± {write(spread, 2)}"
+        if num_seeds > 1:
+            return f"{write(mean, 4)} ± {write(spread, 2)}"
+        error = summary.get(f"{key}_standard_error_mean")
+        return write(mean, 4) + (f" (standard error {write(error, 2)})" if error else "")
 
     return [{**row._asdict(), "ours": ours(row.key)} for row in published]
