@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from apd_jax.runtime import memory
 from apd_jax.runtime.mesh import SEEDS, seeds_mesh
 
 PyTree = Any
@@ -118,6 +119,7 @@ def run_steps(
     if mesh is not None:
         sharding = NamedSharding(mesh, PartitionSpec(SEEDS))
         context, state, seeds = jax.device_put((context, state, seeds), sharding)
+    memory.give_back()  # what making the state took
     waiting = None
     while done < steps:
         length = min(chunk_steps, steps - done)
