@@ -45,9 +45,17 @@ def group_pairs(
 
     Args:
       pairs: (examples [P], components [P]), as the selection functions give them.
-      batch_size: B; pairs are numbered, so B·C must be below 2³¹.
+      batch_size: B.
       num_components: C.
+
+    Raises:
+      ValueError: B·C of 2³¹ or more, since pairs are numbered.
     """
+    if batch_size * num_components >= 2**31:
+        raise ValueError(
+            f"the grouped masked pass numbers its pairs: batch size times components must be below "
+            f"2**31, got {batch_size} * {num_components}; use masked_route='dense'"
+        )
     # One number a pair: sorting a single array is many times faster than sorting with an index.
     component, example = jnp.divmod(jnp.sort(pairs[1] * batch_size + pairs[0]), batch_size)
     if component.size >= num_components:

@@ -115,6 +115,11 @@ class GroupedTest(parameterized.TestCase):
         np.testing.assert_array_equal(groups.count, [2, 0, 2, 0])
         self.assertIsNone(groups.owner)
 
+    def test_more_pairs_than_can_be_numbered(self):
+        pairs = jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
+        with self.assertRaisesRegex(ValueError, r"below 2\*\*31, got 65536 \* 32768; use"):
+            grouped.group_pairs(pairs, 65536, 32768)
+
     def test_groups_of_more_components_than_pairs(self):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([7, 1, 7, 0])
         groups = grouped.group_pairs(pairs, 6, 9)

@@ -114,5 +114,18 @@ class BadInputTest(parameterized.TestCase):
         self.assertEqual(jnp.float32, features(key, 1).dtype)
 
 
+
+class RandomWordsTest(parameterized.TestCase):
+    @parameterized.parameters("threefry2x32", "rbg")
+    def test_share_and_mean_by_every_kind_of_key(self, impl):
+        distribution = SparseFeatures(7, 0.3, (-1.0, 3.0))
+        x = np.asarray(distribution(jax.random.key(0, impl=impl), 10_001))
+        active = x[x != 0]
+        self.assertAlmostEqual(active.size / x.size, 0.3, delta=0.01)
+        self.assertAlmostEqual(float(active.mean()), 1.0, delta=0.04)
+        correlation = np.corrcoef((x != 0).T) - np.eye(7)
+        self.assertLess(np.abs(correlation).max(), 0.05)
+
+
 if __name__ == "__main__":
     absltest.main()
