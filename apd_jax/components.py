@@ -5,12 +5,14 @@ m rank, d_in / d_out site widths.
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from apd_jax.sites import Target
+
+Projection = Literal["auto", "literal"]
 
 
 class Factors(NamedTuple):
@@ -143,11 +145,25 @@ def normalise_reads(components: Components) -> Components:
     }
 
 
-def project_gradient(gradient: Components, components: Components) -> Components:
-    """Remove from the gradient of unit-norm `U` its part along `U`: `g − (g·u) u` per column."""
+def project_gradient(
+    gradient: Components, components: Components, mode: Projection = "auto"
+) -> Components:
+    """Remove from the gradient of unit-norm `U` its part along `U`: `g − (g·u) u` per column.
+
+    A loss that knows a column u of U and its row v of V by their product `u vᵀ` alone stays the
+    same when u is scaled up and v down, so that `g_u·u = g_v·v`: the sum can run over the narrower
+    of the two. All losses of APD are of that kind.
+
+    Args:
+      gradient: of such a loss, `{site: Factors}`.
+      components: where it was taken, U at unit norm.
+      mode: `"auto"` sums over the narrower side, `"literal"` over d_in.
+    """
 
     def project(g: Factors, p: Factors) -> Factors:
-        along = jnp.sum(g.reads * p.reads, axis=-1, keepdims=True)
+        narrow = p.writes.shape[-1] < p.reads.shape[-1]
+        g_side, p_side = (g.writes, p.writes) if mode == "auto" and narrow else (g.reads, p.reads)
+        along = jnp.sum(g_side * p_side, axis=-1, keepdims=True)
         return g._replace(reads=g.reads - along * p.reads)
 
     return {site: project(gradient[site], components[site]) for site in components}

@@ -55,6 +55,7 @@ def base_config() -> ml_collections.ConfigDict:
     # How it is computed: every choice of route gives the same mathematics.
     config.attribution_mode = "auto"  # auto | forward | reverse | literal
     config.masked_route = "auto"  # auto | grouped | dense
+    config.projection = "auto"  # auto | literal; of the gradient of unit-norm U
     config.matmul_precision = "highest"  # highest | high | default; on GPU and TPU only
 
     # The target network and its training.
@@ -109,6 +110,7 @@ def make_settings(config: ml_collections.FrozenConfigDict, task: Task) -> Settin
         unit_norm=config.unit_norm,
         attribution_mode=config.attribution_mode,
         masked_route=config.masked_route,
+        projection=config.projection,
         matmul_precision=config.matmul_precision,
     )
     return Settings(

@@ -72,7 +72,7 @@ def masked_pairs(
 
 
 def choose_masked_route(num_pairs: int, batch_size: int, num_components: int) -> str:
-    """`"grouped"` where it leaves out at least three quarters of the dense product, else `"dense"`."""
+    """`"grouped"` where it leaves out at least three quarters of the products, else `"dense"`."""
     slots = grouped.num_slots(num_pairs, num_components)
     return "grouped" if 4 * slots <= batch_size else "dense"
 

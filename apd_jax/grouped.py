@@ -38,9 +38,7 @@ class Groups(NamedTuple):
         return factor if self.owner is None else factor[self.owner]
 
 
-def group_pairs(
-    pairs: tuple[jax.Array, jax.Array], batch_size: int, num_components: int
-) -> Groups:
+def group_pairs(pairs: tuple[jax.Array, jax.Array], batch_size: int, num_components: int) -> Groups:
     """Sort (examples, components) pairs by component.
 
     Args:

@@ -124,6 +124,8 @@ def run_steps(
     while done < steps:
         length = min(chunk_steps, steps - done)
         state, metrics = _chunk(step_fn, length, mesh, context, state, seeds)
+        if waiting is None:
+            memory.give_back()  # what compiling took; the device is at work already
         if waiting is not None:
             _report(observer, *waiting)  # while the device works on the chunk after it
         done += length

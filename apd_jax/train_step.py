@@ -4,15 +4,18 @@ Letters: B batch, C components.
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental import xla_metadata
 
 from apd_jax import attributions, forward, losses, selection, sites
-from apd_jax.components import Components, normalise_reads, project_gradient
+from apd_jax.components import Components, Projection, normalise_reads, project_gradient
 from apd_jax.selection import Selected
 from apd_jax.sites import Records, Target
 
@@ -72,6 +75,7 @@ class Objective:
       attribution_source: linearise the `"target"` or the `"components"` model.
       unit_norm: keep the columns of U at unit norm.
       attribution_mode: route of the attributions (`attributions.gradient_attributions`).
+      projection: how the gradient of unit-norm U is projected (`components.project_gradient`).
       masked_route: `"grouped"` computes only the active pairs, `"dense"` all of them, `"auto"`
         picks by size (`forward.choose_masked_route`).
       matmul_precision: of the whole step. Anything below `"highest"` (float32) lets GPUs and TPUs
@@ -91,6 +95,7 @@ class Objective:
     unit_norm: bool = False
     attribution_mode: attributions.Mode = "auto"
     masked_route: forward.MaskedRoute = "auto"
+    projection: Projection = "auto"
     matmul_precision: Literal["highest", "high", "default"] = "highest"
 
     def __post_init__(self):
@@ -244,14 +249,48 @@ def current_components(objective: Objective, state: TrainState) -> Components:
     return normalise_reads(state.components) if objective.unit_norm else state.components
 
 
-def _norm(tree: Any) -> jax.Array:
-    """Euclidean norm of all leaves together.
+def _outlined() -> contextlib.AbstractContextManager:
+    """Keep the jitted functions called within as programs of their own, on CPU.
 
-    Written with `|g|·|g|`: a compiler that saw the `g²` of Adam here would keep it in memory for
-    both, which costs two more passes over arrays as large as the parameters.
+    Merged into the step, the optimiser would form the gradient anew, from all of its summands, for
+    each of its averages: passes over memory that take longer than everything it computes.
     """
-    magnitudes = map(jnp.abs, jax.tree.leaves(tree))
-    return jnp.sqrt(sum(jnp.sum(magnitude * magnitude) for magnitude in magnitudes))
+    if jax.default_backend() != "cpu":
+        return contextlib.nullcontext()
+    return xla_metadata.set_xla_metadata(inlineable="false")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _descend(optimizer, gradient, optimizer_state, components):
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state, components)
+    return optax.apply_updates(components, updates), optimizer_state
+
+
+def apply_gradient(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    gradient: Components,
+    components: Components,
+    optimizer_state: Any,
+) -> tuple[Components, Any, jax.Array]:
+    """Take a step of the optimiser, along the sphere where U is kept at unit norm.
+
+    Args:
+      objective: says whether and how the gradient is projected.
+      optimizer: the optax optimiser.
+      gradient: of the loss, `{site: Factors}`.
+      components: where it was taken.
+      optimizer_state: of the optimiser.
+
+    Returns:
+      The components and the optimiser's state after the step, and the norm of the (projected)
+      gradient.
+    """
+    if objective.unit_norm:
+        gradient = project_gradient(gradient, components, objective.projection)
+    with _outlined():
+        components, optimizer_state = _descend(optimizer, gradient, optimizer_state, components)
+    return components, optimizer_state, optax.tree.norm(gradient)
 
 
 def train_step(
@@ -282,15 +321,14 @@ def train_step(
 
     components = current_components(objective, state)
     (loss, (terms, counts)), gradient = jax.value_and_grad(total, has_aux=True)(components)
-    if objective.unit_norm:
-        gradient = project_gradient(gradient, components)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, components)
-    components = optax.apply_updates(components, updates)
+    components, optimizer_state, norm = apply_gradient(
+        objective, optimizer, gradient, components, state.optimizer
+    )
     last_active = jnp.where(counts > 0, state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}
     metrics |= {
         "loss/total": loss,
-        "gradient_norm": _norm(gradient),
+        "gradient_norm": norm,
         "active_components": jnp.sum(counts) / x.shape[0],
         "dead_components": jnp.sum(state.step - last_active >= DEAD_AFTER),
     }

@@ -8,10 +8,8 @@ import collections
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from apd_jax import attributions, losses, optimizers, sites, train_step
-from apd_jax.components import project_gradient
 from apd_jax.decompose import SampleBatch
 from apd_jax.settings import Settings
 from apd_jax.train_step import Objective
@@ -102,19 +100,15 @@ def _weight_gradient(objective: Objective, values: Values) -> Values:
 def _update(settings: Settings, values: Values) -> Values:
     objective, state, components = settings.objective, values["state"], values["components"]
     gradient = jax.tree.map(jnp.add, values["masked_gradient"], values["weight_gradient"])
-    if objective.unit_norm:
-        gradient = project_gradient(gradient, components)
     optimizer = optimizers.adam(settings.rate())
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, components)
-    state = state._replace(
-        step=state.step + 1,
-        components=optax.apply_updates(components, updates),
-        optimizer=optimizer_state,
+    components, optimizer_state, norm = train_step.apply_gradient(
+        objective, optimizer, gradient, components, state.optimizer
     )
+    state = state._replace(step=state.step + 1, components=components, optimizer=optimizer_state)
     return {
         "state": state,
         "components": train_step.current_components(objective, state),
-        "gradient_norm": optax.tree.norm(gradient),
+        "gradient_norm": norm,
     }
 
 

@@ -180,6 +180,7 @@ class BadFieldTest(parameterized.TestCase):
         ("attribution_source=both", "attribution_source must be one of .+ got 'both'"),
         ("attribution_mode=both", "attribution_mode must be one of .+ got 'both'"),
         ("masked_route=both", "masked_route must be one of .+ got 'both'"),
+        ("projection=both", "projection must be one of .+ got 'both'"),
         ("init_scale=0", "init_scale must be positive, got 0.0"),
         ("init_instances=0", "init_instances must be at least 1, got 0"),
         ("seeds=0", "seeds must be at least 1, got 0"),

@@ -173,14 +173,15 @@ class GradientTest(parameterized.TestCase):
 
 class TrajectoryTest(parameterized.TestCase):
     @parameterized.parameters(
-        ("tms", "dense"),
-        ("tms_hidden", "grouped"),
-        ("resid_mlp_1layer", "grouped"),
-        ("resid_mlp_2layer", "dense"),
+        ("tms", "dense", "literal"),
+        ("tms_hidden", "grouped", "auto"),
+        ("resid_mlp_1layer", "dense", "literal"),
+        ("resid_mlp_1layer", "grouped", "auto"),
+        ("resid_mlp_2layer", "dense", "auto"),
     )
-    def test_twenty_steps(self, name, route):
+    def test_twenty_steps(self, name, route, projection):
         case = golden.load(name)
-        objective = dataclasses.replace(case.objective, masked_route=route)
+        objective = dataclasses.replace(case.objective, masked_route=route, projection=projection)
         schedule = optimizers.learning_rate_schedule(
             case.meta["lr"],
             steps=case.meta["trajectory_steps"],

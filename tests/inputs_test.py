@@ -114,7 +114,6 @@ class BadInputTest(parameterized.TestCase):
         self.assertEqual(jnp.float32, features(key, 1).dtype)
 
 
-
 class RandomWordsTest(parameterized.TestCase):
     @parameterized.parameters("threefry2x32", "rbg")
     def test_share_and_mean_by_every_kind_of_key(self, impl):

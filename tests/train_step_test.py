@@ -12,6 +12,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from apd_jax import attributions, loop, optimizers, train_step
+from apd_jax.components import normalise_reads, project_gradient
 from apd_jax.decompose import init_states, make_step
 from apd_jax.inputs import SparseFeatures
 from apd_jax.settings import Settings
@@ -78,6 +79,27 @@ class GradientTest(parameterized.TestCase):
             gradient_of(dataclasses.replace(TOPK, attribution_source=source), target, components, x)
             with self.assertRaisesRegex(AssertionError, "flows through the attributions"):
                 gradient_of(LP, target, components, x)
+
+    @parameterized.product(
+        name=networks.NAMES, route=("dense", "grouped"), source=("target", "components")
+    )
+    def test_narrow_projection_is_the_literal_one(self, name, route, source):
+        target, x = networks.make(name)
+        components = normalise_reads(networks.components(target))
+        everything = Coefficients(1, 2, 3, 4, 5, 6, 7)
+        objective = Objective(
+            everything,
+            topk=1.3,
+            hidden_sites=target.sites,
+            masked_route=route,
+            attribution_source=source,
+        )
+        _, gradient = gradient_of(objective, target, components, x)
+        found, expected = (
+            project_gradient(gradient, components, mode) for mode in ("auto", "literal")
+        )
+        self.assertTrue(any(d_out < d_in for d_in, d_out in map(np.shape, target.weights.values())))
+        chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
 
     def test_kl(self):
         target, x = networks.make("mlp")
@@ -256,6 +278,7 @@ class BadObjectiveTest(parameterized.TestCase):
         ({"selection": "most"}, "selection must be one of .+'exact'.+, got 'most'"),
         ({"output_loss": "l1"}, "output_loss must be one of .+, got 'l1'"),
         ({"masked_route": "sparse"}, "masked_route must be one of .+, got 'sparse'"),
+        ({"projection": "narrow"}, "projection must be one of .+, got 'narrow'"),
         ({"attribution_mode": "back"}, "attribution_mode must be one of .+, got 'back'"),
         ({"attribution_source": "sum"}, "attribution_source must be one of .+, got 'sum'"),
         ({"hidden_activation": "tanh"}, "activation must be one of .+, got 'tanh'"),
