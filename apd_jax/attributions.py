@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from apd_jax import sites
 from apd_jax.components import Components, check_components
 from apd_jax.derivatives import Mode, directional_derivatives
-from apd_jax.forward import composed, oriented, read_all
+from apd_jax.forward import Reads, composed, oriented, read_all
 from apd_jax.sites import Records, SiteCall, Target
 
 # Tangents of a block: 2 MB in float32, about what a core's own cache holds. In smaller blocks the
@@ -28,11 +28,14 @@ class Attributed(NamedTuple):
       scores: [B, C] attributions A_c(x).
       outputs: [B, O] output of the network that was linearised.
       records: input and output of every use of a site in that pass.
+      reads: `x U_c` of all components at the site used first, where it came along; it is the same
+        in every pass over x.
     """
 
     scores: jax.Array
     outputs: jax.Array
     records: Records
+    reads: Reads
 
 
 def attribute(
@@ -54,17 +57,19 @@ def attribute(
         operation = sites.as_is
 
     def block(inputs):
-        along, outputs, records = directional_derivatives(
+        along, reads, outputs, records = directional_derivatives(
             target, components, inputs, operation, mode
         )
-        return Attributed(_root_mean_square(along), outputs, records)
+        return Attributed(_root_mean_square(along), outputs, records, reads)
 
     with jax.default_matmul_precision("highest"):
         blocks = 1 if mode == "literal" else _num_blocks(target, components, x)
         if blocks == 1:
             return block(x)
         # Examples don't interact: blocks of them keep the tangents of all components in cache.
-        parts = jax.lax.map(block, x.reshape(blocks, -1, *x.shape[1:]))
+        parts = jax.lax.map(
+            lambda part: block(part)._replace(reads={}), x.reshape(blocks, -1, *x.shape[1:])
+        )
         return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:]), parts)
 
 

@@ -11,7 +11,7 @@ from jax.extend import core
 
 from apd_jax import association, pushforward, sites
 from apd_jax.components import Components
-from apd_jax.forward import oriented, read_all
+from apd_jax.forward import Reads, oriented, read_all
 from apd_jax.sites import Records, Target
 
 Mode = Literal["auto", "forward", "reverse", "literal"]
@@ -22,11 +22,14 @@ class Derivatives(NamedTuple):
 
     Attributes:
       along: [C, O, B] derivative of every output along every component.
+      reads: `x U_c` at the site used first, whose input no site has touched, where the route forms
+        it; else empty.
       outputs: [B, O] output of the network.
       records: input and output of every use of a site.
     """
 
     along: jax.Array
+    reads: Reads
     outputs: jax.Array
     records: Records
 
@@ -54,7 +57,8 @@ def directional_derivatives(
     if at.outputs.ndim != 2:
         raise ValueError(f"the network must give [B, O] outputs, got {at.outputs.shape}")
     route = ROUTES[_cheaper(at, components) if mode == "auto" else mode]
-    return Derivatives(route(at, components), at.outputs, at.records)
+    along, reads = route(at, components)
+    return Derivatives(along, reads, at.outputs, at.records)
 
 
 class _Linearised(NamedTuple):
@@ -63,6 +67,7 @@ class _Linearised(NamedTuple):
     factored: dict[Any, association.Factored | None]
     zeros: dict[Any, jax.Array]
     push: Any
+    first: tuple[str, int]  # the use of a site that comes before all others
 
 
 def _linearise(target: Target, x: jax.Array, operation: sites.Operation) -> _Linearised:
@@ -70,8 +75,12 @@ def _linearise(target: Target, x: jax.Array, operation: sites.Operation) -> _Lin
     shapes = jax.eval_shape(lambda inputs: sites.run(target, inputs, operation)[1], x)
     zeros = {key: jnp.zeros(record.y.shape, record.y.dtype) for key, record in shapes.items()}
 
+    order: list[tuple[str, int]] = []
+
     def tapped(taps):
-        return sites.run(target, x, lambda call: operation(call) + taps[call.key])
+        outputs, records = sites.run(target, x, lambda call: operation(call) + taps[call.key])
+        order[:] = records  # the dictionary that leaves `linearize` is sorted by name
+        return outputs, records
 
     def site_inputs(inputs):
         records = sites.run(target, inputs, operation)[1]
@@ -79,7 +88,7 @@ def _linearise(target: Target, x: jax.Array, operation: sites.Operation) -> _Lin
 
     outputs, push, records = jax.linearize(tapped, zeros, has_aux=True)
     factored = dict(zip(shapes, association.factor(site_inputs, x), strict=True))
-    return _Linearised(outputs, records, factored, zeros, push)
+    return _Linearised(outputs, records, factored, zeros, push, order[0])
 
 
 def _associate(
@@ -99,19 +108,20 @@ def _associate(
     return jnp.einsum("crd,fd->crf", reads, factored.matrix), factored.rows
 
 
-def _forward(at: _Linearised, components: Components) -> jax.Array:
-    """Directional derivatives [C, O, B] by forward mode: C tangents, products reassociated."""
+def _forward(at: _Linearised, components: Components) -> tuple[jax.Array, Reads]:
+    """Forward mode, C tangents with products reassociated: derivatives [C, O, B], and reads."""
     tangents = {}
     for key, record in at.records.items():
         factors = oriented(components, record)
         reads, rows = _associate(factors.reads, record.x, at.factored[key])
         coefficients = jnp.einsum("crd,b...d->crb...", reads, rows)
         tangents[key] = pushforward.Term(coefficients, factors.writes)
-    return pushforward.push_forward(at.push, at.zeros, tangents)
+    reads = {at.first: tangents[at.first].coefficients}
+    return pushforward.push_forward(at.push, at.zeros, tangents), reads
 
 
-def _literal(at: _Linearised, components: Components) -> jax.Array:
-    """Directional derivatives [C, O, B] from materialised components, one JVP each."""
+def _literal(at: _Linearised, components: Components) -> tuple[jax.Array, Reads]:
+    """Materialised components, one JVP each: derivatives [C, O, B]."""
 
     def one(component: Components):
         tangents = {}
@@ -120,11 +130,11 @@ def _literal(at: _Linearised, components: Components) -> jax.Array:
             tangents[key] = jnp.matmul(record.x, factors.reads.T @ factors.writes)
         return at.push(tangents)
 
-    return jnp.swapaxes(jax.vmap(one)(components), 1, 2)
+    return jnp.swapaxes(jax.vmap(one)(components), 1, 2), {}
 
 
-def _reverse(at: _Linearised, components: Components) -> jax.Array:
-    """Directional derivatives [C, O, B] by reverse mode: one VJP for every output."""
+def _reverse(at: _Linearised, components: Components) -> tuple[jax.Array, Reads]:
+    """Reverse mode, one VJP for every output: derivatives [C, O, B]."""
     pull = jax.linear_transpose(at.push, at.zeros)
     batch_size, width = at.outputs.shape
     basis = jnp.broadcast_to(jnp.eye(width)[:, None], (width, batch_size, width))
@@ -134,7 +144,7 @@ def _reverse(at: _Linearised, components: Components) -> jax.Array:
         factors = oriented(components, record)
         written = jnp.einsum("b...cr,crd->b...cd", read_all(record.x, factors), factors.writes)
         total = total + jnp.einsum("ob...d,b...cd->cob", gradients[key], written)
-    return total
+    return total, {}
 
 
 ROUTES = {"forward": _forward, "reverse": _reverse, "literal": _literal}

@@ -13,6 +13,8 @@ from apd_jax.components import Components, Factors
 from apd_jax.sites import Operation, SiteCall, SiteRecord, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
+# `x U_c` of all components, [C, m, B, ...], for uses of sites.
+Reads = dict[tuple[str, int], jax.Array]
 
 
 def oriented(components: Components, call: SiteCall | SiteRecord) -> Factors:
@@ -50,13 +52,23 @@ def masked(components: Components, mask: jax.Array) -> Operation:
 
 
 def masked_pairs(
-    components: Components, pairs: tuple[jax.Array, jax.Array], batch_size: int
+    components: Components,
+    pairs: tuple[jax.Array, jax.Array],
+    batch_size: int,
+    known: Reads | None = None,
 ) -> Operation:
     """The masked operation for a boolean mask given by its P active (example, component) pairs.
 
     Cost and memory follow P and the size of the factors of `min(C, P)` components, not B·C; only
     the gradient has the size of all.
+
+    Args:
+      components: `{site: Factors}`.
+      pairs: (examples [P], components [P]).
+      batch_size: B.
+      known: reads that need not be computed again, of uses whose input is not masked.
     """
+    known = jax.lax.stop_gradient(known or {})
     num_components = next(iter(components.values())).reads.shape[0]
     groups = grouped.group_pairs(pairs, batch_size, num_components)
     slots = grouped.num_slots(groups.example.size, num_components)
@@ -64,7 +76,12 @@ def masked_pairs(
     def operation(call: SiteCall) -> jax.Array:
         factors = oriented(components, call)
         reads, writes = groups.factors(factors.reads), groups.factors(factors.writes)
-        hidden = grouped.read(slots, call.x[groups.example], reads, groups)
+        x = call.x[groups.example]
+        if call.key in known:
+            hidden = known[call.key][groups.component(), :, groups.example]
+            hidden = grouped.read_known(slots, jnp.moveaxis(hidden, 1, -1), x, reads, groups)
+        else:
+            hidden = grouped.read(slots, x, reads, groups)
         written = grouped.write(slots, hidden, writes, groups)
         return jax.ops.segment_sum(written, groups.example, call.x.shape[0])
 

@@ -37,6 +37,10 @@ class Groups(NamedTuple):
         """The factors of the groups' components, [C, r, d] to [G, r, d]."""
         return factor if self.owner is None else factor[self.owner]
 
+    def component(self) -> jax.Array:
+        """int32 [P], the component of every pair."""
+        return self.group if self.owner is None else self.owner[self.group]
+
 
 def group_pairs(pairs: tuple[jax.Array, jax.Array], batch_size: int, num_components: int) -> Groups:
     """Sort (examples, components) pairs by component.
@@ -147,6 +151,14 @@ def read(slots: int, x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Arr
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def read_known(
+    slots: int, known: jax.Array, x: jax.Array, factor: jax.Array, groups: Groups
+) -> jax.Array:
+    """`read` where its result [P, ..., r] is known; only the gradient is computed."""
+    return known
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def write(slots: int, h: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
     """`h_p · factor[g_p]` of every pair: [P, ..., r] times [G, r, d] gives [P, ..., d]."""
     return _write_rounds(slots, h, factor, groups)
@@ -164,3 +176,7 @@ def _write_backward(slots, saved, g):
 
 read.defvjp(lambda slots, *args: (_read_rounds(slots, *args), args), _read_backward)
 write.defvjp(lambda slots, *args: (_write_rounds(slots, *args), args), _write_backward)
+read_known.defvjp(
+    lambda slots, known, *args: (known, args),
+    lambda slots, saved, g: (None, *_read_backward(slots, saved, g)),
+)

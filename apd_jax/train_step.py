@@ -141,9 +141,9 @@ def _site_uses(records: Records) -> dict[str, int]:
 
 
 def masked_operation(
-    objective: Objective, components: Components, chosen: Selected
+    objective: Objective, components: Components, chosen: Selected, reads: forward.Reads
 ) -> sites.Operation:
-    """The masked operation by the objective's route."""
+    """The masked operation by the objective's route; `reads` are those known beforehand."""
     route = objective.masked_route
     if chosen.pairs is None:
         route = "dense"
@@ -151,7 +151,7 @@ def masked_operation(
         route = forward.choose_masked_route(chosen.pairs[0].size, *chosen.mask.shape)
     if route == "dense":
         return forward.masked(components, chosen.mask)
-    return forward.masked_pairs(components, chosen.pairs, chosen.mask.shape[0])
+    return forward.masked_pairs(components, chosen.pairs, chosen.mask.shape[0], reads)
 
 
 def loss_terms(
@@ -177,11 +177,10 @@ def loss_terms(
         mode=objective.attribution_mode,
         source=objective.attribution_source,
     )
-    if objective.attribution_source == "target":
-        outputs, records = attributed.outputs, attributed.records
-    else:
+    if objective.attribution_source != "target":
         outputs, records = sites.run(target, x, sites.as_is)
-    uses = _site_uses(records)
+        attributed = attributed._replace(outputs=outputs, records=records)
+    uses = _site_uses(attributed.records)
     scores = attributed.scores
     terms = {}
     if weights.faithfulness:
@@ -189,10 +188,10 @@ def loss_terms(
     chosen = Selected(jnp.ones(scores.shape, bool), None)
     if objective.topk is not None or objective.selection == "exact":
         chosen = select(objective, scores, x)
-        terms |= _topk_terms(objective, target, components, x, chosen, outputs, records, uses)
+        terms |= _topk_terms(objective, target, components, x, chosen, attributed)
     if weights.output:
         full, _ = sites.run(target, x, forward.composed(components))
-        terms["output"] = losses.output_mse(full, outputs)
+        terms["output"] = losses.output_mse(full, attributed.outputs)
     if weights.lp_minimality:
         terms["lp_minimality"] = losses.lp_minimality(scores, p=objective.lp_p)
     if weights.lp_simplicity:
@@ -202,11 +201,12 @@ def loss_terms(
     return terms, chosen
 
 
-def _topk_terms(objective, target, components, x, chosen, outputs, records, uses):
+def _topk_terms(objective, target, components, x, chosen, attributed):
     weights = objective.coefficients
+    outputs, records = attributed.outputs, attributed.records
     terms = {}
     if weights.minimality or weights.activation:
-        operation = masked_operation(objective, components, chosen)
+        operation = masked_operation(objective, components, chosen, attributed.reads)
         masked_outputs, masked_records = sites.run(target, x, operation)
     if weights.minimality:
         compare = losses.output_kl if objective.output_loss == "kl" else losses.output_mse
@@ -220,7 +220,7 @@ def _topk_terms(objective, target, components, x, chosen, outputs, records, uses
             components,
             chosen.counts(),
             p=objective.schatten_p,
-            uses=uses,
+            uses=_site_uses(records),
             batch_size=x.shape[0],
         )
     return terms

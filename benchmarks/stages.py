@@ -55,9 +55,10 @@ def _attribute(objective: Objective, values: Values) -> Values:
         source=objective.attribution_source,
     )
     if objective.attribution_source == "components":
-        return {"scores": attributed.scores}
+        return {"scores": attributed.scores, "reads": attributed.reads}
     return {
         "scores": attributed.scores,
+        "reads": attributed.reads,
         "outputs": attributed.outputs,
         "records": attributed.records,
     }
@@ -67,7 +68,7 @@ def _masked_gradient(objective: Objective, values: Values) -> Values:
     chosen, weights = values["chosen"], objective.coefficients
 
     def loss(components):
-        operation = train_step.masked_operation(objective, components, chosen)
+        operation = train_step.masked_operation(objective, components, chosen, values["reads"])
         outputs, records = sites.run(values["target"], values["x"], operation)
         total = weights.minimality * losses.output_mse(outputs, values["outputs"])
         if weights.activation:

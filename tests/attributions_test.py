@@ -7,6 +7,7 @@ components that are formed as matrices.
 import functools
 from unittest import mock
 
+import chex
 import jax
 import jax.numpy as jnp
 import networks
@@ -112,6 +113,18 @@ class GradientAttributionsTest(parameterized.TestCase):
         close(whole.scores, jnp.concatenate([part.scores for part in parts]))
         close(whole.outputs, target(x))
         close(whole.records["linear1", 1].x, x @ target.weights["linear1"])
+
+    @parameterized.product(name=networks.NAMES, source=("target", "components"))
+    def test_reads_of_the_first_site(self, name, source):
+        target, x = networks.make(name)
+        components = networks.components(target)
+        site = target.sites[0]
+        expected = jnp.einsum("bd,cdm->cmb", x, components[site].U)
+        for mode in ("forward", "reverse", "literal"):
+            found = attributions.attribute(target, components, x, mode=mode, source=source).reads
+            chex.assert_trees_all_close(
+                found, {(site, 0): expected} if mode == "forward" else {}, rtol=1e-4, atol=1e-4
+            )
 
     def test_auto_takes_the_cheaper_route(self):
         taken = []

@@ -28,6 +28,13 @@ def pairs_of(mask):
     return jnp.array(examples[order], jnp.int32), jnp.array(components[order], jnp.int32)
 
 
+def first_reads(target, components, x):
+    """`x U_c` at the first site of a network."""
+    site = target.sites[0]
+    reads = jnp.einsum("b...d,cdm->cmb...", x, components[site].U)
+    return {(site, 0): reads}
+
+
 class ApplyTest(parameterized.TestCase):
     @parameterized.parameters(*networks.NAMES)
     def test_composed_and_masked(self, name):
@@ -74,8 +81,13 @@ class PairsTest(parameterized.TestCase):
             return gradient(networks.components(target), x)
 
         dense = by(lambda c: forward.masked(c, mask))
-        found = by(lambda c: forward.masked_pairs(c, pairs_of(mask), len(mask)))
-        chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
+        known = first_reads(target, networks.components(target), x)
+        for given in ({}, known):
+            found = by(lambda c, g=given: forward.masked_pairs(c, pairs_of(mask), len(mask), g))
+            chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
+        zero = jax.tree.map(jnp.zeros_like, known)
+        taken = by(lambda c: forward.masked_pairs(c, pairs_of(mask), len(mask), zero))
+        np.testing.assert_array_equal(taken[0][1][1][target.sites[0], 0].y, 0)
 
     def test_sequences(self):
         params = {"w": networks.normal(0, 3, 2)}
@@ -91,8 +103,9 @@ class PairsTest(parameterized.TestCase):
             return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(components, x)
 
         dense = by(lambda c: forward.masked(c, mask))
-        found = by(lambda c: forward.masked_pairs(c, pairs_of(mask), len(mask)))
-        chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
+        for given in ({}, first_reads(target, components, x)):
+            found = by(lambda c, g=given: forward.masked_pairs(c, pairs_of(mask), len(mask), g))
+            chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
         rows = [networks.matrices(components)["w"][np.flatnonzero(m)].sum(axis=0) for m in mask]
         expected = np.stack([a @ w for a, w in zip(x, rows, strict=True)])
         np.testing.assert_allclose(dense[0][1], expected, rtol=1e-4, atol=1e-4)
