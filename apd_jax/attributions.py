@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from apd_jax import sites
+from apd_jax import derivatives, sites
 from apd_jax.components import Components, check_components
-from apd_jax.derivatives import Mode, directional_derivatives
+from apd_jax.derivatives import Mode
 from apd_jax.forward import Reads, composed, oriented, read_all
 from apd_jax.sites import Records, SiteCall, Target
 
@@ -57,10 +57,16 @@ def attribute(
         operation = sites.as_is
 
     def block(inputs):
-        along, reads, outputs, records = directional_derivatives(
-            target, components, inputs, operation, mode
-        )
-        return Attributed(_root_mean_square(along), outputs, records, reads)
+        at = derivatives.linearise(target, inputs, operation)
+        route = derivatives.choose_route(at, components, mode)
+        shares = 1 if mode == "literal" else _num_shares(components, at.outputs.size)
+        if shares == 1:
+            along, reads = route(components)
+            return Attributed(_root_mean_square(along), at.outputs, at.records, reads)
+        # Nor do components, in the linearised network.
+        parts = jax.tree.map(lambda leaf: leaf.reshape(shares, -1, *leaf.shape[1:]), components)
+        scores = jax.lax.map(lambda part: _root_mean_square(route(part)[0]).T, parts)
+        return Attributed(scores.reshape(-1, len(inputs)).T, at.outputs, at.records, {})
 
     with jax.default_matmul_precision("highest"):
         blocks = 1 if mode == "literal" else _num_blocks(target, components, x)
@@ -73,9 +79,9 @@ def attribute(
         return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:]), parts)
 
 
-def _root_mean_square(derivatives: jax.Array) -> jax.Array:
+def _root_mean_square(along: jax.Array) -> jax.Array:
     """RMS over outputs, [C, O, B] to [B, C], with a gradient of 0 where all are 0."""
-    squares = jnp.mean(jnp.square(derivatives), axis=1).T
+    squares = jnp.mean(jnp.square(along), axis=1).T
     return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
 
 
@@ -88,6 +94,20 @@ def _num_blocks(target: Target, components: Components, x: jax.Array) -> int:
     while blocks * 2 <= wanted and x.shape[0] % (blocks * 2) == 0:
         blocks *= 2
     return blocks if x.shape[0] // blocks >= _MIN_BLOCK else 1
+
+
+def _num_shares(components: Components, outputs: int) -> int:
+    """Into how many equal shares components are cut, so that tangents [share, O, B] stay small.
+
+    Cutting copies the factors: only where a component's tangents are larger than they are.
+    """
+    num_components = next(iter(components.values())).reads.shape[0]
+    factors = sum(leaf.size for leaf in jax.tree.leaves(components))
+    wanted = num_components * outputs // _BLOCK_ELEMENTS
+    if wanted < 2 or factors > num_components * outputs:
+        return 1
+    fitting = (n for n in range(wanted, 2 * wanted) if num_components % n == 0)
+    return next(fitting, 1)
 
 
 def gradient_attributions(

@@ -3,6 +3,7 @@
 Letters: B batch, C components, O outputs, m rank, d width of a site's input.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,66 +16,43 @@ from apd_jax.forward import Reads, oriented, read_all
 from apd_jax.sites import Records, Target
 
 Mode = Literal["auto", "forward", "reverse", "literal"]
+# Derivatives [C, O, B] of all outputs along components, and reads that were formed on the way.
+Route = Callable[[Components], tuple[jax.Array, Reads]]
 
 
-class Derivatives(NamedTuple):
-    """Directional derivatives, and the pass that they were taken at.
+class Linearised(NamedTuple):
+    """A network, linear in what is added to the outputs of its sites.
 
     Attributes:
-      along: [C, O, B] derivative of every output along every component.
-      reads: `x U_c` at the site used first, whose input no site has touched, where the route forms
-        it; else empty.
       outputs: [B, O] output of the network.
       records: input and output of every use of a site.
+      factored: inputs of the sites as rows times fixed matrices, None where they aren't that.
+      zeros: the point of linearisation, zeros in the shapes of the sites' outputs.
+      push: from what is added to every site's output to the change of the network's.
+      first: the use of a site that comes before all others.
     """
 
-    along: jax.Array
-    reads: Reads
-    outputs: jax.Array
-    records: Records
-
-
-def directional_derivatives(
-    target: Target,
-    components: Components,
-    x: jax.Array,
-    operation: sites.Operation,
-    mode: Mode,
-) -> Derivatives:
-    """Differentiate the outputs along every component, at the weights that `operation` uses.
-
-    Args:
-      target: the network.
-      components: `{site: Factors}` with C components.
-      x: [B, ...] inputs.
-      operation: what a site computes, such as `sites.as_is`.
-      mode: the route, see `attributions.gradient_attributions`.
-
-    Raises:
-      ValueError: a network whose outputs are not [B, O].
-    """
-    at = _linearise(target, x, operation)
-    if at.outputs.ndim != 2:
-        raise ValueError(f"the network must give [B, O] outputs, got {at.outputs.shape}")
-    route = ROUTES[_cheaper(at, components) if mode == "auto" else mode]
-    along, reads = route(at, components)
-    return Derivatives(along, reads, at.outputs, at.records)
-
-
-class _Linearised(NamedTuple):
     outputs: jax.Array
     records: Records
     factored: dict[Any, association.Factored | None]
     zeros: dict[Any, jax.Array]
-    push: Any
-    first: tuple[str, int]  # the use of a site that comes before all others
+    push: Callable[[dict[Any, jax.Array]], jax.Array]
+    first: tuple[str, int]
 
 
-def _linearise(target: Target, x: jax.Array, operation: sites.Operation) -> _Linearised:
-    """Linearise the output in taps added to every site's output, at tap = 0."""
+def linearise(target: Target, x: jax.Array, operation: sites.Operation) -> Linearised:
+    """Linearise the output in taps added to every site's output, at tap = 0.
+
+    Args:
+      target: the network.
+      x: [B, ...] inputs.
+      operation: what a site computes, such as `sites.as_is`.
+
+    Raises:
+      ValueError: a network whose outputs are not [B, O].
+    """
     shapes = jax.eval_shape(lambda inputs: sites.run(target, inputs, operation)[1], x)
     zeros = {key: jnp.zeros(record.y.shape, record.y.dtype) for key, record in shapes.items()}
-
     order: list[tuple[str, int]] = []
 
     def tapped(taps):
@@ -88,7 +66,24 @@ def _linearise(target: Target, x: jax.Array, operation: sites.Operation) -> _Lin
 
     outputs, push, records = jax.linearize(tapped, zeros, has_aux=True)
     factored = dict(zip(shapes, association.factor(site_inputs, x), strict=True))
-    return _Linearised(outputs, records, factored, zeros, push, order[0])
+    if outputs.ndim != 2:
+        raise ValueError(f"the network must give [B, O] outputs, got {outputs.shape}")
+    return Linearised(outputs, records, factored, zeros, push, order[0])
+
+
+def choose_route(at: Linearised, components: Components, mode: Mode) -> Route:
+    """A function from components, or some of them, to their directional derivatives [C, O, B].
+
+    It gives besides, where it has formed it, `x U_c` at the site used first, whose input no site
+    has touched.
+
+    Args:
+      at: the network at the inputs.
+      components: `{site: Factors}`; their sizes decide in mode `"auto"`.
+      mode: see `attributions.gradient_attributions`.
+    """
+    route = ROUTES[_cheaper(at, components) if mode == "auto" else mode]
+    return lambda some: route(at, some)
 
 
 def _associate(
@@ -108,7 +103,7 @@ def _associate(
     return jnp.einsum("crd,fd->crf", reads, factored.matrix), factored.rows
 
 
-def _forward(at: _Linearised, components: Components) -> tuple[jax.Array, Reads]:
+def _forward(at: Linearised, components: Components) -> tuple[jax.Array, Reads]:
     """Forward mode, C tangents with products reassociated: derivatives [C, O, B], and reads."""
     tangents = {}
     for key, record in at.records.items():
@@ -120,7 +115,7 @@ def _forward(at: _Linearised, components: Components) -> tuple[jax.Array, Reads]
     return pushforward.push_forward(at.push, at.zeros, tangents), reads
 
 
-def _literal(at: _Linearised, components: Components) -> tuple[jax.Array, Reads]:
+def _literal(at: Linearised, components: Components) -> tuple[jax.Array, Reads]:
     """Materialised components, one JVP each: derivatives [C, O, B]."""
 
     def one(component: Components):
@@ -133,7 +128,7 @@ def _literal(at: _Linearised, components: Components) -> tuple[jax.Array, Reads]
     return jnp.swapaxes(jax.vmap(one)(components), 1, 2), {}
 
 
-def _reverse(at: _Linearised, components: Components) -> tuple[jax.Array, Reads]:
+def _reverse(at: Linearised, components: Components) -> tuple[jax.Array, Reads]:
     """Reverse mode, one VJP for every output: derivatives [C, O, B]."""
     pull = jax.linear_transpose(at.push, at.zeros)
     batch_size, width = at.outputs.shape
@@ -165,7 +160,7 @@ def _multiplications(jaxpr) -> int:
     return total
 
 
-def _cheaper(at: _Linearised, components: Components) -> str:
+def _cheaper(at: Linearised, components: Components) -> str:
     """The route of forward and reverse mode that needs fewer multiply-adds."""
     costs = {}
     for mode in ("forward", "reverse"):

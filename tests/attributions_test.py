@@ -114,6 +114,46 @@ class GradientAttributionsTest(parameterized.TestCase):
         close(whole.outputs, target(x))
         close(whole.records["linear1", 1].x, x @ target.weights["linear1"])
 
+    @parameterized.parameters("forward", "reverse")
+    def test_shares_of_many_components(self, mode):
+        target = networks.tms(features=40, hidden=3)
+        components = networks.components(target, num_components=60, rank=1)
+        x = jnp.maximum(networks.normal(7, 500, 40), 0)
+        self.assertEqual(attributions._num_shares(components, x.size), 2)
+
+        def total(components, weights):
+            found = attributions.attribute(target, components, x, mode=mode)
+            return jnp.sum(found.scores * weights), found
+
+        measure = jax.jit(jax.value_and_grad(total, has_aux=True))
+        weights = networks.normal(8, 500, 60)
+        (_, whole), gradient = measure(components, weights)
+        for part in (slice(30), slice(30, 60)):
+            half = jax.tree.map(lambda leaf, part=part: leaf[part], components)
+            (_, found), expected = measure(half, weights[:, part])
+            close(whole.scores[:, part], found.scores)
+            cut = jax.tree.map(lambda leaf, part=part: leaf[part], gradient)
+            chex.assert_trees_all_close(cut, expected, rtol=1e-3, atol=1e-3)
+        close(whole.outputs, target(x))
+
+    @parameterized.parameters(
+        ((60, 3000), 1),  # small
+        ((60, 20_000), 2),
+        ((61, 20_000), 1),  # a prime number
+        ((200, 20_000), 8),
+        ((2, 2_000_000), 1),  # a share is no less than a component
+    )
+    def test_number_of_shares(self, sizes, expected):
+        num_components, outputs = sizes
+        components = networks.components(networks.tms(), num_components=num_components)
+        self.assertEqual(attributions._num_shares(components, outputs), expected)
+
+    def test_wide_factors_are_not_cut(self):
+        components = networks.components(
+            networks.tms(features=2000, hidden=20), num_components=60, rank=20
+        )
+        self.assertEqual(attributions._num_shares(components, 20_000), 1)
+
     @parameterized.product(name=networks.NAMES, source=("target", "components"))
     def test_reads_of_the_first_site(self, name, source):
         target, x = networks.make(name)
