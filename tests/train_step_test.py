@@ -208,6 +208,15 @@ class StepTest(parameterized.TestCase):
         )
         chex.assert_trees_all_close(self.step(objective, doubled)[1], metrics, rtol=1e-5)
 
+    def test_optimiser_is_a_program_of_its_own(self):
+        if jax.default_backend() != "cpu":
+            self.skipTest("only CPUs gain from it")
+        state = train_step.init_state(self.components, self.optimizer)
+        step = functools.partial(train_step.train_step, TOPK, self.optimizer)
+        seeds = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), (self.target, state, self.x))
+        compiled = jax.jit(jax.vmap(step)).lower(*seeds).compile()
+        self.assertRegex(compiled.as_text(), r"call\(.*to_apply=%_descend")
+
     def test_traced_once(self):
         traced = []
 
