@@ -63,7 +63,7 @@ def attribute(
         if shares == 1:
             along, reads = route(components)
             return Attributed(_root_mean_square(along), at.outputs, at.records, reads)
-        # Nor do components, in the linearised network.
+        # Components don't interact in the linearised network.
         parts = jax.tree.map(lambda leaf: leaf.reshape(shares, -1, *leaf.shape[1:]), components)
         scores = jax.lax.map(lambda part: _root_mean_square(route(part)[0]).T, parts)
         return Attributed(scores.reshape(-1, len(inputs)).T, at.outputs, at.records, {})

@@ -1,13 +1,18 @@
-"""Learning-rate schedules of the paper and the optimiser chain.
+"""Learning-rate schedules of the paper, the optimiser chain, and a step of it.
 
 Letters: t step counted from the end of warmup, T number of steps after warmup.
 """
 
-from typing import Literal
+import contextlib
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental import xla_metadata
+
+from apd_jax.components import Components, Projection, project_gradient
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
@@ -73,3 +78,48 @@ def learning_rate_schedule(
 def adam(schedule: optax.Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
     """AdamW as in the paper's code: betas 0.9 and 0.999, epsilon 1e-8, decoupled decay."""
     return optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
+
+
+def _outlined() -> contextlib.AbstractContextManager:
+    """Keep the jitted functions called within as programs of their own, on CPU.
+
+    Merged into the step, the optimiser would form the gradient anew, from all of its summands, for
+    each of its averages: passes over memory that take longer than everything it computes.
+    """
+    if jax.default_backend() != "cpu":
+        return contextlib.nullcontext()
+    return xla_metadata.set_xla_metadata(inlineable="false")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _descend(optimizer, gradient, optimizer_state, components):
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state, components)
+    return optax.apply_updates(components, updates), optimizer_state
+
+
+def apply_gradient(
+    optimizer: optax.GradientTransformation,
+    gradient: Components,
+    components: Components,
+    optimizer_state: Any,
+    projection: Projection | None = None,
+) -> tuple[Components, Any, jax.Array]:
+    """Take a step of the optimiser, along the sphere where U is kept at unit norm.
+
+    Args:
+      optimizer: the optax optimiser.
+      gradient: of the loss, `{site: Factors}`.
+      components: where it was taken.
+      optimizer_state: of the optimiser.
+      projection: how the gradient of unit-norm U is projected (`components.project_gradient`); None
+        where U may have any norm.
+
+    Returns:
+      The components and the optimiser's state after the step, and the norm of the (projected)
+      gradient.
+    """
+    if projection is not None:
+        gradient = project_gradient(gradient, components, projection)
+    with _outlined():
+        components, optimizer_state = _descend(optimizer, gradient, optimizer_state, components)
+    return components, optimizer_state, optax.tree.norm(gradient)

@@ -4,18 +4,15 @@ Letters: B batch, C components.
 """
 
 import collections
-import contextlib
 import dataclasses
-import functools
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.experimental import xla_metadata
 
-from apd_jax import attributions, forward, losses, selection, sites
-from apd_jax.components import Components, Projection, normalise_reads, project_gradient
+from apd_jax import attributions, forward, losses, optimizers, selection, sites
+from apd_jax.components import Components, Projection, normalise_reads
 from apd_jax.selection import Selected
 from apd_jax.sites import Records, Target
 
@@ -249,48 +246,9 @@ def current_components(objective: Objective, state: TrainState) -> Components:
     return normalise_reads(state.components) if objective.unit_norm else state.components
 
 
-def _outlined() -> contextlib.AbstractContextManager:
-    """Keep the jitted functions called within as programs of their own, on CPU.
-
-    Merged into the step, the optimiser would form the gradient anew, from all of its summands, for
-    each of its averages: passes over memory that take longer than everything it computes.
-    """
-    if jax.default_backend() != "cpu":
-        return contextlib.nullcontext()
-    return xla_metadata.set_xla_metadata(inlineable="false")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _descend(optimizer, gradient, optimizer_state, components):
-    updates, optimizer_state = optimizer.update(gradient, optimizer_state, components)
-    return optax.apply_updates(components, updates), optimizer_state
-
-
-def apply_gradient(
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    gradient: Components,
-    components: Components,
-    optimizer_state: Any,
-) -> tuple[Components, Any, jax.Array]:
-    """Take a step of the optimiser, along the sphere where U is kept at unit norm.
-
-    Args:
-      objective: says whether and how the gradient is projected.
-      optimizer: the optax optimiser.
-      gradient: of the loss, `{site: Factors}`.
-      components: where it was taken.
-      optimizer_state: of the optimiser.
-
-    Returns:
-      The components and the optimiser's state after the step, and the norm of the (projected)
-      gradient.
-    """
-    if objective.unit_norm:
-        gradient = project_gradient(gradient, components, objective.projection)
-    with _outlined():
-        components, optimizer_state = _descend(optimizer, gradient, optimizer_state, components)
-    return components, optimizer_state, optax.tree.norm(gradient)
+def sphere_projection(objective: Objective) -> Projection | None:
+    """How gradients are projected; None where U may have any norm."""
+    return objective.projection if objective.unit_norm else None
 
 
 def train_step(
@@ -321,8 +279,8 @@ def train_step(
 
     components = current_components(objective, state)
     (loss, (terms, counts)), gradient = jax.value_and_grad(total, has_aux=True)(components)
-    components, optimizer_state, norm = apply_gradient(
-        objective, optimizer, gradient, components, state.optimizer
+    components, optimizer_state, norm = optimizers.apply_gradient(
+        optimizer, gradient, components, state.optimizer, sphere_projection(objective)
     )
     last_active = jnp.where(counts > 0, state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}

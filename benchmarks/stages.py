@@ -102,8 +102,8 @@ def _update(settings: Settings, values: Values) -> Values:
     objective, state, components = settings.objective, values["state"], values["components"]
     gradient = jax.tree.map(jnp.add, values["masked_gradient"], values["weight_gradient"])
     optimizer = optimizers.adam(settings.rate())
-    components, optimizer_state, norm = train_step.apply_gradient(
-        objective, optimizer, gradient, components, state.optimizer
+    components, optimizer_state, norm = optimizers.apply_gradient(
+        optimizer, gradient, components, state.optimizer, train_step.sphere_projection(objective)
     )
     state = state._replace(step=state.step + 1, components=components, optimizer=optimizer_state)
     return {

@@ -20,8 +20,7 @@ is of the size of the components after 1000 steps of 40-10, so that a seed's num
 of another seed do. All runs but those of 5-2, of 40-10 with one seed, and of seeds 1 and 2 of
 the residual MLP with one layer drew their inputs by an earlier use of the random numbers: run again,
 their seeds are other seeds (under it, 5-2 had 7 of 8 solved, seed 5 failing, and 40-10 with one seed
-recovered 25 features). Times are upper bounds: for some runs other work shared the
-cores.
+recovered 25 features). Times are upper bounds: for some runs other work shared the cores.
 
 The errors of residual MLPs are means over 50,000 samples, the paper's over the 25,600 of its code.
 Sampling alone leaves a standard error of 0.9 % in our top-k and scrubbed MSE (with one layer,
