@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jinja2
 import markupsafe
 
-from apd_jax import curves, report_text
+from apd_jax import curves, report_format, report_text
 
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _REQUIRED = ("name", "config", "versions", "seconds", "seeds", "summary")
@@ -81,7 +81,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = report_text.format_number
+    environment.filters["number"] = report_format.number
     charts = _charts(metrics, target_metrics)
     return environment.get_template("report.html.j2").render(
         **_words(results),
@@ -184,8 +184,8 @@ def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "measure": report_text.measure(verdict["name"]),
                 "description": verdict["description"],
                 "passed": bool(verdict["passed"]),
-                "value": report_text.format_against(verdict["value"], verdict["threshold"]),
-                "threshold": f"{sign} {report_text.format_threshold(verdict['threshold'])}",
+                "value": report_format.against(verdict["value"], verdict["threshold"]),
+                "threshold": f"{sign} {report_format.threshold(verdict['threshold'])}",
             }
         )
     return rows
@@ -207,14 +207,14 @@ def _seed_table(results: Mapping[str, Any]) -> dict[str, Any]:
         {
             "seed": name,
             "solved": seed.get("solved"),
-            "cells": [report_text.format_number(seed.get(key)) for key in keys],
+            "cells": [report_format.number(seed.get(key)) for key in keys],
         }
         for name, seed in zip(report_text.seed_names(results), seeds, strict=True)
     ]
     means = [
         (
-            report_text.format_number(_float(summary, f"{key}_mean")),
-            report_text.format_number(_float(summary, f"{key}_std"), 2),
+            report_format.number(_float(summary, f"{key}_mean")),
+            report_format.number(_float(summary, f"{key}_std"), 2),
         )
         for key in keys
     ]

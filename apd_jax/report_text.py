@@ -1,8 +1,9 @@
-"""Words and number formats of the report: what was decomposed, how, and what the measures mean."""
+"""Words of the report: what was decomposed, how, and what the measures mean."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from apd_jax import report_format
 
 _MODELS = {
     "tms": "Toy model of superposition",
@@ -118,55 +119,6 @@ CURVES = {
 }
 
 
-def format_number(value: Any, digits: int = 4) -> str:
-    """Write a value for a table: 4 significant digits, `1.20e−5` below 0.001, a dash for None."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, int | float):
-        return str(value)
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("∞" if value > 0 else "−∞")
-    size = abs(value)
-    if value == int(value) and size < 1e6 or isinstance(value, int):
-        text = f"{int(value):,}"
-    elif size < 1e-3 or size >= 1e6:
-        mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
-        text = f"{mantissa}e{int(exponent)}"
-    else:
-        text = f"{value:,.{digits - 4}f}" if size >= 1000 else f"{value:.{digits}g}"
-    return text.replace("-", "−")
-
-
-def format_threshold(value: Any) -> str:
-    """Write a round number without zeros that would claim precision: `1e−5`, `0.99`."""
-    text = format_number(value)
-    mantissa, separator, exponent = text.partition("e")
-    if not separator or "." not in mantissa:
-        return text
-    return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
-
-
-def format_against(value: Any, threshold: Any) -> str:
-    """Write a value with enough digits that it doesn't round onto a threshold it differs from."""
-    for digits in range(4, 17):
-        text = format_number(value, digits)
-        if value == threshold or text != format_number(threshold, digits):
-            return text
-    return repr(value)
-
-
-def format_seconds(seconds: float) -> str:
-    """Write a duration: `8.4 s`, `3 min 20 s`, `2 h 05 min`."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) for every leaf of a nested config."""
     for name, value in config.items():
@@ -194,16 +146,20 @@ def how(config: Mapping[str, Any]) -> str:
     """Sentences about the decomposition, made of the config fields that are there."""
     fields = ("num_components", "rank", "steps", "batch_size", "seeds")
     count, rank, steps, batch, seeds = (config.get(field) for field in fields)
-    number = "" if count is None else f"{format_number(count)} "
+    number = "" if count is None else f"{report_format.number(count)} "
     text = [f"Its weights were written as a sum of {number}parameter components"]
-    text.append("." if rank is None else f", each of rank at most {format_number(rank)} at a site.")
+    text.append(
+        "." if rank is None else f", each of rank at most {report_format.number(rank)} at a site."
+    )
     if steps is not None and batch is not None:
         text.append(
-            f" They were trained for {format_number(steps)} steps "
-            f"on batches of {format_number(batch)} fresh inputs{_optimiser(config)}."
+            f" They were trained for {report_format.number(steps)} steps "
+            f"on batches of {report_format.number(batch)} fresh inputs{_optimiser(config)}."
         )
     if seeds is not None and seeds > 1:
-        text.append(f" {format_number(seeds)} seeds ran side by side, each from its own start.")
+        text.append(
+            f" {report_format.number(seeds)} seeds ran side by side, each from its own start."
+        )
     return "".join(text)
 
 
@@ -213,14 +169,14 @@ def _optimiser(config: Mapping[str, Any]) -> str:
     if rate is None:
         return ""
     shape = "" if schedule is None else f" ({schedule} schedule)"
-    return f", with Adam at a learning rate of {format_threshold(rate)}{shape}"
+    return f", with Adam at a learning rate of {report_format.threshold(rate)}{shape}"
 
 
 def objective(config: Mapping[str, Any]) -> str:
     """Which components are on for an input, and the loss with its coefficients."""
     terms = {name: c for name, c in (config.get("coefficients") or {}).items() if c}
     loss = " + ".join(
-        (f"{format_threshold(c)} × " if c != 1 else "") + name.replace("_", " ")
+        (f"{report_format.threshold(c)} × " if c != 1 else "") + name.replace("_", " ")
         for name, c in terms.items()
     )
     return (
@@ -233,11 +189,12 @@ def objective(config: Mapping[str, Any]) -> str:
 def _switched_on(config: Mapping[str, Any]) -> str:
     """The sentence about the selection of components."""
     k = config.get("topk")
+    count = report_format.number(k)
     model = "component model" if config.get("attribution_source") == "components" else "target"
     largest = f"the components with the largest attributions (those of the {model})"
     sentences = {
-        "batch": f"In a batch {largest} are switched on, {format_number(k)} per input on average.",
-        "sample": f"For every input {largest} are switched on, {format_number(k)} of them.",
+        "batch": f"In a batch {largest} are switched on, {count} per input on average.",
+        "sample": f"For every input {largest} are switched on, {count} of them.",
         "exact": f"In a batch {largest} are switched on, as many as inputs are active.",
     }
     general = f"For every input {largest} count most."
@@ -289,13 +246,13 @@ def facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         "seeds": "seeds",
     }
     rows = [
-        (label, format_number(config[key]))
+        (label, report_format.number(config[key]))
         for label, key in fields.items()
         if config.get(key) is not None
     ]
     seconds = results["seconds"]
     names = {"target": "target training", "decompose": "decomposition", "evaluate": "evaluation"}
-    rows += [(names.get(key, key), format_seconds(value)) for key, value in seconds.items()]
+    rows += [(names.get(key, key), report_format.seconds(value)) for key, value in seconds.items()]
     machine = results.get("machine")
     if isinstance(machine, Mapping):
         machine = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items())

@@ -302,9 +302,15 @@ class FullDiskTest(CheckpointTestCase):
             checkpointer.save(200, state_at(200), {})  # room again
         self.assertEqual(self.restore().step, 200)
 
-    def test_unwritable(self):
+    @parameterized.parameters(
+        OSError(30, "Read-only file system"),
+        ValueError(
+            f"OUT_OF_RANGE: Error writing{' a long name' * 50}: Read-only file system "
+            f"[tensorstore_spec='{{{'x' * 900}}}'] [os_error_code='30']"
+        ),
+    )
+    def test_unwritable(self, error):
         self.save(100)
-        error = OSError(30, "Read-only file system")
         with (
             mock.patch.object(orbax.checkpoint.CheckpointManager, "save", side_effect=error),
             Checkpointer(self.directory) as checkpointer,

@@ -11,6 +11,7 @@ import json
 import logging as std_logging
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
@@ -72,7 +73,7 @@ class Checkpointer:
             lightweight_initialize=True,  # a broken step must not hide the others
             multiprocessing_options=_alone(),
         )
-        _quiet_orbax()
+        logging.get_absl_logger().addFilter(_not_from_orbax)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
@@ -275,8 +276,12 @@ def _damage() -> Iterator[None]:
 
 
 def _brief(error: Exception) -> str:
-    """Kind of an error, start and end of its text: tensorstore names the reason last."""
+    """Kind of an error, start and end of its text.
+
+    Tensorstore names the reason last, save for long notes `[key='value']` in any order.
+    """
     text = " ".join(str(error).split())
+    text = re.split(r" \[[\w ]+='", text, maxsplit=1)[0]
     text = text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"
     return f"{type(error).__name__}: {text}"
 
@@ -289,10 +294,6 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     )
 
 
-def _quiet_orbax() -> None:
-    """Drop orbax's lines from the absl log: it tells every step, and errors that it also raises."""
-    logging.get_absl_logger().addFilter(_not_from_orbax)
-
-
 def _not_from_orbax(record: std_logging.LogRecord) -> bool:
+    """Whether to keep a line of the log: orbax tells every step, and errors that it also raises."""
     return "orbax" not in pathlib.PurePath(record.pathname).parts
