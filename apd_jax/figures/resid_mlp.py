@@ -95,7 +95,8 @@ def _draw_one_feature(left: Axes, right: Axes, sweeps: FeatureSweeps, feature: i
     left.scatter(places, labels, s=16, marker="x", linewidths=0.8, **label)
     left.scatter(places, outputs, s=16, linewidths=0, **target)
     left.set_title(f"All outputs for $x_{{{feature}}} = 1$, other inputs 0")
-    left.legend(loc="upper right" if feature < len(places) / 2 else "upper left")
+    side = "right" if feature < len(places) / 2 else "left"
+    left.legend(loc=f"center {side}", frameon=True, edgecolor=style.FAINT)  # its marks are no data
     right.plot(sweeps.inputs, sweeps.labels[feature], linestyle="--", **label)
     right.plot(sweeps.inputs, sweeps.target[feature], linewidth=1.8, **target)
     right.set_title(f"Output {feature} as its input varies")
@@ -168,7 +169,7 @@ def feature_errors(per_feature: PerFeature) -> Figure:
         axes.bar(places, target, width=0.9, color=style.ROLE_COLORS["target"], label="Target model")
         axes.set_ylabel("MSE against the labels")
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     step = 1 if len(places) <= 50 else 2
     lower.set_xticks(
         places[::step], per_feature.order[::step], rotation=90, fontsize=6 if step > 1 else 7
