@@ -31,15 +31,15 @@ _KEYS = {
     ),
 }
 _PAPER = {
-    "1": ("1.2e-4", "2.65e-4", "1.36e-3", "8.5e-4"),
-    "2": ("0.9e-4", "4.0e-4", "1.55e-3", "8.3e-4"),
+    "1": ("≈ 1.2e-4", "≈ 2.65e-4", "≈ 1.36e-3", "≈ 8.5e-4"),
+    "2": ("≈ 0.9e-4", "≈ 4.0e-4", "≈ 1.55e-3", "≈ 8.3e-4"),
     "3": (None, None, None, None),
 }
 _LIMITS = {"1": (1.2e-4, 2.65e-4), "2": (0.9e-4, 4.0e-4), "3": (0.9e-4, 4.0e-4)}
 
 
 def published(variant: str) -> list[Published]:
-    """Numbers of the paper for a variant, read off its figures.
+    """Numbers of the paper for a variant; "≈" marks that they are read off its figures.
 
     Raises:
       ValueError: an unknown variant.

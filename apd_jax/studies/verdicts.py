@@ -13,7 +13,7 @@ class Published(NamedTuple):
     Attributes:
       key: the entry of the summary that it is compared with.
       label: its name for a reader.
-      paper: the paper's value, as printed; None where it gives none.
+      paper: the paper's value, as printed or "≈ " as read off a figure; None where it gives none.
       spd: the same for SPD.
       definition: how it is measured.
     """
