@@ -62,11 +62,16 @@ MEASURES = {
         "error with half of the components on at random, minus those of the active features; "
         "should be large",
     ),
+    "random_mse": (
+        "random MSE",
+        "error with half of the components on at random, whatever the input",
+    ),
     "monosemantic_mse": (
         "monosemantic MSE",
         "error of a baseline in which every neuron computes one feature perfectly and the "
         "other features get y = x",
     ),
+    "zero_mse": ("zero MSE", "error of an output of zeros: the target's mean squared output"),
     "antiscrubbed_over_monosemantic": (
         "anti-scrubbed / monosemantic",
         "ratio of the two errors; above 1 the removed components do matter",

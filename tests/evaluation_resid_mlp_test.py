@@ -17,11 +17,15 @@ KEYS = {
     "topk_mse": float,
     "scrubbed_mse": float,
     "antiscrubbed_mse": float,
+    "random_mse": float,
     "monosemantic_mse": float,
+    "zero_mse": float,
     "topk_mse_standard_error": float,
     "scrubbed_mse_standard_error": float,
     "antiscrubbed_mse_standard_error": float,
+    "random_mse_standard_error": float,
     "monosemantic_mse_standard_error": float,
+    "zero_mse_standard_error": float,
     "contribution_cosine": float,
     "features_represented": int,
     "dead": int,
@@ -168,7 +172,7 @@ class ScrubbingTest(parameterized.TestCase):
         rng = np.random.default_rng(0)
         active = rng.random((64, 10)) < 0.2
         feature_map = rng.integers(0, 6, 10)  # features share components, some have none
-        scrubbed, antiscrubbed = map(
+        half, scrubbed, antiscrubbed = map(
             np.asarray,
             scrubbing.scrubbing_masks(
                 jax.random.key(0), jnp.asarray(active), jnp.asarray(feature_map), num_components=8
@@ -181,13 +185,14 @@ class ScrubbingTest(parameterized.TestCase):
                     self.assertTrue(scrubbed[row, c])
                     self.assertFalse(antiscrubbed[row, c])
                 else:
-                    self.assertEqual(scrubbed[row, c], antiscrubbed[row, c])
+                    self.assertEqual(scrubbed[row, c], half[row, c])
+                    self.assertEqual(antiscrubbed[row, c], half[row, c])
 
     def test_half_of_the_components_are_on(self):
-        scrubbed, _ = scrubbing.scrubbing_masks(
-            jax.random.key(0), jnp.zeros((500, 4), bool), jnp.arange(4), num_components=40
+        masks = scrubbing.scrubbing_masks(
+            jax.random.key(0), jnp.ones((500, 4), bool), jnp.arange(4), num_components=40
         )
-        self.assertAlmostEqual(float(scrubbed.mean()), 0.5, delta=0.02)
+        self.assertAlmostEqual(float(masks.random.mean()), 0.5, delta=0.02)
 
     def test_all_features_on(self):
         target = handmade.exact_resid_mlp()
@@ -219,6 +224,8 @@ class ScrubbingTest(parameterized.TestCase):
         np.testing.assert_allclose(samples.scrubbed, 0, atol=1e-6)
         np.testing.assert_allclose(samples.topk, 0, atol=1e-6)
         np.testing.assert_allclose(samples.antiscrubbed, 1 / 4, atol=1e-5)
+        np.testing.assert_allclose(samples.zero, 2**2 / 4, atol=1e-5)
+        self.assertEqual({round(float(v), 4) for v in samples.random}, {0.0, 0.25})
         np.testing.assert_allclose(
             samples.monosemantic, np.where(samples.feature < 2, 0, 1 / 4), atol=1e-5
         )

@@ -75,7 +75,9 @@ def sample_arrays(rng, features: int, size: int) -> ScrubbingSamples:
     counts = rng.integers(0, 3, size)
     errors = {
         name: scale * rng.lognormal(size=size) * counts
-        for name, scale in zip(ScrubbingSamples._fields[3:], (1, 2, 9, 7, 5, 6, 6), strict=True)
+        for name, scale in zip(
+            ScrubbingSamples._fields[3:], (1, 2, 9, 4, 7, 9, 5, 6, 6), strict=True
+        )
     }
     return ScrubbingSamples(
         num_active=counts,

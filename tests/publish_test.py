@@ -24,7 +24,9 @@ KEYS = {
     "resid_mlp": {
         "scrubbed_mse",
         "antiscrubbed_mse",
+        "random_mse",
         "monosemantic_mse",
+        "zero_mse",
         "contribution_cosine",
         "features_represented",
         "dead",

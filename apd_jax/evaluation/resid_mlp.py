@@ -42,7 +42,7 @@ from apd_jax.sites import Target
 
 MAX_ACTIVE = 5
 EXAMPLE_FEATURE = 42
-_MSES = ("topk", "scrubbed", "antiscrubbed", "monosemantic")
+_MSES = ("topk", "scrubbed", "antiscrubbed", "random", "monosemantic", "zero")
 
 
 class ResidualMLPArrays(NamedTuple):

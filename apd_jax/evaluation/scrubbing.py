@@ -39,7 +39,9 @@ class ScrubbingSamples(NamedTuple):
       num_active: [S] int, the number of active features.
       feature: [S] int, the active feature where there is exactly one (else the first, or 0).
       components_active: [S] int, the number of components that batch top-k selects.
-      topk, scrubbed, antiscrubbed, monosemantic: [S] MSE to the target's output.
+      topk, scrubbed, antiscrubbed: [S] MSE to the target's output.
+      random: [S] the same with a random half of the components, whatever the input.
+      monosemantic, zero: [S] the same of the monosemantic baseline, and of an output of zeros.
       label_target, label_topk, label_top1: [S] MSE to the labels of the target, of the components
         that batch top-k selects, and of the component with the largest attribution alone.
     """
@@ -50,10 +52,26 @@ class ScrubbingSamples(NamedTuple):
     topk: Array
     scrubbed: Array
     antiscrubbed: Array
+    random: Array
     monosemantic: Array
+    zero: Array
     label_target: Array
     label_topk: Array
     label_top1: Array
+
+
+class ScrubbingMasks(NamedTuple):
+    """Components that are on, each [B, C] bool; all three from the same draw.
+
+    Attributes:
+      random: a random half.
+      scrubbed: it and the components of the active features.
+      antiscrubbed: it without the components of the active features.
+    """
+
+    random: jax.Array
+    scrubbed: jax.Array
+    antiscrubbed: jax.Array
 
 
 class PerFeature(NamedTuple):
@@ -91,21 +109,18 @@ def feature_component_map(
 
 def scrubbing_masks(
     key: jax.Array, active: jax.Array, feature_map: jax.Array, *, num_components: int
-) -> tuple[jax.Array, jax.Array]:
-    """Draw a random half of the components, plus and minus those of the active features.
+) -> ScrubbingMasks:
+    """Draw a random half of the components, alone, plus and minus those of the active features.
 
     Args:
       key: PRNG key. Each component is in the half with probability 1/2, anew for every row.
       active: [B, F] bool, the active features.
       feature_map: [F] int, the component of each feature.
       num_components: C.
-
-    Returns:
-      (scrubbed, antiscrubbed), each [B, C] bool; both from the same draw.
     """
     half = jax.random.bernoulli(key, 0.5, (active.shape[0], num_components))
     needed = jnp.zeros(half.shape, bool).at[:, feature_map].max(active)
-    return half | needed, half & ~needed
+    return ScrubbingMasks(half, half | needed, half & ~needed)
 
 
 @functools.partial(
@@ -131,9 +146,7 @@ def _sample_batch(
     scores = attributions(target, components, x)
     selected = batch_topk_mask(scores, topk)
     with_mask = functools.partial(masked_apply, target, components, x)
-    scrubbed, antiscrubbed = scrubbing_masks(
-        mask_key, active, feature_map, num_components=scores.shape[1]
-    )
+    masks = scrubbing_masks(mask_key, active, feature_map, num_components=scores.shape[1])
     topk_outputs = with_mask(selected)
     baseline = baseline_outputs(x, labels, num_exact=num_neurons, passthrough=True)
     return ScrubbingSamples(
@@ -141,9 +154,11 @@ def _sample_batch(
         feature=jnp.argmax(active, axis=-1),
         components_active=selected.sum(axis=-1),
         topk=row_mse(topk_outputs, outputs),
-        scrubbed=row_mse(with_mask(scrubbed), outputs),
-        antiscrubbed=row_mse(with_mask(antiscrubbed), outputs),
+        scrubbed=row_mse(with_mask(masks.scrubbed), outputs),
+        antiscrubbed=row_mse(with_mask(masks.antiscrubbed), outputs),
+        random=row_mse(with_mask(masks.random), outputs),
         monosemantic=row_mse(baseline, outputs),
+        zero=row_mse(jnp.zeros_like(outputs), outputs),
         label_target=row_mse(outputs, labels),
         label_topk=row_mse(topk_outputs, labels),
         label_top1=row_mse(with_mask(topk_mask(scores, 1)), labels),

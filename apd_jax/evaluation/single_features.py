@@ -150,14 +150,12 @@ def _ablated_outputs(target, components, feature_map, key, feature, *, num_draws
     one_hot = jax.nn.one_hot(feature, num_features)
     x = jnp.broadcast_to(one_hot, (num_draws, num_features))
     num_components = next(iter(components.values())).U.shape[0]
-    scrubbed, antiscrubbed = scrubbing_masks(
-        key, x != 0, feature_map, num_components=num_components
-    )
+    masks = scrubbing_masks(key, x != 0, feature_map, num_components=num_components)
     nothing = masked_apply(target, components, x[:1], jnp.zeros((1, num_components), bool))
     return (
         (target(x[:1]) - nothing)[0],
-        masked_apply(target, components, x, scrubbed) - nothing,
-        masked_apply(target, components, x, antiscrubbed) - nothing,
+        masked_apply(target, components, x, masks.scrubbed) - nothing,
+        masked_apply(target, components, x, masks.antiscrubbed) - nothing,
     )
 
 
