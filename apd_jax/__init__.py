@@ -9,10 +9,10 @@ from apd_jax.components import Components, Factors, init_components
 from apd_jax.decompose import decompose
 from apd_jax.decomposition import Decomposition, load
 from apd_jax.forward import composed_apply, masked_apply
+from apd_jax.objective import Coefficients, Objective
 from apd_jax.selection import batch_topk_mask, topk_mask
 from apd_jax.settings import Settings
 from apd_jax.sites import Target, linear
-from apd_jax.train_step import Coefficients, Objective
 
 __all__ = [
     "Coefficients",

@@ -6,9 +6,9 @@ An experiment's own file in configs/ starts from `base_config` and sets its numb
 import ml_collections
 from ml_collections import config_dict
 
+from apd_jax.objective import Coefficients, Objective
 from apd_jax.settings import Settings
 from apd_jax.targets.pretrain import Task, Training
-from apd_jax.train_step import Coefficients, Objective
 
 # Fields that may differ between the commands of one run: they don't change its numbers.
 FREE_FIELDS = ("checkpoint_every", "max_to_keep", "tensorboard", "wandb")

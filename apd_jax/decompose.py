@@ -14,9 +14,10 @@ import numpy as np
 from apd_jax import loop, optimizers, sites, train_step
 from apd_jax.components import init_components
 from apd_jax.decomposition import Decomposition
+from apd_jax.objective import Coefficients, Objective
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
-from apd_jax.train_step import Coefficients, Objective, TrainState
+from apd_jax.train_step import TrainState
 
 SampleBatch = Callable[[jax.Array, int], jax.Array]
 

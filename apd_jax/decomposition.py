@@ -10,14 +10,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from apd_jax import attributions, forward, train_step
+from apd_jax import attributions, forward
 from apd_jax.components import Components, Factors
+from apd_jax.objective import Coefficients, Objective
 from apd_jax.runtime import export
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
-from apd_jax.train_step import Coefficients, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +43,7 @@ class Decomposition:
 
     def mask(self, x: jax.Array) -> jax.Array:
         """The active components on a batch, [B, C] bool, by the rule of the training."""
-        scores = self.attributions(x)
-        if self.settings.objective.topk is None and self.settings.objective.selection != "exact":
-            return jnp.ones(scores.shape, bool)
-        return train_step.select(self.settings.objective, scores, x).mask
+        return self.settings.objective.select(self.attributions(x), x).mask
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Output with the active components alone, `f(x, κ(x))`, [B, O]."""

@@ -37,13 +37,13 @@ class SparseFeatures:
     def __post_init__(self):
         if self.num_features < 1:
             raise ValueError(f"num_features must be at least 1, got {self.num_features}")
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"probability must be in [0, 1], got {self.probability}")
+        if not 0 < self.probability <= 1:
+            raise ValueError(f"probability must be in (0, 1], got {self.probability}")
         if self.mode not in ("independent", "exactly_n"):
             raise ValueError(f"mode must be 'independent' or 'exactly_n', got {self.mode!r}")
-        if self.mode == "exactly_n" and not 0 <= self.num_active <= self.num_features:
+        if self.mode == "exactly_n" and not 1 <= self.num_active <= self.num_features:
             raise ValueError(
-                f"num_active must be in [0, {self.num_features}], got {self.num_active}"
+                f"num_active must be in [1, {self.num_features}], got {self.num_active}"
             )
         if not self.value_range[0] < self.value_range[1]:
             raise ValueError(f"value_range must be (low, high), low < high; got {self.value_range}")
@@ -53,6 +53,8 @@ class SparseFeatures:
         if not all(self.synced):
             raise ValueError(f"synced groups must not be empty, got {self.synced}")
         members = [feature for group in self.synced for feature in group]
+        if not all(isinstance(feature, int) for feature in members):
+            raise ValueError(f"synced groups hold the indices of features, got {self.synced}")
         outside = [feature for feature in members if not 0 <= feature < self.num_features]
         if outside:
             raise ValueError(

@@ -16,10 +16,6 @@ _TARGETS = {
         "The target is a toy model of superposition, y = ReLU(x W Wᵀ + b): more sparse features "
         "than hidden dimensions."
     ),
-    "resid_mlp": (
-        "The target is a residual MLP that was trained to output x + ReLU(x) for each of many "
-        "sparse input features, with fewer neurons than features."
-    ),
     "gated_functions": (
         "The target is a hand-coded network of gated functions: each control bit switches on one "
         "function of x, and every neuron belongs to exactly one function, so the true "
@@ -144,7 +140,24 @@ def title(results: Mapping[str, Any]) -> str:
 
 def what(results: Mapping[str, Any]) -> str:
     """One sentence about the kind of target."""
+    if results["name"] == "resid_mlp":
+        return _residual_mlp(results["config"].get("target") or {})
     return _TARGETS.get(str(results["name"]), f"The target is a network named {results['name']}.")
+
+
+def _residual_mlp(target: Mapping[str, Any]) -> str:
+    """The sentence about a residual MLP, made of the config fields that are there."""
+    inside = "x" if target.get("label_seed") is None else "c·x"
+    activation = {"gelu": "GELU"}.get(str(target.get("activation")), "ReLU")
+    labels = f"|{inside}|" if target.get("label_kind") == "abs" else f"x + {activation}({inside})"
+    drawn = "" if inside == "x" else ", with c drawn between 1 and 2 for each"
+    count, neurons = target.get("num_features"), target.get("neurons")
+    size = "" if neurons is None else f" with {report_format.number(sum(neurons))} neurons"
+    features = "many" if count is None else report_format.number(count)
+    return (
+        f"The target is a residual MLP{size} that was trained to output {labels} for each of "
+        f"{features} sparse input features{drawn}."
+    )
 
 
 def how(config: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import dataclasses
 import optax
 
 from apd_jax import optimizers
-from apd_jax.train_step import Objective
+from apd_jax.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from apd_jax import attributions, losses, optimizers, sites, train_step
 from apd_jax.decompose import SampleBatch
+from apd_jax.objective import Objective
 from apd_jax.settings import Settings
-from apd_jax.train_step import Objective
 from benchmarks import timing, work
 from benchmarks.timing import Stage, Values
 
@@ -33,7 +33,7 @@ def make_stages(settings: Settings, sample_batch: SampleBatch) -> dict[str, Stag
         return {"outputs": outputs, "records": records}
 
     def select(values: Values) -> Values:
-        return {"chosen": train_step.select(objective, values["scores"], values["x"])}
+        return {"chosen": objective.select(values["scores"], values["x"])}
 
     return {
         "sampling": sampling,

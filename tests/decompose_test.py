@@ -13,9 +13,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import loop, train_step
+from apd_jax import loop
 from apd_jax.decompose import init_states, make_step
 from apd_jax.inputs import SparseFeatures
+from apd_jax.objective import Objective
 from apd_jax.settings import Settings
 from apd_jax.targets import pretrain
 from apd_jax.targets.tms import TMS, TMSTask
@@ -194,7 +195,7 @@ class PrecisionTest(parameterized.TestCase):
     def test_decomposition(self, precision, route):
         target = networks.mlp()
         coefficients = apd_jax.Coefficients(minimality=1.0, simplicity=1.0, output=1.0)
-        objective = train_step.Objective(
+        objective = Objective(
             coefficients, topk=1.0, masked_route=route, matmul_precision=precision
         )
         settings = Settings(

@@ -38,14 +38,14 @@ KEYS = {
 evaluate = functools.partial(
     resid_mlp.evaluate_resid_mlp,
     key=jax.random.key(0),
-    topk=1.0,
+    objective=handmade.objective(),
     batch_size=32,
     num_samples=64,
     num_label_samples=64,
 )
 
 
-def samples_of(target, components, feature_map, distribution, *, topk=1.0, num_neurons=2):
+def samples_of(target, components, feature_map, distribution, *, num_neurons=2, **rule):
     """Samples of the exact network, small."""
     return scrubbing.scrubbing_samples(
         target,
@@ -54,7 +54,7 @@ def samples_of(target, components, feature_map, distribution, *, topk=1.0, num_n
         jnp.asarray(feature_map),
         key=jax.random.key(1),
         distribution=distribution,
-        topk=topk,
+        objective=handmade.objective(**rule),
         num_neurons=num_neurons,
         batch_size=32,
         num_samples=70,
@@ -152,7 +152,10 @@ class ScrubbingTest(parameterized.TestCase):
         order = [2, 0, 3, 1]
         components = handmade.neuron_components(np.eye(4)[order])
         mapped = scrubbing.feature_component_map(
-            handmade.exact_resid_mlp(), components, num_features=4
+            handmade.exact_resid_mlp(),
+            components,
+            num_features=4,
+            objective=handmade.objective(),
         )
         np.testing.assert_array_equal(mapped, np.argsort(order))
 
@@ -164,6 +167,7 @@ class ScrubbingTest(parameterized.TestCase):
             handmade.exact_resid_mlp(),
             handmade.neuron_components(np.eye(4)),
             num_features=4,
+            objective=handmade.objective(),
             attributions=backwards,
         )
         np.testing.assert_array_equal(mapped, [0, 0, 0, 0])
@@ -175,9 +179,11 @@ class ScrubbingTest(parameterized.TestCase):
         half, scrubbed, antiscrubbed = map(
             np.asarray,
             scrubbing.scrubbing_masks(
-                jax.random.key(0), jnp.asarray(active), jnp.asarray(feature_map), num_components=8
+                jax.random.key(0), jnp.asarray(active), jnp.asarray(feature_map), jnp.arange(8) == 7
             ),
         )
+        for mask in (half, scrubbed, antiscrubbed):
+            self.assertTrue(mask[:, 7].all())
         for row in range(64):
             needed = {feature_map[f] for f in range(10) if active[row, f]}
             for c in range(8):
@@ -190,7 +196,7 @@ class ScrubbingTest(parameterized.TestCase):
 
     def test_half_of_the_components_are_on(self):
         masks = scrubbing.scrubbing_masks(
-            jax.random.key(0), jnp.ones((500, 4), bool), jnp.arange(4), num_components=40
+            jax.random.key(0), jnp.ones((500, 4), bool), jnp.arange(4), jnp.zeros(40, bool)
         )
         self.assertAlmostEqual(float(masks.random.mean()), 0.5, delta=0.02)
 
@@ -247,6 +253,40 @@ class ScrubbingTest(parameterized.TestCase):
         np.testing.assert_allclose(samples.label_top1, 0.75**2 / 4, atol=1e-5)
         values = {0.0, round(0.75**2 / 4, 4)}
         self.assertEqual({round(float(v), 4) for v in samples.scrubbed}, values)
+
+    @parameterized.parameters(
+        ({"topk": 2.0, "selection": "sample"}, 2),
+        ({"topk": None, "selection": "exact"}, 1),
+        ({"topk": None}, 4),
+        ({"distil": True}, 2),
+    )
+    def test_the_rule_of_the_training_selects(self, rule, active):
+        target, components = handmade.exact_resid_mlp(), handmade.neuron_components(np.eye(4))
+        samples = samples_of(target, components, range(4), handmade.ones(4, 1), **rule)
+        self.assertAlmostEqual(samples.components_active.mean(), active)
+        if not rule.get("distil"):
+            np.testing.assert_allclose(samples.topk, 0, atol=1e-6)
+
+    def test_a_component_that_is_always_active_is_not_scrubbed(self):
+        target, components = handmade.exact_resid_mlp(), handmade.neuron_components(np.eye(4))
+        mapped = scrubbing.feature_component_map(
+            target, components, num_features=4, objective=handmade.objective(distil=True)
+        )
+        np.testing.assert_array_equal(mapped[:3], [0, 1, 2])
+        self.assertLess(mapped[3], 3)
+        samples = samples_of(target, components, mapped, handmade.ones(4, 1), distil=True)
+        expected = np.where(samples.feature == 3, 0, 1 / 4)
+        np.testing.assert_allclose(samples.antiscrubbed, expected, atol=1e-5)
+        np.testing.assert_allclose(samples.label_top1, 0, atol=1e-6)
+        sweeps = single_features.feature_sweeps(
+            target,
+            components,
+            resid_mlp.relu_labels,
+            mapped,
+            objective=handmade.objective(distil=True),
+        )
+        np.testing.assert_allclose(sweeps.no_component_mse[3], 0, atol=1e-6)
+        self.assertTrue(np.all(sweeps.no_component_mse[:3] > 0.01))
 
     def test_per_feature_equals_a_literal_loop(self):
         rng = np.random.default_rng(0)
@@ -305,6 +345,7 @@ class SingleFeaturesTest(parameterized.TestCase):
             handmade.neuron_components(np.eye(4)),
             resid_mlp.relu_labels,
             jnp.arange(4),
+            objective=handmade.objective(),
             num_points=5,
         )
         curve = np.array([-1, -0.5, 0, 1, 2])
@@ -327,6 +368,7 @@ class SingleFeaturesTest(parameterized.TestCase):
             handmade.neuron_components(shares),
             resid_mlp.relu_labels,
             jnp.arange(3),
+            objective=handmade.objective(),
         )
         missing = (1 - share**2) ** 2
         np.testing.assert_allclose(
@@ -340,6 +382,7 @@ class SingleFeaturesTest(parameterized.TestCase):
             handmade.neuron_components(np.eye(3)),
             resid_mlp.relu_labels,
             jnp.array([0, 2, 1]),
+            objective=handmade.objective(),
         )
         self.assertEqual(sweeps.held.tolist(), [True, False, False])
         np.testing.assert_allclose(sweeps.top1_mse, 0, atol=1e-6)
@@ -352,6 +395,7 @@ class SingleFeaturesTest(parameterized.TestCase):
             key=jax.random.key(0),
             feature=2,
             num_features=4,
+            objective=handmade.objective(),
             num_draws=20,
             batch_size=8,
         )
@@ -370,6 +414,7 @@ class SingleFeaturesTest(parameterized.TestCase):
             key=jax.random.key(0),
             feature=1,
             num_features=4,
+            objective=handmade.objective(),
             num_draws=4000,
         )
         self.assertAlmostEqual(response.scrubbed_mean[1], (1 + 1 / 4) / 2, delta=0.02)
@@ -385,12 +430,13 @@ class SingleFeaturesTest(parameterized.TestCase):
                 key=jax.random.key(0),
                 feature=4,
                 num_features=4,
+                objective=handmade.objective(),
             )
 
 
 class LabelErrorsTest(parameterized.TestCase):
-    def errors(self, shares, distribution, **overrides):
-        settings = {"topk": 1.0, "max_active": 5, "num_exact": 2, "passthrough": True}
+    def errors(self, shares, distribution, topk=1.0, **overrides):
+        settings = {"max_active": 5, "num_exact": 2, "passthrough": True}
         return reconstruction.label_errors(
             handmade.exact_resid_mlp(),
             handmade.neuron_components(shares),
@@ -399,6 +445,7 @@ class LabelErrorsTest(parameterized.TestCase):
             distribution=distribution,
             batch_size=32,
             num_samples=4000,
+            objective=handmade.objective(topk),
             **(settings | overrides),
         )
 

@@ -18,7 +18,11 @@ KEYS = {
     "solved": bool,
 }
 evaluate = functools.partial(
-    tms.evaluate_tms, key=jax.random.key(0), topk=1.0, batch_size=32, num_samples=64
+    tms.evaluate_tms,
+    key=jax.random.key(0),
+    objective=handmade.objective(),
+    batch_size=32,
+    num_samples=64,
 )
 
 

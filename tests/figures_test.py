@@ -248,9 +248,13 @@ class FiguresTest(parameterized.TestCase):
     def test_bars_are_sorted_by_the_target(self):
         _, arrays = resid_mlp_arrays(50, (10,), 50)
         for axes in resid_mlp.feature_errors(arrays.per_feature).axes:
-            topk, target = ([bar.get_height() for bar in bars] for bars in axes.containers)
-            self.assertEqual(target, sorted(target))
+            topk, target, better = (
+                np.array([bar.get_height() for bar in bars]) for bars in axes.containers
+            )
+            np.testing.assert_array_equal(target, np.sort(target))
             self.assertLen(topk, 50)
+            self.assertTrue(np.any(topk < target))
+            np.testing.assert_array_equal(better, np.where(topk < target, topk, np.nan))
 
     @parameterized.parameters(
         ([1.0, 0.5, 0.0], [1.0, 0.5, 0.0]),

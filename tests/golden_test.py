@@ -10,6 +10,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import forward, losses, optimizers, sites, train_step
+from apd_jax.objective import Coefficients, Objective
 
 MODES = ("forward", "reverse")
 SOURCES = ("target", "components")
@@ -148,8 +149,8 @@ class GradientTest(parameterized.TestCase):
     def test_lp_objective(self, name, mode):
         case = golden.load(name)
         lp = case.meta["lp"]
-        objective = train_step.Objective(
-            coefficients=train_step.Coefficients(
+        objective = Objective(
+            coefficients=Coefficients(
                 faithfulness=lp["faithfulness"],
                 lp_minimality=lp["lp_minimality"],
                 lp_simplicity=lp["lp_simplicity"],

@@ -7,6 +7,7 @@ import numpy as np
 
 from apd_jax.components import Components, Factors
 from apd_jax.inputs import SparseFeatures
+from apd_jax.objective import Coefficients, Objective
 from apd_jax.sites import Target
 from apd_jax.targets.resid_mlp import ResidualMLP
 from apd_jax.targets.tms import TMS
@@ -25,6 +26,11 @@ def resid_mlp(
         num_features=embed.shape[0], d_resid=width, neurons=tuple(w.shape[1] for w in w_in)
     )
     return Target.from_flax(module, {"params": _float32(params)})
+
+
+def objective(topk: float | None = 1.0, **options) -> Objective:
+    """The rule by which components are active; by default one a row, in the batch."""
+    return Objective(Coefficients(), topk, **options)
 
 
 def exact_resid_mlp(features: int = 4) -> Target:

@@ -48,9 +48,8 @@ class IndependentTest(parameterized.TestCase):
         within(correlation, 0, 1, SAMPLES)
         within(np.corrcoef(active[1:, 0], active[:-1, 0])[0, 1], 0, 1, SAMPLES)
 
-    @parameterized.parameters(0.0, 1e-12)
-    def test_never(self, probability):
-        self.assertFalse(draw(100, probability=probability).any())
+    def test_almost_never(self):
+        self.assertFalse(draw(100, probability=1e-12).any())
 
     def test_keys(self):
         np.testing.assert_array_equal(draw(5, probability=1.0), draw(5, probability=1.0))
@@ -58,7 +57,7 @@ class IndependentTest(parameterized.TestCase):
 
 
 class ExactlyTest(parameterized.TestCase):
-    @parameterized.parameters(0, 1, 4, 6)
+    @parameterized.parameters(1, 4, 6)
     def test_number_active(self, number):
         x = draw(
             2000, probability=0.5, mode="exactly_n", num_active=number, value_range=(-1.0, 1.0)
@@ -66,8 +65,7 @@ class ExactlyTest(parameterized.TestCase):
         np.testing.assert_array_equal((x != 0).sum(axis=1), np.full(2000, number))
         share = number / 6
         within((x != 0).mean(axis=0), share, np.sqrt(share * (1 - share)), 2000)
-        if number:
-            within(x[x != 0].mean(), 0, 1 / np.sqrt(3), 2000 * number)
+        within(x[x != 0].mean(), 0, 1 / np.sqrt(3), 2000 * number)
 
 
 class SyncedTest(absltest.TestCase):
@@ -88,17 +86,19 @@ class SyncedTest(absltest.TestCase):
 class BadInputTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"num_features": 0}, "num_features must be at least 1, got 0"),
-        ({"probability": -0.1}, r"probability must be in \[0, 1\], got -0.1"),
-        ({"probability": 1.5}, r"probability must be in \[0, 1\], got 1.5"),
-        ({"probability": float("nan")}, r"probability must be in \[0, 1\], got nan"),
+        ({"probability": -0.1}, r"probability must be in \(0, 1\], got -0.1"),
+        ({"probability": 0.0}, r"probability must be in \(0, 1\], got 0.0"),
+        ({"probability": 1.5}, r"probability must be in \(0, 1\], got 1.5"),
+        ({"probability": float("nan")}, r"probability must be in \(0, 1\], got nan"),
         ({"mode": "some"}, "mode must be 'independent' or 'exactly_n', got 'some'"),
-        ({"mode": "exactly_n", "num_active": 7}, r"num_active must be in \[0, 6\], got 7"),
-        ({"mode": "exactly_n", "num_active": -1}, r"num_active must be in \[0, 6\], got -1"),
+        ({"mode": "exactly_n", "num_active": 7}, r"num_active must be in \[1, 6\], got 7"),
+        ({"mode": "exactly_n", "num_active": 0}, r"num_active must be in \[1, 6\], got 0"),
         ({"value_range": (1.0, 1.0)}, r"low < high; got \(1.0, 1.0\)"),
         ({"synced": ((0, 6),)}, r"synced features \[6\] are out of range; there are 6"),
         ({"synced": ((-1, 2),)}, r"synced features \[-1\] are out of range"),
         ({"synced": ((0, 1), (1, 2))}, r"overlap in features \[1\]"),
         ({"synced": ((3, 3),)}, r"overlap in features \[3\]"),
+        ({"synced": ((0.5, 1),)}, r"indices of features, got \(\(0.5, 1\),\)"),
         ({"synced": ((0, 1), ())}, "synced groups must not be empty"),
         ({"synced": ((0, 1),), "mode": "exactly_n"}, "synced groups need mode 'independent'"),
     )

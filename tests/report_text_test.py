@@ -44,6 +44,16 @@ class WordsTest(parameterized.TestCase):
         self.assertIn("(those of the target)", text)
 
     @parameterized.parameters(
+        ({}, r"a residual MLP that was trained to output x \+ ReLU\(x\) for each of many sparse"),
+        ({"num_features": 100, "neurons": (25, 25)}, "with 50 neurons .+ each of 100 sparse"),
+        ({"label_kind": "abs"}, r"output \|x\| for"),
+        ({"activation": "gelu", "label_seed": 3}, r"x \+ GELU\(c·x\) .+ with c drawn between"),
+    )
+    def test_what_a_residual_mlp_was_trained_for(self, target, expected):
+        results = {"name": "resid_mlp", "config": {"target": target}}
+        self.assertRegex(report_text.what(results), expected)
+
+    @parameterized.parameters(
         ([True], "The one seed solved it."),
         ([False], "The one seed did not solve it."),
         ([True, True], "All 2 seeds solved it."),

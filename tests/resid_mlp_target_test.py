@@ -140,6 +140,9 @@ class LabelTest(parameterized.TestCase):
         ({"embedding": "identity"}, "needs d_resid == num_features, got 6 and 4"),
         ({"label_kind": "relu"}, "label_kind must be .+ got 'relu'"),
         ({"importance": (1.0, 1.0)}, "importance needs one value .+ 4 features, got 2"),
+        ({"importance": (1.0, -1.0, 1.0, 1.0)}, "importance .+ none negative .+ -1.0"),
+        ({"importance": (1.0, float("nan"), 1.0, 1.0)}, "importance needs finite weights.+ nan"),
+        ({"importance": (0.0,) * 4}, "importance .+ not all 0"),
         ({"label_coefficients": (1.0,) * 5}, "label_coefficients needs one value .+ got 5"),
         ({"module": ResidualMLP(5, 6, (3,))}, "has 5 features, its inputs 4"),
     )

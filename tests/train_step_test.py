@@ -15,8 +15,8 @@ from apd_jax import attributions, loop, optimizers, train_step
 from apd_jax.components import normalise_reads, project_gradient
 from apd_jax.decompose import init_states, make_step
 from apd_jax.inputs import SparseFeatures
+from apd_jax.objective import Coefficients, Objective
 from apd_jax.settings import Settings
-from apd_jax.train_step import Coefficients, Objective
 
 TOPK = Objective(Coefficients(faithfulness=1, minimality=1, simplicity=0.5), topk=1.3)
 LP = Objective(Coefficients(faithfulness=1, lp_minimality=0.7, lp_simplicity=0.3), topk=None)
@@ -130,7 +130,7 @@ class SelectTest(parameterized.TestCase):
     )
     def test_rules(self, rule, k, distil, expected):
         objective = Objective(Coefficients(), topk=k, selection=rule, distil=distil)
-        chosen = train_step.select(objective, self.scores, self.x)
+        chosen = objective.select(self.scores, self.x)
         mask, pairs = chosen
         np.testing.assert_array_equal(mask, np.array(expected, bool))
         np.testing.assert_array_equal(chosen.counts(), np.sum(expected, axis=0))

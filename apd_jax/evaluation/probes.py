@@ -3,6 +3,7 @@
 Letters: B batch, C components, F features, O outputs.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,6 @@ import numpy as np
 from apd_jax.decompose import SampleBatch
 from apd_jax.decomposition import Decomposition
 from apd_jax.forward import masked_apply
-from apd_jax.selection import batch_topk_mask
 
 
 class Probes(NamedTuple):
@@ -52,7 +52,8 @@ def probe(
     """
     x = jnp.eye(num_features)
     scores = decomposition.attributions(x)
-    mask = batch_topk_mask(scores, 1)
+    objective = decomposition.settings.objective
+    mask = dataclasses.replace(objective, selection="batch", topk=1).select(scores, x).mask
 
     @jax.jit
     def share(batch_key):

@@ -16,7 +16,7 @@ from apd_jax.attributions import gradient_attributions
 from apd_jax.components import Components
 from apd_jax.forward import masked_apply
 from apd_jax.inputs import SparseFeatures
-from apd_jax.selection import batch_topk_mask, topk_mask
+from apd_jax.objective import Objective
 from apd_jax.sites import PyTree, Target
 
 AttributionFn = Callable[[Target, Components, jax.Array], jax.Array]
@@ -30,8 +30,8 @@ class LabelErrors(NamedTuple):
       num_active: [G] int, the number of active features in the group; 0 stands for the training
         distribution, of which rows without any active feature are left out.
       target: [G] the target network.
-      topk: [G] the active components only: batch top-k on the training distribution, the `n`
-        largest attributions of each row on rows with exactly `n` active features.
+      topk: [G] the active components only: by the rule of the training on its distribution, the
+        `n` largest attributions of each row on rows with exactly `n` active features.
       baseline: [G] the monosemantic baseline (see `baseline_outputs`).
     """
 
@@ -166,7 +166,7 @@ def label_errors(
     *,
     key: jax.Array,
     distribution: SparseFeatures,
-    topk: float,
+    objective: Objective,
     max_active: int,
     num_exact: int,
     passthrough: bool,
@@ -182,7 +182,7 @@ def label_errors(
       label_fn: [B, F] inputs -> [B, F] labels.
       key: PRNG key.
       distribution: the training distribution of the inputs.
-      topk: active components per row of a batch drawn from the training distribution.
+      objective: whose rule selects components on batches drawn from the training distribution.
       max_active: the largest number of active features to measure (at most F is used).
       num_exact: see `baseline_outputs`.
       passthrough: see `baseline_outputs`.
@@ -203,8 +203,9 @@ def label_errors(
             drawn = dataclasses.replace(drawn, mode="exactly_n", num_active=num_active, synced=())
         x = drawn(key, batch_size)
         scores = attribution_scores(target, components, x, attributions=attributions)
-        few = min(num_active, scores.shape[1])
-        mask = topk_mask(scores, few) if num_active else batch_topk_mask(scores, topk)
+        few = min(num_active, scores.shape[1] - objective.distil)
+        rule = objective.per_row(few) if num_active else objective
+        mask = rule.select(scores, x).mask
         return _label_rows(
             target, components, label_fn, x, mask, num_exact=num_exact, passthrough=passthrough
         )

@@ -38,6 +38,7 @@ from apd_jax.evaluation.single_features import (
     feature_sweeps,
 )
 from apd_jax.inputs import SparseFeatures
+from apd_jax.objective import Objective
 from apd_jax.sites import Target
 
 MAX_ACTIVE = 5
@@ -78,7 +79,7 @@ def evaluate_resid_mlp(
     components: Components,
     *,
     key: jax.Array,
-    topk: float,
+    objective: Objective,
     label_fn: LabelFn = relu_labels,
     distribution: SparseFeatures | None = None,
     batch_size: int = 256,
@@ -94,7 +95,7 @@ def evaluate_resid_mlp(
       target: the residual MLP, [B, F] -> [B, F].
       components: components of all of its MLP matrices.
       key: PRNG key; the same key gives the same numbers.
-      topk: active components per row, for batch top-k.
+      objective: what the components were trained with; its rule selects those that are active.
       label_fn: [B, F] inputs -> [B, F] what the target was trained to output.
       distribution: what the inputs are drawn from; by default independent features, active with
         p=0.01 and uniform in [-1, 1].
@@ -115,8 +116,8 @@ def evaluate_resid_mlp(
     num_features, num_neurons = contributions.target.shape
     distribution = distribution or SparseFeatures(num_features, 0.01, (-1.0, 1.0))
     check_width(distribution, num_features)
-    shared: dict[str, Any] = {"attributions": attributions}
-    sampled = {**shared, "distribution": distribution, "topk": topk, "batch_size": batch_size}
+    shared: dict[str, Any] = {"objective": objective, "attributions": attributions}
+    sampled = {**shared, "distribution": distribution, "batch_size": batch_size}
     sample_key, ablation_key, label_key = (jax.random.fold_in(key, i) for i in range(3))
 
     feature_map = feature_component_map(target, components, num_features=num_features, **shared)
@@ -143,6 +144,7 @@ def evaluate_resid_mlp(
             key=ablation_key,
             feature=min(EXAMPLE_FEATURE, num_features - 1),
             num_features=num_features,
+            objective=objective,
             batch_size=batch_size,
         ),
         label_errors=label_errors(

@@ -26,7 +26,7 @@ from apd_jax.evaluation.reconstruction import (
 )
 from apd_jax.forward import masked_apply
 from apd_jax.inputs import SparseFeatures
-from apd_jax.selection import batch_topk_mask, topk_mask
+from apd_jax.objective import Objective
 from apd_jax.sites import Target
 
 Array = np.ndarray | jax.Array
@@ -38,12 +38,12 @@ class ScrubbingSamples(NamedTuple):
     Attributes:
       num_active: [S] int, the number of active features.
       feature: [S] int, the active feature where there is exactly one (else the first, or 0).
-      components_active: [S] int, the number of components that batch top-k selects.
+      components_active: [S] int, the number of components that the training's rule selects.
       topk, scrubbed, antiscrubbed: [S] MSE to the target's output.
       random: [S] the same with a random half of the components, whatever the input.
       monosemantic, zero: [S] the same of the monosemantic baseline, and of an output of zeros.
       label_target, label_topk, label_top1: [S] MSE to the labels of the target, of the components
-        that batch top-k selects, and of the component with the largest attribution alone.
+        that the training's rule selects, and of the component with the largest attribution alone.
     """
 
     num_active: Array
@@ -82,7 +82,7 @@ class PerFeature(NamedTuple):
     Attributes:
       num_samples: [F] int, the number of such samples.
       label_target, label_topk, label_top1: [F] mean MSE to the labels (see `ScrubbingSamples`).
-      components_active: [F] mean number of components that batch top-k selects.
+      components_active: [F] mean number of components that the training's rule selects.
       order: [F] int, features sorted by `label_target`.
     """
 
@@ -99,16 +99,21 @@ def feature_component_map(
     components: Components,
     *,
     num_features: int,
+    objective: Objective,
     attributions: AttributionFn = gradient_attributions,
 ) -> jax.Array:
-    """Return [F] int32: the component with the largest attribution for each one-hot input."""
+    """Return [F] int32: the component with the largest attribution for each one-hot input.
+
+    A component that is always active is no candidate.
+    """
     one_hot = jnp.eye(num_features)
     scores = attribution_scores(target, components, one_hot, attributions=attributions)
-    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    counted = scores[:, : scores.shape[1] - objective.distil]
+    return jnp.argmax(counted, axis=-1).astype(jnp.int32)
 
 
 def scrubbing_masks(
-    key: jax.Array, active: jax.Array, feature_map: jax.Array, *, num_components: int
+    key: jax.Array, active: jax.Array, feature_map: jax.Array, always: jax.Array
 ) -> ScrubbingMasks:
     """Draw a random half of the components, alone, plus and minus those of the active features.
 
@@ -116,15 +121,16 @@ def scrubbing_masks(
       key: PRNG key. Each component is in the half with probability 1/2, anew for every row.
       active: [B, F] bool, the active features.
       feature_map: [F] int, the component of each feature.
-      num_components: C.
+      always: [C] bool, the components that are on whatever the draw.
     """
-    half = jax.random.bernoulli(key, 0.5, (active.shape[0], num_components))
+    half = always | jax.random.bernoulli(key, 0.5, (active.shape[0], always.size))
     needed = jnp.zeros(half.shape, bool).at[:, feature_map].max(active)
     return ScrubbingMasks(half, half | needed, half & ~needed)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("distribution", "batch_size", "topk", "num_neurons", "attributions")
+    jax.jit,
+    static_argnames=("distribution", "batch_size", "objective", "num_neurons", "attributions"),
 )
 def _sample_batch(
     target: Target,
@@ -135,7 +141,7 @@ def _sample_batch(
     *,
     distribution: SparseFeatures,
     batch_size: int,
-    topk: float,
+    objective: Objective,
     num_neurons: int,
     attributions: AttributionFn,
 ) -> ScrubbingSamples:
@@ -144,9 +150,10 @@ def _sample_batch(
     x = distribution(input_key, batch_size)
     active, labels, outputs = x != 0, label_fn(x), target(x)
     scores = attributions(target, components, x)
-    selected = batch_topk_mask(scores, topk)
+    selected = objective.select(scores, x).mask
     with_mask = functools.partial(masked_apply, target, components, x)
-    masks = scrubbing_masks(mask_key, active, feature_map, num_components=scores.shape[1])
+    always = objective.always_active(scores.shape[1])
+    masks = scrubbing_masks(mask_key, active, feature_map, always)
     topk_outputs = with_mask(selected)
     baseline = baseline_outputs(x, labels, num_exact=num_neurons, passthrough=True)
     return ScrubbingSamples(
@@ -161,7 +168,7 @@ def _sample_batch(
         zero=row_mse(jnp.zeros_like(outputs), outputs),
         label_target=row_mse(outputs, labels),
         label_topk=row_mse(topk_outputs, labels),
-        label_top1=row_mse(with_mask(topk_mask(scores, 1)), labels),
+        label_top1=row_mse(with_mask(objective.per_row(1).select(scores, x).mask), labels),
     )
 
 
@@ -173,7 +180,7 @@ def scrubbing_samples(
     *,
     key: jax.Array,
     distribution: SparseFeatures,
-    topk: float,
+    objective: Objective,
     num_neurons: int,
     batch_size: int,
     num_samples: int,
@@ -191,7 +198,7 @@ def scrubbing_samples(
       feature_map: [F] int, the component of each feature.
       key: PRNG key.
       distribution: the training distribution of the inputs.
-      topk: active components per row, for batch top-k.
+      objective: whose rule selects the active components.
       num_neurons: features that the monosemantic baseline gets exactly right.
       batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
       num_samples: S, rounded up to whole batches.
@@ -208,7 +215,7 @@ def scrubbing_samples(
         feature_map,
         distribution=distribution,
         batch_size=batch_size,
-        topk=topk,
+        objective=objective,
         num_neurons=num_neurons,
         attributions=attributions,
     )

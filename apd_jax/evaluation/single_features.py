@@ -15,7 +15,7 @@ from apd_jax.components import Components
 from apd_jax.evaluation.reconstruction import AttributionFn, LabelFn, num_batches
 from apd_jax.evaluation.scrubbing import scrubbing_masks
 from apd_jax.forward import masked_apply
-from apd_jax.selection import topk_mask
+from apd_jax.objective import Objective
 from apd_jax.sites import Target
 
 SINGLE_COMPONENT_SHARE = 0.1
@@ -72,17 +72,29 @@ class AblationResponse(NamedTuple):
     antiscrubbed_std: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames=("num_features", "attributions"))
-def _sweep(target, components, label_fn, points, feature, component, *, num_features, attributions):
+@functools.partial(jax.jit, static_argnames=("num_features", "objective", "attributions"))
+def _sweep(
+    target,
+    components,
+    label_fn,
+    points,
+    feature,
+    component,
+    *,
+    num_features,
+    objective,
+    attributions,
+):
     """The sweep of one feature: its row in each array of `FeatureSweeps`."""
     x = points[:, None] * jax.nn.one_hot(feature, num_features)
     one_hot = jax.nn.one_hot(feature, num_features)[None]
     outputs = target(x)
     scores = attributions(target, components, x)
-    single = jnp.broadcast_to(jnp.arange(scores.shape[1]) == component, scores.shape)
+    always = jnp.broadcast_to(objective.always_active(scores.shape[1]), scores.shape)
+    single = always | (jnp.arange(scores.shape[1]) == component)
     alone = masked_apply(target, components, x, single)
-    nothing = masked_apply(target, components, x, jnp.zeros_like(single))
-    top1 = masked_apply(target, components, x, topk_mask(scores, 1))
+    nothing = masked_apply(target, components, x, always)
+    top1 = masked_apply(target, components, x, objective.per_row(1).select(scores, x).mask)
 
     def mse(other):
         return jnp.mean(jnp.square(other - outputs))
@@ -105,6 +117,7 @@ def feature_sweeps(
     label_fn: LabelFn,
     feature_map: jax.Array,
     *,
+    objective: Objective,
     num_points: int = 51,
     attributions: AttributionFn = gradient_attributions,
 ) -> FeatureSweeps:
@@ -115,6 +128,7 @@ def feature_sweeps(
       components: its components.
       label_fn: [B, F] inputs -> [B, F] labels.
       feature_map: [F] int, the component of each feature.
+      objective: which component, if any, is always active.
       num_points: P.
       attributions: what scores the components of a row.
 
@@ -134,6 +148,7 @@ def feature_sweeps(
                 feature,
                 feature_map[feature],
                 num_features=num_features,
+                objective=objective,
                 attributions=attributions,
             )
         )
@@ -144,13 +159,16 @@ def feature_sweeps(
     return FeatureSweeps(inputs=np.asarray(points), held=held, **fields)
 
 
-@functools.partial(jax.jit, static_argnames=("num_draws", "num_features"))
-def _ablated_outputs(target, components, feature_map, key, feature, *, num_draws, num_features):
+@functools.partial(jax.jit, static_argnames=("num_draws", "num_features", "objective"))
+def _ablated_outputs(
+    target, components, feature_map, key, feature, *, num_draws, num_features, objective
+):
     """MLP outputs [O], [num_draws, O], [num_draws, O] of target, scrubbed and anti-scrubbed."""
     one_hot = jax.nn.one_hot(feature, num_features)
     x = jnp.broadcast_to(one_hot, (num_draws, num_features))
     num_components = next(iter(components.values())).U.shape[0]
-    masks = scrubbing_masks(key, x != 0, feature_map, num_components=num_components)
+    always = objective.always_active(num_components)
+    masks = scrubbing_masks(key, x != 0, feature_map, always)
     nothing = masked_apply(target, components, x[:1], jnp.zeros((1, num_components), bool))
     return (
         (target(x[:1]) - nothing)[0],
@@ -167,6 +185,7 @@ def ablation_response(
     key: jax.Array,
     feature: int,
     num_features: int,
+    objective: Objective,
     num_draws: int = 1000,
     batch_size: int = 256,
 ) -> AblationResponse:
@@ -179,6 +198,7 @@ def ablation_response(
       key: PRNG key.
       feature: the active feature.
       num_features: F.
+      objective: which component, if any, is always active.
       num_draws: random halves, rounded up to whole batches.
       batch_size: draws per batch.
 
@@ -200,6 +220,7 @@ def ablation_response(
                 feature,
                 num_draws=batch_size,
                 num_features=num_features,
+                objective=objective,
             )
         )
         for i in range(num_batches(num_draws, batch_size))

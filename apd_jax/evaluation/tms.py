@@ -23,7 +23,7 @@ from apd_jax.evaluation.reconstruction import (
 )
 from apd_jax.forward import masked_apply
 from apd_jax.inputs import SparseFeatures
-from apd_jax.selection import batch_topk_mask
+from apd_jax.objective import Objective
 from apd_jax.sites import Target
 
 MAX_ACTIVE = 4
@@ -144,7 +144,7 @@ def evaluate_tms(
     components: Components,
     *,
     key: jax.Array,
-    topk: float,
+    objective: Objective,
     distribution: SparseFeatures | None = None,
     batch_size: int = 2048,
     num_samples: int = 20_000,
@@ -159,7 +159,7 @@ def evaluate_tms(
       target: the TMS, [B, F] -> [B, F], with site "linear1" and, if any, "hidden_0", ...
       components: its components.
       key: PRNG key; the same key gives the same numbers.
-      topk: active components per row, for batch top-k.
+      objective: what the components were trained with; its rule selects those that are active.
       distribution: what the inputs are drawn from; by default independent features, active with
         p=0.05 and uniform in [0, 1].
       batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
@@ -182,7 +182,7 @@ def evaluate_tms(
     check_width(distribution, num_features)
     sampled: dict[str, Any] = {
         "distribution": distribution,
-        "topk": topk,
+        "objective": objective,
         "batch_size": batch_size,
         "attributions": attributions,
     }
@@ -190,7 +190,7 @@ def evaluate_tms(
     def topk_batch(key: jax.Array) -> jax.Array:
         x = distribution(key, batch_size)
         scores = attribution_scores(target, components, x, attributions=attributions)
-        return _topk_rows(target, components, x, batch_topk_mask(scores, topk))
+        return _topk_rows(target, components, x, objective.select(scores, x).mask)
 
     count = num_batches(num_samples, batch_size)
     topk_errors = stream(topk_batch, jax.random.fold_in(key, 0), count)

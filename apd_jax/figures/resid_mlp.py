@@ -132,9 +132,8 @@ def _draw_all_features(left: Axes, right: Axes, sweeps: FeatureSweeps) -> None:
     left.set_title("The same for each input in turn")
     for curve, color in zip(sweeps.target, colors, strict=True):
         right.plot(sweeps.inputs, curve, color=color, linewidth=0.7, alpha=0.8)
-    right.plot(
-        sweeps.inputs, sweeps.labels[0], color=style.ROLE_COLORS["label"], linestyle="--", zorder=5
-    )
+    for curve in np.unique(sweeps.labels, axis=0):  # one curve unless features have coefficients
+        right.plot(sweeps.inputs, curve, color=style.ROLE_COLORS["label"], linestyle="--", zorder=5)
     right.set_title("Each output as its input varies")
     right.set_xlabel("input $x_i$")
 
@@ -143,9 +142,9 @@ def _draw_all_features(left: Axes, right: Axes, sweeps: FeatureSweeps) -> None:
 def feature_errors(per_feature: PerFeature) -> Figure:
     """Draw the MSE against the labels for every feature, APD behind the target.
 
-    Read off it: orange that stands out above blue is what APD loses on that feature. Above, one
-    component may be active (a feature that needs more stands out); below, batch top-k chooses how
-    many.
+    Read off it: orange that stands out above blue is what APD loses on that feature, blue above
+    orange what it gains. Above, one component may be active (a feature that needs more stands out);
+    below, batch top-k chooses how many.
 
     Args:
       per_feature: averages over the samples in which one feature alone is active.
@@ -167,6 +166,8 @@ def feature_errors(per_feature: PerFeature) -> Figure:
             label=label,
         )
         axes.bar(places, target, width=0.9, color=style.ROLE_COLORS["target"], label="Target model")
+        better = np.where(values[per_feature.order] < target, values[per_feature.order], np.nan)
+        axes.bar(places, better, width=0.9, color=style.ROLE_COLORS["topk"])  # in front of it
         axes.set_ylabel("MSE against the labels")
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)

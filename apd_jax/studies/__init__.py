@@ -1,8 +1,8 @@
 """The paper's experiments: how a config becomes a task, and how its results are judged.
 
-Every module here offers `make_task(config)`, `evaluate(task, decomposition, key, samples)`,
-`draw(numbers, arrays)`, `represented(arrays)`, `views(decomposition)`, `CAPTIONS`, `MAIN_FIGURE`
-and `PUBLISHED`.
+Every module here offers `make_task(config)`, `evaluate(task, decomposition, attributions, key,
+samples)`, `draw(numbers, arrays)`, `represented(arrays)`, `views(target)`, `published(variant)`,
+`thresholds(variant)`, `CAPTIONS` and `MAIN_FIGURE`.
 """
 
 from apd_jax.studies import resid_mlp, tms

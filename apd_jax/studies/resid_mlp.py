@@ -1,5 +1,7 @@
 """Residual MLPs (section 3.2 and 3.3 of the paper; three layers are SPD's)."""
 
+import math
+
 import jax
 import ml_collections
 import numpy as np
@@ -67,7 +69,7 @@ def thresholds(variant: str) -> list[Threshold]:
         Threshold(
             "monosemantic_over_target_mean", ">=", 1.0, "The target beats the monosemantic baseline"
         ),
-        Threshold("features_represented_mean", ">=", 95, "Features with a component of their own"),
+        Threshold("features_represented_mean", ">=", 95, "Features that a component represents"),
     ]
 
 
@@ -119,6 +121,11 @@ def _label_coefficients(target) -> tuple[float, ...] | None:
     return tuple(float(value) for value in drawn)
 
 
+def _ratio(above: float, below: float) -> float:
+    """NaN where `below` is 0, as in samples of which none has an active feature."""
+    return float(above / below) if below else math.nan
+
+
 def evaluate(
     task: ResidualMLPTask, decomposition: Decomposition, attributions, key: jax.Array, samples
 ):
@@ -128,7 +135,7 @@ def evaluate(
         decomposition.target,
         decomposition.components,
         key=key,
-        topk=settings.objective.topk,
+        objective=settings.objective,
         label_fn=task.labels,
         distribution=task.inputs,
         batch_size=settings.batch_size,
@@ -137,8 +144,10 @@ def evaluate(
     )
     errors = arrays.label_errors  # the first group is the training distribution
     ratios = {
-        "antiscrubbed_over_monosemantic": numbers["antiscrubbed_mse"] / numbers["monosemantic_mse"],
-        "monosemantic_over_target": float(errors.baseline[0] / errors.target[0]),
+        "antiscrubbed_over_monosemantic": _ratio(
+            numbers["antiscrubbed_mse"], numbers["monosemantic_mse"]
+        ),
+        "monosemantic_over_target": _ratio(errors.baseline[0], errors.target[0]),
     }
     return {**numbers, **ratios}, arrays
 

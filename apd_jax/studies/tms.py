@@ -77,7 +77,7 @@ def evaluate(task: TMSTask, decomposition: Decomposition, attributions, key: jax
         decomposition.target,
         decomposition.components,
         key=key,
-        topk=settings.objective.topk,
+        objective=settings.objective,
         distribution=task.inputs,
         batch_size=settings.batch_size,
         num_samples=samples,

@@ -4,6 +4,7 @@ Letters: B batch, F features, D residual width, H neurons of a layer.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -116,6 +117,11 @@ class ResidualMLPTask:
                 raise ValueError(
                     f"{name} needs one value for each of {features} features, got {len(values)}"
                 )
+        weights = self.importance or (1.0,)
+        if not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+            raise ValueError(
+                f"importance needs finite weights, none negative and not all 0, got {weights}"
+            )
         if self.inputs.num_features != features:
             raise ValueError(
                 f"the network has {features} features, its inputs {self.inputs.num_features}"
