@@ -1,4 +1,4 @@
-"""One step: what is selected, where gradients flow, and several seeds side by side."""
+"""One step: where gradients flow, its routes, and several seeds side by side."""
 
 import dataclasses
 import functools
@@ -116,29 +116,7 @@ class GradientTest(parameterized.TestCase):
         np.testing.assert_allclose(*both(components), rtol=1e-4)
 
 
-class SelectTest(parameterized.TestCase):
-    scores = jnp.array([[0.1, 0.9, 0.2, 5.0], [0.3, 0.8, 0.0, 6.0], [0.0, 0.7, 0.6, 7.0]])
-    x = jnp.array([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
-
-    @parameterized.parameters(
-        ("batch", 1.4, False, [[0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]]),
-        ("sample", 2.0, False, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 0, 1]]),
-        ("exact", None, False, [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]]),
-        ("batch", 1.4, True, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 1, 1]]),
-        ("sample", 1.0, True, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 0, 1]]),
-        ("exact", None, True, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1]]),
-    )
-    def test_rules(self, rule, k, distil, expected):
-        objective = Objective(Coefficients(), topk=k, selection=rule, distil=distil)
-        chosen = objective.select(self.scores, self.x)
-        mask, pairs = chosen
-        np.testing.assert_array_equal(mask, np.array(expected, bool))
-        np.testing.assert_array_equal(chosen.counts(), np.sum(expected, axis=0))
-        if rule == "exact":
-            self.assertIsNone(pairs)
-        else:
-            self.assertEqual(sorted(np.stack(pairs, 1).tolist()), np.argwhere(expected).tolist())
-
+class RoutesTest(parameterized.TestCase):
     @parameterized.parameters(("batch", True), ("sample", False), ("exact", True))
     def test_routes_agree(self, rule, distil):
         target, x = networks.make("tms")
@@ -280,43 +258,6 @@ class SeedsTest(parameterized.TestCase):
         reads = self.together.components["linear1"].reads
         self.assertGreater(float(jnp.abs(reads[0] - reads[1]).max()), 0.01)
         chex.assert_tree_all_finite(self.together)
-
-
-class BadObjectiveTest(parameterized.TestCase):
-    @parameterized.parameters(
-        ({"selection": "most"}, "selection must be one of .+'exact'.+, got 'most'"),
-        ({"output_loss": "l1"}, "output_loss must be one of .+, got 'l1'"),
-        ({"masked_route": "sparse"}, "masked_route must be one of .+, got 'sparse'"),
-        ({"projection": "narrow"}, "projection must be one of .+, got 'narrow'"),
-        ({"attribution_mode": "back"}, "attribution_mode must be one of .+, got 'back'"),
-        ({"attribution_source": "sum"}, "attribution_source must be one of .+, got 'sum'"),
-        ({"hidden_activation": "tanh"}, "activation must be one of .+, got 'tanh'"),
-        ({"schatten_p": 0.0}, r"schatten_p must be in \(0, 2\], got 0.0"),
-        ({"lp_p": 2.5}, r"lp_p must be in \(0, 2\], got 2.5"),
-        ({"topk": None}, r"coefficients \['minimality', 'simplicity'\] need a top-k selection"),
-        ({"coefficients": Coefficients(activation=1.0)}, "needs hidden_sites, got none"),
-    )
-    def test_is_refused(self, fields, message):
-        with self.assertRaisesRegex(ValueError, message):
-            dataclasses.replace(TOPK, **fields)
-
-    @parameterized.parameters(*(field.name for field in dataclasses.fields(Coefficients)))
-    def test_negative_coefficient(self, name):
-        for value in (-0.1, float("nan")):
-            with self.assertRaisesRegex(ValueError, f"coefficient {name} must not be negative"):
-                Coefficients(**{name: value})
-
-    @parameterized.parameters(
-        ("batch", 0.05, False, "selects nothing"),
-        ("batch", 3.5, False, "k must be at most 3"),
-        ("batch", 2.5, True, "k must be at most 2"),
-        ("sample", 1.5, False, "whole k"),
-        ("sample", 3.0, True, r"whole k in \[1, 2\]"),
-    )
-    def test_k_that_does_not_fit(self, rule, k, distil, message):
-        objective = dataclasses.replace(TOPK, topk=k, selection=rule, distil=distil)
-        with self.assertRaisesRegex(ValueError, message):
-            objective.check_sizes(16, 3)
 
 
 class LpTest(absltest.TestCase):
