@@ -2,10 +2,12 @@
 
 python docs/tables.py                            # rebuild the page
 python docs/tables.py runs/tms-5-2 COMMAND...    # keep a run's results first, with its command
+python docs/tables.py --variation RUN COMMAND... # the same for a shortened run with other settings
 """
 
 import json
 import pathlib
+import re
 import sys
 
 DOCS = pathlib.Path(__file__).parent
@@ -34,14 +36,29 @@ This page is written by `python docs/tables.py` from the files in `docs/results/
 """
 
 
-def keep(workdir: pathlib.Path, command: str) -> None:
+VARIATIONS = """
+## What the errors of one layer depend on
+
+Shortened runs with one setting changed, to see which way each moves the errors; all with seed 0, so
+with the same target.
+
+"""
+
+
+def keep(workdir: pathlib.Path, command: str, *, variation: bool) -> None:
     """Copy what matters of a run's results.json, with its command, to docs/results/."""
     results = json.loads((workdir / "results.json").read_text())
     kept = {"command": command} | {key: results[key] for key in KEPT}
     kept["machine"].pop("platform")  # the kernel of a borrowed machine tells nothing
     steps, first = results["config"]["steps"], results["config"]["seed"]
     seeds = f"{len(results['seeds'])}-seeds" + (f"-from-{first}" if first else "")
-    path = DOCS / "results" / f"{kept['name']}-{kept['variant']}-{steps}-steps-{seeds}.json"
+    name = f"{kept['name']}-{kept['variant']}-{steps}-steps-{seeds}"
+    path = DOCS / "results" / f"{name}.json"
+    if variation:
+        changed = re.findall(r"--config\.(?!steps)(\w+)=(\S+)", command)
+        name = "-".join([name, *(f"{field}-{value}" for field, value in changed)])
+        path = DOCS / "results" / "variations" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
@@ -83,11 +100,31 @@ def section(result: dict) -> str:
     )
 
 
+def variations(results: list[dict]) -> str:
+    """Shortened runs, a row each."""
+    keys = ("topk_mse", "scrubbed_mse", "antiscrubbed_mse", "features_represented")
+    rows = []
+    for result in results:
+        (seed,) = result["seeds"]
+        seconds = f"{result['seconds']['decompose']:.0f} s"
+        rows.append([f"`{result['command']}`", *(cell(seed[key]) for key in keys), seconds])
+    header = ["", *(key.replace("_", " ") for key in keys), "decomposition"]
+    return VARIATIONS + table(header, rows) + "\n"
+
+
+def read(folder: pathlib.Path) -> list[dict]:
+    """The kept results of a folder."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
 def main(arguments: list[str]) -> None:
     if arguments:
-        keep(pathlib.Path(arguments[0]), " ".join(arguments[1:]))
-    files = sorted((DOCS / "results").glob("*.json"))
-    sections = [section(json.loads(path.read_text())) for path in files]
+        variation = arguments[0] == "--variation"
+        workdir, *command = arguments[variation:]
+        keep(pathlib.Path(workdir), " ".join(command), variation=variation)
+    sections = [section(result) for result in read(DOCS / "results")]
+    if varied := read(DOCS / "results" / "variations"):
+        sections.append(variations(varied))
     (DOCS / "results.md").write_text(HEAD + "".join(sections))
 
 
