@@ -45,7 +45,9 @@ VARIATIONS = """
 ## What the errors of one layer depend on
 
 Shortened runs with one setting changed, to see which way each moves the errors; all with seed 0, so
-with the same target.
+with the same target. Standard errors are 0.9 %. The paper's text says that batches hold 2048 inputs, its
+code and appendix 256: larger ones lower the scrubbed error, by 3 % from 256 to 1024. Components that
+start half as large make no difference; a constant learning rate makes both errors larger.
 
 """
 
