@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from apd_jax import attributions, forward, losses, optimizers, sites
-from apd_jax.components import Components, Projection, normalise_reads
+from apd_jax.components import Components, normalise_reads
 from apd_jax.objective import Coefficients, Objective
 from apd_jax.selection import Selected
 from apd_jax.sites import Records, Target
@@ -148,11 +148,6 @@ def current_components(objective: Objective, state: TrainState) -> Components:
     return normalise_reads(state.components) if objective.unit_norm else state.components
 
 
-def sphere_projection(objective: Objective) -> Projection | None:
-    """How gradients are projected; None where U may have any norm."""
-    return objective.projection if objective.unit_norm else None
-
-
 def train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -182,7 +177,7 @@ def train_step(
     components = current_components(objective, state)
     (loss, (terms, counts)), gradient = jax.value_and_grad(total, has_aux=True)(components)
     components, optimizer_state, norm = optimizers.apply_gradient(
-        optimizer, gradient, components, state.optimizer, sphere_projection(objective)
+        optimizer, gradient, components, state.optimizer, objective.sphere_projection
     )
     last_active = jnp.where(counts > 0, state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}

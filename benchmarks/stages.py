@@ -103,7 +103,7 @@ def _update(settings: Settings, values: Values) -> Values:
     gradient = jax.tree.map(jnp.add, values["masked_gradient"], values["weight_gradient"])
     optimizer = optimizers.adam(settings.rate())
     components, optimizer_state, norm = optimizers.apply_gradient(
-        optimizer, gradient, components, state.optimizer, train_step.sphere_projection(objective)
+        optimizer, gradient, components, state.optimizer, objective.sphere_projection
     )
     state = state._replace(step=state.step + 1, components=components, optimizer=optimizer_state)
     return {
