@@ -1,0 +1,63 @@
+"""Residual MLPs at the paper's size: what a target reaches, the memory that a step takes."""
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from absl.testing import absltest, parameterized
+
+from apd_jax import loop
+from apd_jax.decompose import init_states, make_step
+from apd_jax.evaluation.reconstruction import baseline_outputs
+from apd_jax.plan import make_plan
+from apd_jax.targets import pretrain
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
+import resid_mlp  # noqa: E402
+
+
+@pytest.mark.slow
+class FullSizeTest(parameterized.TestCase):
+    def test_target_beats_one_feature_a_neuron(self):
+        plan = make_plan(resid_mlp.get_config("1"))
+        task, training, seeds = plan.task, plan.training, plan.seeds
+        state = loop.run_steps(
+            pretrain.make_step(task, training),
+            jnp.zeros(seeds.shape),
+            pretrain.init_state(task, training, seeds),
+            seeds,
+            steps=training.steps,
+            chunk_steps=1000,
+        )
+        (loss,) = pretrain.final_loss(task, state.params, seeds).tolist()
+        x = task.inputs(jax.random.key(1), 50_000)
+        labels = task.labels(x)
+        neurons = sum(task.module.neurons)
+        monosemantic = baseline_outputs(x, labels, num_exact=neurons, passthrough=True)
+        self.assertLess(loss, 7e-4)
+        self.assertLess(loss, float(jnp.mean(jnp.square(monosemantic - labels))))
+
+    @parameterized.parameters(("1", 0.4), ("2", 0.6))
+    def test_gigabytes_of_a_step(self, variant, limit):
+        plan = make_plan(resid_mlp.get_config(variant))
+        draw = jax.vmap(lambda seed: plan.task.target(plan.task.init(jax.random.key(seed))))
+        targets = jax.eval_shape(draw, plan.seeds)
+        states = jax.eval_shape(
+            lambda targets: init_states(plan.settings, targets, plan.seeds), targets
+        )
+        step = make_step(plan.settings, plan.task.inputs)
+        chunk = loop._chunk.lower(step, 10, None, targets, states, plan.seeds).compile()
+        memory = chunk.memory_analysis()
+        most = (
+            memory.argument_size_in_bytes
+            + memory.temp_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+        )
+        self.assertLess(most / 1e9, limit)
+
+
+if __name__ == "__main__":
+    absltest.main()
