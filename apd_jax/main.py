@@ -1,6 +1,8 @@
 """Command line: `python -m apd_jax.main --config=configs/tms.py:40-10 --workdir=DIR`."""
 
 import logging as std_logging
+import os
+import pathlib
 import shlex
 import signal
 import sys
@@ -50,13 +52,25 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> list[str]:
     """Read the flags, or leave with one line; for a config, ml_collections raises many."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_find_config(argv))
     except (flags.Error, AttributeError, KeyError, OSError) as error:
         # The name of an unknown field comes as a KeyError inside an AttributeError.
         unknown = next((arg.args[0] for arg in error.args if isinstance(arg, KeyError)), error)
         lines = [line.strip() for line in str(unknown).strip().splitlines()]
         text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
         sys.exit(f"The command line cannot be used: {text}")
+
+
+def _find_config(argv: list[str]) -> list[str]:
+    """Take a config that is not where the command is given from the checkout of this package."""
+    checkout, found = pathlib.Path(__file__).parents[1], list(argv)
+    for i, argument in enumerate(argv):
+        flag, path = argument.split("=", 1) if "=" in argument else (argv[i - 1], argument)
+        file = path.split(":")[0]
+        elsewhere = flag.lstrip("-") == "config" and not os.path.exists(file)
+        if elsewhere and (checkout / file).is_file():
+            found[i] = f"{argument.removesuffix(path)}{checkout / path}"
+    return found
 
 
 def cli() -> None:

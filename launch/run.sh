@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Set up if needed, then run an experiment: launch/run.sh --config=configs/tms.py:40-10 ...
+# Relative paths are those of the directory where the command is given.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-bash launch/setup.sh
-exec .venv/bin/python -m apd_jax.main "$@"
+root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+bash "$root/launch/setup.sh"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "$root/.venv/bin/python" -P -m apd_jax.main "$@"

@@ -1,18 +1,27 @@
 #!/usr/bin/env bash
-# One experiment as a SLURM job that goes on after preemption:
+# One experiment as a SLURM job that goes on after preemption. From the checkout, after
+# launch/setup.sh:
 #   sbatch launch/slurm.sh --config=configs/resid_mlp.py:2 --workdir=/scratch/me/resid2
 #SBATCH --job-name=apd
 #SBATCH --gpus=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=12:00:00
 #SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --signal=TERM@120
 set -uo pipefail
-cd "${SLURM_SUBMIT_DIR:-.}"
+cd "${SLURM_SUBMIT_DIR:-.}" || exit 1
+if ! [ -x .venv/bin/python ]; then
+  echo "slurm.sh: no .venv in $PWD: submit from the checkout, after bash launch/setup.sh." >&2
+  exit 1
+fi
+trap : TERM  # the run gets it too; what follows it must still happen
 srun .venv/bin/python -m apd_jax.main "$@"
 status=$?
-# 75: the run was asked to stop and has saved; the same command goes on from there.
-if [ "$status" = 75 ]; then
+# 75: the run was asked to stop and has saved; the same command goes on from there. A job that
+# somebody cancelled is not running any more, and stays cancelled.
+if [ "$status" = 75 ] &&
+  [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
