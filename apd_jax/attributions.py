@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from apd_jax import derivatives, sites
 from apd_jax.components import Components, check_components
 from apd_jax.derivatives import Mode
+from apd_jax.errors import UserError
 from apd_jax.forward import Reads, composed, oriented, read_all
 from apd_jax.sites import Records, SiteCall, Target
 
@@ -49,7 +50,7 @@ def attribute(
     """Gradient attributions together with the pass they come from; see `gradient_attributions`."""
     for name, value, known in (("mode", mode, Mode), ("source", source, Source)):
         if value not in get_args(known):
-            raise ValueError(f"{name} must be one of {get_args(known)}, got {value!r}")
+            raise UserError(f"{name} must be one of {get_args(known)}, got {value!r}")
     check_components(target, components)
     if source == "components":
         operation = composed(jax.lax.stop_gradient(components))
@@ -136,7 +137,7 @@ def gradient_attributions(
       [B, C] scores, not negative.
 
     Raises:
-      ValueError: unknown mode or source, components that do not fit the target's sites.
+      UserError: unknown mode or source, components that do not fit the target's sites.
     """
     return attribute(target, components, x, mode=mode, source=source).scores
 

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from apd_jax.errors import UserError
 from apd_jax.sites import Target
 
 Projection = Literal["auto", "literal"]
@@ -112,15 +113,15 @@ def init_components(
       `{site: Factors}`, float32.
 
     Raises:
-      ValueError: num_components, rank or instances below 1, or a scale that is not positive.
+      UserError: num_components, rank or instances below 1, or a scale that is not positive.
     """
     for name, value in (("num_components", num_components), ("instances", instances)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise UserError(f"{name} must be at least 1, got {value}")
     if rank is not None and rank < 1:
-        raise ValueError(f"rank must be at least 1 (or None for full rank), got {rank}")
+        raise UserError(f"rank must be at least 1 (or None for full rank), got {rank}")
     if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}")
+        raise UserError(f"scale must be positive, got {scale}")
     components = {}
     for index, (site, weight) in enumerate(target.weights.items()):
         d_in, d_out = weight.shape
@@ -170,9 +171,9 @@ def project_gradient(
 
 
 def check_components(target: Target, components: Components) -> None:
-    """Raise ValueError unless components have the target's sites, widths, and one C."""
+    """Raise UserError unless components have the target's sites, widths, and one C."""
     if set(components) != set(target.sites):
-        raise ValueError(
+        raise UserError(
             f"components are for sites {sorted(components)}, the target's are "
             f"{sorted(target.sites)}"
         )
@@ -181,10 +182,10 @@ def check_components(target: Target, components: Components) -> None:
         factors = components[site]
         widths = factors.reads.shape[-1], factors.writes.shape[-1]
         if widths != weight.shape or factors.reads.shape[:-1] != factors.writes.shape[:-1]:
-            raise ValueError(
+            raise UserError(
                 f"site {site!r} has a matrix {weight.shape}, its factors are U "
                 f"{factors.U.shape} and V {factors.V.shape}; expected [C, d_in, m], [C, m, d_out]"
             )
         counts.add(factors.reads.shape[0])
     if len(counts) > 1:
-        raise ValueError(f"sites differ in their number of components: {sorted(counts)}")
+        raise UserError(f"sites differ in their number of components: {sorted(counts)}")

@@ -14,6 +14,7 @@ import numpy as np
 from apd_jax import loop, optimizers, sites, train_step
 from apd_jax.components import init_components
 from apd_jax.decomposition import Decomposition
+from apd_jax.errors import UserError
 from apd_jax.objective import Coefficients, Objective
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
@@ -97,7 +98,7 @@ def decompose(
       The `Decomposition`.
 
     Raises:
-      ValueError: a setting out of its range, an unknown site; before any training.
+      UserError: a setting out of its range, an unknown site; before any training.
       loop.Diverged: a loss stopped being finite.
     """
     if coefficients is None:
@@ -151,13 +152,13 @@ def check_target(target: Target, sample_batch: SampleBatch, settings: Settings) 
     """Run the network once as the decomposition will, so that mistakes show before training.
 
     Raises:
-      ValueError: a site that the network does not use, outputs that are not [B, O], a matrix that
+      UserError: a site that the network does not use, outputs that are not [B, O], a matrix that
         the network multiplies by and that differs from the one its parameters hold, unknown
         hidden sites.
     """
     unknown = [name for name in settings.objective.hidden_sites if name not in target.sites]
     if unknown:
-        raise ValueError(f"hidden_sites {unknown} are no sites; the target has {target.sites}")
+        raise UserError(f"hidden_sites {unknown} are no sites; the target has {target.sites}")
 
     @jax.jit
     def used(network: Target, key: jax.Array):
@@ -174,10 +175,10 @@ def check_target(target: Target, sample_batch: SampleBatch, settings: Settings) 
 
     outputs, same = used(target, jax.random.key(0))
     if outputs.ndim != 2:
-        raise ValueError(f"the network must give [B, O] outputs, got {outputs.shape}")
+        raise UserError(f"the network must give [B, O] outputs, got {outputs.shape}")
     changed = [name for name, equal in same.items() if not equal]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"the network multiplies by matrices other than those that params hold at {changed}; "
             "pass the parameter itself to linear(), or name the path of the one used"
         )

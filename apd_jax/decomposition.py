@@ -58,7 +58,7 @@ class Decomposition:
           directory: new, empty, or saved to before.
 
         Raises:
-          ValueError: it holds other files.
+          UserError: it holds other files.
           runtime.checkpoint.CheckpointError: it can't be written; what was there before stays.
         """
         config = {

@@ -12,6 +12,7 @@ from jax.extend import core
 
 from apd_jax import association, pushforward, sites
 from apd_jax.components import Components
+from apd_jax.errors import UserError
 from apd_jax.forward import Reads, oriented, read_all
 from apd_jax.sites import Records, Target
 
@@ -49,7 +50,7 @@ def linearise(target: Target, x: jax.Array, operation: sites.Operation) -> Linea
       operation: what a site computes, such as `sites.as_is`.
 
     Raises:
-      ValueError: a network whose outputs are not [B, O].
+      UserError: a network whose outputs are not [B, O].
     """
     shapes = jax.eval_shape(lambda inputs: sites.run(target, inputs, operation)[1], x)
     zeros = {key: jnp.zeros(record.y.shape, record.y.dtype) for key, record in shapes.items()}
@@ -67,7 +68,7 @@ def linearise(target: Target, x: jax.Array, operation: sites.Operation) -> Linea
     outputs, push, records = jax.linearize(tapped, zeros, has_aux=True)
     factored = dict(zip(shapes, association.factor(site_inputs, x), strict=True))
     if outputs.ndim != 2:
-        raise ValueError(f"the network must give [B, O] outputs, got {outputs.shape}")
+        raise UserError(f"the network must give [B, O] outputs, got {outputs.shape}")
     return Linearised(outputs, records, factored, zeros, push, order[0])
 
 

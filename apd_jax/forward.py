@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from apd_jax import grouped, sites
 from apd_jax.components import Components, Factors
+from apd_jax.errors import UserError
 from apd_jax.sites import Operation, SiteCall, SiteRecord, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
@@ -135,11 +136,11 @@ def masked_apply(
       [B, O].
 
     Raises:
-      ValueError: a mask that is not [B, C].
+      UserError: a mask that is not [B, C].
     """
     num_components = next(iter(components.values())).reads.shape[0]
     if mask.shape != (x.shape[0], num_components):
-        raise ValueError(
+        raise UserError(
             f"mask has shape {mask.shape}, expected [B, C] = {(x.shape[0], num_components)}"
         )
     return _masked_apply(target, components, x, mask)

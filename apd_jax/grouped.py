@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from apd_jax.errors import UserError
+
 
 class Groups(NamedTuple):
     """Active pairs sorted by component.
@@ -51,10 +53,10 @@ def group_pairs(pairs: tuple[jax.Array, jax.Array], batch_size: int, num_compone
       num_components: C.
 
     Raises:
-      ValueError: B·C of 2³¹ or more, since pairs are numbered.
+      UserError: B·C of 2³¹ or more, since pairs are numbered.
     """
     if batch_size * num_components >= 2**31:
-        raise ValueError(
+        raise UserError(
             f"the grouped masked pass numbers its pairs: batch size times components must be below "
             f"2**31, got {batch_size} * {num_components}; use masked_route='dense'"
         )

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
+from apd_jax.errors import UserError
+
 Mode = Literal["independent", "exactly_n"]
 
 
@@ -36,35 +38,35 @@ class SparseFeatures:
 
     def __post_init__(self):
         if self.num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {self.num_features}")
+            raise UserError(f"num_features must be at least 1, got {self.num_features}")
         if not 0 < self.probability <= 1:
-            raise ValueError(f"probability must be in (0, 1], got {self.probability}")
+            raise UserError(f"probability must be in (0, 1], got {self.probability}")
         if self.mode not in ("independent", "exactly_n"):
-            raise ValueError(f"mode must be 'independent' or 'exactly_n', got {self.mode!r}")
+            raise UserError(f"mode must be 'independent' or 'exactly_n', got {self.mode!r}")
         if self.mode == "exactly_n" and not 1 <= self.num_active <= self.num_features:
-            raise ValueError(
+            raise UserError(
                 f"num_active must be in [1, {self.num_features}], got {self.num_active}"
             )
         if not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"value_range must be (low, high), low < high; got {self.value_range}")
+            raise UserError(f"value_range must be (low, high), low < high; got {self.value_range}")
         self._check_synced()
 
     def _check_synced(self):
         if not all(self.synced):
-            raise ValueError(f"synced groups must not be empty, got {self.synced}")
+            raise UserError(f"synced groups must not be empty, got {self.synced}")
         members = [feature for group in self.synced for feature in group]
         if not all(isinstance(feature, int) for feature in members):
-            raise ValueError(f"synced groups hold the indices of features, got {self.synced}")
+            raise UserError(f"synced groups hold the indices of features, got {self.synced}")
         outside = [feature for feature in members if not 0 <= feature < self.num_features]
         if outside:
-            raise ValueError(
+            raise UserError(
                 f"synced features {outside} are out of range; there are {self.num_features}"
             )
         twice = sorted({feature for feature in members if members.count(feature) > 1})
         if twice:
-            raise ValueError(f"synced groups overlap in features {twice}; a feature has one group")
+            raise UserError(f"synced groups overlap in features {twice}; a feature has one group")
         if members and self.mode != "independent":
-            raise ValueError("synced groups need mode 'independent'")
+            raise UserError("synced groups need mode 'independent'")
 
     def __call__(self, key: jax.Array, batch_size: int) -> jax.Array:
         """Draw a batch.

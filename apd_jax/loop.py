@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from apd_jax.errors import UserError
 from apd_jax.runtime import memory
 from apd_jax.runtime.mesh import SEEDS, seeds_mesh
 
@@ -22,7 +23,7 @@ _SUMS = ("loss/total", "gradient_norm")
 _HINT = "try a lower learning rate or more warmup"
 
 
-class Diverged(RuntimeError):
+class Diverged(UserError):
     """A loss, gradient or parameter stopped being finite."""
 
 
@@ -109,10 +110,10 @@ def run_steps(
     Raises:
       Diverged: a metric or the state is not finite. What was saved before stays.
       Stopped: the observer asked for it.
-      ValueError: chunk_steps below 1.
+      UserError: chunk_steps below 1.
     """
     if chunk_steps < 1:
-        raise ValueError(f"chunk_steps must be at least 1, got {chunk_steps}")
+        raise UserError(f"chunk_steps must be at least 1, got {chunk_steps}")
     observer = observer or Observer()
     done = int(state.step[0])
     mesh = seeds_mesh(len(seeds))

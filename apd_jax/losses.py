@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.components import Components
+from apd_jax.errors import UserError
 from apd_jax.sites import Records
 
 EPSILON = 1e-16
@@ -122,7 +123,7 @@ def activation_function(name: str):
     """The nonlinearity called `name`: ReLU, exact GELU, or none.
 
     Raises:
-      ValueError: another name.
+      UserError: another name.
     """
     functions = {
         "relu": jax.nn.relu,
@@ -130,7 +131,7 @@ def activation_function(name: str):
         "identity": lambda x: x,
     }
     if name not in functions:
-        raise ValueError(f"activation must be one of {sorted(functions)}, got {name!r}")
+        raise UserError(f"activation must be one of {sorted(functions)}, got {name!r}")
     return functions[name]
 
 

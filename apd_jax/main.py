@@ -10,14 +10,13 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from apd_jax import experiment, loop
+from apd_jax import loop
+from apd_jax.errors import UserError
+from apd_jax.run import experiment
 from apd_jax.runtime import compilation_cache, mesh, preemption
-from apd_jax.runtime.checkpoint import CheckpointError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME-VARIANT if unset.")
-# What a user can mend. Anything else is a mistake of ours, and keeps its traceback.
-_EXPECTED = (ValueError, OSError, ImportError, CheckpointError, loop.Diverged)
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +37,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         logging.error("stopped at once; the same command goes on from the last checkpoint")
         return 128 + signal.SIGINT
-    except _EXPECTED as error:
+    except (UserError, OSError) as error:  # anything else is a mistake of ours: with traceback
         logging.error("%s", error)
         logging.debug("This happened here:", exc_info=True)
         return 1

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from apd_jax import attributions, forward, losses, selection
 from apd_jax.components import Projection
+from apd_jax.errors import UserError
 from apd_jax.selection import Selected
 
 
@@ -29,7 +30,7 @@ class Coefficients:
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
             if not value >= 0:
-                raise ValueError(f"coefficient {name} must not be negative, got {value}")
+                raise UserError(f"coefficient {name} must not be negative, got {value}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,18 +78,18 @@ class Objective:
         for field in dataclasses.fields(self):
             allowed, value = get_args(field.type), getattr(self, field.name)
             if get_origin(field.type) is Literal and value not in allowed:
-                raise ValueError(f"{field.name} must be one of {allowed}, got {value!r}")
+                raise UserError(f"{field.name} must be one of {allowed}, got {value!r}")
         losses.activation_function(self.hidden_activation)
         for name in ("schatten_p", "lp_p"):
             if not 0 < getattr(self, name) <= 2:
-                raise ValueError(f"{name} must be in (0, 2], got {getattr(self, name)}")
+                raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
         weights = self.coefficients
         if not self.selects:
             needing = [n for n in ("minimality", "simplicity", "activation") if getattr(weights, n)]
             if needing:
-                raise ValueError(f"coefficients {needing} need a top-k selection; topk is None")
+                raise UserError(f"coefficients {needing} need a top-k selection; topk is None")
         if weights.activation and not self.hidden_sites:
-            raise ValueError("the activation loss needs hidden_sites, got none")
+            raise UserError("the activation loss needs hidden_sites, got none")
 
     @property
     def selects(self) -> bool:
@@ -109,7 +110,7 @@ class Objective:
         return jnp.arange(num_components) >= num_components - self.distil
 
     def check_sizes(self, batch_size: int, num_components: int) -> None:
-        """Raise ValueError where k does not fit the batch and the number of components."""
+        """Raise UserError where k does not fit the batch and the number of components."""
         candidates = num_components - self.distil
         if self.selection == "batch" and self.topk is not None:
             selection.num_active(self.topk, batch_size, candidates)

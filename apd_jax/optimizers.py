@@ -13,6 +13,7 @@ import optax
 from jax.experimental import xla_metadata
 
 from apd_jax.components import Components, Projection, project_gradient
+from apd_jax.errors import UserError
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 SCHEDULES = ("constant", "linear", "cosine", "exponential")
@@ -43,18 +44,18 @@ def learning_rate_schedule(
       A function from the step (int or int array) to the learning rate.
 
     Raises:
-      ValueError: a value out of its range, an unknown shape, a missing halflife.
+      UserError: a value out of its range, an unknown shape, a missing halflife.
     """
     if not peak > 0:
-        raise ValueError(f"learning rate must be positive, got {peak}")
+        raise UserError(f"learning rate must be positive, got {peak}")
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+        raise UserError(f"steps must be at least 1, got {steps}")
     if not 0 <= warmup_fraction < 1:
-        raise ValueError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}")
+        raise UserError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}")
     if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
+        raise UserError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
     if schedule == "exponential" and not (halflife and halflife > 0):
-        raise ValueError(f"schedule 'exponential' needs a positive halflife, got {halflife}")
+        raise UserError(f"schedule 'exponential' needs a positive halflife, got {halflife}")
     warmup = int(steps * warmup_fraction)
     remaining = steps - warmup
 

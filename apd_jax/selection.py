@@ -10,6 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from apd_jax.errors import UserError
+
 
 def num_active(k: float, batch_size: int, num_components: int) -> int:
     """`K = floor(k·B)`, the number of active (example, component) pairs in a batch.
@@ -20,18 +22,18 @@ def num_active(k: float, batch_size: int, num_components: int) -> int:
       num_components: C.
 
     Raises:
-      ValueError: K is 0, or more than the B·C pairs that there are.
+      UserError: K is 0, or more than the B·C pairs that there are.
     """
     if not math.isfinite(k):
-        raise ValueError(f"k must be a finite number, got {k}")
+        raise UserError(f"k must be a finite number, got {k}")
     selected = math.floor(k * batch_size)
     if selected < 1:
-        raise ValueError(
+        raise UserError(
             f"k={k} selects nothing: floor(k·B) is {selected} at batch size {batch_size}; "
             f"k must be at least {1 / batch_size:g}, or the batch larger"
         )
     if selected > batch_size * num_components:
-        raise ValueError(
+        raise UserError(
             f"k={k} selects {selected} pairs, but {batch_size} examples and {num_components} "
             f"components make only {batch_size * num_components}; k must be at most "
             f"{num_components}"
@@ -40,9 +42,9 @@ def num_active(k: float, batch_size: int, num_components: int) -> int:
 
 
 def check_topk(k: float, num_components: int) -> None:
-    """Raise ValueError unless k is a whole number in [1, C]."""
+    """Raise UserError unless k is a whole number in [1, C]."""
     if not 1 <= k <= num_components or k != int(k):
-        raise ValueError(
+        raise UserError(
             f"top-k per example needs a whole k in [1, {num_components}], got {k}; "
             "a fractional k needs the batch-wide top-k"
         )
@@ -119,7 +121,7 @@ def topk_mask(scores: jax.Array, k: int) -> jax.Array:
       [B, C] bool, exactly k true in every row.
 
     Raises:
-      ValueError: k not whole or out of range.
+      UserError: k not whole or out of range.
     """
     return sample_topk(scores, k).mask
 
@@ -135,7 +137,7 @@ def batch_topk_mask(scores: jax.Array, k: float) -> jax.Array:
       [B, C] bool, exactly floor(k·B) true.
 
     Raises:
-      ValueError: k that selects nothing, or more than everything.
+      UserError: k that selects nothing, or more than everything.
     """
     return batch_topk(scores, k).mask
 

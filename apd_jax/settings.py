@@ -8,6 +8,7 @@ import dataclasses
 import optax
 
 from apd_jax import optimizers
+from apd_jax.errors import UserError
 from apd_jax.objective import Objective
 
 
@@ -41,11 +42,11 @@ class Settings:
     def __post_init__(self):
         for name in ("num_components", "batch_size", "init_instances"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.rank is not None and self.rank < 1:
-            raise ValueError(f"rank must be at least 1 (or None for full rank), got {self.rank}")
+            raise UserError(f"rank must be at least 1 (or None for full rank), got {self.rank}")
         if not self.init_scale > 0:
-            raise ValueError(f"init_scale must be positive, got {self.init_scale}")
+            raise UserError(f"init_scale must be positive, got {self.init_scale}")
         self.rate()
         self.objective.check_sizes(self.batch_size, self.num_components)
 

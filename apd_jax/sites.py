@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from apd_jax.errors import UserError
+
 PyTree = Any
 
 
@@ -162,17 +164,17 @@ class Target:
             a mapping from name to path.
 
         Raises:
-          ValueError: no site, or a site whose path holds no 2-D matrix.
+          UserError: no site, or a site whose path holds no 2-D matrix.
         """
         if isinstance(sites, str):
-            raise ValueError(f"sites must be a sequence of names, got the string {sites!r}")
+            raise UserError(f"sites must be a sequence of names, got the string {sites!r}")
         paths = dict(sites) if isinstance(sites, Mapping) else {name: name for name in sites}
         if not paths:
-            raise ValueError("sites is empty; name at least one matrix to decompose")
+            raise UserError("sites is empty; name at least one matrix to decompose")
         for name, path in paths.items():
             weight = _lookup(params, path)
             if weight is None or getattr(weight, "ndim", None) != 2:
-                raise ValueError(
+                raise UserError(
                     f"site {name!r}: params hold no [d_in, d_out] matrix at {path!r}; "
                     f"found {_matrix_paths(params)}"
                 )
@@ -196,10 +198,10 @@ class Target:
           sites: which sites to decompose; all `nn.Dense` layers if None. The rest stays fixed.
 
         Raises:
-          ValueError: unknown site names, or variables with collections besides `params`.
+          UserError: unknown site names, or variables with collections besides `params`.
         """
         if set(variables) != {"params"}:
-            raise ValueError(
+            raise UserError(
                 f"variables must hold the collection 'params' alone, got {sorted(variables)}; "
                 "for a module with state use Target(apply_fn, params, sites)"
             )
@@ -252,7 +254,7 @@ def run(target: Target, x: jax.Array, operation: Operation) -> tuple[jax.Array, 
       The network's output [B, O], and what went in and out of every use of a site.
 
     Raises:
-      ValueError: a declared site was never used, or with a matrix of another shape, or inside of
+      UserError: a declared site was never used, or with a matrix of another shape, or inside of
         `vmap`, `grad` or `remat`.
     """
     shapes = {name: weight.shape for name, weight in target.weights.items()}
@@ -266,12 +268,12 @@ def run(target: Target, x: jax.Array, operation: Operation) -> tuple[jax.Array, 
         if name not in shapes:
             return as_is(call)
         if weight.shape != shapes[name]:
-            raise ValueError(
+            raise UserError(
                 f"site {name!r} multiplies by a matrix of shape {weight.shape}, but params hold "
                 f"{shapes[name]} under its path; give Target a mapping from site to path"
             )
         if core.get_opaque_trace_state(convention="flax") != trace:
-            raise ValueError(
+            raise UserError(
                 f"site {name!r} is used inside of a vmap, grad or remat of the network's own; "
                 "write the network for a whole batch [B, ...], without them"
             )
@@ -288,5 +290,5 @@ def run(target: Target, x: jax.Array, operation: Operation) -> tuple[jax.Array, 
         _handler.reset(token)
     unused = [name for name in shapes if name not in uses]
     if unused:
-        raise ValueError(f"sites {unused} are never used by the network; it uses {sorted(uses)}")
+        raise UserError(f"sites {unused} are never used by the network; it uses {sorted(uses)}")
     return output, records

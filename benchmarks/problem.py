@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import loop
-from apd_jax.plan import Plan, make_plan
+from apd_jax.run.plan import Plan, make_plan
 from apd_jax.sites import Target
-from apd_jax.targets import pretrain
+from apd_jax.studies import pretraining
 from benchmarks.process import ROOT
 
 
@@ -60,10 +60,10 @@ def find_plan(name: str, overrides: dict[str, Any]) -> Plan:
 def train_targets(plan: Plan, steps: int) -> Target:
     """Targets of all seeds, leaves [S, ...], trained for `steps` steps (0: as drawn)."""
     training = dataclasses.replace(plan.training, steps=max(steps, 1))
-    state = pretrain.init_state(plan.task, training, plan.seeds)
+    state = pretraining.init_state(plan.task, training, plan.seeds)
     if steps:
         state = loop.run_steps(
-            pretrain.make_step(plan.task, training),
+            pretraining.make_step(plan.task, training),
             jnp.zeros(plan.seeds.shape),
             state,
             plan.seeds,

@@ -11,16 +11,15 @@ for 10k.
 
 from ml_collections import config_dict
 
-from apd_jax.config import base_config
+from apd_jax.errors import UserError
+from apd_jax.run.config import base_config
 
 _NEURONS = {"1": (50,), "2": (25, 25), "3": (17, 17, 17)}
 
 
 def get_config(variant: str = "1"):
     if variant not in _NEURONS:
-        raise ValueError(
-            f"unknown variant {variant!r}; configs/resid_mlp.py has {sorted(_NEURONS)}"
-        )
+        raise UserError(f"unknown variant {variant!r}; configs/resid_mlp.py has {sorted(_NEURONS)}")
     config = base_config()
     config.name, config.variant = "resid_mlp", variant
     config.steps, config.batch_size, config.topk = 10_000, 256, 1.28

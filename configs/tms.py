@@ -8,7 +8,8 @@ between encoder and decoder; SPD's). Paper: 5-2 has MMCS 0.998 and ML2R 0.893, 4
 and ML2R 0.935.
 """
 
-from apd_jax.config import base_config
+from apd_jax.errors import UserError
+from apd_jax.run.config import base_config
 
 
 def _five_features(config):
@@ -40,7 +41,7 @@ _VARIANTS = {
 
 def get_config(variant: str = "5-2"):
     if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; configs/tms.py has {sorted(_VARIANTS)}")
+        raise UserError(f"unknown variant {variant!r}; configs/tms.py has {sorted(_VARIANTS)}")
     config = base_config()
     config.name, config.variant = "tms", variant
     config.steps, config.batch_size, config.warmup_fraction = 20_000, 2048, 0.05

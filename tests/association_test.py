@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import association
-from apd_jax.targets.resid_mlp import ResidualMLP
+from apd_jax.studies.resid_mlp.network import ResidualMLP
 
 
 def draw(seed, *shape):

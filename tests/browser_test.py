@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from apd_jax import browser
+from apd_jax.report import browser
 
 
 def unpack(packed):

@@ -11,8 +11,9 @@ from absl import flags
 from absl.testing import absltest, parameterized
 from ml_collections import config_flags
 
-from apd_jax import plan, studies
-from apd_jax.config import make_settings, make_training
+from apd_jax import studies
+from apd_jax.run import plan
+from apd_jax.run.config import make_settings, make_training
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 TMS, RESID_MLP = "tms.py:5-2", "resid_mlp.py:1"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import curves
+from apd_jax.report import curves
 
 
 class CurvesTest(parameterized.TestCase):

@@ -18,8 +18,8 @@ from apd_jax.decompose import init_states, make_step
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Objective
 from apd_jax.settings import Settings
-from apd_jax.targets import pretrain
-from apd_jax.targets.tms import TMS, TMSTask
+from apd_jax.studies import pretraining
+from apd_jax.studies.tms.network import TMS, TMSTask
 
 # Two steps of a tiny decomposition: enough to compile and run everything.
 TINY = {"num_components": 3, "topk": 1.0, "steps": 2, "batch_size": 8, "rank": 2}
@@ -209,9 +209,9 @@ class PrecisionTest(parameterized.TestCase):
 
     def test_target_training(self):
         task = TMSTask(TMS(4, 2, 1), SparseFeatures(4, 0.5))
-        training = pretrain.Training(1, batch_size=8, learning_rate=0.1, schedule="constant")
-        state = loop.pick(pretrain.init_state(task, training, jnp.arange(1)), 0)
-        products = self.products(pretrain.make_step(task, training), None, state)
+        training = pretraining.Training(1, batch_size=8, learning_rate=0.1, schedule="constant")
+        state = loop.pick(pretraining.init_state(task, training, jnp.arange(1)), 0)
+        products = self.products(pretraining.make_step(task, training), None, state)
         self.assertNotEmpty(products)
         for line in products:
             self.assertIn("[HIGHEST, HIGHEST]", line)

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import experiment, loop
+from apd_jax import loop
+from apd_jax.errors import UserError
+from apd_jax.run import experiment
 from apd_jax.runtime.checkpoint import Checkpointer, to_host
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
@@ -89,7 +91,7 @@ class RefusedTest(Trained):
     def test_wandb_without_wandb(self):
         with (
             mock.patch.dict(sys.modules, wandb=None),
-            self.assertRaisesRegex(ImportError, r"'mine', but .* pip install apd_jax\[wandb\]"),
+            self.assertRaisesRegex(UserError, r"'mine', but .* pip install apd_jax\[wandb\]"),
         ):
             self.run_config(**{"wandb.project": "mine"})
         self.assertFalse(self.workdir.exists())
@@ -183,7 +185,7 @@ class EvaluationTest(ExperimentTestCase):
         plan = experiment.make_plan(small_config())
         decomposition = mock.Mock()
         with (
-            mock.patch.object(experiment.pretrain, "final_loss", return_value=np.zeros(1)),
+            mock.patch.object(experiment.pretraining, "final_loss", return_value=np.zeros(1)),
             self.assertRaisesRegex(loop.Stopped, "evaluation stopped at step 40"),
         ):
             experiment.evaluate(plan, mock.Mock(), [decomposition], flag)

@@ -10,13 +10,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from apd_jax.evaluation import tms as tms_evaluation
-from apd_jax.evaluation.contributions import Contributions, semantic_counts
-from apd_jax.evaluation.reconstruction import LabelErrors
-from apd_jax.evaluation.resid_mlp import ResidualMLPArrays
-from apd_jax.evaluation.scrubbing import ScrubbingSamples, per_feature
-from apd_jax.evaluation.single_features import AblationResponse, FeatureSweeps
-from apd_jax.figures import captions, contributions, networks, resid_mlp, scrubbing, style, tms
+from apd_jax.studies.drawing import networks, style
+from apd_jax.studies.reconstruction import LabelErrors
+from apd_jax.studies.resid_mlp import captions as resid_mlp_captions
+from apd_jax.studies.resid_mlp import figures as resid_mlp
+from apd_jax.studies.resid_mlp import figures_contributions as contributions
+from apd_jax.studies.resid_mlp import figures_scrubbing as scrubbing
+from apd_jax.studies.resid_mlp.contributions import Contributions, semantic_counts
+from apd_jax.studies.resid_mlp.measures import ResidualMLPArrays
+from apd_jax.studies.resid_mlp.scrubbing import ScrubbingSamples, per_feature
+from apd_jax.studies.resid_mlp.single_features import AblationResponse, FeatureSweeps
+from apd_jax.studies.tms import captions as tms_captions
+from apd_jax.studies.tms import figures as tms
+from apd_jax.studies.tms import measures as tms_evaluation
 
 
 def label_errors(groups: int) -> LabelErrors:
@@ -179,7 +185,7 @@ class FiguresTest(parameterized.TestCase):
     )
     def test_tms(self, features, width, count, layers=0):
         figures = tms.tms_figures(tms_arrays(features, width, count, layers))
-        self.assertEqual(set(figures), set(captions.TMS_CAPTIONS))
+        self.assertEqual(set(figures), set(tms_captions.CAPTIONS))
         for name, figure in figures.items():
             with self.subTest(name):
                 self.check(figure)
@@ -225,7 +231,7 @@ class FiguresTest(parameterized.TestCase):
     def test_resid_mlp(self, features, neurons, count):
         numbers, arrays = resid_mlp_arrays(features, neurons, count)
         figures = resid_mlp.resid_mlp_figures(numbers, arrays)
-        self.assertEqual(set(figures), set(captions.RESID_MLP_CAPTIONS))
+        self.assertEqual(set(figures), set(resid_mlp_captions.CAPTIONS))
         for name, figure in figures.items():
             with self.subTest(name):
                 self.check(figure)
@@ -289,7 +295,7 @@ class FiguresTest(parameterized.TestCase):
         self.assertStartsWith(style.scientific(value), start)
 
     def test_captions_are_whole(self):
-        for table in (captions.TMS_CAPTIONS, captions.RESID_MLP_CAPTIONS):
+        for table in (tms_captions.CAPTIONS, resid_mlp_captions.CAPTIONS):
             for name, caption in table.items():
                 self.assertRegex(caption.title, r"^[A-Z]", name)
                 self.assertRegex(caption.text, r"^[^{}]{80,}\.$", name)

@@ -10,9 +10,9 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import loop
 from apd_jax.decompose import init_states, make_step
-from apd_jax.evaluation.reconstruction import baseline_outputs
-from apd_jax.plan import make_plan
-from apd_jax.targets import pretrain
+from apd_jax.run.plan import make_plan
+from apd_jax.studies import pretraining
+from apd_jax.studies.reconstruction import baseline_outputs
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
 import resid_mlp  # noqa: E402
@@ -24,14 +24,14 @@ class FullSizeTest(parameterized.TestCase):
         plan = make_plan(resid_mlp.get_config("1"))
         task, training, seeds = plan.task, plan.training, plan.seeds
         state = loop.run_steps(
-            pretrain.make_step(task, training),
+            pretraining.make_step(task, training),
             jnp.zeros(seeds.shape),
-            pretrain.init_state(task, training, seeds),
+            pretraining.init_state(task, training, seeds),
             seeds,
             steps=training.steps,
             chunk_steps=1000,
         )
-        (loss,) = pretrain.final_loss(task, state.params, seeds).tolist()
+        (loss,) = pretraining.final_loss(task, state.params, seeds).tolist()
         x = task.inputs(jax.random.key(1), 50_000)
         labels = task.labels(x)
         neurons = sum(task.module.neurons)

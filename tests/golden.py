@@ -11,8 +11,8 @@ import numpy as np
 from apd_jax.components import Factors
 from apd_jax.objective import Coefficients, Objective
 from apd_jax.sites import Target
-from apd_jax.targets.resid_mlp import ResidualMLP
-from apd_jax.targets.tms import TMS
+from apd_jax.studies.resid_mlp.network import ResidualMLP
+from apd_jax.studies.tms.network import TMS
 
 CASES = ("tms", "tms_hidden", "resid_mlp_1layer", "resid_mlp_2layer")
 _DATA = pathlib.Path(__file__).parent / "data"

@@ -9,8 +9,8 @@ from apd_jax.components import Components, Factors
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Coefficients, Objective
 from apd_jax.sites import Target
-from apd_jax.targets.resid_mlp import ResidualMLP
-from apd_jax.targets.tms import TMS
+from apd_jax.studies.resid_mlp.network import ResidualMLP
+from apd_jax.studies.tms.network import TMS
 
 
 def resid_mlp(

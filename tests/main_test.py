@@ -12,7 +12,9 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 
-from apd_jax import experiment, loop, main
+from apd_jax import loop, main
+from apd_jax.errors import UserError
+from apd_jax.run import experiment
 from apd_jax.runtime.checkpoint import CheckpointError
 from apd_jax.runtime.workdir import Workdir, WorkdirError
 
@@ -36,18 +38,17 @@ class StatusTest(parameterized.TestCase):
         self.assertEqual(run.call_args.args, (config, "runs/tms-5-2"))
         return status, logs.records[1:]
 
-    @parameterized.parameters(
-        ValueError, WorkdirError, CheckpointError, loop.Diverged, OSError, ImportError
-    )
+    @parameterized.parameters(UserError, WorkdirError, CheckpointError, loop.Diverged, OSError)
     def test_what_a_user_can_mend_is_one_line(self, kind):
         status, records = self.status({"side_effect": kind("do this")})
         self.assertEqual(status, 1)
         self.assertEqual([record.getMessage() for record in records], ["do this"])
         self.assertIsNone(records[0].exc_info)
 
-    def test_what_is_our_mistake_keeps_its_traceback(self):
-        with self.assertRaises(TypeError):
-            self.status({"side_effect": TypeError("oops")})
+    @parameterized.parameters(ValueError, TypeError, ImportError)
+    def test_what_is_our_mistake_keeps_its_traceback(self, kind):
+        with self.assertRaises(kind):
+            self.status({"side_effect": kind("oops")})
 
     def test_stopped(self):
         status, records = self.status({"side_effect": loop.Stopped(30, "decomposition")})

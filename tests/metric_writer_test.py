@@ -15,6 +15,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from tensorboardX.proto import event_pb2
 
+from apd_jax.errors import UserError
 from apd_jax.runtime.metric_writer import MetricWriter
 
 
@@ -197,7 +198,7 @@ class WandbTest(MetricWriterTestCase):
         self.write([1, 2])
         with (
             mock.patch.dict(sys.modules, {"wandb": None}),
-            self.assertRaisesRegex(ImportError, message),
+            self.assertRaisesRegex(UserError, message),
         ):
             self.write([1], wandb={"project": "p"})
         self.assertEqual(self.steps(), [1, 2])  # nothing was dropped

@@ -10,8 +10,8 @@ import numpy as np
 import apd_jax
 from apd_jax.components import Factors
 from apd_jax.sites import Target
-from apd_jax.targets.resid_mlp import ResidualMLP
-from apd_jax.targets.tms import TMS
+from apd_jax.studies.resid_mlp.network import ResidualMLP
+from apd_jax.studies.tms.network import TMS
 
 NAMES = ("tms", "tms_hidden", "mlp")
 

@@ -10,9 +10,9 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import experiment
-from apd_jax.targets.resid_mlp import ResidualMLP
-from apd_jax.targets.tms import TMS
+from apd_jax.run import experiment
+from apd_jax.studies.resid_mlp.network import ResidualMLP
+from apd_jax.studies.tms.network import TMS
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
 import resid_mlp  # noqa: E402

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from apd_jax import browser, report
+from apd_jax.report import browser, page
 
 SEEDS, FEATURES, COMPONENTS, OUTPUTS = 3, 4, 6, 4
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -126,8 +126,8 @@ def arguments() -> dict:
         "metrics": metrics(),
         "target_metrics": losses,
         "panels": [
-            report.Panel("plain", "A figure", "How to read it.", png(600, 400)),
-            report.Panel("wide", f"Wide {HOSTILE}", HOSTILE, png(1800, 300, 5906)),
+            page.Panel("plain", "A figure", "How to read it.", png(600, 400)),
+            page.Panel("wide", f"Wide {HOSTILE}", HOSTILE, png(1800, 300, 5906)),
         ],
         "browser": browser.browser_data(**browser_arrays()),
         "command": "python -m apd_jax.main --config=configs/tms.py:4-2 --workdir='a b & <c>'",

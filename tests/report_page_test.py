@@ -10,7 +10,7 @@ import numpy as np
 import report_example
 from absl.testing import absltest, parameterized
 
-from apd_jax import report
+from apd_jax.report import page
 
 # Smallest contrast of any visible text with what is behind it.
 CONTRAST = """
@@ -67,7 +67,7 @@ class ReportPageTest(parameterized.TestCase):
         cls.directory = pathlib.Path(tempfile.mkdtemp())
         cls.addClassCleanup(shutil.rmtree, cls.directory, ignore_errors=True)
         cls.path = cls.directory / "report.html"
-        cls.path.write_text(report.render_report(**report_example.arguments()), encoding="utf-8")
+        cls.path.write_text(page.render_report(**report_example.arguments()), encoding="utf-8")
         cls.page = cls.enterClassContext(chromium.Chromium(cls.directory / "profile"))
 
     def setUp(self):
@@ -294,7 +294,7 @@ class ReportPageTest(parameterized.TestCase):
         arguments = report_example.arguments() | {"browser": None, "command": "", "panels": []}
         arguments["metrics"] = arguments["target_metrics"] = []
         path = self.directory / "bare.html"
-        path.write_text(report.render_report(**arguments), encoding="utf-8")
+        path.write_text(page.render_report(**arguments), encoding="utf-8")
         self.page.open(path)
         self.assertIn("Every seed", self.text("main"))
         self.assertEqual(self.page.requests[-1], path.as_uri())

@@ -10,7 +10,7 @@ import re
 import report_example
 from absl.testing import absltest, parameterized
 
-from apd_jax import report
+from apd_jax.report import page
 
 
 class Page(html.parser.HTMLParser):
@@ -58,7 +58,7 @@ class RenderTest(parameterized.TestCase):
         self.arguments = report_example.arguments()
 
     def render(self, **changes):
-        text = report.render_report(**{**self.arguments, **changes})
+        text = page.render_report(**{**self.arguments, **changes})
         return text, Page(text)
 
     def test_says_what_happened(self):
@@ -194,7 +194,7 @@ class RenderTest(parameterized.TestCase):
             self.render(results=results)
 
     def test_panel_that_is_no_png(self):
-        panel = report.Panel("broken", "", "", b"GIF89a")
+        panel = page.Panel("broken", "", "", b"GIF89a")
         with self.assertRaisesRegex(
             ValueError, r"panel 'broken' is not a PNG, it starts with b'GIF"
         ):

@@ -22,10 +22,11 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from apd_jax.errors import UserError
 from apd_jax.runtime import checksum
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """A checkpoint could not be written, or none of those on disk is whole."""
 
 
@@ -60,7 +61,7 @@ class Checkpointer:
             back on.
         """
         if max_to_keep < 1:
-            raise ValueError(f"max_to_keep must be at least 1, got {max_to_keep}.")
+            raise UserError(f"max_to_keep must be at least 1, got {max_to_keep}.")
         self._directory = pathlib.Path(directory).absolute()
         self._writes = jax.process_index() == 0
         if self._writes:
@@ -104,13 +105,13 @@ class Checkpointer:
 
         Raises:
           CheckpointError: the save *before* this one failed.
-          ValueError: `step` is on disk from a run that was not restored here.
+          UserError: `step` is on disk from a run that was not restored here.
         """
         self.wait()
         if step in self._whole:
             return
         if step in self.steps() and step not in self._broken:
-            raise ValueError(
+            raise UserError(
                 f"{self._directory} holds a checkpoint of step {step} from another run: call "
                 "restore_latest before the first save, or take another directory."
             )
@@ -154,7 +155,7 @@ class Checkpointer:
 
         Raises:
           CheckpointError: there are checkpoints, but none is whole.
-          ValueError: the newest whole one holds other leaves, shapes or dtypes.
+          UserError: the newest whole one holds other leaves, shapes or dtypes.
         """
         self.wait()
         found, reasons = None, {}
@@ -258,7 +259,7 @@ def _check_layout(path: pathlib.Path, saved: dict[str, str], asked: dict[str, st
         lines = [
             f"\n  {n}: {saved.get(n, 'absent')} -> {asked.get(n, 'absent')}" for n in names[:9]
         ]
-        raise ValueError(
+        raise UserError(
             f"{path} is whole but holds another state, saved -> asked:{''.join(lines)}\n"
             "It is from another config or version: take another directory, or delete this one."
         )

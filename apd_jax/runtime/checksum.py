@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from apd_jax.errors import UserError
+
 
 class Damaged(Exception):
     """What was read is not what was written."""
@@ -28,13 +30,13 @@ def layout(tree: Any) -> dict[str, str]:
       tree: pytree of arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError: two leaves have the same name, because a key contains a "/".
+      UserError: two leaves have the same name, because a key contains a "/".
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [leaf_name(path) for path, _ in leaves]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"each leaf needs a name of its own, got {twice} twice: rename the keys.")
+        raise UserError(f"each leaf needs a name of its own, got {twice} twice: rename the keys.")
     shapes = [",".join(map(str, leaf.shape)) for _, leaf in leaves]
     return {n: f"{leaf.dtype}[{s}]" for n, (_, leaf), s in zip(names, leaves, shapes, strict=True)}
 

@@ -11,6 +11,7 @@ import jax
 import safetensors
 import safetensors.numpy
 
+from apd_jax.errors import UserError
 from apd_jax.runtime import checksum
 from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError, to_host
 
@@ -36,7 +37,7 @@ def save_components(
 
     Raises:
       CheckpointError: it cannot be written; what was in `directory` before is untouched.
-      ValueError: `directory` holds other files.
+      UserError: `directory` holds other files.
     """
     factors = {site: {"U": both.U, "V": both.V} for site, both in components.items()}
     host = to_host({"components": factors, "target": target_params})
@@ -45,7 +46,7 @@ def save_components(
     directory = pathlib.Path(directory).absolute()
     others = {path.name for path in directory.glob("*")} - _FILES
     if others:
-        raise ValueError(f"{directory} holds other files, {sorted(others)}: take a new directory.")
+        raise UserError(f"{directory} holds other files, {sorted(others)}: take a new directory.")
     plain_config = json.loads(json.dumps(config))
     aside = directory.with_name(f"{directory.name}.tmp-{os.getpid()}")
     try:
@@ -71,11 +72,11 @@ def load_components(
 
     Raises:
       CheckpointError: files were changed, cut short or lost since.
-      ValueError: `directory` was not written by `save_components`.
+      UserError: `directory` was not written by `save_components`.
     """
     path = pathlib.Path(directory) / "orbax"
     if not path.is_dir():
-        raise ValueError(f"{directory} holds no saved components: there is no {path}.")
+        raise UserError(f"{directory} holds no saved components: there is no {path}.")
     with Checkpointer(path) as checkpointer:
         restored = checkpointer.restore_latest(None)
     if restored is None:

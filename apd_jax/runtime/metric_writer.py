@@ -19,6 +19,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.proto.summary_pb2 import Summary
 
+from apd_jax.errors import UserError
 from apd_jax.runtime.workdir import atomic_write_text
 
 _SECONDS_BETWEEN_FLUSHES = 5.0
@@ -51,7 +52,7 @@ class MetricWriter:
             from the start: all are.
 
         Raises:
-          ImportError: a wandb project is set and wandb is not installed.
+          UserError: a wandb project is set and wandb is not installed.
           OSError: wandb does not start, or the files cannot be written.
         """
         self._closing = contextlib.ExitStack()
@@ -149,12 +150,12 @@ def import_wandb(project: str) -> types.ModuleType:
     """The wandb module, for runs of `project`.
 
     Raises:
-      ImportError: it is not installed.
+      UserError: it is not installed.
     """
     try:
         return importlib.import_module("wandb")
     except ImportError as error:
-        raise ImportError(
+        raise UserError(
             f"wandb.project is {project!r}, but Weights & Biases is not installed: "
             "pip install apd_jax[wandb], or leave wandb.project unset."
         ) from error

@@ -14,11 +14,13 @@ from typing import Any, Self
 import jax
 from absl import logging
 
+from apd_jax.errors import UserError
+
 _ABSENT = "absent"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what file systems without locks say
 
 
-class WorkdirError(ValueError):
+class WorkdirError(UserError):
     """The directory cannot be used; the message says why and what to do."""
 
 

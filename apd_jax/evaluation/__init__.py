@@ -1,1 +1,0 @@
-"""Measures of a decomposition: networks and components in, numbers and arrays out."""

@@ -1,0 +1,1 @@
+"""The report of a run: one offline HTML page."""

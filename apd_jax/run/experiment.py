@@ -1,0 +1,160 @@
+"""One run as a story: target, decomposition, evaluation, figures, report.
+
+Letters: S seeds side by side.
+"""
+
+import functools
+import os
+import shutil
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from apd_jax import loop, train_step
+from apd_jax.attributions import gradient_attributions
+from apd_jax.decompose import init_states, make_step
+from apd_jax.decomposition import Decomposition
+from apd_jax.run import session
+from apd_jax.run.config import FREE_FIELDS
+from apd_jax.run.plan import Plan, make_plan
+from apd_jax.run.publish import publish
+from apd_jax.run.session import Stage
+from apd_jax.runtime import memory
+from apd_jax.runtime.preemption import StopFlag
+from apd_jax.runtime.progress import Progress
+from apd_jax.runtime.workdir import Workdir
+from apd_jax.sites import Target
+from apd_jax.studies import pretraining
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    workdir_path: str | os.PathLike[str],
+    *,
+    command: str = "",
+    flag: StopFlag | None = None,
+) -> dict[str, Any]:
+    """Run an experiment, or go on with it, or rebuild what a finished one shows.
+
+    Args:
+      config: the experiment (see configs/).
+      workdir_path: directory of the run.
+      command: the command line, for the report.
+      flag: asked to stop between chunks.
+
+    Returns:
+      The content of results.json.
+
+    Raises:
+      UserError: a field out of its range, a directory that belongs to another config or cannot
+        be written to, Weights & Biases asked for and not installed; before any training.
+      loop.Stopped: `flag` was raised; the work so far is saved.
+      loop.Diverged: a loss stopped being finite; the last good checkpoint stays.
+      CheckpointError: a checkpoint can't be written, or there are some but none is whole.
+      OSError: another file can't be written.
+    """
+    plan = make_plan(config)
+    flag = flag or StopFlag()
+    seconds = {}
+    with Workdir(workdir_path) as workdir:
+        workdir.claim(plan.config.to_dict(), free=FREE_FIELDS)
+        targets, seconds["target"] = train_targets(plan, workdir, flag)
+        decompositions, seconds["decompose"] = decompose_targets(plan, targets, workdir, flag)
+        save_components(plan, decompositions, workdir)
+        start = time.monotonic()
+        rows, arrays = evaluate(plan, targets, decompositions, flag)
+        seconds["evaluate"] = time.monotonic() - start
+        return publish(
+            workdir, plan, decompositions, rows, arrays, seconds=seconds, command=command
+        )
+
+
+def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target, float]:
+    """The targets of all seeds, leaves [S, ...], trained or from the workdir; and seconds."""
+    stage = Stage(
+        name="target",
+        directory=workdir.target,
+        make_state=lambda: pretraining.init_state(plan.task, plan.training, plan.seeds),
+        make_step=lambda: pretraining.make_step(plan.task, plan.training),
+        context=jnp.zeros(plan.seeds.shape),
+        seeds=plan.seeds,
+        steps=plan.training.steps,
+        **_saving_and_logging(plan.config),
+    )
+    state, seconds = session.run(stage, flag)
+    return jax.vmap(plan.task.target)(state.params), seconds
+
+
+def decompose_targets(
+    plan: Plan, targets: Target, workdir: Workdir, flag: StopFlag
+) -> tuple[list[Decomposition], float]:
+    """Decompose the targets of all seeds, from where the workdir is; and seconds."""
+    stage = Stage(
+        name="decomposition",
+        directory=workdir.path,
+        make_state=lambda: init_states(plan.settings, targets, plan.seeds),
+        make_step=lambda: make_step(plan.settings, plan.task.inputs),
+        context=targets,
+        seeds=plan.seeds,
+        steps=plan.settings.steps,
+        wandb=_wandb(plan.config),
+        **_saving_and_logging(plan.config),
+    )
+    state, seconds = session.run(stage, flag)
+    components = train_step.current_components(plan.settings.objective, state)
+    return [
+        Decomposition(loop.pick(targets, i), loop.pick(components, i), plan.settings)
+        for i in range(len(plan.seeds))
+    ], seconds
+
+
+def save_components(plan: Plan, decompositions: list[Decomposition], workdir: Workdir) -> None:
+    """Write the components of every seed, and clear away what a killed process left of them."""
+    directory = workdir.path / "components"
+    for leftover in directory.glob("*.tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for seed, decomposition in zip(plan.seeds.tolist(), decompositions, strict=True):
+        decomposition.save(directory / f"seed_{seed}")
+
+
+def evaluate(
+    plan: Plan, targets: Target, decompositions: list[Decomposition], flag: StopFlag
+) -> tuple[list[dict], list[Any]]:
+    """Numbers of results.json and arrays for the figures, an entry a seed."""
+    source = plan.settings.objective.attribution_source
+    attributions = functools.partial(gradient_attributions, source=source)
+    target_losses = pretraining.final_loss(plan.task, targets.params, plan.seeds).tolist()
+    rows, arrays = [], []
+    with Progress(len(decompositions), "evaluation", unit="seed") as progress:
+        for index, decomposition in enumerate(decompositions):
+            if flag.requested:
+                raise loop.Stopped(plan.settings.steps, "evaluation")
+            memory.give_back()  # what training or the seed before this one took
+            key = jax.random.fold_in(jax.random.key(plan.seeds[index]), 2**31 + 3)
+            numbers, measured = plan.study.evaluate(
+                plan.task, decomposition, attributions, key, plan.config.evaluation_samples
+            )
+            seed, loss = int(plan.seeds[index]), target_losses[index]
+            rows.append({"seed": seed, **numbers, "target_loss": loss})
+            arrays.append(measured)
+            progress.update(index + 1)
+    return rows, arrays
+
+
+def _saving_and_logging(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
+    """Fields of `Stage` that all loops of a run share."""
+    return {
+        "chunk_steps": config.chunk_steps,
+        "save_every": config.checkpoint_every,
+        "max_to_keep": config.max_to_keep,
+        "config": config.to_dict(),
+        "tensorboard": config.tensorboard,
+    }
+
+
+def _wandb(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
+    """Arguments of `wandb.init`."""
+    return {**config.wandb.to_dict(), "config": config.to_dict()}

@@ -1,0 +1,160 @@
+"""What a run shows: results.json, figures, and the report made of them."""
+
+import json
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from apd_jax.decomposition import Decomposition
+from apd_jax.report import browser, page
+from apd_jax.run.plan import Plan
+from apd_jax.runtime.workdir import Workdir, atomic_write_bytes, atomic_write_text
+from apd_jax.studies.drawing import style
+from apd_jax.studies.probes import probe
+from apd_jax.studies.verdicts import compare, judge, summarise
+
+
+def publish(
+    workdir: Workdir,
+    plan: Plan,
+    decompositions: list[Decomposition],
+    rows: list[dict],
+    arrays: list[Any],
+    *,
+    seconds: dict[str, float],
+    command: str,
+) -> dict[str, Any]:
+    """Write results.json, figures and report of a run.
+
+    Args:
+      workdir: where to.
+      plan: what was run.
+      decompositions, rows, arrays: result, numbers and arrays for figures, an entry a seed.
+      seconds: spent on each part of the run.
+      command: the command line that reproduces it.
+
+    Returns:
+      The content of results.json.
+    """
+    results = _results(plan, rows, seconds)
+    atomic_write_text(workdir.results, json.dumps(results, indent=2) + "\n")
+    panels = _draw(plan, rows, arrays)
+    _write_figures(workdir, panels)
+    shown = _shown_seed(rows)
+    text = page.render_report(
+        results=results,
+        metrics=_read_metrics(workdir.metrics),
+        target_metrics=_read_metrics(workdir.target / "metrics.jsonl"),
+        panels=panels,
+        browser=_browse(plan, decompositions[shown], arrays[shown], rows[shown]["seed"]),
+        command=command,
+    )
+    atomic_write_text(workdir.report, text)
+    return results
+
+
+def _results(plan: Plan, rows: list[dict], seconds: dict[str, float]) -> dict[str, Any]:
+    summary = summarise([{k: v for k, v in row.items() if k != "seed"} for row in rows])
+    variant = plan.config.variant
+    return {
+        "name": plan.config.name,
+        "variant": variant,
+        "config": plan.config.to_dict(),
+        "versions": _versions(),
+        "machine": _machine(),
+        "seconds": seconds,
+        "seeds": rows,
+        "summary": summary,
+        "verdicts": judge(plan.study.thresholds(variant), summary),
+        "comparison": compare(plan.study.published(variant), summary, len(rows)),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("apd_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed (run from a checkout)"
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    """What the run was computed on."""
+    return {
+        "platform": platform.platform(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "cpu_cores": os.cpu_count(),
+    }
+
+
+def _shown_seed(rows: list[dict]) -> int:
+    """The place of the seed whose details are shown: the first that is solved, or the first."""
+    return next((i for i, row in enumerate(rows) if row["solved"]), 0)
+
+
+def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
+    """The main figure of every seed, and all figures of one seed."""
+    shown, several = _shown_seed(rows), len(rows) > 1
+    panels = []
+    for index, (row, measured) in enumerate(zip(rows, arrays, strict=True)):
+        only = None if index == shown else plan.study.MAIN_FIGURE
+        figures = plan.study.draw(row, measured, only=only)
+        for name, figure in figures.items():
+            caption = plan.study.CAPTIONS[name]
+            panels.append(
+                page.Panel(
+                    name=f"{name}_seed_{row['seed']}" if several else name,
+                    title=caption.title + (f", seed {row['seed']}" if several else ""),
+                    caption=caption.text,
+                    png=style.to_png(figure),
+                )
+            )
+    return panels
+
+
+def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) -> dict[str, Any]:
+    """Data of the component browser for one seed."""
+    target = decomposition.target
+    probes = probe(
+        decomposition,
+        plan.task.inputs,
+        key=jax.random.fold_in(jax.random.key(np.uint32(seed)), 2**31 + 4),
+        num_features=plan.task.inputs.num_features,
+    )
+    return browser.browser_data(
+        factors={
+            site: (np.asarray(f.U), np.asarray(f.V)) for site, f in decomposition.components.items()
+        },
+        target_weights={site: np.asarray(weight) for site, weight in target.weights.items()},
+        attributions=probes.attributions,
+        topk_mask=probes.mask,
+        target_outputs=probes.target_outputs,
+        topk_outputs=probes.topk_outputs,
+        active_share=probes.active_share,
+        represented=plan.study.represented(arrays),
+        views=plan.study.views(target),
+        seed=seed if len(plan.seeds) > 1 else None,
+    )
+
+
+def _write_figures(workdir: Workdir, panels: list[page.Panel]) -> None:
+    workdir.figures.mkdir(exist_ok=True)
+    for panel in panels:
+        atomic_write_bytes(workdir.figures / f"{panel.name}.png", panel.png)
+    names = {panel.name for panel in panels}
+    for path in workdir.figures.glob("*.png"):
+        if path.stem not in names:
+            path.unlink()
+
+
+def _read_metrics(path: os.PathLike[str]) -> list[dict[str, Any]]:
+    with open(path, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

@@ -1,0 +1,1 @@
+"""Drawing that studies share: arrays in, matplotlib figures out."""

@@ -1,0 +1,134 @@
+"""The look that all figures share: colours by role, sizes, fonts, PNG output.
+
+Colours are Okabe and Ito's palette, which survives the common kinds of colour blindness. Figures
+are built without pyplot, so that no state is left behind and no display is needed.
+"""
+
+import functools
+import io
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib import colors
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from apd_jax.errors import UserError
+
+WIDTH = 10.0
+DPI = 200
+
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, YELLOW, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F"
+INK, FAINT, PALE = "#222222", "#C8C8C8", "#F4F4F4"
+
+ROLE_COLORS = {
+    "target": BLUE,
+    "topk": ORANGE,
+    "scrubbed": GREEN,
+    "antiscrubbed": PURPLE,
+    "baseline": GREY,
+    "label": INK,
+}
+LAYER_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+FEW_COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, "#5D3A9B", "#8C6D1F")
+
+_RC: Any = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "normal",
+    "axes.labelsize": 9,
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "mathtext.fontset": "dejavusans",
+    "axes.formatter.use_mathtext": True,
+}
+
+P = ParamSpec("P")
+
+
+def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Run a function that makes a figure under the shared style, whatever the caller's settings."""
+
+    @functools.wraps(make)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(_RC)
+            return make(*args, **kwargs)
+
+    return wrapper
+
+
+def make_figures(makers: Mapping[str, Callable[[], Figure]], only: str | None) -> dict[str, Figure]:
+    """Make the figures of a table by name; one of them alone if `only` names it.
+
+    Raises:
+      UserError: `only` is not in the table.
+    """
+    if only is None:
+        return {name: make() for name, make in makers.items()}
+    if only not in makers:
+        raise UserError(f"there is no figure {only!r}; there are {sorted(makers)}")
+    return {only: makers[only]()}
+
+
+def new_figure(height: float, *, width: float = WIDTH, constrained: bool = True) -> Figure:
+    """Make an empty figure of the given size in inches, with or without automatic layout."""
+    return Figure(figsize=(width, height), layout="constrained" if constrained else None)
+
+
+def to_png(figure: Figure, *, dpi: int = DPI) -> bytes:
+    """Render a figure to the bytes of a PNG file on white ground."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context():
+        matplotlib.rcParams.update(_RC)
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
+
+
+def feature_colors(count: int) -> np.ndarray:
+    """Return [count, 4] RGBA: distinct colours for a few features, a gradient for many."""
+    if count <= len(FEW_COLORS):
+        return colors.to_rgba_array(FEW_COLORS[:count])
+    # The bright end of viridis can't be seen on white.
+    return matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, count))
+
+
+def layer_colors(layers: int) -> list[str]:
+    """Return one colour a layer; a single layer needs no colour and is dark grey."""
+    if layers == 1:
+        return ["#444444"]
+    return [LAYER_COLORS[i % len(LAYER_COLORS)] for i in range(layers)]
+
+
+def bare(axes: Axes) -> None:
+    """Remove ticks, labels and frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def scientific(value: float) -> str:
+    """Write a number as mathtext with two significant digits: 2.6e-4 as 2.6 × 10⁻⁴."""
+    if not np.isfinite(value) or value == 0:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return rf"{mantissa}$\,\times\,$10$^{{{int(exponent)}}}$"

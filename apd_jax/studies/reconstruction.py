@@ -1,0 +1,220 @@
+"""How well components rebuild weights and outputs: the measures that every target shares.
+
+Letters: B batch, C components, F features, O output width, G groups of inputs.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.attributions import gradient_attributions
+from apd_jax.components import Components
+from apd_jax.errors import UserError
+from apd_jax.forward import masked_apply
+from apd_jax.inputs import SparseFeatures
+from apd_jax.objective import Objective
+from apd_jax.sites import PyTree, Target
+
+AttributionFn = Callable[[Target, Components, jax.Array], jax.Array]
+LabelFn = Callable[[jax.Array], jax.Array]
+
+
+class LabelErrors(NamedTuple):
+    """MSE against the labels for groups of inputs with different numbers of active features.
+
+    Attributes:
+      num_active: [G] int, the number of active features in the group; 0 stands for the training
+        distribution, of which rows without any active feature are left out.
+      target: [G] the target network.
+      topk: [G] the active components only: by the rule of the training on its distribution, the
+        `n` largest attributions of each row on rows with exactly `n` active features.
+      baseline: [G] the monosemantic baseline (see `baseline_outputs`).
+    """
+
+    num_active: np.ndarray
+    target: np.ndarray
+    topk: np.ndarray
+    baseline: np.ndarray
+
+
+def faithfulness_mse(target: Target, components: Components) -> float:
+    """Return the largest over sites of `mean_ij (θ*_l − Σ_c P_{c,l})²`.
+
+    Args:
+      target: the decomposed network, with weights {site: [d_in, d_out]}.
+      components: {site: factors} whose sum should be those weights.
+
+    Returns:
+      A float, 0 where the components sum to the weights exactly.
+    """
+    errors = [
+        jnp.mean(jnp.square(target.weights[site] - factors.sum()))
+        for site, factors in components.items()
+    ]
+    return float(max(errors))
+
+
+def baseline_outputs(
+    x: jax.Array, labels: jax.Array, *, num_exact: int, passthrough: bool
+) -> jax.Array:
+    """Return what a network would output that spends each neuron on one feature.
+
+    Args:
+      x: [B, F] inputs.
+      labels: [B, F] what a perfect network outputs.
+      num_exact: the number of neurons (or hidden dimensions); that many features, the first
+        ones, get their exact label.
+      passthrough: whether the other features come out as they went in (a residual stream) or
+        as 0.
+
+    Returns:
+      [B, F] outputs.
+    """
+    rest = x if passthrough else jnp.zeros_like(x)
+    return jnp.where(jnp.arange(x.shape[-1]) < num_exact, labels, rest)
+
+
+def row_mse(outputs: jax.Array, reference: jax.Array) -> jax.Array:
+    """Return [B] the mean over outputs of the squared difference of two [B, O] arrays."""
+    return jnp.mean(jnp.square(outputs - reference), axis=-1)
+
+
+def check_width(distribution: SparseFeatures, num_features: int) -> None:
+    """Raise UserError unless the inputs are as wide as the network."""
+    if distribution.num_features != num_features:
+        raise UserError(
+            f"distribution has {distribution.num_features} features, the network {num_features}; "
+            "give the distribution that the network was trained on"
+        )
+
+
+def num_batches(num_samples: int, batch_size: int) -> int:
+    """Return the number of whole batches that hold at least `num_samples` rows.
+
+    Raises:
+      UserError: where either number is below 1.
+    """
+    if num_samples < 1 or batch_size < 1:
+        raise UserError(
+            f"num_samples={num_samples} and batch_size={batch_size} must both be at least 1."
+        )
+    return -(-num_samples // batch_size)
+
+
+def stream(batch_fn: Callable[[jax.Array], PyTree], key: jax.Array, count: int) -> PyTree:
+    """Run one function on `count` batches and lay the results end to end on the host.
+
+    Memory on the device stays that of one batch.
+
+    Args:
+      batch_fn: key -> pytree of arrays with a leading batch axis.
+      key: PRNG key; batch `i` gets `fold_in(key, i)`.
+      count: the number of batches.
+
+    Returns:
+      The same pytree with numpy arrays, of length `count * B`.
+    """
+    batches = [jax.device_get(batch_fn(jax.random.fold_in(key, i))) for i in range(count)]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+
+
+@functools.partial(jax.jit, static_argnames="attributions")
+def attribution_scores(
+    target: Target, components: Components, x: jax.Array, *, attributions: AttributionFn
+) -> jax.Array:
+    """Return [B, C] attributions of a batch, compiled once for each shape."""
+    return attributions(target, components, x)
+
+
+class _LabelRows(NamedTuple):
+    active: jax.Array
+    target: jax.Array
+    topk: jax.Array
+    baseline: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("num_exact", "passthrough"))
+def _label_rows(
+    target: Target,
+    components: Components,
+    label_fn: LabelFn,
+    x: jax.Array,
+    mask: jax.Array,
+    *,
+    num_exact: int,
+    passthrough: bool,
+) -> _LabelRows:
+    """Squared errors of one batch against its labels, a row an input."""
+    labels = label_fn(x)
+    baseline = baseline_outputs(x, labels, num_exact=num_exact, passthrough=passthrough)
+    return _LabelRows(
+        active=jnp.any(x != 0, axis=-1),
+        target=row_mse(target(x), labels),
+        topk=row_mse(masked_apply(target, components, x, mask), labels),
+        baseline=row_mse(baseline, labels),
+    )
+
+
+def label_errors(
+    target: Target,
+    components: Components,
+    label_fn: LabelFn,
+    *,
+    key: jax.Array,
+    distribution: SparseFeatures,
+    objective: Objective,
+    max_active: int,
+    num_exact: int,
+    passthrough: bool,
+    batch_size: int,
+    num_samples: int,
+    attributions: AttributionFn = gradient_attributions,
+) -> LabelErrors:
+    """Measure the MSE against labels on the training distribution and for exactly 1..n active.
+
+    Args:
+      target: the decomposed network, [B, F] -> [B, F].
+      components: its components.
+      label_fn: [B, F] inputs -> [B, F] labels.
+      key: PRNG key.
+      distribution: the training distribution of the inputs.
+      objective: whose rule selects components on batches drawn from the training distribution.
+      max_active: the largest number of active features to measure (at most F is used).
+      num_exact: see `baseline_outputs`.
+      passthrough: see `baseline_outputs`.
+      batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
+      num_samples: rows per group, rounded up to whole batches.
+      attributions: what scores the components of a row.
+
+    Returns:
+      `LabelErrors` with G = 1 + min(max_active, F) groups.
+    """
+    groups = np.arange(1 + min(max_active, distribution.num_features))
+    label_fn = jax.tree_util.Partial(label_fn)
+    count = num_batches(num_samples, batch_size)
+
+    def batch(key: jax.Array, *, num_active: int) -> _LabelRows:
+        drawn = distribution
+        if num_active:
+            drawn = dataclasses.replace(drawn, mode="exactly_n", num_active=num_active, synced=())
+        x = drawn(key, batch_size)
+        scores = attribution_scores(target, components, x, attributions=attributions)
+        few = min(num_active, scores.shape[1] - objective.distil)
+        rule = objective.per_row(few) if num_active else objective
+        mask = rule.select(scores, x).mask
+        return _label_rows(
+            target, components, label_fn, x, mask, num_exact=num_exact, passthrough=passthrough
+        )
+
+    means = []
+    for group in groups.tolist():
+        batch_fn = functools.partial(batch, num_active=group)
+        rows = stream(batch_fn, jax.random.fold_in(key, group), count)
+        kept = rows.active if group == 0 and rows.active.any() else slice(None)
+        means.append([np.mean(errors[kept]) for errors in (rows.target, rows.topk, rows.baseline)])
+    return LabelErrors(groups, *np.asarray(means, np.float64).T)

@@ -1,0 +1,183 @@
+"""Everything that is measured on a decomposed residual MLP.
+
+Letters: C components, F features, N neurons of all layers, S samples.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from apd_jax.attributions import gradient_attributions
+from apd_jax.components import Components
+from apd_jax.inputs import SparseFeatures
+from apd_jax.objective import Objective
+from apd_jax.sites import Target
+from apd_jax.studies.reconstruction import (
+    AttributionFn,
+    LabelErrors,
+    LabelFn,
+    check_width,
+    faithfulness_mse,
+    label_errors,
+)
+from apd_jax.studies.resid_mlp.contributions import (
+    Contributions,
+    contribution_cosine,
+    neuron_contributions,
+    semantic_counts,
+)
+from apd_jax.studies.resid_mlp.scrubbing import (
+    PerFeature,
+    ScrubbingSamples,
+    feature_component_map,
+    per_feature,
+    scrubbing_samples,
+)
+from apd_jax.studies.resid_mlp.single_features import (
+    AblationResponse,
+    FeatureSweeps,
+    ablation_response,
+    feature_sweeps,
+)
+
+MAX_ACTIVE = 5
+EXAMPLE_FEATURE = 42
+_MSES = ("topk", "scrubbed", "antiscrubbed", "random", "monosemantic", "zero")
+
+
+class ResidualMLPArrays(NamedTuple):
+    """What the figures of a residual MLP and its component browser show.
+
+    Attributes:
+      feature_map: [F] int, the component with the largest attribution for each one-hot input.
+      contributions: neuron contributions.
+      sweeps: every input swept alone.
+      samples: errors of S samples of the training distribution.
+      per_feature: their averages where one feature is active.
+      ablation: response to one feature under random ablation.
+      label_errors: MSE to the labels by number of active features.
+    """
+
+    feature_map: np.ndarray
+    contributions: Contributions
+    sweeps: FeatureSweeps
+    samples: ScrubbingSamples
+    per_feature: PerFeature
+    ablation: AblationResponse
+    label_errors: LabelErrors
+
+
+def relu_labels(x: jax.Array) -> jax.Array:
+    """Return `x + ReLU(x)`, [B, F]: what the paper's residual MLPs are trained to compute."""
+    return x + jax.nn.relu(x)
+
+
+@jax.default_matmul_precision("highest")
+def evaluate_resid_mlp(
+    target: Target,
+    components: Components,
+    *,
+    key: jax.Array,
+    objective: Objective,
+    label_fn: LabelFn = relu_labels,
+    distribution: SparseFeatures | None = None,
+    batch_size: int = 256,
+    num_samples: int = 50_000,
+    num_label_samples: int = 5_000,
+    attributions: AttributionFn = gradient_attributions,
+) -> tuple[dict[str, float | int | bool], ResidualMLPArrays]:
+    """Measure a decomposition of a residual MLP (section 3.2 and appendix of the paper).
+
+    A single run: no seed axis.
+
+    Args:
+      target: the residual MLP, [B, F] -> [B, F].
+      components: components of all of its MLP matrices.
+      key: PRNG key; the same key gives the same numbers.
+      objective: what the components were trained with; its rule selects those that are active.
+      label_fn: [B, F] inputs -> [B, F] what the target was trained to output.
+      distribution: what the inputs are drawn from; by default independent features, active with
+        p=0.01 and uniform in [-1, 1].
+      batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
+      num_samples: S, samples of the training distribution.
+      num_label_samples: samples for each number of active features.
+      attributions: what scores the components of a row.
+
+    Returns:
+      (numbers, arrays): numbers under the names they have in results.json, as Python values, and
+      `ResidualMLPArrays` on the host.
+
+    Raises:
+      UserError: where the target has not the sites of a residual MLP, the distribution has
+        another number of features, or a count is below 1.
+    """
+    contributions = neuron_contributions(target, components)
+    num_features, num_neurons = contributions.target.shape
+    distribution = distribution or SparseFeatures(num_features, 0.01, (-1.0, 1.0))
+    check_width(distribution, num_features)
+    shared: dict[str, Any] = {"objective": objective, "attributions": attributions}
+    sampled = {**shared, "distribution": distribution, "batch_size": batch_size}
+    sample_key, ablation_key, label_key = (jax.random.fold_in(key, i) for i in range(3))
+
+    feature_map = feature_component_map(target, components, num_features=num_features, **shared)
+    samples = scrubbing_samples(
+        target,
+        components,
+        label_fn,
+        feature_map,
+        key=sample_key,
+        num_neurons=num_neurons,
+        num_samples=num_samples,
+        **sampled,
+    )
+    arrays = ResidualMLPArrays(
+        feature_map=np.asarray(feature_map),
+        contributions=contributions,
+        sweeps=feature_sweeps(target, components, label_fn, feature_map, **shared),
+        samples=samples,
+        per_feature=per_feature(samples, num_features=num_features),
+        ablation=ablation_response(
+            target,
+            components,
+            feature_map,
+            key=ablation_key,
+            feature=min(EXAMPLE_FEATURE, num_features - 1),
+            num_features=num_features,
+            objective=objective,
+            batch_size=batch_size,
+        ),
+        label_errors=label_errors(
+            target,
+            components,
+            label_fn,
+            key=label_key,
+            max_active=MAX_ACTIVE,
+            num_exact=num_neurons,
+            passthrough=True,
+            num_samples=num_label_samples,
+            **sampled,
+        ),
+    )
+    return _numbers(faithfulness_mse(target, components), arrays), arrays
+
+
+def _numbers(faithfulness: float, arrays: ResidualMLPArrays) -> dict[str, float | int | bool]:
+    """Reduce the arrays to the numbers of results.json.
+
+    The standard error of a mean over S samples is `std / sqrt(S)`: how far it may be from that of
+    endlessly many samples of the same decomposition.
+    """
+    samples, held = arrays.samples, arrays.sweeps.held
+    distinct = np.unique(arrays.feature_map).size == arrays.feature_map.size
+    errors = {name: np.asarray(getattr(samples, name), np.float64) for name in _MSES}
+    standard_errors = {name: e.std() / np.sqrt(e.size) for name, e in errors.items()}
+    return {
+        "faithfulness_mse": faithfulness,
+        **{f"{name}_mse": float(e.mean()) for name, e in errors.items()},
+        **{f"{name}_mse_standard_error": float(e) for name, e in standard_errors.items()},
+        "contribution_cosine": contribution_cosine(arrays.contributions),
+        **semantic_counts(arrays.contributions.represents),
+        "single_component_features": int(held.sum()),
+        "solved": bool(held.all() and distinct),
+    }

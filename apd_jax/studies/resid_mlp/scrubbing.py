@@ -1,0 +1,251 @@
+"""Scrubbing: do the components that a feature needs suffice, and is it they that are needed?
+
+Each feature is mapped to one component. For every input a random half of all components is switched
+on; then the components of the active features are added (scrubbed) or removed (anti-scrubbed). A
+good decomposition keeps its output in the first case and loses it in the second.
+Letters: B batch, C components, F features, O output width, S samples.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.attributions import gradient_attributions
+from apd_jax.components import Components
+from apd_jax.forward import masked_apply
+from apd_jax.inputs import SparseFeatures
+from apd_jax.objective import Objective
+from apd_jax.sites import Target
+from apd_jax.studies.reconstruction import (
+    AttributionFn,
+    LabelFn,
+    attribution_scores,
+    baseline_outputs,
+    num_batches,
+    row_mse,
+    stream,
+)
+
+Array = np.ndarray | jax.Array
+
+
+class ScrubbingSamples(NamedTuple):
+    """Errors of every sample of the training distribution, one entry a sample.
+
+    Attributes:
+      num_active: [S] int, the number of active features.
+      feature: [S] int, the active feature where there is exactly one (else the first, or 0).
+      components_active: [S] int, the number of components that the training's rule selects.
+      topk, scrubbed, antiscrubbed: [S] MSE to the target's output.
+      random: [S] the same with a random half of the components, whatever the input.
+      monosemantic, zero: [S] the same of the monosemantic baseline, and of an output of zeros.
+      label_target, label_topk, label_top1: [S] MSE to the labels of the target, of the components
+        that the training's rule selects, and of the component with the largest attribution alone.
+    """
+
+    num_active: Array
+    feature: Array
+    components_active: Array
+    topk: Array
+    scrubbed: Array
+    antiscrubbed: Array
+    random: Array
+    monosemantic: Array
+    zero: Array
+    label_target: Array
+    label_topk: Array
+    label_top1: Array
+
+
+class ScrubbingMasks(NamedTuple):
+    """Components that are on, each [B, C] bool; all three from the same draw.
+
+    Attributes:
+      random: a random half.
+      scrubbed: it and the components of the active features.
+      antiscrubbed: it without the components of the active features.
+    """
+
+    random: jax.Array
+    scrubbed: jax.Array
+    antiscrubbed: jax.Array
+
+
+class PerFeature(NamedTuple):
+    """Averages over the samples in which one feature alone is active.
+
+    A feature that was never alone in the samples has NaN.
+
+    Attributes:
+      num_samples: [F] int, the number of such samples.
+      label_target, label_topk, label_top1: [F] mean MSE to the labels (see `ScrubbingSamples`).
+      components_active: [F] mean number of components that the training's rule selects.
+      order: [F] int, features sorted by `label_target`.
+    """
+
+    num_samples: np.ndarray
+    label_target: np.ndarray
+    label_topk: np.ndarray
+    label_top1: np.ndarray
+    components_active: np.ndarray
+    order: np.ndarray
+
+
+def feature_component_map(
+    target: Target,
+    components: Components,
+    *,
+    num_features: int,
+    objective: Objective,
+    attributions: AttributionFn = gradient_attributions,
+) -> jax.Array:
+    """Return [F] int32: the component with the largest attribution for each one-hot input.
+
+    A component that is always active is no candidate.
+    """
+    one_hot = jnp.eye(num_features)
+    scores = attribution_scores(target, components, one_hot, attributions=attributions)
+    counted = scores[:, : scores.shape[1] - objective.distil]
+    return jnp.argmax(counted, axis=-1).astype(jnp.int32)
+
+
+def scrubbing_masks(
+    key: jax.Array, active: jax.Array, feature_map: jax.Array, always: jax.Array
+) -> ScrubbingMasks:
+    """Draw a random half of the components, alone, plus and minus those of the active features.
+
+    Args:
+      key: PRNG key. Each component is in the half with probability 1/2, anew for every row.
+      active: [B, F] bool, the active features.
+      feature_map: [F] int, the component of each feature.
+      always: [C] bool, the components that are on whatever the draw.
+    """
+    half = always | jax.random.bernoulli(key, 0.5, (active.shape[0], always.size))
+    needed = jnp.zeros(half.shape, bool).at[:, feature_map].max(active)
+    return ScrubbingMasks(half, half | needed, half & ~needed)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("distribution", "batch_size", "objective", "num_neurons", "attributions"),
+)
+def _sample_batch(
+    target: Target,
+    components: Components,
+    label_fn: LabelFn,
+    feature_map: jax.Array,
+    key: jax.Array,
+    *,
+    distribution: SparseFeatures,
+    batch_size: int,
+    objective: Objective,
+    num_neurons: int,
+    attributions: AttributionFn,
+) -> ScrubbingSamples:
+    """One batch of `scrubbing_samples`."""
+    input_key, mask_key = jax.random.split(key)
+    x = distribution(input_key, batch_size)
+    active, labels, outputs = x != 0, label_fn(x), target(x)
+    scores = attributions(target, components, x)
+    selected = objective.select(scores, x).mask
+    with_mask = functools.partial(masked_apply, target, components, x)
+    always = objective.always_active(scores.shape[1])
+    masks = scrubbing_masks(mask_key, active, feature_map, always)
+    topk_outputs = with_mask(selected)
+    baseline = baseline_outputs(x, labels, num_exact=num_neurons, passthrough=True)
+    return ScrubbingSamples(
+        num_active=active.sum(axis=-1),
+        feature=jnp.argmax(active, axis=-1),
+        components_active=selected.sum(axis=-1),
+        topk=row_mse(topk_outputs, outputs),
+        scrubbed=row_mse(with_mask(masks.scrubbed), outputs),
+        antiscrubbed=row_mse(with_mask(masks.antiscrubbed), outputs),
+        random=row_mse(with_mask(masks.random), outputs),
+        monosemantic=row_mse(baseline, outputs),
+        zero=row_mse(jnp.zeros_like(outputs), outputs),
+        label_target=row_mse(outputs, labels),
+        label_topk=row_mse(topk_outputs, labels),
+        label_top1=row_mse(with_mask(objective.per_row(1).select(scores, x).mask), labels),
+    )
+
+
+def scrubbing_samples(
+    target: Target,
+    components: Components,
+    label_fn: LabelFn,
+    feature_map: jax.Array,
+    *,
+    key: jax.Array,
+    distribution: SparseFeatures,
+    objective: Objective,
+    num_neurons: int,
+    batch_size: int,
+    num_samples: int,
+    attributions: AttributionFn = gradient_attributions,
+) -> ScrubbingSamples:
+    """Measure every error that is defined on the training distribution, sample by sample.
+
+    Samples without any active feature are among them (37% at 100 features and p=0.01), as in the
+    paper's means.
+
+    Args:
+      target: a residual MLP, [B, F] -> [B, F].
+      components: its components.
+      label_fn: [B, F] inputs -> [B, F] labels.
+      feature_map: [F] int, the component of each feature.
+      key: PRNG key.
+      distribution: the training distribution of the inputs.
+      objective: whose rule selects the active components.
+      num_neurons: features that the monosemantic baseline gets exactly right.
+      batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
+      num_samples: S, rounded up to whole batches.
+      attributions: what scores the components of a row.
+
+    Returns:
+      `ScrubbingSamples`, on the host.
+    """
+    batch_fn = functools.partial(
+        _sample_batch,
+        target,
+        components,
+        jax.tree_util.Partial(label_fn),
+        feature_map,
+        distribution=distribution,
+        batch_size=batch_size,
+        objective=objective,
+        num_neurons=num_neurons,
+        attributions=attributions,
+    )
+    return stream(batch_fn, key, num_batches(num_samples, batch_size))
+
+
+def per_feature(samples: ScrubbingSamples, *, num_features: int) -> PerFeature:
+    """Average the samples in which exactly one feature is active, feature by feature.
+
+    Args:
+      samples: the outcome of `scrubbing_samples`.
+      num_features: F.
+
+    Returns:
+      `PerFeature`.
+    """
+    alone = samples.num_active == 1
+    feature = samples.feature[alone]
+    count = np.bincount(feature, minlength=num_features)
+
+    def mean(values: Array) -> np.ndarray:
+        total = np.bincount(feature, weights=np.asarray(values)[alone], minlength=num_features)
+        return np.divide(total, count, out=np.full(num_features, np.nan), where=count > 0)
+
+    label_target = mean(samples.label_target)
+    return PerFeature(
+        num_samples=count,
+        label_target=label_target,
+        label_topk=mean(samples.label_topk),
+        label_top1=mean(samples.label_top1),
+        components_active=mean(samples.components_active),
+        order=np.argsort(label_target, kind="stable"),
+    )

@@ -1,0 +1,238 @@
+"""One feature at a time: what the target and single components do when one input alone is on.
+
+Letters: B batch, C components, F features, O output width, P points of a sweep.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.attributions import gradient_attributions
+from apd_jax.components import Components
+from apd_jax.errors import UserError
+from apd_jax.forward import masked_apply
+from apd_jax.objective import Objective
+from apd_jax.sites import Target
+from apd_jax.studies.reconstruction import AttributionFn, LabelFn, num_batches
+from apd_jax.studies.resid_mlp.scrubbing import scrubbing_masks
+
+SINGLE_COMPONENT_SHARE = 0.1
+
+
+class FeatureSweeps(NamedTuple):
+    """Every input in turn swept over [-1, 1], all others 0.
+
+    Errors are means over the sweep and over all outputs.
+
+    Attributes:
+      inputs: [P] the values of the swept input.
+      target: [F, P] the target's output of the swept feature.
+      component: [F, P] the same with the feature's component alone.
+      labels: [F, P] the same, as it should be.
+      one_hot_outputs: [F, O] row i is the target's whole output for x_i = 1.
+      one_hot_labels: [F, O] the labels of the same inputs.
+      component_mse: [F] MSE to the target with the feature's component alone.
+      no_component_mse: [F] MSE to the target without any component.
+      top1_mse: [F] MSE to the target with the component of largest attribution at every point.
+      held: [F] bool, whether `component_mse` is below a tenth of `no_component_mse`.
+    """
+
+    inputs: np.ndarray
+    target: np.ndarray
+    component: np.ndarray
+    labels: np.ndarray
+    one_hot_outputs: np.ndarray
+    one_hot_labels: np.ndarray
+    component_mse: np.ndarray
+    no_component_mse: np.ndarray
+    top1_mse: np.ndarray
+    held: np.ndarray
+
+
+class AblationResponse(NamedTuple):
+    """Output of the MLPs for a one-hot input under random ablation of half the components.
+
+    The output of the MLPs is the network's output minus its output without any component. Mean and
+    standard deviation are over draws of the ablation.
+
+    Attributes:
+      feature: int, the active feature.
+      target: [O] the target's.
+      scrubbed_mean, scrubbed_std: [O] with the feature's component always on.
+      antiscrubbed_mean, antiscrubbed_std: [O] with the feature's component always off.
+    """
+
+    feature: int
+    target: np.ndarray
+    scrubbed_mean: np.ndarray
+    scrubbed_std: np.ndarray
+    antiscrubbed_mean: np.ndarray
+    antiscrubbed_std: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames=("num_features", "objective", "attributions"))
+def _sweep(
+    target,
+    components,
+    label_fn,
+    points,
+    feature,
+    component,
+    *,
+    num_features,
+    objective,
+    attributions,
+):
+    """The sweep of one feature: its row in each array of `FeatureSweeps`."""
+    x = points[:, None] * jax.nn.one_hot(feature, num_features)
+    one_hot = jax.nn.one_hot(feature, num_features)[None]
+    outputs = target(x)
+    scores = attributions(target, components, x)
+    always = jnp.broadcast_to(objective.always_active(scores.shape[1]), scores.shape)
+    single = always | (jnp.arange(scores.shape[1]) == component)
+    alone = masked_apply(target, components, x, single)
+    nothing = masked_apply(target, components, x, always)
+    top1 = masked_apply(target, components, x, objective.per_row(1).select(scores, x).mask)
+
+    def mse(other):
+        return jnp.mean(jnp.square(other - outputs))
+
+    return {
+        "target": outputs[:, feature],
+        "component": alone[:, feature],
+        "labels": label_fn(x)[:, feature],
+        "one_hot_outputs": target(one_hot)[0],
+        "one_hot_labels": label_fn(one_hot)[0],
+        "component_mse": mse(alone),
+        "no_component_mse": mse(nothing),
+        "top1_mse": mse(top1),
+    }
+
+
+def feature_sweeps(
+    target: Target,
+    components: Components,
+    label_fn: LabelFn,
+    feature_map: jax.Array,
+    *,
+    objective: Objective,
+    num_points: int = 51,
+    attributions: AttributionFn = gradient_attributions,
+) -> FeatureSweeps:
+    """Sweep every input over [-1, 1] and look at its own component.
+
+    Args:
+      target: a network [B, F] -> [B, F].
+      components: its components.
+      label_fn: [B, F] inputs -> [B, F] labels.
+      feature_map: [F] int, the component of each feature.
+      objective: which component, if any, is always active.
+      num_points: P.
+      attributions: what scores the components of a row.
+
+    Returns:
+      `FeatureSweeps`, on the host.
+    """
+    points = jnp.linspace(-1.0, 1.0, num_points)
+    label_fn = jax.tree_util.Partial(label_fn)
+    num_features = feature_map.shape[0]
+    rows = [
+        jax.device_get(
+            _sweep(
+                target,
+                components,
+                label_fn,
+                points,
+                feature,
+                feature_map[feature],
+                num_features=num_features,
+                objective=objective,
+                attributions=attributions,
+            )
+        )
+        for feature in range(num_features)
+    ]
+    fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    held = fields["component_mse"] < SINGLE_COMPONENT_SHARE * fields["no_component_mse"]
+    return FeatureSweeps(inputs=np.asarray(points), held=held, **fields)
+
+
+@functools.partial(jax.jit, static_argnames=("num_draws", "num_features", "objective"))
+def _ablated_outputs(
+    target, components, feature_map, key, feature, *, num_draws, num_features, objective
+):
+    """MLP outputs [O], [num_draws, O], [num_draws, O] of target, scrubbed and anti-scrubbed."""
+    one_hot = jax.nn.one_hot(feature, num_features)
+    x = jnp.broadcast_to(one_hot, (num_draws, num_features))
+    num_components = next(iter(components.values())).U.shape[0]
+    always = objective.always_active(num_components)
+    masks = scrubbing_masks(key, x != 0, feature_map, always)
+    nothing = masked_apply(target, components, x[:1], jnp.zeros((1, num_components), bool))
+    return (
+        (target(x[:1]) - nothing)[0],
+        masked_apply(target, components, x, masks.scrubbed) - nothing,
+        masked_apply(target, components, x, masks.antiscrubbed) - nothing,
+    )
+
+
+def ablation_response(
+    target: Target,
+    components: Components,
+    feature_map: jax.Array,
+    *,
+    key: jax.Array,
+    feature: int,
+    num_features: int,
+    objective: Objective,
+    num_draws: int = 1000,
+    batch_size: int = 256,
+) -> AblationResponse:
+    """Ablate random halves of the components while one feature is set to 1.
+
+    Args:
+      target: a residual MLP, [B, F] -> [B, F].
+      components: its components.
+      feature_map: [F] int, the component of each feature.
+      key: PRNG key.
+      feature: the active feature.
+      num_features: F.
+      objective: which component, if any, is always active.
+      num_draws: random halves, rounded up to whole batches.
+      batch_size: draws per batch.
+
+    Returns:
+      `AblationResponse`, on the host.
+
+    Raises:
+      UserError: where there is no such feature.
+    """
+    if not 0 <= feature < num_features:
+        raise UserError(f"feature={feature}: expected 0..{num_features - 1}.")
+    runs = [
+        jax.device_get(
+            _ablated_outputs(
+                target,
+                components,
+                feature_map,
+                jax.random.fold_in(key, i),
+                feature,
+                num_draws=batch_size,
+                num_features=num_features,
+                objective=objective,
+            )
+        )
+        for i in range(num_batches(num_draws, batch_size))
+    ]
+    scrubbed = np.concatenate([run[1] for run in runs])
+    antiscrubbed = np.concatenate([run[2] for run in runs])
+    return AblationResponse(
+        feature=feature,
+        target=runs[0][0],
+        scrubbed_mean=scrubbed.mean(axis=0),
+        scrubbed_std=scrubbed.std(axis=0),
+        antiscrubbed_mean=antiscrubbed.mean(axis=0),
+        antiscrubbed_std=antiscrubbed.std(axis=0),
+    )

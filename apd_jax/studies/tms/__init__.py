@@ -1,0 +1,1 @@
+"""Toy models of superposition (section 3.1 of the paper)."""

@@ -1,0 +1,143 @@
+"""Figures of a toy model of superposition and its components.
+
+Letters: C components, F features, h hidden width.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from apd_jax.studies.drawing import networks, style
+from apd_jax.studies.drawing.label_errors import label_errors
+from apd_jax.studies.tms.measures import TMSArrays
+
+_FEW = 16
+_SHARES = LinearSegmentedColormap.from_list("shares", [style.VERMILION, "white", style.BLUE])
+
+
+def tms_figures(arrays: TMSArrays, *, only: str | None = None) -> dict[str, Figure]:
+    """Make the figures of one decomposed TMS, under the names that `figures.captions` knows.
+
+    Args:
+      arrays: what was measured.
+      only: the name of one figure; all of them if None.
+    """
+    makers = {
+        "components": lambda: component_drawings(arrays),
+        "component_map": lambda: component_map(arrays),
+        "label_errors": lambda: label_errors(arrays.label_errors),
+    }
+    return style.make_figures(makers, only)
+
+
+@style.styled
+def component_drawings(arrays: TMSArrays) -> Figure:
+    """Draw the target, the sum of the components, and every component as a network.
+
+    With two hidden dimensions a polygon of feature vectors stands above each network. A line's
+    grey is the size of its weight relative to the target's largest one. Read off it: a component
+    that holds one feature has one vector, as long as the target's (pale behind it), and one fan of
+    dark lines from that input to the hidden units and back to the same output; several fans are
+    merged features, a pale drawing is a component that does nothing.
+
+    Args:
+      arrays: the weights and what was measured on them.
+    """
+    panels = _panels(arrays)
+    if len(panels) > _FEW:
+        return networks.draw_panels(panels, columns=9, look=networks.SMALL)
+    return networks.draw_panels(panels, columns=min(len(panels), 7), look=networks.LARGE)
+
+
+def _panels(arrays: TMSArrays) -> list[networks.Panel]:
+    """Target, sum, then the components in the order of the features that they hold."""
+    features = arrays.target.shape[0]
+    colors = style.feature_colors(features)
+    panels = [
+        networks.Panel("target", arrays.target, arrays.hidden),
+        networks.Panel("sum", arrays.components.sum(axis=0), arrays.hidden_components.sum(axis=0)),
+    ]
+    for c in arrays.order:
+        held = np.flatnonzero((arrays.best_component == c) & arrays.recovered)
+        note = "  ".join(f"$x_{{{j}}}$" for j in held) or "no feature"
+        color = style.INK if len(held) else style.GREY
+        if len(held) == 1 and features <= len(style.FEW_COLORS):
+            color = colors[held[0]]
+        panels.append(
+            networks.Panel(
+                f"component {c}", arrays.components[c], arrays.hidden_components[c], note, color
+            )
+        )
+    return panels
+
+
+@style.styled
+def component_map(arrays: TMSArrays) -> Figure:
+    """Draw how much of every feature's vector lies in every component.
+
+    A cell is `P_{c,j} · W_j / ‖W_j‖²`; over a row the cells sum to 1. Read off it: one dark cell in
+    every row and at most one in a column means one component a feature. Two dark cells in a column
+    are merged features; several cells in a row, a split one; an empty column, a dead component.
+    To the right, the cosine and the norm ratio of each feature's best component (both 1 when
+    perfect; a norm ratio below 1 is shrinkage).
+
+    Args:
+      arrays: the weights and what was measured on them.
+    """
+    features = arrays.target.shape[0]
+    height = features * min(0.36, 5.4 / features) + 1.1
+    figure = style.new_figure(max(height, 2.8))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2.6, 1))
+    _draw_shares(figure, left, arrays)
+    _draw_quality(right, arrays)
+    return figure
+
+
+def _draw_shares(figure: Figure, axes: Axes, arrays: TMSArrays) -> None:
+    table = arrays.shares[arrays.order].T
+    features, count = table.shape
+    image = axes.imshow(
+        table, cmap=_SHARES, vmin=-1, vmax=1, aspect="auto", interpolation="nearest"
+    )
+    if table.size <= 120:
+        for (j, c), share in np.ndenumerate(table):
+            color = "white" if abs(share) > 0.6 else "#555555"
+            text = f"{share:.2f}".replace("-0.00", "0.00")
+            axes.text(c, j, text, color=color, fontsize=8, ha="center", va="center")
+    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30, ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.set_label(r"share of the vector $W_j$")
+    bar.outline.set_visible(False)
+    axes.set_ylabel("feature $j$")
+    axes.set_xlabel("component, in the order of the features")
+    axes.set_yticks(np.arange(0, features, 1 if features <= _FEW else 5))
+    axes.set_xticks(
+        np.arange(count),
+        arrays.order,
+        fontsize=8 if count <= 30 else 6,
+        rotation=90 if count > 20 else 0,
+    )
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_color(style.FAINT)
+
+
+def _draw_quality(axes: Axes, arrays: TMSArrays) -> None:
+    features = arrays.target.shape[0]
+    places = np.arange(features)
+    cosine = arrays.cosines[arrays.best_component, places]
+    ratio = arrays.norm_ratios[arrays.best_component, places]
+    axes.axvline(1, color=style.FAINT, linewidth=1, zorder=0)
+    size = 22 if features > _FEW else 40
+    axes.scatter(cosine, places, s=size, color=style.BLUE, label="cosine", linewidths=0)
+    axes.scatter(
+        ratio, places, s=size, color=style.ORANGE, marker="D", label="norm ratio", linewidths=0
+    )
+    low, high = min(cosine.min(), ratio.min(), 0.75), max(ratio.max(), 1.05)
+    axes.set_xlim(low - 0.05, high + 0.05)
+    axes.set_xlabel("best component against $W_j$")
+    axes.grid(axis="y", color=style.FAINT, linewidth=0.4)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handletextpad=0.2)

@@ -1,0 +1,128 @@
+"""The toy model of superposition: `ReLU(x W Wᵀ + b)`, features squeezed into few dimensions.
+
+Letters: B batch, F features, h hidden width.
+"""
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from apd_jax.errors import UserError
+from apd_jax.inputs import SparseFeatures
+from apd_jax.sites import Target, linear
+
+HiddenKind = Literal["identity", "random", "trained"]
+
+
+class TiedLinear(nn.Module):
+    """A matrix [d_in, d_out] used forwards (`x W`) and backwards (`h Wᵀ`)."""
+
+    d_in: int
+    d_out: int
+
+    def setup(self):
+        shape = (self.d_in, self.d_out)
+        self.kernel = self.param("kernel", nn.initializers.xavier_normal(), shape)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return linear("/".join(self.path), x, self.kernel)
+
+    def decode(self, h: jax.Array) -> jax.Array:
+        return linear("/".join(self.path), h, self.kernel, transpose=True)
+
+
+class TMS(nn.Module):
+    """`ReLU(x W H_1 ... H_L Wᵀ + b)` with L >= 0 hidden layers H_i (section 3.1 of the paper).
+
+    Sites: `linear1` (used twice, the second time transposed), `hidden_0`, `hidden_1`, ...
+
+    Attributes:
+      num_features: F.
+      num_hidden: h.
+      hidden_layers: L.
+    """
+
+    num_features: int
+    num_hidden: int
+    hidden_layers: int = 0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        tied = TiedLinear(self.num_features, self.num_hidden, name="linear1")
+        hidden = tied(x)
+        for layer in range(self.hidden_layers):
+            hidden = nn.Dense(self.num_hidden, use_bias=False, name=f"hidden_{layer}")(hidden)
+        bias = self.param("b_final", nn.initializers.zeros, (self.num_features,))
+        return nn.relu(tied.decode(hidden) + bias)
+
+
+@dataclasses.dataclass(frozen=True)
+class TMSTask:
+    """A TMS, its inputs and labels, and which of its parameters are trained.
+
+    Attributes:
+      module: the network.
+      inputs: distribution of x; the labels are x itself.
+      hidden_kind: hidden layers are the fixed identity, fixed random matrices, or trained.
+    """
+
+    module: TMS
+    inputs: SparseFeatures
+    hidden_kind: HiddenKind = "identity"
+
+    def __post_init__(self):
+        if self.hidden_kind not in ("identity", "random", "trained"):
+            raise UserError(
+                f"hidden_kind must be 'identity', 'random' or 'trained', got {self.hidden_kind!r}"
+            )
+        if self.module.num_features != self.inputs.num_features:
+            raise UserError(
+                f"the network has {self.module.num_features} features, its inputs "
+                f"{self.inputs.num_features}"
+            )
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """`linear1`, then the hidden layers."""
+        return ("linear1", *(f"hidden_{i}" for i in range(self.module.hidden_layers)))
+
+    @property
+    def hidden_sites(self) -> tuple[str, ...]:
+        """Sites whose outputs the hidden-activation loss compares: all."""
+        return self.sites
+
+    @property
+    def hidden_activation(self) -> str:
+        """Nonlinearity of the hidden-activation loss: none."""
+        return "identity"
+
+    def init(self, key: jax.Array):
+        """Draw the parameters before training; fixed hidden layers have their final values."""
+        params = self.module.init(key, jnp.zeros((1, self.module.num_features)))["params"]
+        width = self.module.num_hidden
+        for layer in range(self.module.hidden_layers):
+            if self.hidden_kind == "identity":
+                params[f"hidden_{layer}"]["kernel"] = jnp.eye(width)
+            elif self.hidden_kind == "random":
+                layer_key = jax.random.fold_in(key, layer)
+                params[f"hidden_{layer}"]["kernel"] = jax.random.normal(layer_key, (width, width))
+        return params
+
+    def is_trained(self, name: str) -> bool:
+        """Whether the parameters below a top-level name are trained."""
+        return not name.startswith("hidden_") or self.hidden_kind == "trained"
+
+    def labels(self, x: jax.Array) -> jax.Array:
+        """What the network is trained to output: the inputs."""
+        return x
+
+    def loss(self, params, x: jax.Array) -> jax.Array:
+        """Mean over batch and features of `(f(x) − x)²`."""
+        return jnp.mean(jnp.square(self.module.apply({"params": params}, x) - x))
+
+    def target(self, params) -> Target:
+        """The trained network with its sites."""
+        return Target.from_flax(self.module, {"params": params}, self.sites)

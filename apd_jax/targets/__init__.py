@@ -1,1 +1,0 @@
-"""The toy networks of the paper, trained here: modules, inputs and labels."""

@@ -1,0 +1,70 @@
+"""Words of the report."""
+
+import report_example
+from absl.testing import absltest, parameterized
+
+from apd_jax.report import words
+
+
+class WordsTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("tms", "5-2", "Toy model of superposition 5-2"),
+        ("resid_mlp", "1", "Residual MLP, 1 layer"),
+        ("resid_mlp", "2", "Residual MLP, 2 layers"),
+        ("gated_functions", "", "Hand-coded gated functions"),
+        ("mine", "x", "mine x"),
+    )
+    def test_title(self, name, variant, expected):
+        self.assertEqual(words.title({"name": name, "variant": variant}), expected)
+
+    def test_how_names_what_the_config_says(self):
+        config = report_example.results()["config"] | {"learning_rate": 1e-3, "schedule": "cosine"}
+        text = words.how(config)
+        for part in ("6 parameter components", "rank at most 3", "2,000 steps", "512 fresh inputs"):
+            self.assertIn(part, text)
+        self.assertIn("learning rate of 0.001 (cosine schedule)", text)
+        self.assertIn("3 seeds", text)
+
+    def test_how_of_an_empty_config(self):
+        self.assertEqual(
+            words.how({}), "Its weights were written as a sum of parameter components."
+        )
+        self.assertNotIn("loss =", words.objective({}))
+
+    @parameterized.parameters(
+        ("batch", "0.2 per input on average"),
+        ("sample", "0.2 of them"),
+        ("exact", "as many as inputs are active"),
+    )
+    def test_objective(self, selection, expected):
+        config = report_example.results()["config"] | {"selection": selection}
+        text = words.objective(config)
+        self.assertIn(expected, text)
+        self.assertIn("loss = faithfulness + minimality + 0.7 × simplicity.", text)
+        self.assertIn("(those of the target)", text)
+
+    @parameterized.parameters(
+        ({}, r"a residual MLP that was trained to output x \+ ReLU\(x\) for each of many sparse"),
+        ({"num_features": 100, "neurons": (25, 25)}, "with 50 neurons .+ each of 100 sparse"),
+        ({"label_kind": "abs"}, r"output \|x\| for"),
+        ({"activation": "gelu", "label_seed": 3}, r"x \+ GELU\(c·x\) .+ with c drawn between"),
+    )
+    def test_what_a_residual_mlp_was_trained_for(self, target, expected):
+        results = {"name": "resid_mlp", "config": {"target": target}}
+        self.assertRegex(words.what(results), expected)
+
+    @parameterized.parameters(
+        ([True], "The one seed solved it."),
+        ([False], "The one seed did not solve it."),
+        ([True, True], "All 2 seeds solved it."),
+        ([False, False], "None of the 2 seeds solved it."),
+        ([True, False, False], "1 of 3 seeds solved it; not solved by seeds 8, 9."),
+        ([None], ""),
+    )
+    def test_solved(self, flags, expected):
+        seeds = [{} if flag is None else {"solved": flag} for flag in flags]
+        self.assertEqual(words.solved({"config": {"seed": 7}, "seeds": seeds}), expected)
+
+
+if __name__ == "__main__":
+    absltest.main()
