@@ -95,6 +95,20 @@ class CheckpointTestCase(parameterized.TestCase):
             return checkpointer.restore_latest(abstract(state_at(0)))
 
 
+class PathTest(CheckpointTestCase):
+    @parameterized.parameters(
+        "a[1]", "[", "back\\slash", "gs:", "*", "{a,b}", "a b", "%20", "q?", "a#b", "x\ny", "\udcff"
+    )
+    def test_every_name_that_a_file_system_takes(self, name):
+        self.directory = self.directory.parent / name / "checkpoints"
+        self.save(1)
+        with Checkpointer(self.directory) as checkpointer:
+            restored = checkpointer.restore_latest(abstract(state_at(0)))
+            checkpointer.save(2, state_at(2), {})
+        self.assertEqual((restored.step, bits(restored.state)), (1, bits(state_at(1))))
+        self.assertEqual(self.restore().step, 2)
+
+
 class RoundTripTest(CheckpointTestCase):
     def test_round_trip_is_exact(self):
         self.save(100)

@@ -154,17 +154,6 @@ class GoesOnTest(Trained):
                 to_host((other.components, other.target.params)),
             )
 
-    def test_leftovers_of_a_killed_process_go(self):
-        leftover = self.workdir / "components" / "seed_0.tmp-123" / "orbax"
-        leftover.mkdir(parents=True)
-        decomposition = mock.Mock()
-        with Workdir(self.workdir) as workdir:
-            experiment.save_components(
-                experiment.make_plan(small_config()), [decomposition], workdir
-            )
-        decomposition.save.assert_called_once_with(self.workdir / "components" / "seed_0")
-        self.assertEmpty(list((self.workdir / "components").iterdir()))
-
     def test_free_fields_may_change(self):
         with Workdir(self.workdir) as workdir:
             workdir.claim(small_config().to_dict())

@@ -88,6 +88,78 @@ class ExportTest(parameterized.TestCase):
             self.save(1)
         self.assertEqual([p.name for p in self.directory.iterdir()], ["thesis.tex"])
 
+    @parameterized.parameters(("config.json",), ("orbax/model",), (".config",))
+    def test_directory_of_somebody_else(self, name):
+        (self.directory / name).parent.mkdir(parents=True)
+        (self.directory / name).write_text("mine")
+        with self.assertRaisesRegex(ValueError, "holds other files"):
+            self.save(1)
+        self.assertEqual((self.directory / name).read_text(), "mine")
+        self.assertEqual([p.name for p in self.root.iterdir()], ["components"])
+
+    @parameterized.parameters(".DS_Store", "._config.json", "Thumbs.db", ".nfs0001", "lost+found")
+    def test_what_file_managers_leave(self, name):
+        self.directory.mkdir()
+        (self.directory / name).write_text("icons")
+        self.save(1)
+        self.save(2)
+        self.assert_holds(2)
+        self.assertEqual((self.directory / name).read_text(), "icons")
+
+    def test_files_put_beside_saved_ones_stay(self):
+        self.save(1)
+        (self.directory / "notes" / "orbax").mkdir(parents=True)
+        (self.directory / "notes" / "orbax" / "a.txt").write_text("mine")
+        (self.directory / "link").symlink_to("nowhere")
+        self.save(2)
+        self.assert_holds(2)
+        self.assertEqual((self.directory / "notes" / "orbax" / "a.txt").read_text(), "mine")
+        self.assertTrue((self.directory / "link").is_symlink())
+
+    def test_through_a_link(self):
+        self.save(1)
+        (self.root / "link").symlink_to("components")
+        self.directory = self.root / "link"
+        self.save(2)
+        self.assert_holds(2)
+        self.assertTrue(self.directory.is_symlink())
+
+    @parameterized.parameters("a[1]", "back\\slash", "a b\nc", "\udcff", "é" * 120)
+    def test_names_that_mean_something_to_a_library(self, name):
+        self.directory = self.root / name
+        self.save(1)
+        self.save(2)
+        self.assert_holds(2)
+        self.assertEqual([p.name for p in self.root.iterdir()], [name])
+
+    @parameterized.parameters(1, 2)
+    def test_killed_between_two_renames(self, renames):
+        self.save(1)
+        done, rename = [], pathlib.Path.rename
+
+        def killed(path, other):
+            done.append(path)
+            if len(done) == renames:
+                raise KeyboardInterrupt
+            return rename(path, other)
+
+        with (
+            mock.patch.object(pathlib.Path, "rename", killed),
+            mock.patch.object(export, "_clear"),  # a kill runs nothing after it
+            self.assertRaises(KeyboardInterrupt),
+        ):
+            self.save(2)
+        self.assertEqual(self.directory.exists(), renames == 1)
+        with (
+            mock.patch.object(export, "_write_components", side_effect=OSError(28, "No space")),
+            self.assertRaisesRegex(checkpoint.CheckpointError, "No space"),
+        ):
+            self.save(3)
+        self.assert_holds(1)
+        self.save(3)
+        self.assert_holds(3)
+        self.assertEqual([p.name for p in self.root.iterdir()], ["components"])
+
     @parameterized.parameters("save_file", "_replace_directory")
     def test_what_was_there_survives_a_failure(self, function):
         self.save(1)

@@ -1,5 +1,6 @@
 """The directory of a run: one process, one config, whole files."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -107,6 +108,86 @@ class LockTest(WorkdirTestCase):
         ):
             Workdir(self.path).close()
         self.assertIn("one process in a workdir only", logs.output[0])
+
+
+class PathTest(WorkdirTestCase):
+    @parameterized.parameters(
+        "gs://bucket/run", "s3://bucket", "hdfs://host/a", "file:///tmp/x", pathlib.Path("gs://b/x")
+    )
+    def test_remote(self, path):
+        with (
+            contextlib.chdir(self.root),
+            self.assertRaisesRegex(WorkdirError, f"^{path} is a remote path.*: mount it"),
+        ):
+            Workdir(path)
+        self.assertEmpty(list(self.root.iterdir()))
+
+    @parameterized.parameters("./gs:/bucket", "C:/a", "a:b", "x/gs:/b", "/{}/gs:/b")
+    def test_colons_in_names(self, path):
+        with contextlib.chdir(self.root), Workdir(path.format(self.root)) as place:
+            self.assertEqual(place.path, pathlib.Path(path.format(self.root)).absolute())
+            self.assertTrue(place.path.is_dir())
+
+    def test_home(self):
+        with mock.patch.dict(os.environ, HOME=str(self.root)), Workdir("~/run") as place:
+            self.assertEqual(place.path, self.root / "run")
+        with contextlib.chdir(self.root), Workdir("./~") as place:
+            self.assertEqual(place.path, self.root / "~")
+
+    def test_home_of_nobody(self):
+        with self.assertRaisesRegex(WorkdirError, "^~nobody-here/run: there is no such home"):
+            Workdir("~nobody-here/run")
+
+    @parameterized.parameters("é/" * 1300, "a" * 256)
+    def test_too_long(self, path):
+        with contextlib.chdir(self.root), self.assertRaisesRegex(WorkdirError, "too long|no room"):
+            Workdir(path)
+
+
+class OtherPeoplesFilesTest(WorkdirTestCase):
+    def hold(self, name, content="mine"):
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return path
+
+    @parameterized.parameters(
+        "figures/holiday.png",
+        "metrics.jsonl",
+        "report.html",
+        "thesis.tex",
+        ".git/config",
+        "checkpoints/model.pt",
+        ".lock.py",
+    )
+    def test_directory_that_is_not_ours(self, name):
+        path = self.hold(name)
+        with self.assertRaisesRegex(WorkdirError, f"{name.split('/')[0]}.*new or empty --workdir"):
+            Workdir(self.path)
+        self.assertEqual([p for p in self.path.rglob("*") if p.is_file()], [path])
+        self.assertEqual(path.read_text(), "mine")
+
+    @parameterized.parameters(
+        '{"architectures": ["Bert"], "seed": 3}', "[1, 2]", "3", "null", '"text"', "{}", "x ="
+    )
+    def test_config_of_another_program(self, content):
+        path = self.hold("config.json", content)
+        with (
+            Workdir(self.path) as place,
+            self.assertRaisesRegex(
+                WorkdirError, "config.json (is not the config of a run|cannot be read)"
+            ),
+        ):
+            place.claim(CONFIG)
+        self.assertEqual(list(self.path.iterdir()), [path])
+        self.assertEqual(path.read_text(), content)
+
+    @parameterized.parameters(".DS_Store", "lost+found/x", ".lock", ".config.json.tmp", "._a")
+    def test_what_is_nobodys(self, name):
+        path = self.hold(name)
+        with Workdir(self.path) as place:
+            self.assertFalse(place.claim(CONFIG))
+        self.assertTrue(name.startswith(".lock") or path.exists() or name.endswith(".tmp"))
 
 
 class ClaimTest(WorkdirTestCase):

@@ -5,7 +5,6 @@ Letters: S seeds side by side.
 
 import functools
 import os
-import shutil
 import time
 from typing import Any
 
@@ -112,10 +111,8 @@ def decompose_targets(
 
 
 def save_components(plan: Plan, decompositions: list[Decomposition], workdir: Workdir) -> None:
-    """Write the components of every seed, and clear away what a killed process left of them."""
+    """Write the components of every seed."""
     directory = workdir.path / "components"
-    for leftover in directory.glob("*.tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     for seed, decomposition in zip(plan.seeds.tolist(), decompositions, strict=True):
         decomposition.save(directory / f"seed_{seed}")
 

@@ -23,7 +23,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import checksum
+from apd_jax.runtime import checksum, paths
 
 
 class CheckpointError(UserError):
@@ -62,7 +62,7 @@ class Checkpointer:
         """
         if max_to_keep < 1:
             raise UserError(f"max_to_keep must be at least 1, got {max_to_keep}.")
-        self._directory = pathlib.Path(directory).absolute()
+        self._directory = paths.local(directory)
         self._writes = jax.process_index() == 0
         if self._writes:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,10 @@ class Checkpointer:
             multiprocessing_options=_alone(),
         )
         logging.get_absl_logger().addFilter(_not_from_orbax)
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._closing = contextlib.ExitStack()
+        plain = self._closing.enter_context(paths.plain(self._directory))
+        self._manager = ocp.CheckpointManager(plain, options=options)
+        self._closing.callback(self._manager.close)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
         self._whole: set[int] = set()  # written or verified by this object
@@ -137,7 +140,7 @@ class Checkpointer:
             self.wait()
         finally:
             self._thread.shutdown()
-            self._manager.close()
+            self._closing.close()
 
     def restore_latest(self, abstract_state: Any | None) -> Restored | None:
         """Restore the newest whole checkpoint, bit for bit.

@@ -1,5 +1,6 @@
 """Finished components on disk: for `load_components`, and as plain files for everyone else."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import checksum
+from apd_jax.runtime import checksum, paths
 from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError, to_host
 
 _FILES = {"orbax", "components.safetensors", "config.json"}
@@ -27,29 +28,29 @@ def save_components(
     """Write finished components with their target and config, for `load_components` and others.
 
     The directory holds `orbax/`, `components.safetensors` (`<site>.U`, `<site>.V` and
-    `target/<name>`) and `config.json`. All of it is written aside and then renamed.
+    `target/<name>`) and `config.json`. All of it is written aside and then renamed; other files in
+    a directory that was saved to before stay.
 
     Args:
-      directory: new, empty, or saved to before (it is then replaced).
+      directory: new, empty, or saved to before (what was saved is then replaced).
       components: site -> factors with arrays `U` and `V`.
       target_params: pytree of arrays.
       config: a JSON object.
 
     Raises:
       CheckpointError: it cannot be written; what was in `directory` before is untouched.
-      UserError: `directory` holds other files.
+      UserError: `directory` holds other files, or isn't on this machine.
     """
     factors = {site: {"U": both.U, "V": both.V} for site, both in components.items()}
     host = to_host({"components": factors, "target": target_params})
     if jax.process_index() != 0:
         return
-    directory = pathlib.Path(directory).absolute()
-    others = {path.name for path in directory.glob("*")} - _FILES
-    if others:
-        raise UserError(f"{directory} holds other files, {sorted(others)}: take a new directory.")
+    directory = paths.local(directory).resolve()
     plain_config = json.loads(json.dumps(config))
-    aside = directory.with_name(f"{directory.name}.tmp-{os.getpid()}")
+    aside, _ = _names_beside(directory)
     try:
+        _clear(directory)
+        _check_ours(directory)
         aside.mkdir(parents=True)
         _write_components(aside, host, plain_config)
         _replace_directory(aside, directory)
@@ -58,7 +59,7 @@ def save_components(
             f"The components cannot be written to {directory}: {error}"
         ) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        _clear(directory)
 
 
 def load_components(
@@ -74,7 +75,7 @@ def load_components(
       CheckpointError: files were changed, cut short or lost since.
       UserError: `directory` was not written by `save_components`.
     """
-    path = pathlib.Path(directory) / "orbax"
+    path = paths.local(directory) / "orbax"
     if not path.is_dir():
         raise UserError(f"{directory} holds no saved components: there is no {path}.")
     with Checkpointer(path) as checkpointer:
@@ -94,10 +95,35 @@ def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def _names_beside(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where the next content of a directory is made, and where the one before goes."""
+    short = os.fsdecode(os.fsencode(directory.name)[:200])  # names have up to 255 bytes
+    return directory.with_name(f".{short}.new"), directory.with_name(f".{short}.before")
+
+
+def _clear(directory: pathlib.Path) -> None:
+    """Clear away what was left beside a directory that may have been half replaced."""
+    aside, before = _names_beside(directory)
+    if not directory.exists():
+        with contextlib.suppress(FileNotFoundError):
+            before.rename(directory)
+    for leftover in (aside, before):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _check_ours(directory: pathlib.Path) -> None:
+    names = paths.names_in(directory)
+    if names and not names >= _FILES:
+        raise UserError(f"{directory} holds other files, {sorted(names)}: take a new directory.")
+
+
 def _replace_directory(new: pathlib.Path, directory: pathlib.Path) -> None:
-    """Rename `new` to `directory`, with what was there before gone only after that."""
-    old = new.with_name(f"{new.name}-old")
+    """Rename `new` to `directory` and that one out of the way; files of others are in both."""
+
+    def ours(folder, unused_names):
+        return _FILES if pathlib.Path(folder) == directory else ()
+
     if directory.exists():
-        directory.rename(old)
+        shutil.copytree(directory, new, symlinks=True, ignore=ours, dirs_exist_ok=True)
+        directory.rename(_names_beside(directory)[1])
     new.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)

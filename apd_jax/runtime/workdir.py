@@ -15,8 +15,10 @@ import jax
 from absl import logging
 
 from apd_jax.errors import UserError
+from apd_jax.runtime import paths
 
 _ABSENT = "absent"
+_BEFORE_CONFIG = {".lock", ".config.json.tmp"}  # what a run writes before it has a config
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what file systems without locks say
 
 
@@ -43,9 +45,13 @@ class Workdir:
         run with several takes it.
 
         Raises:
-          WorkdirError: the directory cannot be written to, or another process works in it.
+          WorkdirError: it is not on this machine, holds files that no run wrote (they are left
+            as they are), cannot be written to, or another process works in it.
         """
-        self.path = pathlib.Path(path).absolute()
+        try:
+            self.path = paths.local(path)
+        except UserError as error:
+            raise WorkdirError(str(error)) from error
         self.config = self.path / "config.json"
         self.target = self.path / "target"
         self.checkpoints = self.path / "checkpoints"
@@ -54,6 +60,8 @@ class Workdir:
         self.figures = self.path / "figures"
         self.report = self.path / "report.html"
         self._lock: int | None = None
+        self._lock_file, self._made_lock = self.path / ".lock", False
+        self._check_ours()
         if jax.process_index() == 0:
             self._take()
 
@@ -77,6 +85,8 @@ class Workdir:
         """
         try:
             config = json.loads(self.config.read_bytes())
+            if not isinstance(config, dict):
+                raise ValueError("no JSON object")
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -100,14 +110,20 @@ class Workdir:
           WorkdirMismatch: it is the directory of another config; names every field that differs.
           WorkdirError: nobody can tell whose directory it is.
         """
-        asked = json.loads(json.dumps(config))
+        try:
+            return self._claim(json.loads(json.dumps(config)), free)
+        except WorkdirError:
+            if self._made_lock:  # nothing of ours stays in a directory of somebody else
+                self._lock_file.unlink(missing_ok=True)
+            raise
+
+    def _claim(self, asked: dict[str, Any], free: Sequence[str]) -> bool:
         saved = self.read_config()
-        if saved is None and (self.target.exists() or self.checkpoints.exists()):
-            raise WorkdirError(
-                f"{self.path} holds a run, but {self.config.name} is missing: put it back, or "
-                "delete the directory."
-            )
         if saved is not None:
+            if 2 * len(asked.keys() & saved.keys()) < len(asked):
+                raise WorkdirError(
+                    f"{self.config} is not the config of a run: take a new or empty --workdir."
+                )
             differing = _differences(saved, asked, free)
             if differing:
                 raise WorkdirMismatch(
@@ -119,12 +135,26 @@ class Workdir:
             atomic_write_text(self.config, json.dumps(asked, indent=2) + "\n")
         return saved is not None
 
+    def _check_ours(self) -> None:
+        """Raise WorkdirError where the directory holds files that no run wrote."""
+        try:
+            names = paths.names_in(self.path) - _BEFORE_CONFIG
+        except OSError as error:
+            raise WorkdirError(f"{self.path} cannot be read ({error.strerror}).") from error
+        if names and self.config.name not in names:
+            shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+            raise WorkdirError(
+                f"{self.path} holds files ({shown}) and {self.config.name} is missing: put it back "
+                "if they are a run's, else take a new or empty --workdir."
+            )
+
     def _take(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path) as probe:
                 probe.write(b"can this directory hold a file?")
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self._made_lock = not self._lock_file.exists()
+            self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o666)
             holder = _lock(self._lock)
         except OSError as error:
             self.close()
