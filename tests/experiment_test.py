@@ -165,10 +165,6 @@ class GoesOnTest(Trained):
 
 
 class EvaluationTest(ExperimentTestCase):
-    def files(self):
-        """Names of all files, but for those that orbax draws at random."""
-        return {path for path in self.workdir.rglob("*") if path.parent.name != "d"}
-
     def test_asked_to_stop_between_seeds(self):
         flag = mock.Mock(StopFlag, requested=True)
         plan = experiment.make_plan(small_config())
@@ -179,28 +175,82 @@ class EvaluationTest(ExperimentTestCase):
         ):
             experiment.evaluate(plan, mock.Mock(), [decomposition], flag)
 
-    @pytest.mark.slow
-    def test_finished_run_shows_the_same_again_and_trains_nothing(self):
-        first = self.run_config()
-        files = self.files()
-        for name in ("results.json", "report.html"):
-            (self.workdir / name).unlink()
-        shutil.rmtree(self.workdir / "figures")
-        (self.workdir / "figures").mkdir()
-        (self.workdir / "figures" / "old.png").touch()
+
+@pytest.mark.slow
+class FinishedTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.original = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory())) / "a[1]"
+        cls.results = experiment.run(small_config(), cls.original)
+
+    def setUp(self):
+        super().setUp()
+        root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.workdir = root / "b \\[*]\udcff"
+        shutil.copytree(self.original, self.workdir)
+
+    def rebuild(self):
+        """Results of the same command again, which must not train, and what it says."""
         with (
             mock.patch.object(loop, "run_steps", side_effect=AssertionError("trained again")),
             self.assertLogs("absl", "INFO") as logs,
         ):
-            second = self.run_config()
-        self.assertIn("target: all 20 steps are done", logs.output[0])
-        self.assertIn("decomposition: all 40 steps are done", logs.output[1])
-        for results in (first, second):
-            self.assertGreater(results["seconds"].pop("evaluate"), 0)
-        self.assertEqual(first, second)
-        self.assertEqual(self.files(), files)
-        results = json.loads((self.workdir / "results.json").read_text())
-        self.assertEqual(results["seeds"], first["seeds"])
+            results = experiment.run(small_config(), self.workdir, command="me \udcff")
+        return results, logs.output
+
+    def files(self):
+        """Contents of all files by name, but for those that orbax draws at random."""
+        paths = (path for path in self.workdir.rglob("*") if path.parent.name != "d")
+        return {path: path.read_bytes() for path in paths if path.is_file()}
+
+    def test_shows_the_same_again(self):
+        before = self.files()
+        for name in ("results.json", "report.html"):
+            (self.workdir / name).unlink()
+        (self.workdir / "figures" / "components.png").rename(self.workdir / "figures" / "old.png")
+        results, log = self.rebuild()
+        self.assertIn("target: all 20 steps are done", log[0])
+        self.assertIn("decomposition: all 40 steps are done", log[1])
+        untimed = {"seconds": None}
+        self.assertGreater(results["seconds"]["evaluate"], 0)
+        self.assertEqual(results | untimed, self.results | untimed)
+        self.assertEqual(self.files().keys(), before.keys())
+        written = json.loads((self.workdir / "results.json").read_text())
+        self.assertEqual(written["seeds"], self.results["seeds"])
+
+    def test_files_of_others_stay(self):
+        names = ["figures/holiday.png", "figures/notes.txt", "notes.md", "checkpoints/.DS_Store"]
+        names += ["components/.DS_Store", "components/seed_0/.DS_Store", "components/seed_0/a/b"]
+        names += ["components/x.tmp-1/y", "target/checkpoints/a", "tensorboard/mine", "figures/.a"]
+        mine = {self.workdir / name: name.encode() for name in names}
+        for path, content in mine.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        self.rebuild()
+        self.assertEqual(self.files() | mine, self.files())
+
+    @parameterized.parameters("metrics.jsonl", "target/metrics.jsonl")
+    def test_metrics_cut_short_or_missing(self, name):
+        path = self.workdir / name
+        for cut in (lambda: path.write_bytes(path.read_bytes()[:-9]), path.unlink):
+            cut()
+            (self.workdir / "report.html").write_text("stale")
+            _, log = self.rebuild()
+            self.assertRegex("\n".join(log), f"WARNING.*/{name} (lacks 1 of|cannot be read)")
+            page = (self.workdir / "report.html").read_text()
+            self.assertRegex(page, f"/{name} (lacks 1 of|cannot be read)")
+            self.assertIn('<svg viewBox="0 0 ', page)
+
+    @parameterized.parameters("tensorboard", "figures", "components", "results.json", "report.html")
+    def test_other_by_products(self, name):
+        path = self.workdir / name
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[:-3])
+        results, _ = self.rebuild()
+        self.assertEqual(results["seeds"], self.results["seeds"])
+        self.assertIn("</html>", (self.workdir / "report.html").read_text())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import struct
 import handmade
 import matplotlib
 import numpy as np
+import report_example
 from absl.testing import absltest, parameterized
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -281,12 +282,16 @@ class FiguresTest(parameterized.TestCase):
         width, height = struct.unpack(">II", png[16:24])
         self.assertEqual(width, 2000)
         self.assertEqual(height, round(200 * figure.get_size_inches()[1]))
+        self.assertTrue(style.is_ours(png))
+        self.assertFalse(style.is_ours(report_example.png()))
 
     def test_no_state_is_left_and_none_is_read(self):
-        with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red"}):
+        odd = {"font.size": 30, "axes.facecolor": "red", "savefig.bbox": "tight"}
+        plain = style.to_png(tms.component_map(tms_arrays(5, 2, 5)))
+        with matplotlib.rc_context(odd):
             before = dict(matplotlib.rcParams)
             figure = tms.component_map(tms_arrays(5, 2, 5))
-            style.to_png(figure)
+            self.assertEqual(style.to_png(figure), plain)
             self.assertEqual(dict(matplotlib.rcParams), before)
         self.assertEqual(figure.axes[0].get_facecolor(), (1.0, 1.0, 1.0, 1.0))
 

@@ -166,6 +166,14 @@ class RenderTest(parameterized.TestCase):
         ids = {attributes.get("id") for attributes in page.find("section")}
         self.assertEqual(ids, {"setup", "seeds", "reproduce"})
 
+    def test_gaps_are_named(self):
+        gaps = ["a.jsonl lacks 1 row.", "<b>"]
+        for metrics in ([], report_example.metrics()):
+            _, page = self.render(metrics=metrics, target_metrics=[], gaps=gaps)
+            for gap in gaps:
+                self.assertIn(gap, words(page.texts["body"][0]))
+            self.assertIn("curves", {attributes.get("id") for attributes in page.find("section")})
+
     def test_not_finite_numbers_are_shown(self):
         results = report_example.results()
         results["seeds"][1]["mmcs"] = results["summary"]["mmcs_mean"] = math.nan

@@ -51,6 +51,7 @@ def render_report(
     panels: Sequence[Panel],
     browser: Mapping[str, Any] | None,
     command: str,
+    gaps: Sequence[str] = (),
 ) -> str:
     """Write the report of one run as a single HTML page.
 
@@ -62,6 +63,7 @@ def render_report(
       panels: figures in reading order.
       browser: what `browser.browser_data` returned, or None for a report without component browser.
       command: the command line that reproduces the run.
+      gaps: sentences on what is missing of the curves.
 
     Returns:
       The page. Everything in it that came from the arguments is escaped.
@@ -88,6 +90,7 @@ def render_report(
         **_tables(results),
         **_assets(browser is not None),
         charts=charts,
+        gaps=gaps,
         chart_size=(curves.WIDTH, curves.HEIGHT),
         chart_data=_json(
             {

@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from apd_jax.decomposition import Decomposition
 from apd_jax.report import browser, page
+from apd_jax.run import curve_rows
 from apd_jax.run.plan import Plan
 from apd_jax.runtime.workdir import Workdir, atomic_write_bytes, atomic_write_text
 from apd_jax.studies.drawing import style
@@ -45,10 +47,12 @@ def publish(
     panels = _draw(plan, rows, arrays)
     _write_figures(workdir, panels)
     shown = _shown_seed(rows)
+    metrics, target_metrics, gaps = _read_metrics(workdir, plan)
     text = page.render_report(
         results=results,
-        metrics=_read_metrics(workdir.metrics),
-        target_metrics=_read_metrics(workdir.target / "metrics.jsonl"),
+        metrics=metrics,
+        target_metrics=target_metrics,
+        gaps=gaps,
         panels=panels,
         browser=_browse(plan, decompositions[shown], arrays[shown], rows[shown]["seed"]),
         command=command,
@@ -151,10 +155,20 @@ def _write_figures(workdir: Workdir, panels: list[page.Panel]) -> None:
         atomic_write_bytes(workdir.figures / f"{panel.name}.png", panel.png)
     names = {panel.name for panel in panels}
     for path in workdir.figures.glob("*.png"):
-        if path.stem not in names:
+        if path.stem not in names and style.is_ours(path.read_bytes()):
             path.unlink()
 
 
-def _read_metrics(path: os.PathLike[str]) -> list[dict[str, Any]]:
-    with open(path, encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+def _read_metrics(workdir: Workdir, plan: Plan) -> tuple[list[dict], list[dict], list[str]]:
+    """Rows of the decomposition, rows of the target's training, and what is missing among them."""
+    found = [
+        curve_rows.read(path, steps=steps, chunk_steps=plan.config.chunk_steps)
+        for path, steps in (
+            (workdir.metrics, plan.settings.steps),
+            (workdir.target / "metrics.jsonl", plan.training.steps),
+        )
+    ]
+    gaps = [gap for _, gap in found if gap]
+    for gap in gaps:
+        logging.warning("%s", gap)
+    return found[0][0], found[1][0], gaps

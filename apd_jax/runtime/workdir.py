@@ -206,8 +206,8 @@ def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def atomic_write_text(path: str | os.PathLike[str], content: str) -> None:
-    """`atomic_write_bytes` for text, in UTF-8."""
-    atomic_write_bytes(path, content.encode())
+    """`atomic_write_bytes` for text, in UTF-8, with escapes for names of files that are not."""
+    atomic_write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def _differences(saved: Any, asked: Any, free: Sequence[str]) -> list[str]:
