@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from apd_jax import loop
 from apd_jax.errors import UserError
 from apd_jax.run import experiment
-from apd_jax.runtime import compilation_cache, mesh, preemption
+from apd_jax.runtime import compilation_cache, mesh, preemption, streams
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME-VARIANT if unset.")
@@ -43,8 +43,8 @@ def main(argv: list[str]) -> int:
         return 1
     for verdict in results["verdicts"]:
         sign = "PASS" if verdict["passed"] else "FAIL"
-        print(f"{sign} {verdict['name']} = {verdict['value']:.4g} ({verdict['description']})")
-    print(f"results, figures and report are in {workdir}")
+        streams.say(f"{sign} {verdict['name']} = {verdict['value']:.4g} ({verdict['description']})")
+    streams.say(f"results, figures and report are in {workdir}")
     return 0
 
 
@@ -74,6 +74,7 @@ def _find_config(argv: list[str]) -> list[str]:
 
 def cli() -> None:
     """Entry point of the installed command."""
+    streams.open_missing()
     flags.mark_flag_as_required("config")
     flags.FLAGS.set_default("verbosity", logging.INFO)
     app.run(main, flags_parser=_parse)

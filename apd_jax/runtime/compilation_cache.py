@@ -9,9 +9,14 @@ import jax
 def enable() -> None:
     """Keep compiled programs in `$XDG_CACHE_HOME/apd_jax`, where only this user may write.
 
-    What lies there is run as it is: where others may write, nothing is kept.
+    What lies there is run as it is: where others may write, nothing is kept. A cache that the user
+    chose for JAX stays in use.
     """
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "apd_jax"
+    if jax.config.jax_compilation_cache_dir or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    cache = _home_of_caches() / "apd_jax"
+    if not cache.is_absolute():
+        return
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = cache.stat()
@@ -20,3 +25,14 @@ def enable() -> None:
     if status.st_uid == os.getuid() and not status.st_mode & 0o022:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _home_of_caches() -> pathlib.Path:
+    """Where this user keeps caches, not absolute where nobody knows.
+
+    By the XDG specification an empty or relative variable counts as not set.
+    """
+    named = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named.is_absolute() or os.environ.get("HOME") == "":
+        return named
+    return pathlib.Path(os.path.expanduser("~/.cache"))

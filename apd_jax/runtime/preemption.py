@@ -27,7 +27,8 @@ class StopFlag:
         hint = "; again to stop at once" if number == signal.SIGINT else ""
         # Straight to the file: the signal may have come while logging or printing.
         name = signal.Signals(number).name
-        os.write(2, f"\n{name}: stopping after this chunk{hint}\n".encode())
+        with contextlib.suppress(OSError):  # nobody may be listening
+            os.write(2, f"\n{name}: stopping after this chunk{hint}\n".encode())
 
 
 @contextlib.contextmanager

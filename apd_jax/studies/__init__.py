@@ -6,6 +6,7 @@ attributions, key, samples)`, `draw(numbers, arrays)`, `represented(arrays)`, `v
 """
 
 from apd_jax.errors import UserError
+from apd_jax.studies import drawing  # noqa: F401, before anything else imports matplotlib
 from apd_jax.studies.resid_mlp import study as resid_mlp_study
 from apd_jax.studies.tms import study as tms_study
 
