@@ -3,7 +3,6 @@
 Letters: B batch, C components, S seeds side by side.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from apd_jax import loop, optimizers, sites, train_step
 from apd_jax.components import init_components
 from apd_jax.decomposition import Decomposition
 from apd_jax.errors import UserError
-from apd_jax.objective import Coefficients, Objective
+from apd_jax.fields import from_mapping
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
 from apd_jax.train_step import TrainState
@@ -55,7 +54,7 @@ def make_step(settings: Settings, sample_batch: SampleBatch) -> loop.StepFn:
     def step(target: Target, state: TrainState, key: jax.Array):
         x = sample_batch(jax.random.fold_in(key, 1), settings.batch_size)
         metrics = {"learning_rate": rate(state.step)}
-        with jax.default_matmul_precision(settings.objective.matmul_precision):
+        with jax.default_matmul_precision(settings.objective.routes.matmul_precision):
             state, measured = train_step.train_step(settings.objective, optimizer, target, state, x)
         return state, metrics | measured
 
@@ -68,10 +67,6 @@ def decompose(
     *,
     num_components: int,
     topk: float | None,
-    steps: int = 10_000,
-    batch_size: int = 256,
-    learning_rate: float = 1e-3,
-    coefficients: Coefficients | None = None,
     seed: int = 0,
     chunk_steps: int = 100,
     observer: loop.Observer | None = None,
@@ -84,15 +79,12 @@ def decompose(
       sample_batch: `(key, batch_size) -> x [B, ...]`, traced by JAX.
       num_components: C.
       topk: active components per example on average (batch top-k); None for the Lp objective.
-      steps: optimiser steps.
-      batch_size: B.
-      learning_rate: peak learning rate of Adam.
-      coefficients: weights of the loss terms; faithfulness, minimality and simplicity 1 if None.
       seed: root of all randomness.
       chunk_steps: steps between two looks of the host.
       observer: told of metrics and saves (`loop.Observer`).
-      **options: any further field of `Settings` or `Objective`, such as `rank`, `schatten_p`,
-        `hidden_sites`, `unit_norm`, `attribution_source`.
+      **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
+        `learning_rate`, `coefficients` (by default 1 for faithfulness, minimality and simplicity),
+        `rank`, `schatten_p`, `hidden_sites`, `unit_norm`.
 
     Returns:
       The `Decomposition`.
@@ -101,22 +93,7 @@ def decompose(
       UserError: a setting out of its range, an unknown site; before any training.
       loop.Diverged: a loss stopped being finite.
     """
-    if coefficients is None:
-        coefficients = Coefficients(faithfulness=1.0, minimality=1.0, simplicity=1.0)
-    fields = {field.name for field in dataclasses.fields(Objective)}
-    objective = Objective(
-        coefficients=coefficients,
-        topk=topk,
-        **{name: value for name, value in options.items() if name in fields},
-    )
-    settings = Settings(
-        objective=objective,
-        num_components=num_components,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        **{name: value for name, value in options.items() if name not in fields},
-    )
+    settings = from_mapping(Settings(), {"num_components": num_components, "topk": topk} | options)
     check_target(target, sample_batch, settings)
     recorder = _Recorder(observer or loop.Observer())
     targets = loop.stack([target])
@@ -126,7 +103,7 @@ def decompose(
         targets,
         init_states(settings, targets, seeds),
         seeds,
-        steps=steps,
+        steps=settings.steps,
         chunk_steps=chunk_steps,
         observer=recorder,
     )

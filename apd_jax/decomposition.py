@@ -11,9 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from apd_jax import attributions, forward
+from apd_jax import forward
 from apd_jax.components import Components, Factors
-from apd_jax.objective import Coefficients, Objective
+from apd_jax.fields import from_mapping
 from apd_jax.runtime import export
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
@@ -37,9 +37,7 @@ class Decomposition:
 
     def attributions(self, x: jax.Array) -> jax.Array:
         """Attributions A_c(x) [B, C], from the model that the decomposition was trained with."""
-        return attributions.gradient_attributions(
-            self.target, self.components, x, source=self.settings.objective.attribution_source
-        )
+        return self.settings.objective.attribute(self.target, self.components, x)
 
     def mask(self, x: jax.Array) -> jax.Array:
         """The active components on a batch, [B, C] bool, by the rule of the training."""
@@ -84,14 +82,7 @@ def load(
       runtime.checkpoint.CheckpointError: nothing whole is there.
     """
     factors, params, config = export.load_components(directory)
-    saved = dict(config["settings"])
-    objective = dict(saved.pop("objective"))
-    coefficients = Coefficients(**objective.pop("coefficients"))
-    hidden_sites = tuple(objective.pop("hidden_sites"))
-    settings = Settings(
-        objective=Objective(coefficients=coefficients, hidden_sites=hidden_sites, **objective),
-        **saved,
-    )
+    settings = from_mapping(Settings(), config["settings"])
     sites_of = config["sites"]
     if isinstance(network, nn.Module):
         target = Target.from_flax(network, {"params": params}, sites_of)

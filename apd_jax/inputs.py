@@ -12,38 +12,34 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
 from apd_jax.errors import UserError
-
-Mode = Literal["independent", "exactly_n"]
+from apd_jax.fields import check_at_least, check_choices, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class SparseFeatures:
-    """A distribution of sparse inputs `x` [B, F]; an active feature has a value from a range.
+    """A distribution of sparse inputs `x` [B, F]; an active feature has a value from a range."""
 
-    Attributes:
-      num_features: F.
-      probability: chance that a feature (or a synced group) is active, in `independent` mode.
-      value_range: the interval that active values are uniform in.
-      mode: `"independent"` features, or `"exactly_n"` of them active on every example.
-      num_active: how many, in `exactly_n` mode.
-      synced: groups of features that are active together, each feature with its own value.
-    """
-
-    num_features: int
-    probability: float
-    value_range: tuple[float, float] = (0.0, 1.0)
-    mode: Mode = "independent"
-    num_active: int = 1
-    synced: tuple[tuple[int, ...], ...] = ()
+    num_features: int = setting(dataclasses.MISSING, "F, the number of input features.")
+    probability: float = setting(
+        dataclasses.MISSING, "Chance that a feature (or synced group) is active, if independent."
+    )
+    value_range: tuple[float, float] = setting(
+        (0.0, 1.0), "The interval that active values are uniform in.", flag=False
+    )
+    input_mode: Literal["independent", "exactly_n"] = setting(
+        "independent", "Independent features, or exactly n of them active on every example."
+    )
+    num_active: int = setting(1, "How many, if exactly n.")
+    synced: tuple[tuple[int, ...], ...] = setting(
+        (), "Groups of features that are active together, each feature with its own value."
+    )
 
     def __post_init__(self):
-        if self.num_features < 1:
-            raise UserError(f"num_features must be at least 1, got {self.num_features}")
+        check_at_least(self, 1, "num_features")
+        check_choices(self)
         if not 0 < self.probability <= 1:
             raise UserError(f"probability must be in (0, 1], got {self.probability}")
-        if self.mode not in ("independent", "exactly_n"):
-            raise UserError(f"mode must be 'independent' or 'exactly_n', got {self.mode!r}")
-        if self.mode == "exactly_n" and not 1 <= self.num_active <= self.num_features:
+        if self.input_mode == "exactly_n" and not 1 <= self.num_active <= self.num_features:
             raise UserError(
                 f"num_active must be in [1, {self.num_features}], got {self.num_active}"
             )
@@ -52,6 +48,10 @@ class SparseFeatures:
         self._check_synced()
 
     def _check_synced(self):
+        if not all(isinstance(group, tuple) for group in self.synced):
+            raise UserError(
+                f"synced must be groups of features, such as ((0, 1), (2, 3)); got {self.synced}"
+            )
         if not all(self.synced):
             raise UserError(f"synced groups must not be empty, got {self.synced}")
         members = [feature for group in self.synced for feature in group]
@@ -65,11 +65,15 @@ class SparseFeatures:
         twice = sorted({feature for feature in members if members.count(feature) > 1})
         if twice:
             raise UserError(f"synced groups overlap in features {twice}; a feature has one group")
-        if members and self.mode != "independent":
-            raise UserError("synced groups need mode 'independent'")
+        if members and self.input_mode != "independent":
+            raise UserError("synced groups need input_mode 'independent'")
 
     def __call__(self, key: jax.Array, batch_size: int) -> jax.Array:
         """Draw a batch.
+
+        If independent, every entry takes one 32-bit random word, which decides both whether it is
+        active (the word is below `probability · 2³²`) and, given that it is, its value (the word's
+        place below that bound, uniform to 2⁻³¹/probability of the range).
 
         Args:
           key: random key.
@@ -78,58 +82,38 @@ class SparseFeatures:
         Returns:
           [B, F] float32, exactly 0 where a feature is inactive.
         """
-        return sparse_features(
-            key,
-            batch_size,
-            num_features=self.num_features,
-            probability=self.probability,
-            value_range=self.value_range,
-            mode=self.mode,
-            num_active=self.num_active,
-            synced=self.synced,
-        )
+        shape = batch_size, self.num_features
+        if self.input_mode == "exactly_n":
+            return self._exactly_n(key, shape)
+        bound = min(round(self.probability * 2**32), 2**32 - 1)
+        if bound == 0:
+            return jnp.zeros(shape)
+        low, high = self.value_range
+        words = _random_words(key, shape)
+        # At probability 1 the bound is the largest word, which is active as well.
+        active = words <= jnp.uint32(bound) if self.probability == 1 else words < jnp.uint32(bound)
+        # Signed integers convert to floats in vector registers, unsigned ones do not.
+        halves = jax.lax.bitcast_convert_type(words >> 1, jnp.int32).astype(jnp.float32)
+        x = jnp.where(active, low + (high - low) * (halves * (2.0 / bound)), 0.0)
+        return self._synchronise(jax.random.fold_in(key, 1), x, active) if self.synced else x
 
-
-def sparse_features(
-    key: jax.Array,
-    batch_size: int,
-    *,
-    num_features: int,
-    probability: float = 1.0,
-    value_range: tuple[float, float] = (0.0, 1.0),
-    mode: Mode = "independent",
-    num_active: int = 1,
-    synced: tuple[tuple[int, ...], ...] = (),
-) -> jax.Array:
-    """Draw sparse inputs; the arguments are those of `SparseFeatures`.
-
-    Every entry takes one 32-bit random word, which decides both whether it is active (the word is
-    below `probability · 2³²`) and, given that it is, its value (the word's place below that
-    bound, uniform to 2⁻³¹/probability of the range).
-
-    Returns:
-      [B, F] float32.
-    """
-    low, high = value_range
-    shape = (batch_size, num_features)
-    if mode == "exactly_n":
+    def _exactly_n(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         value_key, order_key = jax.random.split(key)
+        low, high = self.value_range
         values = jax.random.uniform(value_key, shape, minval=low, maxval=high)
-        _, chosen = jax.lax.top_k(jax.random.uniform(order_key, shape), num_active)
-        rows = jnp.arange(batch_size)[:, None]
+        _, chosen = jax.lax.top_k(jax.random.uniform(order_key, shape), self.num_active)
+        rows = jnp.arange(shape[0])[:, None]
         return jnp.where(jnp.zeros(shape, bool).at[rows, chosen].set(True), values, 0.0)
-    bound = min(round(probability * 2**32), 2**32 - 1)
-    if bound == 0:
-        return jnp.zeros(shape)
-    words = _random_words(key, shape)
-    active = words <= jnp.uint32(bound) if probability == 1 else words < jnp.uint32(bound)
-    # Signed integers convert to floats in vector registers, unsigned ones do not.
-    halves = jax.lax.bitcast_convert_type(words >> 1, jnp.int32).astype(jnp.float32)
-    values = low + (high - low) * (halves * (2.0 / bound))
-    x = jnp.where(active, values, 0.0)
-    if not synced:
+
+    def _synchronise(self, key: jax.Array, x: jax.Array, active: jax.Array) -> jax.Array:
+        """Let the first feature of every group decide for the group; values stay independent."""
+        low, high = self.value_range
+        fresh = jax.random.uniform(key, x.shape, minval=low, maxval=high)
+        for group in self.synced:
+            members = jnp.array(group)
+            leader = active[:, group[0]][:, None]
+            x = x.at[:, members].set(jnp.where(leader, fresh[:, members], 0.0))
         return x
-    return _synchronise(jax.random.fold_in(key, 1), x, active, value_range, synced)
 
 
 def _random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -141,13 +125,3 @@ def _random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jax.random.bits(key, shape, jnp.uint32)
     counts = jnp.arange(math.prod(shape), dtype=jnp.uint32)
     return threefry_2x32(jax.random.key_data(key), counts).reshape(shape)
-
-
-def _synchronise(key, x, active, value_range, synced):
-    """Let the first feature of every group decide for the group; values stay independent."""
-    fresh = jax.random.uniform(key, x.shape, minval=value_range[0], maxval=value_range[1])
-    for group in synced:
-        members = jnp.array(group)
-        leader = active[:, group[0]][:, None]
-        x = x.at[:, members].set(jnp.where(leader, fresh[:, members], 0.0))
-    return x

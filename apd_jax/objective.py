@@ -4,28 +4,30 @@ Letters: B batch, C components.
 """
 
 import dataclasses
-from typing import Literal, get_args, get_origin
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from apd_jax import attributions, forward, losses, selection
-from apd_jax.components import Projection
+from apd_jax.components import Components, Projection
 from apd_jax.errors import UserError
+from apd_jax.fields import check_choices, setting
 from apd_jax.selection import Selected
+from apd_jax.sites import Target
 
 
 @dataclasses.dataclass(frozen=True)
 class Coefficients:
     """Weights of the loss terms; a term of weight 0 is not computed. None may be negative."""
 
-    faithfulness: float = 1.0
-    minimality: float = 0.0
-    simplicity: float = 0.0
-    activation: float = 0.0
-    output: float = 0.0
-    lp_minimality: float = 0.0
-    lp_simplicity: float = 0.0
+    faithfulness: float = setting(1.0, "The components add up to the target's weights.")
+    minimality: float = setting(0.0, "Active components alone give the target's output.")
+    simplicity: float = setting(0.0, "Active components have a low Schatten norm.")
+    activation: float = setting(0.0, "Active components alone give its hidden activations.")
+    output: float = setting(0.0, "All components together give the target's output.")
+    lp_minimality: float = setting(0.0, "Attributions have a low Lp norm.")
+    lp_simplicity: float = setting(0.0, "Schatten norm of components, weighted by attributions.")
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
@@ -34,51 +36,64 @@ class Coefficients:
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
-    """What is minimised, and by which of several exact routes it is computed.
+class Routes:
+    """By which of several exact routes an objective is computed: every choice gives the same."""
 
-    Attributes:
-      coefficients: weights of the loss terms.
-      topk: k of the top-k selection; None for the pure Lp objective.
-      selection: `"batch"` (floor(k·B) pairs in the batch), `"sample"` (k for every example) or
-        `"exact"` (as many pairs as there are active inputs; k is not used).
-      distil: the last component is always active and not counted.
-      schatten_p: power of the simplicity loss.
-      lp_p: power of the attributions in the Lp losses.
-      hidden_sites: sites whose outputs the activation loss compares.
-      hidden_activation: nonlinearity applied to them first.
-      output_loss: `"mse"`, or `"kl"` for networks with logits.
-      attribution_source: linearise the `"target"` or the `"components"` model.
-      unit_norm: keep the columns of U at unit norm.
-      attribution_mode: route of the attributions (`attributions.gradient_attributions`).
-      projection: how the gradient of unit-norm U is projected (`components.project_gradient`).
-      masked_route: `"grouped"` computes only the active pairs, `"dense"` all of them, `"auto"`
-        picks by size (`forward.choose_masked_route`).
-      matmul_precision: of the whole step. Anything below `"highest"` (float32) lets GPUs and TPUs
-        use their shorter formats, except for attributions and faithfulness; CPUs know no other.
-    """
-
-    coefficients: Coefficients
-    topk: float | None
-    selection: Literal["batch", "sample", "exact"] = "batch"
-    distil: bool = False
-    schatten_p: float = 0.9
-    lp_p: float = 0.9
-    hidden_sites: tuple[str, ...] = ()
-    hidden_activation: str = "identity"
-    output_loss: Literal["mse", "kl"] = "mse"
-    attribution_source: attributions.Source = "target"
-    unit_norm: bool = False
-    attribution_mode: attributions.Mode = "auto"
-    masked_route: forward.MaskedRoute = "auto"
-    projection: Projection = "auto"
-    matmul_precision: Literal["highest", "high", "default"] = "highest"
+    attribution_mode: attributions.Mode = setting(
+        "auto", "Route of the attributions: forward, reverse, literal, or auto (the cheapest)."
+    )
+    masked_route: forward.MaskedRoute = setting(
+        "auto",
+        "Masked pass: grouped computes only the active pairs, dense all of them, auto picks by "
+        "size.",
+    )
+    projection: Projection = setting(
+        "auto",
+        "Projection of the gradient of unit-norm U: literal sums over d_in, auto over the narrower "
+        "side.",
+    )
+    matmul_precision: Literal["highest", "high", "default"] = setting(
+        "highest",
+        "Matrix products of a step, on GPU and TPU; attributions and faithfulness stay at highest.",
+    )
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            allowed, value = get_args(field.type), getattr(self, field.name)
-            if get_origin(field.type) is Literal and value not in allowed:
-                raise UserError(f"{field.name} must be one of {allowed}, got {value!r}")
+        check_choices(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is minimised, and by which rule components are active."""
+
+    coefficients: Coefficients = setting(
+        Coefficients(minimality=1.0, simplicity=1.0), "Weights of the loss terms."
+    )
+    topk: float | None = setting(1.0, "k of the top-k selection; None for the pure Lp objective.")
+    selection: Literal["batch", "sample", "exact"] = setting(
+        "batch",
+        "Top-k over the batch (floor(k·B) pairs), for every sample (k of them), or exact (as many "
+        "pairs as there are active inputs; k is not used).",
+    )
+    distil: bool = setting(False, "The last component is always active and not counted.")
+    schatten_p: float = setting(0.9, "Power of the simplicity loss.")
+    lp_p: float = setting(0.9, "Power of the attributions in the Lp losses.")
+    hidden_sites: tuple[str, ...] = setting(
+        (), "Sites whose outputs the activation loss compares.", flag=False
+    )
+    hidden_activation: str = setting(
+        "identity", "Nonlinearity that the activation loss applies first.", flag=False
+    )
+    output_loss: Literal["mse", "kl"] = setting(
+        "mse", "Distance of outputs: mse, or kl for networks with logits.", flag=False
+    )
+    attribution_source: attributions.Source = setting(
+        "target", "Which model attributions linearise: the target, or the sum of the components."
+    )
+    unit_norm: bool = setting(False, "Keep the columns of U at unit norm.")
+    routes: Routes = setting(Routes(), "How it is computed.", flat=True)
+
+    def __post_init__(self):
+        check_choices(self)
         losses.activation_function(self.hidden_activation)
         for name in ("schatten_p", "lp_p"):
             if not 0 < getattr(self, name) <= 2:
@@ -99,7 +114,7 @@ class Objective:
     @property
     def sphere_projection(self) -> Projection | None:
         """How gradients are projected; None where U may have any norm."""
-        return self.projection if self.unit_norm else None
+        return self.routes.projection if self.unit_norm else None
 
     def per_row(self, k: int) -> "Objective":
         """The same with the k components of largest attribution on every example."""
@@ -116,6 +131,16 @@ class Objective:
             selection.num_active(self.topk, batch_size, candidates)
         if self.selection == "sample" and self.topk is not None:
             selection.check_topk(self.topk, candidates)
+
+    def attribute(self, target: Target, components: Components, x: jax.Array) -> jax.Array:
+        """Attributions [B, C] of inputs x [B, ...], by the rule of the training."""
+        return attributions.gradient_attributions(
+            target,
+            components,
+            x,
+            mode=self.routes.attribution_mode,
+            source=self.attribution_source,
+        )
 
     def select(self, scores: jax.Array, x: jax.Array) -> Selected:
         """Apply the selection rule to attributions [B, C] of inputs x [B, ...]."""

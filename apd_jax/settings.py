@@ -9,6 +9,7 @@ import optax
 
 from apd_jax import optimizers
 from apd_jax.errors import UserError
+from apd_jax.fields import check_at_least, check_choices, setting
 from apd_jax.objective import Objective
 
 
@@ -16,33 +17,28 @@ from apd_jax.objective import Objective
 class Settings:
     """Every hyperparameter of a decomposition.
 
-    Attributes:
-      objective: loss terms, selection and routes.
-      num_components: C.
-      steps: optimiser steps.
-      batch_size: B.
-      learning_rate: peak learning rate of Adam.
-      rank: m of every site; `min(d_in, d_out)` if None.
-      schedule, warmup_fraction, halflife: see `optimizers.learning_rate_schedule`.
-      init_scale, init_instances: see `components.init_components`.
+    Flags and the keywords of `decompose` are its fields and those of its parts (see `fields`).
     """
 
-    objective: Objective
-    num_components: int
-    steps: int
-    batch_size: int
-    learning_rate: float
-    rank: int | None = None
-    schedule: optimizers.Schedule = "cosine"
-    warmup_fraction: float = 0.01
-    halflife: float | None = None
-    init_scale: float = 1.0
-    init_instances: int = 1
+    objective: Objective = setting(Objective(), "Loss terms, selection and routes.", flat=True)
+    num_components: int = setting(1, "C, the number of components.")
+    steps: int = setting(10_000, "Optimiser steps.")
+    batch_size: int = setting(256, "B, fresh inputs of a step.")
+    learning_rate: float = setting(1e-3, "Peak learning rate of Adam.")
+    rank: int | None = setting(None, "m of every site; min(d_in, d_out) if not set.")
+    schedule: optimizers.Schedule = setting("cosine", "Shape of the learning rate after warmup.")
+    warmup_fraction: float = setting(0.01, "Share of the steps in which the learning rate rises.")
+    halflife: float | None = setting(
+        None, "Steps in which the exponential schedule falls to a half."
+    )
+    init_scale: float = setting(1.0, "Gain of the initialisation.")
+    init_instances: int = setting(
+        1, "Runs in the stacked tensor whose statistics the initialisation has, as in the paper."
+    )
 
     def __post_init__(self):
-        for name in ("num_components", "batch_size", "init_instances"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(self, 1, "num_components", "batch_size", "init_instances")
+        check_choices(self)
         if self.rank is not None and self.rank < 1:
             raise UserError(f"rank must be at least 1 (or None for full rank), got {self.rank}")
         if not self.init_scale > 0:

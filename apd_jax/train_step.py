@@ -44,7 +44,7 @@ def masked_operation(
     objective: Objective, components: Components, chosen: Selected, reads: forward.Reads
 ) -> sites.Operation:
     """The masked operation by the objective's route; `reads` are those known beforehand."""
-    route = objective.masked_route
+    route = objective.routes.masked_route
     if chosen.pairs is None:
         route = "dense"
     elif route == "auto":
@@ -74,7 +74,7 @@ def loss_terms(
         target,
         components if uses_lp else jax.lax.stop_gradient(components),
         x,
-        mode=objective.attribution_mode,
+        mode=objective.routes.attribution_mode,
         source=objective.attribution_source,
     )
     if objective.attribution_source != "target":

@@ -59,7 +59,7 @@ def find_plan(name: str, overrides: dict[str, Any]) -> Plan:
 
 def train_targets(plan: Plan, steps: int) -> Target:
     """Targets of all seeds, leaves [S, ...], trained for `steps` steps (0: as drawn)."""
-    training = dataclasses.replace(plan.training, steps=max(steps, 1))
+    training = dataclasses.replace(plan.task.training, steps=max(steps, 1))
     state = pretraining.init_state(plan.task, training, plan.seeds)
     if steps:
         state = loop.run_steps(

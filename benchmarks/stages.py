@@ -51,7 +51,7 @@ def _attribute(objective: Objective, values: Values) -> Values:
         values["target"],
         values["components"],
         values["x"],
-        mode=objective.attribution_mode,
+        mode=objective.routes.attribution_mode,
         source=objective.attribution_source,
     )
     if objective.attribution_source == "components":

@@ -72,7 +72,7 @@ class Session:
     def ready(self) -> dict[str, Any]:
         """What was prepared."""
         return {
-            "config": self._plan.config.to_dict(),
+            "config": self._plan.config.flags(),
             "chunk": self._chunk_steps,
             "compile_seconds": self.compile_seconds,
             "libraries_memory": self._libraries,

@@ -9,8 +9,6 @@ the target for top-k / scrubbed / anti-scrubbed: 1.2e-4 / 2.65e-4 / 1.36e-3 with
 for 10k.
 """
 
-from ml_collections import config_dict
-
 from apd_jax.errors import UserError
 from apd_jax.run.config import base_config
 
@@ -20,8 +18,7 @@ _NEURONS = {"1": (50,), "2": (25, 25), "3": (17, 17, 17)}
 def get_config(variant: str = "1"):
     if variant not in _NEURONS:
         raise UserError(f"unknown variant {variant!r}; configs/resid_mlp.py has {sorted(_NEURONS)}")
-    config = base_config()
-    config.name, config.variant = "resid_mlp", variant
+    config = base_config("resid_mlp", variant)
     config.steps, config.batch_size, config.topk = 10_000, 256, 1.28
     config.learning_rate, config.schedule, config.warmup_fraction = 1e-3, "cosine", 0.01
     config.schatten_p, config.init_scale = 0.9, 2.0
@@ -34,23 +31,6 @@ def get_config(variant: str = "1"):
         config.num_components, config.unit_norm = 200, False
         config.coefficients.update(minimality=2.0, simplicity=7.0, activation=1.0)
     config.chunk_steps, config.evaluation_samples = 50, 50_000
-    config.target.update(
-        num_features=100,
-        d_resid=1000,
-        neurons=_NEURONS[variant],
-        activation="relu",  # relu | gelu
-        in_bias=False,
-        out_bias=False,
-        output_activation=False,
-        embedding="random",  # random | identity | trained
-        label_kind="act_plus_residual",  # act_plus_residual | abs
-        label_seed=config_dict.placeholder(int),  # labels use coefficients in [1, 2] if set, else 1
-        importance=(),  # one weight a feature; all 1 if empty
-        probability=0.01,
-        steps=10_000,
-        batch_size=2048,
-        learning_rate=3e-3,
-        schedule="cosine",
-        weight_decay=0.01,
-    )
+    config.target.update(num_features=100, d_resid=1000, neurons=_NEURONS[variant])
+    config.target.update(probability=0.01, steps=10_000, batch_size=2048, learning_rate=3e-3)
     return config

@@ -42,18 +42,10 @@ _VARIANTS = {
 def get_config(variant: str = "5-2"):
     if variant not in _VARIANTS:
         raise UserError(f"unknown variant {variant!r}; configs/tms.py has {sorted(_VARIANTS)}")
-    config = base_config()
-    config.name, config.variant = "tms", variant
+    config = base_config("tms", variant)
     config.steps, config.batch_size, config.warmup_fraction = 20_000, 2048, 0.05
     config.checkpoint_every = 5000  # steps are short: saving more often would be felt
-    config.target.update(
-        num_hidden=1,
-        hidden_kind="identity",  # identity | random | trained
-        probability=0.05,
-        learning_rate=5e-3,
-        schedule="linear",
-        weight_decay=0.01,
-    )
+    config.target.update(probability=0.05, learning_rate=5e-3, schedule="linear")
     set_sizes, config.target.hidden_layers = _VARIANTS[variant]
     set_sizes(config)
     return config

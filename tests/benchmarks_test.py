@@ -151,7 +151,7 @@ class WorkerTest(absltest.TestCase):
 class ReferenceTest(absltest.TestCase):
     def test_translates_a_config(self):
         plan = problem.find_plan("resid_mlp:2", {})
-        request = against_reference.translate(plan.config.to_dict())
+        request = against_reference.translate(plan.config.flags())
         spd = request["spd"]
         self.assertEqual((spd["C"], spd["m"], spd["topk"], spd["lr"]), (200, None, 1.28, 1e-3))
         self.assertEqual((spd["topk_recon_coeff"], spd["schatten_coeff"]), (2.0, 7.0))
@@ -159,7 +159,7 @@ class ReferenceTest(absltest.TestCase):
 
     def test_terms_without_weight_are_off(self):
         plan = problem.find_plan("tms:5-2", {})
-        request = against_reference.translate(plan.config.to_dict())
+        request = against_reference.translate(plan.config.flags())
         self.assertIsNone(request["spd"]["act_recon_coeff"])
         self.assertEqual(request["model"]["instances"], 12)
 

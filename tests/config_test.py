@@ -5,7 +5,6 @@ import sys
 from unittest import mock
 
 import jax
-import ml_collections
 import numpy as np
 from absl import flags
 from absl.testing import absltest, parameterized
@@ -13,7 +12,7 @@ from ml_collections import config_flags
 
 from apd_jax import studies
 from apd_jax.run import plan
-from apd_jax.run.config import make_settings, make_training
+from apd_jax.run.config import read_config
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 TMS, RESID_MLP = "tms.py:5-2", "resid_mlp.py:1"
@@ -30,8 +29,12 @@ def parse(spec, *overrides):
 
 
 def settings_of(spec):
-    config = ml_collections.FrozenConfigDict(parse(spec))
-    return make_settings(config, studies.find(config.name).make_task(config))
+    return record_of(spec).settings
+
+
+def record_of(spec):
+    config = parse(spec)
+    return read_config(config, studies.find(config.name))
 
 
 def plan_of(spec, *overrides):
@@ -83,7 +86,7 @@ class PaperTest(parameterized.TestCase):
     )
     def test_training_of_the_target(self, spec, steps, batch, rate, schedule, probability):
         config = parse(spec)
-        training = make_training(config)
+        training = record_of(spec).target.training
         self.assertEqual((training.steps, training.batch_size), (steps, batch))
         self.assertEqual((training.learning_rate, training.schedule), (rate, schedule))
         self.assertEqual(training.weight_decay, 0.01)
@@ -95,8 +98,7 @@ class PaperTest(parameterized.TestCase):
         ("resid_mlp.py:2", tuple(f"layers_{i}/mlp_{p}" for i in (0, 1) for p in ("in", "out"))),
     )
     def test_sites(self, spec, sites):
-        config = ml_collections.FrozenConfigDict(parse(spec))
-        self.assertEqual(studies.find(config.name).make_task(config).sites, sites)
+        self.assertEqual(record_of(spec).target.sites, sites)
 
 
 class OverrideTest(parameterized.TestCase):
@@ -124,8 +126,6 @@ class OverrideTest(parameterized.TestCase):
         self.assertEqual(found.task.inputs.synced, ((0, 1), (2, 3, 4)))
         self.assertEqual(found.task.importance, (1.0, 1.0, 1.0, 1.0, 0.5, 0.5))
         self.assertLen(found.task.label_coefficients, 6)
-        self.assertBetween(min(found.task.label_coefficients), 1, 2)
-        self.assertBetween(max(found.task.label_coefficients), 1, 2)
 
     def test_plan_is_frozen(self):
         found = plan_of(TMS)
@@ -193,16 +193,16 @@ class BadFieldTest(parameterized.TestCase):
         ("variant=5-3", "variant must be one of .+'5-2'.+ got '5-3'"),
         ("target.probability=1.01", r"probability must be in \(0, 1\], got 1.01"),
         ("target.probability=-0.01", r"probability must be in \(0, 1\], got -0.01"),
-        ("target.steps=0", "config.target: steps must be at least 1, got 0"),
-        ("target.batch_size=0", "config.target: batch_size must be at least 1, got 0"),
-        ("target.learning_rate=0", "config.target: learning rate must be positive"),
-        ("target.schedule=step", "config.target: schedule must be one of"),
-        ("target.weight_decay=-1", "config.target: weight_decay must not be negative"),
-        ("target.num_features=0", "target.num_features must be at least 1, got 0"),
-        ("target.num_hidden=0", "target.num_hidden must be at least 1, got 0"),
-        ("target.hidden_layers=-1", "target.hidden_layers must be at least 0, got -1"),
+        ("target.steps=-1", "target: steps must be at least 0, got -1"),
+        ("target.batch_size=0", "target: batch_size must be at least 1, got 0"),
+        ("target.learning_rate=0", "target: learning rate must be positive"),
+        ("target.schedule=step", "target: schedule must be one of"),
+        ("target.weight_decay=-1", "target: weight_decay must not be negative"),
+        ("target.num_features=0", "target: num_features must be at least 1, got 0"),
+        ("target.num_hidden=0", "target: num_hidden must be at least 1, got 0"),
+        ("target.hidden_layers=-1", "target: hidden_layers must be at least 0, got -1"),
         ("target.hidden_kind=eye", "hidden_kind must be .+ got 'eye'"),
-        ("target.input_mode=one", "mode must be 'independent' or 'exactly_n', got 'one'"),
+        ("target.input_mode=one", "input_mode must be one of .+ got 'one'"),
         ("target.synced=((0,1),(1,2))", r"overlap in features \[1\]"),
         ("target.synced=((0,5),)", r"\[5\] are out of range; there are 5"),
         ("target.synced=(0,1)", r"groups of features, such as .+ got \(0, 1\)"),
@@ -219,7 +219,7 @@ class BadFieldTest(parameterized.TestCase):
         (("target.synced=((0,100),)",), r"\[100\] are out of range; there are 100"),
         (("target.neurons=()",), r"a width per layer, each >= 1; got \(\)"),
         (("target.neurons=(3,0)",), r"a width per layer, each >= 1; got \(3, 0\)"),
-        (("target.d_resid=0",), "target.d_resid must be at least 1, got 0"),
+        (("target.d_resid=0",), "target: d_resid must be at least 1, got 0"),
         (("target.activation=tanh",), "activation must be one of .+ got 'tanh'"),
         (("target.label_kind=relu",), "label_kind must be .+ got 'relu'"),
         (("variant=4",), r"variant must be one of \['1', '2', '3'\], got '4'"),

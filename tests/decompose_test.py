@@ -16,10 +16,11 @@ import apd_jax
 from apd_jax import loop
 from apd_jax.decompose import init_states, make_step
 from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Objective
+from apd_jax.objective import Objective, Routes
 from apd_jax.settings import Settings
 from apd_jax.studies import pretraining
-from apd_jax.studies.tms.network import TMS, TMSTask
+from apd_jax.studies.task import Training
+from apd_jax.studies.tms.network import TMSTask
 
 # Two steps of a tiny decomposition: enough to compile and run everything.
 TINY = {"num_components": 3, "topk": 1.0, "steps": 2, "batch_size": 8, "rank": 2}
@@ -196,7 +197,9 @@ class PrecisionTest(parameterized.TestCase):
         target = networks.mlp()
         coefficients = apd_jax.Coefficients(minimality=1.0, simplicity=1.0, output=1.0)
         objective = Objective(
-            coefficients, topk=1.0, masked_route=route, matmul_precision=precision
+            coefficients,
+            topk=1.0,
+            routes=Routes(masked_route=route, matmul_precision=precision),
         )
         settings = Settings(
             objective, num_components=3, steps=1, batch_size=8, learning_rate=1e-3, rank=2
@@ -208,8 +211,8 @@ class PrecisionTest(parameterized.TestCase):
         self.assertEqual(bool(short), precision == "default")
 
     def test_target_training(self):
-        task = TMSTask(TMS(4, 2, 1), SparseFeatures(4, 0.5))
-        training = pretraining.Training(1, batch_size=8, learning_rate=0.1, schedule="constant")
+        task = TMSTask(SparseFeatures(4, 0.5), num_hidden=2, hidden_layers=1)
+        training = Training(1, batch_size=8, learning_rate=0.1, schedule="constant")
         state = loop.pick(pretraining.init_state(task, training, jnp.arange(1)), 0)
         products = self.products(pretraining.make_step(task, training), None, state)
         self.assertNotEmpty(products)
@@ -244,7 +247,7 @@ class BadInputTest(parameterized.TestCase):
             apd_jax.decompose(networks.mlp(), sample, **(TINY | options))
 
     def test_unknown_option(self):
-        with self.assertRaisesRegex(TypeError, "schaten_p"):
+        with self.assertRaisesRegex(ValueError, "no field 'schaten_p'; did you mean 'schatten_p'"):
             apd_jax.decompose(networks.mlp(), inputs, **TINY, schaten_p=1.0)
 
     @parameterized.named_parameters(

@@ -99,7 +99,7 @@ class RefusedTest(Trained):
     @parameterized.parameters(
         ("variant", "nope", "nope"),
         ("steps", 0, "steps must be at least 1, got 0"),
-        ("target.steps", 0, "steps must be at least 1, got 0"),
+        ("target.steps", -1, "target: steps must be at least 0, got -1"),
         ("topk", 0.01, "k=0.01 selects nothing"),
         ("topk", 9.0, "k must be at most 5"),
         ("rank", 0, "rank must be at least 1"),

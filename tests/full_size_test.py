@@ -22,7 +22,7 @@ import resid_mlp  # noqa: E402
 class FullSizeTest(parameterized.TestCase):
     def test_target_beats_one_feature_a_neuron(self):
         plan = make_plan(resid_mlp.get_config("1"))
-        task, training, seeds = plan.task, plan.training, plan.seeds
+        task, training, seeds = plan.task, plan.task.training, plan.seeds
         state = loop.run_steps(
             pretraining.make_step(task, training),
             jnp.zeros(seeds.shape),

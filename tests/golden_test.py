@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import forward, losses, optimizers, sites, train_step
-from apd_jax.objective import Coefficients, Objective
+from apd_jax.objective import Coefficients, Objective, Routes
 
 MODES = ("forward", "reverse")
 SOURCES = ("target", "components")
@@ -129,7 +129,9 @@ class GradientTest(parameterized.TestCase):
     def test_topk_objective(self, name, routes):
         case = golden.load(name)
         mode, route = routes
-        objective = dataclasses.replace(case.objective, attribution_mode=mode, masked_route=route)
+        objective = dataclasses.replace(
+            case.objective, routes=Routes(attribution_mode=mode, masked_route=route)
+        )
 
         def total(components):
             terms, chosen = train_step.loss_terms(objective, case.target, components, case.x)
@@ -158,7 +160,7 @@ class GradientTest(parameterized.TestCase):
             topk=None,
             schatten_p=case.meta["schatten_p"],
             lp_p=lp["p"],
-            attribution_mode=mode,
+            routes=Routes(attribution_mode=mode),
         )
 
         def total(components):
@@ -182,7 +184,9 @@ class TrajectoryTest(parameterized.TestCase):
     )
     def test_twenty_steps(self, name, route, projection):
         case = golden.load(name)
-        objective = dataclasses.replace(case.objective, masked_route=route, projection=projection)
+        objective = dataclasses.replace(
+            case.objective, routes=Routes(masked_route=route, projection=projection)
+        )
         schedule = optimizers.learning_rate_schedule(
             case.meta["lr"],
             steps=case.meta["trajectory_steps"],

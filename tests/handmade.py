@@ -103,7 +103,9 @@ def row_components(weight: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 def ones(features: int, num_active: int) -> SparseFeatures:
     """Inputs with exactly `num_active` features on, each 1 but for rounding."""
-    return SparseFeatures(features, 1.0, (1.0, 1.0 + 1e-6), mode="exactly_n", num_active=num_active)
+    return SparseFeatures(
+        features, 1.0, (1.0, 1.0 + 1e-6), input_mode="exactly_n", num_active=num_active
+    )
 
 
 def _float32(tree):

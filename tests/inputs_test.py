@@ -60,7 +60,11 @@ class ExactlyTest(parameterized.TestCase):
     @parameterized.parameters(1, 4, 6)
     def test_number_active(self, number):
         x = draw(
-            2000, probability=0.5, mode="exactly_n", num_active=number, value_range=(-1.0, 1.0)
+            2000,
+            probability=0.5,
+            input_mode="exactly_n",
+            num_active=number,
+            value_range=(-1.0, 1.0),
         )
         np.testing.assert_array_equal((x != 0).sum(axis=1), np.full(2000, number))
         share = number / 6
@@ -90,9 +94,9 @@ class BadInputTest(parameterized.TestCase):
         ({"probability": 0.0}, r"probability must be in \(0, 1\], got 0.0"),
         ({"probability": 1.5}, r"probability must be in \(0, 1\], got 1.5"),
         ({"probability": float("nan")}, r"probability must be in \(0, 1\], got nan"),
-        ({"mode": "some"}, "mode must be 'independent' or 'exactly_n', got 'some'"),
-        ({"mode": "exactly_n", "num_active": 7}, r"num_active must be in \[1, 6\], got 7"),
-        ({"mode": "exactly_n", "num_active": 0}, r"num_active must be in \[1, 6\], got 0"),
+        ({"input_mode": "some"}, "input_mode must be one of .+ got 'some'"),
+        ({"input_mode": "exactly_n", "num_active": 7}, r"num_active must be in \[1, 6\], got 7"),
+        ({"input_mode": "exactly_n", "num_active": 0}, r"num_active must be in \[1, 6\], got 0"),
         ({"value_range": (1.0, 1.0)}, r"low < high; got \(1.0, 1.0\)"),
         ({"synced": ((0, 6),)}, r"synced features \[6\] are out of range; there are 6"),
         ({"synced": ((-1, 2),)}, r"synced features \[-1\] are out of range"),
@@ -100,7 +104,7 @@ class BadInputTest(parameterized.TestCase):
         ({"synced": ((3, 3),)}, r"overlap in features \[3\]"),
         ({"synced": ((0.5, 1),)}, r"indices of features, got \(\(0.5, 1\),\)"),
         ({"synced": ((0, 1), ())}, "synced groups must not be empty"),
-        ({"synced": ((0, 1),), "mode": "exactly_n"}, "synced groups need mode 'independent'"),
+        ({"synced": ((0, 1),), "input_mode": "exactly_n"}, "synced groups need input_mode .ind"),
     )
     def test_is_refused(self, fields, message):
         with self.assertRaisesRegex(ValueError, message):

@@ -50,9 +50,6 @@ class BadObjectiveTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"selection": "most"}, "selection must be one of .+'exact'.+, got 'most'"),
         ({"output_loss": "l1"}, "output_loss must be one of .+, got 'l1'"),
-        ({"masked_route": "sparse"}, "masked_route must be one of .+, got 'sparse'"),
-        ({"projection": "narrow"}, "projection must be one of .+, got 'narrow'"),
-        ({"attribution_mode": "back"}, "attribution_mode must be one of .+, got 'back'"),
         ({"attribution_source": "sum"}, "attribution_source must be one of .+, got 'sum'"),
         ({"hidden_activation": "tanh"}, "activation must be one of .+, got 'tanh'"),
         ({"schatten_p": 0.0}, r"schatten_p must be in \(0, 2\], got 0.0"),

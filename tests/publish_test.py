@@ -56,6 +56,13 @@ class WorkdirTest(parameterized.TestCase):
         self.assertEqual(written, json.loads(json.dumps(results)))
         return root, results
 
+    def test_target_that_is_not_trained(self):
+        root, results = self.run_config(shrink(tms.get_config(), **{"target.steps": 0}))
+        self.assertEqual(results["seconds"]["target"], 0)
+        self.assertGreater(results["seeds"][0]["target_loss"], 0)
+        self.assertFalse((root / "target").exists())
+        self.assertIn("was not trained in this run", (root / "report.html").read_text())
+
     def check_files(self, root, steps):
         for name in ("config.json", "results.json", "report.html", "checkpoints", "target"):
             self.assertTrue((root / name).exists(), name)

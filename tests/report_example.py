@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from apd_jax.report import browser, page
+from apd_jax.report import browser, page, words
 
 SEEDS, FEATURES, COMPONENTS, OUTPUTS = 3, 4, 6, 4
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -122,6 +122,12 @@ def arguments() -> dict:
     """Everything that `render_report` takes."""
     losses = [{"step": step, "loss": [1.0 / step] * SEEDS} for step in (100, 200, 300)]
     return {
+        "subject": words.Subject(
+            "Toy model of superposition 4-2",
+            "The target is a toy model of superposition.",
+            {"mmcs": ("MMCS", "mean largest cosine")},
+            {"steps": "Optimiser steps.", "coefficients.faithfulness": "They add up."},
+        ),
         "results": results(),
         "metrics": metrics(),
         "target_metrics": losses,

@@ -7,16 +7,6 @@ from apd_jax.report import words
 
 
 class WordsTest(parameterized.TestCase):
-    @parameterized.parameters(
-        ("tms", "5-2", "Toy model of superposition 5-2"),
-        ("resid_mlp", "1", "Residual MLP, 1 layer"),
-        ("resid_mlp", "2", "Residual MLP, 2 layers"),
-        ("gated_functions", "", "Hand-coded gated functions"),
-        ("mine", "x", "mine x"),
-    )
-    def test_title(self, name, variant, expected):
-        self.assertEqual(words.title({"name": name, "variant": variant}), expected)
-
     def test_how_names_what_the_config_says(self):
         config = report_example.results()["config"] | {"learning_rate": 1e-3, "schedule": "cosine"}
         text = words.how(config)
@@ -42,16 +32,6 @@ class WordsTest(parameterized.TestCase):
         self.assertIn(expected, text)
         self.assertIn("loss = faithfulness + minimality + 0.7 × simplicity.", text)
         self.assertIn("(those of the target)", text)
-
-    @parameterized.parameters(
-        ({}, r"a residual MLP that was trained to output x \+ ReLU\(x\) for each of many sparse"),
-        ({"num_features": 100, "neurons": (25, 25)}, "with 50 neurons .+ each of 100 sparse"),
-        ({"label_kind": "abs"}, r"output \|x\| for"),
-        ({"activation": "gelu", "label_seed": 3}, r"x \+ GELU\(c·x\) .+ with c drawn between"),
-    )
-    def test_what_a_residual_mlp_was_trained_for(self, target, expected):
-        results = {"name": "resid_mlp", "config": {"target": target}}
-        self.assertRegex(words.what(results), expected)
 
     @parameterized.parameters(
         ([True], "The one seed solved it."),

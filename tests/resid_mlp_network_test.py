@@ -11,8 +11,8 @@ from absl.testing import absltest, parameterized
 from apd_jax import loop
 from apd_jax.inputs import SparseFeatures
 from apd_jax.studies import pretraining
-from apd_jax.studies.pretraining import Training
-from apd_jax.studies.resid_mlp.network import ResidualMLP, ResidualMLPTask
+from apd_jax.studies.resid_mlp.network import ResidualMLPTask
+from apd_jax.studies.task import Training
 
 ACTIVATIONS = {
     "relu": lambda x: np.maximum(x, 0),
@@ -20,9 +20,25 @@ ACTIVATIONS = {
 }
 
 
-def task(module=None, features=4, width=6, **fields):
-    module = module or ResidualMLP(features, width, (3,))
-    return ResidualMLPTask(module, SparseFeatures(features, 0.5, (-1.0, 1.0)), **fields)
+def task(features=4, width=6, neurons=(3,), **fields):
+    inputs = SparseFeatures(features, 0.5, (-1.0, 1.0))
+    return ResidualMLPTask(inputs, width, neurons, **fields)
+
+
+def task_of(module, **fields):
+    """The task that has this network."""
+    biases = {"in_bias": module.in_bias, "out_bias": module.out_bias}
+    own = task(
+        module.num_features,
+        module.d_resid,
+        module.neurons,
+        activation=module.activation,
+        output_activation=module.output_activation,
+        **biases,
+        **fields,
+    )
+    assert own.module == module
+    return own
 
 
 def init(own):
@@ -55,21 +71,21 @@ class FormulaTest(parameterized.TestCase):
         x = networks.normal(99, 7, 4)
         expected = literal(params, np.asarray(x), activation, on_output)
         scale = np.abs(expected).max()
-        own = task(module)
+        own = task_of(module)
         both = jax.jit(lambda params, x: (own.target(params)(x), own._outputs(params, x)))
         for found in both(params, x):
             np.testing.assert_allclose(found, expected, atol=1e-5 * scale)
 
     def test_biases_before_and_after_the_nonlinearity(self):
         for in_bias, out_bias in ((True, False), (False, True)):
-            module = ResidualMLP(4, 6, (3,), in_bias=in_bias, out_bias=out_bias)
-            layer = jax.eval_shape(task(module).init, jax.random.key(0))["layers_0"]
+            own = task(in_bias=in_bias, out_bias=out_bias)
+            layer = jax.eval_shape(own.init, jax.random.key(0))["layers_0"]
             self.assertEqual("bias" in layer["mlp_in"], in_bias)
             self.assertEqual("bias" in layer["mlp_out"], out_bias)
 
     def test_sites(self):
         module, params = networks.resid_mlp(2)
-        own = task(module)
+        own = task_of(module)
         expected = ("layers_0/mlp_in", "layers_0/mlp_out", "layers_1/mlp_in", "layers_1/mlp_out")
         self.assertEqual(own.target(params).sites, expected)
         self.assertEqual(own.hidden_sites, expected[::2])
@@ -99,8 +115,7 @@ class EmbeddingTest(parameterized.TestCase):
         self.assertGreater(np.abs(params["W_E"] - params["W_U"].T).min(), 0)
 
     def test_start_of_the_matrices(self):
-        module = ResidualMLP(40, 60, (50,))
-        layer = init(task(module, features=40))["layers_0"]
+        layer = init(task(40, 60, (50,)))["layers_0"]
         for name in ("mlp_in", "mlp_out"):
             bound = math.sqrt(6 / (60 * 50))
             kernel = np.asarray(layer[name]["kernel"])
@@ -112,23 +127,30 @@ class LabelTest(parameterized.TestCase):
     x = np.array([[-1.0, 0.0, 0.5, 2.0]], np.float32)
 
     @parameterized.parameters(
-        ("act_plus_residual", None, "relu", [[-1, 0, 1, 4]]),
-        ("act_plus_residual", (2, 2, 2, 3), "relu", [[-1, 0, 1.5, 8]]),
-        ("act_plus_residual", None, "gelu", [[-1.1586553, 0, 0.8457312, 3.9544997]]),
-        ("abs", None, "relu", [[1, 0, 0.5, 2]]),
-        ("abs", (2, 2, 2, 3), "relu", [[2, 0, 1, 6]]),
+        ("act_plus_residual", "relu", [[-1, 0, 1, 4]]),
+        ("act_plus_residual", "gelu", [[-1.1586553, 0, 0.8457312, 3.9544997]]),
+        ("abs", "relu", [[1, 0, 0.5, 2]]),
     )
-    def test_kinds(self, kind, coefficients, activation, expected):
-        own = task(
-            ResidualMLP(4, 6, (3,), activation), label_kind=kind, label_coefficients=coefficients
-        )
+    def test_kinds(self, kind, activation, expected):
+        own = task(activation=activation, label_kind=kind)
         np.testing.assert_allclose(own.labels(self.x), expected, rtol=1e-5)
+
+    @parameterized.parameters("act_plus_residual", "abs")
+    def test_coefficients(self, kind):
+        own = task(label_kind=kind, label_seed=3)
+        c = np.asarray(own.label_coefficients)
+        self.assertEqual(c.shape, (4,))
+        self.assertTrue(np.all((c >= 1) & (c <= 2)))
+        self.assertGreater(np.ptp(c), 0.01)
+        scaled = c * self.x
+        expected = np.abs(scaled) if kind == "abs" else np.maximum(scaled, 0) + self.x
+        np.testing.assert_allclose(own.labels(self.x), expected, rtol=1e-6)
 
     def test_importance(self):
         module, params = networks.resid_mlp(1)
         weights = (1.0, 0.0, 2.0, 0.5)
         x = networks.normal(0, 9, 4)
-        plain, weighted = task(module), task(module, importance=weights)
+        plain, weighted = task_of(module), task_of(module, importance=weights)
         errors = np.square(np.asarray(plain._outputs(params, x)) - np.asarray(plain.labels(x)))
         np.testing.assert_allclose(plain.loss(params, x), errors.mean(), rtol=1e-5)
         np.testing.assert_allclose(
@@ -143,8 +165,8 @@ class LabelTest(parameterized.TestCase):
         ({"importance": (1.0, -1.0, 1.0, 1.0)}, "importance .+ none negative .+ -1.0"),
         ({"importance": (1.0, float("nan"), 1.0, 1.0)}, "importance needs finite weights.+ nan"),
         ({"importance": (0.0,) * 4}, "importance .+ not all 0"),
-        ({"label_coefficients": (1.0,) * 5}, "label_coefficients needs one value .+ got 5"),
-        ({"module": ResidualMLP(5, 6, (3,))}, "has 5 features, its inputs 4"),
+        ({"neurons": ()}, "needs a width per layer"),
+        ({"activation": "tanh"}, "activation must be one of .+ got 'tanh'"),
     )
     def test_bad_arguments(self, fields, message):
         with self.assertRaisesRegex(ValueError, message):
@@ -154,7 +176,7 @@ class LabelTest(parameterized.TestCase):
 class TrainingTest(parameterized.TestCase):
     @parameterized.parameters("random", "trained")
     def test_reduces_the_loss_and_leaves_fixed_embeddings_alone(self, embedding):
-        own = task(ResidualMLP(4, 6, (4,)), embedding=embedding)
+        own = task(neurons=(4,), embedding=embedding)
         training = Training(steps=100, batch_size=32, learning_rate=0.02, schedule="cosine")
         seeds = jnp.array([3], jnp.uint32)
         start = pretraining.init_state(own, training, seeds)

@@ -4,7 +4,7 @@ import math
 
 from absl.testing import absltest, parameterized
 
-from apd_jax import studies
+from apd_jax import fields, studies
 from apd_jax.studies import verdicts
 from apd_jax.studies.verdicts import Published, Threshold
 
@@ -82,8 +82,25 @@ class StudiesTest(parameterized.TestCase):
         for variant in variants:
             self.assertNotEmpty(study.published(variant))
             self.assertNotEmpty(study.thresholds(variant))
-        with self.assertRaisesRegex(ValueError, "variant must be one of .+, got 'other'"):
-            study.published("other")
+        self.assertEqual(study.variants, variants)
+
+    @parameterized.parameters(
+        ("tms", "5-2", "Toy model of superposition 5-2"),
+        ("resid_mlp", "1", "Residual MLP, 1 layer"),
+        ("resid_mlp", "2", "Residual MLP, 2 layers"),
+    )
+    def test_title(self, name, variant, expected):
+        self.assertEqual(studies.find(name).title(variant), expected)
+
+    @parameterized.parameters(
+        ({}, r"with 50 neurons that was trained to output x \+ ReLU\(x\) for each of 100 sparse"),
+        ({"neurons": (25, 30)}, "with 55 neurons"),
+        ({"label_kind": "abs"}, r"output \|x\| for"),
+        ({"activation": "gelu", "label_seed": 3}, r"x \+ GELU\(c·x\) .+ with c drawn between"),
+    )
+    def test_what_a_residual_mlp_was_trained_for(self, changes, expected):
+        study = studies.find("resid_mlp")
+        self.assertRegex(study.description(fields.from_mapping(study.task, changes)), expected)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ from absl.testing import absltest, parameterized
 from apd_jax import loop
 from apd_jax.inputs import SparseFeatures
 from apd_jax.studies import pretraining
-from apd_jax.studies.pretraining import Training
-from apd_jax.studies.tms.network import TMS, TMSTask
+from apd_jax.studies.task import Training
+from apd_jax.studies.tms.network import TMSTask
 
 
 def task(hidden_layers=0, hidden_kind="identity", probability=0.3, features=5):
-    module = TMS(num_features=features, num_hidden=2, hidden_layers=hidden_layers)
-    return TMSTask(module, SparseFeatures(features, probability), hidden_kind)
+    return TMSTask(SparseFeatures(features, probability), 2, hidden_layers, hidden_kind)
 
 
 def init(own):
@@ -66,14 +65,14 @@ class InitTest(parameterized.TestCase):
         self.assertEqual(own.hidden_sites, own.sites)
 
     def test_random_matrices_are_standard_normal(self):
-        module = TMS(num_features=5, num_hidden=30, hidden_layers=1)
-        own = TMSTask(module, SparseFeatures(5, 0.1), "random")
+        own = TMSTask(SparseFeatures(5, 0.1), 30, 1, "random")
         kernel = np.asarray(init(own)["hidden_0"]["kernel"])
         np.testing.assert_allclose([kernel.mean(), kernel.std()], [0, 1], atol=6 / 30)
 
     @parameterized.parameters(
         (lambda: task(hidden_kind="eye"), "hidden_kind must be .+ got 'eye'"),
-        (lambda: TMSTask(TMS(5, 2), SparseFeatures(4, 0.1)), "has 5 features, its inputs 4"),
+        (lambda: TMSTask(num_hidden=0), "num_hidden must be at least 1, got 0"),
+        (lambda: TMSTask(hidden_layers=-1), "hidden_layers must be at least 0, got -1"),
     )
     def test_bad_arguments(self, make, message):
         with self.assertRaisesRegex(ValueError, message):
@@ -107,7 +106,7 @@ class TrainingTest(parameterized.TestCase):
         self.assertFalse(np.allclose(*after.params["linear1"]["kernel"]))
 
     @parameterized.parameters(
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": -1}, "steps must be at least 0, got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning rate must be positive"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),

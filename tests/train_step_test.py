@@ -15,7 +15,7 @@ from apd_jax import attributions, loop, optimizers, train_step
 from apd_jax.components import normalise_reads, project_gradient
 from apd_jax.decompose import init_states, make_step
 from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Coefficients, Objective
+from apd_jax.objective import Coefficients, Objective, Routes
 from apd_jax.settings import Settings
 
 TOPK = Objective(Coefficients(faithfulness=1, minimality=1, simplicity=0.5), topk=1.3)
@@ -91,7 +91,7 @@ class GradientTest(parameterized.TestCase):
             everything,
             topk=1.3,
             hidden_sites=target.sites,
-            masked_route=route,
+            routes=Routes(masked_route=route),
             attribution_source=source,
         )
         _, gradient = gradient_of(objective, target, components, x)
@@ -128,7 +128,7 @@ class RoutesTest(parameterized.TestCase):
                 topk=1.0,
                 selection=rule,
                 distil=distil,
-                masked_route=route,
+                routes=Routes(masked_route=route),
             )
             results.append(gradient_of(objective, target, components, x))
         chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-4)

@@ -45,6 +45,7 @@ class Panel(NamedTuple):
 
 def render_report(
     *,
+    subject: words.Subject,
     results: Mapping[str, Any],
     metrics: Sequence[dict[str, Any]],
     target_metrics: Sequence[dict[str, Any]],
@@ -56,10 +57,11 @@ def render_report(
     """Write the report of one run as a single HTML page.
 
     Args:
+      subject: what the run is about, in words.
       results: content of results.json; "verdicts", "comparison", "variant" and "machine" may be
         missing.
       metrics: records of metrics.jsonl, each with "step" and numbers or per-seed lists.
-      target_metrics: the same for the target's training; empty where the target is hand-coded.
+      target_metrics: the same for the target's training; empty where it was not trained.
       panels: figures in reading order.
       browser: what `browser.browser_data` returned, or None for a report without component browser.
       command: the command line that reproduces the run.
@@ -84,13 +86,15 @@ def render_report(
         lstrip_blocks=True,
     )
     environment.filters["number"] = numbers.number
-    charts = _charts(metrics, target_metrics)
+    titles, measures = words.curves(subject), {**words.MEASURES, **subject.measures}
+    charts = _charts(metrics, target_metrics, titles)
     return environment.get_template("report.html.j2").render(
-        **_words(results),
-        **_tables(results),
+        **_words(subject, results),
+        **_tables(results, measures, subject.sentences),
         **_assets(browser is not None),
         charts=charts,
         gaps=gaps,
+        curve_titles=titles,
         chart_size=(curves.WIDTH, curves.HEIGHT),
         chart_data=_json(
             {
@@ -105,28 +109,33 @@ def render_report(
     )
 
 
-def _words(results: Mapping[str, Any]) -> dict[str, Any]:
+def _words(subject: words.Subject, results: Mapping[str, Any]) -> dict[str, Any]:
     """Title, sentences and facts."""
     return {
-        "title": words.title(results),
-        "what": words.what(results),
+        "title": subject.title,
+        "what": subject.description,
         "how": words.how(results["config"]),
         "objective": words.objective(results["config"]),
         "solved": words.solved(results),
         "facts": words.facts(results),
-        "curve_titles": words.CURVES,
     }
 
 
-def _tables(results: Mapping[str, Any]) -> dict[str, Any]:
+def _tables(
+    results: Mapping[str, Any],
+    measures: Mapping[str, tuple[str, str]],
+    sentences: Mapping[str, str],
+) -> dict[str, Any]:
     """Config, versions, verdicts, comparison and seeds, as rows."""
     flat = words.flatten(results["config"])
     return {
-        "config": [(key, json.dumps(value, default=str)) for key, value in flat],
+        "config": [
+            (key, json.dumps(value, default=str), sentences.get(key, "")) for key, value in flat
+        ],
         "versions": results["versions"],
-        "verdicts": _verdicts(results.get("verdicts") or []),
+        "verdicts": _verdicts(results.get("verdicts") or [], measures),
         "comparison": results.get("comparison") or [],
-        "seed_table": _seed_table(results),
+        "seed_table": _seed_table(results, measures),
         "failed": [i for i, seed in enumerate(results["seeds"]) if seed.get("solved") is False],
     }
 
@@ -156,14 +165,14 @@ def _json(data: Any) -> markupsafe.Markup:
     return markupsafe.Markup(text)
 
 
-def _charts(metrics, target_metrics) -> list[curves.Chart]:
+def _charts(metrics, target_metrics, titles) -> list[curves.Chart]:
     """Charts of the decomposition, then of the target's training loss."""
     target = [
         {"step": record["step"], "target/loss": record["loss"]}
         for record in target_metrics
         if "loss" in record
     ]
-    return curves.charts(metrics, order=words.CURVES) + curves.charts(target)
+    return curves.charts(metrics, order=titles) + curves.charts(target)
 
 
 def _readout(chart: curves.Chart) -> dict[str, Any]:
@@ -172,7 +181,9 @@ def _readout(chart: curves.Chart) -> dict[str, Any]:
     return {"steps": chart.steps, "x": chart.x, "y": chart.y, "values": values}
 
 
-def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _verdicts(
+    verdicts: Sequence[Mapping[str, Any]], measures: Mapping[str, tuple[str, str]]
+) -> list[dict[str, Any]]:
     """Verdicts with value and threshold as text."""
     rows = []
     for verdict in verdicts:
@@ -184,7 +195,7 @@ def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             )
         rows.append(
             {
-                "measure": words.measure(verdict["name"]),
+                "measure": words.measure(verdict["name"], measures),
                 "description": verdict["description"],
                 "passed": bool(verdict["passed"]),
                 "value": numbers.against(verdict["value"], verdict["threshold"]),
@@ -194,7 +205,9 @@ def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _seed_table(results: Mapping[str, Any]) -> dict[str, Any]:
+def _seed_table(
+    results: Mapping[str, Any], measures: Mapping[str, tuple[str, str]]
+) -> dict[str, Any]:
     """Columns, one row a seed, and the row of means and standard deviations.
 
     Standard errors are in the comparison with the paper; as columns they would crowd out the rest.
@@ -205,7 +218,7 @@ def _seed_table(results: Mapping[str, Any]) -> dict[str, Any]:
         for key in dict.fromkeys(key for seed in seeds for key in seed)
         if key not in ("solved", "seed") and not key.endswith("_standard_error")
     ]
-    columns = [words.MEASURES.get(key, (key.replace("_", " "), "")) for key in keys]
+    columns = [measures.get(key, (key.replace("_", " "), "")) for key in keys]
     rows = [
         {
             "seed": name,

@@ -1,29 +1,11 @@
 """Words of the report: what was decomposed, how, and what the measures mean."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from apd_jax.report import numbers
 
-_MODELS = {
-    "tms": "Toy model of superposition",
-    "resid_mlp": "Residual MLP",
-    "gated_functions": "Hand-coded gated functions",
-}
-
-_TARGETS = {
-    "tms": (
-        "The target is a toy model of superposition, y = ReLU(x W Wᵀ + b): more sparse features "
-        "than hidden dimensions."
-    ),
-    "gated_functions": (
-        "The target is a hand-coded network of gated functions: each control bit switches on one "
-        "function of x, and every neuron belongs to exactly one function, so the true "
-        "decomposition is known."
-    ),
-}
-
-# key -> (column title, meaning)
+# Numbers that every study may have: key -> (column title, meaning). A study adds its own.
 MEASURES = {
     "faithfulness_mse": (
         "faithfulness MSE",
@@ -35,82 +17,11 @@ MEASURES = {
         "mean squared difference between the target's output and the output with only the "
         "top-k components on",
     ),
-    "mmcs": (
-        "MMCS",
-        "mean over features of the largest cosine between the feature's direction in the "
-        "target and in any component",
-    ),
-    "ml2r": (
-        "ML2R",
-        "mean over features of the norm ratio between the best component's direction and the "
-        "target's; 1 is no shrinkage",
-    ),
-    "features_recovered": (
-        "features recovered",
-        "features that a component of their own recovers, in direction and in size",
-    ),
-    "scrubbed_mse": (
-        "scrubbed MSE",
-        "error with half of the components on at random, plus all those of the active features",
-    ),
-    "antiscrubbed_mse": (
-        "anti-scrubbed MSE",
-        "error with half of the components on at random, minus those of the active features; "
-        "should be large",
-    ),
-    "random_mse": (
-        "random MSE",
-        "error with half of the components on at random, whatever the input",
-    ),
-    "monosemantic_mse": (
-        "monosemantic MSE",
-        "error of a baseline in which every neuron computes one feature perfectly and the "
-        "other features get y = x",
-    ),
-    "zero_mse": ("zero MSE", "error of an output of zeros: the target's mean squared output"),
-    "antiscrubbed_over_monosemantic": (
-        "anti-scrubbed / monosemantic",
-        "ratio of the two errors; above 1 the removed components do matter",
-    ),
-    "monosemantic_over_target": (
-        "monosemantic / target",
-        "ratio of the errors against the labels on inputs with an active feature; above 1 the "
-        "target computes more functions than it has neurons",
-    ),
-    "contribution_cosine": (
-        "contribution cosine",
-        "mean over features of the cosine between the neuron contributions of the best "
-        "component and of the target",
-    ),
-    "features_represented": (
-        "features represented",
-        "features that at least one component represents",
-    ),
-    "dead": ("dead", "components that represent no feature"),
-    "monosemantic": ("one feature", "components that represent exactly one feature"),
-    "duosemantic": ("two features", "components that represent two features"),
-    "polysemantic": ("more", "components that represent more than two features"),
-    "single_component_features": (
-        "single-component features",
-        "features for which one component alone removes 90% of the error over a sweep of that "
-        "input",
-    ),
     "target_loss": ("target loss", "the target's own loss against the labels, on fresh inputs"),
-    "weight_purity": (
-        "weight purity",
-        "share of the squared weight that lies in the component of its own function",
-    ),
 }
 
-CURVES = {
+_CURVES = {
     "loss/total": ("Total loss", "weighted sum of the terms"),
-    "loss/faithfulness": ("Faithfulness", "sum of components against target weights"),
-    "loss/minimality": ("Minimality", "top-k output against target output"),
-    "loss/simplicity": ("Simplicity", "Schatten norm of active components"),
-    "loss/activation": ("Hidden activations", "top-k activations against target"),
-    "loss/output": ("Output of all components", "against target output"),
-    "loss/lp_minimality": ("Lp minimality", "Lp norm of attributions"),
-    "loss/lp_simplicity": ("Lp simplicity", "Schatten norm weighted by attributions"),
     "gradient_norm": ("Gradient norm", "over all factors"),
     "active_components": ("Active components", "mean number per input"),
     "dead_components": ("Dead components", "not active in the last 1000 steps"),
@@ -120,6 +31,37 @@ CURVES = {
 }
 
 
+class Subject(NamedTuple):
+    """What a report is about, in words that its study and its settings give.
+
+    Attributes:
+      title: name of what was decomposed: "Residual MLP, 2 layers".
+      description: a sentence about the target.
+      measures: `{key: (column title, meaning)}` of the study's own numbers.
+      sentences: `{dotted name: sentence}` of the fields of the config.
+    """
+
+    title: str
+    description: str
+    measures: Mapping[str, tuple[str, str]]
+    sentences: Mapping[str, str]
+
+
+def curves(subject: Subject) -> dict[str, tuple[str, str]]:
+    """Title and note of every curve, in reading order; loss terms have the coefficients' words."""
+    terms = {
+        f"loss/{name.removeprefix('coefficients.')}": sentence
+        for name, sentence in subject.sentences.items()
+        if name.startswith("coefficients.")
+    }
+    total = {"loss/total": _CURVES["loss/total"]}
+    titled = {
+        key: (key.removeprefix("loss/").replace("_", " ").capitalize(), sentence.rstrip("."))
+        for key, sentence in terms.items()
+    }
+    return total | titled | _CURVES
+
+
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) for every leaf of a nested config."""
     for name, value in config.items():
@@ -127,37 +69,6 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def title(results: Mapping[str, Any]) -> str:
-    """The name of what was decomposed, e.g. "Residual MLP, 2 layers"."""
-    name, variant = str(results["name"]), str(results.get("variant") or "")
-    model = _MODELS.get(name, name)
-    if name == "resid_mlp" and variant.isdigit():
-        return f"{model}, {variant} layer{'' if variant == '1' else 's'}"
-    return f"{model} {variant}".strip()
-
-
-def what(results: Mapping[str, Any]) -> str:
-    """One sentence about the kind of target."""
-    if results["name"] == "resid_mlp":
-        return _residual_mlp(results["config"].get("target") or {})
-    return _TARGETS.get(str(results["name"]), f"The target is a network named {results['name']}.")
-
-
-def _residual_mlp(target: Mapping[str, Any]) -> str:
-    """The sentence about a residual MLP, made of the config fields that are there."""
-    inside = "x" if target.get("label_seed") is None else "c·x"
-    activation = {"gelu": "GELU"}.get(str(target.get("activation")), "ReLU")
-    labels = f"|{inside}|" if target.get("label_kind") == "abs" else f"x + {activation}({inside})"
-    drawn = "" if inside == "x" else ", with c drawn between 1 and 2 for each"
-    count, neurons = target.get("num_features"), target.get("neurons")
-    size = "" if neurons is None else f" with {numbers.number(sum(neurons))} neurons"
-    features = "many" if count is None else numbers.number(count)
-    return (
-        f"The target is a residual MLP{size} that was trained to output {labels} for each of "
-        f"{features} sparse input features{drawn}."
-    )
 
 
 def how(config: Mapping[str, Any]) -> str:
@@ -217,12 +128,12 @@ def _switched_on(config: Mapping[str, Any]) -> str:
     return general if k is None else sentences.get(str(config.get("selection")), general)
 
 
-def measure(name: str) -> str:
+def measure(name: str, measures: Mapping[str, tuple[str, str]]) -> str:
     """A summary entry in words: "MMCS, mean over seeds" for "mmcs_mean"."""
     if name == "solve_rate":
         return "share of seeds that solved it"
     base = name.removesuffix("_mean")
-    label = MEASURES[base][0] if base in MEASURES else base.replace("_", " ")
+    label = measures[base][0] if base in measures else base.replace("_", " ")
     return label if base == name else f"{label}, mean over seeds"
 
 

@@ -1,157 +1,109 @@
-"""Configs: the fields that all experiments share, and what they turn into.
+"""Configs: everything that a command may set, as flags and back.
 
-An experiment's own file in configs/ starts from `base_config` and sets its numbers.
+A file in configs/ starts from `base_config` and sets the numbers of its experiment.
 """
+
+import dataclasses
+from typing import Any, Literal, get_args, get_origin
 
 import ml_collections
 from ml_collections import config_dict
 
+from apd_jax import fields, studies
 from apd_jax.errors import UserError
-from apd_jax.objective import Coefficients, Objective
+from apd_jax.fields import check_at_least, setting
 from apd_jax.settings import Settings
-from apd_jax.studies.pretraining import Task, Training
-
-# Fields that may differ between the commands of one run: they don't change its numbers.
-FREE_FIELDS = ("checkpoint_every", "max_to_keep", "tensorboard", "wandb")
+from apd_jax.studies.study import Study
 
 
-def base_config() -> ml_collections.ConfigDict:
-    """All fields of a config, with defaults where experiments agree."""
+@dataclasses.dataclass(frozen=True)
+class WandB:
+    """Arguments of `wandb.init`; nothing is logged there without a project."""
+
+    project: str | None = setting(None, "Project in Weights & Biases; no logging there if not set.")
+    entity: str | None = setting(None, "Whose project it is.")
+    name: str | None = setting(None, "Name of the run there.")
+    mode: str | None = setting(None, "online, offline or disabled.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All hyperparameters of a run; fields that are `free` don't change its numbers."""
+
+    name: str = setting("", "Study, one of apd_jax/studies/.")
+    variant: str = setting("", "Variant of the study.")
+    seed: int = setting(0, "First seed.")
+    seeds: int = setting(1, "Runs side by side, with seeds seed, seed + 1, ...")
+    settings: Settings = setting(Settings(), "The decomposition.", flat=True)
+    target: Any = setting(None, "The network: the study's `Task`.")
+    evaluation_samples: int = setting(20_000, "Samples of the inputs that measures are taken on.")
+    chunk_steps: int = setting(100, "Steps between two records in metrics.jsonl.")
+    checkpoint_every: int = setting(1000, "Steps between two checkpoints.", free=True)
+    max_to_keep: int = setting(3, "Number of newest checkpoints that stay.", free=True)
+    tensorboard: bool = setting(True, "Write TensorBoard files.", free=True)
+    wandb: WandB = setting(WandB(), "Weights & Biases.", free=True)
+
+    def __post_init__(self):
+        counts = ("seeds", "chunk_steps", "checkpoint_every", "max_to_keep", "evaluation_samples")
+        check_at_least(self, 1, *counts)
+        if not 0 <= self.seed <= 2**32 - self.seeds:
+            raise UserError(f"seed must be in [0, 2**32 - seeds], got {self.seed}")
+
+    def flags(self) -> dict[str, Any]:
+        """What the command line may set, as plain nested values."""
+        return fields.to_mapping(self, flags_only=True)
+
+
+def base_config(name: str, variant: str) -> ml_collections.ConfigDict:
+    """All flags of a study, with their defaults.
+
+    Raises:
+      UserError: no such study.
+    """
+    record = Config(name=name, variant=variant, target=studies.find(name).task)
     config = ml_collections.ConfigDict()
-    config.name = ""
-    config.variant = ""
-    config.seed = 0
-    config.seeds = 1  # how many runs side by side, with seeds seed, seed + 1, ...
-
-    # Decomposition.
-    config.steps = 10_000
-    config.batch_size = 256
-    config.num_components = 1
-    config.rank = config_dict.placeholder(int)  # full rank if not set
-    config.topk = 1.0
-    config.selection = "batch"  # batch | sample | exact
-    config.distil = False
-    config.coefficients = ml_collections.ConfigDict(
-        {
-            "faithfulness": 1.0,
-            "minimality": 1.0,
-            "simplicity": 1.0,
-            "activation": 0.0,
-            "output": 0.0,
-            "lp_minimality": 0.0,
-            "lp_simplicity": 0.0,
-        }
-    )
-    config.schatten_p = 0.9
-    config.lp_p = 0.9
-    config.attribution_source = "target"  # target | components
-    config.unit_norm = False
-    config.init_scale = 1.0
-    config.init_instances = 1
-    config.learning_rate = 1e-3
-    config.schedule = "cosine"  # constant | linear | cosine | exponential
-    config.warmup_fraction = 0.01
-    config.halflife = config_dict.placeholder(float)
-
-    # How it is computed: every choice of route gives the same mathematics.
-    config.attribution_mode = "auto"  # auto | forward | reverse | literal
-    config.masked_route = "auto"  # auto | grouped | dense
-    config.projection = "auto"  # auto | literal; of the gradient of unit-norm U
-    config.matmul_precision = "highest"  # highest | high | default; on GPU and TPU only
-
-    # The target network and its training.
-    config.target = ml_collections.ConfigDict(
-        {
-            "num_features": 1,
-            "probability": 0.05,
-            "input_mode": "independent",  # independent | exactly_n
-            "num_active": 1,
-            "synced": (),
-            "steps": 1000,
-            "batch_size": 1024,
-            "learning_rate": 1e-3,
-            "schedule": "cosine",
-            "weight_decay": 0.01,
-        }
-    )
-
-    # Measurement, logging and saving.
-    config.evaluation_samples = 20_000
-    config.chunk_steps = 100
-    config.checkpoint_every = 1000
-    config.max_to_keep = 3
-    config.tensorboard = True
-    config.wandb = ml_collections.ConfigDict(
-        {
-            "project": config_dict.placeholder(str),
-            "entity": config_dict.placeholder(str),
-            "name": config_dict.placeholder(str),
-            "mode": config_dict.placeholder(str),
-        }
-    )
+    _fill(config, record)
     return config
 
 
-def make_settings(config: ml_collections.FrozenConfigDict, task: Task) -> Settings:
-    """The decomposition's hyperparameters.
+def _fill(config: ml_collections.ConfigDict, record: Any) -> None:
+    for field in fields.flags(record):
+        value = getattr(record, field.name)
+        if not fields.is_record(value):
+            config[field.name] = config_dict.FieldReference(value, field_type=_kind(field))
+        elif fields.marked(field, "flat"):
+            _fill(config, value)
+        else:
+            config[field.name] = ml_collections.ConfigDict()
+            _fill(config[field.name], value)
+
+
+def _kind(field: dataclasses.Field) -> type:
+    """The type of a flag's values; `int` for `int | None`, `str` for a choice of words."""
+    options = [option for option in get_args(field.type) if option is not type(None)]
+    kind = options[0] if fields.optional(field) else field.type
+    if get_origin(kind) is Literal:
+        return type(get_args(kind)[0])
+    return get_origin(kind) or kind
+
+
+def read_config(config: ml_collections.ConfigDict, study: Study) -> Config:
+    """The record of a config, every field checked.
 
     Raises:
       UserError: a field out of its range.
     """
-    objective = Objective(
-        coefficients=Coefficients(**config.coefficients.to_dict()),
-        topk=config.topk,
-        selection=config.selection,
-        distil=config.distil,
-        schatten_p=config.schatten_p,
-        lp_p=config.lp_p,
+    given = config.to_dict()
+    record = Config(target=study.task)
+    if given["variant"] not in study.variants:
+        raise UserError(
+            f"config.variant must be one of {sorted(study.variants)}, got {given['variant']!r}"
+        )
+    task = fields.from_mapping(record, {"target": given["target"]}).target
+    objective = dataclasses.replace(
+        record.settings.objective,
         hidden_sites=task.hidden_sites,
         hidden_activation=task.hidden_activation,
-        attribution_source=config.attribution_source,
-        unit_norm=config.unit_norm,
-        attribution_mode=config.attribution_mode,
-        masked_route=config.masked_route,
-        projection=config.projection,
-        matmul_precision=config.matmul_precision,
     )
-    return Settings(
-        objective=objective,
-        num_components=config.num_components,
-        rank=config.rank,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        schedule=config.schedule,
-        warmup_fraction=config.warmup_fraction,
-        halflife=config.halflife,
-        init_scale=config.init_scale,
-        init_instances=config.init_instances,
-    )
-
-
-def make_training(config: ml_collections.FrozenConfigDict) -> Training:
-    """The target's training.
-
-    Raises:
-      UserError: a field out of its range.
-    """
-    names = ("steps", "batch_size", "learning_rate", "schedule", "weight_decay")
-    try:
-        return Training(**{name: config.target[name] for name in names})
-    except UserError as error:
-        raise UserError(f"config.target: {error}") from error
-
-
-def check_run(config: ml_collections.FrozenConfigDict) -> None:
-    """Raise UserError for fields that concern the run as a whole and are out of range."""
-    names = ("seeds", "chunk_steps", "checkpoint_every", "max_to_keep", "evaluation_samples")
-    for name in names:
-        if config[name] < 1:
-            raise UserError(f"{name} must be at least 1, got {config[name]}")
-    if not 0 <= config.seed <= 2**32 - config.seeds:
-        raise UserError(f"seed must be in [0, 2**32 - seeds], got {config.seed}")
-    synced = config.target.synced
-    if not all(isinstance(group, tuple | list) for group in synced):
-        raise UserError(
-            f"target.synced must be groups of features, such as ((0, 1), (2, 3)); got {synced}"
-        )
+    settings = dataclasses.replace(record.settings, objective=objective)
+    return fields.from_mapping(dataclasses.replace(record, settings=settings), given)

@@ -3,7 +3,6 @@
 Letters: S seeds side by side.
 """
 
-import functools
 import os
 import time
 from typing import Any
@@ -12,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from apd_jax import loop, train_step
-from apd_jax.attributions import gradient_attributions
+from apd_jax import fields, loop, train_step
 from apd_jax.decompose import init_states, make_step
 from apd_jax.decomposition import Decomposition
 from apd_jax.run import session
-from apd_jax.run.config import FREE_FIELDS
+from apd_jax.run.config import Config
 from apd_jax.run.plan import Plan, make_plan
 from apd_jax.run.publish import publish
 from apd_jax.run.session import Stage
@@ -59,7 +57,7 @@ def run(
     flag = flag or StopFlag()
     seconds = {}
     with Workdir(workdir_path) as workdir:
-        workdir.claim(plan.config.to_dict(), free=FREE_FIELDS)
+        workdir.claim(plan.config.flags(), free=fields.free_names(plan.config))
         targets, seconds["target"] = train_targets(plan, workdir, flag)
         decompositions, seconds["decompose"] = decompose_targets(plan, targets, workdir, flag)
         save_components(plan, decompositions, workdir)
@@ -73,14 +71,18 @@ def run(
 
 def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target, float]:
     """The targets of all seeds, leaves [S, ...], trained or from the workdir; and seconds."""
+    training = plan.training
+    if training is None:
+        params = pretraining.init_params(plan.task, plan.seeds)
+        return jax.vmap(plan.task.target)(params), 0.0
     stage = Stage(
         name="target",
         directory=workdir.target,
-        make_state=lambda: pretraining.init_state(plan.task, plan.training, plan.seeds),
-        make_step=lambda: pretraining.make_step(plan.task, plan.training),
+        make_state=lambda: pretraining.init_state(plan.task, training, plan.seeds),
+        make_step=lambda: pretraining.make_step(plan.task, training),
         context=jnp.zeros(plan.seeds.shape),
         seeds=plan.seeds,
-        steps=plan.training.steps,
+        steps=training.steps,
         **_saving_and_logging(plan.config),
     )
     state, seconds = session.run(stage, flag)
@@ -121,9 +123,9 @@ def evaluate(
     plan: Plan, targets: Target, decompositions: list[Decomposition], flag: StopFlag
 ) -> tuple[list[dict], list[Any]]:
     """Numbers of results.json and arrays for the figures, an entry a seed."""
-    source = plan.settings.objective.attribution_source
-    attributions = functools.partial(gradient_attributions, source=source)
-    target_losses = pretraining.final_loss(plan.task, targets.params, plan.seeds).tolist()
+    losses = None
+    if plan.task.training is not None:
+        losses = pretraining.final_loss(plan.task, targets.params, plan.seeds).tolist()
     rows, arrays = [], []
     with Progress(len(decompositions), "evaluation", unit="seed") as progress:
         for index, decomposition in enumerate(decompositions):
@@ -132,26 +134,29 @@ def evaluate(
             memory.give_back()  # what training or the seed before this one took
             key = jax.random.fold_in(jax.random.key(plan.seeds[index]), 2**31 + 3)
             numbers, measured = plan.study.evaluate(
-                plan.task, decomposition, attributions, key, plan.config.evaluation_samples
+                plan.task, decomposition, key=key, samples=plan.config.evaluation_samples
             )
-            seed, loss = int(plan.seeds[index]), target_losses[index]
-            rows.append({"seed": seed, **numbers, "target_loss": loss})
+            row = {"seed": int(plan.seeds[index]), **numbers}
+            rows.append(row if losses is None else row | {"target_loss": losses[index]})
             arrays.append(measured)
             progress.update(index + 1)
     return rows, arrays
 
 
-def _saving_and_logging(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
+def _saving_and_logging(config: Config) -> dict[str, Any]:
     """Fields of `Stage` that all loops of a run share."""
     return {
         "chunk_steps": config.chunk_steps,
         "save_every": config.checkpoint_every,
         "max_to_keep": config.max_to_keep,
-        "config": config.to_dict(),
+        "config": config.flags(),
         "tensorboard": config.tensorboard,
     }
 
 
-def _wandb(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
+def _wandb(config: Config) -> dict[str, Any]:
     """Arguments of `wandb.init`."""
-    return {**config.wandb.to_dict(), "config": config.to_dict()}
+    return {
+        **fields.to_mapping(config.wandb),
+        "config": config.flags(),
+    }

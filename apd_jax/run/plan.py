@@ -4,7 +4,6 @@ Letters: S seeds side by side.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,29 +12,40 @@ import numpy as np
 
 from apd_jax import studies
 from apd_jax.decompose import check_target
-from apd_jax.run.config import check_run, make_settings, make_training
+from apd_jax.run.config import Config, read_config
 from apd_jax.runtime import metric_writer
 from apd_jax.settings import Settings
-from apd_jax.studies.pretraining import Task, Training
+from apd_jax.studies.study import Study
+from apd_jax.studies.task import Task, Training
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A checked config, taken apart.
+    """A checked config, and its study.
 
     Attributes:
-      config: the frozen config.
-      study: the module of the paper's experiment.
-      task: the target network, its inputs and labels.
-      training: how the target is trained.
-      settings: how it is decomposed.
+      config: all hyperparameters.
+      study: how its results are measured, shown and judged.
     """
 
-    config: ml_collections.FrozenConfigDict
-    study: Any
-    task: Task
-    training: Training
-    settings: Settings
+    config: Config
+    study: Study
+
+    @property
+    def task(self) -> Task:
+        """The target network, its inputs, labels and training."""
+        return self.config.target
+
+    @property
+    def training(self) -> Training | None:
+        """How the target is trained; None where it is taken as it is drawn."""
+        training = self.task.training
+        return training if training is not None and training.steps else None
+
+    @property
+    def settings(self) -> Settings:
+        """How it is decomposed."""
+        return self.config.settings
 
     @property
     def seeds(self) -> jax.Array:
@@ -51,14 +61,10 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
       UserError: the first field that is out of its range, and how to mend it; or Weights & Biases
         is asked for and not installed.
     """
-    frozen = ml_collections.FrozenConfigDict(config)
-    check_run(frozen)
-    if frozen.wandb.project:
-        metric_writer.import_wandb(frozen.wandb.project)
-    study = studies.find(frozen.name)
-    study.published(frozen.variant)
-    task = study.make_task(frozen)
-    plan = Plan(frozen, study, task, make_training(frozen), make_settings(frozen, task))
-    untrained = jax.jit(lambda key: task.target(task.init(key)))
-    check_target(untrained(jax.random.key(frozen.seed)), task.inputs, plan.settings)
+    study = studies.find(config.name)
+    plan = Plan(read_config(config, study), study)
+    if plan.config.wandb.project:
+        metric_writer.import_wandb(plan.config.wandb.project)
+    untrained = jax.jit(lambda key: plan.task.target(plan.task.init(key)))
+    check_target(untrained(jax.random.key(plan.config.seed)), plan.task.inputs, plan.settings)
     return plan

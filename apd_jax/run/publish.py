@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from absl import logging
 
+from apd_jax import fields
 from apd_jax.decomposition import Decomposition
-from apd_jax.report import browser, page
+from apd_jax.report import browser, page, words
 from apd_jax.run import curve_rows
 from apd_jax.run.plan import Plan
 from apd_jax.runtime.workdir import Workdir, atomic_write_bytes, atomic_write_text
@@ -49,6 +50,7 @@ def publish(
     shown = _shown_seed(rows)
     metrics, target_metrics, gaps = _read_metrics(workdir, plan)
     text = page.render_report(
+        subject=_subject(plan),
         results=results,
         metrics=metrics,
         target_metrics=target_metrics,
@@ -61,13 +63,23 @@ def publish(
     return results
 
 
+def _subject(plan: Plan) -> words.Subject:
+    untrained = " It was not trained in this run, so there is no curve of its loss."
+    return words.Subject(
+        title=plan.study.title(plan.config.variant),
+        description=plan.study.description(plan.task) + ("" if plan.training else untrained),
+        measures=plan.study.measures,
+        sentences=dict(fields.sentences(plan.config)),
+    )
+
+
 def _results(plan: Plan, rows: list[dict], seconds: dict[str, float]) -> dict[str, Any]:
     summary = summarise([{k: v for k, v in row.items() if k != "seed"} for row in rows])
     variant = plan.config.variant
     return {
         "name": plan.config.name,
         "variant": variant,
-        "config": plan.config.to_dict(),
+        "config": plan.config.flags(),
         "versions": _versions(),
         "machine": _machine(),
         "seconds": seconds,
@@ -109,10 +121,10 @@ def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
     shown, several = _shown_seed(rows), len(rows) > 1
     panels = []
     for index, (row, measured) in enumerate(zip(rows, arrays, strict=True)):
-        only = None if index == shown else plan.study.MAIN_FIGURE
+        only = None if index == shown else plan.study.main_figure
         figures = plan.study.draw(row, measured, only=only)
         for name, figure in figures.items():
-            caption = plan.study.CAPTIONS[name]
+            caption = plan.study.captions[name]
             panels.append(
                 page.Panel(
                     name=f"{name}_seed_{row['seed']}" if several else name,
@@ -127,11 +139,12 @@ def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
 def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) -> dict[str, Any]:
     """Data of the component browser for one seed."""
     target = decomposition.target
+    inputs = plan.study.probes(plan.task)
     probes = probe(
         decomposition,
         plan.task.inputs,
+        inputs.x,
         key=jax.random.fold_in(jax.random.key(np.uint32(seed)), 2**31 + 4),
-        num_features=plan.task.inputs.num_features,
     )
     return browser.browser_data(
         factors={
@@ -146,6 +159,7 @@ def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) ->
         represented=plan.study.represented(arrays),
         views=plan.study.views(target),
         seed=seed if len(plan.seeds) > 1 else None,
+        inputs=inputs.words,
     )
 
 
@@ -161,14 +175,14 @@ def _write_figures(workdir: Workdir, panels: list[page.Panel]) -> None:
 
 def _read_metrics(workdir: Workdir, plan: Plan) -> tuple[list[dict], list[dict], list[str]]:
     """Rows of the decomposition, rows of the target's training, and what is missing among them."""
-    found = [
-        curve_rows.read(path, steps=steps, chunk_steps=plan.config.chunk_steps)
-        for path, steps in (
-            (workdir.metrics, plan.settings.steps),
-            (workdir.target / "metrics.jsonl", plan.training.steps),
+    chunk_steps = plan.config.chunk_steps
+    rows, gap = curve_rows.read(workdir.metrics, steps=plan.settings.steps, chunk_steps=chunk_steps)
+    target_rows, target_gap = [], ""
+    if plan.training:
+        target_rows, target_gap = curve_rows.read(
+            workdir.target / "metrics.jsonl", steps=plan.training.steps, chunk_steps=chunk_steps
         )
-    ]
-    gaps = [gap for _, gap in found if gap]
-    for gap in gaps:
-        logging.warning("%s", gap)
-    return found[0][0], found[1][0], gaps
+    gaps = [sentence for sentence in (gap, target_gap) if sentence]
+    for sentence in gaps:
+        logging.warning("%s", sentence)
+    return rows, target_rows, gaps

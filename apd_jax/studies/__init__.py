@@ -1,19 +1,18 @@
-"""The paper's experiments: how a config becomes a task, and how its results are judged.
-
-Every folder here has a `study` that offers `make_task(config)`, `evaluate(task, decomposition,
-attributions, key, samples)`, `draw(numbers, arrays)`, `represented(arrays)`, `views(target)`,
-`published(variant)`, `thresholds(variant)`, `CAPTIONS` and `MAIN_FIGURE`.
-"""
+"""The experiments, a folder each, and what they share. `Study` says what a folder offers."""
 
 from apd_jax.errors import UserError
 from apd_jax.studies import drawing  # noqa: F401, before anything else imports matplotlib
-from apd_jax.studies.resid_mlp import study as resid_mlp_study
-from apd_jax.studies.tms import study as tms_study
+from apd_jax.studies.resid_mlp.study import ResidualMLPStudy
+from apd_jax.studies.study import Study
+from apd_jax.studies.tms.study import TMSStudy
 
-STUDIES = {"tms": tms_study, "resid_mlp": resid_mlp_study}
+STUDIES: dict[str, Study] = {
+    "tms": TMSStudy(),
+    "resid_mlp": ResidualMLPStudy(),
+}
 
 
-def find(name: str):
+def find(name: str) -> Study:
     """The study called `name`.
 
     Raises:

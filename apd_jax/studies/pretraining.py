@@ -3,75 +3,15 @@
 Letters: B batch, S seeds.
 """
 
-import dataclasses
 import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from apd_jax import loop, optimizers
-from apd_jax.errors import UserError
-from apd_jax.inputs import SparseFeatures
-from apd_jax.sites import Target
-
-
-class Task(Protocol):
-    """A kind of target network: how it is drawn, what it is trained on, what is decomposed."""
-
-    inputs: SparseFeatures
-
-    @property
-    def sites(self) -> tuple[str, ...]: ...
-
-    @property
-    def hidden_sites(self) -> tuple[str, ...]: ...
-
-    @property
-    def hidden_activation(self) -> str: ...
-
-    def init(self, key: jax.Array) -> Any: ...
-
-    def is_trained(self, name: str) -> bool: ...
-
-    def labels(self, x: jax.Array) -> jax.Array: ...
-
-    def loss(self, params: Any, x: jax.Array) -> jax.Array: ...
-
-    def target(self, params: Any) -> Target: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """How a target is trained: AdamW on fresh batches.
-
-    Attributes:
-      steps: number of steps, at least 1.
-      batch_size: B, at least 1.
-      learning_rate: peak learning rate.
-      schedule: shape of its decay (`optimizers.learning_rate_schedule`).
-      weight_decay: decoupled weight decay.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    schedule: optimizers.Schedule
-    weight_decay: float = 0.01
-
-    def __post_init__(self):
-        if self.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not self.weight_decay >= 0:
-            raise UserError(f"weight_decay must not be negative, got {self.weight_decay}")
-        self.rate()
-
-    def rate(self) -> optax.Schedule:
-        """The learning-rate schedule."""
-        return optimizers.learning_rate_schedule(
-            self.learning_rate, steps=self.steps, schedule=self.schedule
-        )
+from apd_jax.studies.task import Task, TrainedTask, Training
 
 
 class PretrainState(NamedTuple):
@@ -88,15 +28,24 @@ class PretrainState(NamedTuple):
         return {**self.trained, **self.fixed}
 
 
+def init_params(task: Task, seeds: jax.Array) -> Any:
+    """Parameters as the task draws them, every leaf [S, ...]."""
+    return jax.vmap(lambda seed: task.init(_init_key(seed)))(seeds)
+
+
+def _init_key(seed: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), 2**31)
+
+
 def _optimizer(training: Training) -> optax.GradientTransformation:
     return optimizers.adam(training.rate(), weight_decay=training.weight_decay)
 
 
-def init_state(task: Task, training: Training, seeds: jax.Array) -> PretrainState:
+def init_state(task: TrainedTask, training: Training, seeds: jax.Array) -> PretrainState:
     """States before the first step, every leaf [S, ...]."""
 
     def one(seed):
-        params = task.init(jax.random.fold_in(jax.random.key(seed), 2**31))
+        params = task.init(_init_key(seed))
         trained = {name: value for name, value in params.items() if task.is_trained(name)}
         fixed = {name: value for name, value in params.items() if not task.is_trained(name)}
         optimizer_state = _optimizer(training).init(trained)
@@ -105,7 +54,7 @@ def init_state(task: Task, training: Training, seeds: jax.Array) -> PretrainStat
     return jax.vmap(one)(seeds)
 
 
-def make_step(task: Task, training: Training) -> loop.StepFn:
+def make_step(task: TrainedTask, training: Training) -> loop.StepFn:
     """The step function for `loop.run_steps`; it reads no context."""
     optimizer = _optimizer(training)
     rate = training.rate()
@@ -129,7 +78,7 @@ def make_step(task: Task, training: Training) -> loop.StepFn:
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 @jax.default_matmul_precision("highest")
 def final_loss(
-    task: Task, params: Any, seeds: jax.Array, batch_size: int = 4096, batches: int = 25
+    task: TrainedTask, params: Any, seeds: jax.Array, batch_size: int = 4096, batches: int = 25
 ) -> jax.Array:
     """Loss of trained targets on fresh data, [S]."""
 

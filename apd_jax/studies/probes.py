@@ -1,6 +1,6 @@
 """What a decomposition does feature by feature, for the component browser.
 
-Letters: B batch, C components, F features, O outputs.
+Letters: B batch, C components, F probe inputs (features), O outputs.
 """
 
 import dataclasses
@@ -13,13 +13,14 @@ import numpy as np
 from apd_jax.decompose import SampleBatch
 from apd_jax.decomposition import Decomposition
 from apd_jax.forward import masked_apply
+from apd_jax.studies.study import ProbeInputs
 
 
 class Probes(NamedTuple):
-    """Answers to one-hot inputs, and how often components are active.
+    """Answers to probe inputs, and how often components are active.
 
     Attributes:
-      attributions: [F, C] for the input with feature i at 1.
+      attributions: [F, C] of every probe input.
       mask: [F, C] bool, batch top-k over the F inputs, one component an input on average.
       target_outputs: [F, O].
       topk_outputs: [F, O] with the components of `mask` alone.
@@ -33,24 +34,28 @@ class Probes(NamedTuple):
     active_share: np.ndarray
 
 
+def one_hot(num_features: int) -> ProbeInputs:
+    """Every feature in turn at 1, the others at 0."""
+    return ProbeInputs(jnp.eye(num_features), "one input feature is 1, all others are 0")
+
+
 def probe(
     decomposition: Decomposition,
     sample_batch: SampleBatch,
+    x: jax.Array,
     *,
     key: jax.Array,
-    num_features: int,
     num_batches: int = 20,
 ) -> Probes:
-    """Put one-hot inputs and batches of the input distribution through a decomposition.
+    """Put probe inputs and batches of the input distribution through a decomposition.
 
     Args:
       decomposition: what is probed.
-      sample_batch: the input distribution, `(key, batch_size) -> x [B, F]`.
+      sample_batch: the input distribution, `(key, batch_size) -> x [B, ...]`.
+      x: [F, ...] the probe inputs.
       key: random key.
-      num_features: F.
       num_batches: batches for `active_share`, each of the training's size.
     """
-    x = jnp.eye(num_features)
     scores = decomposition.attributions(x)
     objective = decomposition.settings.objective
     mask = dataclasses.replace(objective, selection="batch", topk=1).select(scores, x).mask

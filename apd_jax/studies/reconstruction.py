@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.attributions import gradient_attributions
 from apd_jax.components import Components
 from apd_jax.errors import UserError
 from apd_jax.forward import masked_apply
@@ -20,7 +19,6 @@ from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Objective
 from apd_jax.sites import PyTree, Target
 
-AttributionFn = Callable[[Target, Components, jax.Array], jax.Array]
 LabelFn = Callable[[jax.Array], jax.Array]
 
 
@@ -123,12 +121,12 @@ def stream(batch_fn: Callable[[jax.Array], PyTree], key: jax.Array, count: int) 
     return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
 
 
-@functools.partial(jax.jit, static_argnames="attributions")
+@functools.partial(jax.jit, static_argnames="objective")
 def attribution_scores(
-    target: Target, components: Components, x: jax.Array, *, attributions: AttributionFn
+    target: Target, components: Components, x: jax.Array, *, objective: Objective
 ) -> jax.Array:
     """Return [B, C] attributions of a batch, compiled once for each shape."""
-    return attributions(target, components, x)
+    return objective.attribute(target, components, x)
 
 
 class _LabelRows(NamedTuple):
@@ -173,7 +171,6 @@ def label_errors(
     passthrough: bool,
     batch_size: int,
     num_samples: int,
-    attributions: AttributionFn = gradient_attributions,
 ) -> LabelErrors:
     """Measure the MSE against labels on the training distribution and for exactly 1..n active.
 
@@ -189,7 +186,6 @@ def label_errors(
       passthrough: see `baseline_outputs`.
       batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
       num_samples: rows per group, rounded up to whole batches.
-      attributions: what scores the components of a row.
 
     Returns:
       `LabelErrors` with G = 1 + min(max_active, F) groups.
@@ -201,9 +197,11 @@ def label_errors(
     def batch(key: jax.Array, *, num_active: int) -> _LabelRows:
         drawn = distribution
         if num_active:
-            drawn = dataclasses.replace(drawn, mode="exactly_n", num_active=num_active, synced=())
+            drawn = dataclasses.replace(
+                drawn, input_mode="exactly_n", num_active=num_active, synced=()
+            )
         x = drawn(key, batch_size)
-        scores = attribution_scores(target, components, x, attributions=attributions)
+        scores = attribution_scores(target, components, x, objective=objective)
         few = min(num_active, scores.shape[1] - objective.distil)
         rule = objective.per_row(few) if num_active else objective
         mask = rule.select(scores, x).mask

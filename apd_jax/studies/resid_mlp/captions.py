@@ -1,4 +1,4 @@
-"""What each figure of a residual MLP shows and how to read it."""
+"""What each figure of a residual MLP shows and how to read it; what its numbers mean."""
 
 from apd_jax.studies.drawing.captions import LABEL_ERRORS, Caption
 
@@ -70,5 +70,55 @@ CAPTIONS: dict[str, Caption] = {
         "Neuron contributions of all features",
         "As the neuron contributions above, for all features: in each pair of rows the target's on "
         "top and those of each feature's best component below.",
+    ),
+}
+
+# key -> (column title, meaning)
+MEASURES = {
+    "scrubbed_mse": (
+        "scrubbed MSE",
+        "error with half of the components on at random, plus all those of the active features",
+    ),
+    "antiscrubbed_mse": (
+        "anti-scrubbed MSE",
+        "error with half of the components on at random, minus those of the active features; "
+        "should be large",
+    ),
+    "random_mse": (
+        "random MSE",
+        "error with half of the components on at random, whatever the input",
+    ),
+    "monosemantic_mse": (
+        "monosemantic MSE",
+        "error of a baseline in which every neuron computes one feature perfectly and the "
+        "other features get y = x",
+    ),
+    "zero_mse": ("zero MSE", "error of an output of zeros: the target's mean squared output"),
+    "antiscrubbed_over_monosemantic": (
+        "anti-scrubbed / monosemantic",
+        "ratio of the two errors; above 1 the removed components do matter",
+    ),
+    "monosemantic_over_target": (
+        "monosemantic / target",
+        "ratio of the errors against the labels on inputs with an active feature; above 1 the "
+        "target computes more functions than it has neurons",
+    ),
+    "contribution_cosine": (
+        "contribution cosine",
+        "mean over features of the cosine between the neuron contributions of the best "
+        "component and of the target",
+    ),
+    "features_represented": (
+        "features represented",
+        "features that at least one component represents",
+    ),
+    "dead": ("dead", "components that represent no feature"),
+    "monosemantic": ("one feature", "components that represent exactly one feature"),
+    "duosemantic": ("two features", "components that represent two features"),
+    "polysemantic": ("more", "components that represent more than two features"),
+    "single_component_features": (
+        "single-component features",
+        "features for which one component alone removes 90% of the error over a sweep of that "
+        "input",
     ),
 }

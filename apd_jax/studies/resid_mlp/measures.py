@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from apd_jax.attributions import gradient_attributions
 from apd_jax.components import Components
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.reconstruction import (
-    AttributionFn,
     LabelErrors,
     LabelFn,
     check_width,
@@ -85,7 +83,6 @@ def evaluate_resid_mlp(
     batch_size: int = 256,
     num_samples: int = 50_000,
     num_label_samples: int = 5_000,
-    attributions: AttributionFn = gradient_attributions,
 ) -> tuple[dict[str, float | int | bool], ResidualMLPArrays]:
     """Measure a decomposition of a residual MLP (section 3.2 and appendix of the paper).
 
@@ -102,7 +99,6 @@ def evaluate_resid_mlp(
       batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
       num_samples: S, samples of the training distribution.
       num_label_samples: samples for each number of active features.
-      attributions: what scores the components of a row.
 
     Returns:
       (numbers, arrays): numbers under the names they have in results.json, as Python values, and
@@ -116,11 +112,16 @@ def evaluate_resid_mlp(
     num_features, num_neurons = contributions.target.shape
     distribution = distribution or SparseFeatures(num_features, 0.01, (-1.0, 1.0))
     check_width(distribution, num_features)
-    shared: dict[str, Any] = {"objective": objective, "attributions": attributions}
-    sampled = {**shared, "distribution": distribution, "batch_size": batch_size}
+    sampled: dict[str, Any] = {
+        "objective": objective,
+        "distribution": distribution,
+        "batch_size": batch_size,
+    }
     sample_key, ablation_key, label_key = (jax.random.fold_in(key, i) for i in range(3))
 
-    feature_map = feature_component_map(target, components, num_features=num_features, **shared)
+    feature_map = feature_component_map(
+        target, components, num_features=num_features, objective=objective
+    )
     samples = scrubbing_samples(
         target,
         components,
@@ -134,7 +135,7 @@ def evaluate_resid_mlp(
     arrays = ResidualMLPArrays(
         feature_map=np.asarray(feature_map),
         contributions=contributions,
-        sweeps=feature_sweeps(target, components, label_fn, feature_map, **shared),
+        sweeps=feature_sweeps(target, components, label_fn, feature_map, objective=objective),
         samples=samples,
         per_feature=per_feature(samples, num_features=num_features),
         ablation=ablation_response(

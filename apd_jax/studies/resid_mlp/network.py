@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.errors import UserError
+from apd_jax.fields import check_at_least, check_choices, setting
 from apd_jax.inputs import SparseFeatures
 from apd_jax.losses import activation_function
 from apd_jax.sites import Target
-
-Embedding = Literal["random", "identity", "trained"]
-LabelKind = Literal["act_plus_residual", "abs"]
+from apd_jax.studies.task import Training
 
 
 def _small_uniform(key, shape, dtype=jnp.float32):
@@ -79,62 +78,79 @@ class ResidualMLP(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ResidualMLPTask:
-    """A residual MLP, its inputs and labels, and how it is trained.
+    """A residual MLP, its inputs and labels, and how it is trained."""
 
-    Attributes:
-      module: the network.
-      inputs: distribution of x.
-      embedding: `"random"` fixed unit-norm rows with `W_U = W_Eᵀ`, fixed `"identity"`, or
-        `"trained"`.
-      label_kind: `"act_plus_residual"` for `act(c·x) + x`, `"abs"` for `|c·x|`.
-      label_coefficients: c [F]; 1 if None.
-      importance: weight of every feature in the loss [F]; 1 if None.
-    """
-
-    module: ResidualMLP
-    inputs: SparseFeatures
-    embedding: Embedding = "random"
-    label_kind: LabelKind = "act_plus_residual"
-    label_coefficients: tuple[float, ...] | None = None
-    importance: tuple[float, ...] | None = None
+    inputs: SparseFeatures = setting(
+        SparseFeatures(100, 0.01, (-1.0, 1.0)), "Distribution of x.", flat=True
+    )
+    d_resid: int = setting(1000, "D, width of the residual stream.")
+    neurons: tuple[int, ...] = setting((50,), "H of every layer.")
+    activation: str = setting("relu", "Nonlinearity of the MLPs, relu or gelu.")
+    in_bias: bool = setting(False, "MLPs have biases before the nonlinearity.")
+    out_bias: bool = setting(False, "MLPs have biases after their second matrix.")
+    output_activation: bool = setting(False, "Apply the nonlinearity to the output as well.")
+    embedding: Literal["random", "identity", "trained"] = setting(
+        "random", "Fixed random unit-norm rows with W_U = W_Eᵀ, fixed identity, or trained."
+    )
+    label_kind: Literal["act_plus_residual", "abs"] = setting(
+        "act_plus_residual", "Labels act(c·x) + x, or |c·x|."
+    )
+    label_seed: int | None = setting(None, "Seed of c, drawn from [1, 2]; c is 1 if not set.")
+    importance: tuple[float, ...] = setting(
+        (), "Weight of every feature in the loss; all 1 if empty."
+    )
+    training: Training = setting(
+        Training(10_000, 2048, 3e-3, "cosine"), "How it is trained.", flat=True
+    )
 
     def __post_init__(self):
-        width, features = self.module.d_resid, self.module.num_features
-        if self.embedding not in ("random", "identity", "trained"):
+        check_at_least(self, 1, "d_resid")
+        check_choices(self)
+        activation_function(self.activation)
+        features, weights = self.inputs.num_features, self.importance or (1.0,)
+        if not self.neurons or min(self.neurons) < 1:
+            raise UserError(f"neurons needs a width per layer, each >= 1; got {self.neurons}")
+        if self.embedding == "identity" and self.d_resid != features:
             raise UserError(
-                f"embedding must be 'random', 'identity' or 'trained', got {self.embedding!r}"
+                "an identity embedding needs d_resid == num_features, got "
+                f"{self.d_resid} and {features}"
             )
-        if self.embedding == "identity" and width != features:
+        if self.importance and len(self.importance) != features:
             raise UserError(
-                f"an identity embedding needs d_resid == num_features, got {width} and {features}"
+                f"importance needs one value for each of {features} features, got "
+                f"{len(self.importance)}"
             )
-        if self.label_kind not in ("act_plus_residual", "abs"):
-            raise UserError(
-                f"label_kind must be 'act_plus_residual' or 'abs', got {self.label_kind!r}"
-            )
-        for name in ("label_coefficients", "importance"):
-            values = getattr(self, name)
-            if values is not None and len(values) != features:
-                raise UserError(
-                    f"{name} needs one value for each of {features} features, got {len(values)}"
-                )
-        weights = self.importance or (1.0,)
         if not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
             raise UserError(
                 f"importance needs finite weights, none negative and not all 0, got {weights}"
             )
-        if self.inputs.num_features != features:
-            raise UserError(
-                f"the network has {features} features, its inputs {self.inputs.num_features}"
-            )
+
+    @property
+    def module(self) -> ResidualMLP:
+        """The network."""
+        return ResidualMLP(
+            num_features=self.inputs.num_features,
+            d_resid=self.d_resid,
+            neurons=self.neurons,
+            activation=self.activation,
+            in_bias=self.in_bias,
+            out_bias=self.out_bias,
+            output_activation=self.output_activation,
+        )
+
+    @property
+    def label_coefficients(self) -> jax.Array | None:
+        """c [F], random in [1, 2]; None where all are 1."""
+        if self.label_seed is None:
+            return None
+        key = jax.random.key(self.label_seed)
+        return jax.random.uniform(key, (self.inputs.num_features,), minval=1.0, maxval=2.0)
 
     @property
     def sites(self) -> tuple[str, ...]:
         """`mlp_in` and `mlp_out` of every layer."""
         return tuple(
-            f"layers_{i}/{name}"
-            for i in range(len(self.module.neurons))
-            for name in ("mlp_in", "mlp_out")
+            f"layers_{i}/{name}" for i in range(len(self.neurons)) for name in ("mlp_in", "mlp_out")
         )
 
     @property
@@ -149,9 +165,9 @@ class ResidualMLPTask:
 
     def init(self, key: jax.Array):
         """Draw the parameters before training, the embedding as configured."""
-        params = self.module.init(key, jnp.zeros((1, self.module.num_features)))["params"]
+        params = self.module.init(key, jnp.zeros((1, self.inputs.num_features)))["params"]
         if self.embedding == "identity":
-            params["W_E"] = params["W_U"] = jnp.eye(self.module.num_features)
+            params["W_E"] = params["W_U"] = jnp.eye(self.inputs.num_features)
         elif self.embedding == "random":
             rows = jax.random.normal(key, params["W_E"].shape)
             rows = rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
@@ -164,15 +180,16 @@ class ResidualMLPTask:
 
     def labels(self, x: jax.Array) -> jax.Array:
         """What the network is trained to output, [B, F]."""
-        scaled = x if self.label_coefficients is None else x * jnp.array(self.label_coefficients)
+        coefficients = self.label_coefficients
+        scaled = x if coefficients is None else x * coefficients
         if self.label_kind == "abs":
             return jnp.abs(scaled)
-        return activation_function(self.module.activation)(scaled) + x
+        return activation_function(self.activation)(scaled) + x
 
     def loss(self, params, x: jax.Array) -> jax.Array:
         """Mean over batch and features of `importance · (f(x) − label)²`."""
         error = jnp.square(self._outputs(params, x) - self.labels(x))
-        return jnp.mean(error if self.importance is None else error * jnp.array(self.importance))
+        return jnp.mean(error * jnp.array(self.importance) if self.importance else error)
 
     def _outputs(self, params, x: jax.Array) -> jax.Array:
         """`module.apply`, reassociated: the batch never meets the residual width D.
@@ -180,11 +197,10 @@ class ResidualMLPTask:
         The residual stream is only ever read through `W_in` and `W_U`, so every write into it is
         multiplied by those first; for F, H << D and a large batch this is many times cheaper.
         """
-        module = self.module
-        layers = [params[f"layers_{i}"] for i in range(len(module.neurons))]
+        layers = [params[f"layers_{i}"] for i in range(len(self.neurons))]
         writes = [(x, params["W_E"])]
-        constant = jnp.zeros(module.d_resid)
-        act = activation_function(module.activation)
+        constant = jnp.zeros(self.d_resid)
+        act = activation_function(self.activation)
 
         def read(matrix):
             return sum(rows @ (basis @ matrix) for rows, basis in writes) + constant @ matrix
@@ -194,7 +210,7 @@ class ResidualMLPTask:
             writes.append((act(pre), layer["mlp_out"]["kernel"]))
             constant = constant + layer["mlp_out"].get("bias", 0.0)
         output = read(params["W_U"])
-        return act(output) if module.output_activation else output
+        return act(output) if self.output_activation else output
 
     def target(self, params) -> Target:
         """The trained network with its sites."""

@@ -13,14 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.attributions import gradient_attributions
 from apd_jax.components import Components
 from apd_jax.forward import masked_apply
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.reconstruction import (
-    AttributionFn,
     LabelFn,
     attribution_scores,
     baseline_outputs,
@@ -100,14 +98,13 @@ def feature_component_map(
     *,
     num_features: int,
     objective: Objective,
-    attributions: AttributionFn = gradient_attributions,
 ) -> jax.Array:
     """Return [F] int32: the component with the largest attribution for each one-hot input.
 
     A component that is always active is no candidate.
     """
     one_hot = jnp.eye(num_features)
-    scores = attribution_scores(target, components, one_hot, attributions=attributions)
+    scores = attribution_scores(target, components, one_hot, objective=objective)
     counted = scores[:, : scores.shape[1] - objective.distil]
     return jnp.argmax(counted, axis=-1).astype(jnp.int32)
 
@@ -130,7 +127,7 @@ def scrubbing_masks(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("distribution", "batch_size", "objective", "num_neurons", "attributions"),
+    static_argnames=("distribution", "batch_size", "objective", "num_neurons"),
 )
 def _sample_batch(
     target: Target,
@@ -143,13 +140,12 @@ def _sample_batch(
     batch_size: int,
     objective: Objective,
     num_neurons: int,
-    attributions: AttributionFn,
 ) -> ScrubbingSamples:
     """One batch of `scrubbing_samples`."""
     input_key, mask_key = jax.random.split(key)
     x = distribution(input_key, batch_size)
     active, labels, outputs = x != 0, label_fn(x), target(x)
-    scores = attributions(target, components, x)
+    scores = objective.attribute(target, components, x)
     selected = objective.select(scores, x).mask
     with_mask = functools.partial(masked_apply, target, components, x)
     always = objective.always_active(scores.shape[1])
@@ -184,7 +180,6 @@ def scrubbing_samples(
     num_neurons: int,
     batch_size: int,
     num_samples: int,
-    attributions: AttributionFn = gradient_attributions,
 ) -> ScrubbingSamples:
     """Measure every error that is defined on the training distribution, sample by sample.
 
@@ -202,7 +197,6 @@ def scrubbing_samples(
       num_neurons: features that the monosemantic baseline gets exactly right.
       batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
       num_samples: S, rounded up to whole batches.
-      attributions: what scores the components of a row.
 
     Returns:
       `ScrubbingSamples`, on the host.
@@ -217,7 +211,6 @@ def scrubbing_samples(
         batch_size=batch_size,
         objective=objective,
         num_neurons=num_neurons,
-        attributions=attributions,
     )
     return stream(batch_fn, key, num_batches(num_samples, batch_size))
 

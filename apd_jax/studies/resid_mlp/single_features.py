@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.attributions import gradient_attributions
 from apd_jax.components import Components
 from apd_jax.errors import UserError
 from apd_jax.forward import masked_apply
 from apd_jax.objective import Objective
 from apd_jax.sites import Target
-from apd_jax.studies.reconstruction import AttributionFn, LabelFn, num_batches
+from apd_jax.studies.reconstruction import LabelFn, num_batches
 from apd_jax.studies.resid_mlp.scrubbing import scrubbing_masks
 
 SINGLE_COMPONENT_SHARE = 0.1
@@ -73,7 +72,7 @@ class AblationResponse(NamedTuple):
     antiscrubbed_std: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames=("num_features", "objective", "attributions"))
+@functools.partial(jax.jit, static_argnames=("num_features", "objective"))
 def _sweep(
     target,
     components,
@@ -84,13 +83,12 @@ def _sweep(
     *,
     num_features,
     objective,
-    attributions,
 ):
     """The sweep of one feature: its row in each array of `FeatureSweeps`."""
     x = points[:, None] * jax.nn.one_hot(feature, num_features)
     one_hot = jax.nn.one_hot(feature, num_features)[None]
     outputs = target(x)
-    scores = attributions(target, components, x)
+    scores = objective.attribute(target, components, x)
     always = jnp.broadcast_to(objective.always_active(scores.shape[1]), scores.shape)
     single = always | (jnp.arange(scores.shape[1]) == component)
     alone = masked_apply(target, components, x, single)
@@ -120,7 +118,6 @@ def feature_sweeps(
     *,
     objective: Objective,
     num_points: int = 51,
-    attributions: AttributionFn = gradient_attributions,
 ) -> FeatureSweeps:
     """Sweep every input over [-1, 1] and look at its own component.
 
@@ -131,7 +128,6 @@ def feature_sweeps(
       feature_map: [F] int, the component of each feature.
       objective: which component, if any, is always active.
       num_points: P.
-      attributions: what scores the components of a row.
 
     Returns:
       `FeatureSweeps`, on the host.
@@ -150,7 +146,6 @@ def feature_sweeps(
                 feature_map[feature],
                 num_features=num_features,
                 objective=objective,
-                attributions=attributions,
             )
         )
         for feature in range(num_features)

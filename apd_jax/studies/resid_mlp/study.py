@@ -3,21 +3,20 @@
 import math
 
 import jax
-import ml_collections
 import numpy as np
 
 from apd_jax.decomposition import Decomposition
-from apd_jax.errors import UserError
-from apd_jax.inputs import SparseFeatures
+from apd_jax.report import numbers as text
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
-from apd_jax.studies.resid_mlp.captions import CAPTIONS
+from apd_jax.studies import probes
+from apd_jax.studies.resid_mlp.captions import CAPTIONS, MEASURES
 from apd_jax.studies.resid_mlp.figures import resid_mlp_figures
 from apd_jax.studies.resid_mlp.measures import ResidualMLPArrays, evaluate_resid_mlp
-from apd_jax.studies.resid_mlp.network import ResidualMLP, ResidualMLPTask
+from apd_jax.studies.resid_mlp.network import ResidualMLPTask
+from apd_jax.studies.study import Study
 from apd_jax.studies.verdicts import Published, Threshold
 
-MAIN_FIGURE = "neuron_contributions"
 _KEYS = {
     "topk_mse": ("MSE, top-k", "mean squared difference from the target's output, batch top-k"),
     "scrubbed_mse": (
@@ -41,147 +40,104 @@ _PAPER = {
 _LIMITS = {"1": (1.2e-4, 2.65e-4), "2": (0.9e-4, 4.0e-4), "3": (0.9e-4, 4.0e-4)}
 
 
-def published(variant: str) -> list[Published]:
-    """Numbers of the paper for a variant; "≈" marks that they are read off its figures.
+class ResidualMLPStudy(Study):
+    """Does each component hold one of the functions that the network computes?"""
 
-    Raises:
-      UserError: an unknown variant.
-    """
-    if variant not in _PAPER:
-        raise UserError(f"variant must be one of {sorted(_PAPER)}, got {variant!r}")
-    return [
-        Published(key, label, paper, None, definition)
-        for (key, (label, definition)), paper in zip(_KEYS.items(), _PAPER[variant], strict=True)
-    ]
+    name = "resid_mlp"
+    variants = tuple(_PAPER)
+    task = ResidualMLPTask()
+    captions = CAPTIONS
+    main_figure = "neuron_contributions"
+    measures = MEASURES
 
+    def title(self, variant: str) -> str:
+        return f"Residual MLP, {variant} layer{'' if variant == '1' else 's'}"
 
-def thresholds(variant: str) -> list[Threshold]:
-    """What a good decomposition reaches."""
-    topk, scrubbed = _LIMITS[variant]
-    return [
-        Threshold("topk_mse_mean", "<=", topk, "Top-k output is close to the target's"),
-        Threshold("scrubbed_mse_mean", "<=", scrubbed, "Inactive components can be removed"),
-        Threshold(
-            "antiscrubbed_over_monosemantic_mean",
-            ">=",
-            1.0,
-            "Removing active components is worse than the monosemantic baseline",
-        ),
-        Threshold(
-            "monosemantic_over_target_mean", ">=", 1.0, "The target beats the monosemantic baseline"
-        ),
-        Threshold("features_represented_mean", ">=", 95, "Features that a component represents"),
-    ]
+    def description(self, task: ResidualMLPTask) -> str:
+        inside = "x" if task.label_seed is None else "c·x"
+        activation = {"gelu": "GELU"}.get(task.activation, "ReLU")
+        labels = f"|{inside}|" if task.label_kind == "abs" else f"x + {activation}({inside})"
+        drawn = "" if inside == "x" else ", with c drawn between 1 and 2 for each"
+        return (
+            f"The target is a residual MLP with {text.number(sum(task.neurons))} neurons that was "
+            f"trained to output {labels} for each of {text.number(task.inputs.num_features)} "
+            f"sparse input features{drawn}."
+        )
 
+    def published(self, variant: str) -> list[Published]:
+        """Numbers of the paper; "≈" marks that they are read off its figures."""
+        return [
+            Published(key, label, paper, None, definition)
+            for (key, (label, definition)), paper in zip(
+                _KEYS.items(), _PAPER[variant], strict=True
+            )
+        ]
 
-def make_task(config: ml_collections.FrozenConfigDict) -> ResidualMLPTask:
-    """The network, its inputs and labels.
+    def thresholds(self, variant: str) -> list[Threshold]:
+        topk, scrubbed = _LIMITS[variant]
+        return [
+            Threshold("topk_mse_mean", "<=", topk, "Top-k output is close to the target's"),
+            Threshold("scrubbed_mse_mean", "<=", scrubbed, "Inactive components can be removed"),
+            Threshold(
+                "antiscrubbed_over_monosemantic_mean",
+                ">=",
+                1.0,
+                "Removing active components is worse than the monosemantic baseline",
+            ),
+            Threshold(
+                "monosemantic_over_target_mean",
+                ">=",
+                1.0,
+                "The target beats the monosemantic baseline",
+            ),
+            Threshold(
+                "features_represented_mean", ">=", 95, "Features that a component represents"
+            ),
+        ]
 
-    Raises:
-      UserError: a field out of its range.
-    """
-    target = config.target
-    for name in ("num_features", "d_resid"):
-        if target[name] < 1:
-            raise UserError(f"target.{name} must be at least 1, got {target[name]}")
-    if not target.neurons or min(target.neurons) < 1:
-        raise UserError(f"target.neurons needs a width per layer, each >= 1; got {target.neurons}")
-    inputs = SparseFeatures(
-        num_features=target.num_features,
-        probability=target.probability,
-        value_range=(-1.0, 1.0),
-        mode=target.input_mode,
-        num_active=target.num_active,
-        synced=tuple(map(tuple, target.synced)),
-    )
-    module = ResidualMLP(
-        num_features=target.num_features,
-        d_resid=target.d_resid,
-        neurons=tuple(target.neurons),
-        activation=target.activation,
-        in_bias=target.in_bias,
-        out_bias=target.out_bias,
-        output_activation=target.output_activation,
-    )
-    return ResidualMLPTask(
-        module=module,
-        inputs=inputs,
-        embedding=target.embedding,
-        label_kind=target.label_kind,
-        label_coefficients=_label_coefficients(target),
-        importance=tuple(target.importance) or None,
-    )
+    def evaluate(
+        self, task: ResidualMLPTask, decomposition: Decomposition, *, key: jax.Array, samples: int
+    ):
+        numbers, arrays = evaluate_resid_mlp(
+            decomposition.target,
+            decomposition.components,
+            key=key,
+            objective=decomposition.settings.objective,
+            label_fn=task.labels,
+            distribution=task.inputs,
+            batch_size=decomposition.settings.batch_size,
+            num_samples=samples,
+        )
+        errors = arrays.label_errors  # the first group is the training distribution
+        ratios = {
+            "antiscrubbed_over_monosemantic": _ratio(
+                numbers["antiscrubbed_mse"], numbers["monosemantic_mse"]
+            ),
+            "monosemantic_over_target": _ratio(errors.baseline[0], errors.target[0]),
+        }
+        return {**numbers, **ratios}, arrays
 
+    def draw(self, numbers, arrays: ResidualMLPArrays, only: str | None = None):
+        return resid_mlp_figures(numbers, arrays, only=only)
 
-def _label_coefficients(target) -> tuple[float, ...] | None:
-    """Random label coefficients in [1, 2] where a label seed is set, else 1."""
-    if target.label_seed is None:
-        return None
-    key = jax.random.key(target.label_seed)
-    drawn = jax.random.uniform(key, (target.num_features,), minval=1.0, maxval=2.0)
-    return tuple(float(value) for value in drawn)
+    def probes(self, task: ResidualMLPTask):
+        return probes.one_hot(task.inputs.num_features)
+
+    def represented(self, arrays: ResidualMLPArrays) -> list[list[int]]:
+        """For every component, the features with a large neuron contribution in it."""
+        return [row.nonzero()[0].tolist() for row in arrays.contributions.represents]
+
+    def views(self, target: Target) -> dict[str, View]:
+        """The residual stream by feature."""
+        embed, unembed = (np.asarray(target.params[name]) for name in ("W_E", "W_U"))
+        return {
+            site: View("feature", "neuron", left=embed)
+            if site.endswith("mlp_in")
+            else View("neuron", "feature", right=unembed)
+            for site in target.sites
+        }
 
 
 def _ratio(above: float, below: float) -> float:
     """NaN where `below` is 0, as in samples of which none has an active feature."""
     return float(above / below) if below else math.nan
-
-
-def evaluate(
-    task: ResidualMLPTask, decomposition: Decomposition, attributions, key: jax.Array, samples
-):
-    """Numbers of results.json, and arrays for the figures."""
-    settings = decomposition.settings
-    numbers, arrays = evaluate_resid_mlp(
-        decomposition.target,
-        decomposition.components,
-        key=key,
-        objective=settings.objective,
-        label_fn=task.labels,
-        distribution=task.inputs,
-        batch_size=settings.batch_size,
-        num_samples=samples,
-        attributions=attributions,
-    )
-    errors = arrays.label_errors  # the first group is the training distribution
-    ratios = {
-        "antiscrubbed_over_monosemantic": _ratio(
-            numbers["antiscrubbed_mse"], numbers["monosemantic_mse"]
-        ),
-        "monosemantic_over_target": _ratio(errors.baseline[0], errors.target[0]),
-    }
-    return {**numbers, **ratios}, arrays
-
-
-def draw(numbers, arrays: ResidualMLPArrays, only: str | None = None):
-    """Figures by name; one of them alone if `only` is given."""
-    return resid_mlp_figures(numbers, arrays, only=only)
-
-
-def represented(arrays: ResidualMLPArrays) -> list[list[int]]:
-    """For every component, the features that it represents."""
-    return [row.nonzero()[0].tolist() for row in arrays.contributions.represents]
-
-
-def views(target: Target) -> dict[str, View]:
-    """How the browser shows each site: the residual stream by feature."""
-    embed, unembed = (np.asarray(target.params[name]) for name in ("W_E", "W_U"))
-    return {
-        site: View("feature", "neuron", left=embed)
-        if site.endswith("mlp_in")
-        else View("neuron", "feature", right=unembed)
-        for site in target.sites
-    }
-
-
-__all__ = [
-    "CAPTIONS",
-    "MAIN_FIGURE",
-    "draw",
-    "evaluate",
-    "make_task",
-    "published",
-    "represented",
-    "thresholds",
-    "views",
-]

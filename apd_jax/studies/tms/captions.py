@@ -1,4 +1,4 @@
-"""What each figure of a TMS shows and how to read it."""
+"""What each figure of a TMS shows and how to read it; what its numbers mean."""
 
 from apd_jax.studies.drawing.captions import LABEL_ERRORS, Caption
 
@@ -29,5 +29,23 @@ CAPTIONS: dict[str, Caption] = {
             baseline="a network that gives each hidden dimension to one feature and outputs 0 for "
             "the others"
         ),
+    ),
+}
+
+# key -> (column title, meaning)
+MEASURES = {
+    "mmcs": (
+        "MMCS",
+        "mean over features of the largest cosine between the feature's direction in the "
+        "target and in any component",
+    ),
+    "ml2r": (
+        "ML2R",
+        "mean over features of the norm ratio between the best component's direction and the "
+        "target's; 1 is no shrinkage",
+    ),
+    "features_recovered": (
+        "features recovered",
+        "features that a component of their own recovers, in direction and in size",
     ),
 }

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from apd_jax.attributions import gradient_attributions
 from apd_jax.components import Components
 from apd_jax.errors import UserError
 from apd_jax.forward import masked_apply
@@ -16,7 +15,6 @@ from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.reconstruction import (
-    AttributionFn,
     LabelErrors,
     attribution_scores,
     check_width,
@@ -149,7 +147,6 @@ def evaluate_tms(
     distribution: SparseFeatures | None = None,
     batch_size: int = 2048,
     num_samples: int = 20_000,
-    attributions: AttributionFn = gradient_attributions,
 ) -> tuple[dict[str, float | int | bool], TMSArrays]:
     """Measure a decomposition of a TMS (section 3.1 of the paper).
 
@@ -165,7 +162,6 @@ def evaluate_tms(
         p=0.05 and uniform in [0, 1].
       batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
       num_samples: samples of the training distribution, and for each number of active features.
-      attributions: what scores the components of a row.
 
     Returns:
       (numbers, arrays): numbers under the names they have in results.json, as Python values, and
@@ -185,12 +181,11 @@ def evaluate_tms(
         "distribution": distribution,
         "objective": objective,
         "batch_size": batch_size,
-        "attributions": attributions,
     }
 
     def topk_batch(key: jax.Array) -> jax.Array:
         x = distribution(key, batch_size)
-        scores = attribution_scores(target, components, x, attributions=attributions)
+        scores = attribution_scores(target, components, x, objective=objective)
         return _topk_rows(target, components, x, objective.select(scores, x).mask)
 
     count = num_batches(num_samples, batch_size)

@@ -10,11 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from apd_jax.errors import UserError
+from apd_jax.fields import check_at_least, check_choices, setting
 from apd_jax.inputs import SparseFeatures
 from apd_jax.sites import Target, linear
-
-HiddenKind = Literal["identity", "random", "trained"]
+from apd_jax.studies.task import Training
 
 
 class TiedLinear(nn.Module):
@@ -61,33 +60,34 @@ class TMS(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class TMSTask:
-    """A TMS, its inputs and labels, and which of its parameters are trained.
+    """A TMS, its inputs and labels, and which of its parameters are trained."""
 
-    Attributes:
-      module: the network.
-      inputs: distribution of x; the labels are x itself.
-      hidden_kind: hidden layers are the fixed identity, fixed random matrices, or trained.
-    """
-
-    module: TMS
-    inputs: SparseFeatures
-    hidden_kind: HiddenKind = "identity"
+    inputs: SparseFeatures = setting(
+        SparseFeatures(5, 0.05), "Distribution of x; the labels are x itself.", flat=True
+    )
+    num_hidden: int = setting(2, "h, width of the hidden layer.")
+    hidden_layers: int = setting(0, "L, further layers between encoder and decoder.")
+    hidden_kind: Literal["identity", "random", "trained"] = setting(
+        "identity", "These are the fixed identity, fixed random matrices, or trained."
+    )
+    training: Training = setting(
+        Training(5000, 1024, 5e-3, "linear"), "How it is trained.", flat=True
+    )
 
     def __post_init__(self):
-        if self.hidden_kind not in ("identity", "random", "trained"):
-            raise UserError(
-                f"hidden_kind must be 'identity', 'random' or 'trained', got {self.hidden_kind!r}"
-            )
-        if self.module.num_features != self.inputs.num_features:
-            raise UserError(
-                f"the network has {self.module.num_features} features, its inputs "
-                f"{self.inputs.num_features}"
-            )
+        check_at_least(self, 1, "num_hidden")
+        check_at_least(self, 0, "hidden_layers")
+        check_choices(self)
+
+    @property
+    def module(self) -> TMS:
+        """The network."""
+        return TMS(self.inputs.num_features, self.num_hidden, self.hidden_layers)
 
     @property
     def sites(self) -> tuple[str, ...]:
         """`linear1`, then the hidden layers."""
-        return ("linear1", *(f"hidden_{i}" for i in range(self.module.hidden_layers)))
+        return ("linear1", *(f"hidden_{i}" for i in range(self.hidden_layers)))
 
     @property
     def hidden_sites(self) -> tuple[str, ...]:
@@ -101,9 +101,9 @@ class TMSTask:
 
     def init(self, key: jax.Array):
         """Draw the parameters before training; fixed hidden layers have their final values."""
-        params = self.module.init(key, jnp.zeros((1, self.module.num_features)))["params"]
-        width = self.module.num_hidden
-        for layer in range(self.module.hidden_layers):
+        params = self.module.init(key, jnp.zeros((1, self.inputs.num_features)))["params"]
+        width = self.num_hidden
+        for layer in range(self.hidden_layers):
             if self.hidden_kind == "identity":
                 params[f"hidden_{layer}"]["kernel"] = jnp.eye(width)
             elif self.hidden_kind == "random":

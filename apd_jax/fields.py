@@ -1,0 +1,160 @@
+"""Hyperparameters: each is one field of a frozen dataclass, with its default and its sentence.
+
+A *record* is such a dataclass; a field of it may hold another record, a part of it. Flags, keywords
+and saved files know a record as a mapping from names to plain values. A part is a mapping of its
+own there, except where it is `flat`: then its fields stand among those of the whole.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from apd_jax.errors import UserError
+
+Record = TypeVar("Record")
+
+
+def setting(
+    default: Any, sentence: str, *, flag: bool = True, flat: bool = False, free: bool = False
+) -> Any:
+    """Declare a hyperparameter, or a part of the record.
+
+    Args:
+      default: its value unless another is asked for.
+      sentence: what it is, and which values it may have.
+      flag: whether the command line knows it; False where the study decides.
+      flat: of a part: its fields stand among those of the whole.
+      free: it may differ between the commands of one run, as it does not change the numbers.
+    """
+    metadata = {"sentence": sentence, "flag": flag, "flat": flat, "free": free}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def is_record(value: Any) -> bool:
+    """Whether a value is a record, and not a type."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def choices(field: dataclasses.Field) -> tuple[Any, ...]:
+    """The values that a field of a `Literal` type may have; empty for other types."""
+    options = (field.type, *get_args(field.type))  # of `Literal[...] | None` the first
+    return next((get_args(option) for option in options if get_origin(option) is Literal), ())
+
+
+def marked(field: dataclasses.Field, mark: str) -> bool:
+    """A mark of `setting`; a field declared without it is an ordinary flag."""
+    return field.metadata.get(mark, mark == "flag")
+
+
+def optional(field: dataclasses.Field) -> bool:
+    """Whether a field may be None."""
+    return type(None) in get_args(field.type)
+
+
+def check_choices(record: Any) -> None:
+    """Raise UserError where a field of a `Literal` type has another value."""
+    for field in dataclasses.fields(record):
+        value, allowed = getattr(record, field.name), choices(field)
+        if allowed and value not in allowed and not (value is None and optional(field)):
+            raise UserError(f"{field.name} must be one of {allowed}, got {value!r}")
+
+
+def check_at_least(record: Any, least: float, *names: str) -> None:
+    """Raise UserError where a field is below its least value; None passes."""
+    for name in names:
+        value = getattr(record, name)
+        if value is not None and not value >= least:
+            raise UserError(f"{name} must be at least {least}, got {value}")
+
+
+def to_mapping(record: Any, *, flags_only: bool = False) -> dict[str, Any]:
+    """Write a record as a mapping of plain values.
+
+    Args:
+      record: the record.
+      flags_only: leave out what is no flag.
+    """
+    mapping: dict[str, Any] = {}
+    for field in flags(record) if flags_only else _fields(record):
+        value = getattr(record, field.name)
+        if not is_record(value):
+            mapping[field.name] = value
+        elif marked(field, "flat"):
+            mapping |= to_mapping(value, flags_only=flags_only)
+        else:
+            mapping[field.name] = to_mapping(value, flags_only=flags_only)
+    return mapping
+
+
+def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
+    """Give a record the values of a mapping; it keeps those that are not in the mapping.
+
+    Args:
+      record: defaults, and the record's type.
+      mapping: as `to_mapping` writes it, or a part of that; a part of the record may stand in it
+        as a record. Lists (from JSON) become tuples.
+
+    Raises:
+      UserError: an unknown name, or what the record refuses.
+    """
+    unknown = [name for name in mapping if name not in _names(record)]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], _names(record), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {sorted(_names(record))}"
+        raise UserError(f"{type(record).__name__} has no field {unknown[0]!r}{hint}")
+    changes = {}
+    for field in _fields(record):
+        old = getattr(record, field.name)
+        if is_record(old) and marked(field, "flat") and field.name not in mapping:
+            inner = {name: mapping[name] for name in _names(old) if name in mapping}
+            changes[field.name] = from_mapping(old, inner)
+        elif field.name in mapping:
+            changes[field.name] = _replaced(field.name, old, mapping[field.name])
+    return dataclasses.replace(record, **changes)
+
+
+def flags(record: Any) -> list[dataclasses.Field]:
+    """The fields that the command line knows."""
+    return [field for field in _fields(record) if marked(field, "flag")]
+
+
+def sentences(record: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted name, sentence) of every flag of a record."""
+    for field in flags(record):
+        value = getattr(record, field.name)
+        if is_record(value):
+            inside = prefix if marked(field, "flat") else f"{prefix}{field.name}."
+            yield from sentences(value, inside)
+        else:
+            yield f"{prefix}{field.name}", field.metadata.get("sentence", "")
+
+
+def free_names(record: Any) -> tuple[str, ...]:
+    """Names of the fields that may differ between the commands of one run."""
+    return tuple(field.name for field in _fields(record) if marked(field, "free"))
+
+
+def _fields(record: Any) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(record) if field.init]
+
+
+def _names(record: Any) -> set[str]:
+    """Names that may stand in a mapping of a record."""
+    names = {field.name for field in _fields(record)}
+    parts = [getattr(record, f.name) for f in _fields(record) if marked(f, "flat")]
+    return names.union(*(_names(part) for part in parts))
+
+
+def _replaced(name: str, old: Any, new: Any) -> Any:
+    """What a field becomes that is in a mapping."""
+    if is_record(old) and isinstance(new, Mapping):
+        try:
+            return from_mapping(old, new)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    return _tuples(new)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if type(value) in (list, tuple) else value

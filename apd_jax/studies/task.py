@@ -1,0 +1,89 @@
+"""What is decomposed: a network, its inputs, and how it comes by its parameters.
+
+Letters: B batch.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import optax
+
+from apd_jax import optimizers
+from apd_jax.decompose import SampleBatch
+from apd_jax.errors import UserError
+from apd_jax.fields import check_at_least, check_choices, setting
+from apd_jax.sites import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a target is trained: AdamW on fresh batches."""
+
+    steps: int = setting(1000, "Steps of its training; 0 to take the network as it is drawn.")
+    batch_size: int = setting(1024, "B, fresh inputs of a step.")
+    learning_rate: float = setting(1e-3, "Peak learning rate.")
+    schedule: optimizers.Schedule = setting("cosine", "Shape of the learning rate.")
+    weight_decay: float = setting(0.01, "Decoupled weight decay.")
+
+    def __post_init__(self):
+        check_at_least(self, 0, "steps")
+        check_at_least(self, 1, "batch_size")
+        check_choices(self)
+        if not self.weight_decay >= 0:
+            raise UserError(f"weight_decay must not be negative, got {self.weight_decay}")
+        self.rate()
+
+    def rate(self) -> optax.Schedule:
+        """The learning-rate schedule."""
+        return optimizers.learning_rate_schedule(
+            self.learning_rate, steps=max(self.steps, 1), schedule=self.schedule
+        )
+
+
+class Task(Protocol):
+    """A kind of network with its hyperparameters: a frozen dataclass of `fields.setting`.
+
+    Its fields are the flags `--config.target.*`, so it checks them when it is made, and raises
+    UserError. It is hashable, as JAX compiles with it as a constant.
+    """
+
+    @property
+    def inputs(self) -> SampleBatch:
+        """The distribution that it is decomposed on: `(key, batch_size) -> x [B, ...]`, traced."""
+        ...
+
+    @property
+    def training(self) -> Training | None:
+        """How it is trained, then it is a `TrainedTask`; None where `init` gives it as it is."""
+        ...
+
+    @property
+    def hidden_sites(self) -> tuple[str, ...]:
+        """Sites whose outputs the hidden-activation loss compares; may be empty."""
+        ...
+
+    @property
+    def hidden_activation(self) -> str:
+        """Nonlinearity that this loss applies to them first, one of `losses.ACTIVATIONS`."""
+        ...
+
+    def init(self, key: jax.Array) -> Any:
+        """Parameters before training: drawn, made by hand, or loaded; traced by JAX."""
+        ...
+
+    def target(self, params: Any) -> Target:
+        """The network with its sites."""
+        ...
+
+
+class TrainedTask(Task, Protocol):
+    """A task whose parameters, a dict, are trained here."""
+
+    def is_trained(self, name: str) -> bool:
+        """Whether the parameters below a top-level name are trained; the others stay as drawn."""
+        ...
+
+    def loss(self, params: Any, x: jax.Array) -> jax.Array:
+        """What is minimised on a batch x [B, ...]: a scalar."""
+        ...

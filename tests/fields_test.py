@@ -1,0 +1,83 @@
+"""Records of hyperparameters, and the mappings they become."""
+
+import dataclasses
+import json
+from typing import Literal
+
+from absl.testing import absltest, parameterized
+
+from apd_jax import fields
+from apd_jax.errors import UserError
+from apd_jax.fields import setting
+from apd_jax.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    wide: int = setting(3, "Width.")
+    kind: Literal["a", "b"] | None = setting("a", "Kind.")
+
+    def __post_init__(self):
+        fields.check_at_least(self, 1, "wide")
+        fields.check_choices(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    name: str = setting("x", "Name.", free=True)
+    flat: Sizes = setting(Sizes(), "Sizes.", flat=True)
+    deep: Sizes = setting(Sizes(wide=5), "More sizes.")
+    given: tuple[str, ...] = setting((), "From elsewhere.", flag=False)
+
+
+class MappingTest(parameterized.TestCase):
+    def test_to_mapping(self):
+        everything = {"name": "x", "wide": 3, "kind": "a", "deep": {"wide": 5, "kind": "a"}}
+        self.assertEqual(fields.to_mapping(Whole(), flags_only=True), everything)
+        self.assertEqual(fields.to_mapping(Whole()), everything | {"given": ()})
+
+    @parameterized.parameters(
+        Whole(), Whole(flat=Sizes(7, None), deep=Sizes(2, "b"), given=("s", "t")), Settings()
+    )
+    def test_there_and_back_through_json(self, record):
+        written = json.loads(json.dumps(fields.to_mapping(record)))
+        self.assertEqual(fields.from_mapping(record, written), record)
+        self.assertEqual(fields.from_mapping(type(record)(), written), record)
+
+    def test_back_from_nested_parts(self):
+        """As `dataclasses.asdict` writes them."""
+        settings = Settings(num_components=3, rank=2)
+        written = json.loads(json.dumps(dataclasses.asdict(settings)))
+        self.assertEqual(fields.from_mapping(Settings(), written), settings)
+
+    def test_a_part_of_a_mapping_and_a_record_in_it(self):
+        found = fields.from_mapping(Whole(), {"wide": 4, "deep": Sizes(9)})
+        self.assertEqual(found, Whole(flat=Sizes(4), deep=Sizes(9)))
+        found = fields.from_mapping(Whole(), {"deep": {"kind": "b"}})
+        self.assertEqual(found, Whole(deep=Sizes(5, "b")))
+
+    @parameterized.parameters(
+        ({"wid": 1}, "Whole has no field 'wid'; did you mean 'wide'?"),
+        ({"deep": {"zzz": 1}}, r"deep: Sizes has no field 'zzz'; there are \['kind', 'wide'\]"),
+        ({"wide": 0}, "^wide must be at least 1, got 0"),
+        ({"deep": {"wide": 0}}, "deep: wide must be at least 1, got 0"),
+        ({"kind": "c"}, r"kind must be one of \('a', 'b'\), got 'c'"),
+    )
+    def test_refused(self, mapping, message):
+        with self.assertRaisesRegex(UserError, message):
+            fields.from_mapping(Whole(), mapping)
+
+    def test_sentences_and_free_fields(self):
+        expected = {
+            "name": "Name.",
+            "wide": "Width.",
+            "kind": "Kind.",
+            "deep.wide": "Width.",
+            "deep.kind": "Kind.",
+        }
+        self.assertEqual(dict(fields.sentences(Whole())), expected)
+        self.assertEqual(fields.free_names(Whole()), ("name",))
+
+
+if __name__ == "__main__":
+    absltest.main()
