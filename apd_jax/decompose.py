@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import loop, optimizers, sites, train_step
+from apd_jax.ambient import own_settings
 from apd_jax.components import init_components
 from apd_jax.decomposition import Decomposition
 from apd_jax.errors import UserError
@@ -61,6 +62,7 @@ def make_step(settings: Settings, sample_batch: SampleBatch) -> loop.StepFn:
     return step
 
 
+@own_settings()
 def decompose(
     target: Target,
     sample_batch: SampleBatch,

@@ -18,6 +18,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from apd_jax import loop
+from apd_jax.errors import UserError
 from apd_jax.run import session
 from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError
 from apd_jax.runtime.preemption import StopFlag
@@ -124,6 +125,17 @@ class GoesOnTest(SessionTestCase):
         self.assertIn("training: all 30 steps are done", logs.output[0])
         self.assertEqual(bits(again), bits(state))
         self.assertEqual(same_seconds, seconds)
+
+    @parameterized.parameters(10, STEPS)
+    def test_checkpoints_of_another_context_are_refused(self, step):
+        self.run_stage() if step == STEPS else self.stop_at(step)
+        files = sorted(self.directory.rglob("*"))
+        with self.assertRaisesRegex(
+            UserError, f"training: step {step} in .*/run was made with another target.*put back"
+        ):
+            self.run_stage(growth=np.nextafter(np.float32(0.9), np.float32(1)))
+        self.assertEqual(sorted(self.directory.rglob("*")), files)
+        self.run_stage()
 
     def test_finished_counts_although_asked_to_stop(self):
         state, _ = self.run_stage()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from apd_jax import fields, loop, train_step
+from apd_jax.ambient import own_settings
 from apd_jax.decompose import init_states, make_step
 from apd_jax.decomposition import Decomposition
 from apd_jax.run import session
@@ -27,6 +28,7 @@ from apd_jax.sites import Target
 from apd_jax.studies import pretraining
 
 
+@own_settings()
 def run(
     config: ml_collections.ConfigDict,
     workdir_path: str | os.PathLike[str],

@@ -14,8 +14,10 @@ import jax
 from absl import logging
 
 from apd_jax import loop
+from apd_jax.errors import UserError
 from apd_jax.runtime import memory
-from apd_jax.runtime.checkpoint import Checkpointer, Restored
+from apd_jax.runtime.checkpoint import Checkpointer, Restored, to_host
+from apd_jax.runtime.checksum import fingerprint
 from apd_jax.runtime.metric_writer import MetricWriter
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
@@ -30,7 +32,7 @@ class Stage:
       directory: gets checkpoints/, metrics.jsonl and tensorboard/.
       make_state: gives the state before the first step, every leaf [S, ...].
       make_step: gives the step function.
-      context: what the steps read, every leaf [S, ...].
+      context: what the steps read, every leaf [S, ...]; a checkpoint holds its checksum.
       seeds: uint32 [S].
       steps, chunk_steps, save_every: see `loop.run_steps`.
       max_to_keep: number of newest checkpoints that stay.
@@ -63,11 +65,14 @@ def run(stage: Stage, flag: StopFlag) -> tuple[Any, float]:
       loop.Stopped: `flag` was raised; the work so far is saved.
       loop.Diverged: something stopped being finite; names the last good checkpoint.
       CheckpointError: a checkpoint can't be written, or there are some but none is whole.
+      UserError: the checkpoints were made with another context.
       OSError: the metrics can't be written.
     """
     directory = pathlib.Path(stage.directory) / "checkpoints"
+    metadata = {"config": stage.config, "context": fingerprint(to_host(stage.context))}
     with Checkpointer(directory, max_to_keep=stage.max_to_keep) as checkpointer:
         restored = checkpointer.restore_latest(jax.eval_shape(stage.make_state))
+        _check_context(stage, restored, metadata)
         done = restored.step if restored else 0
         if restored and done >= stage.steps:
             logging.info("%s: all %d steps are done", stage.name, stage.steps)
@@ -85,8 +90,18 @@ def run(stage: Stage, flag: StopFlag) -> tuple[Any, float]:
             ) as writer,
             Progress(stage.steps, stage.name, initial=done) as progress,
         ):
-            session = Session(stage, restored, checkpointer, writer, progress, flag)
+            session = Session(stage, metadata, restored, checkpointer, writer, progress, flag)
             return _run_steps(stage, restored, session), session.seconds
+
+
+def _check_context(stage: Stage, restored: Restored | None, metadata: Mapping[str, Any]) -> None:
+    """Raise UserError where a checkpoint belongs to another context: its numbers would be mixed."""
+    if restored and restored.metadata.get("context", metadata["context"]) != metadata["context"]:
+        raise UserError(
+            f"{stage.name}: step {restored.step} in {stage.directory} was made with another target "
+            "than the one that is there now, trained again on another machine or version perhaps: "
+            "put back the target/ that belongs to it, or delete the directory and start over."
+        )
 
 
 def _run_steps(stage: Stage, restored: Restored | None, session: "Session") -> Any:
@@ -118,13 +133,14 @@ class Session(loop.Observer):
     def __init__(
         self,
         stage: Stage,
+        metadata: Mapping[str, Any],
         restored: Restored | None,
         checkpointer: Checkpointer,
         writer: MetricWriter,
         progress: Progress,
         flag: StopFlag,
     ):
-        self._config, self._directory = stage.config, pathlib.Path(stage.directory)
+        self._metadata, self._directory = metadata, pathlib.Path(stage.directory)
         self._checkpointer, self._writer, self._progress = checkpointer, writer, progress
         self._flag = flag
         self.seconds = restored.metadata["seconds"] if restored else 0.0
@@ -146,7 +162,7 @@ class Session(loop.Observer):
     def save(self, step, state):
         self.seconds = time.monotonic() - self._start
         memory.give_back()  # what the checkpoint before this one took
-        self._checkpointer.save(step, state, {"seconds": self.seconds, "config": self._config})
+        self._checkpointer.save(step, state, {"seconds": self.seconds, **self._metadata})
         self._saved = step
 
     def should_stop(self):

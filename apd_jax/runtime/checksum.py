@@ -48,6 +48,11 @@ def digests(tree: Any) -> dict[str, str]:
     return dict(zip(layout(tree), hashes, strict=True))
 
 
+def fingerprint(tree: Any) -> str:
+    """One sha256 of all leaves with their names. `tree`: pytree of numpy arrays."""
+    return _digest(digests(tree))
+
+
 def seal(host: Any, metadata: dict[str, Any]) -> dict[str, Any]:
     """The record of `host` (pytree of numpy arrays) and `metadata`, itself under a checksum."""
     record = {"metadata": metadata, "layout": layout(host), "digests": digests(host)}
