@@ -1,23 +1,24 @@
 """Attribution-based Parameter Decomposition in JAX."""
 
-from apd_jax.attributions import (
+from apd_jax.attribution import (
     ablation_attributions,
     activation_attributions,
     gradient_attributions,
 )
-from apd_jax.components import Components, Factors, init_components
+from apd_jax.components import Components, Factors, in_parameter_space, init_components
 from apd_jax.decompose import decompose
 from apd_jax.decomposition import Decomposition, load
 from apd_jax.forward import composed_apply, masked_apply
-from apd_jax.objective import Coefficients, Objective
+from apd_jax.objective import Coefficients, Objective, Routes
 from apd_jax.selection import batch_topk_mask, topk_mask
 from apd_jax.settings import Settings
-from apd_jax.sites import Target, linear
+from apd_jax.sites import Target
 
 __all__ = [
     "Coefficients",
     "Decomposition",
     "Objective",
+    "Routes",
     "Settings",
     "decompose",
     "load",
@@ -29,8 +30,8 @@ __all__ = [
     "batch_topk_mask",
     "composed_apply",
     "gradient_attributions",
+    "in_parameter_space",
     "init_components",
-    "linear",
     "masked_apply",
     "topk_mask",
 ]

@@ -1,7 +1,8 @@
 """Parameter components: stacked low-rank factors of every decomposed matrix.
 
-Component c spans all sites; at site l it is `P_{c,l} = U_{c,l} V_{c,l}`. Letters: C components,
-m rank, d_in / d_out site widths.
+Component c spans all sites; at site l it is `P_{c,l} = U_{c,l} V_{c,l}`, at a stacked site one such
+product for every block. Letters: C components, G blocks of a stacked site, m rank, d_in / d_out
+site widths.
 """
 
 import math
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.errors import UserError
-from apd_jax.sites import Target
+from apd_jax.sites import Placement, PyTree, Target
 
 Projection = Literal["auto", "literal"]
 
@@ -23,8 +24,8 @@ class Factors(NamedTuple):
     them, and sums over components are one flat matrix product without moving memory.
 
     Attributes:
-      reads: [C, m, d_in], row r is the input direction that term r reads; `Uᵀ`.
-      writes: [C, m, d_out], row r is the output direction that term r writes; `V`.
+      reads: [C, (G,) m, d_in], row r is the input direction that term r reads; `Uᵀ`.
+      writes: [C, (G,) m, d_out], row r is the output direction that term r writes; `V`.
     """
 
     reads: jax.Array
@@ -32,29 +33,53 @@ class Factors(NamedTuple):
 
     @classmethod
     def from_uv(cls, U: jax.Array, V: jax.Array) -> "Factors":
-        """Stack factors `U` [C, d_in, m] and `V` [C, m, d_out]."""
+        """Stack factors `U` [C, (G,) d_in, m] and `V` [C, (G,) m, d_out]."""
         return cls(jnp.swapaxes(U, -1, -2), V)
 
     @property
     def U(self) -> jax.Array:
-        """Left factor, [C, d_in, m]."""
+        """Left factor, [C, (G,) d_in, m]."""
         return jnp.swapaxes(self.reads, -1, -2)
 
     @property
     def V(self) -> jax.Array:
-        """Right factor, [C, m, d_out]."""
+        """Right factor, [C, (G,) m, d_out]."""
         return self.writes
 
     def transpose(self) -> "Factors":
         """The factors of `P_cᵀ`, for a transposed use of the site."""
         return Factors(self.writes, self.reads)
 
+    @property
+    def num_components(self) -> int:
+        """C."""
+        return self.reads.shape[0]
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the site is a stack of blocks."""
+        return self.reads.ndim == 4
+
+    def placed(self, placement: Placement) -> "Factors":
+        """The factors of what one use of the site multiplies by: transposed, or a part of it."""
+        factors = self.transpose() if placement.transposed else self
+        reads, writes = factors
+        if placement.blocks is not None:
+            reads, writes = (f[:, jnp.array(placement.blocks)] for f in (reads, writes))
+        if placement.rows is not None:
+            reads = reads[..., jnp.array(placement.rows)]
+        if placement.columns is not None:
+            writes = writes[..., jnp.array(placement.columns)]
+        return Factors(reads, writes)
+
     def matrices(self) -> jax.Array:
-        """Every component's matrix `U_c V_c`, [C, d_in, d_out]. For small sites."""
-        return jnp.einsum("cmi,cmo->cio", self.reads, self.writes)
+        """Every component's matrix `U_c V_c`, [C, (G,) d_in, d_out]. For small sites."""
+        return jnp.einsum("c...mi,c...mo->c...io", self.reads, self.writes)
 
     def sum(self) -> jax.Array:
-        """`Σ_c U_c V_c`, [d_in, d_out], as one product over all C·m terms."""
+        """`Σ_c U_c V_c`, [(G,) d_in, d_out], as one product over all C·m terms."""
+        if self.stacked:
+            return jax.vmap(lambda *factors: Factors(*factors).sum(), in_axes=1)(*self)
         return _sum_terms(
             self.reads.reshape(-1, self.reads.shape[-1]),
             self.writes.reshape(-1, self.writes.shape[-1]),
@@ -124,13 +149,13 @@ def init_components(
         raise UserError(f"scale must be positive, got {scale}")
     components = {}
     for index, (site, weight) in enumerate(target.weights.items()):
-        d_in, d_out = weight.shape
+        *blocks, d_in, d_out = weight.shape
         m = min(d_in, d_out) if rank is None else rank
         key_u, key_v = jax.random.split(jax.random.fold_in(key, index))
 
-        def draw(draw_key, width, m=m):
+        def draw(draw_key, width, m=m, blocks=blocks):
             deviation = scale * math.sqrt(2 / ((num_components + instances) * width * m))
-            return deviation * jax.random.normal(draw_key, (num_components, m, width))
+            return deviation * jax.random.normal(draw_key, (num_components, *blocks, m, width))
 
         components[site] = Factors(draw(key_u, d_in), draw(key_v, d_out))
     return components
@@ -170,6 +195,11 @@ def project_gradient(
     return {site: project(gradient[site], components[site]) for site in components}
 
 
+def num_components(components: Components) -> int:
+    """C."""
+    return next(iter(components.values())).num_components
+
+
 def check_components(target: Target, components: Components) -> None:
     """Raise UserError unless components have the target's sites, widths, and one C."""
     if set(components) != set(target.sites):
@@ -178,14 +208,39 @@ def check_components(target: Target, components: Components) -> None:
             f"{sorted(target.sites)}"
         )
     counts = set()
-    for site, weight in target.weights.items():
-        factors = components[site]
-        widths = factors.reads.shape[-1], factors.writes.shape[-1]
-        if widths != weight.shape or factors.reads.shape[:-1] != factors.writes.shape[:-1]:
+    for name, site in target.sites.items():
+        reads, writes = components[name]
+        *blocks, d_in, d_out = site.shape
+        fits = reads.shape[:-1] == writes.shape[:-1] and reads.shape[1:-2] == tuple(blocks)
+        if not fits or (reads.shape[-1], writes.shape[-1]) != (d_in, d_out):
             raise UserError(
-                f"site {site!r} has a matrix {weight.shape}, its factors are U "
-                f"{factors.U.shape} and V {factors.V.shape}; expected [C, d_in, m], [C, m, d_out]"
+                f"site {name!r} has a matrix {site.shape}, its factors are U "
+                f"{components[name].U.shape} and V {components[name].V.shape}; expected "
+                "[C, (G,) d_in, m] and [C, (G,) m, d_out]"
             )
-        counts.add(factors.reads.shape[0])
+        counts.add(reads.shape[0])
     if len(counts) > 1:
         raise UserError(f"sites differ in their number of components: {sorted(counts)}")
+
+
+def in_parameter_space(target: Target, components: Components) -> PyTree:
+    """Components as the vectors that they are: one for every parameter of the network.
+
+    Args:
+      target: the network.
+      components: `{site: Factors}` with C components.
+
+    Returns:
+      A pytree like `target.params` with leaves [C, ...]: `P_c` where a leaf is a site, and zeros
+      where it is none. The attribution of component c is the derivative of the network along its
+      vector (section 2.2 of the paper).
+
+    Raises:
+      UserError: components that do not fit the target's sites.
+    """
+    check_components(target, components)
+    nothing = Target.tree_unflatten(
+        target.tree_flatten()[1], (jax.tree.map(jnp.zeros_like, target.params),)
+    )
+    stacks = {name: factors.matrices() for name, factors in components.items()}
+    return jax.vmap(lambda matrices: nothing.with_weights(matrices).params)(stacks)

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax import loop, optimizers, sites, train_step
+from apd_jax import loop, optimizers, train_step
 from apd_jax.ambient import own_settings
+from apd_jax.checks import check_target
 from apd_jax.components import init_components
 from apd_jax.decomposition import Decomposition
-from apd_jax.errors import UserError
 from apd_jax.fields import from_mapping
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
@@ -56,7 +56,9 @@ def make_step(settings: Settings, sample_batch: SampleBatch) -> loop.StepFn:
         x = sample_batch(jax.random.fold_in(key, 1), settings.batch_size)
         metrics = {"learning_rate": rate(state.step)}
         with jax.default_matmul_precision(settings.objective.routes.matmul_precision):
-            state, measured = train_step.train_step(settings.objective, optimizer, target, state, x)
+            state, measured = train_step.train_step(
+                settings.objective, optimizer, target, state, x, jax.random.fold_in(key, 2)
+            )
         return state, metrics | measured
 
     return step
@@ -96,7 +98,7 @@ def decompose(
       loop.Diverged: a loss stopped being finite.
     """
     settings = from_mapping(Settings(), {"num_components": num_components, "topk": topk} | options)
-    check_target(target, sample_batch, settings)
+    check_target(target, sample_batch(jax.random.key(seed), 3), settings.objective)
     recorder = _Recorder(observer or loop.Observer())
     targets = loop.stack([target])
     seeds = jnp.array([seed], jnp.uint32)
@@ -125,39 +127,3 @@ class _Recorder(loop.Observer):
         row = {name: float(value[0]) for name, value in metrics.items()}
         self.history.append({"step": step, **row})
         self.observer.on_metrics(step, metrics)
-
-
-def check_target(target: Target, sample_batch: SampleBatch, settings: Settings) -> None:
-    """Run the network once as the decomposition will, so that mistakes show before training.
-
-    Raises:
-      UserError: a site that the network does not use, outputs that are not [B, O], a matrix that
-        the network multiplies by and that differs from the one its parameters hold, unknown
-        hidden sites.
-    """
-    unknown = [name for name in settings.objective.hidden_sites if name not in target.sites]
-    if unknown:
-        raise UserError(f"hidden_sites {unknown} are no sites; the target has {target.sites}")
-
-    @jax.jit
-    def used(network: Target, key: jax.Array):
-        x = sample_batch(key, 2)
-        seen: dict[str, jax.Array] = {}
-
-        def operation(call: sites.SiteCall):
-            seen[call.name] = call.weight
-            return sites.as_is(call)
-
-        outputs, _ = sites.run(network, x, operation)
-        same = {name: jnp.all(seen[name] == weight) for name, weight in network.weights.items()}
-        return outputs, same
-
-    outputs, same = used(target, jax.random.key(0))
-    if outputs.ndim != 2:
-        raise UserError(f"the network must give [B, O] outputs, got {outputs.shape}")
-    changed = [name for name, equal in same.items() if not equal]
-    if changed:
-        raise UserError(
-            f"the network multiplies by matrices other than those that params hold at {changed}; "
-            "pass the parameter itself to linear(), or name the path of the one used"
-        )

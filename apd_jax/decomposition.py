@@ -37,7 +37,7 @@ class Decomposition:
 
     def attributions(self, x: jax.Array) -> jax.Array:
         """Attributions A_c(x) [B, C], from the model that the decomposition was trained with."""
-        return self.settings.objective.attribute(self.target, self.components, x)
+        return self.settings.objective.attribute(self.target, self.components, x).scores
 
     def mask(self, x: jax.Array) -> jax.Array:
         """The active components on a batch, [B, C] bool, by the rule of the training."""
@@ -61,7 +61,7 @@ class Decomposition:
         """
         config = {
             "settings": dataclasses.asdict(self.settings),
-            "sites": dict(self.target.paths),
+            "sites": list(self.target.sites),
             "history": self.history,
         }
         export.save_components(directory, self.components, self.target.params, config)

@@ -1,6 +1,6 @@
 """Forward passes in which components take the place of the network's own matrices.
 
-Letters: B batch, C components, m rank, P active pairs.
+Letters: B batch, T positions, C components, G stacked blocks, m rank, P active pairs.
 """
 
 from typing import Literal
@@ -9,105 +9,122 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import grouped, sites
-from apd_jax.components import Components, Factors
+from apd_jax.components import Components, Factors, check_components, num_components
 from apd_jax.errors import UserError
-from apd_jax.sites import Operation, SiteCall, SiteRecord, Target
+from apd_jax.sites import Operation, PyTree, SiteCall, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
-# `x U_c` of all components, [C, m, B, ...], for uses of sites.
-Reads = dict[tuple[str, int], jax.Array]
 
 
-def oriented(components: Components, call: SiteCall | SiteRecord) -> Factors:
-    """The factors of a site as this use of it multiplies: transposed where the use is."""
-    factors = components[call.name]
-    return factors.transpose() if call.transposed else factors
+def is_look_up(x: jax.Array) -> bool:
+    """Whether rows are the indices of a look-up, which stand for one-hot rows."""
+    return jnp.issubdtype(x.dtype, jnp.integer)
 
 
 def read_all(x: jax.Array, factors: Factors) -> jax.Array:
-    """`x U_c` of all components, [B, ..., d_in] -> [B, ..., C, m], as one flat product."""
+    """`x U_c` of all components: rows [B, ..., (G), d_in] to [B, ..., (G), C, m]."""
+    if is_look_up(x):
+        return jnp.moveaxis(jnp.take(factors.reads, x, axis=-1), (0, 1), (-2, -1))
+    if factors.stacked:
+        return jnp.einsum("...gd,cgmd->...gcm", x, factors.reads)
     flat = factors.reads.reshape(-1, factors.reads.shape[-1])
     return jnp.matmul(x, flat.T).reshape(*x.shape[:-1], *factors.reads.shape[:2])
 
 
-def composed(components: Components) -> Operation:
-    """The operation `x Σ_c U_c V_c`: all components active at every site."""
-    sums = {site: factors.sum() for site, factors in components.items()}
-    return lambda call: sites.as_is(call._replace(weight=sums[call.name]))
+def write_sum(hidden: jax.Array, factors: Factors) -> jax.Array:
+    """`Σ_c h_c V_c`: [B, ..., (G), C, m] to [B, ..., (G), d_out]."""
+    if factors.stacked:
+        return jnp.einsum("...gcm,cgmd->...gd", hidden, factors.writes)
+    flat = factors.writes.reshape(-1, factors.writes.shape[-1])
+    return jnp.matmul(hidden.reshape(*hidden.shape[:-2], -1), flat)
+
+
+def write_each(hidden: jax.Array, factors: Factors) -> jax.Array:
+    """`h_c V_c` of every component: [B, ..., (G), C, m] to [B, ..., (G), C, d_out]."""
+    pattern = "...gcm,cgmd->...gcd" if factors.stacked else "...cm,cmd->...cd"
+    return jnp.einsum(pattern, hidden, factors.writes)
+
+
+def summed(target: Target, components: Components) -> Target:
+    """The full component model: the network with `Σ_c P_c` in the place of its matrices."""
+    return target.with_weights({name: factors.sum() for name, factors in components.items()})
 
 
 def masked(components: Components, mask: jax.Array) -> Operation:
-    """The operation `Σ_c s_c(x_b) (x_b U_c) V_c`, a row of the mask [B, C] for every example."""
+    """The operation `Σ_c s_c(x_b) (x_b U_c) V_c`, a row of the mask for every example or position.
+
+    Args:
+      components: `{site: Factors}`.
+      mask: [B, C], or [B, T, C] in a run with positions.
+    """
 
     def operation(call: SiteCall) -> jax.Array:
-        factors = oriented(components, call)
+        factors = components[call.key[0]].placed(call.placement)
         hidden = read_all(call.x, factors)
         weights = mask.astype(hidden.dtype)
-        hidden = hidden * weights.reshape(
-            weights.shape[0], *(1,) * (hidden.ndim - 3), weights.shape[1], 1
-        )
-        flat = factors.writes.reshape(-1, factors.writes.shape[-1])
-        return jnp.matmul(hidden.reshape(*call.x.shape[:-1], -1), flat)
+        between = (1,) * (hidden.ndim - 1 - weights.ndim)
+        weights = weights.reshape(*weights.shape[:-1], *between, weights.shape[-1], 1)
+        return write_sum(hidden * weights, factors)
 
     return operation
 
 
 def masked_pairs(
-    components: Components,
-    pairs: tuple[jax.Array, jax.Array],
-    batch_size: int,
-    known: Reads | None = None,
+    components: Components, pairs: tuple[jax.Array, jax.Array], lead: tuple[int, ...]
 ) -> Operation:
-    """The masked operation for a boolean mask given by its P active (example, component) pairs.
+    """The masked operation for a boolean mask given by its P active (row, component) pairs.
 
     Cost and memory follow P and the size of the factors of `min(C, P)` components, not B·C; only
     the gradient has the size of all.
 
     Args:
       components: `{site: Factors}`.
-      pairs: (examples [P], components [P]).
-      batch_size: B.
-      known: reads that need not be computed again, of uses whose input is not masked.
+      pairs: (rows [P], components [P]).
+      lead: (B,), or (B, T) where rows are positions of examples, counted through.
     """
-    known = jax.lax.stop_gradient(known or {})
-    num_components = next(iter(components.values())).reads.shape[0]
-    groups = grouped.group_pairs(pairs, batch_size, num_components)
-    slots = grouped.num_slots(groups.example.size, num_components)
+    num_rows = lead[0] if len(lead) == 1 else lead[0] * lead[1]
+    total = num_components(components)
+    groups = grouped.group_pairs(pairs, num_rows, total)
+    slots = grouped.num_slots(groups.example.size, total)
 
     def operation(call: SiteCall) -> jax.Array:
-        factors = oriented(components, call)
+        factors = components[call.key[0]].placed(call.placement)
         reads, writes = groups.factors(factors.reads), groups.factors(factors.writes)
-        x = call.x[groups.example]
-        if call.key in known:
-            hidden = known[call.key][groups.component(), :, groups.example]
-            hidden = grouped.read_known(slots, jnp.moveaxis(hidden, 1, -1), x, reads, groups)
+        rows = call.x.reshape(num_rows, *call.x.shape[len(lead) :])[groups.example]
+        if is_look_up(call.x):
+            hidden = grouped.look_up(rows, reads, groups)
         else:
-            hidden = grouped.read(slots, x, reads, groups)
+            hidden = grouped.read(slots, rows, reads, groups)
         written = grouped.write(slots, hidden, writes, groups)
-        return jax.ops.segment_sum(written, groups.example, call.x.shape[0])
+        total_written = jax.ops.segment_sum(written, groups.example, num_rows)
+        return total_written.reshape(*lead, *total_written.shape[1:])
 
     return operation
 
 
-def choose_masked_route(num_pairs: int, batch_size: int, num_components: int) -> str:
+def choose_masked_route(num_pairs: int, num_rows: int, num_components: int) -> str:
     """`"grouped"` where it leaves out at least three quarters of the products, else `"dense"`."""
     slots = grouped.num_slots(num_pairs, num_components)
-    return "grouped" if 4 * slots <= batch_size else "dense"
+    return "grouped" if 4 * slots <= num_rows else "dense"
 
 
 @jax.jit
 @jax.default_matmul_precision("highest")
 def _composed_apply(target, components, x):
-    return sites.run(target, x, composed(components))[0]
+    return summed(target, components)(x)
 
 
 @jax.jit
 @jax.default_matmul_precision("highest")
 def _masked_apply(target, components, x, mask):
-    return sites.run(target, x, masked(components, mask))[0]
+    def some(inputs, rows):
+        operation = masked(components, rows)
+        return sites.run(target, inputs, operation, positions=mask.ndim == 3)[0]
+
+    return sites.over_examples(some, target, x, mask)
 
 
-def composed_apply(target: Target, components: Components, x: jax.Array) -> jax.Array:
+def composed_apply(target: Target, components: Components, x: PyTree) -> PyTree:
     """Output of the full component model, `f(x, Σ_c P_c)`.
 
     Args:
@@ -116,31 +133,41 @@ def composed_apply(target: Target, components: Components, x: jax.Array) -> jax.
       x: [B, ...] inputs.
 
     Returns:
-      [B, O].
+      What the network gives, [B, ...].
+
+    Raises:
+      UserError: components that do not fit the target's sites.
     """
+    check_components(target.at(x), components)
     return _composed_apply(target, components, x)
 
 
-def masked_apply(
-    target: Target, components: Components, x: jax.Array, mask: jax.Array
-) -> jax.Array:
+def masked_apply(target: Target, components: Components, x: PyTree, mask: jax.Array) -> PyTree:
     """Output with a choice of components on every example, `f(x, Σ_c s_c(x) P_c)`.
 
     Args:
       target: the network.
       components: `{site: Factors}` with C components.
       x: [B, ...] inputs.
-      mask: [B, C], bool or weights.
+      mask: [B, C], bool or weights; [B, T, C] for a choice at every position.
 
     Returns:
-      [B, O].
+      What the network gives, [B, ...].
 
     Raises:
-      UserError: a mask that is not [B, C].
+      UserError: a mask of another shape, components that do not fit the target's sites.
     """
-    num_components = next(iter(components.values())).reads.shape[0]
-    if mask.shape != (x.shape[0], num_components):
-        raise UserError(
-            f"mask has shape {mask.shape}, expected [B, C] = {(x.shape[0], num_components)}"
-        )
+    check_components(target.at(x), components)
+    check_mask(target, components, x, mask)
     return _masked_apply(target, components, x, mask)
+
+
+def check_mask(target: Target, components: Components, x: PyTree, mask: jax.Array) -> None:
+    """Raise UserError unless a mask is [B, C] or [B, T, C]."""
+    lead = (sites.batch_size(x),)
+    expected = [(*lead, num_components(components))]
+    if mask.ndim == 3:
+        expected = [(*lead, sites.num_positions(target, x), num_components(components))]
+    if mask.shape not in expected:
+        form = "[B, T, C]" if mask.ndim == 3 else "[B, C]"
+        raise UserError(f"mask has shape {mask.shape}, expected {form} = {expected[0]}")

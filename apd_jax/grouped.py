@@ -39,10 +39,6 @@ class Groups(NamedTuple):
         """The factors of the groups' components, [C, r, d] to [G, r, d]."""
         return factor if self.owner is None else factor[self.owner]
 
-    def component(self) -> jax.Array:
-        """int32 [P], the component of every pair."""
-        return self.group if self.owner is None else self.owner[self.group]
-
 
 def group_pairs(pairs: tuple[jax.Array, jax.Array], batch_size: int, num_components: int) -> Groups:
     """Sort (examples, components) pairs by component.
@@ -137,35 +133,17 @@ def _outer_rounds(slots, h, x, groups):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def read(slots: int, x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
-    """`x_p · factor[g_p]ᵀ` of every pair.
-
-    Args:
-      slots: slots per group (any number gives the same result).
-      x: [P, ..., d] rows in the order of `groups`.
-      factor: [G, r, d], `groups.factors` of a factor.
-      groups: the pairs.
-
-    Returns:
-      [P, ..., r].
-    """
+def _read(slots, x, factor, groups):
     return _read_rounds(slots, x, factor, groups)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def read_known(
-    slots: int, known: jax.Array, x: jax.Array, factor: jax.Array, groups: Groups
-) -> jax.Array:
-    """`read` where its result [P, ..., r] is known; only the gradient is computed."""
-    return known
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def write(slots: int, h: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
-    """`h_p · factor[g_p]` of every pair: [P, ..., r] times [G, r, d] gives [P, ..., d]."""
+def _write(slots, h, factor, groups):
     return _write_rounds(slots, h, factor, groups)
 
 
+# The gradients are products with the same groups: spelled out, they take the same route, where
+# differentiating the rounds would keep every round's slots.
 def _read_backward(slots, saved, g):
     x, factor, groups = saved
     return _write_rounds(slots, g, factor, groups), _outer_rounds(slots, g, x, groups), None
@@ -176,9 +154,39 @@ def _write_backward(slots, saved, g):
     return _read_rounds(slots, g, factor, groups), _outer_rounds(slots, h, g, groups), None
 
 
-read.defvjp(lambda slots, *args: (_read_rounds(slots, *args), args), _read_backward)
-write.defvjp(lambda slots, *args: (_write_rounds(slots, *args), args), _write_backward)
-read_known.defvjp(
-    lambda slots, known, *args: (known, args),
-    lambda slots, saved, g: (None, *_read_backward(slots, saved, g)),
-)
+_read.defvjp(lambda slots, *args: (_read_rounds(slots, *args), args), _read_backward)
+_write.defvjp(lambda slots, *args: (_write_rounds(slots, *args), args), _write_backward)
+
+
+def _block_by_block(product, slots, rows, factor, groups):
+    """A product of rows [P, ..., G, width] with the blocks of a stacked site, one after another."""
+    if factor.ndim == 3:
+        return product(slots, rows, factor, groups)
+    one = functools.partial(product, slots)
+    return jax.vmap(one, in_axes=(-2, 1, None), out_axes=-2)(rows, factor, groups)
+
+
+def read(slots: int, x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
+    """`x_p · factor[g_p]ᵀ` of every pair.
+
+    Args:
+      slots: slots per group (any number gives the same result).
+      x: [P, ..., d] rows in the order of `groups`; [P, ..., blocks, d] of a stacked site.
+      factor: [G, r, d], `groups.factors` of a factor; [G, blocks, r, d] of a stacked site.
+      groups: the pairs.
+
+    Returns:
+      [P, ..., r], or [P, ..., blocks, r].
+    """
+    return _block_by_block(_read, slots, x, factor, groups)
+
+
+def look_up(index: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
+    """`factor[g_p]` at the indices of every pair: [P, ...] and [G, r, d] to [P, ..., r]."""
+    group = groups.group.reshape(-1, *(1,) * (index.ndim - 1))
+    return factor[group, :, index]
+
+
+def write(slots: int, h: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
+    """`h_p · factor[g_p]` of every pair: [P, ..., r] times [G, r, d] gives [P, ..., d]."""
+    return _block_by_block(_write, slots, h, factor, groups)

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 
 from apd_jax.components import Components
 from apd_jax.errors import UserError
-from apd_jax.sites import Records
+from apd_jax.sites import PyTree, Records
 
 EPSILON = 1e-16
 
 
 def faithfulness(
-    components: Components, weights: dict[str, jax.Array], uses: dict[str, int]
+    components: Components, weights: dict[str, jax.Array], uses: dict[str, float]
 ) -> jax.Array:
     """Squared distance of the components' sum from the target, `(1/N) Σ_l ‖θ*_l − Σ_c P_{c,l}‖²`.
 
@@ -38,30 +38,48 @@ def faithfulness(
         return sum(squares) / total
 
 
-def output_mse(outputs: jax.Array, target_outputs: jax.Array) -> jax.Array:
+def output_mse(outputs: PyTree, target_outputs: PyTree) -> jax.Array:
     """Mean over batch and outputs of the squared difference (minimality of the top-k objective).
 
     Args:
-      outputs: [B, O], `f(x, κ(x))`; or `f(x, Σ_c P_c)` for the output loss of all components.
-      target_outputs: [B, O], `f(x, θ*)`.
+      outputs: [B, ...], `f(x, κ(x))`; or `f(x, Σ_c P_c)` for the output loss of all components.
+      target_outputs: [B, ...], `f(x, θ*)`.
     """
-    return jnp.mean(jnp.square(outputs - target_outputs))
+    ours, theirs = jax.tree.leaves(outputs), jax.tree.leaves(target_outputs)
+    squares = [jnp.square(a - b) for a, b in zip(ours, theirs, strict=True)]
+    if len(squares) == 1:
+        return jnp.mean(squares[0])
+    return sum(jnp.sum(s) for s in squares) / sum(s.size for s in squares)
 
 
-def output_kl(logits: jax.Array, target_logits: jax.Array) -> jax.Array:
-    """Mean over the batch of `KL(softmax(target) ‖ softmax(logits))`, for networks with logits.
+def output_kl(logits: PyTree, target_logits: PyTree) -> jax.Array:
+    """Mean over batch and positions of `KL(softmax(target) ‖ softmax(logits))`.
+
+    A single logit stands for the two classes of a sigmoid. Classes that the target rules out by a
+    logit of −∞ add nothing.
 
     Args:
-      logits: [B, O] of the masked network.
-      target_logits: [B, O] of the target.
+      logits: [B, ..., K] of the masked network.
+      target_logits: [B, ..., K] of the target.
+
+    Raises:
+      UserError: outputs that are not one array of logits.
     """
-    target_log = jax.nn.log_softmax(target_logits)
-    difference = target_log - jax.nn.log_softmax(logits)
-    return jnp.mean(jnp.sum(jnp.exp(target_log) * difference, axis=-1))
+    (ours, *more), (theirs, *_) = jax.tree.leaves(logits), jax.tree.leaves(target_logits)
+    if more:
+        raise UserError(f"the KL loss needs one array of logits, got {1 + len(more)} outputs")
+    if ours.ndim == 1 or ours.shape[-1] == 1:
+        ours, theirs = (jnp.stack([z, -z], axis=-1) for z in (ours, theirs))
+        our_log, their_log = jax.nn.log_sigmoid(ours), jax.nn.log_sigmoid(theirs)
+    else:
+        our_log, their_log = jax.nn.log_softmax(ours), jax.nn.log_softmax(theirs)
+    possible = their_log > -jnp.inf
+    difference = jnp.where(possible, their_log, 0.0) - jnp.where(possible, our_log, 0.0)
+    return jnp.mean(jnp.sum(jnp.exp(their_log) * difference, axis=-1))
 
 
 def rank_one_norms(components: Components) -> dict[str, jax.Array]:
-    """`‖U_{c,l,:,m}‖² ‖V_{c,l,m,:}‖²` of every rank-one term, `{site: [C, m]}`."""
+    """`‖U_{c,l,:,m}‖² ‖V_{c,l,m,:}‖²` of every rank-one term, `{site: [C, (G,) m]}`."""
     return {
         site: jnp.sum(jnp.square(f.reads), -1) * jnp.sum(jnp.square(f.writes), -1)
         for site, f in components.items()
@@ -73,7 +91,7 @@ def simplicity(
     active_counts: jax.Array,
     *,
     p: float,
-    uses: dict[str, int],
+    uses: dict[str, float],
     batch_size: int,
 ) -> jax.Array:
     """Schatten-p norms of the active components.
@@ -88,16 +106,25 @@ def simplicity(
       batch_size: B.
     """
     total = _num_weights(components, uses) * batch_size
-    counts = active_counts.astype(jnp.float32)[:, None]
+    counts = active_counts.astype(jnp.float32)
     terms = (
-        uses[site] * jnp.sum(counts * (norms + EPSILON) ** (p / 2))
+        uses[site] * jnp.sum(_per_component(counts, norms) * (norms + EPSILON) ** (p / 2))
         for site, norms in rank_one_norms(components).items()
     )
     return sum(terms) / total
 
 
-def _num_weights(components: Components, uses: dict[str, int]) -> int:
-    return sum(f.reads.shape[-1] * f.writes.shape[-1] * uses[s] for s, f in components.items())
+def _per_component(values: jax.Array, norms: jax.Array) -> jax.Array:
+    """Values [..., C] in the shape of norms [C, ...] behind their leading axes."""
+    return values.reshape(*values.shape, *(1,) * (norms.ndim - 1))
+
+
+def _num_weights(components: Components, uses: dict[str, float]) -> float:
+    total = 0.0
+    for site, factors in components.items():
+        blocks = factors.reads.shape[1] if factors.stacked else 1
+        total += blocks * factors.reads.shape[-1] * factors.writes.shape[-1] * uses[site]
+    return total
 
 
 def hidden_activations(
@@ -114,9 +141,10 @@ def hidden_activations(
     act = activation_function(activation)
     chosen = set(sites)
     keys = [key for key in target_records if key[0] in chosen]
-    width = sum(target_records[key].y.shape[-1] for key in keys)
-    squares = [jnp.square(act(records[key].y) - act(target_records[key].y)) for key in keys]
-    return sum(jnp.sum(jnp.mean(s.reshape(-1, s.shape[-1]), axis=0)) for s in squares) / width
+    squares = [
+        jnp.square(act(records[key].flat_y()) - act(target_records[key].flat_y())) for key in keys
+    ]
+    return sum(jnp.sum(jnp.mean(s, axis=0)) for s in squares) / sum(s.shape[1] for s in squares)
 
 
 def activation_function(name: str):
@@ -146,7 +174,12 @@ def lp_minimality(scores: jax.Array, *, p: float) -> jax.Array:
 
 
 def lp_simplicity(
-    components: Components, scores: jax.Array, *, p: float, schatten_p: float, uses: dict[str, int]
+    components: Components,
+    scores: jax.Array,
+    *,
+    p: float,
+    schatten_p: float,
+    uses: dict[str, float],
 ) -> jax.Array:
     """Schatten norms weighted by attributions.
 
@@ -162,7 +195,7 @@ def lp_simplicity(
     """
     weights = lp_weights(scores, p=p)
     terms = (
-        uses[site] * jnp.sum((weights[:, :, None] * norms + EPSILON) ** (schatten_p / 2))
+        uses[site] * jnp.sum((_per_component(weights, norms) * norms + EPSILON) ** (schatten_p / 2))
         for site, norms in rank_one_norms(components).items()
     )
     return sum(terms) / (_num_weights(components, uses) * scores.shape[0])

@@ -1,20 +1,23 @@
-"""What a decomposition minimises, and by which rule components are active.
+"""The objective: which components are active, by which attributions, and what is minimised.
 
-Letters: B batch, C components.
+Training, evaluation and reports all call the same three methods: `attribute`, `select`, `terms`.
+Letters: B batch, T positions, C components.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from apd_jax import attributions, forward, losses, selection
+from apd_jax import forward, losses, selection, sites
+from apd_jax.attribution import METHODS, Attributed, Mode, Source, metrics
 from apd_jax.components import Components, Projection
 from apd_jax.errors import UserError
-from apd_jax.fields import check_choices, setting
+from apd_jax.fields import check_at_least, check_choices, setting
 from apd_jax.selection import Selected
-from apd_jax.sites import Target
+from apd_jax.sites import PyTree, Target
+from apd_jax.terms import DISTANCES, TERMS, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +40,14 @@ class Coefficients:
 
 @dataclasses.dataclass(frozen=True)
 class Routes:
-    """By which of several exact routes an objective is computed: every choice gives the same."""
+    """By which of several ways an objective is computed; all but the sketch give the same."""
 
-    attribution_mode: attributions.Mode = setting(
-        "auto", "Route of the attributions: forward, reverse, literal, or auto (the cheapest)."
+    attribution_mode: Mode = setting(
+        "auto",
+        "Route of the attributions: forward, reverse, literal, auto (the cheapest), or sketch, "
+        "which is right for squared attributions on average.",
     )
+    num_probes: int = setting(1, "Random directions of the sketch.")
     masked_route: forward.MaskedRoute = setting(
         "auto",
         "Masked pass: grouped computes only the active pairs, dense all of them, auto picks by "
@@ -59,6 +65,7 @@ class Routes:
 
     def __post_init__(self):
         check_choices(self)
+        check_at_least(self, 1, "num_probes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +81,9 @@ class Objective:
         "Top-k over the batch (floor(k·B) pairs), for every sample (k of them), or exact (as many "
         "pairs as there are active inputs; k is not used).",
     )
+    per_position: bool = setting(
+        False, "Choose components for every position of outputs [B, T, O], not every example."
+    )
     distil: bool = setting(False, "The last component is always active and not counted.")
     schatten_p: float = setting(0.9, "Power of the simplicity loss.")
     lp_p: float = setting(0.9, "Power of the attributions in the Lp losses.")
@@ -83,11 +93,19 @@ class Objective:
     hidden_activation: str = setting(
         "identity", "Nonlinearity that the activation loss applies first.", flag=False
     )
-    output_loss: Literal["mse", "kl"] = setting(
-        "mse", "Distance of outputs: mse, or kl for networks with logits.", flag=False
+    minimality_loss: Any = setting(
+        "mse",
+        "Distance of the active components' output from the target's: mse, kl for networks with "
+        "logits, or a function (outputs, target_outputs) of your own.",
     )
-    attribution_source: attributions.Source = setting(
+    attribution: str = setting("gradient", f"How components are scored: {', '.join(METHODS)}.")
+    attribution_source: Source = setting(
         "target", "Which model attributions linearise: the target, or the sum of the components."
+    )
+    metric: Any = setting(
+        "rms",
+        "What of the outputs attributions measure: rms, fisher for logits, or a function of the "
+        "outputs of your own.",
     )
     unit_norm: bool = setting(False, "Keep the columns of U at unit norm.")
     routes: Routes = setting(Routes(), "How it is computed.", flat=True)
@@ -95,6 +113,15 @@ class Objective:
     def __post_init__(self):
         check_choices(self)
         losses.activation_function(self.hidden_activation)
+        metrics.check_metric(self.metric)
+        if self.attribution not in METHODS:
+            known = sorted(METHODS)
+            raise UserError(f"attribution must be one of {known}, got {self.attribution!r}")
+        if not callable(self.minimality_loss) and self.minimality_loss not in DISTANCES:
+            raise UserError(
+                f"minimality_loss must be one of {sorted(DISTANCES)} or a function, got "
+                f"{self.minimality_loss!r}"
+            )
         for name in ("schatten_p", "lp_p"):
             if not 0 < getattr(self, name) <= 2:
                 raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
@@ -124,26 +151,51 @@ class Objective:
         """[C] bool: true for the component that k does not count, if there is one."""
         return jnp.arange(num_components) >= num_components - self.distil
 
-    def check_sizes(self, batch_size: int, num_components: int) -> None:
-        """Raise UserError where k does not fit the batch and the number of components."""
+    def check_sizes(self, num_rows: int, num_components: int) -> None:
+        """Raise UserError where k does not fit the rows of a batch and the number of components."""
         candidates = num_components - self.distil
         if self.selection == "batch" and self.topk is not None:
-            selection.num_active(self.topk, batch_size, candidates)
+            selection.num_active(self.topk, num_rows, candidates)
         if self.selection == "sample" and self.topk is not None:
             selection.check_topk(self.topk, candidates)
 
-    def attribute(self, target: Target, components: Components, x: jax.Array) -> jax.Array:
-        """Attributions [B, C] of inputs x [B, ...], by the rule of the training."""
-        return attributions.gradient_attributions(
+    def attribute(
+        self, target: Target, components: Components, x: PyTree, key: jax.Array | None = None
+    ) -> Attributed:
+        """Attributions of components, and the target's own pass over the same inputs.
+
+        Args:
+          target: the network.
+          components: `{site: Factors}`; gradients flow to them through the scores.
+          x: [B, ...] inputs.
+          key: of the sketch's random directions; needed for that route alone.
+        """
+        found = METHODS[self.attribution](
             target,
             components,
             x,
             mode=self.routes.attribution_mode,
             source=self.attribution_source,
+            metric=self.metric,
+            per_position=self.per_position,
+            num_probes=self.routes.num_probes,
+            key=key,
         )
+        if self.attribution_source == "target":
+            return found
 
-    def select(self, scores: jax.Array, x: jax.Array) -> Selected:
-        """Apply the selection rule to attributions [B, C] of inputs x [B, ...]."""
+        def own_pass(inputs):
+            return sites.run(target, inputs, sites.as_is, positions=self.per_position)
+
+        return Attributed(found.scores, *sites.over_examples(own_pass, target, x))
+
+    def select(self, scores: jax.Array, x: PyTree) -> Selected:
+        """Apply the selection rule to attributions [B, C] or [B, T, C] of inputs x [B, ...]."""
+        rows = scores.reshape(-1, scores.shape[-1])
+        chosen = self._select_rows(rows, x)
+        return chosen._replace(mask=chosen.mask.reshape(scores.shape))
+
+    def _select_rows(self, scores: jax.Array, x: PyTree) -> Selected:
         if not self.selects:
             return Selected(jnp.ones(scores.shape, bool), None)
         counted = scores[:, :-1] if self.distil else scores
@@ -154,3 +206,43 @@ class Objective:
             rule = selection.batch_topk if self.selection == "batch" else selection.sample_topk
             chosen = rule(counted, self.topk)
         return selection.add_always_active(chosen) if self.distil else chosen
+
+    def terms(
+        self, target: Target, components: Components, x: PyTree, key: jax.Array | None = None
+    ) -> tuple[dict[str, jax.Array], Selected]:
+        """Every loss term of nonzero coefficient before weighting, and what was selected.
+
+        Args:
+          target: the network.
+          components: `{site: Factors}`; gradients flow through the terms to them.
+          x: [B, ...] inputs.
+          key: see `attribute`.
+        """
+        weights = dataclasses.asdict(self.coefficients)
+        wanted = [name for name in TERMS if weights[name]]
+        flows = any(name.startswith("lp_") for name in wanted)
+        attributed = self.attribute(
+            target, components if flows else jax.lax.stop_gradient(components), x, key
+        )
+        chosen = self.select(attributed.scores, x)
+        step = Step(self, target, components, x, attributed, chosen)
+        return {name: TERMS[name](step) for name in wanted}, chosen
+
+    def total(self, terms: dict[str, jax.Array]) -> jax.Array:
+        """The total loss, `Σ coefficient · term`."""
+        weights = dataclasses.asdict(self.coefficients)
+        return sum((weights[name] * value for name, value in terms.items()), jnp.float32(0))
+
+    def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
+        """The masked operation of a whole batch, by the route that the objective names."""
+        route = self.routes.masked_route
+        lead = chosen.mask.shape[:-1]
+        if chosen.pairs is None:
+            route = "dense"
+        elif route == "auto":
+            num_rows = chosen.mask.size // chosen.mask.shape[-1]
+            size = chosen.pairs[0].size
+            route = forward.choose_masked_route(size, num_rows, chosen.mask.shape[-1])
+        if route == "dense":
+            return forward.masked(components, chosen.mask)
+        return forward.masked_pairs(components, chosen.pairs, lead)

@@ -60,21 +60,22 @@ class Selected(NamedTuple):
     """The active (example, component) pairs of a batch.
 
     Attributes:
-      mask: [B, C] bool.
-      pairs: (examples, components), int32 [K] each, in no particular order; None where their
-        number depends on the data.
+      mask: [B, C] bool, or [B, T, C] where components are chosen for every position.
+      pairs: (rows, components), int32 [K] each, in no particular order, positions counted through
+        the examples; None where their number depends on the data.
     """
 
     mask: jax.Array
     pairs: tuple[jax.Array, jax.Array] | None
 
     def counts(self) -> jax.Array:
-        """On how many examples each component is active, int32 [C]."""
+        """On how many rows (examples, or positions of them) each component is active, int32 [C]."""
         if self.pairs is None:
-            return jnp.sum(self.mask, axis=0, dtype=jnp.int32)
+            rows = self.mask.reshape(-1, self.mask.shape[-1])
+            return jnp.sum(rows, axis=0, dtype=jnp.int32)
         # Counting K pairs costs far less than summing B·C entries of the mask.
         components = self.pairs[1]
-        return jnp.zeros((self.mask.shape[1],), jnp.int32).at[components].add(1)
+        return jnp.zeros((self.mask.shape[-1],), jnp.int32).at[components].add(1)
 
 
 def batch_topk(scores: jax.Array, k: float) -> Selected:

@@ -4,15 +4,18 @@ A step is written here as a list of stages, functions from named values to the v
 compute. Letters: S seeds side by side.
 """
 
-import collections
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from apd_jax import attributions, losses, optimizers, sites, train_step
+from apd_jax import optimizers, sites, train_step
+from apd_jax.attribution import Attributed
+from apd_jax.components import Components
 from apd_jax.decompose import SampleBatch
 from apd_jax.objective import Objective
 from apd_jax.settings import Settings
+from apd_jax.terms import TERMS, Step
 from benchmarks import timing, work
 from benchmarks.timing import Stage, Values
 
@@ -28,6 +31,10 @@ def make_stages(settings: Settings, sample_batch: SampleBatch) -> dict[str, Stag
         key = jax.random.fold_in(jax.random.key(values["seed"]), values["state"].step)
         return {"x": sample_batch(jax.random.fold_in(key, 1), settings.batch_size)}
 
+    def attribute(values: Values) -> Values:
+        found = objective.attribute(values["target"], values["components"], values["x"])
+        return found._asdict()
+
     def target_pass(values: Values) -> Values:
         outputs, records = sites.run(values["target"], values["x"], sites.as_is)
         return {"outputs": outputs, "records": records}
@@ -38,64 +45,34 @@ def make_stages(settings: Settings, sample_batch: SampleBatch) -> dict[str, Stag
     return {
         "sampling": sampling,
         "target pass": target_pass,
-        "attributions": lambda values: _attribute(objective, values),
+        "attributions": attribute,
         "selection": select,
-        "masked pass and gradient": lambda values: _masked_gradient(objective, values),
-        "faithfulness and simplicity gradient": lambda values: _weight_gradient(objective, values),
+        "masked pass and gradient": lambda values: {
+            "masked_gradient": _gradient(objective, values, ("minimality", "activation"))
+        },
+        "faithfulness and simplicity gradient": lambda values: {
+            "weight_gradient": _gradient(objective, values, ("faithfulness", "simplicity"))
+        },
         "optimiser": lambda values: _update(settings, values),
     }
 
 
-def _attribute(objective: Objective, values: Values) -> Values:
-    attributed = attributions.attribute(
-        values["target"],
-        values["components"],
-        values["x"],
-        mode=objective.routes.attribution_mode,
-        source=objective.attribution_source,
-    )
-    if objective.attribution_source == "components":
-        return {"scores": attributed.scores, "reads": attributed.reads}
-    return {
-        "scores": attributed.scores,
-        "reads": attributed.reads,
-        "outputs": attributed.outputs,
-        "records": attributed.records,
-    }
-
-
-def _masked_gradient(objective: Objective, values: Values) -> Values:
-    chosen, weights = values["chosen"], objective.coefficients
+def _gradient(objective: Objective, values: Values, names: tuple[str, ...]) -> Components:
+    """Gradient of some of the objective's terms, at the attributions and mask that are given."""
+    weights = dataclasses.asdict(objective.coefficients)
 
     def loss(components):
-        operation = train_step.masked_operation(objective, components, chosen, values["reads"])
-        outputs, records = sites.run(values["target"], values["x"], operation)
-        total = weights.minimality * losses.output_mse(outputs, values["outputs"])
-        if weights.activation:
-            total += weights.activation * losses.hidden_activations(
-                records, values["records"], objective.hidden_sites, objective.hidden_activation
-            )
-        return total
-
-    return {"masked_gradient": jax.grad(loss)(values["components"])}
-
-
-def _weight_gradient(objective: Objective, values: Values) -> Values:
-    chosen, weights = values["chosen"], objective.coefficients
-    uses = dict(collections.Counter(record.name for record in values["records"].values()))
-
-    def loss(components):
-        faithfulness = losses.faithfulness(components, values["target"].weights, uses)
-        simplicity = losses.simplicity(
+        step = Step(
+            objective,
+            values["target"],
             components,
-            chosen.counts(),
-            p=objective.schatten_p,
-            uses=uses,
-            batch_size=chosen.mask.shape[0],
+            values["x"],
+            Attributed(values["scores"], values["outputs"], values["records"]),
+            values["chosen"],
         )
-        return weights.faithfulness * faithfulness + weights.simplicity * simplicity
+        return objective.total({name: TERMS[name](step) for name in names if weights[name]})
 
-    return {"weight_gradient": jax.grad(loss)(values["components"])}
+    return jax.grad(loss)(values["components"])
 
 
 def _update(settings: Settings, values: Values) -> Values:

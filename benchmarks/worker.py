@@ -93,7 +93,10 @@ class Session:
 
     def stages(self, request: dict[str, Any]) -> dict[str, Any]:
         """Time the stages of a step one by one, under other routes if the request names them."""
-        objective = dataclasses.replace(self._plan.settings.objective, **request["routes"])
+        objective = dataclasses.replace(
+            self._plan.settings.objective,
+            routes=dataclasses.replace(self._plan.settings.objective.routes, **request["routes"]),
+        )
         settings = dataclasses.replace(self._plan.settings, objective=objective)
         values = {
             "target": self._targets,

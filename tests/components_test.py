@@ -63,14 +63,15 @@ class InitTest(parameterized.TestCase):
     def test_shapes_at_full_rank(self):
         target, _ = networks.make("tms_hidden")
         found = apd_jax.init_components(jax.random.key(0), target, num_components=3)
-        self.assertEqual(tuple(found), target.sites)
-        chex.assert_shape(found["linear1"].U, (3, 4, 2))
-        chex.assert_shape(found["linear1"].V, (3, 2, 2))
+        self.assertEqual(list(found), list(target.sites))
+        chex.assert_shape(found["linear1/kernel"].U, (3, 4, 2))
+        chex.assert_shape(found["linear1/kernel"].V, (3, 2, 2))
 
     def test_sites_and_factors_differ(self):
         target, _ = networks.make("tms_hidden")
         found = apd_jax.init_components(jax.random.key(0), target, num_components=3)
-        square = [found["hidden_0"].reads, found["hidden_0"].writes, found["hidden_1"].reads]
+        first, second = found["hidden_0/kernel"], found["hidden_1/kernel"]
+        square = [first.reads, first.writes, second.reads]
         self.assertLen(np.unique(np.stack(square).round(5)), 3 * 12)
 
     def test_same_key_same_draw(self):

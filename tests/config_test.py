@@ -93,8 +93,8 @@ class PaperTest(parameterized.TestCase):
         self.assertEqual(config.target.probability, probability)
 
     @parameterized.parameters(
-        ("tms.py:5-2", ("linear1",)),
-        ("tms.py:40-10-id", ("linear1", "hidden_0")),
+        ("tms.py:5-2", ("linear1/kernel",)),
+        ("tms.py:40-10-id", ("linear1/kernel", "hidden_0/kernel")),
         ("resid_mlp.py:2", tuple(f"layers_{i}/mlp_{p}" for i in (0, 1) for p in ("in", "out"))),
     )
     def test_sites(self, spec, sites):

@@ -28,13 +28,6 @@ def pairs_of(mask):
     return jnp.array(examples[order], jnp.int32), jnp.array(components[order], jnp.int32)
 
 
-def first_reads(target, components, x):
-    """`x U_c` at the first site of a network."""
-    site = target.sites[0]
-    reads = jnp.einsum("b...d,cdm->cmb...", x, components[site].U)
-    return {(site, 0): reads}
-
-
 class ApplyTest(parameterized.TestCase):
     @parameterized.parameters(*networks.NAMES)
     def test_composed_and_masked(self, name):
@@ -81,17 +74,12 @@ class PairsTest(parameterized.TestCase):
             return gradient(networks.components(target), x)
 
         dense = by(lambda c: forward.masked(c, mask))
-        known = first_reads(target, networks.components(target), x)
-        for given in ({}, known):
-            found = by(lambda c, g=given: forward.masked_pairs(c, pairs_of(mask), len(mask), g))
-            chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
-        zero = jax.tree.map(jnp.zeros_like, known)
-        taken = by(lambda c: forward.masked_pairs(c, pairs_of(mask), len(mask), zero))
-        np.testing.assert_array_equal(taken[0][1][1][target.sites[0], 0].y, 0)
+        found = by(lambda c: forward.masked_pairs(c, pairs_of(mask), mask.shape[:1]))
+        chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
 
     def test_sequences(self):
         params = {"w": networks.normal(0, 3, 2)}
-        target = Target(lambda p, x: apd_jax.linear("w", x, p["w"]), params, ["w"])
+        target = Target(lambda p, x: x @ p["w"], params, inputs=jnp.zeros((2, 4, 3)))
         x, mask = networks.normal(1, 7, 4, 3), jnp.array(MASKS["mixed"], bool)
         components = networks.components(target)
 
@@ -103,9 +91,8 @@ class PairsTest(parameterized.TestCase):
             return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(components, x)
 
         dense = by(lambda c: forward.masked(c, mask))
-        for given in ({}, first_reads(target, components, x)):
-            found = by(lambda c, g=given: forward.masked_pairs(c, pairs_of(mask), len(mask), g))
-            chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
+        found = by(lambda c: forward.masked_pairs(c, pairs_of(mask), mask.shape[:1]))
+        chex.assert_trees_all_close(found, dense, rtol=1e-4, atol=1e-4)
         rows = [networks.matrices(components)["w"][np.flatnonzero(m)].sum(axis=0) for m in mask]
         expected = np.stack([a @ w for a, w in zip(x, rows, strict=True)])
         np.testing.assert_allclose(dense[0][1], expected, rtol=1e-4, atol=1e-4)
@@ -166,13 +153,20 @@ class GroupedTest(parameterized.TestCase):
         self.assertEqual(grouped.num_slots(pairs, components), expected)
 
 
-class OrientedTest(absltest.TestCase):
-    def test_transposed_use(self):
+class PlacedTest(parameterized.TestCase):
+    """What a use multiplies by, of the factors of its site."""
+
+    @parameterized.parameters(
+        (True, None, None, lambda m: m.T),
+        (False, (2, 0), None, lambda m: m[[2, 0]]),
+        (True, (4, 1), (3,), lambda m: m[[3]][:, [4, 1]].T),
+    )
+    def test_placed(self, transposed, rows, columns, part):
         both = Factors(networks.normal(0, 3, 2, 4), networks.normal(1, 3, 2, 5))
-        x = networks.normal(2, 6, 5)
-        call = sites.SiteCall("w", 1, x, jnp.zeros((4, 5)), True)
-        y = forward.masked({"w": both}, jnp.ones((6, 3)))(call)
-        np.testing.assert_allclose(y, x @ both.matrices().sum(axis=0).T, rtol=1e-4, atol=1e-4)
+        placement = sites.Placement("w", transposed, False, rows, columns, None, 1.0)
+        expected = np.stack([part(np.asarray(m)) for m in both.matrices()])
+        found = both.placed(placement).matrices()
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 if __name__ == "__main__":

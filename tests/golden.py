@@ -21,10 +21,10 @@ _DATA = pathlib.Path(__file__).parent / "data"
 def _site_names(meta):
     """Names of the sites here, by their names in the files."""
     if meta["kind"] == "tms":
-        hidden = {f"hidden_layers.{i}": f"hidden_{i}" for i in range(meta["L"])}
-        return {"linear1": "linear1"} | hidden
+        hidden = {f"hidden_layers.{i}": f"hidden_{i}/kernel" for i in range(meta["L"])}
+        return {"linear1": "linear1/kernel"} | hidden
     return {
-        f"layers.{i}.{part}": f"layers_{i}/{part}"
+        f"layers.{i}.{part}": f"layers_{i}/{part}/kernel"
         for i in range(meta["L"])
         for part in ("mlp_in", "mlp_out")
     }
@@ -33,13 +33,14 @@ def _site_names(meta):
 def _network(meta, data, names):
     weights = {ours: jnp.array(data[f"target/{theirs}/W"]) for theirs, ours in names.items()}
     if meta["kind"] == "tms":
-        params = {site: {"kernel": weight} for site, weight in weights.items()}
+        params = {site.removesuffix("/kernel"): {"kernel": w} for site, w in weights.items()}
         params["b_final"] = jnp.array(data["fixed/b_final"])
         return TMS(meta["F"], meta["H"], meta["L"]), params
     params = {"W_E": jnp.array(data["fixed/W_E"]), "W_U": jnp.array(data["fixed/W_U"])}
     for layer in range(meta["L"]):
         block = {
-            part: {"kernel": weights[f"layers_{layer}/{part}"]} for part in ("mlp_in", "mlp_out")
+            part: {"kernel": weights[f"layers_{layer}/{part}/kernel"]}
+            for part in ("mlp_in", "mlp_out")
         }
         if meta["bias"]:
             block["mlp_in"]["bias"] = jnp.array(data[f"fixed/layers.{layer}.bias1"])
@@ -60,7 +61,7 @@ def load(case):
     module, params = _network(meta, data, names)
     residual = meta["kind"] != "tms"
     sites = tuple(names.values())
-    hidden = tuple(s for s in sites if s.endswith("mlp_in")) if residual else sites
+    hidden = tuple(s for s in sites if s.endswith("mlp_in/kernel")) if residual else sites
     objective = Objective(
         coefficients=Coefficients(**meta["coeffs"]),
         topk=float(data["k/batch"]),
@@ -70,9 +71,9 @@ def load(case):
         unit_norm=meta["unit_norm"],
     )
     case = types.SimpleNamespace(meta=meta, data=data, names=names, objective=objective)
-    case.target = Target.from_flax(module, {"params": params}, sites)
-    case.components = factors(data, names, "components")
     case.x = jnp.array(data["x"])
+    case.target = Target.from_flax(module, {"params": params}, sites, inputs=case.x)
+    case.components = factors(data, names, "components")
     return case
 
 

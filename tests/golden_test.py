@@ -134,8 +134,8 @@ class GradientTest(parameterized.TestCase):
         )
 
         def total(components):
-            terms, chosen = train_step.loss_terms(objective, case.target, components, case.x)
-            return train_step.weighted_sum(objective.coefficients, terms), (terms, chosen.mask)
+            terms, chosen = objective.terms(case.target, components, case.x)
+            return objective.total(terms), (terms, chosen.mask)
 
         (loss, (terms, mask)), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(
             case.components
@@ -164,8 +164,8 @@ class GradientTest(parameterized.TestCase):
         )
 
         def total(components):
-            terms, _ = train_step.loss_terms(objective, case.target, components, case.x)
-            return train_step.weighted_sum(objective.coefficients, terms), terms
+            terms, _ = objective.terms(case.target, components, case.x)
+            return objective.total(terms), terms
 
         (loss, terms), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(case.components)
         close(terms["lp_minimality"], case.data["loss/lp_minimality_p0.9"])

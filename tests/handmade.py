@@ -25,7 +25,10 @@ def resid_mlp(
     module = ResidualMLP(
         num_features=embed.shape[0], d_resid=width, neurons=tuple(w.shape[1] for w in w_in)
     )
-    return Target.from_flax(module, {"params": _float32(params)})
+    sites = "layers_*/mlp_*/kernel"
+    return Target.from_flax(
+        module, {"params": _float32(params)}, sites, inputs=jnp.zeros((2, len(embed)))
+    )
 
 
 def objective(topk: float | None = 1.0, **options) -> Objective:
@@ -41,7 +44,7 @@ def exact_resid_mlp(features: int = 4) -> Target:
 def neuron_components(shares: np.ndarray) -> Components:
     """Components of `exact_resid_mlp`: component c holds `shares[c, i]` of neuron i's weights."""
     matrices = np.stack([np.diag(row) for row in shares])
-    return full_rank({"layers_0/mlp_in": matrices, "layers_0/mlp_out": matrices})
+    return full_rank({"layers_0/mlp_in/kernel": matrices, "layers_0/mlp_out/kernel": matrices})
 
 
 def full_rank(matrices: dict[str, np.ndarray]) -> Components:
@@ -92,8 +95,8 @@ def tms(weight: np.ndarray, hidden: Sequence[np.ndarray] = ()) -> Target:
     params = {"linear1": {"kernel": weight}, "b_final": np.zeros(features)}
     params |= {f"hidden_{i}": {"kernel": matrix} for i, matrix in enumerate(hidden)}
     module = TMS(num_features=features, num_hidden=width, hidden_layers=len(hidden))
-    sites = ("linear1", *(f"hidden_{i}" for i in range(len(hidden))))
-    return Target.from_flax(module, {"params": _float32(params)}, sites)
+    inputs = jnp.zeros((2, features))
+    return Target.from_flax(module, {"params": _float32(params)}, inputs=inputs)
 
 
 def row_components(weight: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -8,13 +8,15 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import losses, sites
 from apd_jax.components import Factors
-from apd_jax.sites import SiteRecord
+from apd_jax.sites import Placement, SiteRecord
+
+PLACE = Placement("w", False, False, None, None, None, 1.0)
 
 
 def arrays():
     """A TMS with one hidden layer, its components, and how often its sites are used."""
     target = networks.tms(1)
-    return target, networks.components(target), {"linear1": 2, "hidden_0": 1}
+    return target, networks.components(target), {"linear1/kernel": 2, "hidden_0/kernel": 1}
 
 
 def close(actual, expected, rtol=1e-5):
@@ -102,9 +104,7 @@ class HiddenActivationsTest(parameterized.TestCase):
 
         def records(seed):
             return {
-                key: SiteRecord(
-                    jnp.zeros((7, 1)), networks.normal(seed + i, 7, width), key[0], False
-                )
+                key: SiteRecord(jnp.zeros((7, 1)), networks.normal(seed + i, 7, width), PLACE)
                 for i, (key, width) in enumerate(widths.items())
             }
 
@@ -121,8 +121,8 @@ class HiddenActivationsTest(parameterized.TestCase):
 
     def test_sequences_are_averaged_over_places(self):
         y = networks.normal(0, 7, 4, 3)
-        ours = {("w", 0): SiteRecord(y, y, "w", False)}
-        zero = {("w", 0): SiteRecord(y, 0 * y, "w", False)}
+        ours = {("w", 0): SiteRecord(y, y, PLACE)}
+        zero = {("w", 0): SiteRecord(y, 0 * y, PLACE)}
         close(losses.hidden_activations(ours, zero, ["w"], "identity"), np.mean(np.asarray(y) ** 2))
 
     def test_gelu_is_the_exact_one(self):
@@ -170,23 +170,25 @@ class NumberOfWeightsTest(absltest.TestCase):
     def test_tied_matrix_counts_twice_in_every_loss(self):
         """Splitting a tied site into two equal sites changes no loss."""
         target, components, _ = arrays()
-        weights = {name: target.weights["linear1"] for name in ("a", "b")}
-        both = {name: components["linear1"] for name in weights}
-        tied = {"linear1": components["linear1"]}
+        weights = {name: target.weights["linear1/kernel"] for name in ("a", "b")}
+        both = {name: components["linear1/kernel"] for name in weights}
+        tied = {"linear1/kernel": components["linear1/kernel"]}
         close(
-            losses.faithfulness(tied, target.weights, {"linear1": 2}),
+            losses.faithfulness(tied, target.weights, {"linear1/kernel": 2}),
             losses.faithfulness(both, weights, {"a": 1, "b": 1}),
         )
-        for name, pair in (("linear1", tied), ("a", both)):
-            uses = {"linear1": 2} if name == "linear1" else {"a": 1, "b": 1}
+        for name, pair in (("linear1/kernel", tied), ("a", both)):
+            uses = {"linear1/kernel": 2} if name == "linear1/kernel" else {"a": 1, "b": 1}
             found = losses.simplicity(pair, jnp.ones(3), p=0.9, uses=uses, batch_size=1)
             close(
                 found,
-                losses.simplicity(tied, jnp.ones(3), p=0.9, uses={"linear1": 2}, batch_size=1),
+                losses.simplicity(
+                    tied, jnp.ones(3), p=0.9, uses={"linear1/kernel": 2}, batch_size=1
+                ),
             )
         x = networks.normal(0, 7, 4)
         records = jax.eval_shape(lambda x: sites.run(target, x, sites.as_is)[1], x)
-        self.assertLen([key for key in records if key[0] == "linear1"], 2)
+        self.assertLen([key for key in records if key[0] == "linear1/kernel"], 2)
 
 
 if __name__ == "__main__":

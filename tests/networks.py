@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import apd_jax
 from apd_jax.components import Factors
 from apd_jax.sites import Target
 from apd_jax.studies.resid_mlp.network import ResidualMLP
@@ -28,19 +27,19 @@ def tms(hidden_layers=0, features=4, hidden=2):
         f"hidden_{i}": {"kernel": normal(i + 1, hidden, hidden)} for i in range(hidden_layers)
     }
     params["b_final"] = normal(9, features)
+    names = ["linear1", *(f"hidden_{i}" for i in range(hidden_layers))]
     return Target.from_flax(
         TMS(features, hidden, hidden_layers),
         {"params": params},
-        ["linear1", *(f"hidden_{i}" for i in range(hidden_layers))],
+        names,
+        inputs=jnp.zeros((2, features)),
     )
 
 
 def mlp_apply(params, x):
     """Two layers with biases and tanh, as a plain function."""
-    hidden = apd_jax.linear("first/w", x, params["first"]["w"]) + params["first"]["b"]
-    return (
-        apd_jax.linear("second/w", jnp.tanh(hidden), params["second"]["w"]) + params["second"]["b"]
-    )
+    hidden = x @ params["first"]["w"] + params["first"]["b"]
+    return jnp.tanh(hidden) @ params["second"]["w"] + params["second"]["b"]
 
 
 def mlp(d_in=3, hidden=5, outputs=2):
@@ -49,13 +48,13 @@ def mlp(d_in=3, hidden=5, outputs=2):
         "first": {"w": normal(0, d_in, hidden), "b": normal(1, hidden)},
         "second": {"w": normal(2, hidden, outputs), "b": normal(3, outputs)},
     }
-    return Target(mlp_apply, params, ["first/w", "second/w"])
+    return Target(mlp_apply, params, inputs=jnp.zeros((2, d_in)))
 
 
 def make(name):
     """The network called `name`, and inputs [7, d] with zeros among them."""
     target = {"tms": tms, "tms_hidden": lambda: tms(2), "mlp": mlp}[name]()
-    width = target.weights[target.sites[0]].shape[0]
+    width = {"tms": 4, "tms_hidden": 4, "mlp": 3}[name]
     x = normal(5, 7, width)
     return target, jnp.where(x > -0.5, x, 0.0)
 
@@ -72,23 +71,9 @@ def components(target, num_components=3, rank=2, seed=0):
     return found
 
 
-def with_weights(target, weights):
-    """The parameters of a target with other matrices at its sites."""
-    params = jax.tree.map(lambda leaf: leaf, target.params)
-    for site, path in target.paths:
-        *parents, last = path.split("/")
-        node = params
-        for part in parents:
-            node = node[part]
-        if isinstance(node[last], dict):
-            node, last = node[last], "kernel"
-        node[last] = weights[site]
-    return params
-
-
 def output(target, weights, x):
     """f(x, θ) with other matrices at the sites."""
-    return target.apply_fn(with_weights(target, weights), x)
+    return target.with_weights(weights)(x)
 
 
 def matrices(components):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax.objective import Coefficients, Objective
+from apd_jax.objective import Coefficients, Objective, Routes
 
 TOPK = Objective(Coefficients(faithfulness=1, minimality=1, simplicity=0.5), topk=1.3)
 
@@ -49,7 +49,9 @@ class SelectTest(parameterized.TestCase):
 class BadObjectiveTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"selection": "most"}, "selection must be one of .+'exact'.+, got 'most'"),
-        ({"output_loss": "l1"}, "output_loss must be one of .+, got 'l1'"),
+        ({"minimality_loss": "l1"}, "minimality_loss must be one of .+, got 'l1'"),
+        ({"attribution": "guess"}, "attribution must be one of .+'ablation'.+, got 'guess'"),
+        ({"metric": "max"}, "metric must be 'rms', 'fisher', or a function .+, got 'max'"),
         ({"attribution_source": "sum"}, "attribution_source must be one of .+, got 'sum'"),
         ({"hidden_activation": "tanh"}, "activation must be one of .+, got 'tanh'"),
         ({"schatten_p": 0.0}, r"schatten_p must be in \(0, 2\], got 0.0"),
@@ -60,6 +62,16 @@ class BadObjectiveTest(parameterized.TestCase):
     def test_is_refused(self, fields, message):
         with self.assertRaisesRegex(ValueError, message):
             dataclasses.replace(TOPK, **fields)
+
+    @parameterized.parameters(
+        ({"masked_route": "sparse"}, "masked_route must be one of .+, got 'sparse'"),
+        ({"projection": "narrow"}, "projection must be one of .+, got 'narrow'"),
+        ({"attribution_mode": "back"}, "attribution_mode must be one of .+, got 'back'"),
+        ({"num_probes": 0}, "num_probes must be at least 1, got 0"),
+    )
+    def test_route_is_refused(self, fields, message):
+        with self.assertRaisesRegex(ValueError, message):
+            Routes(**fields)
 
     @parameterized.parameters(*(field.name for field in dataclasses.fields(Coefficients)))
     def test_negative_coefficient(self, name):

@@ -72,7 +72,7 @@ class ContributionsTest(parameterized.TestCase):
         embed, unembed = np.asarray(target.params["W_E"]), np.asarray(target.params["W_U"])
         column = 0
         for layer, count in enumerate(neurons):
-            names = f"layers_{layer}/mlp_in", f"layers_{layer}/mlp_out"
+            names = f"layers_{layer}/mlp_in/kernel", f"layers_{layer}/mlp_out/kernel"
             choices = [(result.target, [np.asarray(target.weights[n]) for n in names])]
             pieces = [np.asarray(components[n].matrices()) for n in names]
             choices += [(result.components[c], [p[c] for p in pieces]) for c in range(3)]
@@ -129,7 +129,7 @@ class ContributionsTest(parameterized.TestCase):
     def test_a_negative_contribution_represents_nothing(self):
         matrices = np.eye(2)[None]
         components = handmade.full_rank(
-            {"layers_0/mlp_in": matrices, "layers_0/mlp_out": -matrices}
+            {"layers_0/mlp_in/kernel": matrices, "layers_0/mlp_out/kernel": -matrices}
         )
         result = contributions.neuron_contributions(handmade.exact_resid_mlp(2), components)
         self.assertFalse(result.represents.any())
@@ -481,8 +481,8 @@ class LabelErrorsTest(parameterized.TestCase):
         target = handmade.exact_resid_mlp(2)
         components = handmade.full_rank(
             {
-                "layers_0/mlp_in": np.eye(2)[None],
-                "layers_0/mlp_out": np.array([[[1.0, 0.2], [0, 1]]]),
+                "layers_0/mlp_in/kernel": np.eye(2)[None],
+                "layers_0/mlp_out/kernel": np.array([[[1.0, 0.2], [0, 1]]]),
             }
         )
         self.assertAlmostEqual(

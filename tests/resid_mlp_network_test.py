@@ -86,9 +86,10 @@ class FormulaTest(parameterized.TestCase):
     def test_sites(self):
         module, params = networks.resid_mlp(2)
         own = task_of(module)
-        expected = ("layers_0/mlp_in", "layers_0/mlp_out", "layers_1/mlp_in", "layers_1/mlp_out")
-        self.assertEqual(own.target(params).sites, expected)
-        self.assertEqual(own.hidden_sites, expected[::2])
+        layers = ("layers_0/mlp_in", "layers_0/mlp_out", "layers_1/mlp_in", "layers_1/mlp_out")
+        expected = [f"{layer}/kernel" for layer in layers]
+        self.assertEqual(list(own.target(params).sites), expected)
+        self.assertEqual(list(own.hidden_sites), expected[::2])
         self.assertEqual(own.hidden_activation, "relu")
 
 

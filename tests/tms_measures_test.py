@@ -120,9 +120,11 @@ class ScoresTest(parameterized.TestCase):
 class EvaluateTest(parameterized.TestCase):
     def exact(self, weight, shares, hidden=()):
         target = handmade.tms(weight, hidden)
-        matrices = {"linear1": handmade.row_components(weight, shares)}
+        matrices = {"linear1/kernel": handmade.row_components(weight, shares)}
         for i, matrix in enumerate(hidden):
-            matrices[f"hidden_{i}"] = matrix[None] / len(shares) * np.ones((len(shares), 1, 1))
+            matrices[f"hidden_{i}/kernel"] = (
+                matrix[None] / len(shares) * np.ones((len(shares), 1, 1))
+            )
         return target, handmade.full_rank(matrices)
 
     def test_exact_components_solve_it(self):
@@ -177,7 +179,7 @@ class EvaluateTest(parameterized.TestCase):
         self.assertEqual(numbers, again)
 
     def test_networks_without_the_site_are_refused(self):
-        with self.assertRaisesRegex(ValueError, "layers_0/mlp_in.*'linear1'"):
+        with self.assertRaisesRegex(ValueError, "layers_0/mlp_in.*'linear1/kernel'"):
             evaluate(handmade.exact_resid_mlp(), handmade.neuron_components(np.eye(4)))
 
     def test_another_number_of_features_is_refused(self):

@@ -26,10 +26,10 @@ class FormulaTest(parameterized.TestCase):
     def test_literal(self, hidden_layers):
         target = networks.tms(hidden_layers)
         x = np.asarray(networks.normal(20, 7, 4))
-        W = np.asarray(target.weights["linear1"])
+        W = np.asarray(target.weights["linear1/kernel"])
         hidden = x @ W
         for layer in range(hidden_layers):
-            hidden = hidden @ np.asarray(target.weights[f"hidden_{layer}"])
+            hidden = hidden @ np.asarray(target.weights[f"hidden_{layer}/kernel"])
         expected = np.maximum(hidden @ W.T + np.asarray(target.params["b_final"]), 0)
         found = jax.jit(lambda t, x: t(x))(target, x)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -60,7 +60,7 @@ class InitTest(parameterized.TestCase):
         else:
             self.assertGreater(np.abs(first - second).min(), 1e-4)
         np.testing.assert_array_equal(params["b_final"], np.zeros(5))
-        self.assertEqual(own.sites, ("linear1", "hidden_0", "hidden_1"))
+        self.assertEqual(own.sites, ("linear1/kernel", "hidden_0/kernel", "hidden_1/kernel"))
         self.assertEqual(own.target(params).sites, own.sites)
         self.assertEqual(own.hidden_sites, own.sites)
 

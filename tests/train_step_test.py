@@ -11,7 +11,8 @@ import networks
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import attributions, loop, optimizers, train_step
+from apd_jax import loop, optimizers, train_step
+from apd_jax.attribution import METHODS
 from apd_jax.components import normalise_reads, project_gradient
 from apd_jax.decompose import init_states, make_step
 from apd_jax.inputs import SparseFeatures
@@ -39,8 +40,8 @@ forbid_gradient.defvjp(lambda tree: (tree, None), _refuse)
 
 def gradient_of(objective, target, components, x):
     def total(components):
-        terms, chosen = train_step.loss_terms(objective, target, components, x)
-        return train_step.weighted_sum(objective.coefficients, terms), (terms, chosen.mask)
+        terms, chosen = objective.terms(target, components, x)
+        return objective.total(terms), (terms, chosen.mask)
 
     return jax.jit(jax.value_and_grad(total, has_aux=True))(components)
 
@@ -70,12 +71,12 @@ class GradientTest(parameterized.TestCase):
     def test_none_flows_through_attributions_of_the_topk_objective(self, source):
         target, x = networks.make("mlp")
         components = networks.components(target)
-        attribute = attributions.attribute
+        attribute = METHODS["gradient"]
 
         def guarded(target, components, x, **options):
             return attribute(target, forbid_gradient(components), x, **options)
 
-        with mock.patch.object(attributions, "attribute", guarded):
+        with mock.patch.dict(METHODS, gradient=guarded):
             gradient_of(dataclasses.replace(TOPK, attribution_source=source), target, components, x)
             with self.assertRaisesRegex(AssertionError, "flows through the attributions"):
                 gradient_of(LP, target, components, x)
@@ -90,7 +91,7 @@ class GradientTest(parameterized.TestCase):
         objective = Objective(
             everything,
             topk=1.3,
-            hidden_sites=target.sites,
+            hidden_sites=tuple(target.sites),
             routes=Routes(masked_route=route),
             attribution_source=source,
         )
@@ -104,11 +105,11 @@ class GradientTest(parameterized.TestCase):
     def test_kl(self):
         target, x = networks.make("mlp")
         components = networks.components(target)
-        objective = Objective(Coefficients(minimality=1.0), topk=1.3, output_loss="kl")
+        objective = Objective(Coefficients(minimality=1.0), topk=1.3, minimality_loss="kl")
 
         @jax.jit
         def both(components):
-            terms, chosen = train_step.loss_terms(objective, target, components, x)
+            terms, chosen = objective.terms(target, components, x)
             masked = networks.literal_masked(target, components, x, chosen.mask)
             p, q = jax.nn.softmax(target(x)), jax.nn.softmax(masked)
             return terms["minimality"], jnp.mean(jnp.sum(p * jnp.log(p / q), axis=1))
@@ -172,14 +173,14 @@ class StepTest(parameterized.TestCase):
         objective = dataclasses.replace(TOPK, unit_norm=True)
         state = train_step.init_state(self.components, self.optimizer)
         current = train_step.current_components(objective, state)
-        lengths = np.linalg.norm(current["linear1"].U, axis=1)
+        lengths = np.linalg.norm(current["linear1/kernel"].U, axis=1)
         np.testing.assert_allclose(lengths, np.ones_like(lengths), rtol=1e-6)
         _, gradient = gradient_of(objective, self.target, current, self.x)
         after, metrics = self.step(objective, state)
         # A first step of Adam is the rate times the sign of the projected gradient.
-        along = np.sum(gradient["linear1"].U * current["linear1"].U, axis=1, keepdims=True)
-        projected = gradient["linear1"].U - along * current["linear1"].U
-        moved = after.components["linear1"].U - current["linear1"].U
+        slope, before = gradient["linear1/kernel"].U, current["linear1/kernel"].U
+        projected = slope - np.sum(slope * before, axis=1, keepdims=True) * before
+        moved = after.components["linear1/kernel"].U - before
         np.testing.assert_allclose(moved, -0.01 * np.sign(projected), atol=1e-5)
         doubled = state._replace(
             components={s: f._replace(reads=2 * f.reads) for s, f in state.components.items()}
@@ -255,7 +256,7 @@ class SeedsTest(parameterized.TestCase):
         )
 
     def test_seeds_differ(self):
-        reads = self.together.components["linear1"].reads
+        reads = self.together.components["linear1/kernel"].reads
         self.assertGreater(float(jnp.abs(reads[0] - reads[1]).max()), 0.01)
         chex.assert_tree_all_finite(self.together)
 

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from apd_jax import studies
-from apd_jax.decompose import check_target
+from apd_jax.checks import check_target
 from apd_jax.run.config import Config, read_config
 from apd_jax.runtime import metric_writer
 from apd_jax.settings import Settings
@@ -66,5 +66,6 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
     if plan.config.wandb.project:
         metric_writer.import_wandb(plan.config.wandb.project)
     untrained = jax.jit(lambda key: plan.task.target(plan.task.init(key)))
-    check_target(untrained(jax.random.key(plan.config.seed)), plan.task.inputs, plan.settings)
+    key = jax.random.key(plan.config.seed)
+    check_target(untrained(key), plan.task.inputs(key, 3), plan.settings.objective)
     return plan

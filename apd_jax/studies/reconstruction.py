@@ -126,7 +126,7 @@ def attribution_scores(
     target: Target, components: Components, x: jax.Array, *, objective: Objective
 ) -> jax.Array:
     """Return [B, C] attributions of a batch, compiled once for each shape."""
-    return objective.attribute(target, components, x)
+    return objective.attribute(target, components, x).scores
 
 
 class _LabelRows(NamedTuple):

@@ -48,7 +48,7 @@ def layer_names(target: Target) -> list[str]:
       UserError: where the target has no pair of sites "layers_i/mlp_in", "layers_i/mlp_out".
     """
     names: list[str] = []
-    while f"layers_{len(names)}/mlp_in" in target.sites:
+    while f"layers_{len(names)}/mlp_in/kernel" in target.sites:
         names.append(f"layers_{len(names)}")
     if not names:
         raise UserError(
@@ -67,8 +67,8 @@ def target_contributions(target: Target) -> jax.Array:
     embed, unembed = target.params["W_E"], target.params["W_U"]
     blocks = []
     for layer in layers:
-        read = jnp.matmul(embed, target.weights[f"{layer}/mlp_in"], precision=_PRECISION)
-        write = jnp.matmul(target.weights[f"{layer}/mlp_out"], unembed, precision=_PRECISION)
+        read = jnp.matmul(embed, target.weights[f"{layer}/mlp_in/kernel"], precision=_PRECISION)
+        write = jnp.matmul(target.weights[f"{layer}/mlp_out/kernel"], unembed, precision=_PRECISION)
         blocks.append(read * write.T)
     return jnp.concatenate(blocks, axis=-1)
 
@@ -82,7 +82,7 @@ def component_contributions(target: Target, components: Components) -> jax.Array
     embed, unembed = target.params["W_E"], target.params["W_U"]
     blocks = []
     for layer in layers:
-        into, out = components[f"{layer}/mlp_in"], components[f"{layer}/mlp_out"]
+        into, out = components[f"{layer}/mlp_in/kernel"], components[f"{layer}/mlp_out/kernel"]
         read = jnp.einsum("fd,cdm->cfm", embed, into.U, precision=_PRECISION)
         read = jnp.einsum("cfm,cmn->cfn", read, into.V, precision=_PRECISION)
         write = jnp.einsum("cmd,df->cmf", out.V, unembed, precision=_PRECISION)
@@ -103,7 +103,7 @@ def neuron_contributions(target: Target, components: Components) -> Contribution
     """
     per_component = np.asarray(component_contributions(target, components))
     largest = per_component.max(axis=-1)
-    widths = [target.weights[f"{layer}/mlp_in"].shape[1] for layer in layer_names(target)]
+    widths = [target.weights[f"{layer}/mlp_in/kernel"].shape[1] for layer in layer_names(target)]
     return Contributions(
         target=np.asarray(target_contributions(target)),
         components=per_component,

@@ -46,7 +46,7 @@ class MLP(nn.Module):
 class ResidualMLP(nn.Module):
     """`r = x W_E; r += MLP_l(r) for every layer; y = r W_U` (section 3.2 of the paper).
 
-    Sites: `layers_0/mlp_in`, `layers_0/mlp_out`, `layers_1/mlp_in`, ...
+    Sites: `layers_0/mlp_in/kernel`, `layers_0/mlp_out/kernel`, `layers_1/mlp_in/kernel`, ...
 
     Attributes:
       num_features: F.
@@ -150,13 +150,15 @@ class ResidualMLPTask:
     def sites(self) -> tuple[str, ...]:
         """`mlp_in` and `mlp_out` of every layer."""
         return tuple(
-            f"layers_{i}/{name}" for i in range(len(self.neurons)) for name in ("mlp_in", "mlp_out")
+            f"layers_{i}/{name}/kernel"
+            for i in range(len(self.neurons))
+            for name in ("mlp_in", "mlp_out")
         )
 
     @property
     def hidden_sites(self) -> tuple[str, ...]:
         """Sites whose outputs the hidden-activation loss compares: `mlp_in` of every layer."""
-        return tuple(site for site in self.sites if site.endswith("mlp_in"))
+        return tuple(site for site in self.sites if site.endswith("mlp_in/kernel"))
 
     @property
     def hidden_activation(self) -> str:
@@ -214,4 +216,5 @@ class ResidualMLPTask:
 
     def target(self, params) -> Target:
         """The trained network with its sites."""
-        return Target.from_flax(self.module, {"params": params}, self.sites)
+        inputs = jax.ShapeDtypeStruct((2, self.module.num_features), jnp.float32)
+        return Target.from_flax(self.module, {"params": params}, self.sites, inputs=inputs)

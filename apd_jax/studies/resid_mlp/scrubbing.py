@@ -145,7 +145,7 @@ def _sample_batch(
     input_key, mask_key = jax.random.split(key)
     x = distribution(input_key, batch_size)
     active, labels, outputs = x != 0, label_fn(x), target(x)
-    scores = objective.attribute(target, components, x)
+    scores = objective.attribute(target, components, x).scores
     selected = objective.select(scores, x).mask
     with_mask = functools.partial(masked_apply, target, components, x)
     always = objective.always_active(scores.shape[1])

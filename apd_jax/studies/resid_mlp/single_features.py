@@ -88,7 +88,7 @@ def _sweep(
     x = points[:, None] * jax.nn.one_hot(feature, num_features)
     one_hot = jax.nn.one_hot(feature, num_features)[None]
     outputs = target(x)
-    scores = objective.attribute(target, components, x)
+    scores = objective.attribute(target, components, x).scores
     always = jnp.broadcast_to(objective.always_active(scores.shape[1]), scores.shape)
     single = always | (jnp.arange(scores.shape[1]) == component)
     alone = masked_apply(target, components, x, single)

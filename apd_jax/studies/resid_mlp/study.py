@@ -132,7 +132,7 @@ class ResidualMLPStudy(Study):
         embed, unembed = (np.asarray(target.params[name]) for name in ("W_E", "W_U"))
         return {
             site: View("feature", "neuron", left=embed)
-            if site.endswith("mlp_in")
+            if site.endswith("mlp_in/kernel")
             else View("neuron", "feature", right=unembed)
             for site in target.sites
         }

@@ -24,6 +24,7 @@ from apd_jax.studies.reconstruction import (
     row_mse,
     stream,
 )
+from apd_jax.studies.tms.network import LINEAR, hidden_names
 
 MAX_ACTIVE = 4
 RECOVERED_COSINE = 0.99
@@ -171,10 +172,10 @@ def evaluate_tms(
       UserError: where the target has no site "linear1", the distribution has
         another number of features, or a count is below 1.
     """
-    if "linear1" not in target.sites:
-        raise UserError(f"Target has sites {tuple(target.sites)}; a TMS has a site 'linear1'.")
+    if LINEAR not in target.sites:
+        raise UserError(f"Target has sites {tuple(target.sites)}; a TMS has a site {LINEAR!r}.")
     weights, pieces = _matrices(target, components)
-    num_features, width = weights["linear1"].shape
+    num_features, width = weights[LINEAR].shape
     distribution = distribution or SparseFeatures(num_features, 0.05, (0.0, 1.0))
     check_width(distribution, num_features)
     sampled: dict[str, Any] = {
@@ -190,7 +191,7 @@ def evaluate_tms(
 
     count = num_batches(num_samples, batch_size)
     topk_errors = stream(topk_batch, jax.random.fold_in(key, 0), count)
-    cosines, ratios = row_similarity(weights["linear1"], pieces["linear1"])
+    cosines, ratios = row_similarity(weights[LINEAR], pieces[LINEAR])
     scores, best, recovered = superposition_scores(cosines, ratios)
     numbers = {
         "faithfulness_mse": faithfulness_mse(target, components),
@@ -198,11 +199,11 @@ def evaluate_tms(
         **scores,
         "solved": scores["features_recovered"] == num_features,
     }
-    hidden = [name for name in pieces if name != "linear1"]
-    num_components = pieces["linear1"].shape[0]
+    hidden = [name for name in pieces if name != LINEAR]
+    num_components = pieces[LINEAR].shape[0]
     arrays = TMSArrays(
-        target=weights["linear1"],
-        components=pieces["linear1"],
+        target=weights[LINEAR],
+        components=pieces[LINEAR],
         hidden=np.stack([weights[n] for n in hidden]) if hidden else np.zeros((0, width, width)),
         hidden_components=np.stack([pieces[n] for n in hidden], axis=1)
         if hidden
@@ -233,6 +234,6 @@ def _matrices(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The matrices of the target [d_in, d_out] and of the components [C, d_in, d_out] by site."""
     depth = sum(1 for site in target.sites if site.startswith("hidden_"))
-    names = ["linear1", *(f"hidden_{i}" for i in range(depth))]
+    names = [LINEAR, *hidden_names(depth)]
     weights = {name: np.asarray(target.weights[name]) for name in names}
     return weights, {name: np.asarray(components[name].matrices()) for name in names}

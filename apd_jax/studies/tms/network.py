@@ -12,8 +12,15 @@ import jax.numpy as jnp
 
 from apd_jax.fields import check_at_least, check_choices, setting
 from apd_jax.inputs import SparseFeatures
-from apd_jax.sites import Target, linear
+from apd_jax.sites import Target
 from apd_jax.studies.task import Training
+
+LINEAR = "linear1/kernel"
+
+
+def hidden_names(count: int) -> tuple[str, ...]:
+    """Sites of the hidden layers, first to last."""
+    return tuple(f"hidden_{i}/kernel" for i in range(count))
 
 
 class TiedLinear(nn.Module):
@@ -27,16 +34,16 @@ class TiedLinear(nn.Module):
         self.kernel = self.param("kernel", nn.initializers.xavier_normal(), shape)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return linear("/".join(self.path), x, self.kernel)
+        return x @ self.kernel
 
     def decode(self, h: jax.Array) -> jax.Array:
-        return linear("/".join(self.path), h, self.kernel, transpose=True)
+        return h @ self.kernel.T
 
 
 class TMS(nn.Module):
     """`ReLU(x W H_1 ... H_L Wᵀ + b)` with L >= 0 hidden layers H_i (section 3.1 of the paper).
 
-    Sites: `linear1` (used twice, the second time transposed), `hidden_0`, `hidden_1`, ...
+    Sites: `linear1/kernel` (used twice, the second time transposed), `hidden_0/kernel`, ...
 
     Attributes:
       num_features: F.
@@ -87,7 +94,7 @@ class TMSTask:
     @property
     def sites(self) -> tuple[str, ...]:
         """`linear1`, then the hidden layers."""
-        return ("linear1", *(f"hidden_{i}" for i in range(self.hidden_layers)))
+        return (LINEAR, *hidden_names(self.hidden_layers))
 
     @property
     def hidden_sites(self) -> tuple[str, ...]:
@@ -125,4 +132,5 @@ class TMSTask:
 
     def target(self, params) -> Target:
         """The trained network with its sites."""
-        return Target.from_flax(self.module, {"params": params}, self.sites)
+        inputs = jax.ShapeDtypeStruct((2, self.module.num_features), jnp.float32)
+        return Target.from_flax(self.module, {"params": params}, self.sites, inputs=inputs)

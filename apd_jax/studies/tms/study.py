@@ -10,7 +10,7 @@ from apd_jax.studies.study import Study
 from apd_jax.studies.tms.captions import CAPTIONS, MEASURES
 from apd_jax.studies.tms.figures import tms_figures
 from apd_jax.studies.tms.measures import TMSArrays, evaluate_tms
-from apd_jax.studies.tms.network import TMSTask
+from apd_jax.studies.tms.network import LINEAR, TMSTask
 from apd_jax.studies.verdicts import Published, Threshold
 
 _MMCS = "mean over features of the largest cosine between a component's row and the target's"
@@ -84,5 +84,5 @@ class TMSStudy(Study):
         return lists
 
     def views(self, target: Target) -> dict[str, View]:
-        hidden = {site: View("hidden", "hidden") for site in target.sites if site != "linear1"}
-        return {"linear1": View("feature", "hidden"), **hidden}
+        hidden = {site: View("hidden", "hidden") for site in target.sites if site != LINEAR}
+        return {LINEAR: View("feature", "hidden"), **hidden}

@@ -82,6 +82,15 @@ def _widths_first(fixed: jax.Array) -> jax.Array:
     return jnp.moveaxis(fixed, -1, 0)
 
 
+def widths_second(tangents: jax.Array) -> jax.Array:
+    """Tangents [C, B, ..., d] in the layout [C, d, B, ...]; those of numbers, [C], as they are."""
+    return tangents if tangents.ndim < 2 else jnp.moveaxis(tangents, -1, 1)
+
+
+def _widths_last(tangents: jax.Array) -> jax.Array:
+    return tangents if tangents.ndim < 2 else jnp.moveaxis(tangents, 1, -1)
+
+
 def _add(eqn, left, right):
     return left + right if _is_terms(left) and _is_terms(right) else None
 
@@ -131,19 +140,37 @@ _RULES: dict[str, Callable] = {
 
 def _evaluate(eqn, inputs: Sequence[Any]) -> Sequence[Any]:
     """One equation of the linear program on fixed values and terms."""
+    if eqn.primitive.name in ("jit", "pjit", "closed_call"):
+        inner = eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
+        return _walk(inner.jaxpr, inner.consts, inputs)
+    params = eqn.primitive.get_bind_params(eqn.params)
     if not any(_is_terms(value) for value in inputs):
-        out = eqn.primitive.bind(*inputs, **eqn.params)
+        out = eqn.primitive.bind(*inputs, **params)
         return out if eqn.primitive.multiple_results else [out]
     rule = _RULES.get(eqn.primitive.name)
     result = rule(eqn, *inputs) if rule else None
     if result is not None:
         return [result]
-    dense = [jnp.moveaxis(_dense(v), 1, -1) if _is_terms(v) else v for v in inputs]
+    # Anything else is linear too: it takes the formed tangents one by one, in the usual layout.
+    dense = [_widths_last(_dense(v)) if _is_terms(v) else v for v in inputs]
     axes = [0 if _is_terms(value) else None for value in inputs]
-    bind = jax.vmap(lambda *args: eqn.primitive.bind(*args, **eqn.params), in_axes=axes)
+    bind = jax.vmap(lambda *args: eqn.primitive.bind(*args, **params), in_axes=axes)
     out = bind(*dense)
     outs = out if eqn.primitive.multiple_results else [out]
-    return [(Term(jnp.moveaxis(o, -1, 1), None),) for o in outs]
+    return [(Term(widths_second(o), None),) for o in outs]
+
+
+def _walk(jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values |= dict(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom):
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        outputs = _evaluate(eqn, [read(atom) for atom in eqn.invars])
+        values |= dict(zip(eqn.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
 
 
 def push_forward(
@@ -165,14 +192,5 @@ def push_forward(
     order = jax.tree.structure(tangents, is_leaf=lambda leaf: isinstance(leaf, Term))
     assert order == jax.tree.structure(example)
     leaves = order.flatten_up_to(tangents)
-    values: dict[Any, Any] = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    values |= {var: (term,) for var, term in zip(closed.jaxpr.invars, leaves, strict=True)}
-
-    def read(atom):
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
-
-    for eqn in closed.jaxpr.eqns:
-        outputs = _evaluate(eqn, [read(atom) for atom in eqn.invars])
-        values |= dict(zip(eqn.outvars, outputs, strict=True))
-    (out,) = closed.jaxpr.outvars
-    return _dense(read(out))
+    (out,) = _walk(closed.jaxpr, closed.consts, [(term,) for term in leaves])
+    return _dense(out)

@@ -33,7 +33,7 @@ class _Product(NamedTuple):
     matrices: tuple[tuple[Any, bool], ...]
 
 
-def factor(function: Callable[[jax.Array], list[jax.Array]], x: jax.Array) -> list[Factored | None]:
+def factor(function: Callable[[Any], list[jax.Array]], x: Any) -> list[Factored | None]:
     """Write every output of a function as rows times a fixed matrix, where it is that.
 
     Args:
@@ -54,7 +54,7 @@ def factor(function: Callable[[jax.Array], list[jax.Array]], x: jax.Array) -> li
             wanted |= dict.fromkeys([product.source, *(matrix for matrix, _ in product.matrices)])
     debug = jaxpr.debug_info.with_unknown_names()
     partial = jaxpr.replace(outvars=list(wanted), debug_info=debug)
-    results = core.jaxpr_as_fun(core.ClosedJaxpr(partial, closed.consts))(x)
+    results = core.jaxpr_as_fun(core.ClosedJaxpr(partial, closed.consts))(*jax.tree.leaves(x))
     values = dict(zip(wanted, results, strict=True))
     return [
         _assemble(products, values) if ok else None

@@ -1,0 +1,55 @@
+"""Attributions: how much every component matters on every example.
+
+`METHODS` is the table of methods that an objective can name. `gradient` is the paper's, by several
+`routes`; `metrics` say what of the outputs counts; `removal` has those without derivatives.
+"""
+
+from collections.abc import Callable
+
+import jax
+
+from apd_jax import sites
+from apd_jax.attribution import gradient
+from apd_jax.attribution.attributed import Attributed
+from apd_jax.attribution.gradient import Source, gradient_attributions
+from apd_jax.attribution.metrics import Metric
+from apd_jax.attribution.removal import ablation_attributions, activation_attributions
+from apd_jax.attribution.routes import Mode
+
+INTEGRATION_STEPS = 8
+
+
+def _integrated(target, components, x, **options) -> Attributed:
+    return gradient.attribute(target, components, x, integration_steps=INTEGRATION_STEPS, **options)
+
+
+def _without_derivatives(function: Callable) -> Callable:
+    def attribute(target, components, x, **_) -> Attributed:
+        def some(inputs):
+            outputs, records = sites.run(target, inputs, sites.as_is)
+            return outputs, records
+
+        scores = function(target, jax.lax.stop_gradient(components), x)
+        return Attributed(scores, *sites.over_examples(some, target, x))
+
+    return attribute
+
+
+# Name -> `(target, components, x, **options of gradient_attributions) -> Attributed`.
+METHODS: dict[str, Callable[..., Attributed]] = {
+    "gradient": gradient.attribute,
+    "integrated_gradients": _integrated,
+    "ablation": _without_derivatives(ablation_attributions),
+    "activation": _without_derivatives(activation_attributions),
+}
+
+__all__ = [
+    "METHODS",
+    "Attributed",
+    "Metric",
+    "Mode",
+    "Source",
+    "ablation_attributions",
+    "activation_attributions",
+    "gradient_attributions",
+]

@@ -1,0 +1,128 @@
+"""Metrics: what of a network's outputs an attribution measures, and in which norm.
+
+A metric turns the change t of the outputs along a component into one number, `A² = Σ_v (v·t)²`.
+Letters: B batch, C components, O outputs, n directions v, K classes, J distributions of an example.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax.errors import UserError
+
+PyTree = Any
+Metric = Literal["rms", "fisher"] | Callable[[PyTree], PyTree]
+
+
+def check_metric(metric: Metric) -> None:
+    """Raise UserError unless a metric is known, or a function."""
+    if not callable(metric) and metric not in ("rms", "fisher"):
+        raise UserError(
+            f"metric must be 'rms', 'fisher', or a function of the outputs, got {metric!r}"
+        )
+
+
+def quantities(metric: Metric, outputs: PyTree) -> jax.Array:
+    """What the metric measures of outputs [B, ...], side by side: [B, O].
+
+    Raises:
+      UserError: outputs that are no floating arrays with the batch in front.
+    """
+    if callable(metric):
+        outputs = metric(outputs)
+    leaves = jax.tree.leaves(outputs)
+    shapes = [jnp.shape(leaf) for leaf in leaves]
+    if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        found = [str(leaf.dtype) for leaf in leaves]
+        raise UserError(f"the network must give arrays of real numbers, got {found or 'none'}")
+    if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
+        raise UserError(f"the network must give outputs [B, ...], got shapes {shapes}")
+    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
+    return flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=1)
+
+
+def squared(metric: Metric, outputs: PyTree, along: jax.Array) -> jax.Array:
+    """The squared attribution of changes of the quantities, [C, O, B] to [C, B].
+
+    `"rms"`, or a function: `(1/O) Σ_o t_o²` of the outputs, or of what the function makes of them
+    (section 2.2 of the paper). `"fisher"`: `(1/J) Σ_j (Σ_y p_y t_y² − (Σ_y p_y t_y)²)`, the Fisher
+    norm of the J distributions `p = softmax(outputs)` of an example; of one logit, `p (1 − p) t²`.
+    """
+    if metric != "fisher":
+        return jnp.mean(jnp.square(along), axis=1)
+    p = jnp.moveaxis(_probabilities(outputs), 0, -1)  # [J, K, B]
+    t = jnp.where(p > 0, along.reshape(along.shape[0], *p.shape), 0.0)
+    if p.shape[1] == 1:
+        return jnp.mean(p * (1 - p) * jnp.square(t), axis=(1, 2))
+    spread = jnp.sum(p * jnp.square(t), axis=2) - jnp.square(jnp.sum(p * t, axis=2))
+    return jnp.mean(jnp.maximum(spread, 0.0), axis=1)
+
+
+def num_directions(metric: Metric, outputs: PyTree) -> int:
+    """How many directions the metric has: O of them."""
+    return jax.eval_shape(lambda tree: quantities(metric, tree), outputs).shape[1]
+
+
+def directions(metric: Metric, outputs: PyTree, index: jax.Array) -> jax.Array:
+    """Some of the directions v of the metric, whose `Σ_v (v·t)²` is the squared attribution.
+
+    Args:
+      metric: the metric.
+      outputs: of the network, [B, ...].
+      index: [n] which directions; zeros for numbers past the last.
+
+    Returns:
+      [n, B, O].
+    """
+    flat = quantities(metric, outputs)
+    batch_size, width = flat.shape
+    if metric != "fisher":
+        basis = jax.nn.one_hot(index, width, dtype=flat.dtype) / jnp.sqrt(width).astype(flat.dtype)
+        return jnp.broadcast_to(basis[:, None], (len(index), batch_size, width))
+    p = _probabilities(outputs)
+    _, count, classes = p.shape
+    place, label = jnp.divmod(index, classes)
+    here = jax.nn.one_hot(place, count, dtype=p.dtype)[:, None, :, None]  # [n, 1, J, 1]
+    own = jnp.take(p, label, axis=2).transpose(2, 0, 1)[..., None]  # p_y, [n, B, J, 1]
+    if classes == 1:
+        each = jnp.sqrt(own * (1 - own) / count)
+    else:
+        label_row = jax.nn.one_hot(label, classes, dtype=p.dtype)[:, None, None]
+        each = jnp.sqrt(own / count) * (label_row - p)
+    return (here * each).reshape(len(index), batch_size, width)
+
+
+def probes(metric: Metric, key: jax.Array, outputs: PyTree, count: int) -> jax.Array:
+    """Random directions [count, B, O] whose `Σ_v (v·t)²` is the squared attribution on average.
+
+    Signs at random for `"rms"`; for `"fisher"` `onehot(y) − p` with y drawn from p.
+    """
+    flat = quantities(metric, outputs)
+    batch_size, width = flat.shape
+    if metric != "fisher":
+        signs = jax.random.rademacher(key, (count, batch_size, width), flat.dtype)
+        return signs / jnp.sqrt(width * count).astype(flat.dtype)
+    p = _probabilities(outputs)
+    total, classes = p.shape[1], p.shape[2]
+    if classes == 1:
+        drawn = jax.random.bernoulli(key, p, (count, *p.shape)).astype(p.dtype)
+    else:
+        labels = jax.random.categorical(key, jnp.log(p), shape=(count, *p.shape[:2]))
+        drawn = jax.nn.one_hot(labels, classes, dtype=p.dtype)
+    return ((drawn - p) / jnp.sqrt(total * count)).reshape(count, batch_size, width)
+
+
+def _probabilities(outputs: PyTree) -> jax.Array:
+    """Distributions that logits [B, ..., K] stand for, without gradient: [B, J, K]."""
+    leaves = jax.tree.leaves(outputs)
+    if len(leaves) != 1 or leaves[0].ndim < 1:
+        raise UserError(
+            f"the Fisher metric needs one array of logits [B, ..., K], got {len(leaves)} outputs"
+        )
+    logits = jax.lax.stop_gradient(leaves[0].astype(jnp.float32))
+    logits = logits.reshape(logits.shape[0], -1, logits.shape[-1] if logits.ndim > 1 else 1)
+    if logits.shape[-1] == 1:
+        return jax.nn.sigmoid(logits)
+    return jax.nn.softmax(logits, axis=-1)

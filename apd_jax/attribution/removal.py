@@ -1,0 +1,76 @@
+"""Attributions without derivatives: by removing a component, and by what it writes.
+
+Letters: B batch, C components, O outputs, l uses of sites.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import forward, sites
+from apd_jax.attribution.metrics import quantities
+from apd_jax.components import Components, check_components
+from apd_jax.sites import PyTree, Target
+
+
+def ablation_attributions(target: Target, components: Components, x: PyTree) -> jax.Array:
+    """Mean squared change of the output when one component is removed.
+
+    `(1/O) Σ_o ( f_o(x, Σ_j P_j) − f_o(x, Σ_{j≠c} P_j) )²`, one pass per component.
+
+    Args:
+      target: the network.
+      components: `{site: Factors}` with C components.
+      x: [B, ...] inputs.
+
+    Returns:
+      [B, C].
+
+    Raises:
+      UserError: components that do not fit the target's sites.
+    """
+    check_components(target.at(x), components)
+    sums = {name: factors.sum() for name, factors in components.items()}
+    full = quantities("rms", target.with_weights(sums)(x))
+
+    def without(one: Components) -> jax.Array:
+        matrices = {
+            name: jnp.einsum("...mi,...mo->...io", factors.reads, factors.writes)
+            for name, factors in one.items()
+        }
+        removed = {name: sums[name] - matrix for name, matrix in matrices.items()}
+        ablated = quantities("rms", target.with_weights(removed)(x))
+        return jnp.mean(jnp.square(full - ablated), axis=-1)
+
+    return jax.lax.map(without, components).T
+
+
+def activation_attributions(target: Target, components: Components, x: PyTree) -> jax.Array:
+    """Squared norm of what every component writes in the full component model.
+
+    `Σ_l ‖x_l P_{c,l}‖²`, every use of a site counted, x_l from the pass with all components.
+
+    Args:
+      target: the network.
+      components: `{site: Factors}` with C components.
+      x: [B, ...] inputs.
+
+    Returns:
+      [B, C].
+
+    Raises:
+      UserError: components that do not fit the target's sites.
+    """
+    check_components(target.at(x), components)
+    full = forward.summed(target, components)
+
+    def some(inputs):
+        _, records = sites.run(full, inputs, sites.as_is)
+        total = 0.0
+        for record in records.values():
+            factors = components[record.name].placed(record.placement)
+            written = forward.write_each(forward.read_all(record.x, factors), factors)
+            squares = jnp.square(jnp.moveaxis(written, -2, 1))  # [B, C, ...]
+            total += squares.reshape(*squares.shape[:2], -1).sum(axis=-1)
+        return total
+
+    return sites.over_examples(some, target, x)

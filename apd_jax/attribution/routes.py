@@ -1,0 +1,213 @@
+"""Routes: derivatives of the outputs along all components, from the linearised network.
+
+Every route gives derivatives [C, n, L]: of all outputs (n = O) along every component, or of n
+directions pulled back; for L = B examples, or B·T positions of them.
+Letters: B batch, T positions, C components, O outputs, G stacked blocks, m rank, d width of rows.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from apd_jax import forward, sites
+from apd_jax.attribution import association, pushforward
+from apd_jax.attribution.metrics import Metric, quantities
+from apd_jax.components import Components, Factors
+from apd_jax.sites import PyTree, Records, SiteRecord, Target
+
+Mode = Literal["auto", "forward", "reverse", "sketch", "literal"]
+
+
+class Linearised(NamedTuple):
+    """A network, linear in what is added to the outputs of its sites.
+
+    Attributes:
+      outputs: what the network gives, [B, ...].
+      records: input and output rows of every use of a site.
+      factored: input rows as narrower rows times fixed matrices, None where they aren't that.
+      zeros: the point of linearisation, zeros in the shapes of the sites' output rows.
+      push: from what is added to every site's output rows to the change of the quantities [B, O].
+      lead: number of axes that rows begin with, (B) or (B, T).
+    """
+
+    outputs: PyTree
+    records: Records
+    factored: dict[Any, association.Factored | None]
+    zeros: dict[Any, jax.Array]
+    push: Callable[[dict[Any, jax.Array]], jax.Array]
+    lead: int
+
+
+def linearise(target: Target, x: PyTree, metric: Metric, positions: bool = False) -> Linearised:
+    """Linearise what a metric measures in taps added to every site's output, at tap = 0.
+
+    Args:
+      target: the network.
+      x: [B, ...] inputs.
+      metric: see `metrics`.
+      positions: have rows begin with batch and positions.
+    """
+
+    def records_of(inputs):
+        return sites.run(target, inputs, sites.as_is, positions=positions)[1]
+
+    shapes = jax.eval_shape(records_of, x)
+    zeros = {key: jnp.zeros(record.y.shape, record.y.dtype) for key, record in shapes.items()}
+
+    def tapped(taps):
+        def operation(call):
+            return call.as_is() + taps[call.key]
+
+        outputs, records = sites.run(target, x, operation, positions=positions)
+        return quantities(metric, outputs), (outputs, records)
+
+    _, push, (outputs, records) = jax.linearize(tapped, zeros, has_aux=True)
+
+    def rows(inputs):
+        found = records_of(inputs)
+        return [found[key].x for key in shapes]
+
+    factored = dict(zip(shapes, association.factor(rows, x), strict=True))
+    return Linearised(outputs, records, factored, zeros, push, 2 if positions else 1)
+
+
+def along_outputs(
+    at: Linearised, components: Components, mode: str, position: jax.Array | None = None
+) -> jax.Array:
+    """Derivatives of all outputs, [C, O, B], by forward mode or literally.
+
+    Args:
+      at: the network at the inputs.
+      components: `{site: Factors}`.
+      mode: `"forward"` or `"literal"`.
+      position: let the components change the weights at this position alone; literally only.
+    """
+    return _forward(at, components) if mode == "forward" else _literal(at, components, position)
+
+
+def along_directions(at: Linearised, components: Components, directions: jax.Array) -> jax.Array:
+    """Derivatives in directions [n, B, O] of the outputs, by pulling these back: [C, n, L]."""
+    pull = jax.linear_transpose(at.push, at.zeros)
+    dtype = jax.eval_shape(at.push, at.zeros).dtype
+    (gradients,) = jax.vmap(pull)(directions.astype(dtype))
+    parts = [
+        _contract(at.lead, gradients[key], record, components[record.name].placed(record.placement))
+        for key, record in at.records.items()
+    ]
+    return sum(parts[1:], parts[0])
+
+
+def _contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Factors) -> jax.Array:
+    """`Σ_rows g · (x U_c) V_c` of one use, [n, B, (T), ..., d] to [C, n, L]."""
+    blocks = 1 if factors.stacked else 0
+    rows = record.y.shape[:lead], record.y.shape[lead : record.y.ndim - 1 - blocks]
+    flat = (math.prod(rows[0]), math.prod(rows[1]))
+    inner = record.y.shape[record.y.ndim - 1 - blocks :]
+    gradient = gradient.astype(jnp.float32).reshape(len(gradient), *flat, *inner)
+    hidden = forward.read_all(record.x, factors)
+    hidden = hidden.reshape(*flat, *inner[:-1], *hidden.shape[-2:])
+    g = "g" if blocks else ""
+    count, rank, width = len(gradient), hidden.shape[-1], inner[-1]
+    if count * rank < (count + rank) * width / 2:  # few directions: they meet V first
+        pulled = jnp.einsum(f"nlr{g}d,c{g}md->nlr{g}cm", gradient, factors.writes)
+        return jnp.einsum(f"nlr{g}cm,lr{g}cm->cnl", pulled, hidden)
+    written = forward.write_each(hidden, factors)
+    return jnp.einsum(f"nlr{g}d,lr{g}cd->cnl", gradient, written)
+
+
+def _associate(
+    reads: jax.Array, x: jax.Array, factored: association.Factored | None
+) -> tuple[jax.Array, jax.Array]:
+    """Directions [C, m, f] and rows [B, ..., f] whose products are `reads · x`, where f costs less.
+
+    Reading x [B, ..., d] = rows · matrix directly takes B·d multiply-adds a direction; with the
+    matrix first it takes f·d + B·f.
+    """
+    if factored is None:
+        return reads, x
+    width, full = factored.matrix.shape
+    count = x.size // full
+    if width * (full + count) >= count * full:
+        return reads, x
+    return jnp.einsum("crd,fd->crf", reads, factored.matrix), factored.rows
+
+
+def _tangent(at: Linearised, key, record: SiteRecord, factors: Factors) -> pushforward.Term:
+    """The tangents of all components at one use, low-rank where the program can keep them so."""
+    tap = at.zeros[key]
+    if factors.stacked or tap.dtype != factors.writes.dtype:
+        dense = forward.write_each(forward.read_all(record.x, factors), factors)
+        dense = jnp.moveaxis(dense, -2, 0).astype(tap.dtype)
+        return pushforward.Term(pushforward.widths_second(dense), None)
+    if forward.is_look_up(record.x):
+        return pushforward.Term(jnp.take(factors.reads, record.x, axis=-1), factors.writes)
+    reads, rows = _associate(factors.reads, record.x, at.factored[key])
+    return pushforward.Term(jnp.einsum("crd,b...d->crb...", reads, rows), factors.writes)
+
+
+def _forward(at: Linearised, components: Components) -> jax.Array:
+    tangents = {
+        key: _tangent(at, key, record, components[record.name].placed(record.placement))
+        for key, record in at.records.items()
+    }
+    return pushforward.push_forward(at.push, at.zeros, tangents)
+
+
+def _literal(at: Linearised, components: Components, position: jax.Array | None) -> jax.Array:
+    """Materialised components, one JVP each."""
+
+    def here(tangent):
+        if position is None:
+            return tangent
+        is_here = jnp.arange(tangent.shape[1]) == position
+        return jnp.where(is_here.reshape(-1, *(1,) * (tangent.ndim - 2)), tangent, 0)
+
+    def one(component: Components):
+        tangents = {}
+        for key, record in at.records.items():
+            reads, writes = component[record.name].placed(record.placement)
+            tangents[key] = _times(record.x, jnp.einsum("...mi,...mo->...io", reads[0], writes[0]))
+        tangents = jax.tree.map(lambda t, zero: t.astype(zero.dtype), tangents, at.zeros)
+        return at.push({key: here(tangent) for key, tangent in tangents.items()})
+
+    alone = jax.tree.map(lambda leaf: leaf[:, None], components)
+    return jnp.swapaxes(jax.vmap(one)(alone), 1, 2)
+
+
+def _times(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Rows [B, ..., (G), d_in] times a matrix [(G,) d_in, d_out]; look-ups by index."""
+    if forward.is_look_up(rows):
+        return matrix[rows]
+    return jnp.einsum("...gi,gio->...go", rows, matrix) if matrix.ndim == 3 else rows @ matrix
+
+
+def cheaper(at: Linearised, components: Components, num_outputs: int) -> str:
+    """The route of forward and reverse mode that needs fewer multiply-adds."""
+    batch_size = len(next(iter(at.zeros.values())))
+    basis = jnp.zeros((num_outputs, batch_size, num_outputs))
+    routes = {
+        "forward": lambda c: _forward(at, c),
+        "reverse": lambda c: along_directions(at, c, basis),
+    }
+    costs = {
+        mode: _multiplications(jax.make_jaxpr(route)(components).jaxpr)
+        for mode, route in routes.items()
+    }
+    return min(costs, key=costs.__getitem__)
+
+
+def _multiplications(jaxpr) -> int:
+    """Multiply-adds of all matrix products in a program."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            shape = eqn.invars[0].aval.shape
+            depth = math.prod(shape[axis] for axis in contracted)
+            total += depth * eqn.outvars[0].aval.size
+        total += sum(_multiplications(inner) for inner in core.jaxprs_in_params(eqn.params))
+    return total

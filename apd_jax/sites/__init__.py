@@ -1,0 +1,39 @@
+"""Sites: the linear uses of a network's parameters, found in its traced program.
+
+`views` follow a leaf's entries, `uses` are the kinds of linear use, `layout` reads the matrix off
+them, `interpreter` and `program` trace and evaluate, `rows` find the batch, `target` is the
+network with its chosen sites, `run` runs it with an operation in the place of every use.
+"""
+
+from apd_jax.sites.layout import Placement, Site
+from apd_jax.sites.rows import batch_size
+from apd_jax.sites.run import (
+    Operation,
+    Records,
+    SiteCall,
+    SiteRecord,
+    as_is,
+    batched,
+    num_positions,
+    over_examples,
+    run,
+)
+from apd_jax.sites.target import PyTree, Sites, Target
+
+__all__ = [
+    "Operation",
+    "Placement",
+    "PyTree",
+    "Records",
+    "Site",
+    "SiteCall",
+    "SiteRecord",
+    "Sites",
+    "Target",
+    "as_is",
+    "batch_size",
+    "batched",
+    "num_positions",
+    "over_examples",
+    "run",
+]

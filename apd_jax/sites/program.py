@@ -1,0 +1,143 @@
+"""Programs: a network traced at the shapes of some inputs, and what is known of its sites there.
+
+Letters: B batch, T positions, R row axes of a use, G stacked blocks.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from apd_jax.sites.interpreter import Interpreter
+from apd_jax.sites.layout import NoMatrix, Placement, Site, find_layout
+from apd_jax.sites.uses import LinearUse
+
+PyTree = Any
+
+
+class Left(NamedTuple):
+    """A leaf that is no site: its path, shape, and why; `linear` where it has linear uses too."""
+
+    path: str
+    shape: tuple[int, ...]
+    reason: str
+    linear: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A traced network.
+
+    Attributes:
+      closed: the program of all leaves and inputs.
+      out_tree: structure of its outputs.
+      sites: every matrix that can be decomposed, by name, in the order of the leaves.
+      left: the leaves that are no sites.
+      placements: for every leaf with sites its uses, in order.
+      row_shapes: sizes R for the same uses.
+    """
+
+    closed: core.ClosedJaxpr
+    out_tree: Any
+    sites: dict[str, Site]
+    left: tuple[Left, ...]
+    placements: dict[int, list[Placement]]
+    row_shapes: dict[int, list[tuple[int, ...]]]
+
+
+def leaf_paths(params: PyTree) -> list[str]:
+    """Paths of all leaves, `/`-separated."""
+    found = jax.tree_util.tree_leaves_with_path(params)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
+
+
+def abstract(tree: PyTree) -> PyTree:
+    """Shapes and dtypes of a pytree of arrays."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree
+    )
+
+
+class _Uncached(Exception):
+    """Carries a program that holds values of an outer trace, and must not outlive it."""
+
+    def __init__(self, program: Program):
+        super().__init__()
+        self.program = program
+
+
+def trace(apply_fn: Callable, params: PyTree, x: PyTree) -> Program:
+    """The program of a network at the shapes of `params` and `x`, and its sites.
+
+    Raises:
+      whatever `apply_fn` raises at these shapes.
+    """
+    leaves, params_tree = jax.tree.flatten(abstract(params))
+    inputs, inputs_tree = jax.tree.flatten(abstract(x))
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in (*leaves, *inputs))
+    # Precision and width of numbers are written into the equations when they are traced.
+    ambient = jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64
+    try:
+        return _trace(apply_fn, params_tree, inputs_tree, shapes, ambient)
+    except _Uncached as holder:
+        return holder.program
+
+
+@functools.lru_cache(maxsize=256)
+def _trace(apply_fn, params_tree, inputs_tree, shapes, ambient) -> Program:
+    structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    params = jax.tree.unflatten(params_tree, structs[: params_tree.num_leaves])
+    x = jax.tree.unflatten(inputs_tree, structs[params_tree.num_leaves :])
+    closed, outputs = jax.make_jaxpr(apply_fn, return_shape=True)(params, x)
+    uses, others = _all_uses(closed, structs, params_tree.num_leaves)
+    sites: dict[str, Site] = {}
+    left, placements = [], {}
+    for number, (path, leaf) in enumerate(zip(leaf_paths(params), structs, strict=False)):
+        reason = _why_not(leaf, uses[number], others[number])
+        if not reason:
+            try:
+                found, placements[number] = find_layout(path, number, leaf.shape, uses[number])
+                sites |= {site.name: site for site in found}
+            except NoMatrix as error:
+                reason = str(error)
+        if reason:
+            left.append(Left(path, leaf.shape, reason, bool(uses[number])))
+    rows = {number: [use.row_shape for use in uses[number]] for number in placements}
+    program = Program(closed, jax.tree.structure(outputs), sites, tuple(left), placements, rows)
+    if any(isinstance(const, jax.core.Tracer) for const in closed.consts):
+        raise _Uncached(program)
+    return program
+
+
+def _why_not(leaf, uses: list[LinearUse], others: list[str]) -> str:
+    """Why a leaf is no site; empty where it is one."""
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return f"its numbers are {leaf.dtype}, not real"
+    if others:
+        return others[0]
+    return "" if uses else "the outputs don't depend on it"
+
+
+def _all_uses(closed, structs, num_leaves: int):
+    """Linear uses and other uses of every leaf."""
+    uses: dict[int, list[LinearUse]] = collections.defaultdict(list)
+    others: dict[int, list[str]] = collections.defaultdict(list)
+
+    def on_use(use, as_is):
+        nothing = dict.fromkeys(("to_rows", "from_rows", "settle"))
+        uses[use.view.leaf].append(dataclasses.replace(use, **nothing))
+        return as_is()
+
+    interpreter = Interpreter(on_use, lambda leaf, reason: others[leaf].append(reason))
+    jax.eval_shape(
+        lambda *arrays: interpreter.run(
+            closed, arrays[:num_leaves], arrays[num_leaves:], range(num_leaves)
+        ),
+        *structs,
+    )
+    return uses, others

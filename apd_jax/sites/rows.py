@@ -1,0 +1,110 @@
+"""Where the batch and the positions lie among the rows of every use.
+
+The network is traced, abstractly, with one example more and with one position less: the axis of a
+use's rows whose length follows is the one. Where none does, or where axes were merged, examples
+are taken one at a time instead.
+Letters: B batch, T positions, R row axes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from apd_jax.errors import UserError
+from apd_jax.sites.program import Program, abstract, trace
+
+PyTree = Any
+
+
+class Lead(NamedTuple):
+    """Which row axes of a use are the batch and the positions; None where no single axis is."""
+
+    batch: int | None
+    position: int | None = None
+
+
+def batch_size(x: PyTree) -> int:
+    """B, the length of the first axis of every input.
+
+    Raises:
+      UserError: no inputs, an input without axes, or inputs of different lengths.
+    """
+    shapes = [jax.numpy.shape(leaf) for leaf in jax.tree.leaves(x)]
+    if not shapes:
+        raise UserError("the inputs hold no arrays; give at least one, [B, ...]")
+    if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
+        raise UserError(f"inputs need one batch axis in front, [B, ...]; got shapes {shapes}")
+    return shapes[0][0]
+
+
+def find_leads(
+    apply_fn: Callable, params: PyTree, x: PyTree, program: Program, positions: int | None
+) -> dict[int, list[Lead]]:
+    """Batch and position axes of the rows of every use, by leaf.
+
+    Args:
+      apply_fn, params, x, program: the network, and its program at these inputs.
+      positions: T, where positions are wanted.
+
+    Raises:
+      UserError: positions are wanted and no use tells where they are.
+    """
+    longer = _traced(apply_fn, params, _resized(x, 0, batch_size(x), 1))
+    shorter = None
+    if positions is not None:
+        shorter = _traced(apply_fn, params, _resized(x, 1, positions, -1))
+    leads: dict[int, list[Lead]] = {}
+    for leaf, shapes in program.row_shapes.items():
+        batches = _followers(shapes, longer, leaf, 1)
+        if positions is None:
+            leads[leaf] = [Lead(batch) for batch in batches]
+            continue
+        places = _followers(shapes, shorter, leaf, -1)
+        if shorter is None:  # of a fixed number of positions: told by their number alone
+            places = [_only(s, b, positions) for s, b in zip(shapes, batches, strict=True)]
+        leads[leaf] = [Lead(b, t) for b, t in zip(batches, places, strict=True)]
+    return leads
+
+
+def _resized(x: PyTree, axis: int, length: int, by: int) -> PyTree:
+    def resize(leaf):
+        if len(leaf.shape) <= axis or leaf.shape[axis] != length:
+            return leaf
+        shape = list(leaf.shape)
+        shape[axis] += by
+        return jax.ShapeDtypeStruct(tuple(shape), leaf.dtype)
+
+    return jax.tree.map(resize, abstract(x))
+
+
+def _traced(apply_fn, params, x) -> Program | None:
+    """The program at other shapes, or None where the network does not take them."""
+    try:
+        return trace(apply_fn, params, x)
+    except Exception:  # whatever a network says to a shape that it was not written for
+        return None
+
+
+def _followers(shapes, other: Program | None, leaf: int, by: int) -> list[int | None]:
+    """For every use the one row axis that followed the change, if there is one."""
+    if other is None or len(other.row_shapes.get(leaf, ())) != len(shapes):
+        return [None] * len(shapes)
+    return [
+        _follower(shape, changed, by)
+        for shape, changed in zip(shapes, other.row_shapes[leaf], strict=True)
+    ]
+
+
+def _follower(shape, changed, by: int) -> int | None:
+    if len(shape) != len(changed):
+        return None
+    differing = [a for a, (n, m) in enumerate(zip(shape, changed, strict=True)) if n != m]
+    if len(differing) != 1 or changed[differing[0]] != shape[differing[0]] + by:
+        return None
+    return differing[0]
+
+
+def _only(shape, batch: int | None, positions: int) -> int | None:
+    same = [a for a, n in enumerate(shape) if n == positions and a != batch]
+    return same[0] if len(same) == 1 else None

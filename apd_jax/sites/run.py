@@ -1,0 +1,210 @@
+"""A network run with an operation in the place of every use of a site.
+
+Rows of a use come with the batch in front, [B, ..., (G), d_in], and with the positions after it
+where these are asked for. A network of which that can't be told is run example by example.
+Letters: B batch, T positions, G stacked blocks, d_in / d_out widths of a use.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.errors import UserError
+from apd_jax.sites.interpreter import Interpreter
+from apd_jax.sites.layout import Placement
+from apd_jax.sites.program import trace
+from apd_jax.sites.rows import Lead, batch_size, find_leads
+from apd_jax.sites.target import Target
+from apd_jax.sites.uses import LinearUse
+
+PyTree = Any
+Key = tuple[str, int]
+
+
+class SiteCall(NamedTuple):
+    """One use of a site while a network runs.
+
+    Attributes:
+      key: the site's name, and how many times it was used before in the same pass.
+      x: [B, ..., (G), d_in] rows that the site reads; for a look-up their indices [B, ...].
+      placement: how this use lies in the matrix of its site.
+      as_is: gives what the network itself computes, [B, ..., (G), d_out].
+    """
+
+    key: Key
+    x: jax.Array
+    placement: Placement
+    as_is: Callable[[], jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SiteRecord:
+    """What passed through one use of a site: `x` and `y`, see `SiteCall`."""
+
+    x: jax.Array
+    y: jax.Array
+    placement: Placement = dataclasses.field(metadata={"static": True})
+
+    @property
+    def name(self) -> str:
+        """The site's name."""
+        return self.placement.site
+
+    def flat_y(self) -> jax.Array:
+        """Output rows as a table, [rows, width]."""
+        own = self.y.shape[-2:] if self.placement.stacked else self.y.shape[-1:]
+        return self.y.reshape(-1, math.prod(own))
+
+
+Records = dict[Key, SiteRecord]
+Operation = Callable[[SiteCall], jax.Array]
+
+
+def as_is(call: SiteCall) -> jax.Array:
+    """Compute what the network itself computes."""
+    return call.as_is()
+
+
+def run(
+    target: Target, x: PyTree, operation: Operation, *, positions: bool = False
+) -> tuple[PyTree, Records]:
+    """Run the network with `operation` in the place of every use of a site.
+
+    Args:
+      target: the network.
+      x: [B, ...] inputs; of a network that is not `batched` a single example, B = 1.
+      operation: computes a use's output rows from a `SiteCall`.
+      positions: have the positions right after the batch in all rows.
+
+    Returns:
+      The network's outputs, and what went in and out of every use of a site.
+    """
+    target.at(x)
+    program = trace(target.apply_fn, target.params, x)
+    leads = _leads(target, x, program, positions)
+    chosen = {site.leaf for site in target.sites.values()}
+    uses: collections.Counter[str] = collections.Counter()
+    met: collections.Counter[int] = collections.Counter()
+    records: Records = {}
+
+    def on_use(use: LinearUse, result):
+        leaf = use.view.leaf
+        place = met[leaf]
+        met[leaf] += 1
+        placement = program.placements[leaf][place]
+        if placement.site not in target.sites:
+            return result()
+        key = placement.site, uses[placement.site]
+        uses[placement.site] += 1
+        order = _Order(len(use.row_shape), leads[leaf][place])
+        rows = order.forward(use.to_rows())
+        call = SiteCall(key, rows, placement, lambda: order.forward(use.settle(result())))
+        y = operation(call)
+        records[key] = SiteRecord(rows, y, placement)
+        return use.from_rows(order.backward(y)).astype(jax.eval_shape(result).dtype)
+
+    def never(leaf, reason):
+        raise AssertionError(f"leaf {leaf} is used otherwise: {reason}")
+
+    leaves = jax.tree.leaves(target.params)
+    results = Interpreter(on_use, never).run(program.closed, leaves, jax.tree.leaves(x), chosen)
+    return jax.tree.unflatten(program.out_tree, results), records
+
+
+class _Order:
+    """Moves the batch, and the positions, of rows [*R, ...] to the front and back."""
+
+    def __init__(self, num_axes: int, lead: Lead):
+        first = [axis for axis in lead if axis is not None]
+        self._added = lead.batch is None
+        self._order = (*first, *(a for a in range(num_axes) if a not in first))
+
+    def forward(self, rows: jax.Array) -> jax.Array:
+        """[*R, ...] to [B, (T), ...]; a single example's rows get a batch axis of 1."""
+        rows = self._permuted(rows, self._order)
+        return rows[None] if self._added else rows
+
+    def backward(self, rows: jax.Array) -> jax.Array:
+        """The inverse."""
+        return self._permuted(rows[0] if self._added else rows, np.argsort(self._order))
+
+    def _permuted(self, rows: jax.Array, order: Sequence[int]) -> jax.Array:
+        rest = range(len(order), rows.ndim)
+        whole = (*(int(a) for a in order), *rest)
+        return rows if whole == tuple(range(rows.ndim)) else jnp.transpose(rows, whole)
+
+
+def _leads(target: Target, x: PyTree, program, positions: bool) -> dict[int, list[Lead]]:
+    length = num_positions(target, x) if positions else None
+    leads = find_leads(target.apply_fn, target.params, x, program, length)
+    if batch_size(x) > 1 and not _all_known(target, program, leads):
+        raise AssertionError("the batch of some rows is unknown: take examples one by one")
+    if positions:
+        for site, lead in _used(target, program, leads):
+            if lead.position is None:
+                raise UserError(
+                    f"site {site!r} is used on rows among which no axis is that of the positions; "
+                    "a mask for every position needs one: choose other sites, or one mask for "
+                    "every example"
+                )
+    return leads
+
+
+def _used(target: Target, program, leads):
+    """(site, lead) of every use of a chosen site."""
+    for leaf, placements in program.placements.items():
+        for placement, lead in zip(placements, leads[leaf], strict=True):
+            if placement.site in target.sites:
+                yield placement.site, lead
+
+
+def _all_known(target: Target, program, leads) -> bool:
+    return all(lead.batch is not None for _, lead in _used(target, program, leads))
+
+
+def num_positions(target: Target, x: PyTree) -> int:
+    """T, the length of the outputs' axis after the batch.
+
+    Raises:
+      UserError: outputs without such an axis before their last.
+    """
+    shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
+    if not all(len(shape) >= 3 for shape in shapes) or len({shape[1] for shape in shapes}) != 1:
+        raise UserError(
+            f"a choice of components for every position needs outputs [B, T, O], got {shapes}"
+        )
+    return shapes[0][1]
+
+
+def batched(target: Target, x: PyTree) -> bool:
+    """Whether the rows of every use of a site have an axis that is the batch."""
+    target.at(x)
+    program = trace(target.apply_fn, target.params, x)
+    leads = find_leads(target.apply_fn, target.params, x, program, None)
+    return _all_known(target, program, leads)
+
+
+def over_examples(function: Callable, target: Target, x: PyTree, *others: PyTree) -> PyTree:
+    """`function(x, *others)` for the whole batch, or one example after another.
+
+    Args:
+      function: of inputs [B, ...] and further arrays [B, ...] to arrays [B, ...], in which
+        examples don't meet.
+      target: the network that the function runs.
+      x, others: its arguments.
+    """
+    if batch_size(x) == 1 or batched(target, x):
+        return function(x, *others)
+
+    def one(*example):
+        result = function(*jax.tree.map(lambda leaf: leaf[None], example))
+        return jax.tree.map(lambda leaf: leaf[0], result)
+
+    return jax.vmap(one)(x, *others)

@@ -1,0 +1,224 @@
+"""Kinds of linear use of a parameter: products, convolutions, look-ups.
+
+Each kind says which axes of the weight are read, written and stacked, and how the operand of the
+equation becomes rows and its result is made of rows. Rows are [*R, (G), d_in] and [*R, (G), d_out];
+those of a look-up are the indices themselves, [*R] integers.
+Letters: R row axes, G stacked blocks, d_in / d_out widths of the use.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.sites.views import View
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearUse:
+    """One equation that is linear in a view of a leaf.
+
+    Attributes:
+      kind: `"product"`, `"convolution"` or `"look-up"`.
+      view: the view.
+      reads, writes, stacked: tables of the axes that are contracted with the operand, that stay
+        free, and that operand and weight have in common.
+      row_shape: sizes R of the operand's axes that are neither contracted nor stacked.
+      to_rows: the operand to its rows, [*R, (G), d_in].
+      from_rows: rows [*R, (G), d_out] to the result of the equation.
+      settle: the inverse of `from_rows`.
+    """
+
+    kind: str
+    view: View
+    reads: tuple[np.ndarray, ...]
+    writes: tuple[np.ndarray, ...]
+    stacked: tuple[np.ndarray, ...]
+    row_shape: tuple[int, ...]
+    to_rows: Callable[[], jax.Array]
+    from_rows: Callable[[jax.Array], jax.Array]
+    settle: Callable[[jax.Array], jax.Array]
+
+
+def recognise(eqn: Any, arrays: Sequence[Any], position: int, view: View) -> LinearUse | str:
+    """The linear use that an equation makes of a weight, or why it is none.
+
+    Args:
+      eqn: the equation.
+      arrays: its operands.
+      position: which operand is the weight.
+      view: the weight as a view of its leaf.
+    """
+    kind = _KINDS.get(eqn.primitive.name)
+    if kind is None:
+        return f"{eqn.primitive.name} is no product, convolution or look-up"
+    return kind(eqn, arrays, position, view)
+
+
+def _permuted(array: jax.Array, order: Sequence[int]) -> jax.Array:
+    return array if tuple(order) == tuple(range(len(order))) else jnp.transpose(array, order)
+
+
+def _reshaped(array: jax.Array, shape: Sequence[int]) -> jax.Array:
+    return array if array.shape == tuple(shape) else array.reshape(shape)
+
+
+def _product(eqn, arrays, position, view):
+    contracted, batched = eqn.params["dimension_numbers"]
+    x = arrays[1 - position]
+    x_contracted, w_contracted = contracted[1 - position], contracted[position]
+    pairs = list(zip(batched[1 - position], batched[position], strict=True))
+    # A weight that is merely repeated along a batch axis is one weight for more rows.
+    shared = [x_axis for x_axis, w_axis in pairs if not view.tables[w_axis].any()]
+    stacked = [(x_axis, w_axis) for x_axis, w_axis in pairs if x_axis not in shared]
+    x_free = [a for a in range(x.ndim) if a not in x_contracted and a not in batched[1 - position]]
+    w_free = [a for a in range(len(view.tables)) if a not in (*w_contracted, *batched[position])]
+    row_axes, stack_axes = (*shared, *x_free), [x_axis for x_axis, _ in stacked]
+    row_shape = tuple(x.shape[a] for a in row_axes)
+    blocks = math.prod(x.shape[a] for a in stack_axes)
+    depth = math.prod(x.shape[a] for a in x_contracted)
+
+    def to_rows():
+        ordered = _permuted(x, (*row_axes, *stack_axes, *x_contracted))
+        return _reshaped(ordered, (*row_shape, *([blocks] if stacked else []), depth))
+
+    # The result has the batch axes, then the free axes of the left and of the right operand.
+    w_sizes = [len(view.tables[a]) for a in w_free]
+    labels = [("x", a) for a in batched[1 - position]]
+    free = [[("x", a) for a in x_free], [("w", a) for a in w_free]]
+    labels += free[0] + free[1] if position == 1 else free[1] + free[0]
+    rows_order = [("x", a) for a in (*row_axes, *stack_axes)] + [("w", a) for a in w_free]
+    to_result = [rows_order.index(label) for label in labels]
+    to_canonical = [labels.index(label) for label in rows_order]
+    full = (*row_shape, *(x.shape[a] for a in stack_axes), *w_sizes)
+    flat = (*row_shape, *([blocks] if stacked else []), math.prod(w_sizes))
+    return LinearUse(
+        kind="product",
+        view=view,
+        reads=tuple(view.tables[a] for a in w_contracted),
+        writes=tuple(view.tables[a] for a in w_free),
+        stacked=tuple(view.tables[w_axis] for _, w_axis in stacked),
+        row_shape=row_shape,
+        to_rows=to_rows,
+        from_rows=lambda y: _permuted(_reshaped(y, full), to_result),
+        settle=lambda out: _reshaped(_permuted(out, to_canonical), flat),
+    )
+
+
+def _convolution(eqn, arrays, position, view):
+    params = eqn.params
+    if position != 1:
+        return "a parameter is convolved as if it were the input"
+    if params["batch_group_count"] != 1:
+        return "a convolution with batch groups"
+    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    x = jnp.transpose(arrays[0], numbers.lhs_spec)  # [N, channels, *space]
+    out_axis, in_axis, *space = numbers.rhs_spec
+    window = [len(view.tables[a]) for a in space]
+    out_table = view.tables[out_axis]
+    per_group = len(out_table) // groups
+    grid = out_table.reshape(groups, per_group)
+    if not np.array_equal(grid, grid[:, :1] + (grid[:1] - grid[0, 0])):
+        return "the groups of a convolution don't lie evenly in its parameter"
+    result_axes = numbers.out_spec  # where batch, features and space lie in the result
+    sizes = eqn.outvars[0].aval.shape
+    row_shape = (sizes[result_axes[0]], *(sizes[a] for a in result_axes[2:]))
+    blocks = [groups] if groups > 1 else []
+    depth = len(view.tables[in_axis]) * math.prod(window)
+
+    def to_rows():
+        patches = jax.lax.conv_general_dilated_patches(
+            x,
+            window,
+            params["window_strides"],
+            params["padding"],
+            lhs_dilation=params["lhs_dilation"],
+            rhs_dilation=params["rhs_dilation"],
+            precision="highest",  # patches are copies: they must not be rounded
+        )
+        return jnp.moveaxis(patches, 1, -1).reshape(*row_shape, *blocks, depth)
+
+    # Rows have space before features, the result its own order.
+    order = (0, len(row_shape), *range(1, len(row_shape)))
+    return LinearUse(
+        kind="convolution",
+        view=view,
+        reads=(view.tables[in_axis], *(view.tables[a] for a in space)),
+        writes=(grid[0] - grid[0, 0],) if groups > 1 else (out_table,),
+        stacked=(grid[:, 0],) if groups > 1 else (),
+        row_shape=row_shape,
+        to_rows=to_rows,
+        from_rows=lambda y: jnp.transpose(
+            jnp.transpose(y.reshape(*row_shape, -1), order), np.argsort(result_axes)
+        ),
+        settle=lambda out: jnp.moveaxis(jnp.transpose(out, result_axes), 1, -1).reshape(
+            *row_shape, *blocks, per_group
+        ),
+    )
+
+
+def _look_up(eqn, arrays, position, view):
+    params = eqn.params
+    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+    if position != 0 or numbers.operand_batching_dims:
+        return "a gather that is no look-up along one axis"
+    shape = view.shape
+    partial = [a for a in range(len(shape)) if sizes[a] != shape[a]]
+    axis = partial[0] if partial else next(iter(numbers.collapsed_slice_dims), None)
+    if len(partial) > 1 or axis not in numbers.start_index_map or sizes[axis] != 1:
+        return "a gather that is no look-up along one axis"
+    if any(a != axis for a in numbers.collapsed_slice_dims):
+        return "a gather that is no look-up along one axis"
+    place = numbers.start_index_map.index(axis)
+    # Slices of a whole axis always start at its beginning.
+    index = jnp.clip(arrays[1][..., place], 0, shape[axis] - 1)
+    result = eqn.outvars[0].aval.shape
+    offsets = numbers.offset_dims
+    batch = [a for a in range(len(result)) if a not in offsets]
+    order = (*batch, *offsets)
+    row_shape = index.shape
+    written = [a for a in range(len(shape)) if a != axis]
+    inner = [result[a] for a in offsets]
+    return LinearUse(
+        kind="look-up",
+        view=view,
+        reads=(view.tables[axis],),
+        writes=tuple(view.tables[a] for a in written),
+        stacked=(),
+        row_shape=row_shape,
+        to_rows=lambda: index,
+        from_rows=lambda y: _permuted(y.reshape(*row_shape, *inner), np.argsort(order)),
+        settle=lambda out: _permuted(out, order).reshape(*row_shape, -1),
+    )
+
+
+def _dynamic_row(eqn, arrays, position, view):
+    sizes, shape = eqn.params["slice_sizes"], view.shape
+    partial = [a for a in range(len(shape)) if sizes[a] != shape[a]]
+    if position != 0 or len(partial) != 1 or sizes[partial[0]] != 1:
+        return "a slice at places that depend on the inputs and that is more than one row"
+    (axis,) = partial
+    index = jnp.clip(arrays[1 + axis], 0, shape[axis] - 1)
+    return LinearUse(
+        kind="look-up",
+        view=view,
+        reads=(view.tables[axis],),
+        writes=tuple(view.tables[a] for a in range(len(shape)) if a != axis),
+        stacked=(),
+        row_shape=(),
+        to_rows=lambda: index,
+        from_rows=lambda y: y.reshape(sizes),
+        settle=lambda out: out.reshape(-1),
+    )
+
+
+_KINDS = {
+    "dot_general": _product,
+    "conv_general_dilated": _convolution,
+    "gather": _look_up,
+    "dynamic_slice": _dynamic_row,
+}

@@ -1,0 +1,180 @@
+"""Views: which entries of a parameter leaf stand where in a value of the traced program.
+
+Reshapes, transposes, slices and their like only move the entries of a leaf about. Entry
+`[i, j, ...]` of the value is entry `offset + t_0[i] + t_1[j] + ...` of the flattened leaf, so that
+a view is one short table of offsets an axis.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """A value whose entries are entries of one leaf.
+
+    Attributes:
+      leaf: number of the leaf among the flattened parameters.
+      offset: of the value's first entry in the flattened leaf.
+      tables: for every axis of the value the offsets that are added along it; the least is 0.
+    """
+
+    leaf: int
+    offset: int
+    tables: tuple[np.ndarray, ...]
+
+    @classmethod
+    def whole(cls, leaf: int, shape: Sequence[int]) -> "View":
+        """The leaf itself."""
+        strides = np.cumprod([1, *shape[:0:-1]])[::-1] if shape else ()
+        tables = (np.arange(n) * stride for n, stride in zip(shape, strides, strict=True))
+        return cls(leaf, 0, tuple(tables))
+
+    def with_tables(self, tables: Sequence[np.ndarray]) -> "View":
+        """The view with other tables, each brought to a least offset of 0."""
+        least = [int(table.min()) if table.size else 0 for table in tables]
+        moved = tuple(table - low for table, low in zip(tables, least, strict=True))
+        return View(self.leaf, self.offset + sum(least), moved)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the value."""
+        return tuple(len(table) for table in self.tables)
+
+
+def outer_sum(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """Offsets of all combinations of entries, the last table running fastest; [product]."""
+    total = np.zeros(1, np.int64)
+    for table in tables:
+        total = (total[:, None] + table).reshape(-1)
+    return total
+
+
+def _transpose(view: View, *, permutation, **_):
+    return view.with_tables([view.tables[axis] for axis in permutation])
+
+
+def _squeeze(view: View, *, dimensions, **_):
+    return view.with_tables([t for axis, t in enumerate(view.tables) if axis not in dimensions])
+
+
+def _broadcast(view: View, *, shape, broadcast_dimensions, **_):
+    tables = [np.zeros(size, np.int64) for size in shape]
+    for axis, table in zip(broadcast_dimensions, view.tables, strict=True):
+        tables[axis] = tables[axis] + table
+    return view.with_tables(tables)
+
+
+def _slice(view: View, *, start_indices, limit_indices, strides, **_):
+    steps = strides or (1,) * len(start_indices)
+    bounds = zip(start_indices, limit_indices, steps, strict=True)
+    cut = [t[a:b:s] for t, (a, b, s) in zip(view.tables, bounds, strict=True)]
+    return view.with_tables(cut)
+
+
+def _reverse(view: View, *, dimensions, **_):
+    tables = [t[::-1] if axis in dimensions else t for axis, t in enumerate(view.tables)]
+    return view.with_tables(tables)
+
+
+def _split(view: View, *, sizes, axis, **_):
+    ends = np.cumsum(sizes)
+    starts = ends - np.asarray(sizes)
+    pieces = []
+    for start, end in zip(starts, ends, strict=True):
+        tables = list(view.tables)
+        tables[axis] = tables[axis][start:end]
+        pieces.append(view.with_tables(tables))
+    return pieces
+
+
+def _reshape(view: View, *, new_sizes, dimensions=None, **_):
+    if dimensions is not None or 0 in view.shape:
+        return None
+    tables: list[np.ndarray] = []
+    offset = 0
+    for old, new in _matching_groups(view.shape, new_sizes):
+        merged = outer_sum([view.tables[axis] for axis in old])
+        grid = merged.reshape([new_sizes[axis] for axis in new])
+        corner = grid[(0,) * grid.ndim] if grid.ndim else merged[0]
+        lines = [
+            grid[tuple(slice(None) if a == axis else 0 for a in range(grid.ndim))] - corner
+            for axis in range(grid.ndim)
+        ]
+        if not np.array_equal(outer_sum(lines) + corner, merged):
+            return None  # the entries don't lie on a grid of the new axes
+        tables += lines
+        offset += int(corner)
+    return View(view.leaf, view.offset + offset, ()).with_tables(tables)
+
+
+def _matching_groups(old: Sequence[int], new: Sequence[int]):
+    """Runs of old axes and runs of new axes that hold equally many entries, as short as can be."""
+    groups, i, j = [], 0, 0
+    while i < len(old) or j < len(new):
+        olds, news, n, m = [], [], 1, 1
+        while not olds and not news or n != m:
+            if (n <= m and i < len(old)) or j == len(new):
+                n *= old[i]
+                olds.append(i)
+                i += 1
+            else:
+                m *= new[j]
+                news.append(j)
+                j += 1
+        groups.append((olds, news))
+    return groups
+
+
+def _dynamic_slice(view: View, *starts: Any, slice_sizes, **_):
+    # Only where the program names the places itself; JAX then moves them inside of the leaf.
+    if any(start is None for start in starts):
+        return None
+    tables = []
+    for table, start, size in zip(view.tables, starts, slice_sizes, strict=True):
+        first = min(max(int(start), 0), len(table) - size)
+        tables.append(table[first : first + size])
+    return view.with_tables(tables)
+
+
+def _same(view: View, **_):
+    return view
+
+
+# How an equation moves the entries of its first operand.
+_MOVES: dict[str, Callable] = {
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "broadcast_in_dim": _broadcast,
+    "slice": _slice,
+    "rev": _reverse,
+    "split": _split,
+    "reshape": _reshape,
+    "dynamic_slice": _dynamic_slice,
+    "convert_element_type": _same,
+    "copy": _same,
+    "copy_p": _same,
+    "reduce_precision": _same,
+    "sharding_constraint": _same,
+}
+
+
+def follow(name: str, view: View, others: Sequence[Any], params: dict[str, Any]):
+    """The views that an equation makes of a view, or None where it does more than move entries.
+
+    Args:
+      name: of the equation's primitive.
+      view: its first operand.
+      others: its further operands, numbers where these are known while tracing, else None.
+      params: of the equation.
+
+    Returns:
+      A list of views, one for every result, or None.
+    """
+    if name not in _MOVES:
+        return None
+    moved = _MOVES[name](view, *others, **params)
+    return [moved] if isinstance(moved, View) else moved

@@ -1,0 +1,125 @@
+"""The terms of the loss, each a function of one step's passes through the network.
+
+Letters: B batch, T positions, C components.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import forward, losses, sites
+from apd_jax.attribution import Attributed
+from apd_jax.components import Components
+from apd_jax.selection import Selected
+from apd_jax.sites import PyTree, Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What loss terms are made of; passes through the network are shared between them."""
+
+    objective: Any
+    target: Target
+    components: Components
+    x: PyTree
+    attributed: Attributed
+    chosen: Selected
+
+    @functools.cached_property
+    def uses(self) -> dict[str, float]:
+        """How often each site is used in a pass; a use of a part counts as that part."""
+        shares: collections.Counter[str] = collections.Counter()
+        for record in self.attributed.records.values():
+            shares[record.name] += record.placement.share
+        return dict(shares)
+
+    @functools.cached_property
+    def masked(self) -> tuple[PyTree, sites.Records]:
+        """The pass of the active components, its outputs and records."""
+        positions = self.objective.per_position
+        if sites.batched(self.target, self.x):
+            operation = self.objective.masked_operation(self.components, self.chosen)
+            return sites.run(self.target, self.x, operation, positions=positions)
+
+        def alone(x, mask):
+            operation = forward.masked(self.components, mask)
+            return sites.run(self.target, x, operation, positions=positions)
+
+        return sites.over_examples(alone, self.target, self.x, self.chosen.mask)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the mask: B, or B·T."""
+        return self.chosen.mask.size // self.chosen.mask.shape[-1]
+
+    def rows(self, scores: jax.Array) -> jax.Array:
+        """Scores as a table, [rows, C]."""
+        return scores.reshape(-1, scores.shape[-1])
+
+
+DISTANCES = {"mse": losses.output_mse, "kl": losses.output_kl}
+
+
+def _faithfulness(step: Step) -> jax.Array:
+    return losses.faithfulness(step.components, step.target.weights, step.uses)
+
+
+def _minimality(step: Step) -> jax.Array:
+    loss = step.objective.minimality_loss
+    distance = loss if callable(loss) else DISTANCES[loss]
+    return jnp.mean(distance(step.masked[0], step.attributed.outputs))
+
+
+def _simplicity(step: Step) -> jax.Array:
+    return losses.simplicity(
+        step.components,
+        step.chosen.counts(),
+        p=step.objective.schatten_p,
+        uses=step.uses,
+        batch_size=step.num_rows,
+    )
+
+
+def _activation(step: Step) -> jax.Array:
+    names = [step.target.sites.full_name(name) for name in step.objective.hidden_sites]
+    return losses.hidden_activations(
+        step.masked[1], step.attributed.records, names, step.objective.hidden_activation
+    )
+
+
+def _output(step: Step) -> jax.Array:
+    full = forward.summed(step.target, step.components)(step.x)
+    return losses.output_mse(full, step.attributed.outputs)
+
+
+def _lp_minimality(step: Step) -> jax.Array:
+    scores = step.rows(step.attributed.scores)
+    return losses.lp_minimality(scores, p=step.objective.lp_p)
+
+
+def _lp_simplicity(step: Step) -> jax.Array:
+    objective = step.objective
+    return losses.lp_simplicity(
+        step.components,
+        step.rows(step.attributed.scores),
+        p=objective.lp_p,
+        schatten_p=objective.schatten_p,
+        uses=step.uses,
+    )
+
+
+# A loss term: its function of a step here, its coefficient in `objective.Coefficients`.
+TERMS: dict[str, Callable[[Step], jax.Array]] = {
+    "faithfulness": _faithfulness,
+    "minimality": _minimality,
+    "simplicity": _simplicity,
+    "activation": _activation,
+    "output": _output,
+    "lp_minimality": _lp_minimality,
+    "lp_simplicity": _lp_simplicity,
+}
