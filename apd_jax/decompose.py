@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax import loop, optimizers, train_step
+from apd_jax import loop, optimizers, randomness, train_step
 from apd_jax.ambient import own_settings
 from apd_jax.checks import check_target
 from apd_jax.components import init_components
@@ -35,7 +35,7 @@ def init_states(settings: Settings, targets: Target, seeds: jax.Array) -> TrainS
 
     def one(target, seed):
         components = init_components(
-            jax.random.fold_in(jax.random.key(seed), 2**31 + 2),
+            randomness.stream(seed, "components"),
             target,
             num_components=settings.num_components,
             rank=settings.rank,
@@ -53,11 +53,16 @@ def make_step(settings: Settings, sample_batch: SampleBatch) -> loop.StepFn:
     optimizer = optimizers.adam(rate)
 
     def step(target: Target, state: TrainState, key: jax.Array):
-        x = sample_batch(jax.random.fold_in(key, 1), settings.batch_size)
+        x = sample_batch(randomness.stream_of_step(key, "batch"), settings.batch_size)
         metrics = {"learning_rate": rate(state.step)}
         with jax.default_matmul_precision(settings.objective.routes.matmul_precision):
             state, measured = train_step.train_step(
-                settings.objective, optimizer, target, state, x, jax.random.fold_in(key, 2)
+                settings.objective,
+                optimizer,
+                target,
+                state,
+                x,
+                randomness.stream_of_step(key, "attribution"),
             )
         return state, metrics | measured
 
@@ -98,7 +103,7 @@ def decompose(
       loop.Diverged: a loss stopped being finite.
     """
     settings = from_mapping(Settings(), {"num_components": num_components, "topk": topk} | options)
-    check_target(target, sample_batch(jax.random.key(seed), 3), settings.objective)
+    check_target(target, sample_batch(randomness.root(seed), 3), settings.objective)
     recorder = _Recorder(observer or loop.Observer())
     targets = loop.stack([target])
     seeds = jnp.array([seed], jnp.uint32)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from apd_jax import randomness
 from apd_jax.errors import UserError
 from apd_jax.runtime import memory
 from apd_jax.runtime.mesh import SEEDS, seeds_mesh
@@ -61,10 +62,10 @@ def _chunk(
     """`length` steps of every seed. Metrics come back as [S, length]."""
 
     def one_seed(seed_context, seed_state, seed):
-        key = jax.random.key(seed)
+        key = randomness.root(seed)
 
         def body(carry, _):
-            return step_fn(seed_context, carry, jax.random.fold_in(key, carry.step))
+            return step_fn(seed_context, carry, randomness.step_key(key, carry.step))
 
         return jax.lax.scan(body, seed_state, length=length)
 
@@ -90,8 +91,8 @@ def run_steps(
 ) -> PyTree:
     """Run a step function until `steps` steps are done, for S seeds at once.
 
-    The key of step t of a seed is `fold_in(key(seed), t)`, so that neither chunks, nor resuming,
-    nor the other seeds change what a seed sees.
+    The key of step t of a seed is `randomness.step_key(root(seed), t)`, so that neither chunks, nor
+    resuming, nor the other seeds change what a seed sees.
 
     Args:
       step_fn: `(context, state, key) -> (state, metrics)` for a single seed; `state.step` counts.

@@ -70,7 +70,7 @@ def _fill(config: ml_collections.ConfigDict, record: Any) -> None:
     for field in fields.flags(record):
         value = getattr(record, field.name)
         if not fields.is_record(value):
-            config[field.name] = config_dict.FieldReference(value, field_type=_kind(field))
+            config[field.name] = config_dict.FieldReference(value, field_type=_kind(field, value))
         elif fields.marked(field, "flat"):
             _fill(config, value)
         else:
@@ -78,10 +78,12 @@ def _fill(config: ml_collections.ConfigDict, record: Any) -> None:
             _fill(config[field.name], value)
 
 
-def _kind(field: dataclasses.Field) -> type:
+def _kind(field: dataclasses.Field, value: Any) -> type:
     """The type of a flag's values; `int` for `int | None`, `str` for a choice of words."""
     options = [option for option in get_args(field.type) if option is not type(None)]
     kind = options[0] if fields.optional(field) else field.type
+    if kind is Any:
+        return type(value)
     if get_origin(kind) is Literal:
         return type(get_args(kind)[0])
     return get_origin(kind) or kind

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from apd_jax import fields, loop, train_step
+from apd_jax import fields, loop, randomness, train_step
 from apd_jax.ambient import own_settings
 from apd_jax.decompose import init_states, make_step
 from apd_jax.decomposition import Decomposition
@@ -134,7 +134,7 @@ def evaluate(
             if flag.requested:
                 raise loop.Stopped(plan.settings.steps, "evaluation")
             memory.give_back()  # what training or the seed before this one took
-            key = jax.random.fold_in(jax.random.key(plan.seeds[index]), 2**31 + 3)
+            key = randomness.stream(plan.seeds[index], "evaluation")
             numbers, measured = plan.study.evaluate(
                 plan.task, decomposition, key=key, samples=plan.config.evaluation_samples
             )

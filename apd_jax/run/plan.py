@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from apd_jax import studies
+from apd_jax import randomness, studies
 from apd_jax.checks import check_target
 from apd_jax.run.config import Config, read_config
 from apd_jax.runtime import metric_writer
@@ -66,6 +66,6 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
     if plan.config.wandb.project:
         metric_writer.import_wandb(plan.config.wandb.project)
     untrained = jax.jit(lambda key: plan.task.target(plan.task.init(key)))
-    key = jax.random.key(plan.config.seed)
+    key = randomness.root(plan.config.seed)
     check_target(untrained(key), plan.task.inputs(key, 3), plan.settings.objective)
     return plan

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from apd_jax import fields
+from apd_jax import fields, randomness
 from apd_jax.decomposition import Decomposition
 from apd_jax.report import browser, page, words
 from apd_jax.run import curve_rows
@@ -144,7 +144,7 @@ def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) ->
         decomposition,
         plan.task.inputs,
         inputs.x,
-        key=jax.random.fold_in(jax.random.key(np.uint32(seed)), 2**31 + 4),
+        key=randomness.stream(np.uint32(seed), "probes"),
     )
     return browser.browser_data(
         factors={

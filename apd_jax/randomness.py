@@ -1,0 +1,40 @@
+"""The random streams of a run: one root key a seed, and a number for everything that draws.
+
+No key is split on the way: a stream depends on its seed, its number and its step alone, so that
+resuming, chunks and the other seeds change nothing, and a new stream leaves the others as they are.
+"""
+
+import jax
+
+from apd_jax.ambient import KEYS
+
+# Folded into the root key; the numbers below 2**31 are those of the steps.
+_STREAMS = {
+    "target parameters": 2**31,
+    "target loss": 2**31 + 1,
+    "components": 2**31 + 2,
+    "evaluation": 2**31 + 3,
+    "probes": 2**31 + 4,
+}
+# Folded into the key of a step.
+_STREAMS_OF_A_STEP = {"target batch": 0, "batch": 1, "attribution": 2}
+
+
+def root(seed: int | jax.Array) -> jax.Array:
+    """The key that all streams of a seed come from."""
+    return jax.random.key(seed, impl=KEYS)
+
+
+def stream(seed: int | jax.Array, name: str) -> jax.Array:
+    """The key of one of the streams of a seed."""
+    return jax.random.fold_in(root(seed), _STREAMS[name])
+
+
+def step_key(root_key: jax.Array, step: int | jax.Array) -> jax.Array:
+    """The key of a step, counted from 0."""
+    return jax.random.fold_in(root_key, step)
+
+
+def stream_of_step(key: jax.Array, name: str) -> jax.Array:
+    """The key of one of the streams of a step, from the step's key."""
+    return jax.random.fold_in(key, _STREAMS_OF_A_STEP[name])

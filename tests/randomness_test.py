@@ -1,0 +1,42 @@
+"""The random streams of a run: their numbers stay, and no two are the same."""
+
+import jax
+import numpy as np
+from absl.testing import absltest
+
+from apd_jax import randomness
+
+
+def bits(key):
+    return jax.random.key_data(key).tolist()
+
+
+class RandomnessTest(absltest.TestCase):
+    def test_numbers(self):
+        """Other numbers would be other results."""
+        key = jax.random.key(7, impl="threefry2x32")
+        self.assertEqual(bits(randomness.root(7)), bits(key))
+        self.assertEqual(bits(randomness.root(np.uint32(7))), bits(key))
+        names = ("target parameters", "target loss", "components", "evaluation", "probes")
+        for place, name in enumerate(names):
+            expected = jax.random.fold_in(key, 2**31 + place)
+            self.assertEqual(bits(randomness.stream(7, name)), bits(expected))
+        third = randomness.step_key(key, 3)
+        self.assertEqual(bits(third), bits(jax.random.fold_in(key, 3)))
+        for place, name in enumerate(("target batch", "batch", "attribution")):
+            expected = jax.random.fold_in(third, place)
+            self.assertEqual(bits(randomness.stream_of_step(third, name)), bits(expected))
+
+    def test_all_differ(self):
+        for table in (randomness._STREAMS, randomness._STREAMS_OF_A_STEP):
+            self.assertLen(set(table.values()), len(table))
+        self.assertGreaterEqual(min(randomness._STREAMS.values()), 2**31)
+
+    def test_bits_do_not_follow_the_default_of_jax(self):
+        before = jax.random.bits(randomness.root(0)).tolist()
+        with jax.default_prng_impl("rbg"):
+            self.assertEqual(jax.random.bits(randomness.root(0)).tolist(), before)
+
+
+if __name__ == "__main__":
+    absltest.main()
