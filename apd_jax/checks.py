@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax import forward, sites
+from apd_jax import forward, randomness, sites
 from apd_jax.attribution.metrics import quantities
 from apd_jax.components import in_parameter_space, init_components
 from apd_jax.errors import UserError
@@ -73,7 +73,7 @@ def _check_apart(target: Target, x: PyTree) -> None:
 @jax.default_matmul_precision("highest")
 def _two_derivatives(target: Target, x: PyTree) -> tuple[jax.Array, jax.Array]:
     """Along one random component: by the network itself, and through its sites."""
-    component = init_components(jax.random.key(0), target, num_components=1, rank=1)
+    component = init_components(randomness.root(0), target, num_components=1, rank=1)
     vector = jax.tree.map(lambda leaf: leaf[0], in_parameter_space(target, component))
 
     def network(params):

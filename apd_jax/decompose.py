@@ -15,6 +15,7 @@ from apd_jax.ambient import own_settings
 from apd_jax.checks import check_target
 from apd_jax.components import init_components
 from apd_jax.decomposition import Decomposition
+from apd_jax.errors import UserError
 from apd_jax.fields import from_mapping
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
@@ -103,6 +104,8 @@ def decompose(
       loop.Diverged: a loss stopped being finite.
     """
     settings = from_mapping(Settings(), {"num_components": num_components, "topk": topk} | options)
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must be in [0, 2**32), got {seed}")
     check_target(target, sample_batch(randomness.root(seed), 3), settings.objective)
     recorder = _Recorder(observer or loop.Observer())
     targets = loop.stack([target])

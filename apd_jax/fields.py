@@ -7,8 +7,11 @@ own there, except where it is `flat`: then its fields stand among those of the w
 
 import dataclasses
 import difflib
+import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import numpy as np
 
 from apd_jax.errors import UserError
 
@@ -52,12 +55,34 @@ def optional(field: dataclasses.Field) -> bool:
     return type(None) in get_args(field.type)
 
 
-def check_choices(record: Any) -> None:
-    """Raise UserError where a field of a `Literal` type has another value."""
+def check_values(record: Any, *, skip: tuple[str, ...] = ()) -> None:
+    """Raise UserError where a value is not of its field's kind: a choice, a finite number, ..."""
     for field in dataclasses.fields(record):
         value, allowed = getattr(record, field.name), choices(field)
-        if allowed and value not in allowed and not (value is None and optional(field)):
+        if field.name in skip or (value is None and optional(field)):
+            continue
+        if allowed and value not in allowed:
             raise UserError(f"{field.name} must be one of {allowed}, got {value!r}")
+        kind = get_args(field.type)[0] if optional(field) else field.type
+        if kind in _KINDS and not _KINDS[kind](value):
+            noun = _NOUNS[kind] + (" or None" if optional(field) else "")
+            raise UserError(f"{field.name} must be {noun}, got {value!r}")
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a value is a whole number that an int32, such as the counter of steps, can hold."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value < 2**31
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number that is finite as float32."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    return abs(value) <= float(np.finfo(np.float32).max)
+
+
+_KINDS = {int: _is_count, float: _is_finite, bool: lambda v: isinstance(v, bool | np.bool_)}
+_NOUNS = {int: "a whole number below 2**31", float: "a finite number", bool: "True or False"}
 
 
 def check_at_least(record: Any, least: float, *names: str) -> None:
@@ -119,15 +144,21 @@ def flags(record: Any) -> list[dataclasses.Field]:
     return [field for field in _fields(record) if marked(field, "flag")]
 
 
-def sentences(record: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted name, sentence) of every flag of a record."""
+def leaves(record: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Yield (dotted name, field, value) of every flag of a record that is no part."""
     for field in flags(record):
         value = getattr(record, field.name)
         if is_record(value):
             inside = prefix if marked(field, "flat") else f"{prefix}{field.name}."
-            yield from sentences(value, inside)
+            yield from leaves(value, inside)
         else:
-            yield f"{prefix}{field.name}", field.metadata.get("sentence", "")
+            yield f"{prefix}{field.name}", field, value
+
+
+def sentences(record: Any) -> Iterator[tuple[str, str]]:
+    """Yield (dotted name, sentence) of every flag of a record."""
+    for name, field, _ in leaves(record):
+        yield name, field.metadata.get("sentence", "")
 
 
 def free_names(record: Any) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_choices, setting
+from apd_jax.fields import check_at_least, check_values, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SparseFeatures:
 
     def __post_init__(self):
         check_at_least(self, 1, "num_features")
-        check_choices(self)
+        check_values(self)
         if not 0 < self.probability <= 1:
             raise UserError(f"probability must be in (0, 1], got {self.probability}")
         if self.input_mode == "exactly_n" and not 1 <= self.num_active <= self.num_features:

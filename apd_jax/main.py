@@ -1,18 +1,17 @@
 """Command line: `python -m apd_jax.main --config=configs/tms.py:40-10 --workdir=DIR`."""
 
 import logging as std_logging
-import os
-import pathlib
 import shlex
 import signal
 import sys
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from apd_jax import loop
 from apd_jax.errors import UserError
-from apd_jax.run import experiment
+from apd_jax.run import command_line, experiment
 from apd_jax.runtime import compilation_cache, mesh, preemption, streams
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
@@ -20,8 +19,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    if len(argv) > 1 or _CONFIG.value is None:
+        problem = f"unexpected arguments {argv[1:]}" if len(argv) > 1 else "--config is missing"
+        logging.error("The command line cannot be used: %s; --help lists everything.", problem)
+        return 1
     std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
     compilation_cache.enable()
     try:
@@ -37,6 +38,12 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         logging.error("stopped at once; the same command goes on from the last checkpoint")
         return 128 + signal.SIGINT
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        logging.error("%s: lower seeds, batch_size, num_components or rank", reason)
+        return 1
     except (UserError, OSError) as error:  # anything else is a mistake of ours: with traceback
         logging.error("%s", error)
         logging.debug("This happened here:", exc_info=True)
@@ -51,8 +58,17 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> list[str]:
     """Read the flags, or leave with one line; for a config, ml_collections raises many."""
     try:
-        return flags.FLAGS(_find_config(argv))
-    except (flags.Error, AttributeError, KeyError, OSError) as error:
+        argv = command_line.find_config(argv)
+        if command_line.asks_for_help(argv):
+            flags.FLAGS(command_line.without_help(argv))
+            streams.say(command_line.help_text(_CONFIG.value))
+            sys.exit(0)
+        argv, unset = command_line.take_unset(argv)
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is not None:
+            _CONFIG.value.update_from_flattened_dict(dict.fromkeys(unset))
+        return rest
+    except (UserError, flags.Error, AttributeError, KeyError, OSError) as error:
         # The name of an unknown field comes as a KeyError inside an AttributeError.
         unknown = next((arg.args[0] for arg in error.args if isinstance(arg, KeyError)), error)
         lines = [line.strip() for line in str(unknown).strip().splitlines()]
@@ -60,22 +76,9 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(f"The command line cannot be used: {text}")
 
 
-def _find_config(argv: list[str]) -> list[str]:
-    """Take a config that is not where the command is given from the checkout of this package."""
-    checkout, found = pathlib.Path(__file__).parents[1], list(argv)
-    for i, argument in enumerate(argv):
-        flag, path = argument.split("=", 1) if "=" in argument else (argv[i - 1], argument)
-        file = path.split(":")[0]
-        elsewhere = flag.lstrip("-") == "config" and not os.path.exists(file)
-        if elsewhere and (checkout / file).is_file():
-            found[i] = f"{argument.removesuffix(path)}{checkout / path}"
-    return found
-
-
 def cli() -> None:
     """Entry point of the installed command."""
     streams.open_missing()
-    flags.mark_flag_as_required("config")
     flags.FLAGS.set_default("verbosity", logging.INFO)
     app.run(main, flags_parser=_parse)
 

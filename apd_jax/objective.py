@@ -14,7 +14,7 @@ from apd_jax import forward, losses, selection, sites
 from apd_jax.attribution import METHODS, Attributed, Mode, Source, metrics
 from apd_jax.components import Components, Projection
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_choices, setting
+from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.selection import Selected
 from apd_jax.sites import PyTree, Target
 from apd_jax.terms import DISTANCES, TERMS, Step
@@ -36,6 +36,7 @@ class Coefficients:
         for name, value in dataclasses.asdict(self).items():
             if not value >= 0:
                 raise UserError(f"coefficient {name} must not be negative, got {value}")
+        check_values(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Routes:
     )
 
     def __post_init__(self):
-        check_choices(self)
+        check_values(self)
         check_at_least(self, 1, "num_probes")
 
 
@@ -111,7 +112,7 @@ class Objective:
     routes: Routes = setting(Routes(), "How it is computed.", flat=True)
 
     def __post_init__(self):
-        check_choices(self)
+        check_values(self)
         losses.activation_function(self.hidden_activation)
         metrics.check_metric(self.metric)
         if self.attribution not in METHODS:
@@ -154,10 +155,20 @@ class Objective:
     def check_sizes(self, num_rows: int, num_components: int) -> None:
         """Raise UserError where k does not fit the rows of a batch and the number of components."""
         candidates = num_components - self.distil
-        if self.selection == "batch" and self.topk is not None:
-            selection.num_active(self.topk, num_rows, candidates)
-        if self.selection == "sample" and self.topk is not None:
-            selection.check_topk(self.topk, candidates)
+        if candidates < 1:
+            raise UserError(
+                f"distil needs num_components of at least 2, got {num_components}: the last one is "
+                "always active and not counted"
+            )
+        if self.topk is None or self.selection == "exact":
+            return
+        try:
+            if self.selection == "batch":
+                selection.num_active(self.topk, num_rows, candidates)
+            else:
+                selection.check_topk(self.topk, candidates)
+        except UserError as error:
+            raise UserError(f"topk: {error}") from error
 
     def attribute(
         self, target: Target, components: Components, x: PyTree, key: jax.Array | None = None

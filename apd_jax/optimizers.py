@@ -5,6 +5,7 @@ Letters: t step counted from the end of warmup, T number of steps after warmup.
 
 import contextlib
 import functools
+import math
 from typing import Any, Literal
 
 import jax
@@ -46,8 +47,8 @@ def learning_rate_schedule(
     Raises:
       UserError: a value out of its range, an unknown shape, a missing halflife.
     """
-    if not peak > 0:
-        raise UserError(f"learning rate must be positive, got {peak}")
+    if not 0 < peak < math.inf:
+        raise UserError(f"learning_rate must be positive and finite, got {peak}")
     if steps < 1:
         raise UserError(f"steps must be at least 1, got {steps}")
     if not 0 <= warmup_fraction < 1:

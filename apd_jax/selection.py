@@ -22,8 +22,10 @@ def num_active(k: float, batch_size: int, num_components: int) -> int:
       num_components: C.
 
     Raises:
-      UserError: K is 0, or more than the B·C pairs that there are.
+      UserError: K is 0, or more than the B·C pairs that there are; or the batch is empty.
     """
+    if batch_size < 1:
+        raise UserError("the batch is empty: a selection needs at least one example")
     if not math.isfinite(k):
         raise UserError(f"k must be a finite number, got {k}")
     selected = math.floor(k * batch_size)

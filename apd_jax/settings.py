@@ -9,7 +9,7 @@ import optax
 
 from apd_jax import optimizers
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_choices, setting
+from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.objective import Objective
 
 
@@ -38,7 +38,7 @@ class Settings:
 
     def __post_init__(self):
         check_at_least(self, 1, "num_components", "batch_size", "init_instances")
-        check_choices(self)
+        check_values(self)
         if self.rank is not None and self.rank < 1:
             raise UserError(f"rank must be at least 1 (or None for full rank), got {self.rank}")
         if not self.init_scale > 0:

@@ -19,7 +19,7 @@ class Sizes:
 
     def __post_init__(self):
         fields.check_at_least(self, 1, "wide")
-        fields.check_choices(self)
+        fields.check_values(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The command line: what a user sees when something is wrong, and the exit status."""
 
-import contextlib
 import os
 import pathlib
 import signal
@@ -88,19 +87,6 @@ class CommandLineTest(parameterized.TestCase):
         with tempfile.TemporaryDirectory() as folder, Workdir(folder):
             errors = self.fail_with("--config=configs/tms.py", f"--workdir={folder}")
         self.assertRegex(errors, f"in use by process {os.getpid()} on .*: wait for it, stop it, or")
-
-    @parameterized.parameters(
-        (["--config=configs/tms.py"], ["--config={}/configs/tms.py"]),
-        (["-config", "configs/tms.py:40-10"], ["-config", "{}/configs/tms.py:40-10"]),
-        (["--config=mine.py:configs/tms.py"], ["--config=mine.py:configs/tms.py"]),
-        (["--config=none.py", "--config.seeds=3"], ["--config=none.py", "--config.seeds=3"]),
-        (["--workdir=configs/tms.py"], ["--workdir=configs/tms.py"]),
-    )
-    def test_configs_of_the_checkout_are_found_from_anywhere(self, argv, expected):
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            pathlib.Path("mine.py").touch()
-            found = main._find_config(["main", *argv])
-        self.assertEqual(found, ["main", *(argument.format(ROOT) for argument in expected)])
 
     def fail_with(self, *arguments):
         with tempfile.TemporaryDirectory() as cache:

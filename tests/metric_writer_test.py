@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pathlib
 import struct
 import sys
@@ -16,6 +17,7 @@ from absl.testing import absltest, parameterized
 from tensorboardX.proto import event_pb2
 
 from apd_jax.errors import UserError
+from apd_jax.runtime import metric_writer
 from apd_jax.runtime.metric_writer import MetricWriter
 
 
@@ -203,10 +205,32 @@ class WandbTest(MetricWriterTestCase):
             self.write([1], wandb={"project": "p"})
         self.assertEqual(self.steps(), [1, 2])  # nothing was dropped
 
+    @parameterized.parameters(
+        ({"login": lambda: False}, None, "no key is known"),
+        (
+            {"login": mock.Mock(side_effect=RuntimeError("api_key not\nconfigured"))},
+            None,
+            "not conf",
+        ),
+        ({"login": mock.Mock(side_effect=OSError("no network"))}, "online", "no network"),
+        ({}, "onlin", "wandb.mode must be online, offline or disabled, got 'onlin'"),
+    )
+    def test_login_is_looked_for_before_any_work(self, attributes, mode, message):
+        for name, value in attributes.items():
+            setattr(self.wandb, name, value)
+        with self.assertRaisesRegex(UserError, message):
+            metric_writer.check_login("p", mode)
+
+    @parameterized.parameters((None, "offline"), ("disabled", "online"), ("online", "offline"))
+    def test_login_that_is_not_needed(self, mode, variable):
+        self.wandb.login = lambda: mode == "online"
+        with mock.patch.dict(os.environ, WANDB_MODE=variable):
+            metric_writer.check_login("p", mode)
+
     def test_does_not_start(self):
         with (
             mock.patch.object(self.wandb, "init", side_effect=self.wandb.Error("No API key.")),
-            self.assertRaisesRegex(OSError, "not start .No API key.*wandb.mode to 'offline'"),
+            self.assertRaisesRegex(UserError, "not start .No API key.*wandb.mode to 'offline'"),
         ):
             self.write([1], wandb={"project": "p"})
 

@@ -11,7 +11,7 @@ from ml_collections import config_dict
 
 from apd_jax import fields, studies
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, setting
+from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.settings import Settings
 from apd_jax.studies.study import Study
 
@@ -45,6 +45,7 @@ class Config:
 
     def __post_init__(self):
         counts = ("seeds", "chunk_steps", "checkpoint_every", "max_to_keep", "evaluation_samples")
+        check_values(self, skip=("seed",))
         check_at_least(self, 1, *counts)
         if not 0 <= self.seed <= 2**32 - self.seeds:
             raise UserError(f"seed must be in [0, 2**32 - seeds], got {self.seed}")

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from apd_jax import randomness, studies
+from apd_jax import fields, randomness, studies
 from apd_jax.checks import check_target
+from apd_jax.errors import UserError
 from apd_jax.run.config import Config, read_config
-from apd_jax.runtime import metric_writer
+from apd_jax.runtime import memory, metric_writer
 from apd_jax.settings import Settings
 from apd_jax.studies.study import Study
 from apd_jax.studies.task import Task, Training
@@ -64,8 +65,37 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
     study = studies.find(config.name)
     plan = Plan(read_config(config, study), study)
     if plan.config.wandb.project:
-        metric_writer.import_wandb(plan.config.wandb.project)
+        metric_writer.check_login(plan.config.wandb.project, plan.config.wandb.mode)
+    _check_memory(plan)
     untrained = jax.jit(lambda key: plan.task.target(plan.task.init(key)))
     key = randomness.root(plan.config.seed)
     check_target(untrained(key), plan.task.inputs(key, 3), plan.settings.objective)
     return plan
+
+
+def _check_memory(plan: Plan) -> None:
+    """Raise UserError where the states alone, or a batch of inputs, are larger than the memory."""
+    seed = jax.ShapeDtypeStruct((), jnp.uint32)
+    params = jax.eval_shape(lambda seed: plan.task.init(randomness.root(seed)), seed)
+    example = jax.eval_shape(lambda seed: plan.task.inputs(randomness.root(seed), 1), seed)
+    width = sum(leaf.size for leaf in jax.tree.leaves(example))
+    settings, training = plan.settings, plan.training
+    widths = sum(sum(leaf.shape) for leaf in jax.tree.leaves(params))
+    ranks = settings.rank or 1
+    floats = [
+        3 * sum(leaf.size for leaf in jax.tree.leaves(params)),
+        3 * settings.num_components * ranks * widths,
+        settings.batch_size * (settings.num_components + width),
+        training.batch_size * width if training else 0,
+    ]
+    needed, there = 4 * plan.config.seeds * sum(floats), memory.total()
+    if needed > there:
+        large = [
+            f"{name}={value}"
+            for name, _, value in fields.leaves(plan.config)
+            if max((v for v in jax.tree.leaves(value) if isinstance(v, int)), default=0) >= 1000
+        ]
+        raise UserError(
+            f"at least {needed / 1e9:.3g} GB of memory are needed and {there / 1e9:.3g} GB are "
+            f"there: lower some of {', '.join(large)}"
+        )

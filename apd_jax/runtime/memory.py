@@ -1,6 +1,9 @@
 """How freed memory goes back to the system."""
 
 import ctypes
+import os
+
+import jax
 
 
 def give_back() -> None:
@@ -15,3 +18,10 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
         return
+
+
+def total() -> int:
+    """Bytes of memory that the devices have together, or the machine where they don't say."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    known = sum(each.get("bytes_limit", 0) for each in stats)
+    return known or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -23,6 +23,10 @@ from apd_jax.errors import UserError
 from apd_jax.runtime.workdir import atomic_write_text
 
 _SECONDS_BETWEEN_FLUSHES = 5.0
+_NO_WANDB = (
+    "Weights & Biases does not start ({reason}): log in with `wandb login`, set wandb.mode to "
+    "'offline', or leave wandb.project unset."
+)
 
 
 class MetricWriter:
@@ -161,6 +165,26 @@ def import_wandb(project: str) -> types.ModuleType:
         ) from error
 
 
+def check_login(project: str, mode: str | None) -> None:
+    """Raise UserError where a run of `project` could not be logged, before it does any work.
+
+    Weights & Biases asks for a key itself where somebody sits at a terminal.
+    """
+    wandb = import_wandb(project)
+    mode = mode or os.environ.get("WANDB_MODE") or "online"
+    if mode not in ("online", "offline", "disabled"):
+        raise UserError(f"wandb.mode must be online, offline or disabled, got {mode!r}")
+    if mode != "online":
+        return
+    try:
+        if wandb.login():
+            return
+        reason = "no key is known"
+    except Exception as error:  # a refusal, or no network
+        reason = " ".join(str(error).split())
+    raise UserError(_NO_WANDB.format(reason=reason))
+
+
 def _open_wandb(directory: pathlib.Path, settings: Mapping[str, Any], *, fresh: bool) -> Any:
     """Start or, under the id kept in `wandb_id`, go on with a Weights & Biases run."""
     wandb = import_wandb(settings["project"])
@@ -173,10 +197,7 @@ def _open_wandb(directory: pathlib.Path, settings: Mapping[str, Any], *, fresh: 
     try:
         return wandb.init(**fixed | given)
     except wandb.Error as error:
-        raise ConnectionError(
-            f"Weights & Biases does not start ({error}): log in, set wandb.mode to 'offline', or "
-            "leave wandb.project unset."
-        ) from error
+        raise UserError(_NO_WANDB.format(reason=error)) from error
 
 
 def _drop_rows_after(path: pathlib.Path, step: int) -> None:

@@ -12,7 +12,7 @@ import optax
 from apd_jax import optimizers
 from apd_jax.decompose import SampleBatch
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_choices, setting
+from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.sites import Target
 
 
@@ -29,7 +29,7 @@ class Training:
     def __post_init__(self):
         check_at_least(self, 0, "steps")
         check_at_least(self, 1, "batch_size")
-        check_choices(self)
+        check_values(self)
         if not self.weight_decay >= 0:
             raise UserError(f"weight_decay must not be negative, got {self.weight_decay}")
         self.rate()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from apd_jax import randomness
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_choices, setting
+from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.inputs import SparseFeatures
 from apd_jax.losses import activation_function
 from apd_jax.sites import Target
@@ -106,7 +106,7 @@ class ResidualMLPTask:
 
     def __post_init__(self):
         check_at_least(self, 1, "d_resid")
-        check_choices(self)
+        check_values(self)
         activation_function(self.activation)
         features, weights = self.inputs.num_features, self.importance or (1.0,)
         if not self.neurons or min(self.neurons) < 1:

@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from apd_jax.fields import check_at_least, check_choices, setting
+from apd_jax.errors import UserError
+from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.inputs import SparseFeatures
 from apd_jax.sites import Target
 from apd_jax.studies.task import Training
@@ -84,7 +85,9 @@ class TMSTask:
     def __post_init__(self):
         check_at_least(self, 1, "num_hidden")
         check_at_least(self, 0, "hidden_layers")
-        check_choices(self)
+        if self.hidden_layers > 1000:
+            raise UserError(f"hidden_layers must be at most 1000, got {self.hidden_layers}")
+        check_values(self)
 
     @property
     def module(self) -> TMS:

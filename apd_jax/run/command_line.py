@@ -1,0 +1,114 @@
+"""What stands on a command line besides plain flags: configs of the checkout, `none`, --help."""
+
+import functools
+import operator
+import os
+import pathlib
+import textwrap
+
+import ml_collections
+
+from apd_jax import fields, studies
+from apd_jax.run.config import Config
+
+_HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort"}
+_USAGE = """\
+Train a network, take its weights apart into parameter components, measure, draw and report:
+
+  python -m apd_jax.main --config=CONFIG [--workdir=DIR] [--config.FIELD=VALUE ...]
+
+The same command on the same directory goes on where it stopped. Fields marked * can be unset with
+--config.FIELD=none. Values below are {whose}."""
+
+
+def asks_for_help(argv: list[str]) -> bool:
+    """Whether a command line asks for `help_text`."""
+    return not _HELP.isdisjoint(argv)
+
+
+def without_help(argv: list[str]) -> list[str]:
+    """The other arguments."""
+    return [argument for argument in argv if argument not in _HELP]
+
+
+def find_config(argv: list[str]) -> list[str]:
+    """Take a config that is not where the command is given from the checkout of this package."""
+    checkout, found = pathlib.Path(__file__).parents[2], list(argv)
+    for i, argument in enumerate(argv):
+        flag, path = argument.split("=", 1) if "=" in argument else (argv[i - 1], argument)
+        file = path.split(":")[0]
+        elsewhere = flag.lstrip("-") == "config" and not os.path.exists(file)
+        if elsewhere and (checkout / file).is_file():
+            found[i] = f"{argument.removesuffix(path)}{checkout / path}"
+    return found
+
+
+def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into arguments that set something, and names of fields set to none.
+
+    Only fields that may be None are taken; `none` for another is left for its own complaint.
+    """
+    optional = {
+        name
+        for study in studies.STUDIES.values()
+        for name, field, _ in fields.leaves(Config(target=study.task))
+        if fields.optional(field)
+    }
+    kept, unset = [], []
+    for argument in argv:
+        flag, _, value = argument.lstrip("-").partition("=")
+        name = flag.removeprefix("config.")
+        unset = [other for other in unset if other != name]  # the last one counts
+        if value.lower() == "none" and flag == f"config.{name}" and name in optional:
+            unset.append(name)
+        else:
+            kept.append(argument)
+    return kept, unset
+
+
+def help_text(config: ml_collections.ConfigDict | None = None) -> str:
+    """The text of --help: configs with their variants, and every field with its sentence.
+
+    Args:
+      config: whose values are shown; the defaults if None.
+    """
+    shown = studies.STUDIES if config is None else {config.name: studies.find(config.name)}
+    whose = "defaults; a config sets its own" if config is None else "those of the config given"
+    parts = [_USAGE.format(whose=whose), "Configs and their variants:\n" + _configs()]
+    common = Config(target=None)
+    values = None if config is None else fields.to_mapping(common) | config.to_dict()
+    parts.append("Fields:\n" + _fields(common, values, skip="target"))
+    for name, study in shown.items():
+        task = None if values is None else values["target"]
+        title = f"Fields of the network, configs/{name}.py:\n"
+        parts.append(title + _fields(study.task, task, prefix="target."))
+    return "\n\n".join(parts)
+
+
+def _configs() -> str:
+    return "\n".join(
+        f"  configs/{name}.py:{variant:8} {study.title(variant)}"
+        for name, study in studies.STUDIES.items()
+        for variant in study.variants
+    )
+
+
+def _fields(record, values, *, prefix: str = "", skip: str = "") -> str:
+    """Lines of all flags of a record; `values` replace those of the record."""
+    lines = []
+    for name, field, value in fields.leaves(record):
+        if name == skip:
+            continue
+        if values is not None:
+            value = functools.reduce(operator.getitem, name.split("."), values)
+        star = "*" if fields.optional(field) else " "
+        head = f"{star} --config.{prefix}{name}={'none' if value is None else value}"
+        options = [str(choice) for choice in fields.choices(field)]
+        words = field.metadata.get("sentence", "") + (
+            f" [{' | '.join(options)}]" if options else ""
+        )
+        lines += [
+            head,
+            *textwrap.wrap(words, 92, initial_indent=6 * " ", subsequent_indent=6 * " "),
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,27 @@
+"""The command line again and again in one process, each time as if for the first time."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from unittest import mock
+
+from absl import flags
+from ml_collections import config_flags
+
+from apd_jax import main
+
+
+@contextlib.contextmanager
+def parsed(*arguments: str) -> Iterator[list[str]]:
+    """Flags of their own, set by a command line; gives what is left of it for `main.main`."""
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", None, flag_values=values)
+    workdir = flags.DEFINE_string("workdir", None, "", flag_values=values)
+    argv = ["main", *arguments]
+    with (
+        mock.patch.object(flags, "FLAGS", values),
+        mock.patch.object(main, "_CONFIG", config),
+        mock.patch.object(main, "_WORKDIR", workdir),
+        mock.patch.object(sys, "argv", argv),
+    ):
+        yield main._parse(argv)
