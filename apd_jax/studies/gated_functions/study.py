@@ -1,0 +1,72 @@
+"""Hand-coded gated functions (the paper's appendix): is every weight where it belongs?"""
+
+import jax
+import numpy as np
+
+from apd_jax.decomposition import Decomposition
+from apd_jax.report.browser import View
+from apd_jax.sites import Target
+from apd_jax.studies.gated_functions.captions import CAPTIONS, MEASURES
+from apd_jax.studies.gated_functions.figures import gated_figures
+from apd_jax.studies.gated_functions.measures import GatedArrays, evaluate_gated, one_bit_inputs
+from apd_jax.studies.gated_functions.network import GatedFunctions
+from apd_jax.studies.study import ProbeInputs, Study
+from apd_jax.studies.verdicts import Threshold
+
+
+class GatedFunctionsStudy(Study):
+    """Does each component hold one function, and all of it?"""
+
+    name = "gated_functions"
+    variants = ("paper", "small", "robust")
+    task = GatedFunctions()
+    captions = CAPTIONS
+    main_figure = "networks"
+    measures = MEASURES
+
+    def title(self, variant: str) -> str:
+        return f"Hand-coded gated functions, {variant}"
+
+    def description(self, task: GatedFunctions) -> str:
+        return (
+            f"The target is a hand-coded network of {task.num_functions} gated functions: each "
+            f"control bit switches on one function of x, coded by {task.neurons} of the neurons "
+            "that are dealt over the layers. Every neuron belongs to one function, so the true "
+            "decomposition is known weight by weight."
+        )
+
+    def thresholds(self, variant: str) -> list[Threshold]:
+        return [
+            Threshold(
+                "weight_purity_mean", ">=", 0.98, "Weights lie in their function's component"
+            ),
+            Threshold(
+                "solve_rate",
+                ">=",
+                1.0 if variant == "small" else 14 / 16,
+                "Seeds on which every function has a purity of at least 0.95",
+            ),
+        ]
+
+    def evaluate(
+        self, task: GatedFunctions, decomposition: Decomposition, *, key: jax.Array, samples: int
+    ):
+        return evaluate_gated(task, decomposition, key=key, samples=samples)
+
+    def draw(self, numbers, arrays: GatedArrays, only: str | None = None):
+        return gated_figures(arrays, only=only)
+
+    def probes(self, task: GatedFunctions) -> ProbeInputs:
+        """One bit on, x in the middle of its domain."""
+        middle = np.array([sum(task.domain) / 2])
+        words = f"x is {middle[0]:g}, one control bit is 1, all others are 0"
+        return ProbeInputs(one_bit_inputs(task, middle), words)
+
+    def represented(self, arrays: GatedArrays) -> list[list[int]]:
+        return arrays.represented
+
+    def views(self, target: Target) -> dict[str, View]:
+        return {
+            site: View("stream", "neuron") if "mlp_in" in site else View("neuron", "stream")
+            for site in target.sites
+        }

@@ -1,0 +1,1 @@
+"""Linear maps `y = x W`: the smallest study, to see what a loss does."""

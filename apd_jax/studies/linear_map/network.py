@@ -1,0 +1,101 @@
+"""Linear maps `y = x W` of sparse or Gaussian inputs.
+
+Letters: B batch, d width, R rank of W.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax.errors import UserError
+from apd_jax.fields import check_at_least, check_choices, setting
+from apd_jax.inputs import SparseFeatures
+from apd_jax.sites import Target, linear
+
+Params = dict[str, jax.Array]
+SampleKind = Literal["sparse", "gaussian"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianInputs:
+    """Inputs [B, d], all of them active: independent standard normal entries.
+
+    Attributes:
+      width: d.
+    """
+
+    width: int
+
+    def __call__(self, key: jax.Array, batch_size: int) -> jax.Array:
+        """Draw a batch, [B, d] float32."""
+        return jax.random.normal(key, (batch_size, self.width))
+
+
+def multiply(params: Params, x: jax.Array) -> jax.Array:
+    """The network: `x W`, [B, d]."""
+    return linear("w", x, params["w"])
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearMap:
+    """A drawn matrix and the distribution of its inputs; nothing of it is trained.
+
+    With sparse inputs the mechanisms are the rows of W, one for each input. With Gaussian ones
+    every direction is as good as another.
+    """
+
+    width: int = setting(10, "d, inputs and outputs.")
+    kind: Literal["identity", "orthogonal", "low-rank"] = setting(
+        "identity", "W: the identity, a random orthogonal matrix, or a random one of low rank."
+    )
+    map_rank: int = setting(3, "R, rank of the low-rank W.")
+    sample: SampleKind = setting("sparse", "x: sparse in [0, 1], or dense and Gaussian.")
+    probability: float = setting(0.05, "Chance of every sparse input to be active.")
+
+    def __post_init__(self):
+        check_at_least(self, 1, "width", "map_rank")
+        check_choices(self)
+        if self.kind == "low-rank" and self.map_rank >= self.width:
+            raise UserError(f"map_rank must be below the width, {self.width}, got {self.map_rank}")
+        if not 0 < self.probability <= 1:
+            raise UserError(f"probability must be in (0, 1], got {self.probability}")
+
+    @property
+    def inputs(self) -> SparseFeatures | GaussianInputs:
+        """Distribution of x."""
+        if self.sample == "sparse":
+            return SparseFeatures(self.width, self.probability)
+        return GaussianInputs(self.width)
+
+    @property
+    def training(self) -> None:
+        """The matrix is drawn."""
+        return None
+
+    @property
+    def hidden_sites(self) -> tuple[str, ...]:
+        """The map has no hidden activations."""
+        return ()
+
+    @property
+    def hidden_activation(self) -> str:
+        """None."""
+        return "identity"
+
+    def init(self, key: jax.Array) -> Params:
+        """Draw W, rows of norm 1: `{"w": [d, d]}` float32."""
+        d = self.width
+        if self.kind == "identity":
+            return {"w": jnp.eye(d)}
+        drawn = jax.random.normal(key, (d, d))
+        if self.kind == "orthogonal":
+            return {"w": jnp.linalg.qr(drawn)[0]}
+        basis = jnp.linalg.qr(drawn)[0][: self.map_rank]
+        rows = jax.random.normal(jax.random.fold_in(key, 1), (d, self.map_rank))
+        return {"w": rows / jnp.linalg.norm(rows, axis=1, keepdims=True) @ basis}
+
+    def target(self, params: Params) -> Target:
+        """The map with its only site, `w`."""
+        return Target(multiply, params, ["w"])
