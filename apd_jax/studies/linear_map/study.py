@@ -1,0 +1,68 @@
+"""Linear maps: what do the losses make of the simplest network?"""
+
+import jax
+
+from apd_jax.decomposition import Decomposition
+from apd_jax.report.browser import View
+from apd_jax.sites import Target
+from apd_jax.studies import probes
+from apd_jax.studies.linear_map.captions import CAPTIONS, MEASURES
+from apd_jax.studies.linear_map.figures import linear_map_figures
+from apd_jax.studies.linear_map.measures import SMALL_ERROR, LinearArrays, evaluate_linear_map
+from apd_jax.studies.linear_map.network import LinearMap
+from apd_jax.studies.study import ProbeInputs, Study
+from apd_jax.studies.verdicts import Threshold
+
+_KINDS = ("identity", "orthogonal", "low-rank")
+
+
+class LinearMapStudy(Study):
+    """Does each component hold one row of the matrix?"""
+
+    name = "linear_map"
+    variants = tuple(f"{kind}-{sample}" for kind in _KINDS for sample in ("sparse", "gaussian"))
+    task = LinearMap()
+    captions = CAPTIONS
+    main_figure = "matrices"
+    measures = MEASURES
+
+    def title(self, variant: str) -> str:
+        return f"Linear map, {variant}"
+
+    def description(self, task: LinearMap) -> str:
+        matrix = {
+            "identity": "the identity",
+            "orthogonal": "a random orthogonal matrix",
+            "low-rank": f"a random matrix of rank {task.map_rank}",
+        }[task.kind]
+        inputs = "sparse" if task.sample == "sparse" else "dense, Gaussian"
+        return f"The target is a linear map of {inputs} inputs, y = x W, with W {matrix}."
+
+    def thresholds(self, variant: str) -> list[Threshold]:
+        if variant.endswith("gaussian"):
+            return [
+                Threshold(
+                    "relative_error_mean", "<=", SMALL_ERROR, "Active components give the output"
+                )
+            ]
+        return [
+            Threshold("solve_rate", ">=", 1.0, "Every seed has each row in its own component"),
+            Threshold("effective_rank_mean", "<=", 1.1, "Components have rank 1"),
+        ]
+
+    def evaluate(
+        self, task: LinearMap, decomposition: Decomposition, *, key: jax.Array, samples: int
+    ):
+        return evaluate_linear_map(task, decomposition, key=key, samples=samples)
+
+    def draw(self, numbers, arrays: LinearArrays, only: str | None = None):
+        return linear_map_figures(arrays, only=only)
+
+    def probes(self, task: LinearMap) -> ProbeInputs:
+        return probes.one_hot(task.width)
+
+    def represented(self, arrays: LinearArrays) -> list[list[int]]:
+        return arrays.represented
+
+    def views(self, target: Target) -> dict[str, View]:
+        return {site: View("input", "output") for site in target.sites}

@@ -1,0 +1,30 @@
+"""Linear maps y = x W: the smallest study, to see what a loss does.
+
+    python -m apd_jax.main --config=configs/linear_map.py:identity-sparse
+    python -m apd_jax.main --config=configs/linear_map.py:orthogonal-gaussian
+
+Variants: W is the identity, orthogonal or low-rank (random); x is sparse or gaussian. A run takes
+seconds.
+"""
+
+from apd_jax.errors import UserError
+from apd_jax.run.config import base_config
+from apd_jax.studies.linear_map.study import LinearMapStudy
+
+
+def get_config(variant: str = "identity-sparse"):
+    if variant not in LinearMapStudy.variants:
+        raise UserError(
+            f"unknown variant {variant!r}; configs/linear_map.py has {LinearMapStudy.variants}"
+        )
+    config = base_config("linear_map", variant)
+    kind, _, config.target.sample = variant.rpartition("-")
+    config.target.kind = kind
+    config.num_components, config.topk = 10, 0.5
+    config.coefficients.update(faithfulness=1.0, minimality=1.0, simplicity=0.1)
+    config.schatten_p = 1.0
+    config.steps, config.batch_size, config.learning_rate = 3000, 1024, 1e-2
+    config.checkpoint_every = 3000
+    if config.target.sample == "gaussian":
+        config.topk = 10.0  # every input is active
+    return config
