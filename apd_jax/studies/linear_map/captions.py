@@ -14,8 +14,8 @@ CAPTIONS: dict[str, Caption] = {
     ),
     "spectra": Caption(
         "Singular values",
-        "The singular values of every component (orange) and of the target (blue). Good with sparse "
-        "inputs: one value as large as the norm of the row that the component holds, the others 0.",
+        "The singular values of every component (orange) and of the target (blue). Good with "
+        "sparse inputs: one value as large as the row that the component holds, the others 0.",
     ),
 }
 
