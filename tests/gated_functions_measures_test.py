@@ -91,7 +91,7 @@ class PurityTest(parameterized.TestCase):
         """Weight of the size of the whole, where the target has none."""
         pieces = _truth()
         size = np.sqrt(sum(np.sum(m**2) for m in pieces.values()))
-        pieces["layers_0/mlp_out"][0, 0, 0] += size
+        pieces["layers_0/mlp_out/kernel"][0, 0, 0] += size
         numbers, _ = _evaluate(pieces)
         self.assertAlmostEqual(numbers["weight_outside"], 0.5)
         self.assertAlmostEqual(numbers["weight_purity"], 0.5)
@@ -99,7 +99,7 @@ class PurityTest(parameterized.TestCase):
     def test_scaled_purity_hears_small_weights(self):
         """Weights that read x are a ten thousandth of the squares, and a third of the kinds."""
         pieces = _truth()
-        for site in ("layers_0/mlp_in", "layers_1/mlp_in"):
+        for site in ("layers_0/mlp_in/kernel", "layers_1/mlp_in/kernel"):
             row = pieces[site][:, 0].sum(axis=0)
             pieces[site][:, 0] = 0.0
             pieces[site][0, 0] = row
@@ -128,7 +128,7 @@ class CurvesTest(absltest.TestCase):
         """With half of the weights written, half of the function is missing."""
         pieces = _truth()
         for layer in ("layers_0", "layers_1"):
-            pieces[f"{layer}/mlp_out"] = pieces[f"{layer}/mlp_out"] / 2
+            pieces[f"{layer}/mlp_out/kernel"] = pieces[f"{layer}/mlp_out/kernel"] / 2
         numbers, arrays = _evaluate(pieces)
         np.testing.assert_allclose(arrays.topk_curves, arrays.curves / 2, atol=1e-4)
         self.assertAlmostEqual(numbers["curve_error"], 0.5, places=3)

@@ -87,7 +87,7 @@ class NetworkTest(parameterized.TestCase):
         params = task.init(jax.random.key(2))
         self.assertSetEqual(
             set(task.target(params).sites),
-            {f"layers_{i}/{name}" for i in (0, 1) for name in ("mlp_in", "mlp_out")},
+            {f"layers_{i}/{name}/kernel" for i in (0, 1) for name in ("mlp_in", "mlp_out")},
         )
         for name, own in owners(params).items():
             kernel = np.asarray(params[name]["mlp_in"]["kernel"])

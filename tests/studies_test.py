@@ -71,7 +71,7 @@ class VerdictsTest(parameterized.TestCase):
 
 class StudiesTest(parameterized.TestCase):
     def test_unknown(self):
-        with self.assertRaisesRegex(ValueError, r"one of \['resid_mlp', 'tms'\], got 'mnist'"):
+        with self.assertRaisesRegex(ValueError, r"one of \['gated_functions', 'linear_map', 'resid_mlp', 'tms'\], got 'mnist'"):
             studies.find("mnist")
 
     @parameterized.parameters(
@@ -86,11 +86,25 @@ class StudiesTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ("tms", "5-2", "Toy model of superposition 5-2"),
+        ("gated_functions", "paper", "Hand-coded gated functions, paper"),
+        ("linear_map", "low-rank-sparse", "Linear map, low-rank-sparse"),
         ("resid_mlp", "1", "Residual MLP, 1 layer"),
         ("resid_mlp", "2", "Residual MLP, 2 layers"),
     )
     def test_title(self, name, variant, expected):
         self.assertEqual(studies.find(name).title(variant), expected)
+
+    def test_what_linear_maps_and_gated_functions_are(self):
+        linear, gated = studies.find("linear_map"), studies.find("gated_functions")
+        task = fields.from_mapping(linear.task, {"kind": "low-rank", "map_rank": 2})
+        self.assertIn("of sparse inputs", linear.description(task))
+        self.assertIn("W a random matrix of rank 2", linear.description(task))
+        task = fields.from_mapping(gated.task, {"num_functions": 3, "neurons": 7})
+        self.assertIn("of 3 gated functions", gated.description(task))
+        self.assertIn("coded by 7 of the neurons", gated.description(task))
+        for study in (linear, gated):
+            self.assertTrue(all(study.thresholds(variant) for variant in study.variants))
+            self.assertIn(study.main_figure, study.captions)
 
     @parameterized.parameters(
         ({}, r"with 50 neurons that was trained to output x \+ ReLU\(x\) for each of 100 sparse"),

@@ -167,7 +167,7 @@ def _places(arrays: GatedArrays) -> _Places:
     step = (0.94 - gap * (len(arrays.owners) - 1)) / max(total - 1, 1)
     start = 0.03
     for layer, own in arrays.owners.items():
-        writes = arrays.target[f"{layer}/mlp_out"]
+        writes = arrays.target[f"{layer}/mlp_out/kernel"]
         order[layer] = np.lexsort((np.arange(len(own)), own))
         neurons[layer] = np.empty(len(own))
         neurons[layer][order[layer]] = start + step * np.arange(len(own))
@@ -189,7 +189,7 @@ def _draw_network(axes: Axes, panel: _Panel, places: _Places, own, units, arrays
                 zorder=0,
             )
         )
-        reads, writes = f"{layer}/mlp_in", f"{layer}/mlp_out"
+        reads, writes = f"{layer}/mlp_in/kernel", f"{layer}/mlp_out/kernel"
         for site, below, above, y in (
             (reads, places.stream, at, 0),
             (writes, at, places.stream, 1),

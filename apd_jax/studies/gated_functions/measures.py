@@ -77,7 +77,7 @@ def supports(
     """Where the target's weights are, by function: `{site: bool [n, d_in, d_out]}`.
 
     Args:
-      target: `{site: [d_in, d_out]}`, sites `LAYER/mlp_in` and `LAYER/mlp_out`.
+      target: `{site: [d_in, d_out]}`, sites `LAYER/mlp_in/kernel` and `LAYER/mlp_out/kernel`.
       owned: `{layer: [H]}` the function of every neuron.
       num_functions: n.
     """

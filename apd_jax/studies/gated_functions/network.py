@@ -13,7 +13,7 @@ import numpy as np
 
 from apd_jax.errors import UserError
 from apd_jax.fields import check_at_least, setting
-from apd_jax.sites import Target, linear
+from apd_jax.sites import Target
 
 Params = dict[str, dict[str, dict[str, jax.Array]]]
 
@@ -139,7 +139,7 @@ class GatedFunctions:
     @property
     def hidden_sites(self) -> tuple[str, ...]:
         """Sites whose outputs the hidden-activation loss compares: what every neuron reads."""
-        return tuple(f"layers_{i}/mlp_in" for i in range(self.num_layers))
+        return tuple(f"layers_{i}/mlp_in/kernel" for i in range(self.num_layers))
 
     @property
     def hidden_activation(self) -> str:
@@ -208,9 +208,9 @@ class GatedFunctions:
         return {"mlp_in": {"kernel": reads, "bias": bias}, "mlp_out": {"kernel": writes}}
 
     def target(self, params: Params) -> Target:
-        """The network with its sites, two a layer."""
-        sites = [f"{name}/{kind}" for name in params for kind in ("mlp_in", "mlp_out")]
-        return Target(self.apply, params, sites)
+        """The network with its sites, two a layer; biases stay fixed."""
+        inputs = jax.ShapeDtypeStruct((2, 1 + self.num_functions), jnp.float32)
+        return Target(self.apply, params, inputs=inputs)
 
     def apply(self, params: Params, inputs: jax.Array) -> jax.Array:
         """Run the network: `r = (x, bits, 0); r += ReLU(r W_in + b) W_out` for every layer.
@@ -224,10 +224,9 @@ class GatedFunctions:
         """
         residual = jnp.concatenate([inputs, jnp.zeros_like(inputs[:, :1])], axis=1)
         for layer in range(self.num_layers):
-            name = f"layers_{layer}"
-            mlp_in, mlp_out = params[name]["mlp_in"], params[name]["mlp_out"]
-            pre = linear(f"{name}/mlp_in", residual, mlp_in["kernel"]) + mlp_in["bias"]
-            residual = residual + linear(f"{name}/mlp_out", jax.nn.relu(pre), mlp_out["kernel"])
+            mlp_in, mlp_out = (params[f"layers_{layer}"][name] for name in ("mlp_in", "mlp_out"))
+            hidden = jax.nn.relu(residual @ mlp_in["kernel"] + mlp_in["bias"])
+            residual = residual + hidden @ mlp_out["kernel"]
         return residual[:, -1:]
 
 

@@ -18,7 +18,7 @@ class GatedFunctionsStudy(Study):
     """Does each component hold one function, and all of it?"""
 
     name = "gated_functions"
-    variants = ("paper", "small", "robust")
+    variants = ("paper",)
     task = GatedFunctions()
     captions = CAPTIONS
     main_figure = "networks"

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from apd_jax.errors import UserError
 from apd_jax.fields import check_at_least, check_choices, setting
 from apd_jax.inputs import SparseFeatures
-from apd_jax.sites import Target, linear
+from apd_jax.sites import Target
 
 Params = dict[str, jax.Array]
 SampleKind = Literal["sparse", "gaussian"]
@@ -35,7 +35,7 @@ class GaussianInputs:
 
 def multiply(params: Params, x: jax.Array) -> jax.Array:
     """The network: `x W`, [B, d]."""
-    return linear("w", x, params["w"])
+    return x @ params["w"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,4 +98,5 @@ class LinearMap:
 
     def target(self, params: Params) -> Target:
         """The map with its only site, `w`."""
-        return Target(multiply, params, ["w"])
+        inputs = jax.ShapeDtypeStruct((2, self.width), jnp.float32)
+        return Target(multiply, params, inputs=inputs)
