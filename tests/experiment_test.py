@@ -15,13 +15,18 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import loop
+from apd_jax.decomposition import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.run import experiment
+from apd_jax.runtime import preemption
 from apd_jax.runtime.checkpoint import Checkpointer, to_host
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
+from apd_jax.studies import pretraining
+from apd_jax.studies.drawing import style
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
+import resid_mlp  # noqa: E402
 import tms  # noqa: E402
 
 
@@ -32,6 +37,18 @@ def small_config(**changes):
     config.target.update(steps=20, batch_size=32)
     config.update_from_flattened_dict(changes)
     return config
+
+
+class FlagAfter(StopFlag):
+    """Becomes requested after `looks` looks."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    @property
+    def requested(self):
+        self.looks -= 1
+        return self.looks < 0
 
 
 class ExperimentTestCase(parameterized.TestCase):
@@ -165,15 +182,39 @@ class GoesOnTest(Trained):
 
 
 class EvaluationTest(ExperimentTestCase):
-    def test_asked_to_stop_between_seeds(self):
-        flag = mock.Mock(StopFlag, requested=True)
-        plan = experiment.make_plan(small_config())
-        decomposition = mock.Mock()
+    @parameterized.parameters(
+        (tms, {}, 1), (tms, {}, 7), (resid_mlp, {"num_components": 7}, 1), (resid_mlp, {}, 5)
+    )
+    def test_asked_to_stop(self, study, changes, looks):
+        """Between batches, whatever is measured: a run is told again after a few of them."""
+        config = study.get_config()
+        config.update(steps=40, batch_size=8, evaluation_samples=10**9)
+        if study is resid_mlp:
+            config.target.update(num_features=5, d_resid=6, neurons=(4,))
+        config.update_from_flattened_dict(changes)
+        plan = experiment.make_plan(config)
+        params = pretraining.init_params(plan.task, plan.seeds)
+        targets = jax.vmap(plan.task.target)(params)
+        components = experiment.init_states(plan.settings, targets, plan.seeds).components
+        decomposition = Decomposition(
+            loop.pick(targets, 0), loop.pick(components, 0), plan.settings
+        )
+        flag = FlagAfter(looks)
         with (
-            mock.patch.object(experiment.pretraining, "final_loss", return_value=np.zeros(1)),
+            mock.patch.object(pretraining, "final_loss", return_value=np.zeros(1)),
+            preemption.watch(flag, loop.Stopped(40, "evaluation")),
             self.assertRaisesRegex(loop.Stopped, "evaluation stopped at step 40"),
         ):
-            experiment.evaluate(plan, mock.Mock(), [decomposition], flag)
+            experiment.evaluate(plan, targets, [decomposition])
+        self.assertEqual(flag.looks, -1)
+
+    def test_asked_to_stop_between_figures(self):
+        flag, made = FlagAfter(2), []
+        makers = {name: lambda name=name: made.append(name) for name in "abcd"}
+        with preemption.watch(flag, loop.Stopped(40, "report")), self.assertRaises(loop.Stopped):
+            style.make_figures(makers, None)
+        self.assertEqual(made, ["a", "b"])
+        preemption.stop_if_asked()
 
 
 @pytest.mark.slow

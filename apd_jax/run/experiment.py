@@ -20,7 +20,7 @@ from apd_jax.run.config import Config
 from apd_jax.run.plan import Plan, make_plan
 from apd_jax.run.publish import publish
 from apd_jax.run.session import Stage
-from apd_jax.runtime import memory
+from apd_jax.runtime import memory, preemption
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
 from apd_jax.runtime.workdir import Workdir
@@ -64,11 +64,13 @@ def run(
         decompositions, seconds["decompose"] = decompose_targets(plan, targets, workdir, flag)
         save_components(plan, decompositions, workdir)
         start = time.monotonic()
-        rows, arrays = evaluate(plan, targets, decompositions, flag)
+        with preemption.watch(flag, loop.Stopped(plan.settings.steps, "evaluation")):
+            rows, arrays = evaluate(plan, targets, decompositions)
         seconds["evaluate"] = time.monotonic() - start
-        return publish(
-            workdir, plan, decompositions, rows, arrays, seconds=seconds, command=command
-        )
+        with preemption.watch(flag, loop.Stopped(plan.settings.steps, "report")):
+            return publish(
+                workdir, plan, decompositions, rows, arrays, seconds=seconds, command=command
+            )
 
 
 def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target, float]:
@@ -122,7 +124,7 @@ def save_components(plan: Plan, decompositions: list[Decomposition], workdir: Wo
 
 
 def evaluate(
-    plan: Plan, targets: Target, decompositions: list[Decomposition], flag: StopFlag
+    plan: Plan, targets: Target, decompositions: list[Decomposition]
 ) -> tuple[list[dict], list[Any]]:
     """Numbers of results.json and arrays for the figures, an entry a seed."""
     losses = None
@@ -131,8 +133,7 @@ def evaluate(
     rows, arrays = [], []
     with Progress(len(decompositions), "evaluation", unit="seed") as progress:
         for index, decomposition in enumerate(decompositions):
-            if flag.requested:
-                raise loop.Stopped(plan.settings.steps, "evaluation")
+            preemption.stop_if_asked()
             memory.give_back()  # what training or the seed before this one took
             key = randomness.stream(plan.seeds[index], "evaluation")
             numbers, measured = plan.study.evaluate(

@@ -1,6 +1,7 @@
 """Stopping between two chunks: SIGTERM (a scheduler's notice) and SIGINT (Ctrl-C)."""
 
 import contextlib
+import contextvars
 import os
 import signal
 import threading
@@ -29,6 +30,28 @@ class StopFlag:
         name = signal.Signals(number).name
         with contextlib.suppress(OSError):  # nobody may be listening
             os.write(2, f"\n{name}: stopping after this chunk{hint}\n".encode())
+
+
+_watched: contextvars.ContextVar[tuple[StopFlag, Exception] | None] = contextvars.ContextVar(
+    "watched", default=None
+)
+
+
+@contextlib.contextmanager
+def watch(flag: StopFlag, stopped: Exception) -> Iterator[None]:
+    """Let `stop_if_asked`, wherever in the block, raise `stopped` once `flag` is up."""
+    token = _watched.set((flag, stopped))
+    try:
+        yield
+    finally:
+        _watched.reset(token)
+
+
+def stop_if_asked() -> None:
+    """Called between the pieces of work that takes long and has nothing to save."""
+    watched = _watched.get()
+    if watched is not None and watched[0].requested:
+        raise watched[1]
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from apd_jax.errors import UserError
 from apd_jax.forward import masked_apply
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Objective
+from apd_jax.runtime.preemption import stop_if_asked
 from apd_jax.sites import PyTree, Target
 
 LabelFn = Callable[[jax.Array], jax.Array]
@@ -117,7 +118,10 @@ def stream(batch_fn: Callable[[jax.Array], PyTree], key: jax.Array, count: int) 
     Returns:
       The same pytree with numpy arrays, of length `count * B`.
     """
-    batches = [jax.device_get(batch_fn(jax.random.fold_in(key, i))) for i in range(count)]
+    batches = []
+    for i in range(count):
+        stop_if_asked()
+        batches.append(jax.device_get(batch_fn(jax.random.fold_in(key, i))))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
 
 

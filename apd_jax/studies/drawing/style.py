@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from apd_jax.errors import UserError
+from apd_jax.runtime.preemption import stop_if_asked
 
 WIDTH = 10.0
 DPI = 200
@@ -83,11 +84,13 @@ def make_figures(makers: Mapping[str, Callable[[], Figure]], only: str | None) -
     Raises:
       UserError: `only` is not in the table.
     """
-    if only is None:
-        return {name: make() for name, make in makers.items()}
-    if only not in makers:
+    if only is not None and only not in makers:
         raise UserError(f"there is no figure {only!r}; there are {sorted(makers)}")
-    return {only: makers[only]()}
+    figures = {}
+    for name in makers if only is None else [only]:
+        stop_if_asked()
+        figures[name] = makers[name]()
+    return figures
 
 
 def new_figure(height: float, *, width: float = WIDTH, constrained: bool = True) -> Figure:
@@ -97,6 +100,7 @@ def new_figure(height: float, *, width: float = WIDTH, constrained: bool = True)
 
 def to_png(figure: Figure, *, dpi: int = DPI) -> bytes:
     """Render a figure as PNG on white ground, whatever the caller's settings."""
+    stop_if_asked()
     buffer = io.BytesIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
