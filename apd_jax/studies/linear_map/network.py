@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_choices, setting
+from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.inputs import SparseFeatures
 from apd_jax.sites import Target
 
@@ -56,7 +56,7 @@ class LinearMap:
 
     def __post_init__(self):
         check_at_least(self, 1, "width", "map_rank")
-        check_choices(self)
+        check_values(self)
         if self.kind == "low-rank" and self.map_rank >= self.width:
             raise UserError(f"map_rank must be below the width, {self.width}, got {self.map_rank}")
         if not 0 < self.probability <= 1:
