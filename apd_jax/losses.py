@@ -114,6 +114,40 @@ def simplicity(
     return sum(terms) / total
 
 
+def scale_free_simplicity(
+    components: Components,
+    active_counts: jax.Array,
+    *,
+    p: float,
+    uses: dict[str, float],
+    batch_size: int,
+) -> jax.Array:
+    """Schatten-p norms of the active components over their Frobenius norms.
+
+    `(1/B) Σ_b Σ_c s_c(x_b) Σ_l Σ_m (‖U_{c,l,:,m}‖² ‖V_{c,l,m,:}‖² + ε)^{p/2} / ‖P_c‖^p` with
+    `‖P_c‖² = Σ_l ‖P_{c,l}‖² + ε`. A component that is scaled keeps its loss, so that it can fall
+    only by fewer singular values and sites: it is 1 for a component of rank one at one site, and
+    `n^{1−p/2}` for n equal singular values.
+
+    Args:
+      components: `{site: Factors}`.
+      active_counts: [C], on how many examples of the batch each component is active.
+      p: Schatten power, in (0, 2].
+      uses: how often each site is used in a pass.
+      batch_size: B.
+    """
+    schatten, squares = jnp.float32(0), jnp.float32(0)
+    for site, norms in rank_one_norms(components).items():
+        f = components[site]
+        of_reads = jnp.einsum("c...mi,c...ni->c...mn", f.reads, f.reads)
+        of_writes = jnp.einsum("c...mo,c...no->c...mn", f.writes, f.writes)
+        axes = tuple(range(1, norms.ndim))
+        schatten = schatten + uses[site] * jnp.sum((norms + EPSILON) ** (p / 2), axis=axes)
+        squares = squares + uses[site] * jnp.sum(of_reads * of_writes, axis=(*axes, norms.ndim))
+    ratios = schatten / (jnp.maximum(squares, 0) + EPSILON) ** (p / 2)
+    return jnp.sum(active_counts.astype(jnp.float32) * ratios) / batch_size
+
+
 def _per_component(values: jax.Array, norms: jax.Array) -> jax.Array:
     """Values [..., C] in the shape of norms [C, ...] behind their leading axes."""
     return values.reshape(*values.shape, *(1,) * (norms.ndim - 1))

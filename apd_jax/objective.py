@@ -87,6 +87,11 @@ class Objective:
     )
     distil: bool = setting(False, "The last component is always active and not counted.")
     schatten_p: float = setting(0.9, "Power of the simplicity loss.")
+    simplicity_norm: Literal["schatten", "schatten_over_frobenius"] = setting(
+        "schatten",
+        "Of the simplicity loss: the paper's Schatten norm, or that over the Frobenius norm, which "
+        "stays the same where a component shrinks.",
+    )
     lp_p: float = setting(0.9, "Power of the attributions in the Lp losses.")
     hidden_sites: tuple[str, ...] = setting(
         (), "Sites whose outputs the activation loss compares.", flag=False

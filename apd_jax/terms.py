@@ -63,6 +63,10 @@ class Step:
 
 
 DISTANCES = {"mse": losses.output_mse, "kl": losses.output_kl}
+SIMPLICITY_NORMS = {
+    "schatten": losses.simplicity,
+    "schatten_over_frobenius": losses.scale_free_simplicity,
+}
 
 
 def _faithfulness(step: Step) -> jax.Array:
@@ -76,7 +80,7 @@ def _minimality(step: Step) -> jax.Array:
 
 
 def _simplicity(step: Step) -> jax.Array:
-    return losses.simplicity(
+    return SIMPLICITY_NORMS[step.objective.simplicity_norm](
         step.components,
         step.chosen.counts(),
         p=step.objective.schatten_p,

@@ -93,6 +93,56 @@ class SimplicityTest(parameterized.TestCase):
         self.assertTrue(all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient)))
 
 
+class ScaleFreeSimplicityTest(parameterized.TestCase):
+    def _loss(self, components, p, counts=None):
+        counts = jnp.ones(3) if counts is None else counts
+        uses = {"linear1/kernel": 2, "hidden_0/kernel": 1}
+        return losses.scale_free_simplicity(components, counts, p=p, uses=uses, batch_size=7)
+
+    @parameterized.parameters(0.5, 0.9, 1.0, 2.0)
+    def test_definition(self, p):
+        _, components, uses = arrays()
+        mask = np.random.default_rng(0).random((7, 3)) < 0.5
+        total = 0.0
+        for b in range(7):
+            for c in np.flatnonzero(mask[b]):
+                schatten = squares = 0.0
+                for site, factors in components.items():
+                    U, V = np.asarray(factors.U[c], np.float64), np.asarray(factors.V[c])
+                    norms = np.sum(U**2, axis=0) * np.sum(V**2, axis=1)
+                    schatten += uses[site] * np.sum(norms ** (p / 2))
+                    squares += uses[site] * np.sum((U @ V) ** 2)
+                total += schatten / squares ** (p / 2)
+        close(self._loss(components, p, mask.sum(axis=0)), total / 7)
+
+    def test_scale_does_not_matter(self):
+        _, components, _ = arrays()
+        halved = jax.tree.map(lambda leaf: leaf / 2, components)
+        close(self._loss(halved, 0.9), self._loss(components, 0.9))
+        gradient = jax.grad(lambda c: self._loss(c, 0.9))(components)
+        for c in range(3):  # moving along itself changes nothing
+            along = sum(
+                jnp.sum(gradient[site].reads[c] * factors.reads[c])
+                for site, factors in components.items()
+            )
+            np.testing.assert_allclose(along, 0.0, atol=1e-5)
+
+    @parameterized.parameters((1, 0.9), (2, 0.9), (4, 1.0))
+    def test_equal_singular_values(self, rank, p):
+        factors = Factors.from_uv(3 * jnp.eye(5)[None, :, :rank], jnp.eye(5)[None, :rank])
+        found = losses.scale_free_simplicity(
+            {"w": factors}, jnp.array([1]), p=p, uses={"w": 1}, batch_size=1
+        )
+        close(found, rank ** (1 - p / 2))
+
+    def test_gradient_at_zero_is_finite(self):
+        _, components, _ = arrays()
+        zeros = jax.tree.map(jnp.zeros_like, components)
+        with jax.debug_nans(True):
+            gradient = jax.jit(jax.grad(lambda c: self._loss(c, 0.9)))(zeros)
+        self.assertTrue(all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient)))
+
+
 class HiddenActivationsTest(parameterized.TestCase):
     @parameterized.parameters(
         (("first",), "identity", lambda y: y),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, setting
+from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.sites import Target
 
 Params = dict[str, dict[str, dict[str, jax.Array]]]
@@ -109,6 +109,7 @@ class GatedFunctions:
     probability: float = setting(0.05, "Chance of every control bit to be on.")
 
     def __post_init__(self):
+        check_values(self)
         check_at_least(self, 1, "num_functions", "num_layers")
         check_at_least(self, 2, "neurons")
         if self.num_layers > self.num_functions * self.neurons:
