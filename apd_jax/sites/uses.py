@@ -138,7 +138,7 @@ def _convolution(eqn, arrays, position, view):
             params["padding"],
             lhs_dilation=params["lhs_dilation"],
             rhs_dilation=params["rhs_dilation"],
-            precision="highest",  # patches are copies: they must not be rounded
+            precision=jax.lax.Precision.HIGHEST,  # patches are copies: they must not be rounded
         )
         return jnp.moveaxis(patches, 1, -1).reshape(*row_shape, *blocks, depth)
 
