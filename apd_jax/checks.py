@@ -37,8 +37,19 @@ def check_target(target: Target, x: PyTree, objective: Objective) -> None:
         target.sites.full_name(name)
     if objective.per_position:
         sites.num_positions(target, x)
+    _check_attributions(target, x, objective)
     _check_apart(target, x)
     _check_derivatives(target, x)
+
+
+def _check_attributions(target: Target, x: PyTree, objective: Objective) -> None:
+    """Trace the attributions, so that what they refuse is refused now."""
+    component = init_components(jax.random.key(0), target, num_components=1, rank=1)
+    jax.eval_shape(
+        lambda inputs, key: objective.attribute(target, component, inputs, key).scores,
+        x,
+        jax.random.key(0),
+    )
 
 
 def _check_finite(params: PyTree) -> None:

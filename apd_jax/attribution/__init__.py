@@ -15,6 +15,7 @@ from apd_jax.attribution.gradient import Source, gradient_attributions
 from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.removal import ablation_attributions, activation_attributions
 from apd_jax.attribution.routes import Mode
+from apd_jax.errors import UserError
 
 INTEGRATION_STEPS = 8
 
@@ -24,7 +25,12 @@ def _integrated(target, components, x, **options) -> Attributed:
 
 
 def _without_derivatives(function: Callable) -> Callable:
-    def attribute(target, components, x, **_) -> Attributed:
+    def attribute(target, components, x, *, per_position=False, **_) -> Attributed:
+        if per_position:
+            raise UserError(
+                f"{function.__name__} has no scores per position; use gradient attributions"
+            )
+
         def some(inputs):
             outputs, records = sites.run(target, inputs, sites.as_is)
             return outputs, records
