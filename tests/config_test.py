@@ -95,7 +95,10 @@ class PaperTest(parameterized.TestCase):
     @parameterized.parameters(
         ("tms.py:5-2", ("linear1/kernel",)),
         ("tms.py:40-10-id", ("linear1/kernel", "hidden_0/kernel")),
-        ("resid_mlp.py:2", tuple(f"layers_{i}/mlp_{p}" for i in (0, 1) for p in ("in", "out"))),
+        (
+            "resid_mlp.py:2",
+            tuple(f"layers_{i}/mlp_{p}/kernel" for i in (0, 1) for p in ("in", "out")),
+        ),
     )
     def test_sites(self, spec, sites):
         self.assertEqual(record_of(spec).target.sites, sites)
