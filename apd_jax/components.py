@@ -178,7 +178,8 @@ def project_gradient(
 
     A loss that knows a column u of U and its row v of V by their product `u vᵀ` alone stays the
     same when u is scaled up and v down, so that `g_u·u = g_v·v`: the sum can run over the narrower
-    of the two. All losses of APD are of that kind.
+    of the two. All loss terms of APD are of that kind; a test compares both sums for each of them,
+    and a term that is not (a penalty on U alone, say) fails it and needs `"literal"`.
 
     Args:
       gradient: of such a loss, `{site: Factors}`.

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax import loop, optimizers, randomness, train_step
+from apd_jax import loop, randomness, train_step
 from apd_jax.ambient import own_settings
 from apd_jax.checks import check_target
-from apd_jax.components import init_components
+from apd_jax.components import init_components, normalise_reads
 from apd_jax.decomposition import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.fields import from_mapping
@@ -32,7 +32,7 @@ def init_states(settings: Settings, targets: Target, seeds: jax.Array) -> TrainS
       targets: S targets side by side (every leaf of the parameters [S, ...]).
       seeds: uint32 [S].
     """
-    optimizer = optimizers.adam(settings.rate())
+    optimizer = settings.optimizer()
 
     def one(target, seed):
         components = init_components(
@@ -43,6 +43,8 @@ def init_states(settings: Settings, targets: Target, seeds: jax.Array) -> TrainS
             scale=settings.init_scale,
             instances=settings.init_instances,
         )
+        if settings.objective.unit_norm:
+            components = normalise_reads(components)
         return train_step.init_state(components, optimizer)
 
     return jax.jit(jax.vmap(one))(targets, seeds)
@@ -51,7 +53,7 @@ def init_states(settings: Settings, targets: Target, seeds: jax.Array) -> TrainS
 def make_step(settings: Settings, sample_batch: SampleBatch) -> loop.StepFn:
     """The step function for `loop.run_steps`; its context is the target."""
     rate = settings.rate()
-    optimizer = optimizers.adam(rate)
+    optimizer = settings.optimizer()
 
     def step(target: Target, state: TrainState, key: jax.Array):
         x = sample_batch(randomness.stream_of_step(key, "batch"), settings.batch_size)
@@ -119,8 +121,7 @@ def decompose(
         chunk_steps=chunk_steps,
         observer=recorder,
     )
-    components = train_step.current_components(settings.objective, loop.pick(state, 0))
-    return Decomposition(target, components, settings, recorder.history)
+    return Decomposition(target, loop.pick(state.components, 0), settings, recorder.history)
 
 
 class _Recorder(loop.Observer):

@@ -144,11 +144,6 @@ class Objective:
         """Whether there is a top-k selection; without one all components are active."""
         return self.topk is not None or self.selection == "exact"
 
-    @property
-    def sphere_projection(self) -> Projection | None:
-        """How gradients are projected; None where U may have any norm."""
-        return self.routes.projection if self.unit_norm else None
-
     def per_row(self, k: int) -> "Objective":
         """The same with the k components of largest attribution on every example."""
         return dataclasses.replace(self, selection="sample", topk=k)

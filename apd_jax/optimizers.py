@@ -6,18 +6,18 @@ Letters: t step counted from the end of warmup, T number of steps after warmup.
 import contextlib
 import functools
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.experimental import xla_metadata
 
-from apd_jax.components import Components, Projection, project_gradient
+from apd_jax.components import Components, Projection, normalise_reads, project_gradient
 from apd_jax.errors import UserError
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
-SCHEDULES = ("constant", "linear", "cosine", "exponential")
+SCHEDULES = get_args(Schedule)
 
 
 def learning_rate_schedule(
@@ -82,6 +82,62 @@ def adam(schedule: optax.Schedule, *, weight_decay: float = 0.0) -> optax.Gradie
     return optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
 
 
+class RecordedNorm(NamedTuple):
+    """State of `record_norm`: the norm of the last gradient that came by, over all its leaves."""
+
+    gradient_norm: jax.Array
+
+
+def record_norm() -> optax.GradientTransformation:
+    """Pass gradients on as they are, and keep the norm of the last one."""
+
+    def update(gradient, state, params=None):
+        del state, params
+        return gradient, RecordedNorm(optax.tree.norm(gradient))
+
+    return optax.GradientTransformation(lambda params: RecordedNorm(jnp.float32(0)), update)
+
+
+def keep_unit_norm(
+    inner: optax.GradientTransformation, projection: Projection = "auto"
+) -> optax.GradientTransformation:
+    """Keep the columns of U at unit norm, where they are from the start (the paper's option).
+
+    The gradient loses its part along U before `inner` sees it, and the updates that come back are
+    changed to end on the sphere, at `(U + update) / ‖U + update‖`.
+
+    Args:
+      inner: makes updates from the projected gradient.
+      projection: see `components.project_gradient`; `"auto"` holds only for losses that know a
+        column of U and its row of V by their product alone.
+    """
+
+    def update(gradient, state, components=None):
+        gradient = project_gradient(gradient, components, projection)
+        updates, state = inner.update(gradient, state, components)
+        arrived = normalise_reads(optax.apply_updates(components, updates))
+        on_sphere = {
+            site: update._replace(reads=arrived[site].reads - components[site].reads)
+            for site, update in updates.items()
+        }
+        return on_sphere, state
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def decomposition_optimizer(
+    schedule: optax.Schedule, *, unit_norm: bool = False, projection: Projection = "auto"
+) -> optax.GradientTransformation:
+    """Adam for components, as `train_step.train_step` takes it.
+
+    Args:
+      schedule: the learning rate.
+      unit_norm, projection: see `keep_unit_norm`.
+    """
+    adam_and_norm = optax.chain(record_norm(), adam(schedule))
+    return keep_unit_norm(adam_and_norm, projection) if unit_norm else adam_and_norm
+
+
 def _outlined() -> contextlib.AbstractContextManager:
     """Keep the jitted functions called within as programs of their own, on CPU.
 
@@ -104,24 +160,19 @@ def apply_gradient(
     gradient: Components,
     components: Components,
     optimizer_state: Any,
-    projection: Projection | None = None,
 ) -> tuple[Components, Any, jax.Array]:
-    """Take a step of the optimiser, along the sphere where U is kept at unit norm.
+    """Take a step of the optimiser.
 
     Args:
-      optimizer: the optax optimiser.
+      optimizer: a `decomposition_optimizer`.
       gradient: of the loss, `{site: Factors}`.
       components: where it was taken.
       optimizer_state: of the optimiser.
-      projection: how the gradient of unit-norm U is projected (`components.project_gradient`); None
-        where U may have any norm.
 
     Returns:
-      The components and the optimiser's state after the step, and the norm of the (projected)
-      gradient.
+      The components and the optimiser's state after the step, and the norm of the gradient that
+      Adam saw: where U is kept at unit norm, of its part along the sphere.
     """
-    if projection is not None:
-        gradient = project_gradient(gradient, components, projection)
     with _outlined():
         components, optimizer_state = _descend(optimizer, gradient, optimizer_state, components)
-    return components, optimizer_state, optax.tree.norm(gradient)
+    return components, optimizer_state, optax.tree.get(optimizer_state, "gradient_norm")

@@ -46,6 +46,14 @@ class Settings:
         self.rate()
         self.objective.check_sizes(self.batch_size, self.num_components)
 
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimiser, which keeps U at unit norm where that is wanted."""
+        return optimizers.decomposition_optimizer(
+            self.rate(),
+            unit_norm=self.objective.unit_norm,
+            projection=self.objective.routes.projection,
+        )
+
     def rate(self) -> optax.Schedule:
         """The learning-rate schedule."""
         return optimizers.learning_rate_schedule(

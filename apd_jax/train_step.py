@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from apd_jax import optimizers
-from apd_jax.components import Components, normalise_reads, num_components
+from apd_jax.components import Components, num_components
 from apd_jax.objective import Objective
 from apd_jax.sites import PyTree, Target
 
@@ -44,11 +44,6 @@ def init_state(components: Components, optimizer: optax.GradientTransformation) 
     )
 
 
-def current_components(objective: Objective, state: TrainState) -> Components:
-    """The components that a state stands for: with `unit_norm`, its U are normalised when used."""
-    return normalise_reads(state.components) if objective.unit_norm else state.components
-
-
 def train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
@@ -61,7 +56,7 @@ def train_step(
 
     Args:
       objective: what is minimised (static).
-      optimizer: the optax optimiser (static).
+      optimizer: an `optimizers.decomposition_optimizer` (static).
       target: the network.
       state: the state.
       x: [B, ...] a batch of inputs.
@@ -80,10 +75,11 @@ def train_step(
         active = jnp.sum(counts) / (chosen.mask.size // chosen.mask.shape[-1])
         return objective.total(terms), (terms, counts, active)
 
-    components = current_components(objective, state)
-    (loss, (terms, counts, active)), gradient = jax.value_and_grad(total, has_aux=True)(components)
+    (loss, (terms, counts, active)), gradient = jax.value_and_grad(total, has_aux=True)(
+        state.components
+    )
     components, optimizer_state, norm = optimizers.apply_gradient(
-        optimizer, gradient, components, state.optimizer, objective.sphere_projection
+        optimizer, gradient, state.components, state.optimizer
     )
     last_active = jnp.where(counts > 0, state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}

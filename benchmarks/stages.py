@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from apd_jax import optimizers, sites, train_step
+from apd_jax import optimizers, randomness, sites
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
 from apd_jax.decompose import SampleBatch
@@ -28,8 +28,8 @@ def make_stages(settings: Settings, sample_batch: SampleBatch) -> dict[str, Stag
     objective = settings.objective
 
     def sampling(values: Values) -> Values:
-        key = jax.random.fold_in(jax.random.key(values["seed"]), values["state"].step)
-        return {"x": sample_batch(jax.random.fold_in(key, 1), settings.batch_size)}
+        key = randomness.step_key(randomness.root(values["seed"]), values["state"].step)
+        return {"x": sample_batch(randomness.stream_of_step(key, "batch"), settings.batch_size)}
 
     def attribute(values: Values) -> Values:
         found = objective.attribute(values["target"], values["components"], values["x"])
@@ -76,16 +76,15 @@ def _gradient(objective: Objective, values: Values, names: tuple[str, ...]) -> C
 
 
 def _update(settings: Settings, values: Values) -> Values:
-    objective, state, components = settings.objective, values["state"], values["components"]
+    state, components = values["state"], values["components"]
     gradient = jax.tree.map(jnp.add, values["masked_gradient"], values["weight_gradient"])
-    optimizer = optimizers.adam(settings.rate())
     components, optimizer_state, norm = optimizers.apply_gradient(
-        optimizer, gradient, components, state.optimizer, objective.sphere_projection
+        settings.optimizer(), gradient, components, state.optimizer
     )
     state = state._replace(step=state.step + 1, components=components, optimizer=optimizer_state)
     return {
         "state": state,
-        "components": train_step.current_components(objective, state),
+        "components": components,
         "gradient_norm": norm,
     }
 

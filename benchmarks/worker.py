@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from apd_jax import loop, train_step
+from apd_jax import loop
 from apd_jax.decompose import init_states, make_step
 from apd_jax.runtime import mesh
 from benchmarks import machine, problem, process, stages
@@ -102,7 +102,7 @@ class Session:
             "target": self._targets,
             "seed": self._plan.seeds,
             "state": self._state,
-            "components": train_step.current_components(objective, self._state),
+            "components": self._state.components,
         }
         return stages.measure(
             stages.make_stages(settings, self._plan.task.inputs),

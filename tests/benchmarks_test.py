@@ -8,10 +8,11 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop, optimizers, train_step
+from apd_jax import loop, train_step
 from apd_jax.decompose import init_states
 from benchmarks import against_reference, problem, process, run, scaling, stages, tables, work
 
@@ -84,18 +85,21 @@ class StagesTest(absltest.TestCase):
         targets = problem.train_targets(plan, steps=0)
         states = init_states(plan.settings, targets, plan.seeds)
         objective = plan.settings.objective
-        optimizer = optimizers.adam(plan.settings.rate())
+        optimizer = plan.settings.optimizer()
         steps = stages.make_stages(plan.settings, plan.task.inputs)
 
         @jax.jit
         def both(target, seed, state):
             values = {"target": target, "seed": seed, "state": state}
-            values["components"] = train_step.current_components(objective, state)
+            values["components"] = state.components
             for stage in steps.values():
                 values |= stage(values)
             x = values["x"]
             expected, metrics = train_step.train_step(objective, optimizer, target, state, x)
-            moments = values["state"].optimizer[0].mu, expected.optimizer[0].mu
+            moments = (
+                optax.tree.get(values["state"].optimizer, "mu"),
+                optax.tree.get(expected.optimizer, "mu"),
+            )
             return moments, (values["gradient_norm"], metrics["gradient_norm"])
 
         (actual, expected), norms = both(*loop.pick((targets, plan.seeds, states), 0))

@@ -9,9 +9,8 @@ from unittest import mock
 import fresh_flags
 from absl.testing import absltest, parameterized
 
-from apd_jax import main
+from apd_jax import main, studies
 from apd_jax.run import command_line
-from apd_jax.studies import STUDIES
 
 ROOT = pathlib.Path(__file__).parent.parent
 TMS = f"--config={ROOT}/configs/tms.py"
@@ -71,7 +70,7 @@ class HelpTest(parameterized.TestCase):
     @parameterized.parameters("--help", "-h", "--helpfull")
     def test_everything_is_listed(self, flag):
         text = self.help(flag)
-        for name, study in STUDIES.items():
+        for name, study in studies.find_all().items():
             for variant in study.variants:
                 self.assertRegex(text, f"configs/{name}.py:{variant} ")
         self.assertRegex(text, r"\* --config.rank=none\n +m of every site; min")

@@ -50,7 +50,7 @@ def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
     """
     optional = {
         name
-        for study in studies.STUDIES.values()
+        for study in studies.find_all().values()
         for name, field, _ in fields.leaves(Config(target=study.task))
         if fields.optional(field)
     }
@@ -72,7 +72,7 @@ def help_text(config: ml_collections.ConfigDict | None = None) -> str:
     Args:
       config: whose values are shown; the defaults if None.
     """
-    shown = studies.STUDIES if config is None else {config.name: studies.find(config.name)}
+    shown = studies.find_all() if config is None else {config.name: studies.find(config.name)}
     whose = "defaults; a config sets its own" if config is None else "those of the config given"
     parts = [_USAGE.format(whose=whose), "Configs and their variants:\n" + _configs()]
     common = Config(target=None)
@@ -88,7 +88,7 @@ def help_text(config: ml_collections.ConfigDict | None = None) -> str:
 def _configs() -> str:
     return "\n".join(
         f"  configs/{name}.py:{variant:8} {study.title(variant)}"
-        for name, study in studies.STUDIES.items()
+        for name, study in studies.find_all().items()
         for variant in study.variants
     )
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from apd_jax import fields, loop, randomness, train_step
+from apd_jax import fields, loop, randomness
 from apd_jax.ambient import own_settings
 from apd_jax.decompose import init_states, make_step
 from apd_jax.decomposition import Decomposition
@@ -109,9 +109,8 @@ def decompose_targets(
         **_saving_and_logging(plan.config),
     )
     state, seconds = session.run(stage, flag)
-    components = train_step.current_components(plan.settings.objective, state)
     return [
-        Decomposition(loop.pick(targets, i), loop.pick(components, i), plan.settings)
+        Decomposition(loop.pick(targets, i), loop.pick(state.components, i), plan.settings)
         for i in range(len(plan.seeds))
     ], seconds
 

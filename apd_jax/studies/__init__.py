@@ -1,19 +1,18 @@
 """The experiments, a folder each, and what they share. `Study` says what a folder offers."""
 
+import importlib
+
 from apd_jax.errors import UserError
 from apd_jax.studies import drawing  # noqa: F401, before anything else imports matplotlib
-from apd_jax.studies.gated_functions.study import GatedFunctionsStudy
-from apd_jax.studies.linear_map.study import LinearMapStudy
-from apd_jax.studies.resid_mlp.study import ResidualMLPStudy
 from apd_jax.studies.study import Study
-from apd_jax.studies.tms.study import TMSStudy
 
-STUDIES: dict[str, Study] = {
-    "tms": TMSStudy(),
-    "resid_mlp": ResidualMLPStudy(),
-    "gated_functions": GatedFunctionsStudy(),
-    "linear_map": LinearMapStudy(),
-}
+# The folders; each has a study.py with its `STUDY`.
+NAMES = (
+    "gated_functions",
+    "linear_map",
+    "resid_mlp",
+    "tms",
+)
 
 
 def find(name: str) -> Study:
@@ -22,6 +21,11 @@ def find(name: str) -> Study:
     Raises:
       UserError: there is none.
     """
-    if name not in STUDIES:
-        raise UserError(f"config.name must be one of {sorted(STUDIES)}, got {name!r}")
-    return STUDIES[name]
+    if name not in NAMES:
+        raise UserError(f"config.name must be one of {sorted(NAMES)}, got {name!r}")
+    return importlib.import_module(f"{__name__}.{name}.study").STUDY
+
+
+def find_all() -> dict[str, Study]:
+    """Every study by its name."""
+    return {name: find(name) for name in NAMES}

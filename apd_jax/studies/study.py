@@ -30,7 +30,8 @@ class ProbeInputs(NamedTuple):
 class Study(abc.ABC):
     """A family of networks: how one is made, decomposed, measured, shown and judged.
 
-    A study is a folder in studies/ with one subclass of this, and a line in studies/__init__.py.
+    A study is a folder in studies/, named in studies/__init__.py; its study.py has a subclass of
+    this, and one object of that as `STUDY`.
 
     Attributes:
       name: `config.name`.

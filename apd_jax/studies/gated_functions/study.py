@@ -70,3 +70,6 @@ class GatedFunctionsStudy(Study):
             site: View("stream", "neuron") if "mlp_in" in site else View("neuron", "stream")
             for site in target.sites
         }
+
+
+STUDY = GatedFunctionsStudy()

@@ -66,3 +66,6 @@ class LinearMapStudy(Study):
 
     def views(self, target: Target) -> dict[str, View]:
         return {site: View("input", "output") for site in target.sites}
+
+
+STUDY = LinearMapStudy()

@@ -141,3 +141,6 @@ class ResidualMLPStudy(Study):
 def _ratio(above: float, below: float) -> float:
     """NaN where `below` is 0, as in samples of which none has an active feature."""
     return float(above / below) if below else math.nan
+
+
+STUDY = ResidualMLPStudy()

@@ -86,3 +86,6 @@ class TMSStudy(Study):
     def views(self, target: Target) -> dict[str, View]:
         hidden = {site: View("hidden", "hidden") for site in target.sites if site != LINEAR}
         return {LINEAR: View("feature", "hidden"), **hidden}
+
+
+STUDY = TMSStudy()
