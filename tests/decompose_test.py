@@ -230,7 +230,7 @@ class BadInputTest(parameterized.TestCase):
         ({"topk": 0.1}, "k=0.1 selects nothing"),
         ({"topk": 3.5}, "k must be at most 3"),
         ({"topk": None}, "need a top-k selection"),
-        ({"learning_rate": -1.0}, "learning rate must be positive, got -1.0"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive and finite, got -1.0"),
         ({"init_scale": 0.0}, "init_scale must be positive, got 0.0"),
         ({"init_instances": 0}, "init_instances must be at least 1, got 0"),
         ({"hidden_sites": ("third",)}, "no site 'third'; the sites are .+'first/w'"),

@@ -58,8 +58,8 @@ class ScheduleTest(parameterized.TestCase):
         self.assertAlmostEqual(float(found), 0.15, places=6)
 
     @parameterized.parameters(
-        ({"peak": 0.0}, "learning rate must be positive, got 0.0"),
-        ({"peak": float("nan")}, "learning rate must be positive, got nan"),
+        ({"peak": 0.0}, "learning_rate must be positive and finite, got 0.0"),
+        ({"peak": float("nan")}, "learning_rate must be positive and finite, got nan"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"warmup_fraction": 1.0}, r"warmup_fraction must be in \[0, 1\), got 1.0"),
         ({"warmup_fraction": -0.1}, r"warmup_fraction must be in \[0, 1\), got -0.1"),

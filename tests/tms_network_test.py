@@ -108,7 +108,7 @@ class TrainingTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"steps": -1}, "steps must be at least 0, got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"learning_rate": 0.0}, "learning rate must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
         ({"weight_decay": float("nan")}, "weight_decay must not be negative, got nan"),
     )
