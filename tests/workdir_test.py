@@ -227,6 +227,17 @@ class ClaimTest(WorkdirTestCase):
         with self.assertRaisesRegex(WorkdirMismatch, 'wandb.project: "mine" -> "yours"'):
             self.place.claim(CONFIG | {"wandb": {"project": "yours"}}, free=("wand", "wandb.name"))
 
+    def test_field_that_came_later_had_its_default(self):
+        self.place.claim(CONFIG)
+        defaults = {"new": 1, "group": {"old": 2, "newer": [3]}}
+        later = CONFIG | {"new": 1, "group": {"old": 2, "newer": [3]}}
+        with self.assertRaisesRegex(WorkdirMismatch, "new: absent -> 1"):
+            self.place.claim(later)
+        with self.assertRaisesRegex(WorkdirMismatch, "new: 1 -> 5"):
+            self.place.claim(later | {"new": 5}, defaults=defaults)
+        self.assertTrue(self.place.claim(later, defaults=defaults))
+        self.assertTrue(self.place.claim(later))  # it is in config.json now
+
     def test_nan_equals_nan(self):
         self.place.claim({"lr": float("nan")})
         self.assertTrue(self.place.claim({"lr": float("nan")}))

@@ -59,7 +59,11 @@ def run(
     flag = flag or StopFlag()
     seconds = {}
     with Workdir(workdir_path) as workdir:
-        workdir.claim(plan.config.flags(), free=fields.free_names(plan.config))
+        workdir.claim(
+            plan.config.flags(),
+            free=fields.free_names(plan.config),
+            defaults=Config(target=plan.study.task).flags(),
+        )
         targets, seconds["target"] = train_targets(plan, workdir, flag)
         decompositions, seconds["decompose"] = decompose_targets(plan, targets, workdir, flag)
         save_components(plan, decompositions, workdir)

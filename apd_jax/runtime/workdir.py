@@ -95,13 +95,21 @@ class Workdir:
             ) from error
         return config
 
-    def claim(self, config: Mapping[str, Any], *, free: Sequence[str] = ()) -> bool:
+    def claim(
+        self,
+        config: Mapping[str, Any],
+        *,
+        free: Sequence[str] = (),
+        defaults: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Make this the directory of `config`, or check that it is.
 
         Args:
           config: a JSON object; tuples count as lists.
           free: dotted names of fields, or of groups of fields, that may change between the
             commands of one run because they don't change its numbers.
+          defaults: the defaults of all fields. A saved config that is older than a field has its
+            default, which stands for how it was before.
 
         Returns:
           True where the directory was this run's already.
@@ -111,20 +119,23 @@ class Workdir:
           WorkdirError: nobody can tell whose directory it is.
         """
         try:
-            return self._claim(json.loads(json.dumps(config)), free)
+            return self._claim(json.loads(json.dumps(config)), free, defaults or {})
         except WorkdirError:
             if self._made_lock:  # nothing of ours stays in a directory of somebody else
                 self._lock_file.unlink(missing_ok=True)
             raise
 
-    def _claim(self, asked: dict[str, Any], free: Sequence[str]) -> bool:
+    def _claim(
+        self, asked: dict[str, Any], free: Sequence[str], defaults: Mapping[str, Any]
+    ) -> bool:
         saved = self.read_config()
         if saved is not None:
             if 2 * len(asked.keys() & saved.keys()) < len(asked):
                 raise WorkdirError(
                     f"{self.config} is not the config of a run: take a new or empty --workdir."
                 )
-            differing = _differences(saved, asked, free)
+            known = _flat(dict(defaults)) if defaults else {}
+            differing = _differences(known | _flat(saved), _flat(asked), free)
             if differing:
                 raise WorkdirMismatch(
                     f"{self.path} belongs to a run with another config (saved -> asked):\n  "
@@ -210,9 +221,8 @@ def atomic_write_text(path: str | os.PathLike[str], content: str) -> None:
     atomic_write_bytes(path, content.encode(errors="backslashreplace"))
 
 
-def _differences(saved: Any, asked: Any, free: Sequence[str]) -> list[str]:
+def _differences(old: dict[str, str], new: dict[str, str], free: Sequence[str]) -> list[str]:
     """Lines `name: saved -> asked` for every field that differs and is not free."""
-    old, new = _flat(saved), _flat(asked)
     names = [name for name in old | new if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
     bound = [n for n in names if not any(n == f or n.startswith(f"{f}.") for f in free)]
     return [f"{n}: {old.get(n, _ABSENT)} -> {new.get(n, _ABSENT)}" for n in sorted(bound)]
