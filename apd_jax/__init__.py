@@ -5,6 +5,7 @@ from apd_jax.attribution import (
     activation_attributions,
     gradient_attributions,
 )
+from apd_jax.checks import check_target
 from apd_jax.components import Components, Factors, in_parameter_space, init_components
 from apd_jax.decompose import decompose
 from apd_jax.decomposition import Decomposition, load
@@ -33,6 +34,7 @@ __all__ = [
     "ablation_attributions",
     "activation_attributions",
     "batch_topk_mask",
+    "check_target",
     "composed_apply",
     "decompose",
     "gradient_attributions",

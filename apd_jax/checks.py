@@ -6,24 +6,26 @@ Letters: B batch.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from apd_jax import forward, randomness, sites
 from apd_jax.attribution.metrics import quantities
-from apd_jax.components import in_parameter_space, init_components
+from apd_jax.components import init_components
 from apd_jax.errors import UserError
 from apd_jax.objective import Objective
 from apd_jax.sites import PyTree, Target
 
 _TOLERANCE = 1e-3
+_UNITS = 8  # of rounding, where the network computes with narrower numbers than float32
 
 
-def check_target(target: Target, x: PyTree, objective: Objective) -> None:
+def check_target(target: Target, x: PyTree, objective: Objective | None = None) -> None:
     """Run the network once as the decomposition will, so that mistakes show before training.
 
     Args:
       target: the network.
       x: [B, ...] a few different inputs; with fewer than 3 it is not seen whether examples mix.
-      objective: how it is to be decomposed.
+      objective: how it is to be decomposed; None for what every decomposition needs.
 
     Raises:
       UserError: inputs that the network does not take, outputs that are no real numbers,
@@ -32,12 +34,14 @@ def check_target(target: Target, x: PyTree, objective: Objective) -> None:
     """
     _check_finite(target.params)
     target.at(x)
-    jax.eval_shape(lambda inputs: quantities(objective.metric, target(inputs)), x)
-    for name in objective.hidden_sites:
-        target.sites.full_name(name)
-    if objective.per_position:
-        sites.num_positions(target, x)
-    _check_attributions(target, x, objective)
+    metric = "rms" if objective is None else objective.metric
+    jax.eval_shape(lambda inputs: quantities(metric, target(inputs)), x)
+    if objective is not None:
+        for name in objective.hidden_sites:
+            target.sites.full_name(name)
+        if objective.per_position:
+            sites.num_positions(target, x)
+        _check_attributions(target, x, objective)
     _check_apart(target, x)
     _check_derivatives(target, x)
 
@@ -83,28 +87,34 @@ def _check_apart(target: Target, x: PyTree) -> None:
 @jax.jit
 @jax.default_matmul_precision("highest")
 def _two_derivatives(target: Target, x: PyTree) -> tuple[jax.Array, jax.Array]:
-    """Along one random component: by the network itself, and through its sites."""
+    """Along one random component: by the network itself, and through its sites.
+
+    Each example has an amount of its own, so that examples which change places in the batch, and
+    would get each other's components, are seen too.
+    """
     component = init_components(randomness.root(0), target, num_components=1, rank=1)
-    vector = jax.tree.map(lambda leaf: leaf[0], in_parameter_space(target, component))
+    matrices = {name: factors.matrices()[0] for name, factors in component.items()}
 
-    def network(params):
-        return quantities("rms", target.apply_fn(params, x))
+    def network(amount):
+        moved = {name: w + amount * matrices[name] for name, w in target.weights.items()}
+        return quantities("rms", target.with_weights(moved)(x))
 
-    def tapped(scale, inputs):
+    def tapped(inputs, amounts):
         def operation(call):
             factors = component[call.key[0]].placed(call.placement)
             added = forward.write_sum(forward.read_all(call.x, factors), factors)
             y = call.as_is()
-            return y + (scale * added).astype(y.dtype)
+            return y + (added * amounts.reshape(-1, *(1,) * (y.ndim - 1))).astype(y.dtype)
 
         return quantities("rms", sites.run(target, inputs, operation)[0])
 
-    def through_sites(scale):
-        return sites.over_examples(lambda inputs: tapped(scale, inputs), target, x)
+    def through_sites(amounts):
+        return sites.over_examples(tapped, target, x, amounts)
 
-    own = jax.jvp(network, (target.params,), (vector,))[1]
-    ours = jax.jvp(through_sites, (jnp.float32(0),), (jnp.float32(1),))[1]
-    return own.astype(jnp.float32), ours.astype(jnp.float32)
+    amounts = 1 + jnp.arange(sites.batch_size(x), dtype=jnp.float32)
+    own = jax.jvp(network, (jnp.float32(0),), (jnp.float32(1),))[1].astype(jnp.float32)
+    ours = jax.jvp(through_sites, (jnp.zeros_like(amounts),), (amounts,))[1].astype(jnp.float32)
+    return own * amounts[:, None], ours
 
 
 def _check_derivatives(target: Target, x: PyTree) -> None:
@@ -114,16 +124,24 @@ def _check_derivatives(target: Target, x: PyTree) -> None:
         if "custom_vjp" not in str(error):
             raise
         return  # such a network has no derivative along a direction to compare with
-    if not _close(own, ours):
+    if not _close(own, ours, max(_TOLERANCE, _UNITS * _rounding(jax.make_jaxpr(target)(x).jaxpr))):
         raise UserError(
             "the network's derivative with respect to its sites is not that of its own equations, "
-            "as where a custom derivative or stop_gradient stands around a weight; leave that "
-            "site out"
+            "as where a custom derivative stands around a weight, or where examples change places "
+            "in the batch before they meet one; leave that site out"
         )
 
 
-def _close(a: jax.Array, b: jax.Array) -> bool:
+def _rounding(jaxpr) -> float:
+    """Unit of rounding of the narrowest real numbers in a program."""
+    dtypes = {var.aval.dtype for eqn in jaxpr.eqns for var in eqn.outvars}
+    units = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    inner = [sub for eqn in jaxpr.eqns for sub in core.jaxprs_in_params(eqn.params)]
+    return max([*units, *map(_rounding, inner)], default=0.0)
+
+
+def _close(a: jax.Array, b: jax.Array, tolerance: float = _TOLERANCE) -> bool:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     same = (a == b) | (~np.isfinite(a) & ~np.isfinite(b))  # logits of −∞ are ordinary
     scale = max(np.abs(a[~same]).max(initial=0.0), np.abs(b[~same]).max(initial=0.0))
-    return bool((np.abs(a[~same] - b[~same]) <= _TOLERANCE * scale).all())
+    return bool((np.abs(a[~same] - b[~same]) <= tolerance * scale).all())

@@ -87,8 +87,14 @@ def _attributed(rule: _Rule, target, components, x, keys) -> Attributed:
     at = routes.linearise(target, x, rule.metric, rule.per_position)
     width = metrics.num_directions(rule.metric, at.outputs)
     if rule.mode == "auto":
-        chosen = "reverse" if rule.per_position else routes.cheaper(at, components, width)
+        backwards = rule.per_position or routes.only_backwards(at)
+        chosen = "reverse" if backwards else routes.cheaper(at, components, width)
         rule = rule._replace(mode=chosen)
+    elif rule.mode in ("forward", "literal") and routes.only_backwards(at):
+        raise UserError(
+            f"mode {rule.mode!r} needs derivatives along a direction, which a custom_vjp in the "
+            "network does not have; use 'reverse' or 'sketch'"
+        )
 
     def squares(some):
         return _squares(rule, target, at, some, x, keys)

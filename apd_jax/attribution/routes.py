@@ -200,6 +200,19 @@ def cheaper(at: Linearised, components: Components, num_outputs: int) -> str:
     return min(costs, key=costs.__getitem__)
 
 
+def only_backwards(at: Linearised) -> bool:
+    """Whether the network holds a `custom_vjp`, whose derivative can only be pulled back."""
+    return _holds(jax.make_jaxpr(at.push)(at.zeros).jaxpr, "custom_lin")
+
+
+def _holds(jaxpr, name: str) -> bool:
+    return any(
+        eqn.primitive.name == name
+        or any(_holds(inner, name) for inner in core.jaxprs_in_params(eqn.params))
+        for eqn in jaxpr.eqns
+    )
+
+
 def _multiplications(jaxpr) -> int:
     """Multiply-adds of all matrix products in a program."""
     total = 0

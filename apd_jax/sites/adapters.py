@@ -69,7 +69,7 @@ def from_nnx(model: nnx.Module):
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def combine(params, rest):
-        return nnx.merge(rest[0], params, rest[1])
+        return nnx.merge(rest[0], params, rest[1], copy=True)  # what it changes is its own
 
     return _Recombined(_Fixed((graph, rest)), combine), params
 

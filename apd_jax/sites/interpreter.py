@@ -124,10 +124,10 @@ class Interpreter:
 
     def _recognised(self, eqn, operands, held) -> LinearUse | str:
         name = eqn.primitive.name
-        if len(held) > 1:
-            return f"{name} of a parameter with a parameter"
         if name in ("while", "cond"):
             return f"used inside a {name}, whose course depends on values"
+        if len(held) > 1:
+            return f"{name} of a parameter with a parameter"
         if name in ("gather", "dynamic_slice") and not any(o.varying for o in operands):
             return "looked up at places that don't depend on the inputs, as a bias"
         arrays = [operand.array for operand in operands]

@@ -50,17 +50,18 @@ def find_leads(
     Raises:
       UserError: positions are wanted and no use tells where they are.
     """
-    longer = _traced(apply_fn, params, _resized(x, 0, batch_size(x), 1))
+    examples = batch_size(x)
+    longer = _traced(apply_fn, params, _resized(x, 0, examples, 1))
     shorter = None
     if positions is not None:
         shorter = _traced(apply_fn, params, _resized(x, 1, positions, -1))
     leads: dict[int, list[Lead]] = {}
     for leaf, shapes in program.row_shapes.items():
-        batches = _followers(shapes, longer, leaf, 1)
+        batches = _followers(shapes, longer, leaf, examples, 1)
         if positions is None:
             leads[leaf] = [Lead(batch) for batch in batches]
             continue
-        places = _followers(shapes, shorter, leaf, -1)
+        places = _followers(shapes, shorter, leaf, positions, -1)
         if shorter is None:  # of a fixed number of positions: told by their number alone
             places = [_only(s, b, positions) for s, b in zip(shapes, batches, strict=True)]
         leads[leaf] = [Lead(b, t) for b, t in zip(batches, places, strict=True)]
@@ -86,23 +87,24 @@ def _traced(apply_fn, params, x) -> Program | None:
         return None
 
 
-def _followers(shapes, other: Program | None, leaf: int, by: int) -> list[int | None]:
-    """For every use the one row axis that followed the change, if there is one."""
+def _followers(shapes, other: Program | None, leaf: int, length: int, by: int) -> list[int | None]:
+    """For every use the one row axis of this length that followed the change, if there is one."""
     if other is None or len(other.row_shapes.get(leaf, ())) != len(shapes):
         return [None] * len(shapes)
     return [
-        _follower(shape, changed, by)
+        _follower(shape, changed, length, by)
         for shape, changed in zip(shapes, other.row_shapes[leaf], strict=True)
     ]
 
 
-def _follower(shape, changed, by: int) -> int | None:
+def _follower(shape, changed, length: int, by: int) -> int | None:
     if len(shape) != len(changed):
         return None
     differing = [a for a, (n, m) in enumerate(zip(shape, changed, strict=True)) if n != m]
-    if len(differing) != 1 or changed[differing[0]] != shape[differing[0]] + by:
+    if len(differing) != 1:
         return None
-    return differing[0]
+    (axis,) = differing
+    return axis if (shape[axis], changed[axis]) == (length, length + by) else None
 
 
 def _only(shape, batch: int | None, positions: int) -> int | None:

@@ -3,6 +3,7 @@
 Letters: B batch, G stacked blocks, d_in / d_out widths of a site.
 """
 
+import collections
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -71,7 +72,7 @@ class Sites(Mapping[str, Site]):
 
     def __repr__(self) -> str:
         rows = [
-            (site.name, " x ".join(map(str, site.shape)), "; ".join(site.kinds))
+            (site.name, " x ".join(map(str, site.shape)), _counted(site.kinds))
             for site in self._sites.values()
         ]
         wide = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:2]]
@@ -227,6 +228,12 @@ class Target:
         return target
 
 
+def _counted(kinds: Sequence[str]) -> str:
+    """Kinds of uses in order, each once, with their number where it is not 1."""
+    counts = collections.Counter(kinds)
+    return "; ".join(kind if n == 1 else f"{kind} ({n} uses)" for kind, n in counts.items())
+
+
 def _shortened(name: str) -> str:
     """A name without its last part, where that only says that it is a weight."""
     base, bracket, index = name.partition("[")
@@ -268,7 +275,7 @@ def _matching(pattern, sites, left, leaves) -> set[str]:
     found = {name for name in sites if _matches(pattern, name)}
     others = [other for other in left if _matches(pattern, other.path)]
     exact = not any(sign in pattern for sign in "*?")
-    _refuse([other for other in others if exact or other.linear])
+    _refuse([other for other in others if exact or other.linear or not found])
     if not found:
         raise UserError(
             f"sites: no parameter that can be decomposed is called {pattern!r}; there are "
