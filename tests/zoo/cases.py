@@ -1,0 +1,116 @@
+"""Networks of the zoo with components, and what several tests ask of them.
+
+Letters: B examples, C components, m rank.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import apd_jax
+from apd_jax import forward, sites
+from apd_jax.components import Factors
+from zoo import NETWORKS, Network, oracle
+from zoo.network import normal
+
+C, RANK = 3, 2
+# One of every kind; the others take minutes to compile.
+QUICK = (
+    "list_of_layers",
+    "square_matrix_and_its_transpose",
+    "vmap_over_examples",
+    "dictionary_outputs",
+    "scan_over_layers_with_remat",
+    "one_layer_of_a_scan_by_name",
+    "mixture_of_experts",
+    "tied_embedding_language_model",
+    "embedding_multiplied_before_it_is_looked_up",
+    "grouped_convolution",
+    "linen_perceptron_with_layer_norm",
+)
+every_network = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NETWORKS],
+)
+
+
+class Case(NamedTuple):
+    """A network with components, and what the tests of it share."""
+
+    network: Network
+    target: apd_jax.Target
+    components: dict[str, Factors]
+    vectors: object
+    run: object
+
+
+def target_of(entry, select):
+    """The target of an entry of the zoo."""
+    return apd_jax.Target(entry.apply_fn, entry.params, select, inputs=entry.inputs)
+
+
+def components_of(target):
+    """Components of normal factors."""
+    components = {}
+    for index, (site, found) in enumerate(target.sites.items()):
+        *stack, d_in, d_out = found.shape
+        components[site] = Factors.from_uv(
+            normal(C, *stack, d_in, RANK, seed=2 * index),
+            normal(C, *stack, RANK, d_out, seed=2 * index + 1),
+        )
+    return components
+
+
+@functools.lru_cache
+def case(name):
+    """The network called `name` with components."""
+    network = NETWORKS[name]()
+    target = target_of(network, network.select)
+    components = components_of(target)
+    vectors = apd_jax.in_parameter_space(target, components)
+    return Case(network, target, components, vectors, oracle.one_example(network))
+
+
+@functools.lru_cache
+def exact(name):
+    """Attributions from dense vectors."""
+    network, _, _, vectors, _ = case(name)
+    return oracle.attributions(network, vectors)
+
+
+def scores_of(target, components, x, **options):
+    """Attributions, compiled as one program."""
+    function = functools.partial(apd_jax.gradient_attributions, **options)
+    return jax.jit(function)(target, components, x)
+
+
+def grouped(target, components, x, mask):
+    """Outputs of the masked pass that computes the active pairs alone."""
+    pairs = jnp.nonzero(mask.reshape(-1, mask.shape[-1]))
+
+    @jax.jit
+    def run(components):
+        operation = forward.masked_pairs(components, pairs, mask.shape[:-1])
+        return sites.run(target, x, operation, positions=mask.ndim == 3)[0]
+
+    return run(components)
+
+
+def assert_close(actual, expected, tolerance):
+    """Equal trees, up to a part of the largest number."""
+    jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), actual, expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        scale = float(np.max(np.abs(b)))
+        assert scale > 0
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)
+
+
+def random_mask(*shape):
+    """Half of the components, at random; nothing for the first example."""
+    mask = np.random.default_rng(0).random(shape) < 0.5
+    mask[0] = False
+    return jnp.asarray(mask)
