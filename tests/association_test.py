@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import association
+from apd_jax.attribution import association
 from apd_jax.studies.resid_mlp.network import ResidualMLP
 
 
@@ -58,7 +58,8 @@ class AttributionsTest(parameterized.TestCase):
     def test_wide_residual_stream(self, layers):
         module = ResidualMLP(4, 60, (3,) * layers)
         x = draw(1, 32, 4)
-        target = apd_jax.Target.from_flax(module, module.init(jax.random.key(0), x))
+        variables = module.init(jax.random.key(0), x)
+        target = apd_jax.Target.from_flax(module, variables, "layers_*/mlp_*", inputs=x)
         components = apd_jax.init_components(jax.random.key(1), target, num_components=3, scale=9.0)
         narrow = []
         original = association.factor

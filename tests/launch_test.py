@@ -1,5 +1,6 @@
 """The launch scripts, with a pretended Python, pip and SLURM that write down what they are told."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -198,15 +199,27 @@ class TpuTest(LaunchTestCase):
         wait = f"{stop}; touch {self.top}/ready; while :; do sleep 0.02; done"
         self.make_python(self.bin / "python3", run=wait)
         command = self.command(self.root / "launch" / "tpu_vm.sh")
-        with subprocess.Popen(**command, start_new_session=True) as script:
-            self.wait_for(lambda: (self.top / "ready").exists())
-            for count, number in enumerate(signals):
-                # Ctrl-C goes to the whole group of the script.
-                (os.killpg if number == signal.SIGINT else os.kill)(script.pid, number)
-                self.wait_for(lambda n=count: got.exists() and len(got.read_text()) > n)
-            self.assertEqual(script.wait(timeout=10), status)
+        # A shell that started us in its background has us ignore Ctrl-C, and our children too.
+        script = subprocess.Popen(
+            **command,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        self.addCleanup(script.wait)
+        self.addCleanup(self.kill_group, script.pid)
+        self.wait_for(lambda: (self.top / "ready").exists())
+        for count, number in enumerate(signals):
+            # Ctrl-C goes to the whole group of the script.
+            (os.killpg if number == signal.SIGINT else os.kill)(script.pid, number)
+            self.wait_for(lambda n=count: got.exists() and len(got.read_text()) > n)
+            time.sleep(0.5)  # a shell forgets a signal that comes while it handles the one before
+        self.assertEqual(script.wait(timeout=10), status)
         self.assertLen(self.logged("run"), 1)
         self.assertLen(got.read_text(), len(signals))
+
+    def kill_group(self, group):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
     def wait_for(self, condition):
         end = time.monotonic() + 10
