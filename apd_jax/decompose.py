@@ -17,20 +17,28 @@ from apd_jax.components import init_components, normalise_reads
 from apd_jax.decomposition import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.fields import from_mapping
+from apd_jax.parting import part_target
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
 from apd_jax.train_step import TrainState
 
 SampleBatch = Callable[[jax.Array, int], jax.Array]
+_START_EXAMPLES = 8192
 
 
-def init_states(settings: Settings, targets: Target, seeds: jax.Array) -> TrainState:
+def init_states(
+    settings: Settings,
+    targets: Target,
+    seeds: jax.Array,
+    sample_batch: SampleBatch | None = None,
+) -> TrainState:
     """States before the first step, every leaf [S, ...].
 
     Args:
       settings: the hyperparameters.
       targets: S targets side by side (every leaf of the parameters [S, ...]).
       seeds: uint32 [S].
+      sample_batch: inputs that a parted start looks at; needed for it alone.
     """
     optimizer = settings.optimizer()
 
@@ -43,6 +51,10 @@ def init_states(settings: Settings, targets: Target, seeds: jax.Array) -> TrainS
             scale=settings.init_scale,
             instances=settings.init_instances,
         )
+        if settings.start == "parted":
+            assert sample_batch is not None
+            x = sample_batch(randomness.stream(seed, "start"), _START_EXAMPLES)
+            components = part_target(target, x, components)
         if settings.objective.unit_norm:
             components = normalise_reads(components)
         return train_step.init_state(components, optimizer)
@@ -115,7 +127,7 @@ def decompose(
     state = loop.run_steps(
         make_step(settings, sample_batch),
         targets,
-        init_states(settings, targets, seeds),
+        init_states(settings, targets, seeds, sample_batch),
         seeds,
         steps=settings.steps,
         chunk_steps=chunk_steps,

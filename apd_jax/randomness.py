@@ -15,6 +15,7 @@ _STREAMS = {
     "components": 2**31 + 2,
     "evaluation": 2**31 + 3,
     "probes": 2**31 + 4,
+    "start": 2**31 + 7,
 }
 # Folded into the key of a step.
 _STREAMS_OF_A_STEP = {"target batch": 0, "batch": 1, "attribution": 2}

@@ -4,6 +4,7 @@ Letters: B batch, C components, m rank.
 """
 
 import dataclasses
+from typing import Literal
 
 import optax
 
@@ -30,6 +31,11 @@ class Settings:
     warmup_fraction: float = setting(0.01, "Share of the steps in which the learning rate rises.")
     halflife: float | None = setting(
         None, "Steps in which the exponential schedule falls to a half."
+    )
+    start: Literal["random", "parted"] = setting(
+        "random",
+        "Components at the first step: drawn at random, as in the paper, or the target's weights "
+        "parted among groups of inputs that they treat alike.",
     )
     init_scale: float = setting(1.0, "Gain of the initialisation.")
     init_instances: int = setting(

@@ -19,7 +19,23 @@ def _paper(config):
     config.learning_rate, config.warmup_fraction = 3e-3, 0.004
 
 
-_VARIANTS = {"paper": _paper}
+def _robust(config):
+    config.num_components, config.topk = 4, 0.2217
+    config.start = "parted"
+    config.attribution = "activation"
+    config.coefficients.update(faithfulness=0.1, minimality=5.0, simplicity=5.0)
+    config.steps, config.batch_size = 5000, 1024
+    config.learning_rate, config.warmup_fraction = 3e-3, 0.05
+
+
+def _small(config):
+    _robust(config)
+    config.num_components, config.topk = 2, 0.11
+    config.steps, config.batch_size = 2000, 512
+    config.target.update(num_functions=2, neurons=3, num_layers=1)
+
+
+_VARIANTS = {"paper": _paper, "small": _small, "robust": _robust}
 
 
 def get_config(variant: str = "paper"):

@@ -104,7 +104,7 @@ def decompose_targets(
     stage = Stage(
         name="decomposition",
         directory=workdir.path,
-        make_state=lambda: init_states(plan.settings, targets, plan.seeds),
+        make_state=lambda: init_states(plan.settings, targets, plan.seeds, plan.task.inputs),
         make_step=lambda: make_step(plan.settings, plan.task.inputs),
         context=targets,
         seeds=plan.seeds,

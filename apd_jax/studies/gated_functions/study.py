@@ -18,7 +18,7 @@ class GatedFunctionsStudy(Study):
     """Does each component hold one function, and all of it?"""
 
     name = "gated_functions"
-    variants = ("paper",)
+    variants = ("paper", "small", "robust")
     task = GatedFunctions()
     captions = CAPTIONS
     main_figure = "networks"
