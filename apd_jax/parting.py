@@ -18,6 +18,7 @@ from apd_jax import sites
 from apd_jax.attribution import gradient_attributions
 from apd_jax.components import Components, Factors
 from apd_jax.errors import UserError
+from apd_jax.forward import is_look_up
 from apd_jax.sites import Target
 
 EXAMPLES = 1024
@@ -68,7 +69,8 @@ def _rows(target: Target, x: jax.Array) -> dict[str, jax.Array]:
     for record in records.values():
         place = record.placement
         whole = not place.transposed and not place.stacked and place.rows is None
-        if whole and record.name not in rows and record.x.ndim == 2:
+        table = record.x.ndim == 2 and not is_look_up(record.x)
+        if whole and table and record.name not in rows:
             rows[record.name] = record.x
     missing = [site for site in target.sites if site not in rows]
     if missing:

@@ -80,8 +80,9 @@ def trace(apply_fn: Callable, params: PyTree, x: PyTree) -> Program:
     leaves, params_tree = jax.tree.flatten(abstract(params))
     inputs, inputs_tree = jax.tree.flatten(abstract(x))
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in (*leaves, *inputs))
-    # Precision and width of numbers are written into the equations when they are traced.
-    ambient = jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64
+    # Precision, width of numbers and mesh are written into the equations when they are traced.
+    mesh = jax.sharding.get_abstract_mesh()
+    ambient = jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64, mesh
     try:
         return _trace(apply_fn, params_tree, inputs_tree, shapes, ambient)
     except _Uncached as holder:
