@@ -160,6 +160,11 @@ def _labels_out_of_view(axes):
                 yield from (tick.label1, tick.label2)
 
 
+def resid_mlp_figures(*sizes):
+    numbers, arrays = resid_mlp_arrays(*sizes)
+    return resid_mlp.resid_mlp_figures(numbers, arrays)
+
+
 class FiguresTest(parameterized.TestCase):
     def check(self, figure: Figure):
         """The size is right, and every text is inside and apart from all others."""
@@ -190,6 +195,31 @@ class FiguresTest(parameterized.TestCase):
         for name, figure in figures.items():
             with self.subTest(name):
                 self.check(figure)
+
+    @parameterized.named_parameters(
+        ("components", lambda: tms.tms_figures(tms_arrays(5, 2, 1500)), "first 63 of 1502"),
+        ("narrow ones", lambda: tms.tms_figures(tms_arrays(40, 10, 1500)), "of 1502; the comp"),
+        ("layers", lambda: tms.tms_figures(tms_arrays(5, 2, 9, 60)), ""),
+        ("features", lambda: tms.tms_figures(tms_arrays(300, 10, 310)), "of 312; the comp"),
+        ("contributions", lambda: resid_mlp_figures(300, (9,), 310), "first 100 of 300 features"),
+    )
+    def test_a_page_at_most(self, make, said):
+        figures = make()
+        texts = []
+        for name, figure in figures.items():
+            self.assertLessEqual(figure.get_size_inches()[1], style.PAGE, name)
+            height = struct.unpack(">I", style.to_png(figure, dpi=40)[20:24])[0]
+            self.assertLessEqual(height, 40 * style.PAGE + 1)
+            texts += [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+        self.assertIn(said, "\n".join(texts))
+
+    def test_components_that_hold_nothing_are_left_out_first(self):
+        arrays = tms_arrays(5, 2, 1500)
+        panels = tms._panels(arrays)[2:]
+        held = [panel.note != "no feature" for panel in panels]
+        self.assertEqual(held, sorted(held, reverse=True))
+        sizes = [np.linalg.norm(panel.weight) for panel in panels[sum(held) :]]
+        self.assertEqual(sizes, sorted(sizes, reverse=True))
 
     def test_one_figure_alone(self):
         numbers, arrays = resid_mlp_arrays(4, (2,), 3)

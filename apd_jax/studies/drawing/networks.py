@@ -14,6 +14,8 @@ from matplotlib.patches import FancyBboxPatch
 from apd_jax.studies.drawing import style
 
 _INVISIBLE = 0.02
+_TITLE_LINES = 3.6
+_BELOW = 0.3  # inches for a line below all panels
 
 
 class Panel(NamedTuple):
@@ -61,10 +63,20 @@ class Grid:
 
     def __init__(self, columns: int, rows: int, *, heights: list[float], look: Look, margin: float):
         self.columns, self.heights, self.look, self.margin = columns, heights, look, margin
-        self.title_height = 3.6 * look.title / 72
+        self.title_height = _TITLE_LINES * look.title / 72
         self.band = sum(heights) + self.title_height
         self.column = (style.WIDTH - margin) / columns
-        self.figure = style.new_figure(rows * self.band, constrained=False)
+        self.figure = style.new_figure(rows * self.band + _BELOW, constrained=False)
+
+    @staticmethod
+    def most_rows(heights: list[float], look: Look) -> int:
+        """How many rows a page holds, one at least."""
+        band = sum(heights) + _TITLE_LINES * look.title / 72
+        return max(int((style.PAGE - _BELOW) / band), 1)
+
+    def say_below(self, text: str) -> None:
+        """Write a line at the bottom of the page."""
+        self.figure.text(0.5, 0.01, text, fontsize=9, ha="center", va="bottom")
 
     def _corner(self, place: int) -> tuple[float, float]:
         row, column = divmod(place, self.columns)
@@ -172,10 +184,10 @@ def _draw_lines(axes, above, below, y, sizes, look: Look) -> None:
 
 
 def draw_panels(panels: list[Panel], *, columns: int, look: Look) -> Figure:
-    """Draw networks side by side, each below its polygon where h = 2.
+    """Draw networks side by side, each below its polygon where h = 2; as many as a page holds.
 
     Args:
-      panels: the first is the target, which the others are measured by.
+      panels: the first is the target, which the others are measured by; most important first.
       columns: panels in a row.
       look: sizes.
     """
@@ -184,14 +196,13 @@ def draw_panels(panels: list[Panel], *, columns: int, look: Look) -> Figure:
     margin = 0.6 if look is LARGE else 0.0
     column = (style.WIDTH - margin) / columns
     network = column * (0.36 if look is LARGE else 0.3) * (3 + len(target.hidden))
-    grid = Grid(
-        columns,
-        -(-len(panels) // columns),
-        heights=[0.92 * column, network] if polygon else [network],
-        look=look,
-        margin=margin,
-    )
-    for place, panel in enumerate(panels):
+    heights = [0.92 * column, min(network, style.PAGE / 2)][not polygon :]
+    most = columns * Grid.most_rows(heights, look)
+    shown = panels[:most]
+    grid = Grid(columns, -(-len(shown) // columns), heights=heights, look=look, margin=margin)
+    if len(panels) > most:
+        grid.say_below(f"The first {most} of {len(panels)}; the component browser shows all.")
+    for place, panel in enumerate(shown):
         axes = grid.axes(place)
         grid.title(place, panel)
         if polygon:

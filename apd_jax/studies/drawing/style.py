@@ -19,6 +19,7 @@ from apd_jax.errors import UserError
 from apd_jax.runtime.preemption import stop_if_asked
 
 WIDTH = 10.0
+PAGE = 16.0  # the largest height of a figure: what has more to show picks, and says so
 DPI = 200
 _SOFTWARE = "apd_jax"  # in every file, to tell our figures from other people's
 
@@ -94,8 +95,9 @@ def make_figures(makers: Mapping[str, Callable[[], Figure]], only: str | None) -
 
 
 def new_figure(height: float, *, width: float = WIDTH, constrained: bool = True) -> Figure:
-    """Make an empty figure of the given size in inches, with or without automatic layout."""
-    return Figure(figsize=(width, height), layout="constrained" if constrained else None)
+    """Make an empty figure, a page at most; in inches, with or without automatic layout."""
+    size = width, min(height, PAGE)
+    return Figure(figsize=size, layout="constrained" if constrained else None)
 
 
 def to_png(figure: Figure, *, dpi: int = DPI) -> bytes:

@@ -22,6 +22,7 @@ _FUNCTION_COLORS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILION, styl
 _SHARES = LinearSegmentedColormap.from_list("shares", [style.VERMILION, "white", style.BLUE])
 _INVISIBLE = 0.03
 _MOST_PANELS = 12
+_MOST_CURVES = 24
 
 
 def gated_figures(arrays: GatedArrays, *, only: str | None = None) -> dict[str, Figure]:
@@ -46,12 +47,12 @@ def function_color(function: int) -> str:
 
 @style.styled
 def functions(arrays: GatedArrays) -> Figure:
-    """Draw every function: the target's output with one bit on, and that of one component.
+    """Draw functions, two dozen at most: the target's output with one bit on, and one component's.
 
     Args:
       arrays: curves of target and top-k components.
     """
-    count = len(arrays.curves)
+    count = min(len(arrays.curves), _MOST_CURVES)
     columns = min(count, 4)
     rows = -(-count // columns)
     figure = style.new_figure(2.5 * rows + 0.4, width=max(2.5 * columns, 5.0))
@@ -77,6 +78,8 @@ def functions(arrays: GatedArrays) -> Figure:
         Line2D([], [], color=style.GREY, linewidth=5, alpha=0.4, label="target"),
         Line2D([], [], color=style.INK, linewidth=1.3, dashes=(4, 2), label="top-k APD"),
     ]
+    if count < len(arrays.curves):
+        figure.supxlabel(f"The first {count} of {len(arrays.curves)} functions")
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return figure
 

@@ -11,6 +11,8 @@ from apd_jax.studies.drawing import style
 from apd_jax.studies.resid_mlp.contributions import Contributions
 
 _NAMED_ABOVE = 0.1
+_BAND = 3.1  # inches
+_MOST_BANDS = int((style.PAGE - 0.3) / _BAND)
 
 
 @style.styled
@@ -43,15 +45,17 @@ def neuron_contributions(contributions: Contributions, *, num_features: int = 10
 def neuron_contributions_all(contributions: Contributions, *, per_band: int = 20) -> Figure:
     """Draw the neuron contributions of all features, in bands of target above best component.
 
-    Read it as `neuron_contributions`.
+    Read it as `neuron_contributions`. A page holds five bands; more features are left out.
 
     Args:
       contributions: those of the target and of the components.
       per_band: features in a band.
     """
-    count = contributions.target.shape[0]
+    count = min(contributions.target.shape[0], _MOST_BANDS * per_band)
     bands = -(-count // per_band)
-    figure = style.new_figure(3.1 * bands + 0.3)
+    figure = style.new_figure(_BAND * bands + 0.3)
+    if count < contributions.target.shape[0]:
+        figure.suptitle(f"The first {count} of {contributions.target.shape[0]} features")
     axes = figure.subplots(2 * bands, 1, sharey=True, squeeze=False)[:, 0]
     axes[0].set_ylim(_limits(contributions, count))
     for band in range(bands):

@@ -13,6 +13,7 @@ from apd_jax.studies.drawing.label_errors import label_errors
 from apd_jax.studies.tms.measures import TMSArrays
 
 _FEW = 16
+_MOST_NAMES = 100  # of components below an axis
 _SHARES = LinearSegmentedColormap.from_list("shares", [style.VERMILION, "white", style.BLUE])
 
 
@@ -51,14 +52,17 @@ def component_drawings(arrays: TMSArrays) -> Figure:
 
 
 def _panels(arrays: TMSArrays) -> list[networks.Panel]:
-    """Target, sum, then the components in the order of the features that they hold."""
+    """Target, sum, the components in the order of the features they hold, the rest by size."""
     features = arrays.target.shape[0]
     colors = style.feature_colors(features)
     panels = [
         networks.Panel("target", arrays.target, arrays.hidden),
         networks.Panel("sum", arrays.components.sum(axis=0), arrays.hidden_components.sum(axis=0)),
     ]
-    for c in arrays.order:
+    size = np.square(arrays.components).sum(axis=(1, 2))
+    holds = np.isin(arrays.order, arrays.best_component[arrays.recovered])
+    rest = arrays.order[~holds]
+    for c in [*arrays.order[holds], *rest[np.argsort(-size[rest], kind="stable")]]:
         held = np.flatnonzero((arrays.best_component == c) & arrays.recovered)
         note = "  ".join(f"$x_{{{j}}}$" for j in held) or "no feature"
         color = style.INK if len(held) else style.GREY
@@ -110,10 +114,11 @@ def _draw_shares(figure: Figure, axes: Axes, arrays: TMSArrays) -> None:
     bar.outline.set_visible(False)
     axes.set_ylabel("feature $j$")
     axes.set_xlabel("component, in the order of the features")
-    axes.set_yticks(np.arange(0, features, 1 if features <= _FEW else 5))
+    axes.set_yticks(np.arange(0, features, 1 if features <= _FEW else max(5, features // 20)))
+    every = -(-count // _MOST_NAMES)
     axes.set_xticks(
-        np.arange(count),
-        arrays.order,
+        np.arange(0, count, every),
+        arrays.order[::every],
         fontsize=8 if count <= 30 else 6,
         rotation=90 if count > 20 else 0,
     )
