@@ -1,10 +1,13 @@
 """Checkpoints: bit for bit, whole or not there, and the one before where one is broken."""
 
+import gc
 import pathlib
 import resource
 import shutil
+import sys
 import tempfile
 import threading
+import types
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -315,6 +318,23 @@ class FullDiskTest(CheckpointTestCase):
             )
             checkpointer.save(200, state_at(200), {})  # room again
         self.assertEqual(self.restore().step, 200)
+
+    def test_nothing_is_said_beside_the_error(self):
+        self.save(100)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        with mock.patch.object(sys, "unraisablehook", mock.Mock(silences_loops=False)) as said:
+            with self.assertRaises(CheckpointError), Checkpointer(self.directory) as checkpointer:
+                checkpointer.restore_latest(abstract(state_at(0)))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+                try:
+                    checkpointer.save(200, state_at(200, width=20_000), {})
+                    checkpointer.wait()
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            gc.collect()
+            other = types.SimpleNamespace(exc_value=RuntimeError("another"))
+            sys.unraisablehook(other)
+        self.assertEqual([call.args for call in said.call_args_list], [(other,)])
 
     @parameterized.parameters(
         OSError(30, "Read-only file system"),

@@ -8,7 +8,6 @@ reported as broken and the checkpoint before it is taken.
 import concurrent.futures
 import contextlib
 import json
-import logging as std_logging
 import os
 import pathlib
 import re
@@ -23,7 +22,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import checksum, paths
+from apd_jax.runtime import checksum, orbax_noise, paths
 
 
 class CheckpointError(UserError):
@@ -74,7 +73,7 @@ class Checkpointer:
             lightweight_initialize=True,  # a broken step must not hide the others
             multiprocessing_options=_alone(),
         )
-        logging.get_absl_logger().addFilter(_not_from_orbax)
+        orbax_noise.silence()
         self._closing = contextlib.ExitStack()
         plain = self._closing.enter_context(paths.plain(self._directory))
         self._manager = ocp.CheckpointManager(plain, options=options)
@@ -296,8 +295,3 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
     )
-
-
-def _not_from_orbax(record: std_logging.LogRecord) -> bool:
-    """Whether to keep a line of the log: orbax tells every step, and errors that it also raises."""
-    return "orbax" not in pathlib.PurePath(record.pathname).parts
