@@ -197,7 +197,7 @@ class FiguresTest(parameterized.TestCase):
                 self.check(figure)
 
     @parameterized.named_parameters(
-        ("components", lambda: tms.tms_figures(tms_arrays(5, 2, 1500)), "first 63 of 1502"),
+        ("components", lambda: tms.tms_figures(tms_arrays(5, 2, 1500)), "first 54 of 1502"),
         ("narrow ones", lambda: tms.tms_figures(tms_arrays(40, 10, 1500)), "of 1502; the comp"),
         ("layers", lambda: tms.tms_figures(tms_arrays(5, 2, 9, 60)), ""),
         ("features", lambda: tms.tms_figures(tms_arrays(300, 10, 310)), "of 312; the comp"),
