@@ -69,7 +69,9 @@ def from_nnx(model: nnx.Module):
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def combine(params, rest):
-        return nnx.merge(rest[0], params, rest[1], copy=True)  # what it changes is its own
+        graph, state = rest
+        # New variables: the model's own can't be changed, as counts of draws are, in another trace.
+        return nnx.merge(graph, *jax.tree.map(lambda leaf: leaf, (params, state)))
 
     return _Recombined(_Fixed((graph, rest)), combine), params
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from apd_jax.errors import UserError
 from apd_jax.sites.interpreter import Interpreter
 from apd_jax.sites.layout import NoMatrix, Placement, Site, find_layout
 from apd_jax.sites.uses import LinearUse
@@ -51,9 +52,17 @@ class Program:
 
 
 def leaf_paths(params: PyTree) -> list[str]:
-    """Paths of all leaves, `/`-separated."""
+    """Paths of all leaves, `/`-separated.
+
+    Raises:
+      UserError: two leaves with one path.
+    """
     found = jax.tree_util.tree_leaves_with_path(params)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
+    twice = sorted({path for path in paths if paths.count(path) > 1})
+    if twice:
+        raise UserError(f"several parameters are called {twice}; rename keys that hold a '/'")
+    return paths
 
 
 def abstract(tree: PyTree) -> PyTree:

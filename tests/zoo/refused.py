@@ -165,6 +165,16 @@ def glob_without_a_match():
 
 
 @REFUSED.entry
+def two_parameters_of_one_name():
+    params = {"a/b": normal(4, 5, seed=1), "a": {"b": normal(5, 2, seed=2)}}
+
+    def apply(p, x):
+        return jnp.tanh(x @ p["a/b"]) @ p["a"]["b"]
+
+    return Refused(apply, params, normal(B, 4), None, r"several parameters.*\['a/b'\]")
+
+
+@REFUSED.entry
 def layer_beyond_the_last():
     def apply(p, x):
         return jax.lax.scan(lambda h, w: (h @ w, None), x, p["w"])[0] @ p["v"]
