@@ -24,7 +24,7 @@ def _robust(config):
     config.start = "parted"
     config.attribution = "activation"
     config.coefficients.update(faithfulness=0.1, minimality=5.0, simplicity=5.0)
-    config.steps, config.batch_size = 5000, 1024
+    config.steps, config.batch_size = 3000, 1024
     config.learning_rate, config.warmup_fraction = 3e-3, 0.05
 
 

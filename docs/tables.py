@@ -16,7 +16,8 @@ HEAD = """# Results
 
 Every run here was made with the command above its table; nothing is left out. `solved` has the
 meaning of `results.json`: every feature has a component of its own (TMS: cosine of at least 0.99
-and norm ratio in [0.8, 1.2]; residual MLPs: every feature's one component does its work alone).
+and norm ratio in [0.8, 1.2]; residual MLPs: every feature's one component does its work alone;
+gated functions: every function has a purity of at least 0.95).
 Training is chaotic: a difference in the last digit, as from running a seed alone or beside others,
 is of the size of the components after 1000 steps of 40-10, so that a seed's numbers vary as those
 of another seed do. Seed 0 of the residual MLPs with batches of 256, at 10k and 40k steps, and 40-10
@@ -99,10 +100,11 @@ def section(result: dict) -> str:
         [key.replace("_", " ") for key in keys],
         [[cell(seed[key]) for key in keys] for seed in result["seeds"]],
     )
+    compared = f"{comparison}\n\n" if result["comparison"] else ""
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in result["seconds"].items())
     return (
         f"\n## {result['name']}, {result['variant']}\n\n"
-        f"`{result['command']}`\n\n{comparison}\n\n{seeds}\n\n"
+        f"`{result['command']}`\n\n{compared}{seeds}\n\n"
         f"Solved: {sum(seed['solved'] for seed in result['seeds'])} of {len(result['seeds'])}. "
         f"Time on {result['machine']['cpu_cores']} CPU cores: {seconds}.\n"
     )

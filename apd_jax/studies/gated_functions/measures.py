@@ -3,6 +3,7 @@
 Letters: C components, n functions, H neurons of a layer, D residual width, G points of a curve.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -10,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from apd_jax.components import Components
 from apd_jax.decomposition import Decomposition
 from apd_jax.forward import masked_apply
+from apd_jax.objective import Objective
+from apd_jax.sites import Target
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
 from apd_jax.studies.reconstruction import faithfulness_mse, num_batches, row_mse, stream
 
@@ -243,24 +247,37 @@ def evaluate_gated(
     return numbers, arrays
 
 
+@functools.partial(jax.jit, static_argnames="objective")
+def _outputs(target: Target, components: Components, x: jax.Array, *, objective: Objective):
+    """Outputs [B, 1] of the target and of its active components."""
+    scores = objective.attribute(target, components, x).scores
+    mask = objective.select(scores, x).mask
+    return target(x), masked_apply(target, components, x, mask)
+
+
 def _curves(task: GatedFunctions, decomposition: Decomposition):
     """Points [G], the target's curves [n, G], and those of the one strongest component."""
     points = np.linspace(*task.domain, CURVE_POINTS)
-    x = one_bit_inputs(task, points)
-    target, components = decomposition.target, decomposition.components
-    rule = decomposition.settings.objective.per_row(1)
-    mask = rule.select(decomposition.attributions(x), x).mask
-    outputs = (target(x), masked_apply(target, components, x, mask))
+    both = _outputs(
+        decomposition.target,
+        decomposition.components,
+        one_bit_inputs(task, points),
+        objective=decomposition.settings.objective.per_row(1),
+    )
     shape = (task.num_functions, CURVE_POINTS)
-    return points, *(np.asarray(y, np.float64).reshape(shape) for y in outputs)
+    return points, *(np.asarray(y, np.float64).reshape(shape) for y in both)
 
 
 def _topk_mse(task: GatedFunctions, decomposition: Decomposition, key, samples: int) -> float:
     """MSE of the output with the active components alone, on the training distribution."""
-    batch_size = decomposition.settings.batch_size
+    settings = decomposition.settings
 
     def batch(batch_key: jax.Array) -> jax.Array:
-        x = task.inputs(batch_key, batch_size)
-        return row_mse(decomposition(x), decomposition.target(x))
+        x = task.inputs(batch_key, settings.batch_size)
+        both = _outputs(
+            decomposition.target, decomposition.components, x, objective=settings.objective
+        )
+        return row_mse(*both)
 
-    return float(stream(batch, key, num_batches(samples, batch_size)).mean(dtype=np.float64))
+    count = num_batches(samples, settings.batch_size)
+    return float(stream(batch, key, count).mean(dtype=np.float64))

@@ -3,12 +3,17 @@
 Letters: C components, d width.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from apd_jax.components import Components
 from apd_jax.decomposition import Decomposition
+from apd_jax.forward import masked_apply
+from apd_jax.objective import Objective
+from apd_jax.sites import Target
 from apd_jax.studies.linear_map.network import LinearMap
 from apd_jax.studies.reconstruction import faithfulness_mse, num_batches, row_mse, stream
 from apd_jax.studies.tms.measures import component_order, row_similarity, superposition_scores
@@ -96,14 +101,24 @@ def evaluate_linear_map(
     return numbers, LinearArrays(weight, pieces, values, ranks, best, recovered, order)
 
 
+@functools.partial(jax.jit, static_argnames="objective")
+def _errors(target: Target, components: Components, x: jax.Array, *, objective: Objective):
+    """[B] squared error of the active components' output, and mean square of the target's."""
+    mask = objective.select(objective.attribute(target, components, x).scores, x).mask
+    outputs = target(x)
+    masked = masked_apply(target, components, x, mask)
+    return row_mse(masked, outputs), row_mse(0 * outputs, outputs)
+
+
 def _topk_errors(task: LinearMap, decomposition: Decomposition, key: jax.Array, samples: int):
     """MSE of the output with the active components alone, and the mean square of the target's."""
-    batch_size = decomposition.settings.batch_size
+    settings = decomposition.settings
 
     def batch(batch_key: jax.Array):
-        x = task.inputs(batch_key, batch_size)
-        outputs = decomposition.target(x)
-        return row_mse(decomposition(x), outputs), row_mse(0 * outputs, outputs)
+        x = task.inputs(batch_key, settings.batch_size)
+        return _errors(
+            decomposition.target, decomposition.components, x, objective=settings.objective
+        )
 
-    rows = stream(batch, key, num_batches(samples, batch_size))
+    rows = stream(batch, key, num_batches(samples, settings.batch_size))
     return tuple(float(part.mean(dtype=np.float64)) for part in rows)

@@ -1,0 +1,68 @@
+"""Gated functions and linear maps as runs: solved where the truth is known, reported either way."""
+
+import json
+import pathlib
+import sys
+import tempfile
+
+import pytest
+from absl.testing import absltest, parameterized
+
+from apd_jax import studies
+from apd_jax.run import experiment
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
+import gated_functions  # noqa: E402
+import linear_map  # noqa: E402
+
+
+class RunTest(parameterized.TestCase):
+    def _run(self, config):
+        config.chunk_steps, config.evaluation_samples = config.steps // 2, 2000
+        config.checkpoint_every, config.tensorboard = config.steps, False
+        workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
+        results = experiment.run(config, workdir)
+        page = (workdir / "report.html").read_text()
+        study = studies.find(config.name)
+        self.assertIn(study.title(config.variant), page)
+        for title, _ in study.captions.values():
+            self.assertIn(title, page)
+        self.assertIn("Components", page)
+        self.assertEqual(json.loads((workdir / "results.json").read_text()), results)
+        drawn = {path.name for path in (workdir / "figures").iterdir()}
+        expected = {f"{name}_seed_0.png" for name in study.captions}
+        self.assertContainsSubset(expected, drawn)
+        return results
+
+    def test_unknown_variants(self):
+        for module in (gated_functions, linear_map):
+            with self.assertRaisesRegex(ValueError, "unknown variant 'big'"):
+                module.get_config("big")
+
+    @pytest.mark.slow
+    def test_two_gated_functions(self):
+        config = gated_functions.get_config("small")
+        config.seeds = 2
+        results = self._run(config)
+        self.assertEqual([seed["solved"] for seed in results["seeds"]], [True, True])
+        self.assertTrue(all(verdict["passed"] for verdict in results["verdicts"]))
+
+    @pytest.mark.slow
+    def test_gated_functions_from_a_random_start_fail_and_are_reported(self):
+        config = gated_functions.get_config("small")
+        config.start, config.steps = "random", 20
+        results = self._run(config)
+        self.assertFalse(results["seeds"][0]["solved"])
+        self.assertFalse(all(verdict["passed"] for verdict in results["verdicts"]))
+
+    @pytest.mark.slow
+    @parameterized.parameters(*linear_map.LinearMapStudy.variants)
+    def test_linear_maps(self, variant):
+        config = linear_map.get_config(variant)
+        config.steps = 600
+        results = self._run(config)
+        self.assertIn("effective_rank", results["seeds"][0])
+
+
+if __name__ == "__main__":
+    absltest.main()
