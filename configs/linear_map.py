@@ -27,4 +27,6 @@ def get_config(variant: str = "identity-sparse"):
     config.checkpoint_every = 3000
     if config.target.sample == "gaussian":
         config.topk = 10.0  # every input is active
+    else:
+        config.start = "parted"  # from a random one, two rows may stay in one component
     return config
