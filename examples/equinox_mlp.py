@@ -1,0 +1,57 @@
+"""Decompose an Equinox network: which of its weights serve which of five inputs?
+
+    python examples/equinox_mlp.py        # 24 s of CPU time, most of it compiling
+
+The network gives the absolute values of five inputs. Each input has a component of its own, the
+same for both of its signs (6, 5, 1, 7, 2; attributions .83 to .97, every other one at most .1),
+with one flaw: input 3, when positive, is divided between components 7 (.49) and 3 (.36). Two
+components serve nothing.
+"""
+
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import apd_jax
+
+STEPS = 20 if "--quick" in sys.argv else 2000
+
+
+def sample(key, n):
+    """Five inputs, each different from zero on a fifth of the examples: [n, 5]."""
+    value, active = jax.random.split(key)
+    return jax.random.uniform(value, (n, 5), minval=-1) * jax.random.bernoulli(active, 0.2, (n, 5))
+
+
+@eqx.filter_jit
+def improve(model, state, key):
+    """A step of training towards the absolute value of every input."""
+
+    def loss(model, x):
+        return jnp.mean((jax.vmap(model)(x) - jnp.abs(x)) ** 2)
+
+    gradient = eqx.filter_grad(loss)(model, sample(key, 256))
+    updates, state = optimizer.update(gradient, state)
+    return eqx.apply_updates(model, updates), state
+
+
+model = eqx.nn.MLP(in_size=5, out_size=5, width_size=20, depth=1, key=jax.random.key(0))
+optimizer = optax.adam(1e-2)
+state = optimizer.init(eqx.filter(model, eqx.is_array))
+for step in range(STEPS):
+    model, state = improve(model, state, jax.random.key(step))
+
+# Ten lines from here.
+target = apd_jax.Target.from_equinox(model, inputs=sample(jax.random.key(0), 2))
+print(target.sites)
+decomposition = apd_jax.decompose(
+    target, sample, num_components=8, topk=1.0, rank=4, steps=STEPS, learning_rate=3e-3
+)
+inputs = jnp.concatenate([jnp.eye(5), -jnp.eye(5)])  # each alone, once positive, once negative
+attributions = decomposition.attributions(inputs)
+print(np.asarray(attributions).round(2))
+print("component of each input:", attributions.argmax(axis=1).reshape(2, 5))
