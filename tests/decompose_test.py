@@ -224,6 +224,12 @@ class BadInputTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"num_components": 0}, "num_components must be at least 1, got 0"),
         ({"rank": 0}, "rank must be at least 1"),
+        ({"rank": 1.5}, "rank must be a whole number below 2.*31 or None, got 1.5"),
+        ({"seed": -1}, r"seed must be in \[0, 2\*\*32\), got -1"),
+        ({"seed": 2**32}, r"seed must be in \[0, 2\*\*32\)"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a finite number, got inf"),
+        ({"unit_norm": "yes"}, "unit_norm must be True or False, got 'yes'"),
+        ({"num_components": 1, "distil": True}, "distil needs num_components of at least 2, got 1"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"chunk_steps": 0}, "chunk_steps must be at least 1, got 0"),

@@ -196,7 +196,7 @@ class TpuTest(LaunchTestCase):
         stop = (
             f"trap 'echo >> {got}; [ $(wc -l < {got}) = {len(signals)} ] && exit {status}' INT TERM"
         )
-        wait = f"{stop}; touch {self.top}/ready; while :; do sleep 0.02; done"
+        wait = f"{stop}; touch {self.top}/ready; for _ in {{1..1500}}; do sleep 0.02; done"
         self.make_python(self.bin / "python3", run=wait)
         command = self.command(self.root / "launch" / "tpu_vm.sh")
         # A shell that started us in its background has us ignore Ctrl-C, and our children too.

@@ -69,6 +69,7 @@ class BatchTest(parameterized.TestCase):
         self.assertTrue(selection.batch_topk_mask(jnp.zeros((3, 2)), 2.0).all())
 
     @parameterized.parameters(
+        (1.0, 0, 2, "the batch is empty"),
         (0.3, 3, 2, "k=0.3 selects nothing: .+ 0 at batch size 3; k must be at least 0.333333"),
         (0, 3, 2, "selects nothing"),
         (-1, 3, 2, "selects nothing"),

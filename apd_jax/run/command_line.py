@@ -48,6 +48,8 @@ def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
 
     Only fields that may be None are taken; `none` for another is left for its own complaint.
     """
+    if not any(argument.lower().endswith("=none") for argument in argv):
+        return argv, []  # nothing to look up
     optional = {
         name
         for study in studies.find_all().values()
