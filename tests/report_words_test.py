@@ -33,6 +33,11 @@ class WordsTest(parameterized.TestCase):
         self.assertIn("loss = faithfulness + minimality + 0.7 × simplicity.", text)
         self.assertIn("(those of the target)", text)
 
+    @parameterized.parameters("activation", "ablation")
+    def test_attributions_without_derivatives(self, method):
+        config = report_example.results()["config"] | {"attribution": method}
+        self.assertIn(f"largest attributions (by {method})", words.objective(config))
+
     @parameterized.parameters(
         ([True], "The one seed solved it."),
         ([False], "The one seed did not solve it."),

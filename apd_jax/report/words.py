@@ -118,7 +118,9 @@ def _switched_on(config: Mapping[str, Any]) -> str:
     k = config.get("topk")
     count = numbers.number(k)
     model = "component model" if config.get("attribution_source") == "components" else "target"
-    largest = f"the components with the largest attributions (those of the {model})"
+    method = str(config.get("attribution", "gradient"))
+    whose = f"those of the {model}" if method == "gradient" else f"by {method.replace('_', ' ')}"
+    largest = f"the components with the largest attributions ({whose})"
     sentences = {
         "batch": f"In a batch {largest} are switched on, {count} per input on average.",
         "sample": f"For every input {largest} are switched on, {count} of them.",
