@@ -8,15 +8,16 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from zoo import REFUSED
-from zoo.cases import C, assert_close, case, components_of, every_network, scores_of, target_of
+from zoo import NETWORKS, REFUSED
+from zoo.cases import C, assert_close, case, components_of, scores_of, target_of
 from zoo.network import B, normal, weights
 
 import apd_jax
 from apd_jax.errors import UserError
 
 
-@every_network
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
 def test_checks_before_training_let_it_pass(name):
     apd_jax.check_target(case(name).target, case(name).network.inputs)
 

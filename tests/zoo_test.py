@@ -35,7 +35,7 @@ def test_examples_of_the_zoo_are_independent(name):
     assert_close(jax.jit(network.apply_fn)(network.params, network.inputs), rows, network.tolerance)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@every_network
 def test_names_and_shapes_of_sites(name):
     network = NETWORKS[name]()
     sites = target_of(network, network.select).sites
@@ -96,7 +96,9 @@ def test_vectors_by_hand(name):
 
 
 @every_network
-@pytest.mark.parametrize("mode", ["forward", "reverse", "literal", "auto"])
+@pytest.mark.parametrize(
+    "mode", ["forward", "reverse", "literal", pytest.param("auto", marks=pytest.mark.slow)]
+)
 def test_attributions(name, mode):
     network, target, components, *_ = case(name)
     scores = scores_of(target, components, network.inputs, mode=mode)
