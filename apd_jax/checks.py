@@ -10,9 +10,15 @@ from jax.extend import core
 
 from apd_jax import forward, randomness, sites
 from apd_jax.attribution.metrics import quantities
-from apd_jax.components import init_components
+from apd_jax.components import (
+    Components,
+    check_components,
+    init_components,
+    num_components,
+)
 from apd_jax.errors import UserError
 from apd_jax.objective import Objective
+from apd_jax.settings import Settings
 from apd_jax.sites import PyTree, Target
 
 _TOLERANCE = 1e-3
@@ -54,6 +60,39 @@ def _check_attributions(target: Target, x: PyTree, objective: Objective) -> None
         x,
         jax.random.key(0),
     )
+
+
+def check_whole(**numbers: int) -> None:
+    """Raise UserError where a number is not whole, or below 1."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise UserError(f"{name} must be a whole number, got {value!r}")
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError unless a seed is a whole number in [0, 2**32)."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise UserError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
+
+
+def check_start(target: Target, init: Components | None, settings: Settings) -> None:
+    """Raise UserError unless components to go on from fit the target and the settings."""
+    if init is None:
+        return
+    check_components(target, init)
+    if num_components(init) != settings.num_components:
+        raise UserError(
+            f"init has {num_components(init)} components, num_components is "
+            f"{settings.num_components}: they must be the same"
+        )
+    for name, factors in init.items():
+        if settings.rank is not None and factors.reads.shape[-2] != settings.rank:
+            raise UserError(
+                f"init has rank {factors.reads.shape[-2]} at {name!r}, rank is {settings.rank}: "
+                "leave rank out"
+            )
 
 
 def _check_finite(params: PyTree) -> None:

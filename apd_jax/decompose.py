@@ -3,26 +3,26 @@
 Letters: B batch, C components, S seeds side by side.
 """
 
-from collections.abc import Callable
+import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from apd_jax import loop, randomness, train_step
 from apd_jax.ambient import own_settings
-from apd_jax.checks import check_target
-from apd_jax.components import init_components, normalise_reads
+from apd_jax.checks import check_seed, check_start, check_target, check_whole
+from apd_jax.components import Components, init_components, move_lengths, normalise_reads
+from apd_jax.data import Data, SampleBatch, Source, as_source
 from apd_jax.decomposition import Decomposition
-from apd_jax.errors import UserError
 from apd_jax.fields import from_mapping
 from apd_jax.parting import part_target
+from apd_jax.run import own
+from apd_jax.runtime.preemption import catch_signals
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
 from apd_jax.train_step import TrainState
 
-SampleBatch = Callable[[jax.Array, int], jax.Array]
 _START_EXAMPLES = 8192
 
 
@@ -31,6 +31,7 @@ def init_states(
     targets: Target,
     seeds: jax.Array,
     sample_batch: SampleBatch | None = None,
+    init: Components | None = None,
 ) -> TrainState:
     """States before the first step, every leaf [S, ...].
 
@@ -39,11 +40,13 @@ def init_states(
       targets: S targets side by side (every leaf of the parameters [S, ...]).
       seeds: uint32 [S].
       sample_batch: inputs that a parted start looks at; needed for it alone.
+      init: components to start from, the same for all seeds; drawn at random if None.
     """
     optimizer = settings.optimizer()
+    start = move_lengths(init) if init and settings.objective.unit_norm else init
 
     def one(target, seed):
-        components = init_components(
+        components = start or init_components(
             randomness.stream(seed, "components"),
             target,
             num_components=settings.num_components,
@@ -51,7 +54,7 @@ def init_states(
             scale=settings.init_scale,
             instances=settings.init_instances,
         )
-        if settings.start == "parted":
+        if settings.start == "parted" and start is None:
             assert sample_batch is not None
             x = sample_batch(randomness.stream(seed, "start"), _START_EXAMPLES)
             components = part_target(target, x, components)
@@ -62,13 +65,16 @@ def init_states(
     return jax.jit(jax.vmap(one))(targets, seeds)
 
 
-def make_step(settings: Settings, sample_batch: SampleBatch) -> loop.StepFn:
-    """The step function for `loop.run_steps`; its context is the target."""
+def make_step(settings: Settings, data: SampleBatch | Source) -> loop.StepFn:
+    """The step function for `loop.run_steps`; its context is the target, and what data feed."""
     rate = settings.rate()
     optimizer = settings.optimizer()
+    source = as_source(data)
 
-    def step(target: Target, state: TrainState, key: jax.Array):
-        x = sample_batch(randomness.stream_of_step(key, "batch"), settings.batch_size)
+    def step(context, state: TrainState, key: jax.Array):
+        target, fed = context if source.feeds else (context, None)
+        batch_key = randomness.stream_of_step(key, "batch")
+        x = source.batch(fed, state.step, batch_key, settings.batch_size)
         metrics = {"learning_rate": rate(state.step)}
         with jax.default_matmul_precision(settings.objective.routes.matmul_precision):
             state, measured = train_step.train_step(
@@ -87,64 +93,83 @@ def make_step(settings: Settings, sample_batch: SampleBatch) -> loop.StepFn:
 @own_settings()
 def decompose(
     target: Target,
-    sample_batch: SampleBatch,
+    data: Data,
     *,
     num_components: int,
     topk: float | None,
     seed: int = 0,
+    init: Components | None = None,
+    workdir: str | os.PathLike[str] | None = None,
     chunk_steps: int = 100,
+    checkpoint_every: int = 1000,
     observer: loop.Observer | None = None,
     **options: Any,
 ) -> Decomposition:
     """Decompose the sites of a network into parameter components.
 
+    A bar shows how far it is. Ctrl-C ends it after the running chunk of steps and hands back what
+    is done by then. With a `workdir` the same call goes on from there, after a stop or a crash;
+    the directory gets checkpoints/, metrics.jsonl and, at the end, components/ and report.html.
+
     Args:
       target: the network and its sites.
-      sample_batch: `(key, batch_size) -> x [B, ...]`, traced by JAX.
+      data: a sampling function `(key, batch_size) -> x [B, ...]`, traced by JAX; an array or a
+        dict, tuple or other pytree of arrays [N, ...], taken in shuffled epochs; or an iterable of
+        batches (a list, a data loader, a generator), one a step.
       num_components: C.
       topk: active components per example on average (batch top-k); None for the Lp objective.
-      seed: root of all randomness.
+      seed: root of all randomness, in [0, 2**32).
+      init: components to go on from, those of another decomposition for instance.
+      workdir: directory of this decomposition, new or its own.
       chunk_steps: steps between two looks of the host.
+      checkpoint_every: steps between two checkpoints in the workdir.
       observer: told of metrics and saves (`loop.Observer`).
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
         `learning_rate`, `coefficients` (by default 1 for faithfulness, minimality and simplicity),
-        `rank`, `schatten_p`, `hidden_sites`, `unit_norm`.
+        `rank`, `schatten_p`, `hidden_sites`, `unit_norm`, `metric`, `minimality_loss`.
 
     Returns:
       The `Decomposition`.
 
     Raises:
-      UserError: a setting out of its range, an unknown site; before any training.
+      UserError: a setting out of its range, an unknown site, data or a network that can't be used,
+        a directory of something else; before any training.
       loop.Diverged: a loss stopped being finite.
     """
-    settings = from_mapping(Settings(), {"num_components": num_components, "topk": topk} | options)
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed must be in [0, 2**32), got {seed}")
-    check_target(target, sample_batch(randomness.root(seed), 3), settings.objective)
-    recorder = _Recorder(observer or loop.Observer())
-    targets = loop.stack([target])
-    seeds = jnp.array([seed], jnp.uint32)
-    state = loop.run_steps(
-        make_step(settings, sample_batch),
-        targets,
-        init_states(settings, targets, seeds, sample_batch),
-        seeds,
+    check_seed(seed)
+    check_whole(chunk_steps=chunk_steps, checkpoint_every=checkpoint_every)
+    source = as_source(data, seed)
+    given = {"num_components": num_components, "topk": topk} | source.sizes() | options
+    settings = from_mapping(Settings(), given)
+    example = source.examples(seed, 3)
+    check_target(target, example, settings.objective)
+    check_start(target, init, settings)
+    source.check(settings.batch_size)
+    targets, seeds = loop.stack([target]), jnp.array([seed], jnp.uint32)
+    task = own.Task(
+        make_state=lambda: init_states(settings, targets, seeds, source.draw(seed), init),
+        make_step=lambda: make_step(settings, source),
+        context=targets,
+        seeds=seeds,
         steps=settings.steps,
         chunk_steps=chunk_steps,
-        observer=recorder,
+        feed=source.feed if source.feeds else None,
+        observer=observer or loop.Observer(),
     )
-    return Decomposition(target, loop.pick(state.components, 0), settings, recorder.history)
 
+    def found(outcome: own.Outcome) -> Decomposition:
+        components = loop.pick(outcome.state.components, 0)
+        return Decomposition(target, components, settings, outcome.history, example)
 
-class _Recorder(loop.Observer):
-    """Keeps the metrics of a single run, and passes everything on."""
-
-    def __init__(self, observer: loop.Observer):
-        self.history: list[dict[str, float]] = []
-        self.observer = observer
-        self.save, self.should_stop = observer.save, observer.should_stop
-
-    def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        row = {name: float(value[0]) for name, value in metrics.items()}
-        self.history.append({"step": step, **row})
-        self.observer.on_metrics(step, metrics)
+    with catch_signals() as flag:
+        if workdir is None:
+            return found(own.run(task, flag))
+        counts = {"chunk_steps": chunk_steps, "checkpoint_every": checkpoint_every}
+        described = {"seed": seed, "data": source.describe()} | counts
+        config = own.config_of(settings, target, init, **described)
+        with own.directory(workdir, config) as place:
+            outcome = own.run_in(place, task, config, flag)
+            result = found(outcome)
+            if outcome.done == settings.steps:
+                own.publish(place, result, source.examples(seed, own.EXAMPLES))
+            return result

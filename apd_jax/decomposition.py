@@ -1,25 +1,45 @@
 """A decomposed network: what its components do, and how it is kept.
 
-Letters: B batch, C components, O outputs.
+Letters: B batch, N examples, T positions, C components, O outputs.
 """
 
 import dataclasses
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from apd_jax import forward
-from apd_jax.components import Components, Factors
-from apd_jax.fields import from_mapping
-from apd_jax.runtime import export
+from apd_jax.components import Components, num_components
+from apd_jax.errors import UserError
+from apd_jax.insight import seen, summary, tables
 from apd_jax.settings import Settings
-from apd_jax.sites import Target
+from apd_jax.sites import PyTree, Target
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-@dataclasses.dataclass(frozen=True)
+class TopExamples(NamedTuple):
+    """The examples on which a component has the largest attributions.
+
+    Attributes:
+      examples: [n] numbers of the examples, largest attribution first.
+      positions: [n] numbers of the positions, or None where components are chosen for examples.
+      scores: [n] attributions.
+      active: [n] bool, whether the component is active there.
+    """
+
+    examples: np.ndarray
+    positions: np.ndarray | None
+    scores: np.ndarray
+    active: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Decomposition:
     """A decomposed network.
 
@@ -28,24 +48,101 @@ class Decomposition:
       components: `{site: Factors}`.
       settings: how it was decomposed.
       history: metrics at the end of every chunk, `[{"step": t, name: value}]`.
+      example: a few inputs, which `save` keeps to check a loaded network with.
     """
 
     target: Target
     components: Components
     settings: Settings
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    example: PyTree | None = None
 
-    def attributions(self, x: jax.Array) -> jax.Array:
-        """Attributions A_c(x) [B, C], from the model that the decomposition was trained with."""
-        return self.settings.objective.attribute(self.target, self.components, x).scores
+    def __repr__(self) -> str:
+        title = tables.decomposition_title(self)
+        return f"{title}\n{tables.text(*tables.decomposition_table(self))}"
 
-    def mask(self, x: jax.Array) -> jax.Array:
-        """The active components on a batch, [B, C] bool, by the rule of the training."""
-        return self.settings.objective.select(self.attributions(x), x).mask
+    def _repr_html_(self) -> str:
+        return tables.as_html(tables.decomposition_title(self), *tables.decomposition_table(self))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def attributions(self, x: PyTree) -> jax.Array:
+        """Attributions A_c(x) [B, C] (or [B, T, C]), by the rule of the training."""
+        return self._look(x)[0]
+
+    def mask(self, x: PyTree) -> jax.Array:
+        """The active components on a batch, bool of the same shape, by the rule of the training."""
+        return self._look(x)[1]
+
+    def _look(self, x: PyTree) -> tuple[jax.Array, jax.Array, PyTree]:
+        self.target.at(x)
+        return seen.look(self.settings.objective, self.target, self.components, x)
+
+    def __call__(self, x: PyTree) -> PyTree:
         """Output with the active components alone, `f(x, κ(x))`, [B, O]."""
         return forward.masked_apply(self.target, self.components, x, self.mask(x))
+
+    def see(self, x: PyTree) -> seen.Seen:
+        """Attributions, active components and outputs of N examples, in blocks."""
+        size = self.settings.batch_size
+        return seen.see(self.settings.objective, self.target, self.components, x, size)
+
+    def summary(
+        self, x: PyTree, labels: Any = None, baselines: Sequence[str] = ("svd", "neurons")
+    ) -> summary.Summary:
+        """Measure what the components do on examples, and whether that is worth anything.
+
+        Args:
+          x: [N, ...] examples, best not those of the training.
+          labels: classes (whole numbers) or values, to say how well the network does its task.
+          baselines: what to hold it against at the same active rank: `"svd"`, the singular
+            directions of every matrix; `"neurons"`, its columns.
+
+        Returns:
+          A `Summary`: a table when printed, numbers as attributes.
+
+        Raises:
+          UserError: an unknown baseline, labels that don't fit the outputs.
+        """
+        return summary.summarise(self, x, labels, baselines)
+
+    def top_examples(self, component: int, x: PyTree, count: int = 10) -> TopExamples:
+        """The examples on which a component has the largest attributions.
+
+        Args:
+          component: its number.
+          x: [N, ...] examples.
+          count: how many are wanted.
+        """
+        self._check(component)
+        return top_of(self.see(x), component, count)
+
+    def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:
+        """Output of all components but one or some, `f(x, Σ_{j≠c} P_j)`, [B, O]."""
+        chosen = np.atleast_1d(np.asarray(component))
+        for one in chosen.tolist():
+            self._check(one)
+        kept = ~np.isin(np.arange(num_components(self.components)), chosen)
+        batch = jax.tree.leaves(x)[0].shape[0]
+        mask = jnp.broadcast_to(jnp.asarray(kept), (batch, len(kept)))
+        return forward.masked_apply(self.target, self.components, x, mask)
+
+    def plot(self, component: int) -> "Figure":
+        """Draw a component's matrices beside those of the target, site by site."""
+        from apd_jax.insight import figures  # matplotlib is slow to import
+
+        self._check(component)
+        return figures.component(self, component)
+
+    def report(self, path: str | os.PathLike[str], x: PyTree, labels: Any = None) -> None:
+        """Write an offline HTML page on this decomposition.
+
+        Args:
+          path: of the page.
+          x: [N, ...] examples.
+          labels: see `summary`.
+        """
+        from apd_jax.insight import page
+
+        page.write(self, path, x, labels)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write components, the target's parameters and the settings; `load` reads them.
@@ -59,36 +156,20 @@ class Decomposition:
           UserError: it holds other files.
           runtime.checkpoint.CheckpointError: it can't be written; what was there before stays.
         """
-        config = {
-            "settings": dataclasses.asdict(self.settings),
-            "sites": list(self.target.sites),
-            "history": self.history,
-        }
-        export.save_components(directory, self.components, self.target.params, config)
+        from apd_jax import saving
+
+        saving.save(self, directory)
+
+    def _check(self, component: int) -> None:
+        total = num_components(self.components)
+        if not isinstance(component, int | np.integer) or not 0 <= component < total:
+            raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
 
 
-def load(
-    directory: str | os.PathLike[str],
-    network: nn.Module | Callable[[Any, jax.Array], jax.Array],
-) -> Decomposition:
-    """Read what `Decomposition.save` wrote.
-
-    Args:
-      directory: the saved decomposition.
-      network: the network itself, which is code and not saved: the Flax module, or the function
-        `(params, x) -> output`.
-
-    Raises:
-      runtime.checkpoint.CheckpointError: nothing whole is there.
-    """
-    factors, params, config = export.load_components(directory)
-    settings = from_mapping(Settings(), config["settings"])
-    sites_of = config["sites"]
-    if isinstance(network, nn.Module):
-        target = Target.from_flax(network, {"params": params}, sites_of)
-    else:
-        target = Target(network, params, sites_of)
-    components = {site: Factors.from_uv(f["U"], f["V"]) for site, f in factors.items()}
-    return Decomposition(
-        target, {site: components[site] for site in sites_of}, settings, config["history"]
-    )
+def top_of(found: seen.Seen, component: int, count: int) -> TopExamples:
+    """`Decomposition.top_examples` of what was seen already."""
+    scores = found.scores[:, component]
+    rows = np.argsort(-scores, kind="stable")[:count]
+    places = np.unravel_index(rows, found.lead)
+    positions = places[1] if len(places) > 1 else None
+    return TopExamples(places[0], positions, scores[rows], found.mask[rows, component])

@@ -139,6 +139,15 @@ def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
     return dataclasses.replace(record, **changes)
 
 
+def plain(value: Any) -> Any:
+    """A value of a mapping as JSON has it; a function by its name."""
+    if isinstance(value, Mapping):
+        return {name: plain(inner) for name, inner in value.items()}
+    if callable(value):
+        return f"function {getattr(value, '__qualname__', type(value).__name__)}"
+    return value
+
+
 def flags(record: Any) -> list[dataclasses.Field]:
     """The fields that the command line knows."""
     return [field for field in _fields(record) if marked(field, "flag")]
@@ -184,6 +193,9 @@ def _replaced(name: str, old: Any, new: Any) -> Any:
             return from_mapping(old, new)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
+    if is_record(old) and not isinstance(new, type(old)):
+        kind = type(old).__name__
+        raise UserError(f"{name} must be a {kind} or a mapping of its fields, got {new!r}")
     return _tuples(new)
 
 

@@ -19,6 +19,7 @@ from apd_jax.runtime.mesh import SEEDS, seeds_mesh
 
 PyTree = Any
 StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
+Feed = Callable[[int, int], PyTree]
 
 _SUMS = ("loss/total", "gradient_norm")
 _HINT = "try a lower learning rate or more warmup"
@@ -29,11 +30,11 @@ class Diverged(UserError):
 
 
 class Stopped(Exception):
-    """Somebody asked to stop; everything up to `step` is saved."""
+    """Somebody asked to stop; everything up to `step` is saved, and here as `state`."""
 
-    def __init__(self, step: int, what: str = "training"):
+    def __init__(self, step: int, what: str = "training", *, state: PyTree = None):
         super().__init__(f"{what} stopped at step {step}")
-        self.step = step
+        self.step, self.state = step, state
 
 
 class Observer:
@@ -58,24 +59,30 @@ def _chunk(
     context: PyTree,
     state: PyTree,
     seeds: jax.Array,
+    fed: PyTree,
 ):
     """`length` steps of every seed. Metrics come back as [S, length]."""
 
-    def one_seed(seed_context, seed_state, seed):
+    def one_seed(seed_context, seed_state, seed, fed):
         key = randomness.root(seed)
+        reads = seed_context if fed is None else (seed_context, fed)
 
         def body(carry, _):
-            return step_fn(seed_context, carry, randomness.step_key(key, carry.step))
+            return step_fn(reads, carry, randomness.step_key(key, carry.step))
 
         return jax.lax.scan(body, seed_state, length=length)
 
-    all_seeds = jax.vmap(one_seed)
+    all_seeds = jax.vmap(one_seed, in_axes=(0, 0, 0, None))
     if mesh is not None:
         axis = PartitionSpec(SEEDS)
         all_seeds = jax.shard_map(
-            all_seeds, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
+            all_seeds,
+            mesh=mesh,
+            in_specs=(axis, axis, axis, PartitionSpec()),
+            out_specs=axis,
+            check_vma=False,
         )
-    return all_seeds(context, state, seeds)
+    return all_seeds(context, state, seeds, fed)
 
 
 def run_steps(
@@ -88,6 +95,7 @@ def run_steps(
     chunk_steps: int,
     save_every: int | None = None,
     observer: Observer | None = None,
+    feed: Feed | None = None,
 ) -> PyTree:
     """Run a step function until `steps` steps are done, for S seeds at once.
 
@@ -104,6 +112,8 @@ def run_steps(
       save_every: saves are at its multiples, each rounded up to a whole chunk, at the end and
         where the observer asks to stop; None for the latter two only.
       observer: told of metrics and saves.
+      feed: `(step, length) -> fed`, what the next steps read besides, the same for all seeds; step
+        functions then get `(context, fed)` as their context.
 
     Returns:
       The state after `steps` steps.
@@ -125,7 +135,8 @@ def run_steps(
     waiting = None
     while done < steps:
         length = min(chunk_steps, steps - done)
-        state, metrics = _chunk(step_fn, length, mesh, context, state, seeds)
+        fed = None if feed is None else feed(done, length)
+        state, metrics = _chunk(step_fn, length, mesh, context, state, seeds, fed)
         if waiting is None:
             memory.give_back()  # what compiling took; the device is at work already
         if waiting is not None:
@@ -140,7 +151,7 @@ def run_steps(
             _check_state(done, state)
             observer.save(done, state)
         if stop and done < steps:
-            raise Stopped(done)
+            raise Stopped(done, state=state)
     return state if mesh is None else jax.device_put(state, jax.devices()[0])
 
 

@@ -16,6 +16,8 @@ _STREAMS = {
     "evaluation": 2**31 + 3,
     "probes": 2**31 + 4,
     "start": 2**31 + 7,
+    "order of the data": 2**31 + 8,
+    "examples": 2**31 + 9,
 }
 # Folded into the key of a step.
 _STREAMS_OF_A_STEP = {"target batch": 0, "batch": 1, "attribution": 2}

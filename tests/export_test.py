@@ -46,7 +46,7 @@ class ExportTest(parameterized.TestCase):
         export.save_components(self.directory, components_of(seed), params, CONFIG)
 
     def assert_holds(self, seed: int):
-        components, params, config = export.load_components(self.directory)
+        components, params, config, _ = export.load_components(self.directory)
         self.assertEqual(set(components), set(components_of(seed)))
         for site, factors in components_of(seed).items():
             np.testing.assert_array_equal(components[site]["U"], factors.U)

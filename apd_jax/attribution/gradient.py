@@ -186,8 +186,8 @@ def _averaged(rule: _Rule, target, at, x, along) -> jax.Array:
 
 
 def _root(squares: jax.Array) -> jax.Array:
-    """Square roots, with a gradient of 0 at 0."""
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+    """Square roots, with a gradient of 0 at 0; NaN stays NaN."""
+    return jnp.where(squares != 0, jnp.sqrt(jnp.where(squares != 0, squares, 1.0)), 0.0)
 
 
 def _num_blocks(rule: _Rule, target: Target, components: Components, x: PyTree) -> int:

@@ -36,7 +36,10 @@ def quantities(metric: Metric, outputs: PyTree) -> jax.Array:
     shapes = [jnp.shape(leaf) for leaf in leaves]
     if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
         found = [str(leaf.dtype) for leaf in leaves]
-        raise UserError(f"the network must give arrays of real numbers, got {found or 'none'}")
+        raise UserError(
+            f"the network must give arrays of real numbers, got {found or 'none'}: let it return "
+            "what counts alone"
+        )
     if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
         raise UserError(f"the network must give outputs [B, ...], got shapes {shapes}")
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]

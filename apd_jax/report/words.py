@@ -1,5 +1,6 @@
 """Words of the report: what was decomposed, how, and what the measures mean."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -71,7 +72,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def how(config: Mapping[str, Any]) -> str:
+def config_rows(
+    config: Mapping[str, Any], sentences: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
+    """(dotted name, value as JSON, sentence) of every leaf of a config."""
+    return [
+        (key, json.dumps(value, default=str), sentences.get(key, ""))
+        for key, value in flatten(config)
+    ]
+
+
+def how(config: Mapping[str, Any], inputs: str = "fresh inputs") -> str:
     """Sentences about the decomposition, made of the config fields that are there."""
     fields = ("num_components", "rank", "steps", "batch_size", "seeds")
     count, rank, steps, batch, seeds = (config.get(field) for field in fields)
@@ -83,7 +94,7 @@ def how(config: Mapping[str, Any]) -> str:
     if steps is not None and batch is not None:
         text.append(
             f" They were trained for {numbers.number(steps)} steps "
-            f"on batches of {numbers.number(batch)} fresh inputs{_optimiser(config)}."
+            f"on batches of {numbers.number(batch)} {inputs}{_optimiser(config)}."
         )
     if seeds is not None and seeds > 1:
         text.append(f" {numbers.number(seeds)} seeds ran side by side, each from its own start.")

@@ -1,12 +1,8 @@
 """What a run shows: results.json, figures, and the report made of them."""
 
 import json
-import os
-import platform
-from importlib import metadata
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 
@@ -15,6 +11,7 @@ from apd_jax.decomposition import Decomposition
 from apd_jax.report import browser, page, words
 from apd_jax.run import curve_rows
 from apd_jax.run.plan import Plan
+from apd_jax.run.versions import machine, versions
 from apd_jax.runtime.workdir import Workdir, atomic_write_bytes, atomic_write_text
 from apd_jax.studies.drawing import style
 from apd_jax.studies.probes import probe
@@ -80,34 +77,13 @@ def _results(plan: Plan, rows: list[dict], seconds: dict[str, float]) -> dict[st
         "name": plan.config.name,
         "variant": variant,
         "config": plan.config.flags(),
-        "versions": _versions(),
-        "machine": _machine(),
+        "versions": versions(),
+        "machine": machine(),
         "seconds": seconds,
         "seeds": rows,
         "summary": summary,
         "verdicts": judge(plan.study.thresholds(variant), summary),
         "comparison": compare(plan.study.published(variant), summary, len(rows)),
-    }
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    packages = ("apd_jax", "jax", "jaxlib", "flax", "optax", "numpy")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed (run from a checkout)"
-    return found
-
-
-def _machine() -> dict[str, Any]:
-    """What the run was computed on."""
-    return {
-        "platform": platform.platform(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "cpu_cores": os.cpu_count(),
     }
 
 

@@ -38,6 +38,8 @@ class Stage:
       max_to_keep: number of newest checkpoints that stay.
       config: a JSON object that every checkpoint holds, for whoever finds one on its own.
       tensorboard, wandb: see `MetricWriter`.
+      feed: see `loop.run_steps`.
+      observer: told of the metrics too, and may ask to stop.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Stage:
     config: Mapping[str, Any]
     tensorboard: bool = True
     wandb: Mapping[str, Any] | None = None
+    feed: loop.Feed | None = None
+    observer: loop.Observer = dataclasses.field(default_factory=loop.Observer)
 
 
 def run(stage: Stage, flag: StopFlag) -> tuple[Any, float]:
@@ -78,7 +82,8 @@ def run(stage: Stage, flag: StopFlag) -> tuple[Any, float]:
             logging.info("%s: all %d steps are done", stage.name, stage.steps)
             return restored.state, restored.metadata["seconds"]
         if flag.requested:
-            raise loop.Stopped(done, stage.name)
+            state = restored.state if restored else stage.make_state()
+            raise loop.Stopped(done, stage.name, state=state)
         if restored:
             logging.info("%s: going on from step %d of %d", stage.name, done, stage.steps)
         with (
@@ -116,9 +121,10 @@ def _run_steps(stage: Stage, restored: Restored | None, session: "Session") -> A
             chunk_steps=stage.chunk_steps,
             save_every=stage.save_every,
             observer=session,
+            feed=stage.feed,
         )
     except loop.Stopped as stopped:
-        raise loop.Stopped(stopped.step, stage.name) from stopped
+        raise loop.Stopped(stopped.step, stage.name, state=stopped.state) from stopped
     except loop.Diverged as error:
         raise loop.Diverged(f"{stage.name}: {error}. {session.last_good()}") from error
 
@@ -142,7 +148,7 @@ class Session(loop.Observer):
     ):
         self._metadata, self._directory = metadata, pathlib.Path(stage.directory)
         self._checkpointer, self._writer, self._progress = checkpointer, writer, progress
-        self._flag = flag
+        self._flag, self._observer = flag, stage.observer
         self.seconds = restored.metadata["seconds"] if restored else 0.0
         self._start = time.monotonic() - self.seconds
         self._saved = restored.step if restored else None
@@ -158,15 +164,17 @@ class Session(loop.Observer):
         self._writer.write(step, row)
         shown = {name.removeprefix("loss/"): v for name, v in metrics.items() if "loss" in name}
         self._progress.update(step, **shown)
+        self._observer.on_metrics(step, metrics)
 
     def save(self, step, state):
         self.seconds = time.monotonic() - self._start
         memory.give_back()  # what the checkpoint before this one took
         self._checkpointer.save(step, state, {"seconds": self.seconds, **self._metadata})
         self._saved = step
+        self._observer.save(step, state)
 
     def should_stop(self):
-        return self._flag.requested
+        return self._flag.requested or self._observer.should_stop()
 
     def last_good(self) -> str:
         """A sentence that names the newest checkpoint of this run."""

@@ -6,7 +6,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import safetensors
@@ -19,11 +19,28 @@ from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError, to_host
 _FILES = {"orbax", "components.safetensors", "config.json"}
 
 
+class Saved(NamedTuple):
+    """What `load_components` reads.
+
+    Attributes:
+      components: `{site: {"U": U, "V": V}}`.
+      target: the target's params, with tuples come back as lists and NamedTuples as dicts.
+      config: a JSON object.
+      check: more arrays, such as outputs to check a network with; None where none were given.
+    """
+
+    components: dict[str, dict[str, jax.Array]]
+    target: Any
+    config: dict[str, Any]
+    check: Any
+
+
 def save_components(
     directory: str | os.PathLike[str],
     components: Mapping[str, Any],
     target_params: Any,
     config: Mapping[str, Any],
+    check: Any = None,
 ) -> None:
     """Write finished components with their target and config, for `load_components` and others.
 
@@ -36,13 +53,15 @@ def save_components(
       components: site -> factors with arrays `U` and `V`.
       target_params: pytree of arrays.
       config: a JSON object.
+      check: pytree of more arrays to keep beside.
 
     Raises:
       CheckpointError: it cannot be written; what was in `directory` before is untouched.
       UserError: `directory` holds other files, or isn't on this machine.
     """
     factors = {site: {"U": both.U, "V": both.V} for site, both in components.items()}
-    host = to_host({"components": factors, "target": target_params})
+    everything = {"components": factors, "target": target_params}
+    host = to_host(everything if check is None else everything | {"check": check})
     if jax.process_index() != 0:
         return
     directory = paths.local(directory).resolve()
@@ -62,14 +81,8 @@ def save_components(
         _clear(directory)
 
 
-def load_components(
-    directory: str | os.PathLike[str],
-) -> tuple[dict[str, dict[str, jax.Array]], Any, dict[str, Any]]:
+def load_components(directory: str | os.PathLike[str]) -> Saved:
     """Read what `save_components` wrote.
-
-    Returns:
-      components as `{site: {"U": U, "V": V}}`; the target's params, with tuples come back as lists
-      and NamedTuples as dicts; the config.
 
     Raises:
       CheckpointError: files were changed, cut short or lost since.
@@ -82,7 +95,8 @@ def load_components(
         restored = checkpointer.restore_latest(None)
     if restored is None:
         raise CheckpointError(f"The components in {directory} are lost: {path} is empty.")
-    return restored.state["components"], restored.state["target"], restored.metadata
+    state = restored.state
+    return Saved(state["components"], state["target"], restored.metadata, state.get("check"))
 
 
 def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How far a loop is: one bar on a terminal, a line every few seconds elsewhere."""
+"""How far a loop is: a bar on a terminal or in a notebook, a line now and then elsewhere."""
 
 import sys
 import time
@@ -15,8 +15,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """Progress of one loop, on stderr, from process 0 only.
 
-    On a terminal this is a tqdm bar. Elsewhere (a log file, a batch system) it is one absl log
-    line at the first update, at most one every 10 seconds after it, and one at the end.
+    On a terminal or in a notebook this is a tqdm bar. Elsewhere (a log file, a batch system) it is
+    one absl log line at the first update, at most one every 10 seconds after it, and one at the
+    end.
     """
 
     def __init__(self, total: int, description: str, unit: str = "step", *, initial: int = 0):
@@ -35,7 +36,7 @@ class Progress:
         self._stale = False
         self._speaks = jax.process_index() == 0
         self._bar = None
-        if self._speaks and sys.stderr.isatty():
+        if self._speaks and _has_bars():
             self._bar = tqdm.tqdm(
                 total=total, desc=description, unit=unit, initial=initial, dynamic_ncols=True
             )
@@ -82,3 +83,8 @@ class Progress:
             parts.append(f"{tqdm.tqdm.format_interval((self._total - self._done) / speed)} left")
         parts += [f"{name} {value}" for name, value in self._shown.items()]
         logging.info("%s", ", ".join(parts))
+
+
+def _has_bars() -> bool:
+    """Whether stderr shows a bar that is drawn over: a terminal, or a cell of a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules

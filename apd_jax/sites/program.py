@@ -84,7 +84,7 @@ def trace(apply_fn: Callable, params: PyTree, x: PyTree) -> Program:
     """The program of a network at the shapes of `params` and `x`, and its sites.
 
     Raises:
-      whatever `apply_fn` raises at these shapes.
+      UserError: `apply_fn` can't be traced at these shapes.
     """
     leaves, params_tree = jax.tree.flatten(abstract(params))
     inputs, inputs_tree = jax.tree.flatten(abstract(x))
@@ -103,7 +103,15 @@ def _trace(apply_fn, params_tree, inputs_tree, shapes, ambient) -> Program:
     structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
     params = jax.tree.unflatten(params_tree, structs[: params_tree.num_leaves])
     x = jax.tree.unflatten(inputs_tree, structs[params_tree.num_leaves :])
-    closed, outputs = jax.make_jaxpr(apply_fn, return_shape=True)(params, x)
+    try:
+        closed, outputs = jax.make_jaxpr(apply_fn, return_shape=True)(params, x)
+    except Exception as error:  # whatever a network says to inputs that it does not take
+        found = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(x)]
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"the network can't be run on inputs {', '.join(found)} "
+            f"({type(error).__name__}: {reason})"
+        ) from error
     uses, others = _all_uses(closed, structs, params_tree.num_leaves)
     sites: dict[str, Site] = {}
     left, placements = [], {}

@@ -1,0 +1,62 @@
+"""Batches drawn by a function."""
+
+import jax
+import numpy as np
+
+from apd_jax import randomness
+from apd_jax.data.source import SampleBatch, Source
+from apd_jax.errors import UserError
+
+_DRAWS = 4
+
+
+class Sampler(Source):
+    """Batches drawn by a function of (key, batch_size), traced by JAX."""
+
+    feeds = False
+
+    def __init__(self, sample: SampleBatch):
+        self._sample = sample
+
+    def check(self, batch_size):
+        draw = jax.jit(self._sample, static_argnums=1)
+        try:
+            batches = [draw(randomness.root(i), batch_size) for i in range(_DRAWS)]
+        except jax.errors.JAXTypeError as error:
+            raise UserError(
+                f"the sampling function is traced by JAX, and can't be ({_first_line(error)}): "
+                "draw with jax.random from the key, or give arrays or an iterable of batches"
+            ) from error
+        leaves = [[np.asarray(leaf) for leaf in jax.tree.leaves(batch)] for batch in batches]
+        shapes = [leaf.shape for leaf in leaves[0]]
+        if not shapes or any(shape[:1] != (batch_size,) for shape in shapes):
+            raise UserError(
+                f"asked for {batch_size} examples, the sampling function gave arrays of shapes "
+                f"{shapes}; every array must have {batch_size} rows"
+            )
+        if all(
+            np.array_equal(a, b)
+            for other in leaves[1:]
+            for a, b in zip(leaves[0], other, strict=True)
+        ):
+            raise UserError(
+                "the sampling function gives the same batch for every key, so that training would "
+                "see one batch only: draw from the key, or give the arrays or the iterator itself "
+                "as data"
+            )
+
+    def batch(self, fed, step, key, batch_size):
+        return self._sample(key, batch_size)
+
+    def examples(self, seed, count):
+        return self._sample(randomness.stream(np.uint32(seed), "examples"), count)
+
+    def draw(self, seed):
+        return self._sample
+
+    def describe(self):
+        return "sampling function"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,102 @@
+"""Tables of a decomposition and of its summary, for terminals and notebooks."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Rows = Sequence[Sequence[str]]
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; a dash for None."""
+    return "–" if value is None else f"{value:.3g}"
+
+
+def text(head: Sequence[str], rows: Rows) -> str:
+    """A table with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [
+        "  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(pairs))
+        for pairs in (list(zip(row, widths, strict=True)) for row in (head, *rows))
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_html(title: str, head: Sequence[str], rows: Rows, below: Sequence[str] = ()) -> str:
+    """The same as HTML."""
+
+    def line(cells, tag):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in below)
+    return (
+        f"<p><b>{html.escape(title)}</b></p><table><thead>{line(head, 'th')}</thead>"
+        f"<tbody>{body}</tbody></table>{notes}"
+    )
+
+
+def _listed(components: Sequence[int]) -> str:
+    shown = ", ".join(map(str, components[:10])) + (", ..." if len(components) > 10 else "")
+    return f"{len(components)} ({shown})" if components else "none"
+
+
+def _summary_table(summary: Any) -> tuple[list[str], list[list[str]]]:
+    head = ["on", "components", "rank", "output error"]
+    rows = [
+        [row.name, number(row.active_components), number(row.active_rank), number(row.error)]
+        for row in summary.rows
+    ]
+    if summary.quality_name:
+        head.append(summary.quality_name)
+        for cells, row in zip(rows, summary.rows, strict=True):
+            cells.append(number(row.quality))
+    return head, rows
+
+
+def _summary_notes(summary: Any) -> list[str]:
+    site, worst = max(summary.unfaithfulness.items(), key=lambda item: item[1])
+    return [
+        f"Components and ranks are means over {summary.num_examples} examples.",
+        f"Always on: {_listed(summary.always_on)}. Never on: {_listed(summary.dead)}.",
+        f"The components miss {worst:.2g} of the squared weights of {site}, the worst site.",
+        *summary.remarks,
+    ]
+
+
+def summary_text(summary: Any) -> str:
+    """A summary for the terminal."""
+    return "\n".join([text(*_summary_table(summary)), *_summary_notes(summary)])
+
+
+def summary_html(summary: Any) -> str:
+    """A summary for a notebook."""
+    return as_html("Summary", *_summary_table(summary), _summary_notes(summary))
+
+
+def decomposition_title(decomposition: Any) -> str:
+    """A decomposition in one line."""
+    settings, components = decomposition.settings, decomposition.components
+    count = next(iter(components.values())).num_components
+    plural = "" if len(components) == 1 else "s"
+    line = f"{count} components at {len(components)} site{plural}"
+    if decomposition.history:
+        last = decomposition.history[-1]
+        line += f", {last['step']:.0f} of {settings.steps} steps"
+        line += f", loss {number(last.get('loss/total'))}"
+    return line
+
+
+def decomposition_table(decomposition: Any) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a decomposition's table, a row a site."""
+    rows = []
+    for name, site in decomposition.target.sites.items():
+        factors = decomposition.components[name]
+        weight = np.asarray(decomposition.target.weights[name], np.float64)
+        missing = np.sum((weight - np.asarray(factors.sum(), np.float64)) ** 2)
+        share = missing / max(np.sum(weight**2), 1e-300)
+        shape = " x ".join(map(str, site.shape))
+        rows.append([name, shape, str(factors.reads.shape[-2]), number(share)])
+    return ["site", "matrix", "rank", "missing share"], rows

@@ -1,0 +1,156 @@
+"""The run of a decomposition of one's own: in memory, or in a directory that it can go on from.
+
+Letters: S seeds side by side.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from apd_jax import fields, loop
+from apd_jax.components import Components
+from apd_jax.decomposition import Decomposition
+from apd_jax.run import curve_rows, session
+from apd_jax.runtime.checkpoint import to_host
+from apd_jax.runtime.checksum import fingerprint
+from apd_jax.runtime.preemption import StopFlag
+from apd_jax.runtime.progress import Progress
+from apd_jax.runtime.workdir import Workdir, atomic_write_bytes
+from apd_jax.settings import Settings
+from apd_jax.sites import PyTree, Target
+
+EXAMPLES = 2048
+History = list[dict[str, float]]
+
+
+class Outcome(NamedTuple):
+    """Where a run ended.
+
+    Attributes:
+      state: leaves [S, ...].
+      history: the metrics at the end of every chunk.
+      done: number of steps done, fewer than asked for after a stop.
+    """
+
+    state: Any
+    history: History
+    done: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is to be run; the fields are those of `session.Stage`."""
+
+    make_state: Callable[[], Any]
+    make_step: Callable[[], loop.StepFn]
+    context: Any
+    seeds: jax.Array
+    steps: int
+    chunk_steps: int
+    feed: loop.Feed | None
+    observer: loop.Observer
+
+
+def run(task: Task, flag: StopFlag) -> Outcome:
+    """Run a task in memory, to its end or to a stop.
+
+    Raises:
+      loop.Diverged: something stopped being finite.
+    """
+    with Progress(task.steps, "decomposition") as progress:
+        recorder = _Recorder(task.observer, flag, progress)
+        try:
+            state = loop.run_steps(
+                task.make_step(),
+                task.context,
+                task.make_state(),
+                task.seeds,
+                steps=task.steps,
+                chunk_steps=task.chunk_steps,
+                feed=task.feed,
+                observer=recorder,
+            )
+        except loop.Stopped as stopped:
+            logging.warning("Stopped at step %d of %d.", stopped.step, task.steps)
+            return Outcome(stopped.state, recorder.history, stopped.step)
+    return Outcome(state, recorder.history, task.steps)
+
+
+class _Recorder(loop.Observer):
+    """Keeps and shows the metrics, and passes everything on."""
+
+    def __init__(self, observer: loop.Observer, flag: StopFlag, progress: Progress):
+        self.history: History = []
+        self._observer, self._flag, self._progress = observer, flag, progress
+        self.save = observer.save
+
+    def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        self.history.append({"step": step} | {n: float(v[0]) for n, v in metrics.items()})
+        shown = {name.removeprefix("loss/"): v for name, v in metrics.items() if "loss" in name}
+        self._progress.update(step, **shown)
+        self._observer.on_metrics(step, metrics)
+
+    def should_stop(self) -> bool:
+        return self._flag.requested or self._observer.should_stop()
+
+
+def config_of(
+    settings: Settings, target: Target, init: Components | None, **others: Any
+) -> dict[str, Any]:
+    """All that decides the numbers of a decomposition besides its target, as a JSON object."""
+    start = None if init is None else fingerprint(to_host(init))
+    plain = fields.plain(fields.to_mapping(settings))
+    return plain | others | {"init": start, "sites": list(target.sites)}
+
+
+@contextlib.contextmanager
+def directory(path: str | os.PathLike[str], config: dict[str, Any]) -> Iterator[Workdir]:
+    """Hold the directory of a decomposition.
+
+    Raises:
+      WorkdirError: it is another one's, or can't be written to.
+    """
+    with Workdir(path) as workdir:
+        workdir.claim(config, free=("checkpoint_every",))
+        yield workdir
+
+
+def run_in(workdir: Workdir, task: Task, config: dict[str, Any], flag: StopFlag) -> Outcome:
+    """Run a task in its directory, or go on with it; see `run`."""
+    stage = session.Stage(
+        name="decomposition",
+        directory=workdir.path,
+        save_every=config["checkpoint_every"],
+        max_to_keep=3,
+        config=config,
+        tensorboard=False,
+        **{field.name: getattr(task, field.name) for field in dataclasses.fields(task)},
+    )
+    done = task.steps
+    try:
+        state, _ = session.run(stage, flag)
+    except loop.Stopped as stopped:
+        state, done = stopped.state, stopped.step
+        logging.warning("Stopped at step %d of %d; call again to go on.", done, task.steps)
+    rows, _ = curve_rows.read(workdir.metrics, steps=task.steps, chunk_steps=task.chunk_steps)
+    return Outcome(state, [_of_first_seed(row) for row in rows if row["step"] <= done], done)
+
+
+def _of_first_seed(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value[0] if isinstance(value, list) else value for name, value in row.items()}
+
+
+def publish(workdir: Workdir, decomposition: Decomposition, x: PyTree) -> None:
+    """Write the components, the report and its figures of a finished decomposition."""
+    from apd_jax.insight import page  # matplotlib is slow to import
+
+    decomposition.save(workdir.path / "components")
+    workdir.figures.mkdir(exist_ok=True)
+    for panel in page.write(decomposition, workdir.report, x):
+        atomic_write_bytes(workdir.figures / f"{panel.name}.png", panel.png)

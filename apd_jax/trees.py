@@ -1,0 +1,94 @@
+"""Pytrees on paper: the leaves by path, and the containers that hold them.
+
+dict, list, tuple and None are written down and made again; other containers (NamedTuples,
+dataclasses) are code, and come back with the help of a tree like the one that was saved.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.errors import UserError
+from apd_jax.runtime.checksum import layout, leaf_name
+
+PyTree = Any
+
+
+def leaves_by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree by their paths, `/`-separated, in order.
+
+    Raises:
+      UserError: two leaves have the same path.
+    """
+    arrays = jax.tree.map(jnp.asarray, tree)
+    layout(arrays)
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
+
+
+def describe(tree: PyTree) -> Any:
+    """The containers of a tree as a JSON object; one that is code by the name of its type."""
+    if tree is None:
+        return {"none": None}
+    if type(tree) is dict:
+        return {"dict": [[key, describe(tree[key])] for key in sorted(tree)]}
+    if type(tree) in (list, tuple):
+        return {type(tree).__name__: [describe(item) for item in tree]}
+    if jax.tree_util.all_leaves([tree]):
+        return {"leaf": None}
+    return {"code": type(tree).__qualname__}
+
+
+def rebuild(description: Any, leaves: dict[str, Any], template: PyTree | None = None) -> PyTree:
+    """Make a tree again from what `describe` and `leaves_by_path` gave.
+
+    Args:
+      description: its containers.
+      leaves: in their order.
+      template: a tree of the same types, wherever it comes from.
+
+    Raises:
+      UserError: containers that are code without a template, or one with other leaves.
+    """
+    if template is not None:
+        return _like(template, leaves)
+    code = _code(description)
+    if code:
+        raise UserError(
+            f"the parameters are kept in a {code}, which is code and not saved: give a Target of "
+            "the network, or params like those that were decomposed"
+        )
+    return _made(description, iter(leaves.values()))
+
+
+def _like(template: PyTree, leaves: dict[str, Any]) -> PyTree:
+    structs = {path: np.shape(leaf) for path, leaf in leaves_by_path(template).items()}
+    shapes = {path: np.shape(leaf) for path, leaf in leaves.items()}
+    if structs != shapes:
+        differing = sorted(set(structs.items()) ^ set(shapes.items()))
+        raise UserError(
+            f"the network's parameters are not those that were saved; differing: {differing[:6]}"
+        )
+    ordered = [leaves[path] for path in structs]
+    return jax.tree.unflatten(jax.tree.structure(template), ordered)
+
+
+def _code(description: Any) -> str:
+    """Name of a type that is code, if there is one."""
+    ((kind, inner),) = description.items()
+    if kind == "code":
+        return inner
+    parts = [part for _, part in inner] if kind == "dict" else inner or []
+    return next((name for name in map(_code, parts) if name), "")
+
+
+def _made(description: Any, leaves: Any) -> PyTree:
+    ((kind, inner),) = description.items()
+    if kind == "dict":
+        return {key: _made(part, leaves) for key, part in inner}
+    if kind == "list":
+        return [_made(part, leaves) for part in inner]
+    if kind == "tuple":
+        return tuple(_made(part, leaves) for part in inner)
+    return None if kind == "none" else next(leaves)

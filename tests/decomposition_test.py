@@ -1,0 +1,288 @@
+"""A decomposed network: tables, summaries, examples, ablations, saved and loaded again."""
+
+import dataclasses
+import pathlib
+import tempfile
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax.components import Factors
+from apd_jax.insight import baselines, ranks
+
+X = networks.normal(5, 40, 3)
+
+
+def untrained(target, x=X, num_components=3, rank=2, **fields):
+    """A decomposition that was not trained."""
+    fields = {"coefficients": apd_jax.Coefficients(minimality=1.0), "topk": 1.0} | fields
+    settings = apd_jax.Settings(
+        objective=apd_jax.Objective(**fields),
+        num_components=num_components,
+        steps=2,
+        batch_size=8,
+        rank=rank,
+    )
+    history = [{"step": 2, "loss/total": 0.5}]
+    example = jax.tree.map(lambda leaf: leaf[:3], x)
+    found = networks.components(target.at(x), num_components, rank)
+    return apd_jax.Decomposition(target, found, settings, history, example)
+
+
+def exact(**fields):
+    """The target's own singular directions as components: a decomposition that is faithful."""
+    target = networks.mlp()
+    components = baselines.baseline(target, "svd")
+    found = untrained(target, num_components=5, rank=1, **fields)
+    return dataclasses.replace(found, components=components)
+
+
+class TablesTest(parameterized.TestCase):
+    def test_repr(self):
+        lines = repr(untrained(networks.mlp())).splitlines()
+        self.assertEqual(lines[0], "3 components at 2 sites, 2 of 2 steps, loss 0.5")
+        self.assertRegex(lines[2], r"^first/w +3 x 5 +2 +\d")
+        self.assertLen(lines, 4)
+
+    def test_html(self):
+        text = untrained(networks.mlp())._repr_html_()
+        self.assertIn("<td>first/w</td><td>3 x 5</td><td>2</td>", text)
+
+
+class SummaryTest(parameterized.TestCase):
+    def test_numbers_of_an_exact_decomposition(self):
+        found = exact(topk=2.0)
+        summary = found.summary(X)
+        names = [row.name for row in summary.rows]
+        ways = ["network", "active components", "all components", "no components"]
+        self.assertEqual(names, [*ways, "svd", "neurons"])
+        self.assertEqual((summary.network_rank, summary.ranks.tolist()), (5, [1] * 5))
+        self.assertLess(max(summary.unfaithfulness.values()), 1e-6)
+        self.assertLess(summary.row("all components").error, 1e-10)
+        active = summary.row("active components")
+        self.assertAlmostEqual(active.active_components, 2.0)
+        masked = apd_jax.masked_apply(found.target, found.components, X[:8], found.mask(X[:8]))
+        np.testing.assert_allclose(found(X[:8]), masked, rtol=1e-6)
+        # The baseline of singular directions is this very decomposition.
+        self.assertAlmostEqual(summary.row("svd").error, active.error, places=5)
+        share = summary.active_share
+        self.assertAlmostEqual(share.sum(), 2.0)
+        self.assertEqual(summary.dead, np.flatnonzero(share == 0).tolist())
+        self.assertIn("active components", repr(summary))
+        self.assertIn("<td>active components</td>", summary._repr_html_())
+
+    def test_labels(self):
+        found = exact()
+        outputs = np.asarray(found.target(X))
+        summary = found.summary(X, outputs.argmax(axis=1), baselines=())
+        self.assertEqual(summary.quality_name, "accuracy")
+        self.assertEqual(summary.row("network").quality, 1.0)
+        self.assertLen(summary.rows, 4)
+        values = found.summary(X, outputs + 1.0, baselines=("svd",))
+        self.assertAlmostEqual(values.row("network").quality, 1.0, places=5)
+
+    @parameterized.parameters(
+        ({"labels": np.zeros(3, int)}, r"labels have shape \(3,\)"),
+        ({"baselines": ("pca",)}, "no baseline 'pca'"),
+    )
+    def test_refused(self, options, message):
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            exact().summary(X, **options)
+
+    def test_a_component_that_is_always_on_is_said_to_be_trivial(self):
+        found = exact(topk=1.0)
+        big = {
+            name: Factors(f.reads.at[2].mul(1e4), f.writes) for name, f in found.components.items()
+        }
+        summary = dataclasses.replace(found, components=big).summary(X, baselines=())
+        self.assertEqual(summary.always_on, [2])
+        self.assertTrue(summary.trivial)
+        self.assertIn("Trivial: component 2 is active on more than 95%", repr(summary))
+
+    def test_an_active_rank_near_that_of_the_network_is_trivial(self):
+        summary = exact(topk=4.0).summary(X, baselines=())
+        self.assertRegex(summary.remarks[-1], "Trivial: .* rank 4.0 .* network's 5")
+
+    def test_few_active_components_are_not_trivial(self):
+        self.assertFalse(exact(topk=1.5).summary(X, baselines=()).trivial)
+
+    @parameterized.parameters("svd", "neurons")
+    def test_baselines_add_up(self, name):
+        target = networks.tms(hidden_layers=1)
+        components = baselines.baseline(target, name)
+        for site, missing in ranks.unfaithfulness(target, components).items():
+            self.assertLess(missing, 1e-10, site)
+
+    def test_baselines_of_stacked_blocks(self):
+        def network(params, x):
+            return jnp.einsum("bi,gio->bgo", x, params["w"]).reshape(len(x), -1)
+
+        def blocks(params, x):
+            return jnp.einsum("bgi,gio->bgo", x.reshape(len(x), 2, 3), params["w"])
+
+        for apply_fn, width in ((network, 3), (blocks, 6)):
+            target = apd_jax.Target(apply_fn, {"w": networks.normal(0, 2, 3, 4)})
+            target.at(jnp.ones((2, width)))
+            for name in baselines.BASELINES:
+                components = baselines.baseline(target, name)
+                missing = ranks.unfaithfulness(target, components)
+                self.assertLess(missing["w"], 1e-10)
+
+
+class ExamplesTest(parameterized.TestCase):
+    def test_top_examples(self):
+        found = untrained(networks.mlp())
+        top = found.top_examples(1, X, count=4)
+        scores = np.concatenate([found.attributions(X[i : i + 8]) for i in range(0, 40, 8)])[:, 1]
+        np.testing.assert_array_equal(top.examples, np.argsort(-scores)[:4])
+        np.testing.assert_allclose(top.scores, np.sort(scores)[::-1][:4], rtol=1e-5)
+        self.assertIsNone(top.positions)
+        self.assertEqual(top.active.dtype, bool)
+
+    def test_ablate(self):
+        found = untrained(networks.mlp())
+        matrices = networks.matrices(found.components)
+        for removed, kept in ((1, [0, 2]), ([0, 2], [1])):
+            rest = {name: sum(parts[c] for c in kept) for name, parts in matrices.items()}
+            np.testing.assert_allclose(
+                found.ablate(X, removed), networks.output(found.target, rest, X), rtol=1e-4
+            )
+
+    @parameterized.parameters(-1, 3, 1.0, "1")
+    def test_no_such_component(self, number):
+        found = untrained(networks.mlp())
+        for method in (found.plot, lambda c: found.top_examples(c, X)):
+            with self.assertRaisesRegex(apd_jax.UserError, r"whole number in \[0, 3\)"):
+                method(number)
+
+    def test_plot(self):
+        figure = untrained(networks.mlp()).plot(2)
+        self.assertEqual([axes.get_title() for axes in figure.axes[:2]], ["first/w", "second/w"])
+
+    def test_positions(self):
+        def network(params, x):
+            return jnp.tanh(x @ params["a"]) @ params["b"]
+
+        params = {"a": networks.normal(0, 3, 4), "b": networks.normal(1, 4, 2)}
+        x = networks.normal(2, 16, 5, 3)
+        found = untrained(apd_jax.Target(network, params), x, per_position=True)
+        self.assertEqual(found.mask(x[:8]).shape, (8, 5, 3))
+        top = found.top_examples(0, x, count=3)
+        whole = np.concatenate([found.attributions(x[i : i + 8]) for i in (0, 8)])[..., 0]
+        np.testing.assert_allclose(top.scores, whole[top.examples, top.positions], rtol=1e-5)
+        labels = np.asarray(found.target(x)).argmax(-1)
+        self.assertEqual(found.summary(x, labels).row("network").quality, 1.0)
+
+
+class Layer(NamedTuple):
+    w: jax.Array
+    b: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Record:
+    layers: list
+
+
+def of_layers(layers, x):
+    for layer in layers:
+        x = jnp.tanh(x @ layer[0] + layer[1])
+    return x
+
+
+LAYERS = [(networks.normal(i, 3, 3), networks.normal(i + 9, 3)) for i in (0, 1)]
+TREES = {
+    "list_of_tuples": (LAYERS, of_layers),
+    "tuple_of_lists": (tuple(list(layer) for layer in LAYERS), of_layers),
+    "named_tuples": ([Layer(*layer) for layer in LAYERS], of_layers),
+    "dataclass": (Record([Layer(*layer) for layer in LAYERS]), lambda p, x: of_layers(p.layers, x)),
+    "whole_keys": (
+        {1: LAYERS[0], 10: LAYERS[1], 2: None},
+        lambda p, x: of_layers([p[1], p[10]], x),
+    ),
+}
+
+
+class SaveTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.directory = root / "saved"
+
+    @parameterized.parameters(*TREES)
+    def test_types_of_parameters_come_back(self, name):
+        params, network = TREES[name]
+        found = untrained(apd_jax.Target(network, params))
+        found.save(self.directory)
+        code = name in ("named_tuples", "dataclass")
+        if code:
+            with self.assertRaisesRegex(apd_jax.UserError, "which is code and not saved"):
+                apd_jax.load(self.directory, network)
+        like = jax.tree.map(jnp.zeros_like, params)
+        given = [(network, {"params": like} if code else {}), (apd_jax.Target(network, like), {})]
+        for what, options in given:
+            loaded = apd_jax.load(self.directory, what, **options)
+            chex.assert_trees_all_equal(loaded.target.params, params)
+            self.assertEqual(list(loaded.components), list(found.components))
+            np.testing.assert_array_equal(loaded(X), found(X))
+
+    def test_a_network_that_computes_something_else_is_refused(self):
+        params, network = TREES["list_of_tuples"]
+        untrained(apd_jax.Target(network, params)).save(self.directory)
+        with self.assertRaisesRegex(apd_jax.UserError, "computes something else"):
+            apd_jax.load(self.directory, lambda p, x: jnp.sin(network(p, x)))
+        with self.assertRaisesRegex(apd_jax.UserError, "computes something else"):
+            apd_jax.load(self.directory, lambda p, x: network(p, x)[:, :2])
+        with self.assertRaisesRegex(apd_jax.UserError, "not those that were saved"):
+            apd_jax.load(self.directory, network, params=params[:1])
+
+    def test_a_module_with_fixed_collections_is_loaded_by_its_target(self):
+        class Net(nn.Module):
+            @nn.compact
+            def __call__(self, x, train):
+                return nn.Dense(2)(nn.BatchNorm(use_running_average=not train)(x))
+
+        variables = Net().init(jax.random.key(0), X, train=False)
+        target = apd_jax.Target.from_flax(Net(), variables, train=False)
+        found = untrained(target)
+        found.save(self.directory)
+        loaded = apd_jax.load(self.directory, target)
+        np.testing.assert_array_equal(loaded(X), found(X))
+        with self.assertRaisesRegex(apd_jax.UserError, "can't be run on inputs"):
+            apd_jax.load(self.directory, Net())
+
+    def test_functions_among_the_settings(self):
+        def size(outputs):
+            return jnp.sum(outputs**2, axis=-1, keepdims=True)
+
+        found = untrained(networks.mlp(), metric=size)
+        found.save(self.directory)
+        with self.assertRaisesRegex(
+            apd_jax.UserError, r"metric=.*size, a function .*metric=\.\.\."
+        ):
+            apd_jax.load(self.directory, networks.mlp_apply)
+        loaded = apd_jax.load(self.directory, networks.mlp_apply, metric=size)
+        self.assertEqual(loaded.settings, found.settings)
+        with self.assertRaisesRegex(apd_jax.UserError, "'topk' was no function"):
+            apd_jax.load(self.directory, networks.mlp_apply, metric=size, topk=size)
+
+    def test_bfloat16_and_integer_leaves(self):
+        def network(params, x):
+            return x @ params["w"].astype(jnp.float32) + params["n"]
+
+        params = {"w": networks.normal(0, 3, 2).astype(jnp.bfloat16), "n": jnp.arange(2)}
+        untrained(apd_jax.Target(network, params)).save(self.directory)
+        loaded = apd_jax.load(self.directory, network)
+        chex.assert_trees_all_equal(loaded.target.params, params)
+
+
+if __name__ == "__main__":
+    absltest.main()
