@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import safetensors.numpy
@@ -55,6 +56,7 @@ def command(argv: list[str], log: pathlib.Path, cache: pathlib.Path) -> None:
     for stream in (1, 2):
         os.dup2(file, stream)
     os.environ["XDG_CACHE_HOME"] = str(cache)
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # nearly all time is compiling
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = argv
     main.cli()
@@ -174,8 +176,8 @@ def check_status(run: Run, number: int, reached: str, status: int) -> None:
     run.expect("Traceback" not in text, "a traceback")
 
 
-def soak(root: pathlib.Path, kills: int, rng: random.Random) -> dict[str, collections.Counter]:
-    """Signal runs `kills` times; counts by signal and stage."""
+def soak(root: pathlib.Path, kills: int, rng: random.Random) -> Iterator[dict]:
+    """Signal runs `kills` times; after each run that finishes, counts by signal and stage."""
     alone = Run(root, "alone")
     alone.finish()
     expected = arrays(alone.workdir), numbers(alone.workdir), figures(alone.workdir)
@@ -202,8 +204,7 @@ def soak(root: pathlib.Path, kills: int, rng: random.Random) -> dict[str, collec
         run.expect(found == expected, "something differs from the run that was left alone")
         finished += 1
         print(f"{done} signals, {finished} runs finished, all equal", flush=True)
-    counts["runs"] = collections.Counter(finished=finished)
-    return counts
+        yield {"signals": done, "runs finished": finished, **counts}
 
 
 def run() -> None:
@@ -215,12 +216,13 @@ def run() -> None:
     options = parser.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        counts = soak(pathlib.Path(folder), options.kills, random.Random(options.seed))
-    result = {"command": "python tests/soak/kills.py " + " ".join(sys.argv[1:])}
-    result |= {"minutes": round((time.monotonic() - start) / 60, 1), **counts}
-    print(json.dumps(result, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        for counts in soak(pathlib.Path(folder), options.kills, random.Random(options.seed)):
+            minutes = round((time.monotonic() - start) / 60, 1)
+            words = " ".join(["python tests/soak/kills.py", *sys.argv[1:]])
+            result = json.dumps({"command": words, "minutes": minutes, **counts}, indent=2)
+            if options.json:
+                options.json.write_text(result + "\n")
+    print(result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Random command lines: each takes 3 steps, or ends in one line that names a field."""
+"""Random command lines: each takes 3 steps, or ends in one line that names a field.
+
+python -m pytest -n 0 -s tests/soak/command_lines.py
+"""
 
 import contextlib
 import pathlib
@@ -10,7 +13,6 @@ from unittest import mock
 
 import fresh_flags
 import hypothesis
-import pytest
 from absl.testing import absltest
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ from apd_jax.run import experiment
 from apd_jax.run.config import Config
 from apd_jax.runtime.checkpoint import Checkpointer
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent
 COMMANDS, SECONDS = 300, 20.0  # of this process: others may share the machine
 CONFIGS = {"tms": ("5-2", "5-2-id"), "resid_mlp": ("1", "2")}
 # What keeps a command small; random settings come after it and may undo it.
@@ -94,7 +96,6 @@ def steps_taken(workdir: pathlib.Path) -> list[int]:
         return checkpointer.steps()
 
 
-@pytest.mark.slow
 class FuzzTest(absltest.TestCase):
     outcomes: list[str] = []
     longest = 0.0
