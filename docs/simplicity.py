@@ -1,17 +1,15 @@
 """Draw what the two norms of the simplicity loss make of the identity map.
 
-python docs/simplicity.py            # decompose, keep the numbers in docs/results/, draw
-python docs/simplicity.py --draw     # draw again from the numbers
+python docs/simplicity.py    # decompose where docs/results/linear_map/ lacks numbers, and draw
 
 The map has 10 sparse inputs, and 10 components of full rank share it. Good is rank 1 and size 1.
 """
 
+import itertools
 import json
 import pathlib
-import sys
 
 import jax
-import numpy as np
 from matplotlib.figure import Figure
 
 from apd_jax import Coefficients, decompose
@@ -62,23 +60,29 @@ def draw(rows: list[dict]) -> Figure:
         x = [row["coefficient"] for row in own]
         for axes, key in ((left, "effective_rank"), (right, "ml2r")):
             axes.plot(x, [row[key] for row in own], marks, color=color, label=label, markersize=5)
-    for axes, word in ((left, "effective rank of components"), (right, "size of the best row")):
+    for axes, word in (
+        (left, "effective rank of components"),
+        (right, "size of rows in their component"),
+    ):
         axes.axhline(1, color=style.FAINT, linewidth=1, zorder=0)
         axes.set(xscale="log", xlabel="coefficient of simplicity", ylabel=word)
-    left.set_ylim(0, None)
-    right.set_ylim(0, 1.1)
+    left.set_ylim(0.95, None)
+    right.set_ylim(0.95, 1.02)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure
 
 
 def main() -> None:
-    """Measure unless told not to, and draw."""
-    if "--draw" not in sys.argv[1:]:
-        rows = [measure(norm, float(c)) for norm in NORMS for c in np.array(COEFFICIENTS)]
-        NUMBERS.parent.mkdir(exist_ok=True)
-        NUMBERS.write_text(json.dumps(rows, indent=1) + "\n")
-    IMAGE.write_bytes(style.to_png(draw(json.loads(NUMBERS.read_text()))))
+    """Measure what is missing, keep it, and draw."""
+    rows = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else []
+    known = {(row["norm"], row["coefficient"]) for row in rows}
+    for norm, coefficient in itertools.product(NORMS, COEFFICIENTS):
+        if (norm, coefficient) not in known:
+            rows.append(measure(norm, coefficient))
+            NUMBERS.parent.mkdir(exist_ok=True)
+            NUMBERS.write_text(json.dumps(rows, indent=1) + "\n")
+    IMAGE.write_bytes(style.to_png(draw(rows)))
 
 
 if __name__ == "__main__":
