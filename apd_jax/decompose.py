@@ -17,12 +17,15 @@ from apd_jax.data import Data, SampleBatch, Source, as_source
 from apd_jax.decomposition import Decomposition
 from apd_jax.fields import from_mapping
 from apd_jax.parting import part_target
+from apd_jax.refine import rounds as refine
 from apd_jax.run import own
 from apd_jax.runtime.preemption import catch_signals
+from apd_jax.scales import scales
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
 from apd_jax.train_step import TrainState
 
+_SCALE_EXAMPLES = 4096  # that relative losses are scaled on
 _START_EXAMPLES = 8192
 
 
@@ -39,7 +42,7 @@ def init_states(
       settings: the hyperparameters.
       targets: S targets side by side (every leaf of the parameters [S, ...]).
       seeds: uint32 [S].
-      sample_batch: inputs that a parted start looks at; needed for it alone.
+      sample_batch: inputs for a parted start and for relative losses; needed for these alone.
       init: components to start from, the same for all seeds; drawn at random if None.
     """
     optimizer = settings.optimizer()
@@ -60,7 +63,16 @@ def init_states(
             components = part_target(target, x, components)
         if settings.objective.unit_norm:
             components = normalise_reads(components)
-        return train_step.init_state(components, optimizer)
+        state = train_step.init_state(components, optimizer)
+        if settings.relative_losses:
+            assert sample_batch is not None
+            key = randomness.stream(seed, "loss scales")
+            x = sample_batch(randomness.stream_of_step(key, "batch"), _SCALE_EXAMPLES)
+            probes = randomness.stream_of_step(key, "attribution")
+            state = state._replace(scales=scales(settings.objective, target, x, probes))
+        if not settings.refine.rounds(settings.steps):
+            return state
+        return state._replace(refined=refine.init(components))
 
     return jax.jit(jax.vmap(one))(targets, seeds)
 
@@ -84,10 +96,33 @@ def make_step(settings: Settings, data: SampleBatch | Source) -> loop.StepFn:
                 state,
                 x,
                 randomness.stream_of_step(key, "attribution"),
+                settings.factors(state),
             )
+        if state.refined is not None:
+            metrics |= {f"refine/{name}": n for name, n in state.refined.counts.items()}
         return state, metrics | measured
 
     return step
+
+
+def make_between(settings: Settings, sample_batch: SampleBatch) -> loop.Between | None:
+    """The rounds of refinement for `loop.run_steps`, if there are any.
+
+    One look follows the last round, to undo it if it did not pay.
+    """
+    rounds, every = settings.refine.rounds(settings.steps), settings.refine.every
+    if not rounds:
+        return None
+    function = refine.make_round(
+        settings.objective, settings.refine, settings.steps, sample_batch, settings.factors
+    )
+    return loop.Between(every, (rounds + 1) * every, function)
+
+
+def moves_of(state: TrainState) -> dict[str, int]:
+    """How often each move was made in a training, by name; empty without rounds."""
+    counts = {} if state.refined is None else state.refined.counts
+    return {name: int(count) for name, count in counts.items()}
 
 
 @own_settings()
@@ -149,6 +184,7 @@ def decompose(
     task = own.Task(
         make_state=lambda: init_states(settings, targets, seeds, source.draw(seed), init),
         make_step=lambda: make_step(settings, source),
+        make_between=lambda: make_between(settings, source.draw(seed)),
         context=targets,
         seeds=seeds,
         steps=settings.steps,
@@ -159,7 +195,8 @@ def decompose(
 
     def found(outcome: own.Outcome) -> Decomposition:
         components = loop.pick(outcome.state.components, 0)
-        return Decomposition(target, components, settings, outcome.history, example)
+        moves = moves_of(loop.pick(outcome.state, 0))
+        return Decomposition(target, components, settings, outcome.history, example, moves=moves)
 
     with catch_signals() as flag:
         if workdir is None:

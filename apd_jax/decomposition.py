@@ -5,7 +5,7 @@ Letters: B batch, N examples, T positions, C components, O outputs.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -48,6 +48,8 @@ class Decomposition:
       components: `{site: Factors}`.
       settings: how it was decomposed.
       history: metrics at the end of every chunk, `[{"step": t, name: value}]`.
+      losses: the final loss of every initialisation; this is the one of the least.
+      moves: how often each move of refinement was made, `{name: number}`.
       example: a few inputs, which `save` keeps to check a loaded network with.
     """
 
@@ -56,6 +58,8 @@ class Decomposition:
     settings: Settings
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     example: PyTree | None = None
+    losses: Sequence[float] = ()
+    moves: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         title = tables.decomposition_title(self)

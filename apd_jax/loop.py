@@ -5,7 +5,7 @@ The same loop trains target networks and their decompositions. Letters: S seeds 
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,28 @@ Feed = Callable[[int, int], PyTree]
 
 _SUMS = ("loss/total", "gradient_norm")
 _HINT = "try a lower learning rate or more warmup"
+
+
+class Between(NamedTuple):
+    """What a training does between steps, now and then.
+
+    Attributes:
+      every: it comes after every so many steps.
+      until: and not after this step.
+      function: `(context, state, key) -> state` for a single seed.
+    """
+
+    every: int
+    until: int
+    function: Callable[[PyTree, PyTree, jax.Array], PyTree]
+
+    def due(self, done: int) -> bool:
+        """Whether it comes between step `done` and the next."""
+        return 0 < done <= self.until and done % self.every == 0
+
+    def next_after(self, done: int) -> int:
+        """The first step after `done` that it may come after."""
+        return (done // self.every + 1) * self.every
 
 
 class Diverged(UserError):
@@ -85,6 +107,26 @@ def _chunk(
     return all_seeds(context, state, seeds, fed)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
+def _between(function, mesh, context, state, seeds):
+    """One call for every seed, one after another: what a seed does not need, it does not pay."""
+
+    def one_seed(arguments):
+        seed_context, seed_state, seed = arguments
+        key = randomness.step_key(randomness.root(seed), seed_state.step)
+        return function(seed_context, seed_state, key)
+
+    def all_seeds(*arguments):
+        return jax.lax.map(one_seed, arguments)
+
+    if mesh is not None:
+        axis = PartitionSpec(SEEDS)
+        all_seeds = jax.shard_map(
+            all_seeds, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
+        )
+    return all_seeds(context, state, seeds)
+
+
 def run_steps(
     step_fn: StepFn,
     context: PyTree,
@@ -96,6 +138,7 @@ def run_steps(
     save_every: int | None = None,
     observer: Observer | None = None,
     feed: Feed | None = None,
+    between: Between | None = None,
 ) -> PyTree:
     """Run a step function until `steps` steps are done, for S seeds at once.
 
@@ -114,6 +157,8 @@ def run_steps(
       observer: told of metrics and saves.
       feed: `(step, length) -> fed`, what the next steps read besides, the same for all seeds; step
         functions then get `(context, fed)` as their context.
+      between: what is done between steps. A state is saved before, so that going on from it does
+        the same again.
 
     Returns:
       The state after `steps` steps.
@@ -135,6 +180,10 @@ def run_steps(
     waiting = None
     while done < steps:
         length = min(chunk_steps, steps - done)
+        if between is not None:
+            if between.due(done):
+                state = _between(between.function, mesh, context, state, seeds)
+            length = min(length, between.next_after(done) - done)
         fed = None if feed is None else feed(done, length)
         state, metrics = _chunk(step_fn, length, mesh, context, state, seeds, fed)
         if waiting is None:

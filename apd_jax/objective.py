@@ -5,6 +5,7 @@ Letters: B batch, T positions, C components.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -18,6 +19,8 @@ from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.selection import Selected
 from apd_jax.sites import PyTree, Target
 from apd_jax.terms import DISTANCES, TERMS, Step
+
+Factors = Mapping[str, Any]  # of coefficients and of k at a step, by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,18 +203,27 @@ class Objective:
 
         return Attributed(found.scores, *sites.over_examples(own_pass, target, x))
 
-    def select(self, scores: jax.Array, x: PyTree) -> Selected:
-        """Apply the selection rule to attributions [B, C] or [B, T, C] of inputs x [B, ...]."""
+    def select(self, scores: jax.Array, x: PyTree, factor: jax.Array | None = None) -> Selected:
+        """Apply the selection rule to attributions.
+
+        Args:
+          scores: [B, C] or [B, T, C] attributions.
+          x: [B, ...] inputs.
+          factor: of k at this step, in [0, 1], where k has a schedule (batch top-k only).
+        """
         rows = scores.reshape(-1, scores.shape[-1])
-        chosen = self._select_rows(rows, x)
+        chosen = self._select_rows(rows, x, factor)
         return chosen._replace(mask=chosen.mask.reshape(scores.shape))
 
-    def _select_rows(self, scores: jax.Array, x: PyTree) -> Selected:
+    def _select_rows(self, scores, x, factor) -> Selected:
         if not self.selects:
             return Selected(jnp.ones(scores.shape, bool), None)
         counted = scores[:, :-1] if self.distil else scores
         if self.selection == "exact":
             chosen = Selected(selection.exact_topk_mask(counted, x), None)
+        elif factor is not None:
+            assert self.topk is not None
+            chosen = selection.batch_topk_part(counted, self.topk, factor)
         else:
             assert self.topk is not None
             rule = selection.batch_topk if self.selection == "batch" else selection.sample_topk
@@ -219,7 +231,12 @@ class Objective:
         return selection.add_always_active(chosen) if self.distil else chosen
 
     def terms(
-        self, target: Target, components: Components, x: PyTree, key: jax.Array | None = None
+        self,
+        target: Target,
+        components: Components,
+        x: PyTree,
+        key: jax.Array | None = None,
+        factors: Factors | None = None,
     ) -> tuple[dict[str, jax.Array], Selected]:
         """Every loss term of nonzero coefficient before weighting, and what was selected.
 
@@ -228,6 +245,7 @@ class Objective:
           components: `{site: Factors}`; gradients flow through the terms to them.
           x: [B, ...] inputs.
           key: see `attribute`.
+          factors: the one of `topk` at this step, where k has a schedule.
         """
         weights = dataclasses.asdict(self.coefficients)
         wanted = [name for name in TERMS if weights[name]]
@@ -235,14 +253,15 @@ class Objective:
         attributed = self.attribute(
             target, components if flows else jax.lax.stop_gradient(components), x, key
         )
-        chosen = self.select(attributed.scores, x)
+        chosen = self.select(attributed.scores, x, (factors or {}).get("topk"))
         step = Step(self, target, components, x, attributed, chosen)
         return {name: TERMS[name](step) for name in wanted}, chosen
 
-    def total(self, terms: dict[str, jax.Array]) -> jax.Array:
-        """The total loss, `Σ coefficient · term`."""
-        weights = dataclasses.asdict(self.coefficients)
-        return sum((weights[name] * value for name, value in terms.items()), jnp.float32(0))
+    def total(self, terms: dict[str, jax.Array], factors: Factors | None = None) -> jax.Array:
+        """The total loss, `Σ coefficient · factor · term`; factors that are not given are 1."""
+        weights, factors = dataclasses.asdict(self.coefficients), factors or {}
+        weighted = (weights[n] * factors.get(n, 1.0) * value for n, value in terms.items())
+        return sum(weighted, jnp.float32(0))
 
     def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
         """The masked operation of a whole batch, by the route that the objective names."""

@@ -6,33 +6,29 @@ Letters: t step counted from the end of warmup, T number of steps after warmup.
 import contextlib
 import functools
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.experimental import xla_metadata
 
+from apd_jax import schedules
 from apd_jax.components import Components, Projection, normalise_reads, project_gradient
 from apd_jax.errors import UserError
-
-Schedule = Literal["constant", "linear", "cosine", "exponential"]
-SCHEDULES = get_args(Schedule)
 
 
 def learning_rate_schedule(
     peak: float,
     *,
     steps: int,
-    schedule: Schedule = "constant",
+    schedule: str = "constant",
     warmup_fraction: float = 0.0,
     halflife: float | None = None,
 ) -> optax.Schedule:
-    """Linear warmup from 0, then one of the paper's four shapes.
+    """Linear warmup from 0, then a schedule of the steps that are left (`schedules.factor`).
 
-    Warmup takes `W = floor(steps · warmup_fraction)` steps with rate `peak · step / W`. After it
-    the factor is 1 (`constant`), `1 − t/T` (`linear`), `cos(½π · t/(T−1))` (`cosine`: a quarter of
-    a wave, where optax's decays by half a wave), or `0.5^(t/halflife)` (`exponential`).
+    Warmup takes `W = floor(steps · warmup_fraction)` steps with rate `peak · step / W`.
 
     Args:
       peak: learning rate after warmup.
@@ -53,21 +49,8 @@ def learning_rate_schedule(
         raise UserError(f"steps must be at least 1, got {steps}")
     if not 0 <= warmup_fraction < 1:
         raise UserError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}")
-    if schedule not in SCHEDULES:
-        raise UserError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
-    if schedule == "exponential" and not (halflife and halflife > 0):
-        raise UserError(f"schedule 'exponential' needs a positive halflife, got {halflife}")
     warmup = int(steps * warmup_fraction)
-    remaining = steps - warmup
-
-    def shape(t: jax.Array) -> jax.Array:
-        if schedule == "linear":
-            return 1 - t / remaining
-        if schedule == "cosine":
-            return jnp.cos(0.5 * jnp.pi * t / max(remaining - 1, 1))
-        if schedule == "exponential":
-            return 0.5 ** (t / halflife)
-        return jnp.ones_like(t)
+    shape = schedules.factor(schedule, steps - warmup, halflife)
 
     def rate(step):
         step = jnp.asarray(step, jnp.float32)

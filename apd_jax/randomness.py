@@ -15,12 +15,21 @@ _STREAMS = {
     "components": 2**31 + 2,
     "evaluation": 2**31 + 3,
     "probes": 2**31 + 4,
+    "loss scales": 2**31 + 5,
+    "restarts": 2**31 + 6,
     "start": 2**31 + 7,
     "order of the data": 2**31 + 8,
     "examples": 2**31 + 9,
 }
 # Folded into the key of a step.
-_STREAMS_OF_A_STEP = {"target batch": 0, "batch": 1, "attribution": 2}
+_STREAMS_OF_A_STEP = {
+    "target batch": 0,
+    "batch": 1,
+    "attribution": 2,
+    "round batch": 3,
+    "round attribution": 4,
+    "round factors": 5,
+}
 
 
 def root(seed: int | jax.Array) -> jax.Array:

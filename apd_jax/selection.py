@@ -88,6 +88,30 @@ def batch_topk(scores: jax.Array, k: float) -> Selected:
     return Selected(mask.reshape(scores.shape), pairs)
 
 
+def batch_topk_part(scores: jax.Array, k: float, factor: jax.Array) -> Selected:
+    """Activate the `floor(factor·k·B)` pairs of highest attribution, at least one.
+
+    Args:
+      scores: [B, C] attributions.
+      k: active components per example on average, at a factor of 1.
+      factor: scalar in [0, 1], known only at run time.
+
+    Returns:
+      The mask; its pairs are None, since their number depends on the factor.
+    """
+    batch_size, num_components = scores.shape
+    most = num_active(k, batch_size, num_components)
+    count = jnp.floor(factor * (k * batch_size)).astype(jnp.int32)
+    count = jnp.clip(jnp.where(factor >= 1, most, count), 1, most)
+    flat = _ranked(scores.reshape(-1))
+    _, indices = jax.lax.top_k(flat, most)
+    # Equal values come by ascending index, so the last one taken bounds those tied with it.
+    last = indices[count - 1]
+    least = flat[last]
+    mask = (flat > least) | ((flat == least) & (jnp.arange(flat.size) <= last))
+    return Selected(mask.reshape(scores.shape), None)
+
+
 def sample_topk(scores: jax.Array, k: float) -> Selected:
     """Activate the k components of highest attribution on each example; see `topk_mask`."""
     batch_size, num_components = scores.shape

@@ -4,14 +4,17 @@ Letters: B batch, C components, m rank.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import optax
 
 from apd_jax import optimizers
 from apd_jax.errors import UserError
 from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.objective import Objective
+from apd_jax.refine.rules import Rules
+from apd_jax.schedules import Schedules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,11 @@ class Settings:
     batch_size: int = setting(256, "B, fresh inputs of a step.")
     learning_rate: float = setting(1e-3, "Peak learning rate of Adam.")
     rank: int | None = setting(None, "m of every site; min(d_in, d_out) if not set.")
-    schedule: optimizers.Schedule = setting("cosine", "Shape of the learning rate after warmup.")
+    schedule: str = setting(
+        "cosine",
+        "Shape of the learning rate after warmup: constant, linear, cosine, exponential, or points "
+        "'0:1 0.7:1 1:0' (share of the steps:factor).",
+    )
     warmup_fraction: float = setting(0.01, "Share of the steps in which the learning rate rises.")
     halflife: float | None = setting(
         None, "Steps in which the exponential schedule falls to a half."
@@ -41,6 +48,13 @@ class Settings:
     init_instances: int = setting(
         1, "Runs in the stacked tensor whose statistics the initialisation has, as in the paper."
     )
+    relative_losses: bool = setting(
+        False,
+        "Divide losses by those of no component (simplicity: of the target as one), so that "
+        "coefficients mean the same in every network.",
+    )
+    schedules: Schedules = setting(Schedules(), "How coefficients and k change over the run.")
+    refine: Rules = setting(Rules(), "Rounds of refinement.")
 
     def __post_init__(self):
         check_at_least(self, 1, "num_components", "batch_size", "init_instances")
@@ -61,11 +75,20 @@ class Settings:
         )
 
     def rate(self) -> optax.Schedule:
-        """The learning-rate schedule."""
-        return optimizers.learning_rate_schedule(
+        """The learning-rate schedule; after a round of refinement the rate rises again."""
+        schedule = optimizers.learning_rate_schedule(
             self.learning_rate,
             steps=self.steps,
             schedule=self.schedule,
             warmup_fraction=self.warmup_fraction,
             halflife=self.halflife,
         )
+        if not self.refine.rounds(self.steps):
+            return schedule
+        return lambda step: schedule(step) * self.refine.risen(step, self.steps)
+
+    def factors(self, state: Any) -> dict[str, jax.Array]:
+        """Factors of coefficients and of k for a state: of schedules and of relative losses."""
+        factors = self.schedules.factors(state.step, self.steps)
+        scales = state.scales or {}
+        return factors | {name: factors.get(name, 1.0) / s for name, s in scales.items()}

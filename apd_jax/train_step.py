@@ -11,7 +11,7 @@ import optax
 
 from apd_jax import optimizers
 from apd_jax.components import Components, num_components
-from apd_jax.objective import Objective
+from apd_jax.objective import Factors, Objective
 from apd_jax.sites import PyTree, Target
 
 Metrics = dict[str, jax.Array]
@@ -26,12 +26,16 @@ class TrainState(NamedTuple):
       components: `{site: Factors}`.
       optimizer: state of the optax optimiser.
       last_active: int32 [C], the last step at which a component was active on any example.
+      scales: `{term: scalar}` that losses are divided by (`scales.scales`); None for 1.
+      refined: what rounds of refinement leave (`refine.rounds.Refined`); None without any.
     """
 
     step: jax.Array
     components: Components
     optimizer: Any
     last_active: jax.Array
+    scales: dict[str, jax.Array] | None = None
+    refined: Any = None
 
 
 def init_state(components: Components, optimizer: optax.GradientTransformation) -> TrainState:
@@ -51,6 +55,7 @@ def train_step(
     state: TrainState,
     x: PyTree,
     key: jax.Array | None = None,
+    factors: Factors | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Take one step: attributions, selection, losses, gradient, Adam.
 
@@ -61,6 +66,7 @@ def train_step(
       state: the state.
       x: [B, ...] a batch of inputs.
       key: of random directions, where attributions are sketched.
+      factors: of the coefficients and of k at this step, where they have schedules.
 
     Returns:
       The next state, and metrics of this step measured before its update: `loss/<term>`,
@@ -70,10 +76,10 @@ def train_step(
     """
 
     def total(components):
-        terms, chosen = objective.terms(target, components, x, key)
+        terms, chosen = objective.terms(target, components, x, key, factors)
         counts = chosen.counts()
         active = jnp.sum(counts) / (chosen.mask.size // chosen.mask.shape[-1])
-        return objective.total(terms), (terms, counts, active)
+        return objective.total(terms, factors), (terms, counts, active)
 
     (loss, (terms, counts, active)), gradient = jax.value_and_grad(total, has_aux=True)(
         state.components
@@ -89,4 +95,10 @@ def train_step(
         "active_components": active,
         "dead_components": jnp.sum(state.step - last_active >= DEAD_AFTER),
     }
-    return TrainState(state.step + 1, components, optimizer_state, last_active), metrics
+    state = state._replace(
+        step=state.step + 1,
+        components=components,
+        optimizer=optimizer_state,
+        last_active=last_active,
+    )
+    return state, metrics

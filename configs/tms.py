@@ -2,13 +2,17 @@
 
     python -m apd_jax.main --config=configs/tms.py:5-2
     python -m apd_jax.main --config=configs/tms.py:40-10 --config.seeds=3
+    python -m apd_jax.main --config=configs/tms.py:40-10-robust --config.seeds=16
 
 Variants: 5-2 and 40-10 (features-hidden; the paper's), 5-2-id and 40-10-id (with a fixed identity
-between encoder and decoder; SPD's). Paper: 5-2 has MMCS 0.998 and ML2R 0.893, 40-10 has MMCS 0.996
-and ML2R 0.935.
+between encoder and decoder; SPD's), with the paper's settings; each with `-robust` behind it with
+those of apd_jax/robust.py, the same for all but for C and k. Paper: 5-2 has MMCS 0.998 and ML2R
+0.893, 40-10 has MMCS 0.996 and ML2R 0.935.
 """
 
+from apd_jax import fields
 from apd_jax.errors import UserError
+from apd_jax.robust import ROBUST
 from apd_jax.run.config import base_config
 
 
@@ -39,13 +43,26 @@ _VARIANTS = {
 }
 
 
+def _robust(config):
+    config.update(fields.to_mapping(ROBUST, flags_only=True))
+    wide = config.target.num_features == 40
+    config.num_components, config.topk = (80, 1.0) if wide else (10, 0.211)
+    config.rank = 4
+
+
 def get_config(variant: str = "5-2"):
-    if variant not in _VARIANTS:
-        raise UserError(f"unknown variant {variant!r}; configs/tms.py has {sorted(_VARIANTS)}")
+    variant, dash, rest = variant.partition("-robust")
+    if variant not in _VARIANTS or rest:
+        raise UserError(
+            f"unknown variant {variant + dash + rest!r}; configs/tms.py has {sorted(_VARIANTS)}, "
+            "each also with -robust"
+        )
     config = base_config("tms", variant)
     config.steps, config.batch_size, config.warmup_fraction = 20_000, 2048, 0.05
     config.checkpoint_every = 5000  # steps are short: saving more often would be felt
     config.target.update(probability=0.05, learning_rate=5e-3, schedule="linear")
     set_sizes, config.target.hidden_layers = _VARIANTS[variant]
     set_sizes(config)
+    if dash:
+        _robust(config)
     return config

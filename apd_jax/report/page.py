@@ -7,7 +7,7 @@ nothing: a content security policy in it forbids every request and every script 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apd_jax.report import numbers, parts, words
+from apd_jax.report import numbers, parts, rounds, words
 from apd_jax.report.parts import Panel
 
 __all__ = ["Panel", "render_report"]
@@ -58,6 +58,7 @@ def render_report(
         **_tables(results, measures, subject.sentences),
         **parts.assets(browser is not None),
         **parts.curves(metrics, target_metrics, titles, words.seed_names(results)),
+        rounds=rounds.sentences(metrics),
         gaps=gaps,
         panels=[parts.figure(panel) for panel in panels],
         browser=browser,

@@ -34,6 +34,7 @@ class Config:
     variant: str = setting("", "Variant of the study.")
     seed: int = setting(0, "First seed.")
     seeds: int = setting(1, "Runs side by side, with seeds seed, seed + 1, ...")
+    restarts: int = setting(1, "Initialisations of each seed; the one of least loss stays.")
     settings: Settings = setting(Settings(), "The decomposition.", flat=True)
     target: Any = setting(None, "The network: the study's `Task`.")
     evaluation_samples: int = setting(20_000, "Samples of the inputs that measures are taken on.")
@@ -44,9 +45,9 @@ class Config:
     wandb: WandB = setting(WandB(), "Weights & Biases.", free=True)
 
     def __post_init__(self):
-        counts = ("seeds", "chunk_steps", "checkpoint_every", "max_to_keep", "evaluation_samples")
         check_values(self, skip=("seed",))
-        check_at_least(self, 1, *counts)
+        check_at_least(self, 1, "seeds", "restarts", "evaluation_samples")
+        check_at_least(self, 1, "chunk_steps", "checkpoint_every", "max_to_keep")
         if not 0 <= self.seed <= 2**32 - self.seeds:
             raise UserError(f"seed must be in [0, 2**32 - seeds], got {self.seed}")
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from apd_jax import fields, loop, randomness
+from apd_jax import fields, loop, randomness, restarts
 from apd_jax.ambient import own_settings
-from apd_jax.decompose import init_states, make_step
+from apd_jax.decompose import init_states, make_between, make_step, moves_of
 from apd_jax.decomposition import Decomposition
 from apd_jax.run import session
 from apd_jax.run.config import Config
@@ -101,20 +101,31 @@ def decompose_targets(
     plan: Plan, targets: Target, workdir: Workdir, flag: StopFlag
 ) -> tuple[list[Decomposition], float]:
     """Decompose the targets of all seeds, from where the workdir is; and seconds."""
+    settings, inputs = plan.settings, plan.task.inputs
+    spread, seeds = restarts.spread(targets, plan.seeds, plan.config.restarts)
     stage = Stage(
         name="decomposition",
         directory=workdir.path,
-        make_state=lambda: init_states(plan.settings, targets, plan.seeds, plan.task.inputs),
-        make_step=lambda: make_step(plan.settings, plan.task.inputs),
-        context=targets,
-        seeds=plan.seeds,
-        steps=plan.settings.steps,
+        make_state=lambda: init_states(settings, spread, seeds, inputs),
+        make_step=lambda: make_step(settings, inputs),
+        make_between=lambda: make_between(settings, inputs),
+        context=spread,
+        seeds=seeds,
+        steps=settings.steps,
         wandb=_wandb(plan.config),
         **_saving_and_logging(plan.config),
     )
     state, seconds = session.run(stage, flag)
+    losses = restarts.final_losses(settings, spread, state, plan.seeds, inputs)
+    state, losses = restarts.keep_best(state, losses, len(plan.seeds))
     return [
-        Decomposition(loop.pick(targets, i), loop.pick(state.components, i), plan.settings)
+        Decomposition(
+            loop.pick(targets, i),
+            loop.pick(state.components, i),
+            settings,
+            losses=losses[i].tolist(),
+            moves=moves_of(loop.pick(state, i)),
+        )
         for i in range(len(plan.seeds))
     ], seconds
 
@@ -143,6 +154,7 @@ def evaluate(
                 plan.task, decomposition, key=key, samples=plan.config.evaluation_samples
             )
             row = {"seed": int(plan.seeds[index]), **numbers}
+            row |= {f"refine_{name}": count for name, count in decomposition.moves.items()}
             rows.append(row if losses is None else row | {"target_loss": losses[index]})
             arrays.append(measured)
             progress.update(index + 1)

@@ -49,6 +49,7 @@ class Task:
 
     make_state: Callable[[], Any]
     make_step: Callable[[], loop.StepFn]
+    make_between: Callable[[], loop.Between | None]
     context: Any
     seeds: jax.Array
     steps: int
@@ -75,6 +76,7 @@ def run(task: Task, flag: StopFlag) -> Outcome:
                 chunk_steps=task.chunk_steps,
                 feed=task.feed,
                 observer=recorder,
+                between=task.make_between(),
             )
         except loop.Stopped as stopped:
             logging.warning("Stopped at step %d of %d.", stopped.step, task.steps)

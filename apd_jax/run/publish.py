@@ -41,6 +41,8 @@ def publish(
       The content of results.json.
     """
     results = _results(plan, rows, seconds)
+    if plan.config.restarts > 1:
+        results["restart_losses"] = [list(found.losses) for found in decompositions]
     atomic_write_text(workdir.results, json.dumps(results, indent=2) + "\n")
     panels = _draw(plan, rows, arrays)
     _write_figures(workdir, panels)

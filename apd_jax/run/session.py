@@ -40,6 +40,7 @@ class Stage:
       tensorboard, wandb: see `MetricWriter`.
       feed: see `loop.run_steps`.
       observer: told of the metrics too, and may ask to stop.
+      make_between: gives what is done between steps.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Stage:
     wandb: Mapping[str, Any] | None = None
     feed: loop.Feed | None = None
     observer: loop.Observer = dataclasses.field(default_factory=loop.Observer)
+    make_between: Callable[[], loop.Between | None] = lambda: None
 
 
 def run(stage: Stage, flag: StopFlag) -> tuple[Any, float]:
@@ -122,6 +124,7 @@ def _run_steps(stage: Stage, restored: Restored | None, session: "Session") -> A
             save_every=stage.save_every,
             observer=session,
             feed=stage.feed,
+            between=stage.make_between(),
         )
     except loop.Stopped as stopped:
         raise loop.Stopped(stopped.step, stage.name, state=stopped.state) from stopped

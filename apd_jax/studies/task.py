@@ -23,7 +23,7 @@ class Training:
     steps: int = setting(1000, "Steps of its training; 0 to take the network as it is drawn.")
     batch_size: int = setting(1024, "B, fresh inputs of a step.")
     learning_rate: float = setting(1e-3, "Peak learning rate.")
-    schedule: optimizers.Schedule = setting("cosine", "Shape of the learning rate.")
+    schedule: str = setting("cosine", "Shape of the learning rate.")
     weight_decay: float = setting(0.01, "Decoupled weight decay.")
 
     def __post_init__(self):

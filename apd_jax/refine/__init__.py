@@ -1,0 +1,1 @@
+"""Refinement: moves between stretches of training that mend what gradient descent can't."""

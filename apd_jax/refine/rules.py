@@ -1,0 +1,61 @@
+"""When rounds of refinement are, and what they take for a sign.
+
+Letters: B batch.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax.errors import UserError
+from apd_jax.fields import check_at_least, check_values, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """When rounds are, and what the moves take for a sign."""
+
+    every: int = setting(0, "Steps between two rounds of refinement; 0 for none.")
+    until: float = setting(0.6, "Share of the steps after which there is no round.")
+    batch_size: int = setting(
+        4096, "Examples that a round looks at; of fewer, rare mechanisms have too few."
+    )
+    merge_cosine: float = setting(
+        0.9, "Components above this cosine become one; halves of a mechanism show 1.0."
+    )
+    split_cosine: float = setting(
+        0.5,
+        "A component is split below this cosine of its two clusters of inputs; two mechanisms show "
+        "0.0 to 0.2, one 0.7 to 0.9.",
+    )
+    gather_error: float = setting(
+        0.3,
+        "A direction is gathered above this share of error, 1 being that of no component; it must "
+        "fall to a half by it.",
+    )
+    free_share: float = setting(
+        0.03,
+        "A component is free below this share of the typical attribution mass; what noise alone "
+        "activates stays below 0.01.",
+    )
+    limit: int = setting(10, "Splits and gathers in a round, at most so many each.")
+    ramp: int = setting(100, "Steps in which the learning rate rises again after a round.")
+
+    def __post_init__(self):
+        check_values(self)
+        check_at_least(self, 0, "every")
+        check_at_least(self, 1, "batch_size", "limit", "ramp")
+        for name in ("until", "merge_cosine", "split_cosine", "gather_error", "free_share"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"{name} must be in (0, 1), got {getattr(self, name)}")
+
+    def rounds(self, steps: int) -> int:
+        """How many rounds a run of so many steps has; round i is after step i · every."""
+        return int(self.until * steps) // self.every if self.every else 0
+
+    def risen(self, step: jax.Array, steps: int) -> jax.Array:
+        """The learning rate's factor, which rises from 0 to 1 in `ramp` steps after a round."""
+        step = jnp.asarray(step, jnp.float32)
+        after = (step >= self.every) & (step < (self.rounds(steps) + 1) * self.every)
+        return jnp.where(after, jnp.minimum((step % self.every + 1) / self.ramp, 1.0), 1.0)

@@ -1,0 +1,55 @@
+"""What each loss term is worth in a given network: coefficients then mean the same in every one.
+
+Letters: B batch, N number of decomposed weights.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax.components import Factors
+from apd_jax.objective import Objective
+from apd_jax.selection import Selected
+from apd_jax.sites import PyTree, Target
+from apd_jax.terms import TERMS, Step
+
+
+def scales(
+    objective: Objective, target: Target, x: PyTree, key: jax.Array | None = None
+) -> dict[str, jax.Array]:
+    """Each term's value without any component, and of simplicity that of the target itself.
+
+    Faithfulness, minimality, activation and output are divided by their values with all weights
+    zero; simplicity by the Schatten norms of the target's matrices, `(1/N) Σ_l Σ_i σ_{l,i}^p`, the
+    price of a single component that does everything. Losses do not depend then on the units of
+    weights and outputs.
+
+    Args:
+      objective: its terms of nonzero coefficient are measured.
+      target: the network.
+      x: [B, ...] inputs; a large batch.
+      key: of the sketch's random directions.
+
+    Returns:
+      `{term: scalar}`; terms of the Lp objective have none.
+    """
+    whole = {name: _svd_factors(weight) for name, weight in target.weights.items()}
+    nothing = jax.tree.map(jnp.zeros_like, whole)
+    attributed = objective.attribute(target, whole, x, key)
+    always = Selected(jnp.ones(attributed.scores.shape, bool), None)
+    weights = dataclasses.asdict(objective.coefficients)
+    values = {}
+    for name in TERMS:
+        if weights[name] and not name.startswith("lp_"):
+            components = whole if name == "simplicity" else nothing
+            value = TERMS[name](Step(objective, target, components, x, attributed, always))
+            values[name] = jnp.where(value > 0, value, 1.0)
+    return values
+
+
+def _svd_factors(weight: jax.Array) -> Factors:
+    """A site's matrix [(G,) d_in, d_out] as a single component of full rank."""
+    u, s, vt = jnp.linalg.svd(weight, full_matrices=False)
+    root = jnp.sqrt(s)[..., None]
+    return Factors((root * jnp.swapaxes(u, -1, -2))[None], (root * vt)[None])

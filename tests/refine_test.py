@@ -1,0 +1,356 @@
+"""Refinement: every move on components whose fault is known, and rounds inside of a training."""
+
+import dataclasses
+import functools
+
+import chex
+import handmade
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+
+from apd_jax import loop
+from apd_jax.components import init_components
+from apd_jax.decompose import init_states, make_between, make_step
+from apd_jax.errors import UserError
+from apd_jax.inputs import SparseFeatures
+from apd_jax.objective import Coefficients, Objective
+from apd_jax.refine import rounds, shares
+from apd_jax.refine.evidence import apart, look, together
+from apd_jax.refine.gather import gather
+from apd_jax.refine.merge import merge
+from apd_jax.refine.rules import Rules
+from apd_jax.refine.split import two_clusters
+from apd_jax.settings import Settings
+from apd_jax.sites import Target
+
+FEATURES, SPARE = 6, 3
+OBJECTIVE = Objective(Coefficients(1.0, 1.0, 0.1), topk=0.6)
+INPUTS = SparseFeatures(FEATURES, 0.1, (-1.0, 1.0))
+WHOLE = np.eye(FEATURES + SPARE, FEATURES)
+
+
+def halved():
+    """Feature 0 half in component 0 and half in the first spare one."""
+    shares_ = WHOLE.copy()
+    shares_[0, 0] = shares_[FEATURES, 0] = 0.5
+    return shares_
+
+
+def merged():
+    """Features 0 and 1 in component 0."""
+    shares_ = WHOLE.copy()
+    shares_[0, 1], shares_[1, 1] = 1.0, 0.0
+    return shares_
+
+
+def missing():
+    """Feature 0 in small parts everywhere."""
+    shares_ = WHOLE.copy()
+    shares_[:, 0] = [0.0, *[0.1] * (FEATURES - 1), *[0.5 / SPARE] * SPARE]
+    return shares_
+
+
+def left_over():
+    """A spare component keeps a twentieth of every feature."""
+    shares_ = 0.95 * WHOLE
+    shares_[FEATURES] = 0.05
+    return shares_
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def jitted_move(objective, rules, target, components, x):
+    with jax.default_matmul_precision("highest"):
+        return rounds.move(objective, rules, target, components, x)
+
+
+def move(components, target, objective=OBJECTIVE):
+    return jitted_move(objective, Rules(), target, components, INPUTS(jax.random.key(3), 4096))
+
+
+def _heads(params, x):
+    return jnp.einsum("bgi,gio->bgo", x.reshape(-1, 2, 3), params["w"])
+
+
+def _convolve(params, x):
+    images = x.reshape(-1, 3, 2)
+    dimensions = ("NHC", "HIO", "NHC")
+    return jax.lax.conv_general_dilated(
+        images, params["w"], (1,), "SAME", dimension_numbers=dimensions
+    ).reshape(x.shape[0], -1)
+
+
+def holders(components, share=0.7):
+    """For every feature, the components that hold most of it at both sites, [F] lists."""
+    parts = [np.asarray(jnp.diagonal(f.matrices(), axis1=1, axis2=2)) for f in components.values()]
+    held = np.minimum.reduce(parts) > share
+    return [np.flatnonzero(held[:, feature]).tolist() for feature in range(held.shape[1])]
+
+
+class MovesTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("merge", halved, {"merges": 1}),
+        ("split", merged, {"splits": 1}),
+        ("clean", left_over, {"cleans": 1}),
+        ("nothing", lambda: WHOLE, {}),
+    )
+    def test_each_mends_its_fault_at_all_sites(self, shares_of, expected):
+        target = handmade.exact_resid_mlp(FEATURES)
+        components = handmade.neuron_components(shares_of())
+        after, counts, touched = move(components, target)
+        made = {name: int(count) for name, count in counts.items() if count}
+        self.assertEqual({name: made[name] for name in expected}, expected)
+        self.assertEqual(bool(touched.any()), bool(expected))
+        self.assertEqual(bool(made), bool(expected))
+        found = holders(after)
+        self.assertTrue(all(len(holder) == 1 for holder in found), found)
+        self.assertLen({holder[0] for holder in found}, FEATURES)
+        for site, factors in after.items():
+            np.testing.assert_allclose(factors.sum(), components[site].sum(), atol=2e-5)
+
+    def test_gather_gives_a_free_component_what_is_missing(self):
+        target = handmade.exact_resid_mlp(FEATURES)
+        components = handmade.neuron_components(missing())
+        x = INPUTS(jax.random.key(3), 4096)
+        objective = dataclasses.replace(OBJECTIVE, topk=0.4)
+
+        @jax.jit
+        def seen_with(parts):
+            return look(objective, target, together(parts, components, set()), x)
+
+        parts = apart(components, set())
+        seen = seen_with(parts)
+        parts, count, _ = gather(
+            parts,
+            seen,
+            seen.free(0.1),
+            lambda others: seen_with(others).errors,
+            share=0.1,
+            limit=5,
+        )
+        self.assertEqual(int(count), 1)
+        after = together(parts, components, set())
+        self.assertEqual(holders(after)[1:], [[1], [2], [3], [4], [5]])
+        self.assertLen(holders(after)[0], 1)
+        for site, factors in after.items():
+            np.testing.assert_allclose(factors.sum(), components[site].sum(), atol=2e-5)
+
+    @parameterized.parameters(*networks.NAMES)
+    def test_sum_stays_for_any_components(self, name):
+        target, _ = networks.make(name)
+        width = {"tms": 4, "tms_hidden": 4, "mlp": 3}[name]
+        components = handmade.random_components(
+            np.random.default_rng(0), target, num_components=7, rank=6
+        )
+        x = jax.random.normal(jax.random.key(0), (512, width))
+        rules = Rules(merge_cosine=0.1, split_cosine=0.9, free_share=0.5)
+        after, counts, _ = rounds.move(OBJECTIVE, rules, target, components, x)
+        self.assertGreater(sum(map(int, counts.values())), 0)
+        for site, factors in after.items():
+            np.testing.assert_allclose(factors.sum(), components[site].sum(), atol=1e-4)
+
+    @parameterized.named_parameters(
+        (
+            "stacked",
+            lambda p, x: jnp.einsum("bgi,gio->bgo", x.reshape(-1, 2, 3), p["w"]),
+            (2, 3, 3),
+        ),
+        ("look-up", lambda p, x: p["w"][jnp.argmax(x, axis=1)], (FEATURES, 3)),
+        ("convolution", _convolve, (3, 2, 2)),
+        ("always transposed", lambda p, x: x @ p["w"][0] @ p["w"][1].T, (2, FEATURES, FEATURES)),
+    )
+    def test_sum_stays_for_any_kind_of_use(self, apply_fn, shape):
+        x = jax.random.normal(jax.random.key(0), (512, FEATURES))
+        target = Target(apply_fn, {"w": networks.normal(1, *shape)}, inputs=x)
+        components = init_components(jax.random.key(1), target, num_components=7, rank=6)
+        rules = Rules(merge_cosine=0.1, split_cosine=0.9, free_share=0.5)
+        after, counts, _ = rounds.move(OBJECTIVE, rules, target, components, x)
+        self.assertGreater(sum(map(int, counts.values())), 0)
+        for site, factors in after.items():
+            self.assertEqual(factors.reads.shape, components[site].reads.shape)
+            np.testing.assert_allclose(factors.sum(), components[site].sum(), atol=1e-4)
+
+    def test_a_component_that_is_always_active_is_left_alone(self):
+        target = handmade.exact_resid_mlp(FEATURES)
+        components = handmade.neuron_components(np.concatenate([0.9 * WHOLE, np.full((1, 6), 0.1)]))
+        objective = dataclasses.replace(OBJECTIVE, distil=True)
+        after, _, _ = move(components, target, objective)
+        last = jax.tree.map(lambda leaf: leaf[-1], (components, after))
+        chex.assert_trees_all_equal(*last)
+
+    def test_merge_adds_what_points_the_same_way_only(self):
+        parts = np.zeros((4, 3, 2))
+        parts[0, 0], parts[1, 0], parts[2, 1] = (1, 0), (0.5, 0.01), (1, 0)
+        components = handmade.full_rank({"w": parts})
+        after, count, touched = merge(components, jnp.zeros(4, bool), cosine=0.9)
+        self.assertEqual(int(count), 1)
+        self.assertEqual(touched.tolist(), [True, True, False, False])
+        expected = parts.copy()
+        expected[0], expected[1] = parts[0] + parts[1], 0
+        np.testing.assert_allclose(after["w"].matrices(), expected, atol=1e-6)
+
+
+class ClustersTest(parameterized.TestCase):
+    @parameterized.parameters((1, 0.5, 1.0), (2, 0.0, 0.2))
+    def test_counts_lines_not_signs(self, lines, least, most):
+        random = np.random.default_rng(0)
+        which, signs = random.integers(lines, size=400), random.choice([-1, 1], 400)
+        x = signs[:, None] * np.eye(5)[which] + 0.2 * random.normal(size=(400, 5))
+        x = jnp.array(x / np.linalg.norm(x, axis=1, keepdims=True))
+        found = two_clusters(x, jnp.ones(400))
+        self.assertBetween(float(found.cosine), least, most)
+
+    def test_a_few_examples_are_no_cluster(self):
+        x = jnp.eye(2)[jnp.array([0] * 90 + [1] * 10)]
+        self.assertEqual(float(two_clusters(x, jnp.ones(100)).cosine), 1.0)
+        self.assertEqual(float(two_clusters(x[80:], jnp.zeros(20)).cosine), 1.0)
+
+
+class SharesTest(absltest.TestCase):
+    def test_compress_is_the_best_of_its_rank(self):
+        random = np.random.default_rng(0)
+        reads, writes = random.normal(size=(9, 5)), random.normal(size=(9, 4))
+        found = shares.compress(jnp.array(reads), jnp.array(writes), 2)
+        u, s, v = np.linalg.svd(reads.T @ writes)
+        expected = u[:, :2] * s[:2] @ v[:2]
+        np.testing.assert_allclose(found.reads.T @ found.writes, expected, atol=1e-4)
+        np.testing.assert_allclose(
+            jnp.linalg.norm(found.reads, axis=1), jnp.linalg.norm(found.writes, axis=1), rtol=1e-4
+        )
+
+    def test_compress_fills_up_with_zeros(self):
+        found = shares.compress(jnp.ones((1, 3)), jnp.ones((1, 2)), 4)
+        self.assertEqual(found.reads.shape, (4, 3))
+        np.testing.assert_allclose(found.reads.T @ found.writes, np.ones((3, 2)), rtol=1e-5)
+
+    def test_gram_is_that_of_the_matrices(self):
+        target, _ = networks.make("mlp")
+        components = handmade.random_components(
+            np.random.default_rng(0), target, num_components=4, rank=2
+        )
+        flat = jnp.concatenate([f.matrices().reshape(4, -1) for f in components.values()], axis=1)
+        np.testing.assert_allclose(shares.gram(components), flat @ flat.T, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            shares.squared_norms(components), jnp.sum(flat**2, axis=1), rtol=1e-4
+        )
+
+    def test_shares_sum_to_what_is_read(self):
+        rows = networks.normal(0, 50, 2, 4)
+        weights = jax.random.uniform(jax.random.key(0), (50, 3))
+        part = shares.sharing(rows, weights.sum(1))
+        whole = sum(part(weights[:, g], jnp.eye(4)) for g in range(3))
+        np.testing.assert_allclose(whole, np.eye(4), atol=5e-3)
+
+
+class EvidenceTest(absltest.TestCase):
+    def test_weights_errors_and_who_is_free(self):
+        target = handmade.exact_resid_mlp(FEATURES)
+        components = handmade.neuron_components(WHOLE)
+        x = INPUTS(jax.random.key(0), 1024)
+        seen = look(OBJECTIVE, target, components, x)
+        self.assertEqual(seen.free(0.03).tolist(), [False] * FEATURES + [True] * SPARE)
+        np.testing.assert_allclose(jnp.linalg.norm(seen.directions, axis=1) > 0.5, x.any(axis=1))
+        self.assertEqual(
+            {s: r.shape for s, r in seen.rows.items()},
+            {(site, 0): (1024, 1, FEATURES) for site in components},
+        )
+        self.assertLess(float(seen.errors.max()), 0.1)
+
+
+def settings(**fields):
+    signs = {"merge_cosine": 0.3, "split_cosine": 0.9, "free_share": 0.5}  # so that moves are made
+    rules = Rules(every=20, until=0.5, batch_size=256, ramp=5, **signs)
+    return Settings(
+        objective=OBJECTIVE,
+        num_components=8,
+        steps=100,
+        batch_size=64,
+        learning_rate=1e-2,
+        rank=3,
+        schedule="constant",
+        **({"refine": rules} | fields),
+    )
+
+
+def train(chosen, seeds, start=None, steps=None, observer=None):
+    targets = loop.stack([handmade.exact_resid_mlp(FEATURES)] * len(seeds))
+    seeds = jnp.array(seeds, jnp.uint32)
+    return loop.run_steps(
+        make_step(chosen, INPUTS),
+        targets,
+        init_states(chosen, targets, seeds) if start is None else start,
+        seeds,
+        steps=steps or chosen.steps,
+        chunk_steps=30,
+        observer=observer,
+        between=make_between(chosen, INPUTS),
+    )
+
+
+class RoundsTest(parameterized.TestCase):
+    @pytest.mark.slow
+    def test_goes_on_bit_for_bit_from_between_two_rounds_and_from_a_round(self):
+        chosen = settings()
+        straight = train(chosen, [0, 1])
+        self.assertGreater(sum(int(n.sum()) for n in straight.refined.counts.values()), 0)
+        for stop in (40, 50):
+            half = jax.tree.map(np.asarray, train(chosen, [0, 1], steps=stop))
+            chex.assert_trees_all_equal(
+                train(chosen, [0, 1], start=jax.tree.map(jnp.asarray, half)), straight
+            )
+
+    def test_looks_back_once_after_the_last_round(self):
+        between = make_between(settings(), INPUTS)
+        self.assertEqual([t for t in range(100) if between.due(t)], [20, 40, 60])
+        self.assertIsNone(make_between(settings(refine=Rules()), INPUTS))
+
+    def test_a_round_that_did_not_pay_is_undone(self):
+        chosen = settings()
+        target = handmade.exact_resid_mlp(FEATURES)
+        good, bad = (handmade.neuron_components(WHOLE[:8] * scale).copy() for scale in (1.0, 0.3))
+        targets = loop.stack([target])
+        state = loop.pick(init_states(chosen, targets, jnp.zeros(1, jnp.uint32)), 0)
+        function = make_between(chosen, INPUTS).function
+        for acted, undone in ((True, 1), (False, 0)):
+            refined = state.refined._replace(before=good, acted=jnp.array(acted))
+            after = function(
+                target,
+                state._replace(step=jnp.int32(60), components=bad, refined=refined),
+                jax.random.key(0),
+            )
+            self.assertEqual(int(after.refined.counts["undone"]), undone)
+            expected = good if undone else bad
+            for site, factors in after.components.items():
+                np.testing.assert_allclose(factors.matrices(), expected[site].matrices(), atol=1e-6)
+
+    def test_terms_that_are_zero_read_again_and_moments_of_the_touched_are_zero(self):
+        components = handmade.neuron_components(WHOLE)
+        filled = rounds.refill(components, jax.random.key(0), unit_norm=True)
+        for site, factors in filled.items():
+            np.testing.assert_allclose(jnp.linalg.norm(factors.reads, axis=-1), 1, rtol=1e-5)
+            np.testing.assert_allclose(factors.matrices(), components[site].matrices(), atol=1e-6)
+        moments = {"m": jnp.ones((3, 2, 2)), "count": jnp.int32(5)}
+        kept = rounds.forget(moments, jnp.array([True, False, True]))
+        self.assertEqual(kept["m"].sum(axis=(1, 2)).tolist(), [0, 4, 0])
+        self.assertEqual(int(kept["count"]), 5)
+
+    def test_rate_rises_again_after_a_round(self):
+        rate = settings().rate()
+        steps = jnp.array([1, 19, 20, 24, 30, 40, 60, 80])
+        np.testing.assert_allclose(
+            jax.vmap(rate)(steps), 1e-2 * np.array([1, 1, 0.2, 1, 1, 0.2, 1, 1]), rtol=1e-5
+        )
+
+    @parameterized.parameters(
+        {"every": -1}, {"until": 1.0}, {"batch_size": 0}, {"merge_cosine": 0.0}, {"ramp": 0}
+    )
+    def test_refuses_rules_out_of_range(self, **fields):
+        with self.assertRaisesRegex(UserError, next(iter(fields))):
+            Rules(**fields)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,80 @@
+"""Schedules of coefficients and k against their formulas, and in a step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from apd_jax import schedules, selection
+from apd_jax.components import init_components
+from apd_jax.errors import UserError
+from apd_jax.objective import Coefficients, Objective
+from apd_jax.schedules import Schedules
+
+
+class FactorTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("constant", [1, 1, 1]),
+        ("linear", [1, 0.5, 0.1]),
+        ("cosine", [1, np.cos(5 / 18 * np.pi), 0]),
+        ("exponential", [1, 0.25, 2 ** (-18 / 5)]),
+        ("0:1 0.5:1 1:0", [1, 1, 0.2]),
+        ("0.5:0.4", [0.4, 0.4, 0.4]),
+        ("0.2:0 0.7:1", [0, 0.6, 1]),
+    )
+    def test_shapes(self, schedule, expected):
+        at = jax.jit(schedules.factor(schedule, 10, halflife=2.5))
+        steps = jnp.array([0.0, 5.0, 9.0])
+        np.testing.assert_allclose(jax.vmap(at)(steps), expected, atol=1e-6)
+
+    @parameterized.parameters("cubic", "", "0:1 1", "0.5:1 0.2:0", "0:1 1.5:0", "0:-1", "1")
+    def test_refuses(self, schedule):
+        with self.assertRaisesRegex(UserError, "schedule must be one of"):
+            schedules.factor(schedule, 10)
+
+    def test_names_the_field(self):
+        with self.assertRaisesRegex(UserError, "simplicity: schedule must"):
+            Schedules(simplicity="up")
+        with self.assertRaisesRegex(UserError, "topk: factors of k must be at most 1"):
+            Schedules(topk="0:1 1:2")
+
+    def test_only_what_moves_has_a_factor(self):
+        factors = Schedules(simplicity="linear", topk="0:1 1:0.5").factors(jnp.int32(5), 10)
+        np.testing.assert_allclose(list(factors.values()), [0.5, 0.75])
+        self.assertEqual(list(factors), ["simplicity", "topk"])
+
+
+class PartOfKTest(parameterized.TestCase):
+    @parameterized.parameters(0.0, 0.1, 0.26, 0.5, 0.999, 1.0)
+    def test_is_the_top_k_of_that_k(self, factor):
+        scores = jnp.round(jnp.abs(networks.normal(0, 12, 5)), 1).at[3].set(0)  # with ties
+        chosen = jax.jit(lambda f: selection.batch_topk_part(scores, 1.5, f))(jnp.float32(factor))
+        count = max(int(np.floor(np.float32(factor) * 1.5 * 12)), 1)
+        expected = selection.batch_topk_mask(scores, count / 12 + 1e-6)
+        np.testing.assert_array_equal(chosen.mask, expected)
+        self.assertIsNone(chosen.pairs)
+
+    def test_in_the_objective(self):
+        target, x = networks.make("tms")
+        components = init_components(jax.random.key(0), target, num_components=4)
+        objective = Objective(Coefficients(1.0, 1.0, 0.5), topk=2.0)
+        for factor in (0.5, 1.0):
+            factors = {"topk": jnp.float32(factor), "simplicity": 0.25}
+            terms, chosen = objective.terms(target, components, x, factors=factors)
+            literal = dataclasses.replace(objective, topk=2.0 * factor)
+            expected, plain = literal.terms(target, components, x)
+            np.testing.assert_array_equal(chosen.mask, plain.mask)
+            for name, value in terms.items():
+                np.testing.assert_allclose(value, expected[name], rtol=1e-5)
+            np.testing.assert_allclose(
+                objective.total(terms, factors),
+                terms["faithfulness"] + terms["minimality"] + 0.125 * terms["simplicity"],
+                rtol=1e-6,
+            )
+
+
+if __name__ == "__main__":
+    absltest.main()
