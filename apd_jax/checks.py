@@ -20,6 +20,7 @@ from apd_jax.errors import UserError
 from apd_jax.objective import Objective
 from apd_jax.settings import Settings
 from apd_jax.sites import PyTree, Target
+from apd_jax.sites.program import trace
 
 _TOLERANCE = 1e-3
 _UNITS = 8  # of rounding, where the network computes with narrower numbers than float32
@@ -40,6 +41,7 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     """
     _check_finite(target.params)
     target.at(x)
+    trace(target.apply_fn, target.params, x)  # says so where its sites are known and x is new
     metric = "rms" if objective is None else objective.metric
     jax.eval_shape(lambda inputs: quantities(metric, target(inputs)), x)
     if objective is not None:

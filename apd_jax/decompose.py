@@ -18,6 +18,7 @@ from apd_jax.decomposition import Decomposition
 from apd_jax.fields import from_mapping
 from apd_jax.parting import part_target
 from apd_jax.refine import rounds as refine
+from apd_jax.restarts import final_losses, spread
 from apd_jax.run import own
 from apd_jax.runtime.preemption import catch_signals
 from apd_jax.scales import scales
@@ -133,6 +134,7 @@ def decompose(
     num_components: int,
     topk: float | None,
     seed: int = 0,
+    restarts: int = 1,
     init: Components | None = None,
     workdir: str | os.PathLike[str] | None = None,
     chunk_steps: int = 100,
@@ -154,6 +156,7 @@ def decompose(
       num_components: C.
       topk: active components per example on average (batch top-k); None for the Lp objective.
       seed: root of all randomness, in [0, 2**32).
+      restarts: initialisations side by side; the one of least loss stays.
       init: components to go on from, those of another decomposition for instance.
       workdir: directory of this decomposition, new or its own.
       chunk_steps: steps between two looks of the host.
@@ -172,7 +175,7 @@ def decompose(
       loop.Diverged: a loss stopped being finite.
     """
     check_seed(seed)
-    check_whole(chunk_steps=chunk_steps, checkpoint_every=checkpoint_every)
+    check_whole(restarts=restarts, chunk_steps=chunk_steps, checkpoint_every=checkpoint_every)
     source = as_source(data, seed)
     given = {"num_components": num_components, "topk": topk} | source.sizes() | options
     settings = from_mapping(Settings(), given)
@@ -180,13 +183,14 @@ def decompose(
     check_target(target, example, settings.objective)
     check_start(target, init, settings)
     source.check(settings.batch_size)
-    targets, seeds = loop.stack([target]), jnp.array([seed], jnp.uint32)
+    seeds, draw = jnp.array([seed], jnp.uint32), source.draw(seed)
+    targets, all_seeds = spread(loop.stack([target]), seeds, restarts)
     task = own.Task(
-        make_state=lambda: init_states(settings, targets, seeds, source.draw(seed), init),
+        make_state=lambda: init_states(settings, targets, all_seeds, draw, init),
         make_step=lambda: make_step(settings, source),
-        make_between=lambda: make_between(settings, source.draw(seed)),
+        make_between=lambda: make_between(settings, draw),
         context=targets,
-        seeds=seeds,
+        seeds=all_seeds,
         steps=settings.steps,
         chunk_steps=chunk_steps,
         feed=source.feed if source.feeds else None,
@@ -194,14 +198,24 @@ def decompose(
     )
 
     def found(outcome: own.Outcome) -> Decomposition:
-        components = loop.pick(outcome.state.components, 0)
-        moves = moves_of(loop.pick(outcome.state, 0))
-        return Decomposition(target, components, settings, outcome.history, example, moves=moves)
+        losses = final_losses(settings, targets, outcome.state, seeds, draw)
+        best = int(jnp.argmin(losses))
+        state = loop.pick(outcome.state, best)
+        return Decomposition(
+            target,
+            state.components,
+            settings,
+            outcome.history(best),
+            example,
+            losses.tolist(),
+            moves_of(state),
+        )
 
     with catch_signals() as flag:
         if workdir is None:
             return found(own.run(task, flag))
         counts = {"chunk_steps": chunk_steps, "checkpoint_every": checkpoint_every}
+        counts |= {"restarts": restarts}
         described = {"seed": seed, "data": source.describe()} | counts
         config = own.config_of(settings, target, init, **described)
         with own.directory(workdir, config) as place:

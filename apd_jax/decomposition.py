@@ -48,9 +48,9 @@ class Decomposition:
       components: `{site: Factors}`.
       settings: how it was decomposed.
       history: metrics at the end of every chunk, `[{"step": t, name: value}]`.
+      example: a few inputs, which `save` keeps to check a loaded network with.
       losses: the final loss of every initialisation; this is the one of the least.
       moves: how often each move of refinement was made, `{name: number}`.
-      example: a few inputs, which `save` keeps to check a loaded network with.
     """
 
     target: Target

@@ -29,6 +29,8 @@ def save(decomposition: Decomposition, directory: str | os.PathLike[str]) -> Non
         "settings": fields.plain(fields.to_mapping(decomposition.settings)),
         "sites": list(target.sites),
         "history": decomposition.history,
+        "losses": list(decomposition.losses),
+        "moves": dict(decomposition.moves),
         "params": trees.describe(target.params),
         "paths": list(trees.leaves_by_path(target.params)),
     }
@@ -78,6 +80,8 @@ def load(
         _settings(config["settings"], functions),
         config["history"],
         example,
+        config["losses"],
+        config["moves"],
     )
 
 

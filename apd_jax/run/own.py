@@ -26,7 +26,7 @@ from apd_jax.settings import Settings
 from apd_jax.sites import PyTree, Target
 
 EXAMPLES = 2048
-History = list[dict[str, float]]
+Row = dict[str, Any]
 
 
 class Outcome(NamedTuple):
@@ -34,13 +34,21 @@ class Outcome(NamedTuple):
 
     Attributes:
       state: leaves [S, ...].
-      history: the metrics at the end of every chunk.
+      rows: the metrics at the end of every chunk, `{"step": t, name: [S]}`.
       done: number of steps done, fewer than asked for after a stop.
     """
 
     state: Any
-    history: History
+    rows: list[Row]
     done: int
+
+    def history(self, index: int) -> list[dict[str, float]]:
+        """The metrics of one of the seeds."""
+        return [{name: _of(value, index) for name, value in row.items()} for row in self.rows]
+
+
+def _of(value: Any, index: int) -> Any:
+    return value[index] if isinstance(value, list) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,25 +83,25 @@ def run(task: Task, flag: StopFlag) -> Outcome:
                 steps=task.steps,
                 chunk_steps=task.chunk_steps,
                 feed=task.feed,
-                observer=recorder,
                 between=task.make_between(),
+                observer=recorder,
             )
         except loop.Stopped as stopped:
             logging.warning("Stopped at step %d of %d.", stopped.step, task.steps)
-            return Outcome(stopped.state, recorder.history, stopped.step)
-    return Outcome(state, recorder.history, task.steps)
+            return Outcome(stopped.state, recorder.rows, stopped.step)
+    return Outcome(state, recorder.rows, task.steps)
 
 
 class _Recorder(loop.Observer):
     """Keeps and shows the metrics, and passes everything on."""
 
     def __init__(self, observer: loop.Observer, flag: StopFlag, progress: Progress):
-        self.history: History = []
+        self.rows: list[Row] = []
         self._observer, self._flag, self._progress = observer, flag, progress
         self.save = observer.save
 
     def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        self.history.append({"step": step} | {n: float(v[0]) for n, v in metrics.items()})
+        self.rows.append({"step": step} | {n: v.tolist() for n, v in metrics.items()})
         shown = {name.removeprefix("loss/"): v for name, v in metrics.items() if "loss" in name}
         self._progress.update(step, **shown)
         self._observer.on_metrics(step, metrics)
@@ -141,11 +149,7 @@ def run_in(workdir: Workdir, task: Task, config: dict[str, Any], flag: StopFlag)
         state, done = stopped.state, stopped.step
         logging.warning("Stopped at step %d of %d; call again to go on.", done, task.steps)
     rows, _ = curve_rows.read(workdir.metrics, steps=task.steps, chunk_steps=task.chunk_steps)
-    return Outcome(state, [_of_first_seed(row) for row in rows if row["step"] <= done], done)
-
-
-def _of_first_seed(row: dict[str, Any]) -> dict[str, float]:
-    return {name: value[0] if isinstance(value, list) else value for name, value in row.items()}
+    return Outcome(state, [row for row in rows if row["step"] <= done], done)
 
 
 def publish(workdir: Workdir, decomposition: Decomposition, x: PyTree) -> None:

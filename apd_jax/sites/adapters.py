@@ -27,14 +27,15 @@ class _Fixed:
 class _LinenApply:
     """`module.apply` on parameters alone; equal for equal modules, so that jit reuses it."""
 
-    module: nn.Module
+    module: Any
     method: Any
     fixed: _Fixed | None
 
     def __call__(self, params: PyTree, x: PyTree) -> PyTree:
         collections, keywords = self.fixed.value if self.fixed else ({}, {})
         variables = {"params": params, **collections}
-        return self.module.apply(variables, x, method=self.method, **keywords)
+        module = self.module.value if isinstance(self.module, _Fixed) else self.module
+        return module.apply(variables, x, method=self.method, **keywords)
 
 
 def from_linen(module: nn.Module, variables: Mapping[str, PyTree], method: Any, keywords: dict):
@@ -50,7 +51,16 @@ def from_linen(module: nn.Module, variables: Mapping[str, PyTree], method: Any, 
         )
     others = {name: value for name, value in variables.items() if name != "params"}
     fixed = _Fixed((others, keywords)) if others or keywords else None
-    return _LinenApply(module, method, fixed), variables["params"]
+    return _LinenApply(_hashable(module), method, fixed), variables["params"]
+
+
+def _hashable(module: nn.Module) -> Any:
+    """The module, or it alone where it holds lists, as `nn.Sequential` may."""
+    try:
+        hash(module)
+    except TypeError:
+        return _Fixed(module)
+    return module
 
 
 @dataclasses.dataclass(frozen=True)
