@@ -70,15 +70,13 @@ class Decomposition:
 
     def attributions(self, x: PyTree) -> jax.Array:
         """Attributions A_c(x) [B, C] (or [B, T, C]), by the rule of the training."""
-        return self._look(x)[0]
+        self.target.at(x)
+        return seen.score(self.settings.objective, self.target, self.components, x)
 
     def mask(self, x: PyTree) -> jax.Array:
         """The active components on a batch, bool of the same shape, by the rule of the training."""
-        return self._look(x)[1]
-
-    def _look(self, x: PyTree) -> tuple[jax.Array, jax.Array, PyTree]:
         self.target.at(x)
-        return seen.look(self.settings.objective, self.target, self.components, x)
+        return seen.look(self.settings.objective, self.target, self.components, x)[1]
 
     def __call__(self, x: PyTree) -> PyTree:
         """Output with the active components alone, `f(x, κ(x))`, [B, O]."""

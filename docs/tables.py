@@ -54,7 +54,7 @@ The simplicity loss on the identity map of 10 sparse inputs, from a random start
 (`python docs/simplicity.py`, numbers in `docs/results/linear_map/`): with the paper's Schatten norm
 a small coefficient leaves components of higher rank, several rows in one, and shrinks them; over
 the Frobenius norm it cannot fall by shrinking, rank 1 comes at a tenth of the coefficient, and rows
-keep their size. At 1 it parts a row over components, so that 9 of 10 are recovered.
+keep their size. At a coefficient of 1 it recovers 9 of the 10 rows, the Schatten norm all 10.
 
 This page is written by `python docs/tables.py` from the files in `docs/results/`.
 """

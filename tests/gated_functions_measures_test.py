@@ -11,6 +11,8 @@ from apd_jax.objective import Coefficients, Objective
 from apd_jax.settings import Settings
 from apd_jax.studies.gated_functions import measures
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
+from apd_jax.studies.gated_functions.study import GatedFunctionsStudy
+from apd_jax.studies.probes import probe
 
 TASK = GatedFunctions(num_functions=3, neurons=4, num_layers=2)
 PARAMS = TASK.init(jax.random.key(7))
@@ -121,6 +123,16 @@ class PurityTest(parameterized.TestCase):
         self.assertEqual(measures.weight_purity(table, chosen), 0.0)
         np.testing.assert_array_equal(measures.function_purity(table, chosen), 0.0)
         self.assertEqual(table.outside, 0.0)
+
+
+class ProbesTest(absltest.TestCase):
+    def test_probes_are_fewer_than_k_selects_of(self):
+        """Of 3 inputs k = 0.15 selects none; probes have one component each all the same."""
+        decomposition = _decomposition(_truth())
+        x = GatedFunctionsStudy().probes(TASK).x
+        np.testing.assert_array_equal(decomposition.attributions(x).argmax(axis=1), [0, 1, 2])
+        found = probe(decomposition, TASK.inputs, x, key=jax.random.key(0), num_batches=1)
+        np.testing.assert_array_equal(found.mask, np.eye(3, dtype=bool))
 
 
 class CurvesTest(absltest.TestCase):

@@ -39,6 +39,12 @@ class Seen(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def score(objective: Objective, target: Target, components: Components, x: PyTree) -> jax.Array:
+    """Attributions [B, (T), C]; of a few examples too, of which k would select none."""
+    return objective.attribute(target, components, x, jax.random.key(0)).scores
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def look(
     objective: Objective, target: Target, components: Components, x: PyTree
 ) -> tuple[jax.Array, jax.Array, PyTree]:
