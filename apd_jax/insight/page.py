@@ -7,6 +7,7 @@ import os
 import pathlib
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
@@ -108,7 +109,9 @@ def render(decomposition: Any, x: PyTree, labels: Any) -> tuple[str, list[parts.
 def _title(decomposition: Any) -> str:
     network = decomposition.target.apply_fn
     module = getattr(network, "module", None)
-    if module is not None:
+    if not isinstance(module, nn.Module):
+        module = getattr(module, "value", None)  # wrapped, as a module that holds lists is
+    if isinstance(module, nn.Module):
         return type(module).__name__
     return getattr(network, "__name__", type(network).__name__).strip("<>_")
 
