@@ -75,7 +75,7 @@ class HelpTest(parameterized.TestCase):
                 self.assertRegex(text, f"configs/{name}.py:{variant} ")
         self.assertRegex(text, r"\* --config.rank=none\n +m of every site; min")
         self.assertRegex(text, r"  --config.steps=10000\n +Optimiser steps")
-        self.assertRegex(text, r"--config.schedule=cosine\n +.*\[constant \| linear")
+        self.assertRegex(text, r"--config.schedule=cosine\n +.*constant, linear, cosine")
         self.assertIn("--config.wandb.mode=none", text)
         self.assertLess(max(map(len, text.splitlines())), 101)
 

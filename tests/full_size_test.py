@@ -48,7 +48,7 @@ class FullSizeTest(parameterized.TestCase):
             lambda targets: init_states(plan.settings, targets, plan.seeds), targets
         )
         step = make_step(plan.settings, plan.task.inputs)
-        chunk = loop._chunk.lower(step, 10, None, targets, states, plan.seeds).compile()
+        chunk = loop._chunk.lower(step, 10, None, targets, states, plan.seeds, None).compile()
         memory = chunk.memory_analysis()
         most = (
             memory.argument_size_in_bytes

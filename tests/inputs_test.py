@@ -93,7 +93,7 @@ class BadInputTest(parameterized.TestCase):
         ({"probability": -0.1}, r"probability must be in \(0, 1\], got -0.1"),
         ({"probability": 0.0}, r"probability must be in \(0, 1\], got 0.0"),
         ({"probability": 1.5}, r"probability must be in \(0, 1\], got 1.5"),
-        ({"probability": float("nan")}, r"probability must be in \(0, 1\], got nan"),
+        ({"probability": float("nan")}, "probability must be a finite number, got nan"),
         ({"input_mode": "some"}, "input_mode must be one of .+ got 'some'"),
         ({"input_mode": "exactly_n", "num_active": 7}, r"num_active must be in \[1, 6\], got 7"),
         ({"input_mode": "exactly_n", "num_active": 0}, r"num_active must be in \[1, 6\], got 0"),

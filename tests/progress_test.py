@@ -29,6 +29,7 @@ class ProgressTest(absltest.TestCase):
         """Log lines of updates (time, done), with the file and level stripped."""
         with (
             mock.patch.object(sys, "stderr", io.StringIO()),
+            mock.patch.object(progress, "_has_bars", lambda: False),
             self.assertLogs("absl", "INFO") as logs,
             Progress(total, "decompose", **kwargs) as bar,
         ):

@@ -110,7 +110,7 @@ class TrainingTest(parameterized.TestCase):
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
-        ({"weight_decay": float("nan")}, "weight_decay must not be negative, got nan"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a finite number, got nan"),
     )
     def test_bad_arguments(self, fields, message):
         fields = {"steps": 1, "batch_size": 1, "learning_rate": 0.1, "schedule": "linear"} | fields
