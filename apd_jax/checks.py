@@ -56,12 +56,8 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
 
 def _check_attributions(target: Target, x: PyTree, objective: Objective) -> None:
     """Trace the attributions, so that what they refuse is refused now."""
-    component = init_components(jax.random.key(0), target, num_components=1, rank=1)
-    jax.eval_shape(
-        lambda inputs, key: objective.attribute(target, component, inputs, key).scores,
-        x,
-        jax.random.key(0),
-    )
+    component = init_components(randomness.root(0), target, num_components=1, rank=1)
+    jax.eval_shape(lambda inputs: objective.attribute(target, component, inputs).scores, x)
 
 
 def check_whole(**numbers: int) -> None:

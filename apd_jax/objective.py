@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from apd_jax import forward, losses, selection, sites
+from apd_jax import forward, losses, randomness, selection, sites
 from apd_jax.attribution import METHODS, Attributed, Mode, Source, metrics
 from apd_jax.components import Components, Projection
 from apd_jax.errors import UserError
@@ -182,7 +182,8 @@ class Objective:
           target: the network.
           components: `{site: Factors}`; gradients flow to them through the scores.
           x: [B, ...] inputs.
-          key: of the sketch's random directions; needed for that route alone.
+          key: of the sketch's random directions; without one they are the same at every call, as
+            where results are measured.
         """
         found = METHODS[self.attribution](
             target,
@@ -193,7 +194,7 @@ class Objective:
             metric=self.metric,
             per_position=self.per_position,
             num_probes=self.routes.num_probes,
-            key=key,
+            key=randomness.root(0) if key is None else key,
         )
         if self.attribution_source == "target":
             return found

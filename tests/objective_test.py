@@ -2,7 +2,9 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -44,6 +46,18 @@ class SelectTest(parameterized.TestCase):
     def test_always_active(self, distil, expected):
         objective = Objective(Coefficients(), topk=1.0, distil=distil)
         np.testing.assert_array_equal(objective.always_active(3), np.array(expected, bool))
+
+
+class SketchTest(absltest.TestCase):
+    def test_measures_with_the_same_directions_at_every_call(self):
+        target, x = networks.make("mlp")
+        components = networks.components(target)
+        routes = Routes(attribution_mode="sketch", num_probes=2)
+        objective = dataclasses.replace(TOPK, routes=routes)
+        first, again = (objective.attribute(target, components, x).scores for _ in range(2))
+        np.testing.assert_array_equal(first, again)
+        other = objective.attribute(target, components, x, jax.random.key(1)).scores
+        self.assertGreater(float(jnp.abs(first - other).max()), 0)
 
 
 class BadObjectiveTest(parameterized.TestCase):

@@ -41,7 +41,7 @@ class Seen(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 def score(objective: Objective, target: Target, components: Components, x: PyTree) -> jax.Array:
     """Attributions [B, (T), C]; of a few examples too, of which k would select none."""
-    return objective.attribute(target, components, x, jax.random.key(0)).scores
+    return objective.attribute(target, components, x).scores
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -49,7 +49,7 @@ def look(
     objective: Objective, target: Target, components: Components, x: PyTree
 ) -> tuple[jax.Array, jax.Array, PyTree]:
     """Attributions [B, (T), C], active components of the same shape, and the target's outputs."""
-    attributed = objective.attribute(target, components, x, jax.random.key(0))
+    attributed = objective.attribute(target, components, x)
     chosen = objective.select(attributed.scores, x)
     return attributed.scores, chosen.mask, attributed.outputs
 
