@@ -19,6 +19,7 @@ from apd_jax.fields import from_mapping
 from apd_jax.parting import part_target
 from apd_jax.refine import rounds as refine
 from apd_jax.restarts import final_losses, spread
+from apd_jax.robust import ROBUST
 from apd_jax.run import own
 from apd_jax.runtime.preemption import catch_signals
 from apd_jax.scales import scales
@@ -163,8 +164,9 @@ def decompose(
       checkpoint_every: steps between two checkpoints in the workdir.
       observer: told of metrics and saves (`loop.Observer`).
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
-        `learning_rate`, `coefficients` (by default 1 for faithfulness, minimality and simplicity),
-        `rank`, `schatten_p`, `hidden_sites`, `unit_norm`, `metric`, `minimality_loss`.
+        `learning_rate`, `coefficients`, `rank`, `schatten_p`, `hidden_sites`, `unit_norm`,
+        `metric`, `minimality_loss`. What is not given is as in `robust.ROBUST`, where losses and
+        the learning rate are relative to those of the network; the paper's are in configs/.
 
     Returns:
       The `Decomposition`.
@@ -178,7 +180,7 @@ def decompose(
     check_whole(restarts=restarts, chunk_steps=chunk_steps, checkpoint_every=checkpoint_every)
     source = as_source(data, seed)
     given = {"num_components": num_components, "topk": topk} | source.sizes() | options
-    settings = from_mapping(Settings(), given)
+    settings = from_mapping(ROBUST, given)
     example = source.examples(seed, 3)
     check_target(target, example, settings.objective)
     check_start(target, init, settings)

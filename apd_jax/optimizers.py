@@ -18,6 +18,9 @@ from apd_jax.components import Components, Projection, normalise_reads, project_
 from apd_jax.errors import UserError
 
 
+_LEAST_UNIT = 1e-6  # of a relative learning rate: a leaf of zeros can still learn
+
+
 def learning_rate_schedule(
     peak: float,
     *,
@@ -109,15 +112,22 @@ def keep_unit_norm(
 
 
 def decomposition_optimizer(
-    schedule: optax.Schedule, *, unit_norm: bool = False, projection: Projection = "auto"
+    schedule: optax.Schedule,
+    *,
+    relative: bool = False,
+    unit_norm: bool = False,
+    projection: Projection = "auto",
 ) -> optax.GradientTransformation:
     """Adam for components, as `train_step.train_step` takes it.
 
     Args:
       schedule: the learning rate.
+      relative: multiply it by the root mean square of each leaf, U or V of a site: Adam's steps,
+        which have the size of the rate whatever the gradient, then have that of the weights.
       unit_norm, projection: see `keep_unit_norm`.
     """
-    adam_and_norm = optax.chain(record_norm(), adam(schedule))
+    in_units = optax.scale_by_param_block_rms(_LEAST_UNIT) if relative else optax.identity()
+    adam_and_norm = optax.chain(record_norm(), adam(schedule), in_units)
     return keep_unit_norm(adam_and_norm, projection) if unit_norm else adam_and_norm
 
 

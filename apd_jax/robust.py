@@ -1,9 +1,10 @@
 """Settings that come out right on every seed, without knowing the number of mechanisms.
 
 The paper's settings are in configs/, an experiment each; these are one for all networks: losses
-relative to those of no component, rounds of refinement in the first part of the training, and a
-simplicity that fades in the rest, so that components get their full length. What is left to choose
-is C (twice the number of mechanisms that one expects) and k.
+relative to those of no component, a learning rate relative to the weights, rounds of refinement in
+the first part of the training, and a simplicity that fades in the rest, so that components get
+their full length. What is left to choose is C (twice the number of mechanisms that one expects) and
+k.
 """
 
 from apd_jax.objective import Coefficients, Objective
@@ -13,11 +14,12 @@ from apd_jax.settings import Settings
 
 ROBUST = Settings(
     objective=Objective(Coefficients(faithfulness=1.0, minimality=1.0, simplicity=6.0)),
-    steps=3000,
+    steps=8000,
     batch_size=512,
-    learning_rate=7e-3,
+    learning_rate=0.1,
     warmup_fraction=0.05,
+    relative_rate=True,
     relative_losses=True,
     schedules=Schedules(simplicity="0:1 0.6:1 1:0"),
-    refine=Rules(every=400, until=0.6),
+    refine=Rules(every=800, until=0.6),
 )

@@ -48,6 +48,11 @@ class Settings:
     init_instances: int = setting(
         1, "Runs in the stacked tensor whose statistics the initialisation has, as in the paper."
     )
+    relative_rate: bool = setting(
+        False,
+        "Learning rate in units of the root mean square of each site's U and V, so that it means "
+        "the same in every network.",
+    )
     relative_losses: bool = setting(
         False,
         "Divide losses by those of no component (simplicity: of the target as one), so that "
@@ -70,6 +75,7 @@ class Settings:
         """The optimiser, which keeps U at unit norm where that is wanted."""
         return optimizers.decomposition_optimizer(
             self.rate(),
+            relative=self.relative_rate,
             unit_norm=self.objective.unit_norm,
             projection=self.objective.routes.projection,
         )

@@ -176,6 +176,8 @@ def main():
         steps=20 if flags.quick else 2000,
         batch_size=256,
         learning_rate=3e-3,
+        relative_rate=False,
+        relative_losses=False,
     )
     print(decomposition.history[-1])
     look(target, decomposition.components, pairs, flags.images / "modular_addition.png")

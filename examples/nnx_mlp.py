@@ -18,7 +18,7 @@ from flax import nnx
 
 import apd_jax
 
-STEPS = 20 if "--quick" in sys.argv else 2000
+STEPS = 20 if "--quick" in sys.argv else 4000
 
 
 class Network(nnx.Module):
@@ -56,7 +56,7 @@ for step in range(STEPS):
 target = apd_jax.Target.from_nnx(model, inputs=sample(jax.random.key(0), 2))
 print(target.sites)
 decomposition = apd_jax.decompose(
-    target, sample, num_components=8, topk=1.0, rank=4, steps=STEPS, learning_rate=3e-3
+    target, sample, num_components=8, topk=1.0, rank=4, steps=STEPS
 )
 inputs = jnp.concatenate([jnp.eye(5), -jnp.eye(5)])  # each alone, once positive, once negative
 attributions = decomposition.attributions(inputs)

@@ -93,5 +93,33 @@ class AdamTest(parameterized.TestCase):
             np.testing.assert_allclose(parameter, expected, rtol=1e-4)
 
 
+class DecompositionOptimizerTest(parameterized.TestCase):
+    def test_a_relative_rate_is_one_of_each_leaf_in_its_own_unit(self):
+        def run(unit):
+            optimizer = optimizers.decomposition_optimizer(lambda step: 0.1, relative=True)
+            leaves = {"a": jnp.array([3.0, -4.0]) * unit, "b": jnp.array([[1.0, 0.0]])}
+            state, seen = optimizer.init(leaves), []
+            for step in range(3):
+                gradient = jax.tree.map(lambda leaf, s=step: jnp.cos(leaf + s), {**leaves})
+                gradient["a"] = jnp.cos(leaves["a"] / unit + step) / unit
+                changes, state = optimizer.update(gradient, state, leaves)
+                leaves = jax.tree.map(jnp.add, leaves, changes)
+                seen.append(changes)
+            return seen
+
+        once, in_other_units = run(1.0), run(100.0)
+        rms = np.sqrt(12.5)
+        np.testing.assert_allclose(np.abs(once[0]["a"]), 0.1 * rms * np.ones(2), rtol=1e-5)
+        for one, other in zip(once, in_other_units, strict=True):
+            np.testing.assert_allclose(100 * one["a"], other["a"], rtol=1e-5)
+            np.testing.assert_array_equal(one["b"], other["b"])
+
+    def test_leaves_of_zeros_learn(self):
+        optimizer = optimizers.decomposition_optimizer(lambda step: 0.1, relative=True)
+        zeros = {"a": jnp.zeros((2, 2))}
+        changes, _ = optimizer.update({"a": jnp.ones((2, 2))}, optimizer.init(zeros), zeros)
+        self.assertGreater(float(jnp.abs(changes["a"]).min()), 0)
+
+
 if __name__ == "__main__":
     absltest.main()
