@@ -145,6 +145,7 @@ class MovesTest(parameterized.TestCase):
             np.testing.assert_allclose(factors.sum(), components[site].sum(), atol=2e-5)
 
     @parameterized.parameters(*networks.NAMES)
+    @pytest.mark.slow
     def test_sum_stays_for_any_components(self, name):
         target, _ = networks.make(name)
         width = {"tms": 4, "tms_hidden": 4, "mlp": 3}[name]
