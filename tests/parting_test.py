@@ -16,7 +16,7 @@ from apd_jax.studies.gated_functions.network import GatedFunctions, owners
 
 def _parted(target, x, num_components, rank=None):
     start = init_components(jax.random.key(0), target, num_components=num_components, rank=rank)
-    return parting.part_target(target, x, start)
+    return jax.jit(parting.part_target)(target, x, start)
 
 
 def _map(weight):

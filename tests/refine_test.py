@@ -165,10 +165,16 @@ class MovesTest(parameterized.TestCase):
             (2, 3, 3),
         ),
         ("look-up", lambda p, x: p["w"][jnp.argmax(x, axis=1)], (FEATURES, 3)),
-        ("convolution", _convolve, (3, 2, 2)),
         ("always transposed", lambda p, x: x @ p["w"][0] @ p["w"][1].T, (2, FEATURES, FEATURES)),
     )
     def test_sum_stays_for_any_kind_of_use(self, apply_fn, shape):
+        self.check_sum_stays(apply_fn, shape)
+
+    @pytest.mark.slow
+    def test_sum_stays_for_convolutions(self):
+        self.check_sum_stays(_convolve, (3, 2, 2))
+
+    def check_sum_stays(self, apply_fn, shape):
         x = jax.random.normal(jax.random.key(0), (512, FEATURES))
         target = Target(apply_fn, {"w": networks.normal(1, *shape)}, inputs=x)
         components = init_components(jax.random.key(1), target, num_components=7, rank=6)
@@ -178,6 +184,7 @@ class MovesTest(parameterized.TestCase):
             self.assertEqual(factors.reads.shape, components[site].reads.shape)
             np.testing.assert_allclose(factors.sum(), components[site].sum(), atol=1e-4)
 
+    @pytest.mark.slow
     def test_a_component_that_is_always_active_is_left_alone(self):
         target = handmade.exact_resid_mlp(FEATURES)
         components = handmade.neuron_components(np.concatenate([0.9 * WHOLE, np.full((1, 6), 0.1)]))
