@@ -93,6 +93,7 @@ class CommandLineTest(parameterized.TestCase):
             self.assertFalse(workdir.exists())
         self.assertRegex(errors, message)
 
+    @pytest.mark.slow
     def test_workdir_in_use(self):
         with tempfile.TemporaryDirectory() as folder, Workdir(folder):
             errors = self.fail_with("--config=configs/tms.py", f"--workdir={folder}")
