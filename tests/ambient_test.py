@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -55,6 +56,7 @@ class AmbientTest(parameterized.TestCase):
         cls.expected = decomposed()
 
     @parameterized.parameters(*SETTINGS)
+    @pytest.mark.slow
     def test_nothing_changes(self, name):
         with SETTINGS[name]():
             self.assertEqual(decomposed(), self.expected)

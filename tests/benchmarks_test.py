@@ -126,6 +126,7 @@ class StagesTest(absltest.TestCase):
 
 
 class WorkerTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_measures_steps_in_a_process_of_its_own(self):
         request = {
             "config": "tms:5-2",

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -170,6 +171,7 @@ class TrainingTest(parameterized.TestCase):
         self.assertEqual(two.settings.batch_size, 4)
         jax.tree.map(np.testing.assert_array_equal, one.components, two.components)
 
+    @pytest.mark.slow
     def test_tokens(self):
         def network(params, x):
             return params["embed"][x["token"]].sum(axis=1) @ params["out"] + x["shift"]

@@ -5,11 +5,13 @@ import io
 import pathlib
 import re
 
+import pytest
 from absl.testing import absltest
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
+@pytest.mark.slow
 class DocsTest(absltest.TestCase):
     def test_your_own_network(self):
         text = (DOCS / "your-own-network.md").read_text()

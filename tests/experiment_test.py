@@ -151,6 +151,7 @@ class DivergedTest(Trained):
 
 
 class GoesOnTest(Trained):
+    @pytest.mark.slow
     def test_stopped_twice(self):
         """Target and decomposition of two seeds end as those of a run that is left alone."""
         for name, looks, step in (("target", 1, 10), ("decomposition", 5, 30)):

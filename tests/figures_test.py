@@ -5,6 +5,7 @@ import struct
 import handmade
 import matplotlib
 import numpy as np
+import pytest
 import report_example
 from absl.testing import absltest, parameterized
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -196,15 +197,21 @@ class FiguresTest(parameterized.TestCase):
             with self.subTest(name):
                 self.check(figure)
 
+    def test_a_page_at_most(self):
+        figures = tms.tms_figures(tms_arrays(5, 2, 1500))
+        self.check_a_page_at_most(figures, "first 54 of 1502")
+
     @parameterized.named_parameters(
-        ("components", lambda: tms.tms_figures(tms_arrays(5, 2, 1500)), "first 54 of 1502"),
         ("narrow ones", lambda: tms.tms_figures(tms_arrays(40, 10, 1500)), "of 1502; the comp"),
         ("layers", lambda: tms.tms_figures(tms_arrays(5, 2, 9, 60)), ""),
         ("features", lambda: tms.tms_figures(tms_arrays(300, 10, 310)), "of 312; the comp"),
         ("contributions", lambda: resid_mlp_figures(300, (9,), 310), "first 100 of 300 features"),
     )
-    def test_a_page_at_most(self, make, said):
-        figures = make()
+    @pytest.mark.slow
+    def test_a_page_at_most_of_anything(self, make, said):
+        self.check_a_page_at_most(make(), said)
+
+    def check_a_page_at_most(self, figures, said):
         texts = []
         for name, figure in figures.items():
             self.assertLessEqual(figure.get_size_inches()[1], style.PAGE, name)
@@ -253,13 +260,21 @@ class FiguresTest(parameterized.TestCase):
             np.testing.assert_allclose(greys, 0.95 * np.array([0.25, 0.5, 1]), atol=2e-3)
 
     @parameterized.named_parameters(
-        ("1 layer", 100, (50,), 130),
         ("2 layers", 30, (25, 25), 40),
-        ("3 layers", 100, (17, 17, 17), 60),
         ("small", 4, (2, 2), 1),
         ("one feature", 1, (1,), 2),
     )
     def test_resid_mlp(self, features, neurons, count):
+        self.check_resid_mlp(features, neurons, count)
+
+    @parameterized.named_parameters(
+        ("1 layer", 100, (50,), 130), ("3 layers", 100, (17, 17, 17), 60)
+    )
+    @pytest.mark.slow
+    def test_resid_mlp_of_the_size_of_the_paper(self, features, neurons, count):
+        self.check_resid_mlp(features, neurons, count)
+
+    def check_resid_mlp(self, features, neurons, count):
         numbers, arrays = resid_mlp_arrays(features, neurons, count)
         figures = resid_mlp.resid_mlp_figures(numbers, arrays)
         self.assertEqual(set(figures), set(resid_mlp_captions.CAPTIONS))

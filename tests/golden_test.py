@@ -6,6 +6,7 @@ import functools
 import golden
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -122,12 +123,18 @@ class GradientTest(parameterized.TestCase):
         name=golden.CASES,
         routes=(
             ("forward", "dense"),
-            ("forward", "grouped"),
             ("reverse", "grouped"),
-            ("literal", "dense"),
         ),
     )
     def test_topk_objective(self, name, routes):
+        self.check_topk_objective(name, routes)
+
+    @parameterized.product(name=golden.CASES, routes=(("forward", "grouped"), ("literal", "dense")))
+    @pytest.mark.slow
+    def test_topk_objective_by_other_routes(self, name, routes):
+        self.check_topk_objective(name, routes)
+
+    def check_topk_objective(self, name, routes):
         case = golden.load(name)
         mode, route = routes
         objective = dataclasses.replace(

@@ -56,8 +56,8 @@ class RunTest(parameterized.TestCase):
         self.assertFalse(results["seeds"][0]["solved"])
         self.assertFalse(all(verdict["passed"] for verdict in results["verdicts"]))
 
-    @pytest.mark.slow
     @parameterized.parameters(*linear_map.LinearMapStudy.variants)
+    @pytest.mark.slow
     def test_linear_maps(self, variant):
         config = linear_map.get_config(variant)
         config.steps = 600

@@ -9,6 +9,7 @@ import tempfile
 import types
 from unittest import mock
 
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import loop, main
@@ -72,17 +73,27 @@ class CommandLineTest(parameterized.TestCase):
     @parameterized.parameters(
         ("configs/tms.py:9-9", (), r"unknown variant '9-9'; configs/tms.py has \['40-10', "),
         ("configs/tms.py", ("--config.stepz=3",), "'stepz' Did you mean \"steps\""),
-        ("configs/tms.py", ("--config.steps=few",), "invalid literal for int.*'few'"),
         ("configs/tms.py", ("--config.target.probability=2",), "probability.*2"),
-        ("configs/none.py", (), "No such file or directory: 'configs/none.py'"),
     )
     def test_bad_command(self, config, arguments, message):
+        self.check_bad_command(config, arguments, message)
+
+    @parameterized.parameters(
+        ("configs/tms.py", ("--config.steps=few",), "invalid literal for int.*'few'"),
+        ("configs/none.py", (), "No such file or directory: 'configs/none.py'"),
+    )
+    @pytest.mark.slow
+    def test_bad_value_and_no_config(self, config, arguments, message):
+        self.check_bad_command(config, arguments, message)
+
+    def check_bad_command(self, config, arguments, message):
         with tempfile.TemporaryDirectory() as folder:
             workdir = pathlib.Path(folder) / "run"
             errors = self.fail_with(f"--config={config}", f"--workdir={workdir}", *arguments)
             self.assertFalse(workdir.exists())
         self.assertRegex(errors, message)
 
+    @pytest.mark.slow
     def test_workdir_in_use(self):
         with tempfile.TemporaryDirectory() as folder, Workdir(folder):
             errors = self.fail_with("--config=configs/tms.py", f"--workdir={folder}")

@@ -8,6 +8,7 @@ import tempfile
 import chromium
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest
 from report_page_test import CONTRAST, STICKING_OUT
 
@@ -50,6 +51,7 @@ class OwnPageTest(absltest.TestCase):
         self.assertNotIn("object at", self.text)
         self.assertIn("first/b", self.text)  # a parameter that is left, with its reason
 
+    @pytest.mark.slow
     def test_a_trivial_one_is_said_to_be(self):
         whole = apd_jax.decompose(
             networks.mlp(), X, num_components=2, topk=2, steps=1, batch_size=16

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -76,7 +77,8 @@ class DirectoryTest(parameterized.TestCase):
         self.assertEqual(again.history, whole.history)
 
     def test_a_directory_of_another_decomposition(self):
-        self.decompose()
+        with self.assertLogs("absl", "WARNING"):
+            self.decompose(observer=StopAt(2))
         for options in ({"topk": 2.0}, {"seed": 1}, {"init": networks.components(networks.mlp())}):
             options = {"rank": None} | options if "init" in options else options
             with self.assertRaisesRegex(WorkdirError, "another config"):
@@ -147,6 +149,7 @@ class FunctionsTest(parameterized.TestCase):
         weights = found.settings.objective.coefficients
         self.assertEqual((weights.minimality, weights.faithfulness), (2.0, 1.0))
 
+    @pytest.mark.slow
     def test_positions_of_a_language_model(self):
         """Fisher scores per position by the sketch, KL on logits [B, T, V]: it learns."""
 
@@ -279,6 +282,7 @@ class RefusedTest(parameterized.TestCase):
 
 
 class ReadmeTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_the_lines_for_ones_own_network_run_as_they_stand(self):
         text = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
         section = text.partition("## Decompose a network of your own")[2]

@@ -7,6 +7,7 @@ import handmade
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.inputs import SparseFeatures
@@ -431,7 +432,7 @@ class LabelErrorsTest(parameterized.TestCase):
             measures.relu_labels,
             key=jax.random.key(0),
             distribution=distribution,
-            batch_size=32,
+            batch_size=500,
             num_samples=4000,
             objective=handmade.objective(topk),
             **(settings | overrides),
@@ -531,6 +532,7 @@ class EvaluateTest(parameterized.TestCase):
         self.assertEqual(numbers["single_component_features"], 4)
         self.assertFalse(numbers["solved"])
 
+    @pytest.mark.slow
     def test_random_components_of_three_layers(self):
         target, components = handmade.random_resid_mlp(
             np.random.default_rng(0),

@@ -28,7 +28,7 @@ class ScalesTest(parameterized.TestCase):
     def test_values_by_hand(self):
         target = handmade.exact_resid_mlp()
         x = INPUTS(jax.random.key(0), 512)
-        found = scales(OBJECTIVE, target, x)
+        found = jax.jit(scales, static_argnums=0)(OBJECTIVE, target, x)
         hidden = np.mean(np.square(np.maximum(x, 0)))
         np.testing.assert_allclose(found["faithfulness"], 8 / 32, rtol=1e-5)
         np.testing.assert_allclose(found["minimality"], hidden, rtol=1e-5)
@@ -48,7 +48,7 @@ class ScalesTest(parameterized.TestCase):
             name = SITES[1]
             components[name] = Factors(components[name].reads / 2, components[name].writes)
             x, factors = INPUTS(jax.random.key(0), 64), settings.factors(state)
-            terms, _ = OBJECTIVE.terms(target, components, x, factors=factors)
+            terms, _ = jax.jit(OBJECTIVE.terms)(target, components, x, factors=factors)
             relative = {n: float(v * factors[n]) for n, v in terms.items() if n != "simplicity"}
             totals.append(relative)
         for name, value in totals[0].items():

@@ -101,15 +101,19 @@ class RunTest(parameterized.TestCase):
         self.assertEqual(float(jax.grad(output)(0.0)), 0.0)
 
     def test_a_network_that_closes_over_traced_values(self):
+        traced = []
+
         @jax.jit
         def inside(shift, x):
+            traced.append(None)
             target = Target(lambda p, x: x @ p["w"] + shift, {"w": jnp.eye(2)})
             return sites.run(target, x, sites.as_is)[0]
 
         x = jnp.ones((3, 2))
         for shift in (1.0, 2.0):
             np.testing.assert_array_equal(inside(shift, x), x + shift)
-            jax.clear_caches()
+            inside.clear_cache()
+        self.assertLen(traced, 2)
 
 
 class FoundTest(parameterized.TestCase):

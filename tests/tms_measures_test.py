@@ -147,7 +147,10 @@ class EvaluateTest(parameterized.TestCase):
     def test_baseline_knows_as_many_features_as_hidden_dimensions(self):
         weight = np.eye(4)[:, :2]  # exact on two features, 0 on the others: the baseline itself
         numbers, arrays = evaluate(
-            *self.exact(weight, np.eye(4)), distribution=handmade.ones(4, 1), num_samples=3000
+            *self.exact(weight, np.eye(4)),
+            distribution=handmade.ones(4, 1),
+            num_samples=3000,
+            batch_size=500,
         )
         errors = arrays.label_errors
         np.testing.assert_allclose(errors.baseline, errors.target, atol=1e-5)

@@ -90,7 +90,8 @@ def scores_of(target, components, x, **options):
 
 def grouped(target, components, x, mask):
     """Outputs of the masked pass that computes the active pairs alone."""
-    pairs = jnp.nonzero(mask.reshape(-1, mask.shape[-1]))
+    pairs = np.nonzero(np.asarray(mask).reshape(-1, mask.shape[-1]))
+    pairs = tuple(places.astype(np.int32) for places in pairs)
 
     @jax.jit
     def run(components):
