@@ -17,7 +17,6 @@ from apd_jax import schedules
 from apd_jax.components import Components, Projection, normalise_reads, project_gradient
 from apd_jax.errors import UserError
 
-
 _LEAST_UNIT = 1e-6  # of a relative learning rate: a leaf of zeros can still learn
 
 

@@ -1,6 +1,6 @@
 """Decompose a small convolutional network of handwritten digits, and compare with two baselines.
 
-    python examples/digits.py
+python examples/digits.py
 """
 
 import argparse

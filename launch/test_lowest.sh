@@ -11,4 +11,6 @@ if ! cmp -s requirements-lowest.txt .venv-lowest/installed; then
   "$python" -m pip check
   cp requirements-lowest.txt .venv-lowest/installed
 fi
+# Here kernels are emitted as in every real run; tests/conftest.py asks for the quicker way.
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_use_fusion_emitters=true"
 exec "$python" -m pytest -q -m "not slow" "$@"

@@ -2,11 +2,12 @@
 
     python tests/soak/kills.py --kills=100 --json=docs/results/kills.json
 
-TMS 5-2 with two seeds and few steps. One run is left alone. Others are killed by SIGKILL, or asked
-to stop by SIGTERM, at random moments of every stage, and started again with the same command until
-they finish. Whatever happens, a killed run goes on; every array, metric and number ends bit for bit
-as in the run that was left alone; files that the user keeps in the directory are untouched; and the
-exit status is the documented one. Ends with status 1 at the first difference.
+TMS 5-2 with two seeds, few steps and two rounds of refinement. One run is left alone. Others are
+killed by SIGKILL, or asked to stop by SIGTERM, at random moments of every stage, and started again
+with the same command until they finish. Whatever happens, a killed run goes on; every array, metric
+and number ends bit for bit as in the run that was left alone; files that the user keeps in the
+directory are untouched; and the exit status is the documented one. Ends with status 1 at the first
+difference.
 """
 
 import argparse
@@ -39,6 +40,8 @@ OVERRIDES = {
     "chunk_steps": 10,
     "checkpoint_every": 20,
     "evaluation_samples": 2000,
+    "refine.every": 40,
+    "refine.ramp": 10,
 }
 # What the log, or a file, shows when a stage has begun, in the order of a run.
 STAGES = ("start", "target", "decomposition", "evaluation", "figures", "report", "end")
