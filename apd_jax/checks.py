@@ -36,11 +36,12 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
 
     Raises:
       UserError: inputs that the network does not take, outputs that are no real numbers,
-        parameters that are not finite, examples that mix, derivatives that the network defines
+        parameters that are not finite or narrower than float32, examples that mix, derivatives that the network defines
         otherwise than its own equations, unknown hidden sites.
     """
     _check_finite(target.params)
     target.at(x)
+    _check_precision(target)
     trace(target.apply_fn, target.params, x)  # says so where its sites are known and x is new
     metric = "rms" if objective is None else objective.metric
     jax.eval_shape(lambda inputs: quantities(metric, target(inputs)), x)
@@ -99,6 +100,17 @@ def _check_finite(params: PyTree) -> None:
         if real and not bool(jnp.all(jnp.isfinite(leaf))):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise UserError(f"parameter {name!r} holds NaN or infinity; train the network anew")
+
+
+def _check_precision(target: Target) -> None:
+    """Refuse weights of half precision, in which small parts of a weight would be lost."""
+    for name, weight in target.weights.items():
+        if jnp.finfo(weight.dtype).bits < 32:
+            raise UserError(
+                f"site {name!r} has weights of {weight.dtype}; give the network its parameters in "
+                "float32, jax.tree.map(lambda w: w.astype('float32'), params): it may still "
+                "compute in half precision, by casting them inside"
+            )
 
 
 @jax.jit

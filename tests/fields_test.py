@@ -16,6 +16,8 @@ from apd_jax.settings import Settings
 class Sizes:
     wide: int = setting(3, "Width.")
     kind: Literal["a", "b"] | None = setting("a", "Kind.")
+    layers: tuple[int, ...] = setting((2,), "Layers.", flag=False)
+    span: tuple[float, float] = setting((0.0, 1.0), "Span.", flag=False)
 
     def __post_init__(self):
         fields.check_at_least(self, 1, "wide")
@@ -34,6 +36,8 @@ class MappingTest(parameterized.TestCase):
     def test_to_mapping(self):
         everything = {"name": "x", "wide": 3, "kind": "a", "deep": {"wide": 5, "kind": "a"}}
         self.assertEqual(fields.to_mapping(Whole(), flags_only=True), everything)
+        hidden = {"layers": (2,), "span": (0.0, 1.0)}
+        everything = everything | hidden | {"deep": everything["deep"] | hidden}
         self.assertEqual(fields.to_mapping(Whole()), everything | {"given": ()})
 
     @parameterized.parameters(
@@ -58,9 +62,15 @@ class MappingTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"wid": 1}, "Whole has no field 'wid'; did you mean 'wide'?"),
-        ({"deep": {"zzz": 1}}, r"deep: Sizes has no field 'zzz'; there are \['kind', 'wide'\]"),
+        (
+            {"deep": {"zzz": 1}},
+            r"deep: Sizes has no field 'zzz'; there are \['kind', 'layers', 'span', 'wide'\]",
+        ),
         ({"wide": 0}, "^wide must be at least 1, got 0"),
         ({"deep": {"wide": 0}}, "deep: wide must be at least 1, got 0"),
+        ({"layers": (2, float("inf"))}, r"each of layers must be a whole number .*got \(2, inf\)"),
+        ({"layers": 3}, "each of layers must be a whole number .*got 3"),
+        ({"span": (0.0, float("nan"))}, "each of span must be a finite number"),
         ({"kind": "c"}, r"kind must be one of \('a', 'b'\), got 'c'"),
     )
     def test_refused(self, mapping, message):

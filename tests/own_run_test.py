@@ -203,6 +203,30 @@ class NetworksTest(parameterized.TestCase):
         self.assertEqual(found.components["Dense_0/kernel"].U.dtype, jnp.float32)
         self.assertTrue(bool(jnp.isfinite(found(X[:4])).all()))
 
+    @parameterized.parameters("bfloat16", "float16")
+    def test_weights_of_half_precision_are_refused(self, dtype):
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), networks.mlp().params)
+        target = apd_jax.Target(networks.mlp_apply, params)
+        with self.assertRaisesRegex(apd_jax.UserError, f"weights of {dtype}.*in float32"):
+            apd_jax.decompose(target, X, **TINY)
+
+    @parameterized.parameters(
+        ("bfloat16", "forward"),
+        ("float16", "reverse"),
+        ("bfloat16", "literal"),
+        ("float16", "sketch"),
+    )
+    @pytest.mark.slow
+    def test_inputs_and_outputs_of_half_precision(self, dtype, mode):
+        def network(params, x):
+            low = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+            return networks.mlp_apply(low, x)
+
+        target = apd_jax.Target(network, networks.mlp().params)
+        options = TINY | {"steps": 2, "attribution_mode": mode}
+        found = apd_jax.decompose(target, X.astype(dtype), **options)
+        self.assertTrue(np.isfinite(found.history[-1]["loss/total"]))
+
     def test_a_bare_dense(self):
         module = nn.Dense(2)
         target = apd_jax.Target.from_flax(module, module.init(jax.random.key(0), X))
