@@ -36,8 +36,8 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
 
     Raises:
       UserError: inputs that the network does not take, outputs that are no real numbers,
-        parameters that are not finite or narrower than float32, examples that mix, derivatives that the network defines
-        otherwise than its own equations, unknown hidden sites.
+        parameters that are not finite or narrower than float32, examples that mix, derivatives that
+        the network defines otherwise than its own equations, unknown hidden sites.
     """
     _check_finite(target.params)
     target.at(x)

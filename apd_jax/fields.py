@@ -67,11 +67,11 @@ def check_values(record: Any, *, skip: tuple[str, ...] = ()) -> None:
         if kind in _KINDS and not _KINDS[kind](value):
             noun = _NOUNS[kind] + (" or None" if optional(field) else "")
             raise UserError(f"{field.name} must be {noun}, got {value!r}")
-        kind = get_args(kind)[0] if get_origin(kind) is tuple else None
-        if kind in _KINDS and not (
-            isinstance(value, tuple | list) and all(map(_KINDS[kind], value))
+        each = get_args(kind)[0] if get_origin(kind) is tuple else None
+        if each in _KINDS and not (
+            isinstance(value, tuple | list) and all(map(_KINDS[each], value))
         ):
-            raise UserError(f"each of {field.name} must be {_NOUNS[kind]}, got {value!r}")
+            raise UserError(f"each of {field.name} must be {_NOUNS[each]}, got {value!r}")
 
 
 def _is_count(value: Any) -> bool:
