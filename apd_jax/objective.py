@@ -171,7 +171,8 @@ class Objective:
             else:
                 selection.check_topk(self.topk, candidates)
         except UserError as error:
-            raise UserError(f"topk: {error}") from error
+            sizes = f"num_components={num_components}" + (" with distil" if self.distil else "")
+            raise UserError(f"topk does not fit batch_size and {sizes}: {error}") from error
 
     def attribute(
         self, target: Target, components: Components, x: PyTree, key: jax.Array | None = None
