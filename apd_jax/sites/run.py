@@ -178,7 +178,7 @@ def num_positions(target: Target, x: PyTree) -> int:
     shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
     if not all(len(shape) >= 3 for shape in shapes) or len({shape[1] for shape in shapes}) != 1:
         raise UserError(
-            f"a choice of components for every position needs outputs [B, T, O], got {shapes}"
+            f"per_position, a choice for every position, needs outputs [B, T, O], got {shapes}"
         )
     return shapes[0][1]
 

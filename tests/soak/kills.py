@@ -1,6 +1,6 @@
 """Kill a run at random moments until it is finished, again and again, and compare what it leaves.
 
-    python tests/soak/kills.py --kills=100 --json=docs/results/kills.json
+    python tests/soak/kills.py --kills=100 --json=tests/soak/kills.json
 
 TMS 5-2 with two seeds, few steps and two rounds of refinement. One run is left alone. Others are
 killed by SIGKILL, or asked to stop by SIGTERM, at random moments of every stage, and started again
