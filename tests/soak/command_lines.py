@@ -97,7 +97,10 @@ def steps_taken(workdir: pathlib.Path) -> list[int]:
 
 
 class FuzzTest(absltest.TestCase):
+    """Goes through all commands, and says at the end which ones came out wrong."""
+
     outcomes: list[str] = []
+    wrong: list[str] = []
     longest = 0.0
 
     @hypothesis.settings(
@@ -109,39 +112,39 @@ class FuzzTest(absltest.TestCase):
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(commands())
-    def check(self, command):
-        study, variant, settings = command
+    def go_through(self, command):
+        try:
+            outcome = self.outcome(*command)
+        except Exception as error:  # also what the program lets through, a traceback for its user
+            outcome = "wrong"
+            self.wrong.append(f"{command}: {type(error).__name__}: {error}")
+        self.outcomes.append(outcome)
+        print(len(self.outcomes), outcome, command, file=sys.stderr, flush=True)
+
+    def outcome(self, study, variant, settings) -> str:
         with tempfile.TemporaryDirectory() as folder:
             workdir = pathlib.Path(folder) / "run"
             start = time.process_time()
             status, lines = run(workdir, study, variant, settings)
             seconds = time.process_time() - start
             type(self).longest = max(self.longest, seconds)
-            self.assertLess(seconds, SECONDS, command)
+            self.assertLess(seconds, SECONDS)
             if status == 75:
                 self.assertEqual(steps_taken(workdir), [3])
-            else:
-                self.assertEqual(status, 1)
-                self.assertLen(lines, 1, command)
-                names = [re.escape(name.split(".")[-1]) for name, _ in settings]
-                self.assertRegex(lines[0], "|".join(names), command)
-        self.outcomes.append("3 steps" if status == 75 else "refused")
-        print(
-            len(self.outcomes),
-            status,
-            f"{seconds:.1f}",
-            command,
-            lines,
-            file=sys.stderr,
-            flush=True,
-        )
+                return "3 steps"
+        self.assertEqual(status, 1)
+        self.assertLen(lines, 1)
+        names = [re.escape(name.split(".")[-1]) for name, _ in settings]
+        self.assertRegex(lines[0], "|".join(names))
+        return "refused"
 
     def test_every_command_line(self):
-        self.check()
+        self.go_through()
         steps = self.outcomes.count("3 steps")
+        print(f"{steps} of {len(self.outcomes)} took 3 steps, longest {self.longest:.1f} s")
         self.assertGreaterEqual(len(self.outcomes), COMMANDS)
         self.assertGreater(steps, COMMANDS // 6)
-        print(f"{steps} of {len(self.outcomes)} took 3 steps, longest {self.longest:.1f} s")
+        self.assertEqual(self.wrong, [], "\n".join(self.wrong))
 
 
 if __name__ == "__main__":
