@@ -78,7 +78,9 @@ def record_norm() -> optax.GradientTransformation:
 
     def update(gradient, state, params=None):
         del state, params
-        return gradient, RecordedNorm(optax.tree.norm(gradient))
+        # Apart from Adam, or its squares would be written to memory to be shared with the norm.
+        apart = jax.lax.optimization_barrier(gradient)
+        return gradient, RecordedNorm(optax.tree.norm(apart))
 
     return optax.GradientTransformation(lambda params: RecordedNorm(jnp.float32(0)), update)
 
