@@ -1,7 +1,9 @@
 """Settings for all tests; they have to stand before JAX is imported."""
 
 import gc
+import itertools
 import os
+import pathlib
 
 # The networks here are tiny: nearly all time goes into compiling, so ask for quick compilation.
 # Of two ways to emit kernels on CPUs, the older one takes half as long.
@@ -13,3 +15,16 @@ os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 # Tracing makes many small objects; looking through all of them for cycles that often is in vain.
 gc.set_threshold(100_000, 20, 50)
+
+_MOST_MAPPINGS = 30_000  # Linux allows a process 65,530 of its memory; beyond, compiling crashes
+_tests = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    """Forget compiled programs before they have filled the table of the process's mappings."""
+    maps = pathlib.Path("/proc/self/maps")
+    if next(_tests) % 20 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        import jax  # not before the settings above
+
+        jax.clear_caches()
+        gc.collect()

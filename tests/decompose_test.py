@@ -106,6 +106,9 @@ class DecomposeTest(parameterized.TestCase):
             steps=60,
             chunk_steps=20,
             learning_rate=0.03,
+            relative_rate=False,
+            relative_losses=False,
+            coefficients={"simplicity": 1.0},
             observer=observer,
         )
         self.assertEqual(observer.told, [20, 40, 60, "saved at 60"])

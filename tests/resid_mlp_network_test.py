@@ -164,7 +164,10 @@ class LabelTest(parameterized.TestCase):
         ({"label_kind": "relu"}, "label_kind must be .+ got 'relu'"),
         ({"importance": (1.0, 1.0)}, "importance needs one value .+ 4 features, got 2"),
         ({"importance": (1.0, -1.0, 1.0, 1.0)}, "importance .+ none negative .+ -1.0"),
-        ({"importance": (1.0, float("nan"), 1.0, 1.0)}, "importance needs finite weights.+ nan"),
+        (
+            {"importance": (1.0, float("nan"), 1.0, 1.0)},
+            "each of importance must be a finite number.+ nan",
+        ),
         ({"importance": (0.0,) * 4}, "importance .+ not all 0"),
         ({"neurons": ()}, "needs a width per layer"),
         ({"activation": "tanh"}, "activation must be one of .+ got 'tanh'"),

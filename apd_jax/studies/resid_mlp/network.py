@@ -4,7 +4,6 @@ Letters: B batch, F features, D residual width, H neurons of a layer.
 """
 
 import dataclasses
-import math
 from typing import Literal
 
 import flax.linen as nn
@@ -121,10 +120,8 @@ class ResidualMLPTask:
                 f"importance needs one value for each of {features} features, got "
                 f"{len(self.importance)}"
             )
-        if not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
-            raise UserError(
-                f"importance needs finite weights, none negative and not all 0, got {weights}"
-            )
+        if min(weights) < 0 or not any(weights):
+            raise UserError(f"importance needs weights, none negative and not all 0, got {weights}")
 
     @property
     def module(self) -> ResidualMLP:
