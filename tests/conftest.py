@@ -28,3 +28,8 @@ def pytest_runtest_teardown():
 
         jax.clear_caches()
         gc.collect()
+
+
+def pytest_collection_modifyitems(items):
+    """The longest tests begin first, so that none runs alone at the end."""
+    items.sort(key=lambda item: item.path.name != "full_size_test.py")
