@@ -130,8 +130,8 @@ def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
 
 
 SWEEPS = {
-    "components": (50, 100, 200, 400),
-    "positions": (16, 32, 64, 128),
+    "components": (100, 200, 400),
+    "positions": (32, 64, 128),
     "layers": (2, 4, 6),
 }
 
