@@ -72,6 +72,7 @@ class AdaptersTest(absltest.TestCase):
         target = apd_jax.Target.from_equinox(model, inputs=self.x)
         names = [f"layers/1/layers/{layer}/weight" for layer in range(2)]
         self.check(target, jax.vmap(model)(self.x), names)
+        self.assertIn("(equinox/nn/_linear.py:", str(target.sites))  # not where it is installed
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Inner programs that a leaf enters (jit, remat, custom derivatives) are evaluated
 turn by turn, so that each linear use of a leaf is met by itself.
 """
 
+import re
 from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from apd_jax.sites.views import View
 _CALLS = ("jit", "pjit", "closed_call", "core_call")
 # Entered only where a leaf goes in: elsewhere their own derivatives and savings stay.
 _WRAPPERS = ("remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+_INSTALLED = re.compile(r"^.*[\\/]site-packages[\\/]")  # a library is named from here on
 _SMALL = 16  # numbers of at most so many entries are computed while tracing
 
 
@@ -109,7 +111,7 @@ class Interpreter:
         if isinstance(found, LinearUse):
             array = self._on_use(found, lambda: _bind(eqn, operands)[0].array)
             return [Value(array, varying=any(operand.varying for operand in operands))]
-        where = source_info_util.summarize(eqn.source_info)
+        where = _INSTALLED.sub("", source_info_util.summarize(eqn.source_info))
         for place in held:
             reason = f"{found} ({where})" if where.strip("() ") else found
             self._on_other(operands[place].view.leaf, reason)
