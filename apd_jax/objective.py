@@ -20,6 +20,7 @@ from apd_jax.selection import Selected
 from apd_jax.sites import PyTree, Target
 from apd_jax.terms import DISTANCES, TERMS, Step
 
+_OF_A_SELECTION = ("minimality", "stochastic", "simplicity", "activation")
 Factors = Mapping[str, Any]  # of coefficients and of k at a step, by name
 
 
@@ -34,6 +35,9 @@ class Coefficients:
     output: float = setting(0.0, "All components together give the target's output.")
     lp_minimality: float = setting(0.0, "Attributions have a low Lp norm.")
     lp_simplicity: float = setting(0.0, "Schatten norm of components, weighted by attributions.")
+    stochastic: float = setting(
+        0.0, "Active components and a random half of the others give the target's output."
+    )
 
     def __post_init__(self):
         for name, value in dataclasses.asdict(self).items():
@@ -136,7 +140,7 @@ class Objective:
                 raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
         weights = self.coefficients
         if not self.selects:
-            needing = [n for n in ("minimality", "simplicity", "activation") if getattr(weights, n)]
+            needing = [n for n in _OF_A_SELECTION if getattr(weights, n)]
             if needing:
                 raise UserError(f"coefficients {needing} need a top-k selection; topk is None")
         if weights.activation and not self.hidden_sites:
@@ -246,7 +250,7 @@ class Objective:
           target: the network.
           components: `{site: Factors}`; gradients flow through the terms to them.
           x: [B, ...] inputs.
-          key: see `attribute`.
+          key: of the sketch's directions and of random masks; see `attribute`.
           factors: the one of `topk` at this step, where k has a schedule.
         """
         weights = dataclasses.asdict(self.coefficients)
@@ -256,7 +260,7 @@ class Objective:
             target, components if flows else jax.lax.stop_gradient(components), x, key
         )
         chosen = self.select(attributed.scores, x, (factors or {}).get("topk"))
-        step = Step(self, target, components, x, attributed, chosen)
+        step = Step(self, target, components, x, attributed, chosen, masks_key(key))
         return {name: TERMS[name](step) for name in wanted}, chosen
 
     def total(self, terms: dict[str, jax.Array], factors: Factors | None = None) -> jax.Array:
@@ -278,3 +282,9 @@ class Objective:
         if route == "dense":
             return forward.masked(components, chosen.mask)
         return forward.masked_pairs(components, chosen.pairs, lead)
+
+
+def masks_key(key: jax.Array | None) -> jax.Array:
+    """The key of a step's random masks; without a key, as where results are measured, the same."""
+    key = randomness.root(0) if key is None else key
+    return randomness.stream_of_step(key, "stochastic masks")

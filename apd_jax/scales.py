@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.components import Factors
-from apd_jax.objective import Objective
+from apd_jax.objective import Objective, masks_key
 from apd_jax.selection import Selected
 from apd_jax.sites import PyTree, Target
 from apd_jax.terms import TERMS, Step
@@ -20,7 +20,7 @@ def scales(
 ) -> dict[str, jax.Array]:
     """Each term's value without any component, and of simplicity that of the target itself.
 
-    Faithfulness, minimality, activation and output are divided by their values with all weights
+    Terms that compare weights, outputs or activations are divided by their values with all weights
     zero; simplicity by the Schatten norms of the target's matrices, `(1/N) Σ_l Σ_i σ_{l,i}^p`, the
     price of a single component that does everything. Losses do not depend then on the units of
     weights and outputs.
@@ -43,7 +43,8 @@ def scales(
     for name in TERMS:
         if weights[name] and not name.startswith("lp_"):
             components = whole if name == "simplicity" else nothing
-            value = TERMS[name](Step(objective, target, components, x, attributed, always))
+            step = Step(objective, target, components, x, attributed, always, masks_key(key))
+            value = TERMS[name](step)
             values[name] = jnp.where(value > 0, value, 1.0)
     return values
 

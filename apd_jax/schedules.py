@@ -76,6 +76,7 @@ class Schedules:
     output: str = setting("constant", "The same.")
     lp_minimality: str = setting("constant", "The same.")
     lp_simplicity: str = setting("constant", "The same.")
+    stochastic: str = setting("constant", "The same.")
     topk: str = setting(
         "constant", "Of k; factors are at most 1, and floor(k · factor · B) pairs are active."
     )

@@ -21,7 +21,10 @@ from apd_jax.sites import PyTree, Target
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What loss terms are made of; passes through the network are shared between them."""
+    """What loss terms are made of; passes through the network are shared between them.
+
+    The key is of random masks.
+    """
 
     objective: Any
     target: Target
@@ -29,6 +32,7 @@ class Step:
     x: PyTree
     attributed: Attributed
     chosen: Selected
+    key: jax.Array
 
     @functools.cached_property
     def uses(self) -> dict[str, float]:
@@ -73,10 +77,20 @@ def _faithfulness(step: Step) -> jax.Array:
     return losses.faithfulness(step.components, step.target.weights, step.uses)
 
 
-def _minimality(step: Step) -> jax.Array:
+def _distance(step: Step, outputs: PyTree) -> jax.Array:
     loss = step.objective.minimality_loss
     distance = loss if callable(loss) else DISTANCES[loss]
-    return jnp.mean(distance(step.masked[0], step.attributed.outputs))
+    return jnp.mean(distance(outputs, step.attributed.outputs))
+
+
+def _minimality(step: Step) -> jax.Array:
+    return _distance(step, step.masked[0])
+
+
+def _stochastic(step: Step) -> jax.Array:
+    mask = step.chosen.mask
+    half = jax.random.bernoulli(step.key, shape=mask.shape)
+    return _distance(step, forward.masked_apply(step.target, step.components, step.x, mask | half))
 
 
 def _simplicity(step: Step) -> jax.Array:
@@ -126,4 +140,5 @@ TERMS: dict[str, Callable[[Step], jax.Array]] = {
     "output": _output,
     "lp_minimality": _lp_minimality,
     "lp_simplicity": _lp_simplicity,
+    "stochastic": _stochastic,
 }

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -126,6 +127,7 @@ class DecomposeTest(parameterized.TestCase):
         ("flax", lambda: make_module()[1]),
         ("scan", lambda: apd_jax.Target(recurrent, {"w": networks.normal(0, 3, 3)}, ["w"]), 4),
     )
+    @pytest.mark.slow
     def test_networks(self, make_target, places=None):
         def sample(key, batch_size):
             shape = (batch_size, 3) if places is None else (batch_size, places, 3)

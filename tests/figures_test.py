@@ -260,7 +260,6 @@ class FiguresTest(parameterized.TestCase):
             np.testing.assert_allclose(greys, 0.95 * np.array([0.25, 0.5, 1]), atol=2e-3)
 
     @parameterized.named_parameters(
-        ("2 layers", 30, (25, 25), 40),
         ("small", 4, (2, 2), 1),
         ("one feature", 1, (1,), 2),
     )
@@ -268,7 +267,9 @@ class FiguresTest(parameterized.TestCase):
         self.check_resid_mlp(features, neurons, count)
 
     @parameterized.named_parameters(
-        ("1 layer", 100, (50,), 130), ("3 layers", 100, (17, 17, 17), 60)
+        ("1 layer", 100, (50,), 130),
+        ("2 layers", 30, (25, 25), 40),
+        ("3 layers", 100, (17, 17, 17), 60),
     )
     @pytest.mark.slow
     def test_resid_mlp_of_the_size_of_the_paper(self, features, neurons, count):

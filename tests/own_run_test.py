@@ -76,6 +76,7 @@ class DirectoryTest(parameterized.TestCase):
         same(again, whole)
         self.assertEqual(again.history, whole.history)
 
+    @pytest.mark.slow
     def test_a_directory_of_another_decomposition(self):
         with self.assertLogs("absl", "WARNING"):
             self.decompose(observer=StopAt(2))
@@ -195,6 +196,7 @@ class Mixed(nn.Module):
 
 
 class NetworksTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_half_precision_keywords_and_statistics(self):
         variables = Mixed().init(jax.random.key(0), X, train=False)
         target = apd_jax.Target.from_flax(Mixed(), variables, train=False)
@@ -232,6 +234,7 @@ class NetworksTest(parameterized.TestCase):
         target = apd_jax.Target.from_flax(module, module.init(jax.random.key(0), X))
         self.assertEqual(list(apd_jax.decompose(target, X, **TINY).components), ["kernel"])
 
+    @pytest.mark.slow
     def test_tuples_of_outputs(self):
         def network(params, x):
             h = networks.mlp_apply(params, x)

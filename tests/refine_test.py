@@ -167,6 +167,7 @@ class MovesTest(parameterized.TestCase):
         ("look-up", lambda p, x: p["w"][jnp.argmax(x, axis=1)], (FEATURES, 3)),
         ("always transposed", lambda p, x: x @ p["w"][0] @ p["w"][1].T, (2, FEATURES, FEATURES)),
     )
+    @pytest.mark.slow
     def test_sum_stays_for_any_kind_of_use(self, apply_fn, shape):
         self.check_sum_stays(apply_fn, shape)
 

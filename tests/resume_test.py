@@ -33,7 +33,7 @@ OVERRIDES = {
     "checkpoint_every": SAVE_EVERY,
     "evaluation_samples": 1000,
 }
-STARTS = 10
+STARTS = 6
 
 
 def metric_files(workdir: pathlib.Path) -> list[pathlib.Path]:

@@ -16,7 +16,7 @@ from apd_jax.attribution import METHODS
 from apd_jax.components import normalise_reads, project_gradient
 from apd_jax.decompose import init_states, make_step
 from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Coefficients, Objective, Routes
+from apd_jax.objective import Coefficients, Objective, Routes, masks_key
 from apd_jax.settings import Settings
 from apd_jax.terms import TERMS
 
@@ -120,6 +120,26 @@ class GradientTest(parameterized.TestCase):
             return terms["minimality"], jnp.mean(jnp.sum(p * jnp.log(p / q), axis=1))
 
         np.testing.assert_allclose(*both(components), rtol=1e-4)
+
+    def test_stochastic_masks(self):
+        """A random half of the inactive components is on, another one at every step."""
+        target, x = networks.make("mlp")
+        components = networks.components(target)
+        objective = Objective(Coefficients(minimality=1.0, stochastic=1.0), topk=1.3)
+        chances = []
+
+        for step in range(3):
+            key = jax.random.key(step)
+            terms, chosen = objective.terms(target, components, x, key)
+            half = jax.random.bernoulli(masks_key(key), 0.5, chosen.mask.shape)
+            outputs = networks.literal_masked(target, components, x, chosen.mask | half)
+            np.testing.assert_allclose(
+                terms["stochastic"], np.mean((outputs - target(x)) ** 2), rtol=1e-4
+            )
+            chances.append(float(terms["stochastic"]))
+        self.assertLen(set(chances), 3)
+        again, _ = objective.terms(target, components, x, jax.random.key(2))
+        self.assertEqual(float(again["stochastic"]), chances[-1])
 
 
 class RoutesTest(parameterized.TestCase):
