@@ -1,6 +1,7 @@
-"""Clean: what free components still hold goes back to the components that read it.
+"""Clean and share: what free components still hold goes back to the components that read it, where
+that pays; where it does not, all of them hold the same share of it.
 
-Letters: R rows of the mask, C components.
+Letters: R rows of the mask, C components, m rank.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,14 @@ from apd_jax.refine.evidence import Evidence
 from apd_jax.refine.shares import Parts
 
 _PAYS = 0.999  # of the loss; rounding alone does not
+
+
+def _remainder(factors: Factors, free: jax.Array) -> Factors:
+    """The sum of free components, a factor [n, width] each, n the narrower width of the site."""
+    kept = free[:, None, None]
+    flat_reads = jnp.where(kept, factors.reads, 0).reshape(-1, factors.reads.shape[-1])
+    flat_writes = jnp.where(kept, factors.writes, 0).reshape(-1, factors.writes.shape[-1])
+    return shares.compress(flat_reads, flat_writes, min(flat_reads.shape[1], flat_writes.shape[1]))
 
 
 def fold(factors: Factors, rows: jax.Array, weights: jax.Array, free: jax.Array) -> Factors:
@@ -33,11 +42,7 @@ def fold(factors: Factors, rows: jax.Array, weights: jax.Array, free: jax.Array)
     weights = weights / jnp.maximum(jnp.sum(weights, axis=0), 1e-30)
     part = shares.sharing(rows, jnp.sum(weights, axis=1))
     kept = free[:, None, None]
-    flat_reads = jnp.where(kept, factors.reads, 0).reshape(-1, factors.reads.shape[-1])
-    flat_writes = jnp.where(kept, factors.writes, 0).reshape(-1, factors.writes.shape[-1])
-    remainder = shares.compress(
-        flat_reads, flat_writes, min(flat_reads.shape[1], flat_writes.shape[1])
-    )
+    remainder = _remainder(factors, free)
 
     def one(c):
         taken = part(weights[:, c], remainder.reads)
@@ -73,3 +78,30 @@ def clean(
         components = shares.select(good, candidate, components)
         before, count = jnp.where(good, after, before), count + good
     return components, count, jnp.broadcast_to(count > 0, free.shape)
+
+
+def share(components: Parts, free: jax.Array) -> Parts:
+    """Let all free components hold the same share of what they hold together.
+
+    Where mechanisms are more than the dimensions that a site reads, their components add up to more
+    than the target, and the others must hold the difference, which no example needs: in a few large
+    pieces it would disturb every example on which some of them are on. At each site the singular
+    directions of the sum go round over the terms of free components, each in as many equal pieces
+    as there are terms for it.
+    """
+    return {part: _shared(factors, free) for part, factors in components.items()}
+
+
+def _shared(factors: Factors, free: jax.Array) -> Factors:
+    rank = factors.reads.shape[1]
+    remainder = _remainder(factors, free)
+    size = len(remainder.reads)
+    terms = (jnp.cumsum(free) - 1)[:, None] * rank + jnp.arange(rank)
+    direction = jnp.where(free[:, None], terms, 0) % size
+    pieces = jnp.maximum((jnp.sum(free) * rank - direction + size - 1) // size, 1)
+    root = 1 / jnp.sqrt(pieces)[..., None]
+    kept = free[:, None, None]
+    return Factors(
+        jnp.where(kept, root * remainder.reads[direction], factors.reads),
+        jnp.where(kept, root * remainder.writes[direction], factors.writes),
+    )

@@ -13,7 +13,7 @@ from apd_jax import randomness
 from apd_jax.components import Components, num_components
 from apd_jax.objective import Factors, Objective
 from apd_jax.refine import shares
-from apd_jax.refine.clean import clean
+from apd_jax.refine.clean import clean, share
 from apd_jax.refine.evidence import always_transposed, apart, look, together
 from apd_jax.refine.gather import gather
 from apd_jax.refine.merge import merge
@@ -54,8 +54,12 @@ def move(
     x: PyTree,
     key: jax.Array | None = None,
     factors: Factors | None = None,
+    last: jax.Array | bool = False,
 ) -> tuple[Components, dict[str, jax.Array], jax.Array]:
     """Merge, split, gather and clean, in this order; the sum of components stays what it is.
+
+    Where `rules.share` asks for it, free components share what they hold in the last round; moves
+    would mix it again before.
 
     Args:
       objective: the rule of the training.
@@ -65,6 +69,7 @@ def move(
       x: [B, ...] inputs.
       key: of the sketch's random directions.
       factors: of the coefficients and of k at this step, where they have schedules.
+      last: whether no round follows.
 
     Returns:
       The components, `{move: how many}`, and [C] bool, the components that were touched.
@@ -103,6 +108,9 @@ def move(
         free = seen.free(rules.free_share) & ~fixed
         parts, counts[name], changed = steps[name](parts, seen, free)
         touched = touched | changed
+    if rules.share:
+        free = seen_with(parts).free(rules.free_share) & ~fixed & last
+        parts, touched = share(parts, free), touched | free
     return whole(parts), counts, touched
 
 
@@ -149,7 +157,7 @@ def make_round(
         error = total_loss(objective, target, x, probes, {**now, **_NO_SIMPLICITY})
 
         def moves(parts):
-            return move(objective, rules, target, parts, x, probes, now)
+            return move(objective, rules, target, parts, x, probes, now, state.step == final)
 
         def none(parts):
             untouched = jnp.zeros(num_components(parts), bool)

@@ -40,6 +40,11 @@ class Rules:
         "activates stays below 0.01.",
     )
     limit: int = setting(10, "Splits and gathers in a round, at most so many each.")
+    share: bool = setting(
+        False,
+        "In the last round let free components hold equal shares of what they hold together, for "
+        "networks with more mechanisms than dimensions.",
+    )
     ramp: int = setting(100, "Steps in which the learning rate rises again after a round.")
 
     def __post_init__(self):
