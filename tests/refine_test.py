@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from unittest import mock
 
 import chex
 import handmade
@@ -13,12 +14,13 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import loop
-from apd_jax.components import init_components
+from apd_jax.components import Factors, init_components
 from apd_jax.decompose import init_states, make_between, make_step
 from apd_jax.errors import UserError
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Coefficients, Objective
 from apd_jax.refine import rounds, shares
+from apd_jax.refine.clean import share
 from apd_jax.refine.evidence import apart, look, together
 from apd_jax.refine.gather import gather
 from apd_jax.refine.merge import merge
@@ -257,6 +259,24 @@ class SharesTest(absltest.TestCase):
         whole = sum(part(weights[:, g], jnp.eye(4)) for g in range(3))
         np.testing.assert_allclose(whole, np.eye(4), atol=5e-3)
 
+    def test_free_components_share_what_they_hold(self):
+        free = jnp.array([1, 0, 1, 1, 0, 1, 1], bool)
+        factors = Factors(networks.normal(0, 7, 2, 9), networks.normal(1, 7, 2, 5))
+        shared = share({("site", 0): factors}, free)["site", 0]
+        np.testing.assert_allclose(shared.sum(), factors.sum(), atol=1e-5)
+        before, after = factors.matrices(), shared.matrices()
+        np.testing.assert_array_equal(after[~free], before[~free])
+        # Ten terms for five directions: each direction is in two equal pieces.
+        u, s, vt = np.linalg.svd(before[free].sum(axis=0))
+        pieces = np.abs(np.einsum("ik,cio,ko->ck", u[:, :5], after[free], vt))
+        np.testing.assert_allclose(pieces.max(axis=0), s / 2, rtol=1e-4)
+        np.testing.assert_array_equal(np.sum(pieces > 1e-4, axis=0), 2)
+
+    def test_nothing_is_shared_without_free_components(self):
+        factors = Factors(networks.normal(0, 3, 2, 4), networks.normal(1, 3, 2, 5))
+        shared = share({("site", 0): factors}, jnp.zeros(3, bool))["site", 0]
+        jax.tree.map(np.testing.assert_array_equal, shared, factors)
+
 
 class EvidenceTest(absltest.TestCase):
     def test_weights_errors_and_who_is_free(self):
@@ -349,6 +369,28 @@ class RoundsTest(parameterized.TestCase):
         kept = rounds.forget(moments, jnp.array([True, False, True]))
         self.assertEqual(kept["m"].sum(axis=(1, 2)).tolist(), [0, 4, 0])
         self.assertEqual(int(kept["count"]), 5)
+
+    @parameterized.parameters((True, True), (True, False), (False, True))
+    def test_shares_in_the_last_round_where_asked_to(self, asked, last):
+        target = handmade.exact_resid_mlp(FEATURES)
+        components = handmade.neuron_components(left_over())
+        spare = slice(FEATURES, None)
+
+        def keep(parts, seen, free, loss):
+            return parts, 0, jnp.zeros_like(free)
+
+        with mock.patch.object(rounds, "clean", keep):
+            moved, _, touched = rounds.move(
+                OBJECTIVE,
+                Rules(share=asked),
+                target,
+                components,
+                INPUTS(jax.random.key(3), 4096),
+                last=jnp.array(last),
+            )
+        norms = shares.squared_norms(apart(moved, set()))[spare]
+        self.assertEqual(bool(touched[spare].all()), asked and last)
+        self.assertEqual(float(norms.min()) > 0.1 * float(norms.max()), asked and last)
 
     def test_rate_rises_again_after_a_round(self):
         rate = settings().rate()

@@ -69,7 +69,9 @@ def functions(arrays: GatedArrays) -> Figure:
         axes.set_title(rf"$F_{{{function + 1}}}$: {_holder(arrays, function)}")
         axes.margins(x=0)
         room = 0.5 * max(np.ptp(target), 0.2)
-        axes.set_ylim(target.min() - room, target.max() + room)
+        # A curve that runs away is cut off, one that stays near 0 is not.
+        low, high = min(target.min() - room, 0), max(target.max() + room, 0)
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     for axes in grid[-1]:
         axes.set_xlabel("$x$")
     for axes in grid[:, 0]:
