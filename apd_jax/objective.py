@@ -260,7 +260,7 @@ class Objective:
             target, components if flows else jax.lax.stop_gradient(components), x, key
         )
         chosen = self.select(attributed.scores, x, (factors or {}).get("topk"))
-        step = Step(self, target, components, x, attributed, chosen, masks_key(key))
+        step = Step(self, target, components, x, attributed, chosen, key)
         return {name: TERMS[name](step) for name in wanted}, chosen
 
     def total(self, terms: dict[str, jax.Array], factors: Factors | None = None) -> jax.Array:
@@ -282,9 +282,3 @@ class Objective:
         if route == "dense":
             return forward.masked(components, chosen.mask)
         return forward.masked_pairs(components, chosen.pairs, lead)
-
-
-def masks_key(key: jax.Array | None) -> jax.Array:
-    """The key of a step's random masks; without a key, as where results are measured, the same."""
-    key = randomness.root(0) if key is None else key
-    return randomness.stream_of_step(key, "stochastic masks")

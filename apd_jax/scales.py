@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.components import Factors
-from apd_jax.objective import Objective, masks_key
+from apd_jax.objective import Objective
 from apd_jax.selection import Selected
 from apd_jax.sites import PyTree, Target
 from apd_jax.terms import TERMS, Step
@@ -43,8 +43,7 @@ def scales(
     for name in TERMS:
         if weights[name] and not name.startswith("lp_"):
             components = whole if name == "simplicity" else nothing
-            step = Step(objective, target, components, x, attributed, always, masks_key(key))
-            value = TERMS[name](step)
+            value = TERMS[name](Step(objective, target, components, x, attributed, always, key))
             values[name] = jnp.where(value > 0, value, 1.0)
     return values
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from apd_jax import forward, losses, sites
+from apd_jax import forward, losses, randomness, sites
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
 from apd_jax.selection import Selected
@@ -23,7 +23,7 @@ from apd_jax.sites import PyTree, Target
 class Step:
     """What loss terms are made of; passes through the network are shared between them.
 
-    The key is of random masks.
+    The key is of random masks; without one they are the same at every call.
     """
 
     objective: Any
@@ -32,7 +32,7 @@ class Step:
     x: PyTree
     attributed: Attributed
     chosen: Selected
-    key: jax.Array
+    key: jax.Array | None = None
 
     @functools.cached_property
     def uses(self) -> dict[str, float]:
@@ -88,8 +88,9 @@ def _minimality(step: Step) -> jax.Array:
 
 
 def _stochastic(step: Step) -> jax.Array:
+    key = randomness.root(0) if step.key is None else step.key
     mask = step.chosen.mask
-    half = jax.random.bernoulli(step.key, shape=mask.shape)
+    half = jax.random.bernoulli(randomness.stream_of_step(key, "stochastic masks"), 0.5, mask.shape)
     return _distance(step, forward.masked_apply(step.target, step.components, step.x, mask | half))
 
 

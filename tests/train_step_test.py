@@ -11,12 +11,12 @@ import networks
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop, optimizers, train_step
+from apd_jax import loop, optimizers, randomness, train_step
 from apd_jax.attribution import METHODS
 from apd_jax.components import normalise_reads, project_gradient
 from apd_jax.decompose import init_states, make_step
 from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Coefficients, Objective, Routes, masks_key
+from apd_jax.objective import Coefficients, Objective, Routes
 from apd_jax.settings import Settings
 from apd_jax.terms import TERMS
 
@@ -131,7 +131,8 @@ class GradientTest(parameterized.TestCase):
         for step in range(3):
             key = jax.random.key(step)
             terms, chosen = objective.terms(target, components, x, key)
-            half = jax.random.bernoulli(masks_key(key), 0.5, chosen.mask.shape)
+            masks = randomness.stream_of_step(key, "stochastic masks")
+            half = jax.random.bernoulli(masks, 0.5, chosen.mask.shape)
             outputs = networks.literal_masked(target, components, x, chosen.mask | half)
             np.testing.assert_allclose(
                 terms["stochastic"], np.mean((outputs - target(x)) ** 2), rtol=1e-4

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from apd_jax.components import Components, num_components
 from apd_jax.forward import is_look_up
-from apd_jax.objective import Objective, masks_key
+from apd_jax.objective import Objective
 from apd_jax.refine.shares import Part, Parts
 from apd_jax.sites import PyTree, Records, SiteRecord, Target
 from apd_jax.terms import Step
@@ -62,8 +62,7 @@ def look(
     """Run target and masked components on a batch x [B, ...]; see `Objective.terms`."""
     attributed = objective.attribute(target, components, x, key)
     chosen = objective.select(attributed.scores, x, (factors or {}).get("topk"))
-    step = Step(objective, target, components, x, attributed, chosen, masks_key(key))
-    masked, _ = step.masked
+    masked, _ = Step(objective, target, components, x, attributed, chosen).masked
     without = target.with_weights({n: jnp.zeros_like(w) for n, w in target.weights.items()})(x)
     total = num_components(components)
     num_rows = chosen.mask.size // total

@@ -112,20 +112,29 @@ def _optimiser(config: Mapping[str, Any]) -> str:
     if rate is None:
         return ""
     shape = "" if schedule is None else f" ({schedule} schedule)"
-    return f", with Adam at a learning rate of {numbers.threshold(rate)}{shape}"
+    unit = " times the root mean square of each factor" if config.get("relative_rate") else ""
+    return f", with Adam at a learning rate of {numbers.threshold(rate)}{unit}{shape}"
 
 
 def objective(config: Mapping[str, Any]) -> str:
-    """Which components are on for an input, and the loss with its coefficients."""
+    """Which components are on for an input, the loss with its coefficients, and its caveats."""
     terms = {name: c for name, c in (config.get("coefficients") or {}).items() if c}
     loss = " + ".join(
         (f"{numbers.threshold(c)} × " if c != 1 else "") + name.replace("_", " ")
         for name, c in terms.items()
     )
+    caveats = ""
+    if config.get("relative_losses"):
+        caveats += " Losses are divided by those of no component."
+    if "stochastic" in terms:
+        caveats += (
+            " The stochastic term trains the output with a random half of the inactive components "
+            "on: a scrubbed error, which is measured that way, is no independent check of this run."
+        )
     return (
         f"{_switched_on(config)} Training pulls the components towards adding up to the target's "
         "weights (faithfulness), towards few of them being enough for an input (minimality) and "
-        f"towards low rank (simplicity){f': loss = {loss}' if loss else ''}."
+        f"towards low rank (simplicity){f': loss = {loss}' if loss else ''}.{caveats}"
     )
 
 
