@@ -40,8 +40,8 @@ A feature counts as held by a single component where that component alone takes 
 error over a sweep of the feature. With one layer and the paper's settings that is so for 41 to 59
 of 100 features, with the robust ones (2000 steps) for 88 to 96. The robust settings train on random
 halves of the inactive components (`stochastic`), and scrubbing measures the error of such halves:
-under them the scrubbed MSE is no independent check. The paper says that about 22 of 100 are not held
-by one component; how it counts may differ.
+under them the scrubbed MSE is no independent check. The paper says that about 22 of 100 are not
+held by one component; how it counts may differ.
 
 Gated functions: `scaled purity` measures weights of x, of bits and to the output each in units of
 their size in the target; in `weight purity` the weights of bits, 100 where others are near 1, drown
