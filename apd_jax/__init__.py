@@ -7,7 +7,7 @@ from apd_jax.attribution import (
 )
 from apd_jax.checks import check_target
 from apd_jax.components import Components, Factors, in_parameter_space, init_components
-from apd_jax.decompose import decompose
+from apd_jax.decomposing import decompose
 from apd_jax.decomposition import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.forward import composed_apply, masked_apply

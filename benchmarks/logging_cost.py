@@ -17,7 +17,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from apd_jax import loop
-from apd_jax.decompose import init_states, make_step
+from apd_jax.decomposing import init_states, make_step
 from apd_jax.run import session
 from apd_jax.runtime import compilation_cache
 from apd_jax.runtime.checkpoint import Checkpointer

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from apd_jax import loop
-from apd_jax.decompose import init_states, make_step
+from apd_jax.decomposing import init_states, make_step
 from apd_jax.runtime import mesh
 from benchmarks import machine, problem, process, stages
 

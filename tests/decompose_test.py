@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import loop
-from apd_jax.decompose import init_states, make_step
+from apd_jax.decomposing import init_states, make_step
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Objective, Routes
 from apd_jax.settings import Settings

@@ -12,7 +12,7 @@ import pytest
 from absl.testing import parameterized
 
 from apd_jax import loop
-from apd_jax.decompose import init_states, make_step
+from apd_jax.decomposing import init_states, make_step
 from apd_jax.run.plan import make_plan
 from apd_jax.studies import pretraining
 from apd_jax.studies.reconstruction import baseline_outputs

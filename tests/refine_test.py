@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import loop
 from apd_jax.components import Factors, init_components
-from apd_jax.decompose import init_states, make_between, make_step
+from apd_jax.decomposing import init_states, make_between, make_step
 from apd_jax.errors import UserError
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Coefficients, Objective

@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import loop
 from apd_jax.components import Factors
-from apd_jax.decompose import init_states
+from apd_jax.decomposing import init_states
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Coefficients, Objective
 from apd_jax.scales import scales

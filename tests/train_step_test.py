@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 from apd_jax import loop, optimizers, randomness, train_step
 from apd_jax.attribution import METHODS
 from apd_jax.components import normalise_reads, project_gradient
-from apd_jax.decompose import init_states, make_step
+from apd_jax.decomposing import init_states, make_step
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Coefficients, Objective, Routes
 from apd_jax.settings import Settings

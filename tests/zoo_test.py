@@ -18,6 +18,7 @@ from zoo.cases import (
     random_mask,
     scores_of,
     target_of,
+    vectors_of,
 )
 from zoo.network import B
 
@@ -47,9 +48,10 @@ def test_weights_written_back_are_the_parameters(name):
     network, target, *_ = case(name)
     whole = {}
     for site, weight in target.weights.items():
-        identity = jnp.eye(weight.shape[-1]) + jnp.zeros((1, *weight.shape[:-2], 1, 1))
+        width, stack = weight.shape[-1], weight.shape[:-2]
+        identity = np.broadcast_to(np.eye(width, dtype=np.float32), (1, *stack, width, width))
         whole[site] = Factors.from_uv(weight[None], identity)
-    vectors = apd_jax.in_parameter_space(target, whole)
+    vectors = vectors_of(target, whole)
     written = oracle.replaced(network, jax.tree.map(lambda leaf: leaf[0], vectors))
     jax.tree.map(np.testing.assert_array_equal, written, network.params)
 

@@ -13,7 +13,7 @@ import ml_collections
 
 from apd_jax import fields, loop, randomness, restarts
 from apd_jax.ambient import own_settings
-from apd_jax.decompose import init_states, make_between, make_step, moves_of
+from apd_jax.decomposing import init_states, make_between, make_step, moves_of
 from apd_jax.decomposition import Decomposition
 from apd_jax.run import session
 from apd_jax.run.config import Config

@@ -1,5 +1,6 @@
 """Standard streams that may be closed, or that nobody reads any more."""
 
+import atexit
 import contextlib
 import os
 import sys
@@ -8,10 +9,12 @@ from absl import logging
 
 
 def open_missing() -> None:
-    """Put /dev/null where a standard stream is closed.
+    """Put /dev/null where a standard stream is closed, and at exit where stderr can't be written.
 
-    Otherwise the next file that is opened takes its number, and gets what is written to it.
+    Otherwise the next file that is opened takes its number, and gets what is written to it; and
+    a full disk under stderr would make Python 3.13 end with status 120, whatever the run's is.
     """
+    atexit.register(_flush, "stderr")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         with contextlib.suppress(OSError):
             os.fstat(number)
@@ -24,12 +27,19 @@ def open_missing() -> None:
 
 def say(*lines: str) -> None:
     """Print lines. Where nobody reads or the disk is full, that is no failure of the run."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         for line in lines:
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
             print(line.encode(encoding, errors="backslashreplace").decode(encoding))
-        if sys.stdout is not None:
-            sys.stdout.flush()
+    _flush("stdout")
+
+
+def _flush(name: str) -> None:
+    """Write what a standard stream holds back, or give it up, as the flush at exit would fail."""
+    stream = getattr(sys, name)
+    try:
+        if stream is not None:
+            stream.flush()
     except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -65,13 +65,18 @@ def components_of(target):
     return components
 
 
+def vectors_of(target, components):
+    """Components as vectors over the parameters: NumPy's, whose sums have nothing to compile."""
+    return jax.tree.map(np.asarray, jax.jit(apd_jax.in_parameter_space)(target, components))
+
+
 @functools.lru_cache
 def case(name):
     """The network called `name` with components."""
     network = NETWORKS[name]()
     target = target_of(network, network.select)
     components = components_of(target)
-    vectors = apd_jax.in_parameter_space(target, components)
+    vectors = vectors_of(target, components)
     return Case(network, target, components, vectors, oracle.one_example(network))
 
 

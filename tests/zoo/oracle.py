@@ -72,8 +72,9 @@ def one_example(network: Network):
 def masked(network: Network, vectors: PyTree, mask: jax.Array, run) -> PyTree:
     """`apply_fn` with the sum of each example's own components, one example after another."""
     rows = []
-    for b, row in enumerate(jnp.asarray(mask, jnp.float32)):
-        chosen = jax.tree.map(lambda leaf, row=row: jnp.tensordot(row, leaf, 1), vectors)
+    for b, row in enumerate(np.asarray(mask)):
+        own = np.flatnonzero(row)
+        chosen = jax.tree.map(lambda leaf, own=own: leaf[own].sum(axis=0), vectors)
         rows.append(run(replaced(network, chosen), b))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
 
