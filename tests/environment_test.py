@@ -17,6 +17,7 @@ from apd_jax.runtime import compilation_cache, mesh, streams
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+CACHE = "jax_compilation_cache_dir"
 SAY = """
 import runpy
 streams = runpy.run_path("apd_jax/runtime/streams.py")
@@ -120,6 +121,10 @@ class CompilationCacheTest(parameterized.TestCase):
         super().setUp()
         self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.enterContext(contextlib.chdir(self.root))
+        self.enterContext(mock.patch.dict(os.environ))  # without the cache of the tests
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        self.addCleanup(jax.config.update, CACHE, getattr(jax.config, CACHE))
+        jax.config.update(CACHE, None)
 
     def chosen(self, **variables):
         """The directory that is given to JAX in an environment, or None."""
