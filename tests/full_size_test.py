@@ -22,8 +22,10 @@ import resid_mlp  # noqa: E402
 
 
 def target_losses() -> tuple[float, float]:
-    """The loss of a target with 1 layer, and that of one feature a neuron."""
-    plan = make_plan(resid_mlp.get_config("1"))
+    """The loss of a target with 1 layer after a fifth of the steps, and of one feature a neuron."""
+    config = resid_mlp.get_config("1")
+    config.target.steps //= 5
+    plan = make_plan(config)
     task, training, seeds = plan.task, plan.task.training, plan.seeds
     state = loop.run_steps(
         pretraining.make_step(task, training),
@@ -44,12 +46,12 @@ def target_losses() -> tuple[float, float]:
 @pytest.mark.slow
 class FullSizeTest(parameterized.TestCase):
     def test_target_beats_one_feature_a_neuron(self):
-        # A process of its own, compiled for speed: 10,000 steps are more work than compiling.
+        # A process of its own, compiled for speed: the steps are more work than compiling.
         quick = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
         done = subprocess.run([sys.executable, __file__], env=quick, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         loss, monosemantic = json.loads(done.stdout)
-        self.assertLess(loss, 7e-4)
+        self.assertLess(loss, 7.5e-4)
         self.assertLess(loss, monosemantic)
 
     @parameterized.parameters(("1", 0.4), ("2", 0.6))
