@@ -1,10 +1,17 @@
-"""Draw docs/images/faults.png: components of a TMS 40-10 before and after a round of refinement.
+"""Draw what goes wrong in a decomposition, and what a round of refinement mends.
 
-python docs/faults.py    # 400 steps of configs/tms.py:40-10-robust with seed 0, then one round
+python docs/faults.py
+
+`docs/images/faults.png`: a fault a panel, each from a TMS 5-2 without rounds of refinement, 2500
+steps of the robust settings with what the panel's title names; of eight seeds the first that has
+the fault. `docs/images/round.png`: a TMS 40-10 after 400 steps of the robust settings, and after
+one round. Letters: C components, F features, S seeds.
 """
 
 import pathlib
 import runpy
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +24,57 @@ from apd_jax.run.plan import make_plan
 from apd_jax.studies import pretraining
 
 ROOT = pathlib.Path(__file__).parent.parent
+IMAGES = ROOT / "docs" / "images"
 STEPS = 400
 SITE = "linear1/kernel"
 
 
+class Fault(NamedTuple):
+    """A fault, settings under which it happens, and a rule on shares [C, F] that finds it."""
+
+    name: str
+    settings: dict[str, str | int | float]
+    found: Callable[[np.ndarray], bool]
+
+
+_LOW = {"coefficients.simplicity": 0.1, "num_components": 2, "topk": 0.23}
+_FADELESS = {"schedules.simplicity": "constant"}
+_HIGH = _FADELESS | {"coefficients.simplicity": 20.0}
+FAULTS = (
+    Fault("halved", _HIGH, lambda s: (s > 0.3).sum(0).max() > 1),
+    Fault("merged", {"num_components": 4}, lambda s: (s > 0.7).sum(1).max() > 1),
+    Fault("missing", {"topk": 0.08}, lambda s: s.max(0).min() < 0.3),
+    Fault("dead", {}, lambda s: s.max(0).min() > 0.95 and s.max(1).min() < 0.3),
+    Fault("always on", _LOW, lambda s: s.min(1).max() > 0.3),
+    Fault("shrunk", _FADELESS, lambda s: s.max(0).min() > 0.94 and s.max() < 0.97),
+)
+
+
 def main() -> None:
-    config = runpy.run_path(str(ROOT / "configs" / "tms.py"))["get_config"]("40-10-robust")
+    panels = []
+    for fault in FAULTS:
+        changed = fault.settings | {"seeds": 8, "steps": 2500, "refine.every": 0}
+        _, targets, states = _train("5-2-robust", changed)
+        tables = [_shares(loop.pick(targets, i), loop.pick(states, i).components) for i in range(8)]
+        seed = next(i for i, table in enumerate(tables) if fault.found(table))
+        print(fault.name, f"seed {seed}")
+        panels.append(tables[seed])
+    _draw_faults(panels).savefig(IMAGES / "faults.png", dpi=80)
+
+    plan, targets, states = _train("40-10-robust", {"seeds": 1, "steps": STEPS}, of_steps=8000)
+    target, state = loop.pick(targets, 0), loop.pick(states, 0)
+    key = randomness.step_key(randomness.root(plan.seeds[0]), STEPS)
+    after = jax.jit(make_between(plan.settings, plan.task.inputs).function)(target, state, key)
+    print(moves_of(after))
+    tables = [_shares(target, s.components) for s in (state, after)]
+    _draw_round(tables).savefig(IMAGES / "round.png", dpi=80)
+
+
+def _train(variant: str, changed: dict, of_steps: int | None = None):
+    """Plan, targets and states after `steps` steps, of a training of `of_steps`; all seeds [S]."""
+    config = runpy.run_path(str(ROOT / "configs" / "tms.py"))["get_config"](variant)
+    steps = changed["steps"]
+    config.update_from_flattened_dict(changed | {"steps": of_steps or steps})
     plan = make_plan(config)
     settings, inputs, seeds = plan.settings, plan.task.inputs, plan.seeds
     trained = loop.run_steps(
@@ -34,20 +86,10 @@ def main() -> None:
         chunk_steps=500,
     )
     targets = jax.vmap(plan.task.target)(trained.params)
-    state = loop.run_steps(
-        make_step(settings, inputs),
-        targets,
-        init_states(settings, targets, seeds, inputs),
-        seeds,
-        steps=STEPS,
-        chunk_steps=STEPS,
-    )
-    target, state = loop.pick(targets, 0), loop.pick(state, 0)
-    key = randomness.step_key(randomness.root(seeds[0]), STEPS)
-    after = jax.jit(make_between(settings, inputs).function)(target, state, key)
-    print(moves_of(after))
-    tables = [_shares(target, s.components) for s in (state, after)]
-    _draw(tables).savefig(ROOT / "docs" / "images" / "faults.png", dpi=80)
+    states = init_states(settings, targets, seeds, inputs)
+    step = make_step(settings, inputs)
+    states = loop.run_steps(step, targets, states, seeds, steps=steps, chunk_steps=steps)
+    return plan, targets, states
 
 
 def _shares(target, components) -> np.ndarray:
@@ -59,13 +101,34 @@ def _shares(target, components) -> np.ndarray:
     return shares[np.lexsort((-largest, np.where(largest > 0.3, shares.argmax(axis=1), 99)))]
 
 
-def _draw(tables) -> Figure:
+def _image(axes, table: np.ndarray, title: str):
+    axes.set(title=title, xlabel="feature", ylabel="component")
+    return axes.imshow(table, cmap="magma_r", vmin=0, vmax=1, aspect="auto")
+
+
+def _draw_faults(panels: list[np.ndarray]) -> Figure:
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    places = figure.subplots(2, 3).flat
+    for axes, fault, table in zip(places, FAULTS, panels, strict=True):
+        settings = "\n".join(f"{name}={value}" for name, value in fault.settings.items())
+        image = _image(axes, table, f"{fault.name}\n{settings or 'as configured'}")
+        axes.title.set_fontsize(9)
+        axes.set_xticks(range(table.shape[1]))
+        axes.set_yticks(range(table.shape[0]))
+        for (row, column), share in np.ndenumerate(table):
+            if abs(share) >= 0.1:
+                color = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=color)
+    figure.colorbar(image, ax=figure.axes, label="share of the feature's vector")
+    return figure
+
+
+def _draw_round(tables: list[np.ndarray]) -> Figure:
     figure = Figure(figsize=(11, 7), layout="constrained")
     titles = (f"after {STEPS} steps", "after a round of refinement")
     for axes, table, title in zip(figure.subplots(1, 2), tables, titles, strict=True):
-        image = axes.imshow(table, cmap="magma_r", vmin=0, vmax=1, aspect="auto")
-        axes.set(title=title, xlabel="feature", ylabel="component")
-    figure.colorbar(image, label="share of the feature's vector")
+        image = _image(axes, table, title)
+    figure.colorbar(image, ax=figure.axes, label="share of the feature's vector")
     return figure
 
 

@@ -67,16 +67,20 @@ This page is written by `python docs/tables.py` from the files in `docs/results/
 
 
 VARIATIONS = """
-## What the errors of one layer depend on
+## What the errors of residual MLPs depend on
 
-Shortened runs with one setting changed, to see which way each moves the errors; all with seed 0, so
-with the same target. Standard errors are 0.9 %. The paper's text says that batches hold 2048
-inputs, its code and appendix 256: larger ones lower the scrubbed error, by 3 % from 256 to 1024,
-and by 3 % and 4 % after 40k steps (above), though there with one seed and other targets. Components
-that start half as large make no difference; a constant learning rate makes both errors larger.
+Runs with other settings, to see which way each moves the errors; with seed 0, so with the same
+target, where the command names no other. Standard errors are 0.9 %. The paper's text says that
+batches hold 2048 inputs, its code and appendix 256: larger ones lower the scrubbed error, by 3 %
+from 256 to 1024, and by 3 % and 4 % after 40k steps (above), though there with one seed and other
+targets. Components that start half as large make no difference; a constant learning rate makes both
+errors larger.
 
-The rows of `1-robust`, of 2000 steps and 10,000 evaluation samples, show what the stochastic loss
-does under the robust settings: it trades the top-k MSE for the scrubbed one.
+The rows of `1-robust` show what the stochastic loss does under the robust settings: it trades the
+top-k MSE for the scrubbed one. Longer training lowers both, most where the stochastic loss stays
+away until the components have found their features, but not on every seed: of four seeds with 8000
+steps three have both errors below 1.0e-4 and 2.2e-4, and seed 1 falls apart into components of
+several features.
 
 """
 
@@ -88,8 +92,9 @@ def keep(workdir: pathlib.Path, command: str, *, variation: bool) -> None:
     kept["machine"].pop("platform")  # the kernel of a borrowed machine tells nothing
     steps, first = results["config"]["steps"], results["config"]["seed"]
     seeds = f"{len(results['seeds'])}-seeds" + (f"-from-{first}" if first else "")
-    changed = re.findall(r"--config\.(?!steps|seed)([\w.]+)=(\S+)", command)
-    settings = "".join(f"-{field}-{value}" for field, value in changed)
+    changed = re.findall(r"--config\.(?!steps|seed)([\w.]+)=('[^']*'|\S+)", command)
+    plain = re.compile(r"[^\w.]+")
+    settings = "".join(f"-{field}-{plain.sub('_', value).strip('_')}" for field, value in changed)
     name = f"{kept['name']}-{kept['variant']}-{steps}-steps-{seeds}{settings}.json"
     path = DOCS / "results" / ("variations" if variation else "") / name
     path.parent.mkdir(exist_ok=True)
@@ -139,7 +144,8 @@ def section(result: dict) -> str:
 
 def variations(results: list[dict]) -> str:
     """Shortened runs, a row each."""
-    keys = ("topk_mse", "scrubbed_mse", "antiscrubbed_mse", "features_represented")
+    errors = ("topk_mse", "scrubbed_mse", "antiscrubbed_mse")
+    keys = (*errors, "features_represented", "single_component_features")
     rows = []
     for result in results:
         (seed,) = result["seeds"]
