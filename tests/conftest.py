@@ -16,6 +16,9 @@ os.environ["XLA_FLAGS"] = f"{_QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 # Tracing makes many small objects; looking through all of them for cycles that often is in vain.
 gc.set_threshold(100_000, 20, 50)
 
+_MOST_MAPPINGS = 30_000  # Linux allows a process 65,530 of its memory; beyond, compiling crashes
+_tests = itertools.count(1)
+
 
 def pytest_configure(config):
     """Keep compiled programs beside what pytest keeps, for the workers and for the next run."""
@@ -23,10 +26,6 @@ def pytest_configure(config):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
         os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
-
-
-_MOST_MAPPINGS = 30_000  # Linux allows a process 65,530 of its memory; beyond, compiling crashes
-_tests = itertools.count(1)
 
 
 def pytest_runtest_teardown():
