@@ -389,23 +389,6 @@ class RoundsTest(parameterized.TestCase):
             self.assertEqual(bool(touched[FEATURES:].all()), last)
             self.assertEqual(float(norms.min()) > 0.1 * float(norms.max()), last)
 
-    def test_sharing_that_does_harm_is_left(self):
-        target = handmade.exact_resid_mlp(FEATURES)
-        components = handmade.neuron_components(left_over())
-        x = INPUTS(jax.random.key(3), 4096)
-
-        def nothing(parts, free):
-            return jax.tree.map(jnp.zeros_like, parts)
-
-        @jax.jit
-        def move_of_a_round():
-            return rounds.move(OBJECTIVE, Rules(share=True), target, components, x, last=True)
-
-        with mock.patch.object(rounds, "share", nothing):
-            moved, _, _ = move_of_a_round()
-        norms = shares.squared_norms(apart(moved, set()))[:FEATURES]
-        self.assertGreater(float(norms.min()), 0.1)
-
     def test_rate_rises_again_after_a_round(self):
         rate = settings().rate()
         steps = jnp.array([1, 19, 20, 24, 30, 40, 60, 80])

@@ -21,7 +21,7 @@ from apd_jax.refine.rules import Rules
 from apd_jax.refine.split import split
 from apd_jax.sites import PyTree, Target
 
-_SLACK = 1.2  # what raises an error or a loss by more is not kept
+_SLACK = 1.2
 _NO_SIMPLICITY = {"simplicity": 0.0, "lp_simplicity": 0.0}
 MOVES = ("merges", "splits", "gathers", "cleans")
 
@@ -58,8 +58,8 @@ def move(
 ) -> tuple[Components, dict[str, jax.Array], jax.Array]:
     """Merge, split, gather and clean, in this order; the sum of components stays what it is.
 
-    Where `rules.share` asks for it, free components share what they hold in the last round, unless
-    that raises the loss by a fifth; moves would mix it again before.
+    Where `rules.share` asks for it, free components share what they hold in the last round; moves
+    would mix it again before.
 
     Args:
       objective: the rule of the training.
@@ -110,9 +110,7 @@ def move(
         touched = touched | changed
     if rules.share:
         free = seen_with(parts).free(rules.free_share) & ~fixed & last
-        shared = share(parts, free)
-        free = free & (loss(shared) <= _SLACK * loss(parts))
-        parts, touched = shares.select(jnp.any(free), shared, parts), touched | free
+        parts, touched = share(parts, free), touched | free
     return whole(parts), counts, touched
 
 
