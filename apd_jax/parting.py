@@ -25,7 +25,7 @@ EXAMPLES = 1024
 _ROUNDS = 10
 _RIDGE = 1e-4
 # Examples between two groups tell little about either: they count for little.
-_SHARPNESS = 8
+SHARPNESS = 8
 
 
 def part_target(target: Target, x: jax.Array, components: Components) -> Components:
@@ -109,7 +109,7 @@ def group_lines(signatures: jax.Array, weights: jax.Array, count: int) -> jax.Ar
     directions = signatures / jnp.where(norms > 0, norms, 1)
     products = jnp.square(directions @ directions.T)
 
-    crowd = weights * (products**_SHARPNESS @ weights)
+    crowd = weights * (products**SHARPNESS @ weights)
 
     def choose(nearest, _):
         following = jnp.argmax(crowd * (1 - nearest))
@@ -129,7 +129,7 @@ def group_lines(signatures: jax.Array, weights: jax.Array, count: int) -> jax.Ar
     best, second = ordered[:, -1], ordered[:, -2] if count > 1 else jnp.zeros_like(weights)
     clear = (best - second) / jnp.maximum(best + second, 1e-30)
     own = jax.nn.one_hot(likeness.argmax(axis=1), count)
-    return own * (weights * clear**_SHARPNESS)[:, None]
+    return own * (weights * clear**SHARPNESS)[:, None]
 
 
 def _part(rows: jax.Array, groups: jax.Array, weight: jax.Array, rank: int) -> Factors:

@@ -39,7 +39,7 @@ class Rules:
         "A component is free below this share of the typical attribution mass; what noise alone "
         "activates stays below 0.01.",
     )
-    limit: int = setting(10, "Splits and gathers in a round, at most so many each.")
+    limit: int = setting(10, "Splits and gathers tried in a round, at most so many each.")
     share: bool = setting(
         False,
         "In the last round let free components hold equal shares of what they hold together, for "

@@ -3,11 +3,13 @@
 Letters: R rows of the mask, C components, N examples looked at.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from apd_jax.parting import SHARPNESS
 from apd_jax.refine import shares
 from apd_jax.refine.evidence import Evidence
 from apd_jax.refine.shares import Parts
@@ -24,7 +26,7 @@ class Clusters(NamedTuple):
     Attributes:
       cosine: between their centres, as sets of lines; 1 where there are not two.
       examples: int32 [N].
-      weights: [N], what the component does for each of them.
+      weights: [N], what the component does for each of them, less where the clusters are near.
       second: [N], the same for the second cluster, 0 for the first.
     """
 
@@ -67,7 +69,9 @@ def two_clusters(directions: jax.Array, weights: jax.Array) -> Clusters:
     minority = jnp.minimum(jnp.sum(one), jnp.sum(two)) / jnp.maximum(jnp.sum(weights), 1e-30)
     usable = enough & (minority >= _MINORITY) & (within > 0)
     cosine = jnp.where(usable, cross / jnp.sqrt(jnp.where(within > 0, within, 1)), 1.0)
-    return Clusters(cosine, examples, weights, two)
+    near, far = likeness(members), likeness(1 - members)
+    clear = (jnp.abs(near - far) / jnp.maximum(near + far, 1e-30)) ** SHARPNESS
+    return Clusters(cosine, examples, clear * weights, clear * two)
 
 
 def _principal_signs(products: jax.Array, weights: jax.Array) -> jax.Array:
@@ -108,18 +112,23 @@ def split(
     parts: Parts,
     evidence: Evidence,
     free: jax.Array,
+    loss: Callable[[Parts], jax.Array],
     *,
     cosine: float,
     limit: int,
 ) -> tuple[Parts, jax.Array, jax.Array]:
-    """Split components whose examples fall into two clusters, the clearest first.
+    """Split components whose examples fall into two clusters, the clearest first, where it pays.
+
+    Two clusters alone prove nothing: of more mechanisms than a site has dimensions, each is active
+    on some examples of its neighbours too, and to split it raises the loss.
 
     Args:
       parts: `{part: Factors}`, blocks of stacked sites apart.
       evidence: what they do.
       free: [C] bool, components that may be used.
+      loss: of components; a split that raises it is left.
       cosine: the clusters' centres must differ by more than this.
-      limit: at most so many splits.
+      limit: at most so many are tried.
 
     Returns:
       The components, how many were split, and [C] bool, which were touched.
@@ -129,21 +138,26 @@ def split(
     )
 
     def more(carry):
-        _, cosines, free, _, count = carry
-        return (count < limit) & (jnp.min(cosines) < cosine) & jnp.any(free)
+        _, cosines, free, _, tried, _, _ = carry
+        return (tried < limit) & (jnp.min(cosines) < cosine) & jnp.any(free)
 
     def one(carry):
-        parts, cosines, free, touched, count = carry
+        parts, cosines, free, touched, tried, count, before = carry
         c = jnp.argmin(cosines)
         d, store = choose_free(parts, free, c)
         of_c = jax.tree.map(lambda leaf: leaf[c], clusters)
-        parts = hand_over(parts, evidence, of_c, c, d, store)
-        touched = touched.at[jnp.stack([c, d, store])].set(True)
-        return parts, cosines.at[c].set(1.0), free.at[d].set(False), touched, count + 1
+        candidate = hand_over(parts, evidence, of_c, c, d, store)
+        after = loss(candidate)
+        good = after < before
+        both = (candidate, free.at[d].set(False), touched.at[jnp.stack([c, d, store])].set(True))
+        parts, free, touched = shares.select(good, both, (parts, free, touched))
+        before = jnp.where(good, after, before)
+        return parts, cosines.at[c].set(1.0), free, touched, tried + 1, count + good, before
 
     cosines = jnp.where(free, 1.0, clusters.cosine)
-    start = parts, cosines, free, jnp.zeros_like(free), jnp.int32(0)
-    parts, _, _, touched, count = jax.lax.while_loop(more, one, start)
+    none = jnp.int32(0)
+    start = parts, cosines, free, jnp.zeros_like(free), none, none, loss(parts)
+    parts, _, _, touched, _, count, _ = jax.lax.while_loop(more, one, start)
     return parts, count, touched
 
 
