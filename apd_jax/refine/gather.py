@@ -8,13 +8,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from apd_jax.parting import SHARPNESS
 from apd_jax.refine import shares
 from apd_jax.refine.evidence import Evidence
 from apd_jax.refine.shares import Parts
 from apd_jax.refine.split import choose_free
 
-# Examples that read a direction and others too tell little about either: they count for little.
-_SHARPNESS = 8
 _ITERATIONS = 30
 
 
@@ -55,7 +54,7 @@ def collect(components: Parts, evidence: Evidence, near: jax.Array, d, store) ->
         factors = shares.add_into(factors, store, d)
         rows = evidence.rows[site]
         width = factors.reads.shape[-1]
-        inside, outside = near**_SHARPNESS, (1 - near) ** _SHARPNESS
+        inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS
         part = shares.sharing(rows, inside + outside)(inside, jnp.eye(width))
         total = factors.sum()
         taken = shares.compress(part, total, factors.reads.shape[1])
@@ -100,7 +99,7 @@ def gather(
         d, store = choose_free(components, free, jnp.argmax(evidence.mass))
         candidate = collect(components, evidence, near, d, store)
         after = errors_of(candidate)
-        pure = near**_SHARPNESS
+        pure = near**SHARPNESS
         lost = pure @ errors
         good = (lost > share * (pure @ evidence.stakes)) & (pure @ after < 0.5 * lost)
         good &= jnp.mean(after) < jnp.mean(errors)

@@ -90,7 +90,7 @@ def move(
     steps = {
         "merges": lambda parts, seen, free: merge(parts, fixed, cosine=rules.merge_cosine),
         "splits": lambda parts, seen, free: split(
-            parts, seen, free, loss, cosine=rules.split_cosine, limit=rules.limit
+            parts, seen, free, cosine=rules.split_cosine, limit=rules.limit
         ),
         "gathers": lambda parts, seen, free: gather(
             parts,

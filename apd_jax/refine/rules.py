@@ -25,9 +25,9 @@ class Rules:
         0.9, "Components above this cosine become one; halves of a mechanism show 1.0."
     )
     split_cosine: float = setting(
-        0.5,
+        0.25,
         "A component is split below this cosine of its two clusters of inputs; two mechanisms show "
-        "0.0 to 0.2, one 0.7 to 0.9.",
+        "0.0 to 0.2, one 0.7 to 0.9, or 0.3 to 0.7 of more mechanisms than dimensions.",
     )
     gather_error: float = setting(
         0.3,
@@ -39,7 +39,7 @@ class Rules:
         "A component is free below this share of the typical attribution mass; what noise alone "
         "activates stays below 0.01.",
     )
-    limit: int = setting(10, "Splits and gathers tried in a round, at most so many each.")
+    limit: int = setting(10, "Splits and gathers in a round, at most so many each.")
     share: bool = setting(
         False,
         "In the last round let free components hold equal shares of what they hold together, for "

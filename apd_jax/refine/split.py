@@ -3,7 +3,6 @@
 Letters: R rows of the mask, C components, N examples looked at.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -112,23 +111,18 @@ def split(
     parts: Parts,
     evidence: Evidence,
     free: jax.Array,
-    loss: Callable[[Parts], jax.Array],
     *,
     cosine: float,
     limit: int,
 ) -> tuple[Parts, jax.Array, jax.Array]:
-    """Split components whose examples fall into two clusters, the clearest first, where it pays.
-
-    Two clusters alone prove nothing: of more mechanisms than a site has dimensions, each is active
-    on some examples of its neighbours too, and to split it raises the loss.
+    """Split components whose examples fall into two clusters, the clearest first.
 
     Args:
       parts: `{part: Factors}`, blocks of stacked sites apart.
       evidence: what they do.
       free: [C] bool, components that may be used.
-      loss: of components; a split that raises it is left.
       cosine: the clusters' centres must differ by more than this.
-      limit: at most so many are tried.
+      limit: at most so many splits.
 
     Returns:
       The components, how many were split, and [C] bool, which were touched.
@@ -138,26 +132,21 @@ def split(
     )
 
     def more(carry):
-        _, cosines, free, _, tried, _, _ = carry
-        return (tried < limit) & (jnp.min(cosines) < cosine) & jnp.any(free)
+        _, cosines, free, _, count = carry
+        return (count < limit) & (jnp.min(cosines) < cosine) & jnp.any(free)
 
     def one(carry):
-        parts, cosines, free, touched, tried, count, before = carry
+        parts, cosines, free, touched, count = carry
         c = jnp.argmin(cosines)
         d, store = choose_free(parts, free, c)
         of_c = jax.tree.map(lambda leaf: leaf[c], clusters)
-        candidate = hand_over(parts, evidence, of_c, c, d, store)
-        after = loss(candidate)
-        good = after < before
-        both = (candidate, free.at[d].set(False), touched.at[jnp.stack([c, d, store])].set(True))
-        parts, free, touched = shares.select(good, both, (parts, free, touched))
-        before = jnp.where(good, after, before)
-        return parts, cosines.at[c].set(1.0), free, touched, tried + 1, count + good, before
+        parts = hand_over(parts, evidence, of_c, c, d, store)
+        touched = touched.at[jnp.stack([c, d, store])].set(True)
+        return parts, cosines.at[c].set(1.0), free.at[d].set(False), touched, count + 1
 
     cosines = jnp.where(free, 1.0, clusters.cosine)
-    none = jnp.int32(0)
-    start = parts, cosines, free, jnp.zeros_like(free), none, none, loss(parts)
-    parts, _, _, touched, _, count, _ = jax.lax.while_loop(more, one, start)
+    start = parts, cosines, free, jnp.zeros_like(free), jnp.int32(0)
+    parts, _, _, touched, count = jax.lax.while_loop(more, one, start)
     return parts, count, touched
 
 
