@@ -34,6 +34,7 @@ KEYS = {
         "duosemantic",
         "polysemantic",
         "single_component_features",
+        "two_component_features",
         "monosemantic_over_target",
     },
 }

@@ -35,6 +35,7 @@ KEYS = {
     "duosemantic": int,
     "polysemantic": int,
     "single_component_features": int,
+    "two_component_features": int,
     "solved": bool,
 }
 evaluate = functools.partial(
@@ -364,6 +365,19 @@ class SingleFeaturesTest(parameterized.TestCase):
             sweeps.component_mse, missing * sweeps.no_component_mse, rtol=1e-4
         )
         self.assertEqual(sweeps.held.tolist(), [held] * 3)
+        self.assertTrue(sweeps.held_by_two.all())
+
+    def test_thirds_are_not_held_by_two(self):
+        sweeps = single_features.feature_sweeps(
+            handmade.exact_resid_mlp(2),
+            handmade.neuron_components(np.concatenate([np.eye(2) / 3] * 3)),
+            measures.relu_labels,
+            jnp.arange(2),
+            objective=handmade.objective(),
+        )
+        missing = (1 - (2 / 3) ** 2) ** 2
+        np.testing.assert_allclose(sweeps.top2_mse, missing * sweeps.no_component_mse, rtol=1e-4)
+        self.assertFalse(sweeps.held_by_two.any())
 
     def test_the_map_decides_which_component_is_looked_at(self):
         sweeps = single_features.feature_sweeps(
@@ -508,6 +522,7 @@ class EvaluateTest(parameterized.TestCase):
             "duosemantic": 0,
             "polysemantic": 0,
             "single_component_features": 4,
+            "two_component_features": 4,
             "solved": True,
         }
         self.assertEqual({key: numbers[key] for key in expected}, expected)

@@ -121,4 +121,9 @@ MEASURES = {
         "features for which one component alone removes 90% of the error over a sweep of that "
         "input",
     ),
+    "two_component_features": (
+        "two-component features",
+        "features for which one component, or the two of largest attribution, remove 90% of that "
+        "error",
+    ),
 }

@@ -169,7 +169,7 @@ def _numbers(faithfulness: float, arrays: ResidualMLPArrays) -> dict[str, float 
     The standard error of a mean over S samples is `std / sqrt(S)`: how far it may be from that of
     endlessly many samples of the same decomposition.
     """
-    samples, held = arrays.samples, arrays.sweeps.held
+    samples, sweeps = arrays.samples, arrays.sweeps
     distinct = np.unique(arrays.feature_map).size == arrays.feature_map.size
     errors = {name: np.asarray(getattr(samples, name), np.float64) for name in _MSES}
     standard_errors = {name: e.std() / np.sqrt(e.size) for name, e in errors.items()}
@@ -179,6 +179,7 @@ def _numbers(faithfulness: float, arrays: ResidualMLPArrays) -> dict[str, float 
         **{f"{name}_mse_standard_error": float(e) for name, e in standard_errors.items()},
         "contribution_cosine": contribution_cosine(arrays.contributions),
         **semantic_counts(arrays.contributions.represents),
-        "single_component_features": int(held.sum()),
-        "solved": bool(held.all() and distinct),
+        "single_component_features": int(sweeps.held.sum()),
+        "two_component_features": int(sweeps.held_by_two.sum()),
+        "solved": bool(sweeps.held.all() and distinct),
     }

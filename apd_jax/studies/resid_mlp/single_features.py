@@ -36,7 +36,9 @@ class FeatureSweeps(NamedTuple):
       component_mse: [F] MSE to the target with the feature's component alone.
       no_component_mse: [F] MSE to the target without any component.
       top1_mse: [F] MSE to the target with the component of largest attribution at every point.
+      top2_mse: [F] the same with two of them.
       held: [F] bool, whether `component_mse` is below a tenth of `no_component_mse`.
+      held_by_two: [F] bool, whether the lower of `component_mse` and `top2_mse` is.
     """
 
     inputs: np.ndarray
@@ -48,7 +50,9 @@ class FeatureSweeps(NamedTuple):
     component_mse: np.ndarray
     no_component_mse: np.ndarray
     top1_mse: np.ndarray
+    top2_mse: np.ndarray
     held: np.ndarray
+    held_by_two: np.ndarray
 
 
 class AblationResponse(NamedTuple):
@@ -93,7 +97,9 @@ def _sweep(
     single = always | (jnp.arange(scores.shape[1]) == component)
     alone = masked_apply(target, components, x, single)
     nothing = masked_apply(target, components, x, always)
-    top1 = masked_apply(target, components, x, objective.per_row(1).select(scores, x).mask)
+
+    def largest(count):
+        return masked_apply(target, components, x, objective.per_row(count).select(scores, x).mask)
 
     def mse(other):
         return jnp.mean(jnp.square(other - outputs))
@@ -106,7 +112,8 @@ def _sweep(
         "one_hot_labels": label_fn(one_hot)[0],
         "component_mse": mse(alone),
         "no_component_mse": mse(nothing),
-        "top1_mse": mse(top1),
+        "top1_mse": mse(largest(1)),
+        "top2_mse": mse(largest(min(2, scores.shape[1] - objective.distil))),
     }
 
 
@@ -151,8 +158,10 @@ def feature_sweeps(
         for feature in range(num_features)
     ]
     fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    held = fields["component_mse"] < SINGLE_COMPONENT_SHARE * fields["no_component_mse"]
-    return FeatureSweeps(inputs=np.asarray(points), held=held, **fields)
+    most = SINGLE_COMPONENT_SHARE * fields["no_component_mse"]
+    held = fields["component_mse"] < most
+    held_by_two = held | (fields["top2_mse"] < most)
+    return FeatureSweeps(inputs=np.asarray(points), held=held, held_by_two=held_by_two, **fields)
 
 
 @functools.partial(jax.jit, static_argnames=("num_draws", "num_features", "objective"))
