@@ -73,6 +73,7 @@ class WorkTest(absltest.TestCase):
 
 
 class StagesTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_stages_make_up_a_step(self):
         self._check_stages("resid_mlp:1", {"target.d_resid": 20, "rank": 3})
 

@@ -54,6 +54,7 @@ class DirectoryTest(parameterized.TestCase):
     def decompose(self, **options):
         return apd_jax.decompose(networks.mlp(), X, **(TINY | {"workdir": self.workdir} | options))
 
+    @pytest.mark.slow
     def test_stop_go_on_and_call_again(self):
         with self.assertLogs("absl", "WARNING") as logs:
             part = self.decompose(observer=StopAt(2), checkpoint_every=100)

@@ -340,6 +340,7 @@ class RoundsTest(parameterized.TestCase):
         self.assertEqual([t for t in range(100) if between.due(t)], [20, 40, 60])
         self.assertIsNone(make_between(settings(refine=Rules()), INPUTS))
 
+    @pytest.mark.slow
     def test_a_round_that_did_not_pay_is_undone(self):
         chosen = settings()
         target = handmade.exact_resid_mlp(FEATURES)
