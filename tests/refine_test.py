@@ -218,6 +218,22 @@ class ClustersTest(parameterized.TestCase):
         found = clusters(x, jnp.ones(400))
         self.assertBetween(float(found.cosine), least, most)
 
+    def test_one_mechanism_beside_a_neighbour_is_not_split(self):
+        random = np.random.default_rng(0)
+        x = np.eye(5)[np.zeros(400, int)] + 0.05 * random.normal(size=(400, 5))
+        x[:200, 1] += 1.2  # of half of the examples the neighbour has the larger part
+        x = jnp.array(x / np.linalg.norm(x, axis=1, keepdims=True))
+        cosine = float(clusters(x, jnp.ones(400)).cosine)
+        self.assertBetween(cosine, Rules().split_cosine, 0.5)
+
+    def test_examples_between_the_clusters_count_for_little(self):
+        x = np.eye(4)[np.arange(400) % 2]
+        x[:40, :2] = np.sqrt(0.5)
+        found = clusters(jnp.array(x), jnp.ones(400))
+        weights = np.zeros(400)
+        weights[np.asarray(found.examples)] = found.weights
+        self.assertLess(weights[:40].max(), 0.01 * weights[40:].min())
+
     def test_a_few_examples_are_no_cluster(self):
         x = jnp.eye(2)[jnp.array([0] * 90 + [1] * 10)]
         self.assertEqual(float(clusters(x, jnp.ones(100)).cosine), 1.0)
