@@ -108,6 +108,11 @@ def _in_rounds(one_round, groups: Groups, slots: int):
     return jax.lax.while_loop(more, go_on, (jnp.int32(slots), one_round(0)))[1]
 
 
+# Uses of equal shapes, as layers of a network are, share one traced and lowered program.
+_once_a_shape = functools.partial(jax.jit, static_argnums=0)
+
+
+@_once_a_shape
 def _read_rounds(slots, x, factor, groups):
     def one_round(first):
         table = jnp.einsum("crd,cs...d->crs...", factor, _to_slots(x, groups, first, slots))
@@ -116,6 +121,7 @@ def _read_rounds(slots, x, factor, groups):
     return _in_rounds(one_round, groups, slots)
 
 
+@_once_a_shape
 def _write_rounds(slots, h, factor, groups):
     def one_round(first):
         table = jnp.einsum("cs...r,crd->cs...d", _to_slots(h, groups, first, slots), factor)
@@ -124,6 +130,7 @@ def _write_rounds(slots, h, factor, groups):
     return _in_rounds(one_round, groups, slots)
 
 
+@_once_a_shape
 def _outer_rounds(slots, h, x, groups):
     def one_round(first):
         h_slots, x_slots = (_to_slots(rows, groups, first, slots) for rows in (h, x))

@@ -31,7 +31,8 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 fi
 if ! cmp -s requirements.txt "$stamp"; then
   export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
-  .venv/bin/python -m pip install --quiet -r requirements.txt
+  # Python compiles what it imports: compiling every file of every package takes as long again.
+  .venv/bin/python -m pip install --quiet --no-compile -r requirements.txt
   .venv/bin/python -m pip install --quiet --no-deps --editable .
   cp requirements.txt "$stamp"
 fi

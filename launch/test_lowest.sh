@@ -6,7 +6,7 @@ python=.venv-lowest/bin/python
 if ! cmp -s requirements-lowest.txt .venv-lowest/installed; then
   export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1
   "${PYTHON:-python3}" -m venv --clear .venv-lowest
-  "$python" -m pip install --quiet -r requirements-lowest.txt
+  "$python" -m pip install --quiet --no-compile -r requirements-lowest.txt
   "$python" -m pip install --quiet --no-deps --editable .
   "$python" -m pip check
   cp requirements-lowest.txt .venv-lowest/installed

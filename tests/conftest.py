@@ -39,5 +39,11 @@ def pytest_runtest_teardown():
 
 
 def pytest_collection_modifyitems(items):
-    """The longest tests begin first, so that none runs alone at the end."""
-    items.sort(key=lambda item: item.path.name != "full_size_test.py")
+    """The longest tests begin first, so that none ends alone; those of a network are together."""
+
+    def place(item):
+        of_zoo = item.path.name.startswith("zoo") and hasattr(item, "callspec")
+        network = item.callspec.params.get("name", "") if of_zoo else ""
+        return item.path.name != "full_size_test.py", network
+
+    items.sort(key=place)

@@ -15,6 +15,7 @@ from zoo.cases import (
     every_network,
     exact,
     grouped,
+    networks,
     random_mask,
     scores_of,
     target_of,
@@ -85,7 +86,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("name", BY_HAND)
+@networks(BY_HAND)
 def test_vectors_by_hand(name):
     network, _, components, vectors, _ = case(name)
     expected = BY_HAND[name]({site: pair.U @ pair.V for site, pair in components.items()})
@@ -158,15 +159,14 @@ def test_random_masks(name):
         assert_close(grouped(target, components, network.inputs, mask), expected, network.tolerance)
 
 
-with_positions = pytest.mark.parametrize(
-    "name",
-    [
+with_positions = networks(
+    (
         "positions",
         "positions_merged_with_examples",
         "causal_attention",
         "fused_output_split",
         "tied_embedding_language_model",
-    ],
+    )
 )
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from zoo import oracle
 from zoo.cases import (
-    QUICK,
+    KINDS,
     C,
     assert_close,
     case,
@@ -25,7 +25,7 @@ import apd_jax
 from apd_jax import sites
 
 pytestmark = pytest.mark.slow
-some_networks = pytest.mark.parametrize("name", QUICK)
+some_networks = pytest.mark.parametrize("name", KINDS)
 
 
 def _squares(tree):

@@ -9,7 +9,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from flax import nnx
 
 from apd_jax.errors import UserError
 
@@ -74,8 +73,10 @@ class _Recombined:
         return self.combine(params, self.rest.value)(x)
 
 
-def from_nnx(model: nnx.Module):
+def from_nnx(model: Any):
     """`(apply_fn, params)` of a Flax NNX model; all but its `nnx.Param`s is fixed."""
+    from flax import nnx  # takes a quarter of the time to import this package
+
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def combine(params, rest):

@@ -18,8 +18,8 @@ from zoo import NETWORKS, Network, oracle
 from zoo.network import normal
 
 C, RANK = 3, 2
-# One of every kind; the others take minutes to compile.
-QUICK = (
+# One of every kind of use; and the few of the fast tests, since all take minutes to compile.
+KINDS = (
     "list_of_layers",
     "square_matrix_and_its_transpose",
     "vmap_over_examples",
@@ -32,10 +32,23 @@ QUICK = (
     "grouped_convolution",
     "linen_perceptron_with_layer_norm",
 )
-every_network = pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NETWORKS],
+QUICK = (
+    "list_of_layers",
+    "scan_over_layers_with_remat",
+    "mixture_of_experts",
+    "tied_embedding_language_model",
+    "grouped_convolution",
 )
+
+
+def networks(names):
+    """Parametrised over these; all but a few are slow."""
+    slow = pytest.mark.slow
+    marked = [pytest.param(name, marks=() if name in QUICK else slow) for name in names]
+    return pytest.mark.parametrize("name", marked)
+
+
+every_network = networks(NETWORKS)
 
 
 class Case(NamedTuple):
