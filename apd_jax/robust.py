@@ -12,6 +12,8 @@ from apd_jax.refine.rules import Rules
 from apd_jax.schedules import Schedules
 from apd_jax.settings import Settings
 
+SUFFIX = "-robust"  # of the variant of a config that takes these settings
+
 ROBUST = Settings(
     objective=Objective(Coefficients(faithfulness=1.0, minimality=1.0, simplicity=6.0)),
     steps=8000,

@@ -12,8 +12,9 @@ those of apd_jax/robust.py, the same for all but for C and k. Paper: 5-2 has MMC
 
 from apd_jax import fields
 from apd_jax.errors import UserError
-from apd_jax.robust import ROBUST
+from apd_jax.robust import ROBUST, SUFFIX
 from apd_jax.run.config import base_config
+from apd_jax.studies.tms.study import TMSStudy
 
 
 def _five_features(config):
@@ -51,18 +52,14 @@ def _robust(config):
 
 
 def get_config(variant: str = "5-2"):
-    variant, dash, rest = variant.partition("-robust")
-    if variant not in _VARIANTS or rest:
-        raise UserError(
-            f"unknown variant {variant + dash + rest!r}; configs/tms.py has {sorted(_VARIANTS)}, "
-            "each also with -robust"
-        )
+    if variant not in TMSStudy.variants:
+        raise UserError(f"unknown variant {variant!r}; configs/tms.py has {TMSStudy.variants}")
     config = base_config("tms", variant)
     config.steps, config.batch_size, config.warmup_fraction = 20_000, 2048, 0.05
     config.checkpoint_every = 5000  # steps are short: saving more often would be felt
     config.target.update(probability=0.05, learning_rate=5e-3, schedule="linear")
-    set_sizes, config.target.hidden_layers = _VARIANTS[variant]
+    set_sizes, config.target.hidden_layers = _VARIANTS[variant.removesuffix(SUFFIX)]
     set_sizes(config)
-    if dash:
+    if variant.endswith(SUFFIX):
         _robust(config)
     return config

@@ -139,7 +139,9 @@ class OverrideTest(parameterized.TestCase):
 
 
 class BadFieldTest(parameterized.TestCase):
-    @parameterized.parameters("tms.py:5-3", "tms.py:5_2", "resid_mlp.py:4", "resid_mlp.py:0")
+    @parameterized.parameters(
+        "tms.py:5-3", "tms.py:5_2", "resid_mlp.py:4", "resid_mlp.py:0", "tms.py:5-2-robust-x"
+    )
     def test_unknown_variant(self, spec):
         variant = spec.split(":")[1]
         message = f"unknown variant '{variant}'; configs/.+ has .+"
@@ -242,7 +244,7 @@ class BadFieldTest(parameterized.TestCase):
         (("target.d_resid=0",), "target: d_resid must be at least 1, got 0"),
         (("target.activation=tanh",), "activation must be one of .+ got 'tanh'"),
         (("target.label_kind=relu",), "label_kind must be .+ got 'relu'"),
-        (("variant=4",), r"variant must be one of \['1', '2', '3'\], got '4'"),
+        (("variant=4",), r"variant must be one of \['1', '1-robust', '2', .+\], got '4'"),
         (("distil=True", "topk=129.5"), "k must be at most 129"),
     )
     def test_resid_mlp(self, overrides, message):

@@ -71,7 +71,7 @@ class CommandLineTest(parameterized.TestCase):
     """Through a process, as a user would."""
 
     @parameterized.parameters(
-        ("configs/tms.py:9-9", (), r"unknown variant '9-9'; configs/tms.py has \['40-10', "),
+        ("configs/tms.py:9-9", (), r"unknown variant '9-9'; configs/tms.py has \('5-2', "),
         ("configs/tms.py", ("--config.stepz=3",), "'stepz' Did you mean \"steps\""),
         ("configs/tms.py", ("--config.target.probability=2",), "probability.*2"),
     )

@@ -82,7 +82,9 @@ class StudiesTest(parameterized.TestCase):
         for variant in variants:
             self.assertNotEmpty(study.published(variant))
             self.assertNotEmpty(study.thresholds(variant))
-        self.assertEqual(study.variants, variants)
+            self.assertEqual(study.published(f"{variant}-robust"), study.published(variant))
+            self.assertEqual(study.thresholds(f"{variant}-robust"), study.thresholds(variant))
+        self.assertEqual(study.variants, (*variants, *(f"{v}-robust" for v in variants)))
 
     @parameterized.parameters(
         ("tms", "5-2", "Toy model of superposition 5-2"),
@@ -90,6 +92,7 @@ class StudiesTest(parameterized.TestCase):
         ("linear_map", "low-rank-sparse", "Linear map, low-rank-sparse"),
         ("resid_mlp", "1", "Residual MLP, 1 layer"),
         ("resid_mlp", "2", "Residual MLP, 2 layers"),
+        ("resid_mlp", "1-robust", "Residual MLP, 1 layer, robust"),
     )
     def test_title(self, name, variant, expected):
         self.assertEqual(studies.find(name).title(variant), expected)

@@ -89,7 +89,7 @@ def help_text(config: ml_collections.ConfigDict | None = None) -> str:
 
 def _configs() -> str:
     return "\n".join(
-        f"  configs/{name}.py:{variant:8} {study.title(variant)}"
+        f"  {f'configs/{name}.py:{variant}':40} {study.title(variant)}"
         for name, study in studies.find_all().items()
         for variant in study.variants
     )

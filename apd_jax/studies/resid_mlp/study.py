@@ -8,6 +8,7 @@ import numpy as np
 from apd_jax.decomposition import Decomposition
 from apd_jax.report import numbers as text
 from apd_jax.report.browser import View
+from apd_jax.robust import SUFFIX
 from apd_jax.sites import Target
 from apd_jax.studies import probes
 from apd_jax.studies.resid_mlp.captions import CAPTIONS, MEASURES
@@ -44,14 +45,16 @@ class ResidualMLPStudy(Study):
     """Does each component hold one of the functions that the network computes?"""
 
     name = "resid_mlp"
-    variants = tuple(_PAPER)
+    variants = (*_PAPER, *(f"{variant}{SUFFIX}" for variant in _PAPER))
     task = ResidualMLPTask()
     captions = CAPTIONS
     main_figure = "neuron_contributions"
     measures = MEASURES
 
     def title(self, variant: str) -> str:
-        return f"Residual MLP, {variant} layer{'' if variant == '1' else 's'}"
+        layers = variant.removesuffix(SUFFIX)
+        words = f"Residual MLP, {layers} layer{'' if layers == '1' else 's'}"
+        return words if layers == variant else f"{words}, robust"
 
     def description(self, task: ResidualMLPTask) -> str:
         inside = "x" if task.label_seed is None else "c·x"
@@ -69,12 +72,12 @@ class ResidualMLPStudy(Study):
         return [
             Published(key, label, paper, None, definition)
             for (key, (label, definition)), paper in zip(
-                _KEYS.items(), _PAPER[variant], strict=True
+                _KEYS.items(), _PAPER[variant.removesuffix(SUFFIX)], strict=True
             )
         ]
 
     def thresholds(self, variant: str) -> list[Threshold]:
-        topk, scrubbed = _LIMITS[variant]
+        topk, scrubbed = _LIMITS[variant.removesuffix(SUFFIX)]
         return [
             Threshold("topk_mse_mean", "<=", topk, "Top-k output is close to the target's"),
             Threshold("scrubbed_mse_mean", "<=", scrubbed, "Inactive components can be removed"),

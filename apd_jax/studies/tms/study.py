@@ -4,6 +4,7 @@ import jax
 
 from apd_jax.decomposition import Decomposition
 from apd_jax.report.browser import View
+from apd_jax.robust import SUFFIX
 from apd_jax.sites import Target
 from apd_jax.studies import probes
 from apd_jax.studies.study import Study
@@ -27,7 +28,7 @@ class TMSStudy(Study):
     """Does each component hold one feature?"""
 
     name = "tms"
-    variants = tuple(_VALUES)
+    variants = (*_VALUES, *(f"{variant}{SUFFIX}" for variant in _VALUES))
     task = TMSTask()
     captions = CAPTIONS
     main_figure = "components"
@@ -43,7 +44,7 @@ class TMSStudy(Study):
         )
 
     def published(self, variant: str) -> list[Published]:
-        paper, spd = _VALUES[variant]
+        paper, spd = _VALUES[variant.removesuffix(SUFFIX)]
         return [
             Published("mmcs", "MMCS", paper[0], spd[0], _MMCS),
             Published("ml2r", "ML2R", paper[1], spd[1], _ML2R),
