@@ -16,6 +16,7 @@ from apd_jax import forward
 from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
 from apd_jax.insight import seen, summary, tables
+from apd_jax.objective import Objective
 from apd_jax.settings import Settings
 from apd_jax.sites import PyTree, Target
 
@@ -68,15 +69,20 @@ class Decomposition:
     def _repr_html_(self) -> str:
         return tables.as_html(tables.decomposition_title(self), *tables.decomposition_table(self))
 
+    @property
+    def objective(self) -> Objective:
+        """The rule of the training, as it is at its end."""
+        return self.settings.objective_at_end
+
     def attributions(self, x: PyTree) -> jax.Array:
         """Attributions A_c(x) [B, C] (or [B, T, C]), by the rule of the training."""
         self.target.at(x)
-        return seen.score(self.settings.objective, self.target, self.components, x)
+        return seen.score(self.objective, self.target, self.components, x)
 
     def mask(self, x: PyTree) -> jax.Array:
         """The active components on a batch, bool of the same shape, by the rule of the training."""
         self.target.at(x)
-        return seen.look(self.settings.objective, self.target, self.components, x)[1]
+        return seen.look(self.objective, self.target, self.components, x)[1]
 
     def __call__(self, x: PyTree) -> PyTree:
         """Output with the active components alone, `f(x, κ(x))`, [B, O]."""
@@ -85,7 +91,7 @@ class Decomposition:
     def see(self, x: PyTree) -> seen.Seen:
         """Attributions, active components and outputs of N examples, in blocks."""
         size = self.settings.batch_size
-        return seen.see(self.settings.objective, self.target, self.components, x, size)
+        return seen.see(self.objective, self.target, self.components, x, size)
 
     def summary(
         self, x: PyTree, labels: Any = None, baselines: Sequence[str] = ("svd", "neurons")

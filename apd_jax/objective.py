@@ -20,8 +20,7 @@ from apd_jax.selection import Selected
 from apd_jax.sites import PyTree, Target
 from apd_jax.terms import DISTANCES, TERMS, Step
 
-_OF_A_SELECTION = ("minimality", "stochastic", "simplicity", "activation")
-Factors = Mapping[str, Any]  # of coefficients and of k at a step, by name
+StepFactors = Mapping[str, Any]  # of coefficients and of k at a step, by name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +139,7 @@ class Objective:
                 raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
         weights = self.coefficients
         if not self.selects:
-            needing = [n for n in _OF_A_SELECTION if getattr(weights, n)]
+            needing = [n for n, term in TERMS.items() if term.selects and getattr(weights, n)]
             if needing:
                 raise UserError(f"coefficients {needing} need a top-k selection; topk is None")
         if weights.activation and not self.hidden_sites:
@@ -199,7 +198,9 @@ class Objective:
             metric=self.metric,
             per_position=self.per_position,
             num_probes=self.routes.num_probes,
-            key=randomness.root(0) if key is None else key,
+            key=randomness.stream_of_step(
+                randomness.root(0) if key is None else key, "sketch directions"
+            ),
         )
         if self.attribution_source == "target":
             return found
@@ -242,7 +243,7 @@ class Objective:
         components: Components,
         x: PyTree,
         key: jax.Array | None = None,
-        factors: Factors | None = None,
+        factors: StepFactors | None = None,
     ) -> tuple[dict[str, jax.Array], Selected]:
         """Every loss term of nonzero coefficient before weighting, and what was selected.
 
@@ -255,15 +256,15 @@ class Objective:
         """
         weights = dataclasses.asdict(self.coefficients)
         wanted = [name for name in TERMS if weights[name]]
-        flows = any(name.startswith("lp_") for name in wanted)
+        flows = any(TERMS[name].flows for name in wanted)
         attributed = self.attribute(
             target, components if flows else jax.lax.stop_gradient(components), x, key
         )
         chosen = self.select(attributed.scores, x, (factors or {}).get("topk"))
         step = Step(self, target, components, x, attributed, chosen, key)
-        return {name: TERMS[name](step) for name in wanted}, chosen
+        return {name: TERMS[name].value(step) for name in wanted}, chosen
 
-    def total(self, terms: dict[str, jax.Array], factors: Factors | None = None) -> jax.Array:
+    def total(self, terms: dict[str, jax.Array], factors: StepFactors | None = None) -> jax.Array:
         """The total loss, `Σ coefficient · factor · term`; factors that are not given are 1."""
         weights, factors = dataclasses.asdict(self.coefficients), factors or {}
         weighted = (weights[n] * factors.get(n, 1.0) * value for n, value in terms.items())

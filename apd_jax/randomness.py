@@ -21,7 +21,7 @@ _STREAMS = {
     "order of the data": 2**31 + 8,
     "examples": 2**31 + 9,
 }
-# Folded into the key of a step.
+# Folded into the key of a step; the last two into that of its attributions, or of a round's.
 _STREAMS_OF_A_STEP = {
     "target batch": 0,
     "batch": 1,
@@ -30,6 +30,7 @@ _STREAMS_OF_A_STEP = {
     "round attribution": 4,
     "round factors": 5,
     "stochastic masks": 6,
+    "sketch directions": 7,
 }
 
 

@@ -32,7 +32,7 @@ def scales(
       key: of the sketch's random directions.
 
     Returns:
-      `{term: scalar}`; terms of the Lp objective have none.
+      `{term: scalar}` of the terms that have a unit.
     """
     whole = {name: _svd_factors(weight) for name, weight in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)
@@ -40,10 +40,10 @@ def scales(
     always = Selected(jnp.ones(attributed.scores.shape, bool), None)
     weights = dataclasses.asdict(objective.coefficients)
     values = {}
-    for name in TERMS:
-        if weights[name] and not name.startswith("lp_"):
-            components = whole if name == "simplicity" else nothing
-            value = TERMS[name](Step(objective, target, components, x, attributed, always, key))
+    for name, term in TERMS.items():
+        if weights[name] and term.unit:
+            components = whole if term.unit == "whole" else nothing
+            value = term.value(Step(objective, target, components, x, attributed, always, key))
             values[name] = jnp.where(value > 0, value, 1.0)
     return values
 

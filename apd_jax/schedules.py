@@ -5,6 +5,7 @@ Letters: t step, T number of steps.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 
 from apd_jax.errors import UserError
 from apd_jax.fields import setting
+from apd_jax.objective import Coefficients
 
 SHAPES = ("constant", "linear", "cosine", "exponential")
 Factor = Callable[[jax.Array], jax.Array]
@@ -65,18 +67,20 @@ def points(schedule: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return shares, factors
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedules:
-    """How the coefficients and k change over the run: factors, by `factor`'s names or points."""
+_OfCoefficients: Any = dataclasses.make_dataclass(
+    "_OfCoefficients",
+    [
+        (field.name, str, setting("constant", "Of this coefficient: a shape, or points '0:1 1:0'."))
+        for field in dataclasses.fields(Coefficients)
+    ],
+    frozen=True,
+)
 
-    faithfulness: str = setting("constant", "Of the coefficient: a shape, or points '0:1 1:0'.")
-    minimality: str = setting("constant", "The same.")
-    simplicity: str = setting("constant", "The same.")
-    activation: str = setting("constant", "The same.")
-    output: str = setting("constant", "The same.")
-    lp_minimality: str = setting("constant", "The same.")
-    lp_simplicity: str = setting("constant", "The same.")
-    stochastic: str = setting("constant", "The same.")
+
+@dataclasses.dataclass(frozen=True)
+class Schedules(_OfCoefficients):
+    """How every coefficient and k change over the run: factors, by `factor`'s names or points."""
+
     topk: str = setting(
         "constant", "Of k; factors are at most 1, and floor(k · factor · B) pairs are active."
     )

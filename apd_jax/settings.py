@@ -69,7 +69,16 @@ class Settings:
         if not self.init_scale > 0:
             raise UserError(f"init_scale must be positive, got {self.init_scale}")
         self.rate()
+        if self.schedules.topk != "constant" and (
+            self.objective.selection != "batch" or self.objective.topk is None
+        ):
+            raise UserError(
+                f"schedules.topk is of batch top-k alone, got {self.schedules.topk!r} with "
+                f"selection={self.objective.selection!r} and topk={self.objective.topk}; leave it "
+                "'constant'"
+            )
         self.objective.check_sizes(self.batch_size, self.num_components)
+        self.objective_at_end.check_sizes(self.batch_size, self.num_components)
 
     def optimizer(self) -> optax.GradientTransformation:
         """The optimiser, which keeps U at unit norm where that is wanted."""
@@ -92,6 +101,14 @@ class Settings:
         if not self.refine.rounds(self.steps):
             return schedule
         return lambda step: schedule(step) * self.refine.risen(step, self.steps)
+
+    @property
+    def objective_at_end(self) -> Objective:
+        """The objective as it is after training, with k at its last: what results are seen by."""
+        factor = self.schedules.factors(self.steps, self.steps).get("topk")
+        if factor is None or self.objective.topk is None:
+            return self.objective
+        return dataclasses.replace(self.objective, topk=self.objective.topk * float(factor))
 
     def factors(self, state: Any) -> dict[str, jax.Array]:
         """Factors of coefficients and of k for a state: of schedules and of relative losses."""

@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,14 +132,34 @@ def _lp_simplicity(step: Step) -> jax.Array:
     )
 
 
-# A loss term: its function of a step here, its coefficient in `objective.Coefficients`.
-TERMS: dict[str, Callable[[Step], jax.Array]] = {
-    "faithfulness": _faithfulness,
-    "minimality": _minimality,
-    "simplicity": _simplicity,
-    "activation": _activation,
-    "output": _output,
-    "lp_minimality": _lp_minimality,
-    "lp_simplicity": _lp_simplicity,
-    "stochastic": _stochastic,
+class Term(NamedTuple):
+    """A loss term, and what the objective and its units have to know of it.
+
+    Attributes:
+      value: its function of a step.
+      selects: whether it is about the active components, so that some must be selected.
+      flows: whether gradients flow to the components through their attributions.
+      unit: what relative losses divide it by: its value with no component at all, or with the
+        target as a single component; None where it has no such unit.
+      error: whether it says how wrong the components are; rounds of refinement compare these.
+    """
+
+    value: Callable[[Step], jax.Array]
+    selects: bool = False
+    flows: bool = False
+    unit: Literal["nothing", "whole"] | None = None
+    error: bool = True
+
+
+# A loss term has its entry here, and its coefficient in `objective.Coefficients`.
+TERMS: dict[str, Term] = {
+    "faithfulness": Term(_faithfulness, unit="nothing"),
+    "minimality": Term(_minimality, selects=True, unit="nothing"),
+    # Of as many active components, halves of a mechanism have the lower simplicity: no error.
+    "simplicity": Term(_simplicity, selects=True, unit="whole", error=False),
+    "activation": Term(_activation, selects=True, unit="nothing"),
+    "output": Term(_output, unit="nothing"),
+    "lp_minimality": Term(_lp_minimality, flows=True),
+    "lp_simplicity": Term(_lp_simplicity, flows=True, error=False),
+    "stochastic": Term(_stochastic, selects=True, unit="nothing"),
 }

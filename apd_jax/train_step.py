@@ -11,7 +11,7 @@ import optax
 
 from apd_jax import optimizers
 from apd_jax.components import Components, num_components
-from apd_jax.objective import Factors, Objective
+from apd_jax.objective import Objective, StepFactors
 from apd_jax.sites import PyTree, Target
 
 Metrics = dict[str, jax.Array]
@@ -55,7 +55,7 @@ def train_step(
     state: TrainState,
     x: PyTree,
     key: jax.Array | None = None,
-    factors: Factors | None = None,
+    factors: StepFactors | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Take one step: attributions, selection, losses, gradient, Adam.
 
@@ -65,7 +65,7 @@ def train_step(
       target: the network.
       state: the state.
       x: [B, ...] a batch of inputs.
-      key: of random directions, where attributions are sketched.
+      key: of random directions, where attributions are sketched, and of random masks.
       factors: of the coefficients and of k at this step, where they have schedules.
 
     Returns:

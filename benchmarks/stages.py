@@ -70,7 +70,7 @@ def _gradient(objective: Objective, values: Values, names: tuple[str, ...]) -> C
             Attributed(values["scores"], values["outputs"], values["records"]),
             values["chosen"],
         )
-        return objective.total({name: TERMS[name](step) for name in names if weights[name]})
+        return objective.total({name: TERMS[name].value(step) for name in names if weights[name]})
 
     return jax.grad(loss)(values["components"])
 

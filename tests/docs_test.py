@@ -1,4 +1,4 @@
-"""The code in docs/your-own-network.md runs, and prints what stands below it."""
+"""Code in docs/: that of your-own-network.md runs and prints what it says; diffs apply."""
 
 import contextlib
 import io
@@ -11,8 +11,28 @@ from absl.testing import absltest
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.slow
+def hunks(text):
+    """(file, lines before, lines after) of every hunk of the diffs in a page."""
+    for block in re.findall(r"```diff\n(.*?)```", text, re.DOTALL):
+        for section in re.split(r"^# ", block, flags=re.MULTILINE)[1:]:
+            path, _, rest = section.partition("\n")
+            for hunk in re.split(r"^@@.*\n", rest, flags=re.MULTILINE)[1:]:
+                lines = [line or " " for line in hunk.splitlines()]
+                yield (
+                    path,
+                    *("\n".join(x[1:] for x in lines if x[0] in kept) for kept in (" -", " +")),
+                )
+
+
 class DocsTest(absltest.TestCase):
+    def test_diffs_apply(self):
+        found = list(hunks((DOCS / "extending.md").read_text()))
+        self.assertGreater(len(found), 5)
+        for path, before, after in found:
+            self.assertEqual((DOCS.parent / path).read_text().count(before + "\n"), 1, before)
+            self.assertNotEqual(before, after)
+
+    @pytest.mark.slow
     def test_your_own_network(self):
         text = (DOCS / "your-own-network.md").read_text()
         blocks = re.findall(r"```(python|text)\n(.*?)```", text, re.DOTALL)

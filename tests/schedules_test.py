@@ -11,9 +11,11 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import schedules, selection
 from apd_jax.components import init_components
+from apd_jax.decomposition import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.objective import Coefficients, Objective
 from apd_jax.schedules import Schedules
+from apd_jax.settings import Settings
 
 
 class FactorTest(parameterized.TestCase):
@@ -80,6 +82,25 @@ class PartOfKTest(parameterized.TestCase):
                 terms["faithfulness"] + terms["minimality"] + 0.125 * terms["simplicity"],
                 rtol=1e-6,
             )
+
+    def test_what_is_seen_after_training_is_the_k_of_its_end(self):
+        target, x = networks.make("tms")
+        settings = Settings(
+            Objective(topk=2.0), num_components=4, steps=10, schedules=Schedules(topk="0:1 1:0.5")
+        )
+        self.assertEqual(settings.objective_at_end.topk, 1.0)
+        components = init_components(jax.random.key(0), target, num_components=4)
+        mask = Decomposition(target, components, settings).mask(x)
+        self.assertEqual(int(mask.sum()), len(x))
+
+    @parameterized.parameters(
+        ({"selection": "sample", "topk": 2}, "0:1 1:0.5", "of batch top-k alone"),
+        ({"topk": None, "coefficients": Coefficients()}, "0:1 1:0.5", "of batch top-k alone"),
+        ({"topk": 2.0}, "linear", "topk does not fit batch_size"),
+    )
+    def test_refuses_what_has_no_such_k(self, objective, schedule, message):
+        with self.assertRaisesRegex(UserError, message):
+            Settings(Objective(**objective), num_components=4, schedules=Schedules(topk=schedule))
 
 
 if __name__ == "__main__":

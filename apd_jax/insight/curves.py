@@ -49,7 +49,7 @@ def error_curves(
         values = ranks.singular_values(components)
         own = ranks.ranks(values, ranks.target_singular_values(target))
         k = float(np.clip(active_rank, 1.0, len(own)))
-        objective = seen.with_k(settings.objective, k)
+        objective = seen.with_k(decomposition.objective, k)
         there = seen.see(objective, target, components, x, settings.batch_size)
         curves[name] = _curve(decomposition, components, x, there, own, labels)
     return curves
@@ -66,7 +66,7 @@ def _curve(
         mask, outputs = seen.outputs_at(k, target, components, x, found, settings.batch_size)
         curve.k.append(k)
         curve.active_rank.append(float((mask @ own_ranks).mean()))
-        curve.error.append(seen.distance(settings.objective, outputs, found.outputs))
+        curve.error.append(seen.distance(decomposition.objective, outputs, found.outputs))
         curve.quality.append(quality(outputs, labels))
     return curve
 

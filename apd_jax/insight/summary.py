@@ -101,7 +101,7 @@ def summarise_seen(
 ) -> Summary:
     """`summarise` with what was seen of the examples already."""
     target, components = decomposition.target, decomposition.components
-    objective = decomposition.settings.objective
+    objective = decomposition.objective
     unknown = sorted(set(names) - set(baselines.BASELINES))
     if unknown:
         raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(baselines.BASELINES)}")

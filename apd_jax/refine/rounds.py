@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from apd_jax import randomness
 from apd_jax.components import Components, num_components
-from apd_jax.objective import Factors, Objective
+from apd_jax.objective import Objective, StepFactors
 from apd_jax.refine import shares
 from apd_jax.refine.clean import clean, share
 from apd_jax.refine.evidence import always_transposed, apart, look, together
@@ -20,9 +20,10 @@ from apd_jax.refine.merge import merge
 from apd_jax.refine.rules import Rules
 from apd_jax.refine.split import split
 from apd_jax.sites import PyTree, Target
+from apd_jax.terms import TERMS
 
 _SLACK = 1.2
-_NO_SIMPLICITY = {"simplicity": 0.0, "lp_simplicity": 0.0}
+_ERRORS_ALONE = {name: 0.0 for name, term in TERMS.items() if not term.error}
 MOVES = ("merges", "splits", "gathers", "cleans")
 
 
@@ -53,7 +54,7 @@ def move(
     components: Components,
     x: PyTree,
     key: jax.Array | None = None,
-    factors: Factors | None = None,
+    factors: StepFactors | None = None,
     last: jax.Array | bool = False,
 ) -> tuple[Components, dict[str, jax.Array], jax.Array]:
     """Merge, split, gather and clean, in this order; the sum of components stays what it is.
@@ -115,7 +116,11 @@ def move(
 
 
 def total_loss(
-    objective: Objective, target: Target, x: PyTree, key: jax.Array | None, factors: Factors | None
+    objective: Objective,
+    target: Target,
+    x: PyTree,
+    key: jax.Array | None,
+    factors: StepFactors | None,
 ) -> Callable[[Components], jax.Array]:
     """The loss of components on a batch x."""
 
@@ -131,13 +136,12 @@ def make_round(
     rules: Rules,
     steps: int,
     sample_batch: Callable[[jax.Array, int], PyTree],
-    factors: Callable[[Any], Factors],
+    factors: Callable[[Any], StepFactors],
 ) -> Callable[[Target, Any, jax.Array], Any]:
     """The function `(target, state, key) -> state` that the loop calls between steps.
 
-    First it compares the errors of the components, the loss but for its simplicity, with those
-    before the last round, on a fresh batch: a round that raised them is undone. (Simplicity favours
-    halves of a mechanism: of as many active components, they are the smaller ones.) Else, unless
+    First it compares the errors of the components, the loss of the terms that are errors, with
+    those before the last round, on a fresh batch: a round that raised them is undone. Else, unless
     it is late, the moves follow.
 
     Args:
@@ -154,7 +158,7 @@ def make_round(
         probes = randomness.stream_of_step(key, "round attribution")
         now = factors(state)
         components = state.components
-        error = total_loss(objective, target, x, probes, {**now, **_NO_SIMPLICITY})
+        error = total_loss(objective, target, x, probes, {**now, **_ERRORS_ALONE})
 
         def moves(parts):
             return move(objective, rules, target, parts, x, probes, now, state.step == final)

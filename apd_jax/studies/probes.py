@@ -57,7 +57,7 @@ def probe(
       num_batches: batches for `active_share`, each of the training's size.
     """
     scores = decomposition.attributions(x)
-    objective = decomposition.settings.objective
+    objective = decomposition.objective
     mask = dataclasses.replace(objective, selection="batch", topk=1).select(scores, x).mask
 
     @jax.jit

@@ -262,7 +262,7 @@ def _curves(task: GatedFunctions, decomposition: Decomposition):
         decomposition.target,
         decomposition.components,
         one_bit_inputs(task, points),
-        objective=decomposition.settings.objective.per_row(1),
+        objective=decomposition.objective.per_row(1),
     )
     shape = (task.num_functions, CURVE_POINTS)
     return points, *(np.asarray(y, np.float64).reshape(shape) for y in both)
@@ -275,7 +275,7 @@ def _topk_mse(task: GatedFunctions, decomposition: Decomposition, key, samples: 
     def batch(batch_key: jax.Array) -> jax.Array:
         x = task.inputs(batch_key, settings.batch_size)
         both = _outputs(
-            decomposition.target, decomposition.components, x, objective=settings.objective
+            decomposition.target, decomposition.components, x, objective=decomposition.objective
         )
         return row_mse(*both)
 

@@ -117,7 +117,7 @@ def _topk_errors(task: LinearMap, decomposition: Decomposition, key: jax.Array, 
     def batch(batch_key: jax.Array):
         x = task.inputs(batch_key, settings.batch_size)
         return _errors(
-            decomposition.target, decomposition.components, x, objective=settings.objective
+            decomposition.target, decomposition.components, x, objective=decomposition.objective
         )
 
     rows = stream(batch, key, num_batches(samples, settings.batch_size))

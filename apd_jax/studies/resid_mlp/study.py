@@ -105,7 +105,7 @@ class ResidualMLPStudy(Study):
             decomposition.target,
             decomposition.components,
             key=key,
-            objective=decomposition.settings.objective,
+            objective=decomposition.objective,
             label_fn=task.labels,
             distribution=task.inputs,
             batch_size=decomposition.settings.batch_size,

@@ -64,7 +64,7 @@ class TMSStudy(Study):
             decomposition.target,
             decomposition.components,
             key=key,
-            objective=decomposition.settings.objective,
+            objective=decomposition.objective,
             distribution=task.inputs,
             batch_size=decomposition.settings.batch_size,
             num_samples=samples,
