@@ -187,7 +187,7 @@ def decompose(
     source.check(settings.batch_size)
     seeds, draw = jnp.array([seed], jnp.uint32), source.draw(seed)
     targets, all_seeds = spread(loop.stack([target]), seeds, restarts)
-    task = own.Task(
+    work = own.Work(
         make_state=lambda: init_states(settings, targets, all_seeds, draw, init),
         make_step=lambda: make_step(settings, source),
         make_between=lambda: make_between(settings, draw),
@@ -215,13 +215,13 @@ def decompose(
 
     with catch_signals() as flag:
         if workdir is None:
-            return found(own.run(task, flag))
+            return found(own.run(work, flag))
         counts = {"chunk_steps": chunk_steps, "checkpoint_every": checkpoint_every}
         counts |= {"restarts": restarts}
         described = {"seed": seed, "data": source.describe()} | counts
         config = own.config_of(settings, target, init, **described)
         with own.directory(workdir, config) as place:
-            outcome = own.run_in(place, task, config, flag)
+            outcome = own.run_in(place, work, config, flag)
             result = found(outcome)
             if outcome.done == settings.steps:
                 own.publish(place, result, source.examples(seed, own.EXAMPLES))

@@ -3,8 +3,8 @@
     python -m apd_jax.main --config=configs/linear_map.py:identity-sparse
     python -m apd_jax.main --config=configs/linear_map.py:orthogonal-gaussian
 
-Variants: W is the identity, orthogonal or low-rank (random); x is sparse or gaussian. A run takes
-seconds.
+Variants: W is the identity, orthogonal or low-rank (random); x is sparse or gaussian. A run
+takes a minute.
 """
 
 from apd_jax.errors import UserError

@@ -8,17 +8,17 @@ if command -v flock >/dev/null && exec 9<launch/setup.sh; then
 fi
 python=${PYTHON:-python3}
 stamp=.venv/installed
-usable='import sys; sys.exit(sys.version_info < (3, 11))'
+usable='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 
 if ! .venv/bin/python -c "$usable" 2>/dev/null; then
   if ! "$python" -c "$usable" 2>/dev/null; then
     found=$("$python" --version 2>&1 || true)
-    echo "launch/setup.sh: Python 3.11 or newer is needed, $python is: ${found:-not there}." \
+    echo "launch/setup.sh: Python 3.11 to 3.13 is needed, $python is: ${found:-not there}." \
       "Name one: PYTHON=/path/to/python3.11 bash launch/setup.sh" >&2
     exit 1
   fi
   if [ -e .venv ]; then
-    echo "launch/setup.sh: .venv has no Python of 3.11 or newer; it is made again." >&2
+    echo "launch/setup.sh: .venv has no Python of 3.11 to 3.13; it is made again." >&2
   fi
   "$python" -m venv --clear .venv
 fi

@@ -109,13 +109,13 @@ class SetupTest(LaunchTestCase):
         self.make_python(self.bin / "python3", version=version)
         error = self.launch("setup.sh", status=1)
         self.assertRegex(
-            error, f"^launch/setup.sh: Python 3.11 or newer is needed, python3 is: Python {version}"
+            error, f"^launch/setup.sh: Python 3.11 to 3.13 is needed, python3 is: Python {version}"
         )
         self.assertFalse((self.root / ".venv").exists())
 
     def test_python_that_is_not_there(self):
         error = self.launch("setup.sh", status=1, PYTHON="python3.99")
-        self.assertRegex(error, "Python 3.11 or newer is needed, python3.99 is: .*not found")
+        self.assertRegex(error, "Python 3.11 to 3.13 is needed, python3.99 is: .*not found")
         self.assertLen(error.splitlines(), 1)
 
     @parameterized.named_parameters(
@@ -126,7 +126,7 @@ class SetupTest(LaunchTestCase):
     def test_environment(self, make):
         make(self)
         error = self.launch("setup.sh")
-        self.assertIn(".venv has no Python of 3.11 or newer; it is made again.", error)
+        self.assertIn(".venv has no Python of 3.11 to 3.13; it is made again.", error)
         self.assertLen(self.logged("pip"), 2)
         self.assertEqual(self.launch("setup.sh"), "")
 

@@ -87,12 +87,15 @@ def _products(jaxpr, variable) -> list[_Product]:
     def follow(var) -> list[_Product]:
         eqn = producers.get(var)
         name = eqn.primitive.name if eqn else ""
+        # Of a sum, both sides must be rows of their own: a fixed side (a bias) is no product with
+        # rows, and one of another shape is broadcast, which would be another matrix.
         if name in ("add", "add_any") and all(
             isinstance(atom, core.Var) and atom in varying and atom.aval.shape == var.aval.shape
             for atom in eqn.invars
         ):
             return follow(eqn.invars[0]) + follow(eqn.invars[1])
         if name == "dot_general" and _is_fixed_product(eqn, varying):
+            # Contracted along its second axis, the matrix stands transposed.
             (_, (axis,)), _ = eqn.params["dimension_numbers"]
             step = (eqn.invars[1], axis == 1)
             return [_Product(s, (*chain, step)) for s, chain in follow(eqn.invars[0])]
@@ -102,7 +105,11 @@ def _products(jaxpr, variable) -> list[_Product]:
 
 
 def _is_fixed_product(eqn, varying: set) -> bool:
-    """Whether an equation multiplies the last axis of a varying value by a fixed 2-D matrix."""
+    """Whether an equation multiplies the last axis of a varying value by a fixed 2-D matrix.
+
+    The last axis, since rows are [B, ..., f]; no batch axes, and 2-D, since every example must meet
+    the same matrix; fixed, since a matrix that depends on the inputs can't be multiplied ahead.
+    """
     left, right = eqn.invars
     (contract_left, contract_right), (batch_left, _) = eqn.params["dimension_numbers"]
     return (

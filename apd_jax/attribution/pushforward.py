@@ -91,6 +91,8 @@ def _widths_last(tangents: jax.Array) -> jax.Array:
     return tangents if tangents.ndim < 2 else jnp.moveaxis(tangents, 1, -1)
 
 
+# A linear program adds tangents to tangents alone; a fixed side would be one that forgot its own
+# tangent, a zero, which `_evaluate` then treats as JAX does.
 def _add(eqn, left, right):
     return left + right if _is_terms(left) and _is_terms(right) else None
 
@@ -99,6 +101,8 @@ def _subtract(eqn, left, right):
     return left + _scale(right, -1) if _is_terms(left) and _is_terms(right) else None
 
 
+# Linear: one side is fixed. A scalar goes into the coefficients, and the sum stays unformed; any
+# other factor differs by entry, as a ReLU's derivative does, and no basis outlives it.
 def _multiply(eqn, left, right):
     terms, factor = (left, right) if _is_terms(left) else (right, left)
     if np.ndim(factor) == 0:
@@ -106,6 +110,8 @@ def _multiply(eqn, left, right):
     return (Term(_dense(terms) * _widths_first(factor), None),)
 
 
+# The way of `jnp.where` and of a ReLU's derivative. A scalar choice has no batch to move and is
+# left to JAX; a fixed case is the same for all components, so it gets their axis.
 def _select(eqn, which, *cases):
     if np.shape(which) != eqn.outvars[0].aval.shape:
         return None
@@ -115,6 +121,8 @@ def _select(eqn, which, *cases):
     return (Term(jax.lax.select_n(which, *(jnp.broadcast_to(t, shape) for t in tangents)), None),)
 
 
+# Only `tangent @ matrix` keeps the terms: a batch axis would be another matrix for every example,
+# a matrix on the left or another axis of the tangent no product with the basis.
 def _matrix_product(eqn, left, right):
     (contract_left, contract_right), (batch_left, _) = eqn.params["dimension_numbers"]
     if not _is_terms(left) or batch_left or np.ndim(right) != 2:

@@ -52,7 +52,7 @@ def _of(value: Any, index: int) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Work:
     """What is to be run; the fields are those of `session.Stage`."""
 
     make_state: Callable[[], Any]
@@ -66,30 +66,30 @@ class Task:
     observer: loop.Observer
 
 
-def run(task: Task, flag: StopFlag) -> Outcome:
-    """Run a task in memory, to its end or to a stop.
+def run(work: Work, flag: StopFlag) -> Outcome:
+    """Run it in memory, to its end or to a stop.
 
     Raises:
       loop.Diverged: something stopped being finite.
     """
-    with Progress(task.steps, "decomposition") as progress:
-        recorder = _Recorder(task.observer, flag, progress)
+    with Progress(work.steps, "decomposition") as progress:
+        recorder = _Recorder(work.observer, flag, progress)
         try:
             state = loop.run_steps(
-                task.make_step(),
-                task.context,
-                task.make_state(),
-                task.seeds,
-                steps=task.steps,
-                chunk_steps=task.chunk_steps,
-                feed=task.feed,
-                between=task.make_between(),
+                work.make_step(),
+                work.context,
+                work.make_state(),
+                work.seeds,
+                steps=work.steps,
+                chunk_steps=work.chunk_steps,
+                feed=work.feed,
+                between=work.make_between(),
                 observer=recorder,
             )
         except loop.Stopped as stopped:
-            logging.warning("Stopped at step %d of %d.", stopped.step, task.steps)
+            logging.warning("Stopped at step %d of %d.", stopped.step, work.steps)
             return Outcome(stopped.state, recorder.rows, stopped.step)
-    return Outcome(state, recorder.rows, task.steps)
+    return Outcome(state, recorder.rows, work.steps)
 
 
 class _Recorder(loop.Observer):
@@ -131,8 +131,8 @@ def directory(path: str | os.PathLike[str], config: dict[str, Any]) -> Iterator[
         yield workdir
 
 
-def run_in(workdir: Workdir, task: Task, config: dict[str, Any], flag: StopFlag) -> Outcome:
-    """Run a task in its directory, or go on with it; see `run`."""
+def run_in(workdir: Workdir, work: Work, config: dict[str, Any], flag: StopFlag) -> Outcome:
+    """Run it in its directory, or go on there; see `run`."""
     stage = session.Stage(
         name="decomposition",
         directory=workdir.path,
@@ -140,15 +140,15 @@ def run_in(workdir: Workdir, task: Task, config: dict[str, Any], flag: StopFlag)
         max_to_keep=3,
         config=config,
         tensorboard=False,
-        **{field.name: getattr(task, field.name) for field in dataclasses.fields(task)},
+        **{field.name: getattr(work, field.name) for field in dataclasses.fields(work)},
     )
-    done = task.steps
+    done = work.steps
     try:
         state, _ = session.run(stage, flag)
     except loop.Stopped as stopped:
         state, done = stopped.state, stopped.step
-        logging.warning("Stopped at step %d of %d; call again to go on.", done, task.steps)
-    rows, _ = curve_rows.read(workdir.metrics, steps=task.steps, chunk_steps=task.chunk_steps)
+        logging.warning("Stopped at step %d of %d; call again to go on.", done, work.steps)
+    rows, _ = curve_rows.read(workdir.metrics, steps=work.steps, chunk_steps=work.chunk_steps)
     return Outcome(state, [row for row in rows if row["step"] <= done], done)
 
 

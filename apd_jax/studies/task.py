@@ -65,7 +65,7 @@ class Task(Protocol):
 
     @property
     def hidden_activation(self) -> str:
-        """Nonlinearity that this loss applies to them first, one of `losses.ACTIVATIONS`."""
+        """Nonlinearity that this loss applies to them first, see `losses.activation_function`."""
         ...
 
     def init(self, key: jax.Array) -> Any:
