@@ -94,6 +94,12 @@ class Schedules(_OfCoefficients):
         if self.topk not in SHAPES and max(points(self.topk)[1]) > 1:
             raise UserError(f"topk: factors of k must be at most 1, got {self.topk!r}")
 
+    def last_of_k(self) -> float:
+        """The factor of k at the end of the run; every shape but the constant one falls to 0."""
+        if self.topk in SHAPES:
+            return float(self.topk == "constant")
+        return points(self.topk)[1][-1]
+
     def factors(self, step: jax.Array, steps: int) -> dict[str, jax.Array]:
         """The factors at a step, of what is not constant."""
         at = jnp.asarray(step, jnp.float32)

@@ -53,8 +53,9 @@ def check_topk(k: float, num_components: int) -> None:
 
 
 def _ranked(scores: jax.Array) -> jax.Array:
-    """Scores as they are compared: without gradient, and -0 (below 0 for `top_k`) as 0."""
+    """Scores as they are compared: no gradient, -0 (below 0 for `top_k`) as 0, NaN below all."""
     scores = jax.lax.stop_gradient(scores)
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     return jnp.where(scores == 0, jnp.zeros_like(scores), scores)
 
 

@@ -62,8 +62,8 @@ class Settings:
     refine: Rules = setting(Rules(), "Rounds of refinement.")
 
     def __post_init__(self):
-        check_at_least(self, 1, "num_components", "batch_size", "init_instances")
         check_values(self)
+        check_at_least(self, 1, "num_components", "batch_size", "init_instances")
         if self.rank is not None and self.rank < 1:
             raise UserError(f"rank must be at least 1 (or None for full rank), got {self.rank}")
         if not self.init_scale > 0:
@@ -105,10 +105,10 @@ class Settings:
     @property
     def objective_at_end(self) -> Objective:
         """The objective as it is after training, with k at its last: what results are seen by."""
-        factor = self.schedules.factors(self.steps, self.steps).get("topk")
-        if factor is None or self.objective.topk is None:
+        k = self.objective.topk
+        if k is None or self.schedules.topk == "constant":
             return self.objective
-        return dataclasses.replace(self.objective, topk=self.objective.topk * float(factor))
+        return dataclasses.replace(self.objective, topk=k * self.schedules.last_of_k())
 
     def factors(self, state: Any) -> dict[str, jax.Array]:
         """Factors of coefficients and of k for a state: of schedules and of relative losses."""

@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import sites
-from apd_jax.attribution import gradient, pushforward, routes
+from apd_jax.attribution import METHODS, gradient, pushforward, routes
 from apd_jax.attribution.pushforward import Term
 from apd_jax.components import Factors
 from apd_jax.sites import Target
@@ -193,6 +193,19 @@ class GradientAttributionsTest(parameterized.TestCase):
                     function(target, components, x)
 
 
+class MetricTest(absltest.TestCase):
+    def test_batch_that_is_not_in_front(self):
+        """With as many outputs as examples too, where shapes alone don't tell."""
+        target, x = networks.make("mlp")
+        components = networks.components(target)
+        width = networks.output(target, target.weights, x).shape[1]
+        metrics = (lambda y: y.T, lambda y: y.sum(axis=0), lambda y: y.mean())
+        for metric in metrics:
+            for inputs in (x[:width], x[: width - 1]):
+                with self.assertRaisesRegex(ValueError, "the metric must give arrays"):
+                    apd_jax.gradient_attributions(target, components, inputs, metric=metric)
+
+
 class OtherAttributionsTest(parameterized.TestCase):
     @parameterized.parameters(*networks.NAMES)
     def test_ablation(self, name):
@@ -208,6 +221,42 @@ class OtherAttributionsTest(parameterized.TestCase):
 
         found = jax.jit(apd_jax.ablation_attributions)(target, components, x)
         close(found, jnp.stack([change(c) for c in range(3)], axis=1))
+
+    def test_ablation_by_other_metrics(self):
+        target, x = networks.make("mlp")
+        components = networks.components(target)
+        sums = {site: m.sum(axis=0) for site, m in networks.matrices(components).items()}
+        logits = networks.output(target, sums, x)
+        p = jax.nn.softmax(logits)
+        for c in range(3):
+            kept = {s: sums[s] - m[c] for s, m in networks.matrices(components).items()}
+            t = logits - networks.output(target, kept, x)
+            fisher = (p * t**2).sum(axis=1) - (p * t).sum(axis=1) ** 2
+            ablate = apd_jax.ablation_attributions
+            close(ablate(target, components, x, "fisher")[:, c], fisher)
+            first = ablate(target, components, x, lambda y: y[:, :1])
+            close(first[:, c], t[:, 0] ** 2)
+        with self.assertRaisesRegex(ValueError, "activation_attributions has no metric but 'rms'"):
+            METHODS["activation"](target, components, x, metric="fisher")
+
+    def test_ablation_of_a_class_that_is_ruled_out(self):
+        plain, x = networks.make("mlp")
+        components = networks.components(plain)
+        apply = plain.apply_fn
+
+        def ruled_out(params, inputs):
+            return apply(params, inputs).at[:, 0].set(-jnp.inf)
+
+        def zeroed(params, inputs):
+            return apply(params, inputs).at[:, 0].set(0.0)
+
+        found, expected = (
+            apd_jax.ablation_attributions(
+                apd_jax.Target(function, plain.params, inputs=x), components, x
+            )
+            for function in (ruled_out, zeroed)
+        )
+        close(found, expected)
 
     @parameterized.parameters("tms_hidden", "sequence")
     def test_activation(self, name):

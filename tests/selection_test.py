@@ -65,6 +65,11 @@ class BatchTest(parameterized.TestCase):
         mask = selection.batch_topk_mask(jnp.zeros((3, 2)), 1.0)
         np.testing.assert_array_equal(mask, [[1, 1], [1, 0], [0, 0]])
 
+    def test_what_is_no_number_comes_last(self):
+        scores = jnp.array([[jnp.nan, 1.0], [0.0, jnp.nan]])
+        np.testing.assert_array_equal(selection.batch_topk_mask(scores, 1.0), [[0, 1], [1, 0]])
+        np.testing.assert_array_equal(selection.batch_topk_mask(scores, 1.5), [[1, 1], [1, 0]])
+
     def test_everything(self):
         self.assertTrue(selection.batch_topk_mask(jnp.zeros((3, 2)), 2.0).all())
 

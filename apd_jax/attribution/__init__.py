@@ -24,8 +24,12 @@ def _integrated(target, components, x, **options) -> Attributed:
     return gradient.attribute(target, components, x, integration_steps=INTEGRATION_STEPS, **options)
 
 
-def _without_derivatives(function: Callable) -> Callable:
-    def attribute(target, components, x, *, per_position=False, **_) -> Attributed:
+def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Callable:
+    """A method that runs the component model, whatever source is asked for."""
+
+    def attribute(target, components, x, *, per_position=False, metric="rms", **_) -> Attributed:
+        if metric != "rms" and not of_metric:
+            raise UserError(f"{function.__name__} has no metric but 'rms', got {metric!r}")
         if per_position:
             raise UserError(
                 f"{function.__name__} has no scores per position; use gradient attributions"
@@ -35,7 +39,8 @@ def _without_derivatives(function: Callable) -> Callable:
             outputs, records = sites.run(target, inputs, sites.as_is)
             return outputs, records
 
-        scores = function(target, jax.lax.stop_gradient(components), x)
+        measured = {"metric": metric} if of_metric else {}
+        scores = function(target, jax.lax.stop_gradient(components), x, **measured)
         return Attributed(scores, *sites.over_examples(some, target, x))
 
     return attribute
@@ -45,7 +50,7 @@ def _without_derivatives(function: Callable) -> Callable:
 METHODS: dict[str, Callable[..., Attributed]] = {
     "gradient": gradient.attribute,
     "integrated_gradients": _integrated,
-    "ablation": _without_derivatives(ablation_attributions),
+    "ablation": _without_derivatives(ablation_attributions, of_metric=True),
     "activation": _without_derivatives(activation_attributions),
 }
 

@@ -24,26 +24,52 @@ def check_metric(metric: Metric) -> None:
         )
 
 
-def quantities(metric: Metric, outputs: PyTree) -> jax.Array:
+def quantities(metric: Metric, outputs: PyTree, batch_size: int | None = None) -> jax.Array:
     """What the metric measures of outputs [B, ...], side by side: [B, O].
+
+    Args:
+      metric: the metric.
+      outputs: of the network.
+      batch_size: B, where the outputs are yet to be held against it.
 
     Raises:
       UserError: outputs that are no floating arrays with the batch in front.
     """
+    whose = "the network"
     if callable(metric):
+        whose = "the metric"
+        _check_batch_in_front(metric, outputs)
         outputs = metric(outputs)
     leaves = jax.tree.leaves(outputs)
     shapes = [jnp.shape(leaf) for leaf in leaves]
     if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
         found = [str(leaf.dtype) for leaf in leaves]
         raise UserError(
-            f"the network must give arrays of real numbers, got {found or 'none'}: let it return "
+            f"{whose} must give arrays of real numbers, got {found or 'none'}: let it return "
             "what counts alone"
         )
-    if not all(shapes) or len({shape[0] for shape in shapes}) > 1:
-        raise UserError(f"the network must give outputs [B, ...], got shapes {shapes}")
+    sizes = {shape[0] if shape else None for shape in shapes}
+    if None in sizes or len(sizes) > 1 or (batch_size is not None and sizes != {batch_size}):
+        of = "" if batch_size is None else f" of a batch of {batch_size}"
+        raise UserError(f"{whose} must give outputs [B, ...], got shapes {shapes}{of}")
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
     return flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=1)
+
+
+def _check_batch_in_front(metric: Callable[[PyTree], PyTree], outputs: PyTree) -> None:
+    """Of more examples a metric must give more rows: sizes alone may be equal by chance."""
+
+    def grown(leaf):
+        return jax.ShapeDtypeStruct((leaf.shape[0] + 997, *leaf.shape[1:]), leaf.dtype)
+
+    more = jax.tree.map(grown, outputs)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(metric, more))]
+    wanted = jax.tree.leaves(more)[0].shape[0]
+    if any(shape[:1] != (wanted,) for shape in shapes):
+        raise UserError(
+            f"the metric must give arrays [B, ...] of outputs [B, ...]; of {wanted} examples it "
+            f"gives shapes {shapes}"
+        )
 
 
 def squared(metric: Metric, outputs: PyTree, along: jax.Array) -> jax.Array:

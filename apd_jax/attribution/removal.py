@@ -7,30 +7,37 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import forward, sites
-from apd_jax.attribution.metrics import quantities
+from apd_jax.attribution.metrics import Metric, check_metric, quantities, squared
 from apd_jax.components import Components, check_components
 from apd_jax.sites import PyTree, Target
 
 
-def ablation_attributions(target: Target, components: Components, x: PyTree) -> jax.Array:
-    """Mean squared change of the output when one component is removed.
+def ablation_attributions(
+    target: Target, components: Components, x: PyTree, metric: Metric = "rms"
+) -> jax.Array:
+    """Squared change of the output when one component is removed.
 
-    `(1/O) Σ_o ( f_o(x, Σ_j P_j) − f_o(x, Σ_{j≠c} P_j) )²`, one pass per component.
+    With the metric `"rms"`, `(1/O) Σ_o ( f_o(x, Σ_j P_j) − f_o(x, Σ_{j≠c} P_j) )²`, one pass per
+    component. Where both are the same infinity, as logits of classes that are ruled out, nothing
+    changes.
 
     Args:
       target: the network.
       components: `{site: Factors}` with C components.
       x: [B, ...] inputs.
+      metric: the norm of the change, and of what; see `gradient_attributions`.
 
     Returns:
       [B, C].
 
     Raises:
-      UserError: components that do not fit the target's sites.
+      UserError: components that do not fit the target's sites, an unknown metric.
     """
+    check_metric(metric)
     check_components(target.at(x), components)
     sums = {name: factors.sum() for name, factors in components.items()}
-    full = quantities("rms", target.with_weights(sums)(x))
+    outputs = target.with_weights(sums)(x)
+    full = quantities(metric, outputs, sites.batch_size(x))
 
     def without(one: Components) -> jax.Array:
         matrices = {
@@ -38,8 +45,9 @@ def ablation_attributions(target: Target, components: Components, x: PyTree) -> 
             for name, factors in one.items()
         }
         removed = {name: sums[name] - matrix for name, matrix in matrices.items()}
-        ablated = quantities("rms", target.with_weights(removed)(x))
-        return jnp.mean(jnp.square(full - ablated), axis=-1)
+        ablated = quantities(metric, target.with_weights(removed)(x), sites.batch_size(x))
+        change = jnp.where(full == ablated, 0.0, full - ablated)
+        return squared(metric, outputs, change.T[None])[0]
 
     return jax.lax.map(without, components).T
 

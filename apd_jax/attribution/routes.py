@@ -63,7 +63,7 @@ def linearise(target: Target, x: PyTree, metric: Metric, positions: bool = False
             return call.as_is() + taps[call.key]
 
         outputs, records = sites.run(target, x, operation, positions=positions)
-        return quantities(metric, outputs), (outputs, records)
+        return quantities(metric, outputs, sites.batch_size(x)), (outputs, records)
 
     _, push, (outputs, records) = jax.linearize(tapped, zeros, has_aux=True)
 

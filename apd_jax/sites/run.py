@@ -106,9 +106,9 @@ def run(
         order = _Order(len(use.row_shape), leads[leaf][place])
         rows = order.forward(use.to_rows())
         call = SiteCall(key, rows, placement, lambda: order.forward(use.settle(result())))
-        y = operation(call)
-        records[key] = SiteRecord(rows, y, placement)
-        return use.from_rows(order.backward(y)).astype(jax.eval_shape(result).dtype)
+        y = use.finish(order.backward(operation(call)))
+        records[key] = SiteRecord(rows, order.forward(y), placement)
+        return use.from_rows(y).astype(jax.eval_shape(result).dtype)
 
     def never(leaf, reason):
         raise AssertionError(f"leaf {leaf} is used otherwise: {reason}")

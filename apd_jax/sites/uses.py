@@ -31,6 +31,8 @@ class LinearUse:
       to_rows: the operand to its rows, [*R, (G), d_in].
       from_rows: rows [*R, (G), d_out] to the result of the equation.
       settle: the inverse of `from_rows`.
+      finish: rows [*R, (G), d_out] to what the equation makes of them, where that depends on more
+        than the weight: a look-up outside of the table gives a fixed value.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class LinearUse:
     to_rows: Callable[[], jax.Array]
     from_rows: Callable[[jax.Array], jax.Array]
     settle: Callable[[jax.Array], jax.Array]
+    finish: Callable[[jax.Array], jax.Array] = lambda rows: rows
 
 
 def recognise(eqn: Any, arrays: Sequence[Any], position: int, view: View) -> LinearUse | str:
@@ -67,6 +70,10 @@ def _reshaped(array: jax.Array, shape: Sequence[int]) -> jax.Array:
     return array if array.shape == tuple(shape) else array.reshape(shape)
 
 
+def _as_real(x: jax.Array) -> jax.Array:
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)
+
+
 def _product(eqn, arrays, position, view):
     contracted, batched = eqn.params["dimension_numbers"]
     x = arrays[1 - position]
@@ -83,7 +90,8 @@ def _product(eqn, arrays, position, view):
     depth = math.prod(x.shape[a] for a in x_contracted)
 
     def to_rows():
-        ordered = _permuted(x, (*row_axes, *stack_axes, *x_contracted))
+        # Whole numbers that are multiplied are numbers: as integers they would be indices.
+        ordered = _permuted(_as_real(x), (*row_axes, *stack_axes, *x_contracted))
         return _reshaped(ordered, (*row_shape, *([blocks] if stacked else []), depth))
 
     # The result has the batch axes, then the free axes of the left and of the right operand.
@@ -116,7 +124,7 @@ def _convolution(eqn, arrays, position, view):
     if params["batch_group_count"] != 1:
         return "a convolution with batch groups"
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
-    x = jnp.transpose(arrays[0], numbers.lhs_spec)  # [N, channels, *space]
+    x = jnp.transpose(_as_real(arrays[0]), numbers.lhs_spec)  # [N, channels, *space]
     out_axis, in_axis, *space = numbers.rhs_spec
     window = [len(view.tables[a]) for a in space]
     out_table = view.tables[out_axis]
@@ -175,7 +183,8 @@ def _look_up(eqn, arrays, position, view):
         return "a gather that is no look-up along one axis"
     place = numbers.start_index_map.index(axis)
     # Slices of a whole axis always start at its beginning.
-    index = jnp.clip(arrays[1][..., place], 0, shape[axis] - 1)
+    given = arrays[1][..., place]
+    index = jnp.clip(given, 0, shape[axis] - 1)
     result = eqn.outvars[0].aval.shape
     offsets = numbers.offset_dims
     batch = [a for a in range(len(result)) if a not in offsets]
@@ -183,6 +192,13 @@ def _look_up(eqn, arrays, position, view):
     row_shape = index.shape
     written = [a for a in range(len(shape)) if a != axis]
     inner = [result[a] for a in offsets]
+
+    def filled(rows):
+        value = params["fill_value"]
+        outside = jnp.asarray(jnp.nan if value is None else value, rows.dtype)
+        return jnp.where((given == index)[..., None], rows, outside)
+
+    fills = params["mode"] == jax.lax.GatherScatterMode.FILL_OR_DROP
     return LinearUse(
         kind="look-up",
         view=view,
@@ -193,6 +209,7 @@ def _look_up(eqn, arrays, position, view):
         to_rows=lambda: index,
         from_rows=lambda y: _permuted(y.reshape(*row_shape, *inner), np.argsort(order)),
         settle=lambda out: _permuted(out, order).reshape(*row_shape, -1),
+        finish=filled if fills else lambda rows: rows,
     )
 
 

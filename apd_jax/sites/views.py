@@ -9,7 +9,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+
+_MANTISSA = jnp.finfo(jnp.bfloat16).nmant  # coarser numbers are no longer the weight's own
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,6 +147,16 @@ def _same(view: View, **_):
     return view
 
 
+def _converted(view: View, *, new_dtype, **_):
+    """Rounded at most as far as a network's computing in half precision rounds."""
+    real = jnp.issubdtype(new_dtype, jnp.floating)
+    return view if real and jnp.finfo(new_dtype).nmant >= _MANTISSA else None
+
+
+def _reduced(view: View, *, mantissa_bits, **_):
+    return view if mantissa_bits >= _MANTISSA else None
+
+
 # How an equation moves the entries of its first operand.
 _MOVES: dict[str, Callable] = {
     "transpose": _transpose,
@@ -154,10 +167,10 @@ _MOVES: dict[str, Callable] = {
     "split": _split,
     "reshape": _reshape,
     "dynamic_slice": _dynamic_slice,
-    "convert_element_type": _same,
+    "convert_element_type": _converted,
     "copy": _same,
     "copy_p": _same,
-    "reduce_precision": _same,
+    "reduce_precision": _reduced,
     "sharding_constraint": _same,
 }
 

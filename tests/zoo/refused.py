@@ -26,6 +26,19 @@ def weight_times_two():
 
 
 @REFUSED.entry
+def weight_cast_to_whole_numbers():
+    def apply(p, x):
+        return x @ p["w"].astype(jnp.int32).astype(jnp.float32)
+
+    return _beside(apply, OTHER + "convert_element_type")
+
+
+@REFUSED.entry
+def weight_of_two_binary_digits():
+    return _beside(lambda p, x: x @ jax.lax.reduce_precision(p["w"], 8, 2), OTHER + "reduce_prec")
+
+
+@REFUSED.entry
 def weight_norm():
     def apply(p, x):
         return x @ (p["gain"] * p["w"] / jnp.linalg.norm(p["w"], axis=0))

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from zoo.network import NETWORKS, B, Network, T, normal, weights
+from zoo.network import NETWORKS, VOCABULARY, B, Network, T, normal, tokens, weights
 
 
 @NETWORKS.entry
@@ -100,3 +100,47 @@ def differences_of_positions():
 @NETWORKS.entry
 def parameters_that_are_one_array():
     return Network(lambda w, x: jnp.tanh(x @ w), normal(4, 3, seed=1), normal(B, 4), {"": (4, 3)})
+
+
+@NETWORKS.entry
+def product_of_whole_numbers():
+    """Counts that are multiplied, among them numbers that are no row of the weight."""
+    params = weights(a=(4, 5), b=(5, 2))
+
+    def apply(params, x):
+        return jnp.tanh(x @ params["a"]) @ params["b"]
+
+    return Network(apply, params, 3 * tokens(B, 4), {"a": (4, 5), "b": (5, 2)})
+
+
+@NETWORKS.entry
+def product_of_whole_one_hot_rows():
+    params = weights(a=(VOCABULARY, 4), b=(4, 2))
+
+    def apply(params, x):
+        rows = jax.nn.one_hot(x, VOCABULARY, dtype=jnp.int32)
+        return jnp.tanh(rows @ params["a"]).sum(axis=1) @ params["b"]
+
+    return Network(apply, params, tokens(B, T), {"a": (VOCABULARY, 4), "b": (4, 2)})
+
+
+def _padded(fill):
+    params = weights(table=(VOCABULARY, 4), b=(4, 2))
+
+    def apply(params, x):
+        rows = jnp.take(params["table"], x, axis=0, mode="fill", fill_value=fill)
+        return jnp.tanh(rows).sum(axis=1) @ params["b"]
+
+    padded = tokens(B, T).at[:, -1].set(VOCABULARY).at[0, 0].set(VOCABULARY + 3)
+    return Network(apply, params, padded, {"table": (VOCABULARY, 4), "b": (4, 2)})
+
+
+@NETWORKS.entry
+def look_up_with_padding():
+    """Indices past the table stand for rows of zeros."""
+    return _padded(0)
+
+
+@NETWORKS.entry
+def look_up_with_padding_of_another_value():
+    return _padded(0.5)
