@@ -35,22 +35,29 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
       objective: how it is to be decomposed; None for what every decomposition needs.
 
     Raises:
-      UserError: inputs that the network does not take, outputs that are no real numbers,
-        parameters that are not finite or narrower than float32, examples that mix, derivatives that
-        the network defines otherwise than its own equations, unknown hidden sites.
+      UserError: no target, inputs that the network does not take, outputs that are no real
+        numbers, parameters that are not finite or narrower than float32, examples that mix,
+        derivatives that the network defines otherwise than its own equations, unknown hidden
+        sites, inputs that the selection can't count.
     """
+    if not isinstance(target, Target):
+        raise UserError(
+            f"the network must be a Target, got a {type(target).__name__}: give "
+            "Target(apply_fn, params), or one of Target.from_flax, from_nnx, from_equinox"
+        )
     _check_finite(target.params)
     target.at(x)
     _check_precision(target)
     trace(target.apply_fn, target.params, x)  # says so where its sites are known and x is new
     metric = "rms" if objective is None else objective.metric
-    jax.eval_shape(lambda inputs: quantities(metric, target(inputs)), x)
+    jax.eval_shape(lambda inputs: quantities(metric, target(inputs), sites.batch_size(x)), x)
     if objective is not None:
         for name in objective.hidden_sites:
             target.sites.full_name(name)
         if objective.per_position:
             sites.num_positions(target, x)
         _check_attributions(target, x, objective)
+    _check_outputs(target, x, objective)
     _check_apart(target, x)
     _check_derivatives(target, x)
 
@@ -58,16 +65,9 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
 def _check_attributions(target: Target, x: PyTree, objective: Objective) -> None:
     """Trace the attributions, so that what they refuse is refused now."""
     component = init_components(randomness.root(0), target, num_components=1, rank=1)
-    jax.eval_shape(lambda inputs: objective.attribute(target, component, inputs).scores, x)
-
-
-def check_whole(**numbers: int) -> None:
-    """Raise UserError where a number is not whole, or below 1."""
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise UserError(f"{name} must be a whole number, got {value!r}")
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, got {value}")
+    scores = jax.eval_shape(lambda inputs: objective.attribute(target, component, inputs).scores, x)
+    if objective.selection == "exact":  # of other rules, k need not fit so few examples
+        jax.eval_shape(objective.select, scores, x)
 
 
 def check_seed(seed: int) -> None:
@@ -80,6 +80,8 @@ def check_start(target: Target, init: Components | None, settings: Settings) -> 
     """Raise UserError unless components to go on from fit the target and the settings."""
     if init is None:
         return
+    if not isinstance(init, dict):
+        raise UserError(f"init must be components or a Decomposition, got {init!r:.200}")
     check_components(target, init)
     if num_components(init) != settings.num_components:
         raise UserError(
@@ -119,17 +121,36 @@ def _outputs(target: Target, x: PyTree) -> jax.Array:
     return quantities("rms", target(x)).astype(jnp.float32)
 
 
+def _check_outputs(target: Target, x: PyTree, objective: Objective | None) -> None:
+    """Refuse outputs that no loss can compare."""
+    outputs = np.asarray(_outputs(target, x))
+    if np.isnan(outputs).any() or np.isposinf(outputs).any():
+        raise UserError(
+            "the network gives NaN or infinity on the examples it is checked with, as from a "
+            "look-up outside of its table; give it inputs that it was made for"
+        )
+    squares = objective is not None and "mse" in (
+        objective.minimality_loss,
+        "mse" if objective.coefficients.output else None,
+    )
+    if squares and np.isneginf(outputs).any():
+        raise UserError(
+            "the network gives outputs of −∞, of which no squared difference can be taken: use "
+            "minimality_loss='kl' for logits, without the output loss, or leave such outputs out"
+        )
+
+
 def _check_apart(target: Target, x: PyTree) -> None:
-    """Refuse a network in which an example's output depends on the others of its batch."""
+    """Refuse a network in which an example's output depends on its batch, or its place there."""
     if sites.batch_size(x) < 3:
         return
     first = _outputs(target, jax.tree.map(lambda leaf: leaf[:2], x))[0]
-    other = _outputs(target, jax.tree.map(lambda leaf: leaf[jnp.array([0, 2])], x))[0]
+    other = _outputs(target, jax.tree.map(lambda leaf: leaf[jnp.array([2, 0])], x))[1]
     if not _close(first, other):
         raise UserError(
             "the output of an example depends on the other examples of its batch, as with batch "
-            "statistics in training; run the network as it is used (train=False), or fix what is "
-            "shared"
+            "statistics in training, or on its place there, as with dropout; run the network as it "
+            "is used (train=False, model.eval()), or fix what is shared"
         )
 
 
@@ -173,12 +194,17 @@ def _check_derivatives(target: Target, x: PyTree) -> None:
         if "custom_vjp" not in str(error):
             raise
         return  # such a network has no derivative along a direction to compare with
-    if not _close(own, ours, max(_TOLERANCE, _UNITS * _rounding(jax.make_jaxpr(target)(x).jaxpr))):
+    if not _close(own, ours, tolerance(target, x)):
         raise UserError(
             "the network's derivative with respect to its sites is not that of its own equations, "
             "as where a custom derivative stands around a weight, or where examples change places "
             "in the batch before they meet one; leave that site out"
         )
+
+
+def tolerance(target: Target, x: PyTree) -> float:
+    """How far two computations of a network may be apart, in parts of its largest output."""
+    return max(_TOLERANCE, _UNITS * _rounding(jax.make_jaxpr(target)(x).jaxpr))
 
 
 def _rounding(jaxpr) -> float:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.errors import UserError
+from apd_jax.fields import check_whole
 from apd_jax.sites import Placement, PyTree, Target
 
 Projection = Literal["auto", "literal"]
@@ -138,13 +139,12 @@ def init_components(
       `{site: Factors}`, float32.
 
     Raises:
-      UserError: num_components, rank or instances below 1, or a scale that is not positive.
+      UserError: num_components, rank or instances not whole or below 1, or a scale that is not
+        positive.
     """
-    for name, value in (("num_components", num_components), ("instances", instances)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, got {value}")
-    if rank is not None and rank < 1:
-        raise UserError(f"rank must be at least 1 (or None for full rank), got {rank}")
+    check_whole(num_components=num_components, instances=instances)
+    if rank is not None:
+        check_whole(rank=rank)
     if not scale > 0:
         raise UserError(f"scale must be positive, got {scale}")
     components = {}

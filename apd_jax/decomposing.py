@@ -11,16 +11,16 @@ import jax.numpy as jnp
 
 from apd_jax import loop, randomness, train_step
 from apd_jax.ambient import own_settings
-from apd_jax.checks import check_seed, check_start, check_target, check_whole
+from apd_jax.checks import check_seed, check_start, check_target
 from apd_jax.components import Components, init_components, move_lengths, normalise_reads
 from apd_jax.data import Data, SampleBatch, Source, as_source
 from apd_jax.decomposition import Decomposition
-from apd_jax.fields import from_mapping
+from apd_jax.fields import check_whole, from_mapping
 from apd_jax.parting import part_target
 from apd_jax.refine import rounds as refine
 from apd_jax.restarts import final_losses, spread
 from apd_jax.robust import ROBUST
-from apd_jax.run import own
+from apd_jax.run import functions, own
 from apd_jax.runtime.preemption import catch_signals
 from apd_jax.scales import scales
 from apd_jax.settings import Settings
@@ -136,7 +136,7 @@ def decompose(
     topk: float | None,
     seed: int = 0,
     restarts: int = 1,
-    init: Components | None = None,
+    init: Components | Decomposition | None = None,
     workdir: str | os.PathLike[str] | None = None,
     chunk_steps: int = 100,
     checkpoint_every: int = 1000,
@@ -158,7 +158,7 @@ def decompose(
       topk: active components per example on average (batch top-k); None for the Lp objective.
       seed: root of all randomness, in [0, 2**32).
       restarts: initialisations side by side; the one of least loss stays.
-      init: components to go on from, those of another decomposition for instance.
+      init: components to go on from, or another decomposition that has them.
       workdir: directory of this decomposition, new or its own.
       chunk_steps: steps between two looks of the host.
       checkpoint_every: steps between two checkpoints in the workdir.
@@ -173,10 +173,12 @@ def decompose(
 
     Raises:
       UserError: a setting out of its range, an unknown site, data or a network that can't be used,
-        a directory of something else; before any training.
+        a directory of something else: of other settings, another network, another sampling
+        function, metric or minimality_loss; before any training.
       loop.Diverged: a loss stopped being finite.
     """
     check_seed(seed)
+    init = init.components if isinstance(init, Decomposition) else init
     check_whole(restarts=restarts, chunk_steps=chunk_steps, checkpoint_every=checkpoint_every)
     source = as_source(data, seed)
     given = {"num_components": num_components, "topk": topk} | source.sizes() | options
@@ -221,6 +223,14 @@ def decompose(
         described = {"seed": seed, "data": source.describe()} | counts
         config = own.config_of(settings, target, init, **described)
         with own.directory(workdir, config) as place:
+            functions.claim(
+                place,
+                target,
+                settings.objective,
+                source,
+                seed=seed,
+                batch_size=settings.batch_size,
+            )
             outcome = own.run_in(place, work, config, flag)
             result = found(outcome)
             if outcome.done == settings.steps:

@@ -15,6 +15,7 @@ import numpy as np
 from apd_jax import forward
 from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
+from apd_jax.fields import check_whole
 from apd_jax.insight import seen, summary, tables
 from apd_jax.objective import Objective
 from apd_jax.settings import Settings
@@ -94,15 +95,18 @@ class Decomposition:
         return seen.see(self.objective, self.target, self.components, x, size)
 
     def summary(
-        self, x: PyTree, labels: Any = None, baselines: Sequence[str] = ("svd", "neurons")
+        self,
+        x: PyTree,
+        labels: Any = None,
+        baselines: str | Sequence[str] = ("svd", "neurons"),
     ) -> summary.Summary:
         """Measure what the components do on examples, and whether that is worth anything.
 
         Args:
           x: [N, ...] examples, best not those of the training.
           labels: classes (whole numbers) or values, to say how well the network does its task.
-          baselines: what to hold it against at the same active rank: `"svd"`, the singular
-            directions of every matrix; `"neurons"`, its columns.
+          baselines: what to hold it against at the same active rank, one or several: `"svd"`, the
+            singular directions of every matrix; `"neurons"`, its columns.
 
         Returns:
           A `Summary`: a table when printed, numbers as attributes.
@@ -119,8 +123,12 @@ class Decomposition:
           component: its number.
           x: [N, ...] examples.
           count: how many are wanted.
+
+        Raises:
+          UserError: no such component, a count that is not whole or below 1.
         """
         self._check(component)
+        check_whole(count=count)
         return top_of(self.see(x), component, count)
 
     def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:

@@ -7,8 +7,9 @@ own there, except where it is `flat`: then its fields stand among those of the w
 
 import dataclasses
 import difflib
+import inspect
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import numpy as np
@@ -90,8 +91,31 @@ _KINDS = {int: _is_count, float: _is_finite, bool: lambda v: isinstance(v, bool 
 _NOUNS = {int: "a whole number below 2**31", float: "a finite number", bool: "True or False"}
 
 
+def check_whole(**values: Any) -> None:
+    """Raise UserError where a value is not a whole number, or below 1."""
+    for name, value in values.items():
+        if not _is_count(value):
+            raise UserError(f"{name} must be {_NOUNS[int]}, got {value!r}")
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")
+
+
+def check_takes(name: str, function: Callable, *arguments: str) -> None:
+    """Raise UserError where a function can't be called with so many arguments by position."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        given = ", ".join(arguments)
+        raise UserError(f"{name} must be a function of ({given}): {error}") from error
+    except ValueError:
+        return  # what is compiled may have no signature to look at
+
+
 def check_at_least(record: Any, least: float, *names: str) -> None:
-    """Raise UserError where a field is below its least value; None passes."""
+    """Raise UserError where a field is below its least value; None passes.
+
+    After `check_values`: what is no number can't be compared.
+    """
     for name in names:
         value = getattr(record, name)
         if value is not None and not value >= least:

@@ -136,7 +136,7 @@ def composed_apply(target: Target, components: Components, x: PyTree) -> PyTree:
       What the network gives, [B, ...].
 
     Raises:
-      UserError: components that do not fit the target's sites.
+      UserError: no example, components that do not fit the target's sites.
     """
     check_components(target.at(x), components)
     return _composed_apply(target, components, x)
@@ -155,9 +155,13 @@ def masked_apply(target: Target, components: Components, x: PyTree, mask: jax.Ar
       What the network gives, [B, ...].
 
     Raises:
-      UserError: a mask of another shape, components that do not fit the target's sites.
+      UserError: no example, a mask of another shape, components that do not fit the target's sites.
     """
     check_components(target.at(x), components)
+    try:
+        mask = jnp.asarray(mask)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"mask must be one array [B, C] or [B, T, C]: {error}") from error
     check_mask(target, components, x, mask)
     return _masked_apply(target, components, x, mask)
 

@@ -35,8 +35,8 @@ class SparseFeatures:
     )
 
     def __post_init__(self):
-        check_at_least(self, 1, "num_features")
         check_values(self)
+        check_at_least(self, 1, "num_features")
         if not 0 < self.probability <= 1:
             raise UserError(f"probability must be in (0, 1], got {self.probability}")
         if self.input_mode == "exactly_n" and not 1 <= self.num_active <= self.num_features:

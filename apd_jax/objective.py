@@ -15,7 +15,7 @@ from apd_jax import forward, losses, randomness, selection, sites
 from apd_jax.attribution import METHODS, Attributed, Mode, Source, metrics
 from apd_jax.components import Components, Projection
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_values, setting
+from apd_jax.fields import check_at_least, check_takes, check_values, setting
 from apd_jax.selection import Selected
 from apd_jax.sites import PyTree, Target
 from apd_jax.terms import DISTANCES, TERMS, Step
@@ -39,10 +39,10 @@ class Coefficients:
     )
 
     def __post_init__(self):
-        for name, value in dataclasses.asdict(self).items():
-            if not value >= 0:
-                raise UserError(f"coefficient {name} must not be negative, got {value}")
         check_values(self)
+        for name, value in dataclasses.asdict(self).items():
+            if value < 0:
+                raise UserError(f"coefficient {name} must not be negative, got {value}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,9 @@ class Objective:
     )
     attribution: str = setting("gradient", f"How components are scored: {', '.join(METHODS)}.")
     attribution_source: Source = setting(
-        "target", "Which model attributions linearise: the target, or the sum of the components."
+        "target",
+        "Which model gradient attributions linearise: the target, or the sum of the components, "
+        "which ablation and activation always run.",
     )
     metric: Any = setting(
         "rms",
@@ -126,10 +128,14 @@ class Objective:
         check_values(self)
         losses.activation_function(self.hidden_activation)
         metrics.check_metric(self.metric)
+        if callable(self.metric):
+            check_takes("metric", self.metric, "outputs")
         if self.attribution not in METHODS:
             known = sorted(METHODS)
             raise UserError(f"attribution must be one of {known}, got {self.attribution!r}")
-        if not callable(self.minimality_loss) and self.minimality_loss not in DISTANCES:
+        if callable(self.minimality_loss):
+            check_takes("minimality_loss", self.minimality_loss, "outputs", "target_outputs")
+        elif self.minimality_loss not in DISTANCES:
             raise UserError(
                 f"minimality_loss must be one of {sorted(DISTANCES)} or a function, got "
                 f"{self.minimality_loss!r}"
@@ -227,6 +233,11 @@ class Objective:
             return Selected(jnp.ones(scores.shape, bool), None)
         counted = scores[:, :-1] if self.distil else scores
         if self.selection == "exact":
+            if not hasattr(x, "shape"):
+                raise UserError(
+                    "selection 'exact' counts the active inputs of one array [B, F], got a "
+                    f"{type(x).__name__} of arrays; use 'batch' or 'sample'"
+                )
             chosen = Selected(selection.exact_topk_mask(counted, x), None)
         elif factor is not None:
             assert self.topk is not None

@@ -7,10 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from apd_jax import fields, trees
-from apd_jax.attribution.metrics import quantities
+from apd_jax import fields, likeness, trees
+from apd_jax.checks import tolerance
 from apd_jax.components import Factors
 from apd_jax.decomposition import Decomposition
 from apd_jax.errors import UserError
@@ -19,7 +18,6 @@ from apd_jax.settings import Settings
 from apd_jax.sites import PyTree, Target
 
 Network = nn.Module | Callable[[Any, Any], Any] | Target
-_TOLERANCE = 1e-3
 
 
 def save(decomposition: Decomposition, directory: str | os.PathLike[str]) -> None:
@@ -38,7 +36,7 @@ def save(decomposition: Decomposition, directory: str | os.PathLike[str]) -> Non
     if example is not None:
         config["example"] = trees.describe(example)
         inputs = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(example))}
-        check = {"inputs": inputs, "outputs": _outputs(target, example)}
+        check = {"inputs": inputs, "outputs": likeness.given(target, example)["network"]}
     params = trees.leaves_by_path(target.params)
     export.save_components(directory, decomposition.components, params, config, check)
 
@@ -48,6 +46,7 @@ def load(
     network: Network,
     *,
     params: PyTree | None = None,
+    inputs: PyTree | None = None,
     **functions: Callable,
 ) -> Decomposition:
     """Read what `Decomposition.save` wrote.
@@ -59,16 +58,23 @@ def load(
         `(params, x) -> output`.
       params: parameters of the same types and shapes, needed where these are kept in NamedTuples,
         dataclasses or other classes and `network` is no `Target`.
+      inputs: inputs of the network, of any values, needed where these are kept in such classes: the
+        network is checked on a few that were saved.
       **functions: settings that were functions, such as `metric=`, which are not saved either.
 
     Raises:
       UserError: nothing was saved there; parameters or outputs of the network are not those of the
-        one that was decomposed; a function is missing.
+        one that was decomposed, or can't be compared without `inputs`; a function is missing.
       runtime.checkpoint.CheckpointError: nothing whole is there.
     """
+    if not callable(network) and not isinstance(network, nn.Module):
+        raise UserError(
+            "load needs the network itself, a Target, a Flax module or the function "
+            f"(params, x) -> output, got a {type(network).__name__}; parameters are saved"
+        )
     saved = export.load_components(directory)
     config = saved.config
-    example = _example(saved.check, config)
+    example = None if saved.check is None else _example(saved.check, config, inputs)
     leaves = {path: saved.target[path] for path in config["paths"]}
     target = _target(network, params, config, leaves)
     if example is not None:
@@ -114,32 +120,32 @@ def _settings(saved: dict[str, Any], functions: dict[str, Callable]) -> Settings
     return fields.from_mapping(Settings(), given)
 
 
-def _example(check: dict[str, Any] | None, config: dict[str, Any]) -> PyTree | None:
-    """The saved inputs; None where there are none, or their containers are code."""
-    if check is None:
-        return None
-    inputs = check["inputs"]
-    ordered = {str(i): jnp.asarray(inputs[str(i)]) for i in range(len(inputs))}
-    try:
-        return trees.rebuild(config["example"], ordered)
-    except UserError:
-        return None
-
-
-@jax.default_matmul_precision("highest")
-def _outputs(target: Target, x: PyTree) -> np.ndarray:
-    return np.asarray(quantities("rms", target(x)), np.float32)
+def _example(check: dict[str, Any], config: dict[str, Any], inputs: PyTree | None) -> PyTree:
+    """The saved inputs, in containers like those of `inputs` where these are code."""
+    saved = check["inputs"]
+    leaves = {str(i): jnp.asarray(saved[str(i)]) for i in range(len(saved))}
+    code = trees.code(config["example"])
+    if code and inputs is None:
+        raise UserError(
+            f"the inputs that the network is checked on are kept in a {code}, which is code and "
+            "not saved: load(..., inputs=x) with inputs of the network, of any values"
+        )
+    if inputs is None:
+        return trees.rebuild(config["example"], leaves)
+    tree = jax.tree.structure(inputs)
+    if tree.num_leaves != len(leaves):
+        raise UserError(
+            f"inputs= must be like those that were saved, of {len(leaves)} arrays; got {tree}"
+        )
+    return jax.tree.unflatten(tree, leaves.values())
 
 
 def _check_same(target: Target, example: PyTree, expected: Any) -> None:
     """Refuse a network that computes something else than the one that was decomposed."""
-    found = _outputs(target.at(example), example)
-    expected = np.asarray(expected)
-    scale = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
-    if found.shape != expected.shape or not np.allclose(
-        found, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True
-    ):
+    found = likeness.given(target.at(example), example)["network"]
+    difference = likeness.difference(found, expected, tolerance(target, example))
+    if difference:
         raise UserError(
             "the network computes something else than the one that was decomposed: on the saved "
-            f"inputs it gives {np.ravel(found)[:4]}, the saved outputs are {expected.ravel()[:4]}"
+            f"inputs {difference}"
         )

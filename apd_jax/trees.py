@@ -53,10 +53,10 @@ def rebuild(description: Any, leaves: dict[str, Any], template: PyTree | None = 
     """
     if template is not None:
         return _like(template, leaves)
-    code = _code(description)
-    if code:
+    name = code(description)
+    if name:
         raise UserError(
-            f"the parameters are kept in a {code}, which is code and not saved: give a Target of "
+            f"the parameters are kept in a {name}, which is code and not saved: give a Target of "
             "the network, or params like those that were decomposed"
         )
     return _made(description, iter(leaves.values()))
@@ -74,13 +74,13 @@ def _like(template: PyTree, leaves: dict[str, Any]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(template), ordered)
 
 
-def _code(description: Any) -> str:
-    """Name of a type that is code, if there is one."""
+def code(description: Any) -> str:
+    """Name of a type in a description that is code, empty where there is none."""
     ((kind, inner),) = description.items()
     if kind == "code":
         return inner
     parts = [part for _, part in inner] if kind == "dict" else inner or []
-    return next((name for name in map(_code, parts) if name), "")
+    return next((name for name in map(code, parts) if name), "")
 
 
 def _made(description: Any, leaves: Any) -> PyTree:

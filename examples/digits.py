@@ -1,6 +1,12 @@
 """Decompose a small convolutional network of handwritten digits, and compare with two baselines.
 
-python examples/digits.py
+    python examples/digits.py             # 172 s of CPU time
+
+Of 40 components of rank 1 at each of three sites, 4 are active on an image. They have rank 11.9
+together, of the network's 34, and give test accuracy .950 (the network .992; singular vectors of
+that rank .847, neurons .303; KL .16, .47, 2.07). Several components serve a digit or two. One, 6,
+is active on every image: what all digits share was not told apart. Another is active on most, 14
+are never, and none was split.
 """
 
 import argparse

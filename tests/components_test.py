@@ -85,8 +85,10 @@ class InitTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"num_components": 0}, "num_components must be at least 1, got 0"),
-        ({"rank": 0}, "rank must be at least 1 .+ got 0"),
-        ({"rank": -2}, "rank must be at least 1 .+ got -2"),
+        ({"num_components": 2.5}, "num_components must be a whole number .+ got 2.5"),
+        ({"rank": 0}, "rank must be at least 1, got 0"),
+        ({"rank": -2}, "rank must be at least 1, got -2"),
+        ({"rank": 1.5}, "rank must be a whole number .+ got 1.5"),
         ({"instances": 0}, "instances must be at least 1, got 0"),
         ({"scale": 0.0}, "scale must be positive, got 0.0"),
         ({"scale": float("nan")}, "scale must be positive, got nan"),

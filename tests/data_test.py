@@ -111,6 +111,7 @@ class BatchesTest(parameterized.TestCase):
         ([], "ended after 0 batches"),
         ([np.zeros(3), np.zeros(2)], "all batches must be alike"),
         ([(np.zeros(3), np.zeros(2))], "same number of rows"),
+        ([np.zeros((0, 3))], "same number of rows, at least one"),
         ([np.array([np.inf])], "NaN or infinity"),
     )
     def test_refused(self, data, message):
@@ -133,6 +134,23 @@ class SamplerTest(parameterized.TestCase):
     def test_refused(self, function, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):
             as_source(function).check(4)
+
+    @parameterized.named_parameters(
+        ("key", lambda key: key, r"data must be a function of \(key, batch_size\): too many"),
+        ("generator", lambda key, n: (key for _ in range(n)), "it gave generator"),
+        ("nothing", lambda key, n: None, "it gave NoneType"),
+        ("empty", lambda key, n: jnp.zeros((0, 3)), r"asked for 3 .*\(0, 3\)"),
+    )
+    def test_refused_at_the_first_look(self, function, message):
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            as_source(function).examples(0, 3)
+
+    def test_a_generator_function_is_refused(self):
+        def batches():
+            yield np.zeros((4, 3))
+
+        with self.assertRaisesRegex(apd_jax.UserError, r"call it, data=f\(\)"):
+            as_source(batches)
 
     def test_an_iterator_in_a_function_is_refused(self):
         generator = (np.full((4, 3), i) for i in range(100))

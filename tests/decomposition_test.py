@@ -88,6 +88,26 @@ class SummaryTest(parameterized.TestCase):
         values = found.summary(X, outputs + 1.0, baselines=("svd",))
         self.assertAlmostEqual(values.row("network").quality, 1.0, places=5)
 
+    def test_classes_of_one_logit_without_an_axis_of_its_own(self):
+        def logit(params, x):
+            return networks.mlp_apply(params, x)[:, 0]
+
+        found = untrained(apd_jax.Target(logit, networks.mlp().params), minimality_loss="kl")
+        labels = np.asarray(found.target(X) > 0, int)
+        labels[:10] = 1 - labels[:10]
+        self.assertAlmostEqual(found.summary(X, labels).row("network").quality, 0.75)
+        with self.assertRaisesRegex(apd_jax.UserError, r"whole numbers \(40,\) for classes"):
+            found.summary(X, labels[:3])
+
+    def test_one_baseline_by_its_name(self):
+        self.assertEqual(exact().summary(X, baselines="svd").rows[-1].name, "svd")
+
+    def test_no_examples(self):
+        found = exact()
+        for method in (found, found.mask, found.attributions, found.summary):
+            with self.assertRaisesRegex(apd_jax.UserError, "the batch is empty"):
+                method(X[:0])
+
     @parameterized.parameters(
         ({"labels": np.zeros(3, int)}, r"labels have shape \(3,\)"),
         ({"baselines": ("pca",)}, "no baseline 'pca'"),
@@ -161,6 +181,11 @@ class ExamplesTest(parameterized.TestCase):
         for method in (found.plot, lambda c: found.top_examples(c, X)):
             with self.assertRaisesRegex(apd_jax.UserError, r"whole number in \[0, 3\)"):
                 method(number)
+
+    @parameterized.parameters((-2, "count must be at least 1"), (1.5, "count must be a whole"))
+    def test_no_such_count(self, count, message):
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            untrained(networks.mlp()).top_examples(0, X, count=count)
 
     def test_plot(self):
         figure = untrained(networks.mlp()).plot(2)
@@ -243,6 +268,32 @@ class SaveTest(parameterized.TestCase):
             apd_jax.load(self.directory, lambda p, x: network(p, x)[:, :2])
         with self.assertRaisesRegex(apd_jax.UserError, "not those that were saved"):
             apd_jax.load(self.directory, network, params=params[:1])
+
+    def test_inputs_of_a_type_of_ones_own_need_inputs_to_be_checked(self):
+        def network(params, x):
+            return networks.mlp_apply(params, x.w) + x.b
+
+        def other(params, x):
+            return networks.mlp_apply(params, x.w) - x.b
+
+        x = Layer(X, X[:, :2])
+        found = untrained(apd_jax.Target(network, networks.mlp().params), x)
+        found.save(self.directory)
+        for what in (network, other, found.target):
+            with self.assertRaisesRegex(apd_jax.UserError, r"kept in a Layer, .*inputs=x"):
+                apd_jax.load(self.directory, what)
+        like = jax.tree.map(jnp.zeros_like, x)
+        loaded = apd_jax.load(self.directory, network, inputs=like)
+        np.testing.assert_array_equal(loaded(x), found(x))
+        np.testing.assert_array_equal(loaded.example.b, x.b[:3])
+        with self.assertRaisesRegex(apd_jax.UserError, "computes something else"):
+            apd_jax.load(self.directory, other, inputs=like)
+        with self.assertRaisesRegex(apd_jax.UserError, "of 2 arrays; got"):
+            apd_jax.load(self.directory, network, inputs=X)
+
+    def test_variables_are_no_network(self):
+        with self.assertRaisesRegex(apd_jax.UserError, "needs the network itself.*got a dict"):
+            apd_jax.load(self.directory, {"params": networks.mlp().params})
 
     def test_a_module_with_fixed_collections_is_loaded_by_its_target(self):
         class Net(nn.Module):

@@ -44,6 +44,23 @@ class ApplyTest(parameterized.TestCase):
             expected = networks.literal_masked(target, components, x, mask)
             np.testing.assert_allclose(masked, expected, rtol=1e-4, atol=1e-4)
 
+    def test_a_nested_list_is_a_mask(self):
+        target, x = networks.make("mlp")
+        components, mask = networks.components(target), [[True, False, True]] * 7
+        found = apd_jax.masked_apply(target, components, x, mask)
+        expected = apd_jax.masked_apply(target, components, x, np.array(mask))
+        np.testing.assert_array_equal(found, expected)
+        with self.assertRaisesRegex(apd_jax.UserError, "mask must be one array"):
+            apd_jax.masked_apply(target, components, x, [[True], [True, False]])
+
+    def test_an_empty_batch(self):
+        target, x = networks.make("mlp")
+        components = networks.components(target)
+        with self.assertRaisesRegex(apd_jax.UserError, "the batch is empty"):
+            apd_jax.masked_apply(target, components, x[:0], np.ones((0, 3)))
+        with self.assertRaisesRegex(apd_jax.UserError, "the batch is empty"):
+            apd_jax.gradient_attributions(target, components, x[:0])
+
     @parameterized.parameters(((7, 4),), ((6, 3),), ((3,),))
     def test_bad_mask(self, shape):
         target, x = networks.make("mlp")

@@ -8,6 +8,7 @@ import networks
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from apd_jax.errors import UserError
 from apd_jax.objective import Coefficients, Objective, Routes
 
 TOPK = Objective(Coefficients(faithfulness=1, minimality=1, simplicity=0.5), topk=1.3)
@@ -89,8 +90,9 @@ class BadObjectiveTest(parameterized.TestCase):
 
     @parameterized.parameters(*(field.name for field in dataclasses.fields(Coefficients)))
     def test_negative_coefficient(self, name):
-        for value in (-0.1, float("nan")):
-            with self.assertRaisesRegex(ValueError, f"coefficient {name} must not be negative"):
+        refused = {-0.1: "must not be negative", float("nan"): "must be a finite", "1": "got '1'"}
+        for value, message in refused.items():
+            with self.assertRaisesRegex(UserError, f"{name} .*{message}"):
                 Coefficients(**{name: value})
 
     @parameterized.parameters(

@@ -6,10 +6,11 @@ import shutil
 import tempfile
 
 import chromium
+import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 from report_page_test import CONTRAST, STICKING_OUT
 
 import apd_jax
@@ -46,8 +47,9 @@ class OwnPageTest(absltest.TestCase):
         alive = np.flatnonzero(summary.active_share > 0)
         rows = self.text.partition('<section id="components">')[2].partition("</section>")[0]
         self.assertLen(re.findall('<th scope="row">', rows), len(alive))
-        best = self.found.top_examples(int(alive[0]), X, count=6).examples
-        self.assertIn(", ".join(map(str, best)), rows)
+        for best in self.found.top_examples(int(alive[0]), X, count=6).examples:
+            text = " ".join(f"{value:.2g}" for value in np.asarray(X[best]).tolist())
+            self.assertIn(f'{best} <span class="note">{text}</span>', rows)
         self.assertNotIn("object at", self.text)
         self.assertIn("first/b", self.text)  # a parameter that is left, with its reason
 
@@ -59,6 +61,27 @@ class OwnPageTest(absltest.TestCase):
         text, _ = page.render(whole, X, None)
         self.assertIn("SAYS LITTLE", text)
         self.assertIn("Trivial: components [0, 1] are active on more than 95%", text)
+
+    @pytest.mark.slow
+    def test_tokens_of_examples_by_position(self):
+        def network(params, batch):
+            return jnp.tanh(params["embed"][batch["<b>"]]) @ params["out"] * batch["scale"]
+
+        x = {
+            "<b>": np.random.default_rng(0).integers(0, 7, (8, 20)),
+            "scale": np.full((8, 1, 1), 0.5),
+        }
+        params = {"embed": networks.normal(0, 7, 4), "out": networks.normal(1, 4, 3)}
+        settings = dict(num_components=3, topk=1, rank=1, steps=1, batch_size=4, per_position=True)
+        found = apd_jax.decompose(apd_jax.Target(network, params), x, **settings)
+        text, _ = page.render(found, x, None)
+        self.assertNotIn("<b>", text)
+        shown = re.findall(r"(\d+):(\d+) <span[^>]*>&lt;b&gt; (.*?); scale 0.5</span>", text)
+        self.assertNotEmpty(shown)
+        for example, position, tokens in shown:
+            token = x["<b>"][int(example), int(position)]
+            self.assertIn(f"[{token}]", tokens)
+            self.assertLen(re.findall(r"\d", tokens), 16)
 
     @absltest.skipIf(
         chromium.find() is None, "needs Chromium: install the chromium package of your system"
@@ -76,6 +99,27 @@ class OwnPageTest(absltest.TestCase):
                 self.assertGreater(contrast, 4.5, text)
             browser.point(".chart svg")
             self.assertIn("step", browser.evaluate("document.querySelector('.tooltip').innerText"))
+
+
+class AsTextTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("tokens", [3, 1, 4], None, "3 1 4"),
+        ("a number", 3, None, "3"),
+        ("a position", [3, 1, 4], 1, "3 [1] 4"),
+        ("the first of many", range(20), None, "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 …"),
+        ("around", range(30), 12, "… 4 5 6 7 8 9 10 11 [12] 13 14 15 16 17 18 19 …"),
+        ("the last of many", range(20), 19, "… 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 [19]"),
+        ("a small vector", [0.123, -2.0, 0.0], None, "0.12 -2 0"),
+        ("true or false", [True, False], None, "1 0"),
+        ("a long vector", np.zeros(9), None, ""),
+        ("an image of whole numbers", np.zeros((5, 5), int), None, ""),
+    )
+    def test_an_example(self, values, position, expected):
+        self.assertEqual(page.as_text(np.asarray(values)[None], 0, position), expected)
+
+    def test_leaves_have_names(self):
+        x = {"tokens": np.array([[1, 2]]), "noise": np.zeros((1, 99)), "scale": np.array([0.5])}
+        self.assertEqual(page.as_text(x, 0), "scale 0.5; tokens 1 2")
 
 
 if __name__ == "__main__":

@@ -87,10 +87,17 @@ class DirectoryTest(parameterized.TestCase):
                 self.decompose(**options)
         with self.assertRaisesRegex(WorkdirError, "data: "):
             apd_jax.decompose(networks.mlp(), X + 1, **TINY, workdir=self.workdir)
-        with self.assertRaisesRegex(apd_jax.UserError, "another target"):
-            target = networks.mlp()
-            target = target.with_weights({"first/w": 2 * target.weights["first/w"]})
-            apd_jax.decompose(target, X, **TINY, workdir=self.workdir)
+        for factor, message in ((2.0, "another network"), (1 + 1e-6, "another target")):
+            with self.assertRaisesRegex(apd_jax.UserError, message):
+                target = networks.mlp()
+                target = target.with_weights({"first/w": factor * target.weights["first/w"]})
+                apd_jax.decompose(target, X, **TINY, workdir=self.workdir)
+        with self.assertRaisesRegex(apd_jax.UserError, "another network"):
+            apd_jax.decompose(with_output(jnp.sin), X, **TINY, workdir=self.workdir)
+
+    def test_no_directory(self):
+        with self.assertRaisesRegex(apd_jax.UserError, "must be a str or a pathlib.Path, got 5"):
+            self.decompose(workdir=5)
 
 
 class MemoryTest(parameterized.TestCase):
@@ -119,6 +126,20 @@ class MemoryTest(parameterized.TestCase):
             )
             lengths = np.linalg.norm(moved[site].U, axis=1)
             np.testing.assert_allclose(lengths, np.ones_like(lengths), rtol=1e-5)
+
+    @pytest.mark.slow
+    def test_init_may_be_a_decomposition(self):
+        first = apd_jax.decompose(networks.mlp(), X, **TINY)
+        options = TINY | {"steps": 1, "chunk_steps": 1}
+        one, two = (
+            apd_jax.decompose(networks.mlp(), X, **options, init=init)
+            for init in (first, first.components)
+        )
+        same(one, two)
+
+    def test_init_that_is_neither(self):
+        with self.assertRaisesRegex(apd_jax.UserError, "components or a Decomposition, got 5"):
+            apd_jax.decompose(networks.mlp(), X, **TINY, init=5)
 
     @parameterized.parameters(
         ({"num_components": 4, "rank": None}, "init has 3 components, num_components is 4"),
@@ -259,6 +280,8 @@ class RefusedTest(parameterized.TestCase):
         ({"seed": 2**32}, "got 4294967296"),
         ({"seed": 0.5}, "got 0.5"),
         ({"num_components": 2.5}, "num_components must be a whole number.*2.5"),
+        ({"num_components": "5"}, "num_components must be a whole number.*got '5'"),
+        ({"num_probes": 2.5}, "num_probes must be a whole number.*got 2.5"),
         ({"batch_size": 8.0}, "batch_size must be a whole number"),
         ({"steps": "6"}, "steps must be a whole number"),
         ({"chunk_steps": 2.0}, "chunk_steps must be a whole number"),
@@ -266,6 +289,12 @@ class RefusedTest(parameterized.TestCase):
         ({"learningrate": 1.0}, "no field 'learningrate'; did you mean 'learning_rate'"),
         ({"coefficients": {"minimalty": 1.0}}, "did you mean 'minimality'"),
         ({"coefficients": [1.0, 2.0]}, "must be a Coefficients or a mapping of its fields"),
+        ({"coefficients": {"minimality": "1"}}, "minimality must be a finite number, got '1'"),
+        ({"metric": lambda a, b: a}, r"metric must be a function of \(outputs\): missing.*'b'"),
+        (
+            {"minimality_loss": lambda a: a},
+            r"minimality_loss must be a function of \(outputs, target_outputs\): too many",
+        ),
         ({"metric": "l2"}, "metric must be 'rms', 'fisher', or a function"),
         ({"minimality_loss": "l1"}, "minimality_loss must be one of"),
     )
@@ -288,6 +317,20 @@ class RefusedTest(parameterized.TestCase):
     def test_networks(self, make, x, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):
             apd_jax.decompose(make(), x, **TINY)
+
+    @parameterized.parameters((networks.mlp_apply,), (nn.Dense(2),), ({"w": 1.0},))
+    def test_no_target(self, network):
+        with self.assertRaisesRegex(apd_jax.UserError, r"must be a Target, got a .*from_flax"):
+            apd_jax.decompose(network, X, **TINY)
+
+    def test_exact_selection_of_several_arrays(self):
+        def network(params, x):
+            return networks.mlp_apply(params, x["x"]) + x["shift"]
+
+        target = apd_jax.Target(network, networks.mlp().params)
+        data = {"x": X, "shift": X[:, :2]}
+        with self.assertRaisesRegex(apd_jax.UserError, "'exact' counts .* one array .* got a dict"):
+            apd_jax.decompose(target, data, **TINY, selection="exact")
 
     def test_wrong_width_for_a_module(self):
         module = nn.Dense(2)

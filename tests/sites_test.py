@@ -1,5 +1,7 @@
 """Sites: what is found in a traced program, and what is refused by name."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -247,6 +249,25 @@ class CheckTest(parameterized.TestCase):
 
         with self.assertRaisesRegex(ValueError, "depends on the other examples"):
             self.check(batch_norm)
+
+    def test_examples_that_depend_on_their_place(self):
+        """As with dropout that is on: the draws of a row are its place's."""
+
+        def dropout(p, x):
+            kept = jax.random.bernoulli(jax.random.key(0), 0.5, x.shape)
+            return jnp.where(kept, 2 * x, 0) @ p["w"]
+
+        with self.assertRaisesRegex(ValueError, "on its place there, as with dropout"):
+            self.check(dropout)
+
+    def test_outputs_that_no_loss_compares(self):
+        with self.assertRaisesRegex(ValueError, "NaN or infinity on the examples"):
+            self.check(lambda p, x: (x @ p["w"]).at[1].set(jnp.nan))
+        ruled_out = lambda p, x: (x @ p["w"]).at[:, 0].set(-jnp.inf)  # noqa: E731
+        with self.assertRaisesRegex(ValueError, "−∞.*minimality_loss='kl'"):
+            self.check(ruled_out)
+        x, target = networks.normal(0, 4, 3), Target(ruled_out, {"w": networks.normal(1, 3, 3)})
+        checks.check_target(target, x, dataclasses.replace(ANY, minimality_loss="kl"))
 
     def test_derivative_that_is_not_that_of_the_equations(self):
         @jax.custom_jvp

@@ -50,12 +50,13 @@ def attribute(
         )
     if per_position and mode == "forward":
         raise UserError("forward mode has no scores per position; use 'reverse' or 'sketch'")
+    batch_size = sites.batch_size(x)
     check_components(target.at(x), components)
     if source == "components":
         target = summed(target, jax.lax.stop_gradient(components))
     rule = _Rule(mode, metric, per_position, num_probes or 0, integration_steps)
     # An example's probes are its own, however examples are divided into blocks.
-    keys = None if mode != "sketch" else jax.random.split(key, sites.batch_size(x))
+    keys = None if mode != "sketch" else jax.random.split(key, batch_size)
     with jax.default_matmul_precision("highest"):
         return sites.over_examples(
             lambda inputs, *own: _in_blocks(rule, target, components, inputs, *own),

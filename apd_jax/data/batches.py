@@ -24,6 +24,7 @@ class Batches(Source):
 
     def __init__(self, batches: Iterable[PyTree]):
         self._batches, self._iterator = batches, iter(batches)
+        self.repeats = isinstance(batches, list)  # a loader may shuffle anew
         self._waiting: collections.deque[PyTree] = collections.deque()
         self._position = 0  # of the first batch that waits
         self._ended = self._fresh = False
@@ -117,8 +118,10 @@ class Batches(Source):
         batch = jax.tree.map(lambda leaf: np.asarray(as_array(leaf)), batch)
         layout = [(leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(batch)]
         sizes = {shape[:1] for shape, _ in layout}
-        if len(sizes) != 1 or () in sizes:
-            raise UserError(f"a batch must be arrays of the same number of rows, got {layout}")
+        if len(sizes) != 1 or () in sizes or (0,) in sizes:
+            raise UserError(
+                f"a batch must be arrays of the same number of rows, at least one, got {layout}"
+            )
         if self._layout is None:
             self._layout = layout
         if layout != self._layout:

@@ -1,11 +1,15 @@
 """Batches drawn by a function."""
 
+import inspect
+
 import jax
 import numpy as np
 
 from apd_jax import randomness
 from apd_jax.data.source import SampleBatch, Source
 from apd_jax.errors import UserError
+from apd_jax.fields import check_takes
+from apd_jax.sites import PyTree
 
 _DRAWS = 4
 
@@ -14,9 +18,33 @@ class Sampler(Source):
     """Batches drawn by a function of (key, batch_size), traced by JAX."""
 
     feeds = False
+    repeats = True
 
     def __init__(self, sample: SampleBatch):
-        self._sample = sample
+        if inspect.isgeneratorfunction(sample):
+            raise UserError(
+                "data is a function that makes a generator: call it, data=f(), or give an object "
+                "whose __iter__ it is"
+            )
+        check_takes("data", sample, "key", "batch_size")
+        self._function = sample
+
+    def _sample(self, key: jax.Array, batch_size: int) -> PyTree:
+        """Draw a batch, and refuse what is none."""
+        x = self._function(key, batch_size)
+        leaves = jax.tree.leaves(x)
+        if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
+            raise UserError(
+                "the sampling function must give arrays [B, ...], or a dict, tuple or other pytree "
+                f"of them; it gave {type(x).__name__}"
+            )
+        shapes = [leaf.shape for leaf in leaves]
+        if any(shape[:1] != (batch_size,) for shape in shapes):
+            raise UserError(
+                f"asked for {batch_size} examples, the sampling function gave arrays of shapes "
+                f"{shapes}; every array must have {batch_size} rows"
+            )
+        return x
 
     def check(self, batch_size):
         draw = jax.jit(self._sample, static_argnums=1)
@@ -28,12 +56,6 @@ class Sampler(Source):
                 "draw with jax.random from the key, or give arrays or an iterable of batches"
             ) from error
         leaves = [[np.asarray(leaf) for leaf in jax.tree.leaves(batch)] for batch in batches]
-        shapes = [leaf.shape for leaf in leaves[0]]
-        if not shapes or any(shape[:1] != (batch_size,) for shape in shapes):
-            raise UserError(
-                f"asked for {batch_size} examples, the sampling function gave arrays of shapes "
-                f"{shapes}; every array must have {batch_size} rows"
-            )
         if all(
             np.array_equal(a, b)
             for other in leaves[1:]

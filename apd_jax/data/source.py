@@ -22,9 +22,11 @@ class Source:
 
     Attributes:
       feeds: whether steps read what `feed` gives, besides their context.
+      repeats: whether `examples` are the same in every process, which `describe` does not say.
     """
 
     feeds = True
+    repeats = False
 
     def sizes(self) -> dict[str, int]:
         """Settings that the data decide, such as the size of batches that come ready-made."""

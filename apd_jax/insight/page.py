@@ -23,6 +23,7 @@ from apd_jax.sites import PyTree
 from apd_jax.studies.drawing import style
 
 _MAX_ROWS = 200
+_MAX_WHOLE, _MAX_OTHERS = 16, 8  # numbers of an example that are shown beside its row
 CAPTIONS = {
     "activity": (
         "How often components are active",
@@ -93,7 +94,7 @@ def render(decomposition: Any, x: PyTree, labels: Any) -> tuple[str, list[parts.
         remarks=[r for r in summary.remarks if r.startswith("Trivial")],
         **_summary(summary),
         **_sites(decomposition, summary),
-        **_components(decomposition, found, summary),
+        **_components(decomposition, x, found, summary),
         **parts.assets(False),
         **parts.curves(decomposition.history, [], words.curves(subject), ["0"]),
         gaps=[],
@@ -185,32 +186,34 @@ def _sites(decomposition: Any, summary: Summary) -> dict[str, Any]:
     return {"site_rows": rows, "left": left}
 
 
-def _components(decomposition: Any, found: Seen, summary: Summary) -> dict[str, Any]:
+def _components(decomposition: Any, x: PyTree, found: Seen, summary: Summary) -> dict[str, Any]:
     values = ranks.singular_values(decomposition.components)
     order = np.argsort(-summary.active_share, kind="stable").tolist()
     alive = [c for c in order if summary.active_share[c] > 0]
     what = "examples" if len(found.lead) == 1 else "positions of examples"
+    x = jax.tree.map(np.asarray, x)
     hidden = f" The {_MAX_ROWS} most active are shown." if len(alive) > _MAX_ROWS else ""
     return {
-        "component_rows": [_component(c, values, found, summary) for c in alive[:_MAX_ROWS]],
+        "component_rows": [_component(c, values, x, found, summary) for c in alive[:_MAX_ROWS]],
         "component_words": (
             f"Most active first. A rank counts directions above {ranks.SHARE:.0%} of the target's "
             f"largest singular value at a site; shares of the squared weights below 5 % are left "
-            f"out. {what.capitalize()} are counted from 0, among those looked at.{hidden}"
+            f"out. {what.capitalize()} are counted from 0, among those looked at; one of few "
+            f"numbers is written out.{hidden}"
         ),
         "dead": ", ".join(map(str, summary.dead)),
     }
 
 
 def _component(
-    number: int, values: dict[str, np.ndarray], found: Seen, summary: Summary
+    number: int, values: dict[str, np.ndarray], x: PyTree, found: Seen, summary: Summary
 ) -> dict[str, Any]:
     squares = {name: float(np.sum(v[number] ** 2)) for name, v in values.items()}
     total = max(sum(squares.values()), 1e-300)
     shares = sorted(((s / total, name) for name, s in squares.items()), reverse=True)
     largest = np.sort(np.concatenate([v[number] for v in values.values()]))[::-1][:3]
     rows = np.argsort(-found.scores[:, number], kind="stable")[:6]
-    places = zip(*np.unravel_index(rows, found.lead), strict=True)
+    places = np.stack(np.unravel_index(rows, found.lead), axis=1).tolist()
     return {
         "number": number,
         "active": f"{summary.active_share[number]:.1%}",
@@ -218,7 +221,7 @@ def _component(
         "rank": int(summary.ranks[number]),
         "sites": ", ".join(f"{name} {share:.0%}" for share, name in shares[:3] if share >= 0.05),
         "largest": ", ".join(f"{value:.3g}" for value in largest),
-        "examples": ", ".join(":".join(map(str, place)) for place in places),
+        "examples": [(":".join(map(str, at)), as_text(x, *at)) for at in places],
     }
 
 
@@ -259,3 +262,29 @@ def as_images(x: PyTree) -> np.ndarray | None:
     if side >= 6 and side * side == array.shape[1]:
         return array.reshape(-1, side, side)
     return array[:, None]
+
+
+def as_text(x: PyTree, example: int, position: int | None = None) -> str:
+    """An example in short: up to 16 whole numbers, or up to 8 others in two digits.
+
+    Of a longer sequence of whole numbers those around the position are shown, which stands in
+    brackets. Several leaves have their names before them. Empty where nothing is short enough.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(x)
+    texts = []
+    for path, leaf in leaves:
+        values = np.asarray(leaf[example])
+        if values.dtype.kind in "biu" and (values.ndim == 1 or values.size <= _MAX_WHOLE):
+            entries = [str(int(value)) for value in values.ravel()]
+            if position is not None and position < len(entries):
+                entries[position] = f"[{entries[position]}]"
+            start = max(0, min((position or 0) - _MAX_WHOLE // 2, len(entries) - _MAX_WHOLE))
+            shown = entries[start : start + _MAX_WHOLE]
+            shown = ["…"] * (start > 0) + shown + ["…"] * (start + _MAX_WHOLE < len(entries))
+        elif values.dtype.kind not in "biu" and values.size <= _MAX_OTHERS:
+            shown = [f"{value:.2g}" for value in values.ravel().tolist()]
+        else:
+            continue
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        texts.append(" ".join([name] * (len(leaves) > 1) + shown))
+    return "; ".join(texts)

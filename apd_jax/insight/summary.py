@@ -90,9 +90,13 @@ class Summary:
 
 
 def summarise(
-    decomposition: Any, x: PyTree, labels: Any = None, names: Sequence[str] = ("svd", "neurons")
+    decomposition: Any,
+    x: PyTree,
+    labels: Any = None,
+    names: str | Sequence[str] = ("svd", "neurons"),
 ) -> Summary:
     """Measure a decomposition on examples; see `Decomposition.summary`."""
+    names = (names,) if isinstance(names, str) else names
     return summarise_seen(decomposition, x, decomposition.see(x), labels, names)
 
 
@@ -192,6 +196,8 @@ def quality_name(outputs: PyTree, labels: Any) -> str:
 def quality(outputs: PyTree, labels: Any) -> float | None:
     """Accuracy against classes [N] or [N, T]; mean squared error against values.
 
+    Outputs [N] or [N, 1] are one logit of an example: the class is 1 where it is above 0.
+
     Raises:
       UserError: labels of another shape.
     """
@@ -200,14 +206,14 @@ def quality(outputs: PyTree, labels: Any) -> float | None:
     labels = np.asarray(labels)
     (values, *more) = (np.asarray(leaf) for leaf in jax.tree.leaves(outputs))
     classes = labels.dtype.kind in "iub"
-    expected = values.shape[:-1] if classes else values.shape
-    if more or labels.shape != expected:
+    logits = values[:, None] if values.ndim == 1 else values
+    if more or labels.shape != (logits.shape[:-1] if classes else values.shape):
         raise UserError(
-            f"labels have shape {labels.shape}; expected whole numbers {values.shape[:-1]} for "
+            f"labels have shape {labels.shape}; expected whole numbers {logits.shape[:-1]} for "
             f"classes, or values {values.shape}, for one array of outputs"
         )
-    if classes and values.shape[-1] == 1:
-        return float(np.mean((values[..., 0] > 0) == labels.astype(bool)))
+    if classes and logits.shape[-1] == 1:
+        return float(np.mean((logits[..., 0] > 0) == labels.astype(bool)))
     if classes:
-        return float(np.mean(values.argmax(axis=-1) == labels))
+        return float(np.mean(logits.argmax(axis=-1) == labels))
     return float(np.mean((values - labels) ** 2))

@@ -21,8 +21,10 @@ def local(path: str | os.PathLike[str]) -> pathlib.Path:
     """The absolute path of a directory of this machine, with `~` for a home.
 
     Raises:
-      UserError: it is a remote path, of nobody's home, or too long for what goes into it.
+      UserError: it is no path, a remote one, of nobody's home, or too long for what goes into it.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"the path of a directory must be a str or a pathlib.Path, got {path!r}")
     text = os.fspath(path)
     if _REMOTE.match(text):
         raise UserError(

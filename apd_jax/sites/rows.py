@@ -28,13 +28,15 @@ def batch_size(x: PyTree) -> int:
     """B, the length of the first axis of every input.
 
     Raises:
-      UserError: no inputs, an input without axes, or inputs of different lengths.
+      UserError: no inputs, an input without axes, inputs of different lengths or of none.
     """
     shapes = [jax.numpy.shape(leaf) for leaf in jax.tree.leaves(x)]
     if not shapes:
         raise UserError("the inputs hold no arrays; give at least one, [B, ...]")
     if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
         raise UserError(f"inputs need one batch axis in front, [B, ...]; got shapes {shapes}")
+    if shapes[0][0] == 0:
+        raise UserError("the batch is empty: give at least one example")
     return shapes[0][0]
 
 

@@ -27,9 +27,9 @@ class Training:
     weight_decay: float = setting(0.01, "Decoupled weight decay.")
 
     def __post_init__(self):
+        check_values(self)
         check_at_least(self, 0, "steps")
         check_at_least(self, 1, "batch_size")
-        check_values(self)
         if not self.weight_decay >= 0:
             raise UserError(f"weight_decay must not be negative, got {self.weight_decay}")
         self.rate()

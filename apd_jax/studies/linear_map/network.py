@@ -55,8 +55,8 @@ class LinearMap:
     probability: float = setting(0.05, "Chance of every sparse input to be active.")
 
     def __post_init__(self):
-        check_at_least(self, 1, "width", "map_rank")
         check_values(self)
+        check_at_least(self, 1, "width", "map_rank")
         if self.kind == "low-rank" and self.map_rank >= self.width:
             raise UserError(f"map_rank must be below the width, {self.width}, got {self.map_rank}")
         if not 0 < self.probability <= 1:

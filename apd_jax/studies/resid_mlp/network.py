@@ -104,8 +104,8 @@ class ResidualMLPTask:
     )
 
     def __post_init__(self):
-        check_at_least(self, 1, "d_resid")
         check_values(self)
+        check_at_least(self, 1, "d_resid")
         activation_function(self.activation)
         features, weights = self.inputs.num_features, self.importance or (1.0,)
         if not self.neurons or min(self.neurons) < 1:

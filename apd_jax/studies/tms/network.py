@@ -83,11 +83,11 @@ class TMSTask:
     )
 
     def __post_init__(self):
+        check_values(self)
         check_at_least(self, 1, "num_hidden")
         check_at_least(self, 0, "hidden_layers")
         if self.hidden_layers > 1000:
             raise UserError(f"hidden_layers must be at most 1000, got {self.hidden_layers}")
-        check_values(self)
 
     @property
     def module(self) -> TMS:

@@ -1,0 +1,67 @@
+"""Whether functions are those of another day: by what they give on a few examples.
+
+Functions are code, which is not saved, and their names don't tell them apart.
+Letters: B batch, O outputs.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.attribution.metrics import Metric, quantities
+from apd_jax.sites import PyTree, Target
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+@jax.default_matmul_precision("highest")
+def given(
+    target: Target, x: PyTree, metric: Metric = "rms", minimality_loss: str | Callable = "mse"
+) -> dict[str, jax.Array]:
+    """What the network gives on examples, and what functions make of that.
+
+    Args:
+      target: the network.
+      x: [B, ...] inputs.
+      metric, minimality_loss: those of the objective; one that goes by its name is left out.
+
+    Returns:
+      `"network"`, the outputs [B, O]; `"metric"`, what it measures of them; `"minimality_loss"`,
+      the mean distance of half the outputs of other examples from them. All float32.
+    """
+    outputs = target(x)
+    found: dict[str, Any] = {"network": quantities("rms", outputs)}
+    if callable(metric):
+        found["metric"] = quantities(metric, outputs)
+    if callable(minimality_loss):
+        others = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0) / 2, outputs)
+        found["minimality_loss"] = jnp.mean(minimality_loss(others, outputs))
+    return {name: value.astype(jnp.float32) for name, value in found.items()}
+
+
+def difference(found: Any, expected: Any, tolerance: float) -> str:
+    """How an array differs from the one that was kept, in words; empty where it does not.
+
+    Args:
+      found: an array.
+      expected: the one that was kept.
+      tolerance: in parts of the largest number; whole numbers must be equal.
+    """
+    found, expected = np.asarray(found), np.asarray(expected)
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        return (
+            f"it gives {found.dtype}{list(found.shape)}, and what was kept is "
+            f"{expected.dtype}{list(expected.shape)}"
+        )
+    if np.array_equal(found, expected):
+        return ""
+    if jnp.issubdtype(found.dtype, jnp.inexact):
+        wide = np.complex128 if jnp.iscomplexobj(found) else np.float64
+        a, b = found.astype(wide), expected.astype(wide)
+        scale = np.abs(b[np.isfinite(b)]).max(initial=0.0)
+        if np.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
+            return ""
+    return f"it gives {np.ravel(found)[:4]}, and what was kept is {np.ravel(expected)[:4]}"

@@ -1,0 +1,156 @@
+"""The directory of a decomposition knows its functions again, which have no content to compare."""
+
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax import likeness
+from apd_jax.data import as_source
+from apd_jax.run import functions
+from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
+
+X = np.asarray(networks.normal(5, 32, 3))
+
+
+def sample(key, batch_size):
+    return jax.random.normal(key, (batch_size, 3))
+
+
+def first(outputs):
+    return outputs[:, :1]
+
+
+def absolute(outputs, target_outputs):
+    return jnp.abs(outputs - target_outputs)
+
+
+MINE = {"apply_fn": networks.mlp_apply, "data": sample, "metric": first, "loss": absolute}
+
+
+class ClaimTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.kept = self.path / functions.FILE
+
+    def claim(self, **changes):
+        mine = MINE | changes
+        target = apd_jax.Target(mine["apply_fn"], networks.mlp().params)
+        objective = apd_jax.Objective(metric=mine["metric"], minimality_loss=mine["loss"])
+        source = as_source(mine["data"], 0)
+        with Workdir(self.path) as workdir:
+            workdir.claim({"a": 1})
+            target.at(source.examples(0, 3))
+            functions.claim(workdir, target, objective, source, seed=0, batch_size=8)
+
+    @parameterized.named_parameters(
+        (
+            "network",
+            {"apply_fn": lambda p, x: jnp.sin(networks.mlp_apply(p, x))},
+            "network: ",
+        ),
+        (
+            "outputs",
+            {"apply_fn": lambda p, x: networks.mlp_apply(p, x)[:, :1]},
+            r"network: .*float32\[8, 1\]",
+        ),
+        (
+            "large_outputs",
+            {"apply_fn": lambda p, x: jnp.repeat(networks.mlp_apply(p, x), 2**18, axis=1)},
+            r"network: .*float32\[8, 524288\]",
+        ),
+        (
+            "sampler",
+            {"data": lambda k, n: jax.random.uniform(k, (n, 3))},
+            "sampling function",
+        ),
+        ("metric", {"metric": lambda y: y[:, 1:]}, "function metric=: "),
+        ("loss", {"loss": lambda y, t: jnp.square(y - t)}, "function minimality_loss=: "),
+    )
+    def test_another_function_is_refused(self, changes, message):
+        self.claim()
+        before = self.kept.read_bytes()
+        with self.assertRaisesRegex(WorkdirMismatch, f"another {message}.*Take another workdir"):
+            self.claim(**changes)
+        self.assertEqual(self.kept.read_bytes(), before)
+
+    def test_the_same_written_anew_is_accepted(self):
+        self.claim()
+        self.claim(
+            apply_fn=lambda p, x: networks.mlp_apply(p, x) * (1 + 1e-6),
+            data=lambda k, n: sample(k, n),
+            metric=lambda y: y[:, 0],
+            loss=lambda y, t: jnp.maximum(y - t, t - y),
+        )
+
+    def test_data_of_another_kind(self):
+        self.claim()
+        with self.assertRaisesRegex(WorkdirMismatch, "other data: .*float32.* are .*int32"):
+            self.claim(
+                apply_fn=lambda p, x: networks.mlp_apply(p, x.astype(jnp.float32)),
+                data=lambda k, n: jax.random.randint(k, (n, 3), 0, 9),
+            )
+
+    def test_lists_are_compared_and_loaders_may_shuffle_anew(self):
+        one, two = [X[:8], X[8:16]], [X[8:16], X[:8]]
+        self.claim(data=one)
+        self.claim(data=one)
+        self.claim(data=(batch for batch in two))
+        with self.assertRaisesRegex(WorkdirMismatch, "other batches"):
+            self.claim(data=two)
+
+    def test_a_directory_from_before(self):
+        self.claim()
+        self.kept.unlink()
+        (self.path / "checkpoints").mkdir()
+        with self.assertLogs("absl", "WARNING") as logs:
+            self.claim()
+        self.assertIn("taken for the ones that it was begun with", logs.output[0])
+        self.assertTrue(self.kept.exists())
+
+    def test_a_file_that_cant_be_read(self):
+        self.kept.write_bytes(b"nothing")
+        (self.path / "config.json").write_text('{"a": 1}')
+        with self.assertRaisesRegex(WorkdirError, "can't be read .* delete it"):
+            self.claim()
+
+    def test_large_outputs_are_kept_of_few_examples(self):
+        self.claim(apply_fn=lambda p, x: jnp.repeat(networks.mlp_apply(p, x), 2**18, axis=1))
+        self.assertLess(self.kept.stat().st_size, 8 * 2**20)
+
+    def test_inputs_of_half_precision_and_whole_numbers(self):
+        def network(params, x):
+            return networks.mlp_apply(params, x["x"].astype(jnp.float32)) + x["n"][:, None]
+
+        def draw(key, n):
+            x = sample(key, n)
+            return {"x": x.astype(jnp.bfloat16), "n": jnp.arange(n), "on": x[:, 0] > 0}
+
+        for _ in range(2):
+            self.claim(apply_fn=network, data=draw)
+
+
+class DifferenceTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ([1.0, 100.0], [1.05, 100.0], True),
+        ([1.0, 100.0], [1.0, 101.0], False),
+        ([np.nan, -np.inf], [np.nan, -np.inf], True),
+        ([np.nan, 1.0], [1.0, 1.0], False),
+        ([50000, 1], [50001, 1], False),
+        ([1.0, 2.0], [1, 2], False),
+        ([True], [False], False),
+        ([], [], True),
+    )
+    def test_against_what_was_kept(self, found, expected, same):
+        said = likeness.difference(np.array(found), np.array(expected), 1e-3)
+        self.assertEqual(said == "", same, said)
+
+
+if __name__ == "__main__":
+    absltest.main()
