@@ -136,7 +136,7 @@ def composed_apply(target: Target, components: Components, x: PyTree) -> PyTree:
       What the network gives, [B, ...].
 
     Raises:
-      UserError: no example, components that do not fit the target's sites.
+      UserError: components that do not fit the target's sites.
     """
     check_components(target.at(x), components)
     return _composed_apply(target, components, x)

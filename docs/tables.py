@@ -38,8 +38,8 @@ standard errors: they call every excess a failure.
 
 A feature counts as held by a single component where that component alone takes away 90 % of the
 error over a sweep of the feature, by two where the two of largest attribution do. With one layer
-and the paper's settings one component holds 41 to 59 of 100 features, with the robust ones 84
-to 93, and two hold 99 or 100. The robust settings train on random halves of the inactive components
+and the paper's settings one component holds 41 to 59 of 100 features, with the robust ones 98
+or 99, and two hold all. The robust settings train on random halves of the inactive components
 (`stochastic`), and scrubbing measures the error of such halves: under them the scrubbed MSE is no
 independent check. The paper says that about 22 of 100 are not held by one component; how it counts
 may differ.
