@@ -37,6 +37,16 @@ class Factors(NamedTuple):
         """Stack factors `U` [C, (G,) d_in, m] and `V` [C, (G,) m, d_out]."""
         return cls(jnp.swapaxes(U, -1, -2), V)
 
+    @classmethod
+    def from_matrices(cls, matrices: jax.Array, rank: int) -> "Factors":
+        """Matrices [C, d_in, d_out] cut to rank m: the largest singular values, half on a side."""
+        u, s, vt = jnp.linalg.svd(matrices, full_matrices=False)
+        kept = min(rank, s.shape[1])
+        root = jnp.sqrt(s[:, :kept, None])
+        pad = ((0, 0), (0, rank - kept), (0, 0))
+        reads, writes = root * jnp.swapaxes(u[:, :, :kept], 1, 2), root * vt[:, :kept]
+        return cls(jnp.pad(reads, pad), jnp.pad(writes, pad))
+
     @property
     def U(self) -> jax.Array:
         """Left factor, [C, (G,) d_in, m]."""

@@ -16,7 +16,6 @@ from apd_jax.components import Components, init_components, move_lengths, normal
 from apd_jax.data import Data, SampleBatch, Source, as_source
 from apd_jax.decomposition import Decomposition
 from apd_jax.fields import check_whole, from_mapping
-from apd_jax.parting import part_target
 from apd_jax.refine import rounds as refine
 from apd_jax.restarts import final_losses, spread
 from apd_jax.robust import ROBUST
@@ -25,6 +24,7 @@ from apd_jax.runtime.preemption import catch_signals
 from apd_jax.scales import scales
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
+from apd_jax.starts import STARTS
 from apd_jax.train_step import TrainState
 
 _SCALE_EXAMPLES = 4096  # that relative losses are scaled on
@@ -44,7 +44,7 @@ def init_states(
       settings: the hyperparameters.
       targets: S targets side by side (every leaf of the parameters [S, ...]).
       seeds: uint32 [S].
-      sample_batch: inputs for a parted start and for relative losses; needed for these alone.
+      sample_batch: inputs for starts from the weights and relative losses; needed for them alone.
       init: components to start from, the same for all seeds; drawn at random if None.
     """
     optimizer = settings.optimizer()
@@ -59,10 +59,10 @@ def init_states(
             scale=settings.init_scale,
             instances=settings.init_instances,
         )
-        if settings.start == "parted" and start is None:
+        if settings.start in STARTS and start is None:
             assert sample_batch is not None
             x = sample_batch(randomness.stream(seed, "start"), _START_EXAMPLES)
-            components = part_target(target, x, components)
+            components = STARTS[settings.start](target, x, components)
         if settings.objective.unit_norm:
             components = normalise_reads(components)
         state = train_step.init_state(components, optimizer)

@@ -5,6 +5,7 @@ twice counts twice), p Schatten power, s_c(x) mask.
 """
 
 from collections.abc import Iterable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -162,19 +163,24 @@ def _num_weights(components: Components, uses: dict[str, float]) -> float:
 
 
 def hidden_activations(
-    records: Records, target_records: Records, sites: Iterable[str], activation: str
+    records: Records,
+    target_records: Records,
+    sites: Iterable[str],
+    activation: str,
+    uses: Literal["all", "first"] = "all",
 ) -> jax.Array:
     """Reconstruction of hidden activations, `mean_b (Σ_l ‖a_l(κ) − a_l(θ*)‖²) / Σ_l dim(a_l)`.
 
     Args:
       records: what passed through the sites with the active components.
       target_records: the same for the target.
-      sites: whose outputs count, every use of them.
+      sites: whose outputs count.
       activation: `"relu"`, `"gelu"` or `"identity"`, applied to a site's output (before the bias).
+      uses: of these sites, all or the first of each.
     """
     act = activation_function(activation)
     chosen = set(sites)
-    keys = [key for key in target_records if key[0] in chosen]
+    keys = [(s, use) for s, use in target_records if s in chosen and (uses == "all" or use == 0)]
     squares = [
         jnp.square(act(records[key].flat_y()) - act(target_records[key].flat_y())) for key in keys
     ]

@@ -102,6 +102,11 @@ class Objective:
     hidden_sites: tuple[str, ...] = setting(
         (), "Sites whose outputs the activation loss compares.", flag=False
     )
+    hidden_uses: Literal["all", "first"] = setting(
+        "all",
+        "Uses of these sites that the activation loss compares: all, or the first of each, where "
+        "the last one of a tied decoder gives the network's output.",
+    )
     hidden_activation: str = setting(
         "identity", "Nonlinearity that the activation loss applies first.", flag=False
     )

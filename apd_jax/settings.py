@@ -39,10 +39,11 @@ class Settings:
     halflife: float | None = setting(
         None, "Steps in which the exponential schedule falls to a half."
     )
-    start: Literal["random", "parted"] = setting(
+    start: Literal["random", "parted", "covering"] = setting(
         "random",
-        "Components at the first step: drawn at random, as in the paper, or the target's weights "
-        "parted among groups of inputs that they treat alike.",
+        "Components at the first step: drawn at random, as in the paper, or from the target's "
+        "weights: parted among groups of inputs that they treat alike, or covering each group as "
+        "the target does, with the difference in components without one.",
     )
     init_scale: float = setting(1.0, "Gain of the initialisation.")
     init_instances: int = setting(

@@ -107,7 +107,11 @@ def _simplicity(step: Step) -> jax.Array:
 def _activation(step: Step) -> jax.Array:
     names = [step.target.sites.full_name(name) for name in step.objective.hidden_sites]
     return losses.hidden_activations(
-        step.masked[1], step.attributed.records, names, step.objective.hidden_activation
+        step.masked[1],
+        step.attributed.records,
+        names,
+        step.objective.hidden_activation,
+        step.objective.hidden_uses,
     )
 
 

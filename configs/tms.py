@@ -6,7 +6,8 @@
 
 Variants: 5-2 and 40-10 (features-hidden; the paper's), 5-2-id and 40-10-id (with a fixed identity
 between encoder and decoder; SPD's), with the paper's settings; each with `-robust` behind it with
-those of apd_jax/robust.py, the same for all but for C and k. Paper: 5-2 has MMCS 0.998 and ML2R
+those of apd_jax/robust.py, the same for all but for C and k and, with an identity, the start and a
+loss on hidden activations. Paper: 5-2 has MMCS 0.998 and ML2R
 0.893, 40-10 has MMCS 0.996 and ML2R 0.935.
 """
 
@@ -49,6 +50,11 @@ def _robust(config):
     wide = config.target.num_features == 40
     config.num_components, config.topk = (80, 1.0) if wide else (10, 0.211)
     config.rank = 4
+    if config.target.hidden_layers:
+        # Pieces of the identity that are it on one feature each are more than the identity. Only
+        # hidden activations tell how much of a feature's length is W's and how much its piece's.
+        config.start, config.steps = "covering", 2500
+        config.coefficients.activation, config.hidden_uses = 10.0, "first"
 
 
 def get_config(variant: str = "5-2"):

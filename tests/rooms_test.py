@@ -8,7 +8,7 @@ from absl.testing import absltest
 PACKAGE = pathlib.Path(__file__).parent.parent / "apd_jax"
 MATHEMATICS = ("sites", "attribution", "ambient", "checks", "components", "errors", "fields")
 MATHEMATICS += ("forward", "grouped", "inputs", "losses", "objective", "optimizers", "randomness")
-MATHEMATICS += ("parting", "selection", "settings", "terms", "train_step")
+MATHEMATICS += ("selection", "settings", "starts", "terms", "train_step")
 FORBIDDEN = ("matplotlib", "ml_collections", "jinja2", "orbax", "absl", "tqdm")
 FORBIDDEN += tuple(f"apd_jax.{room}" for room in ("run", "runtime", "report", "studies", "loop"))
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from apd_jax.parting import SHARPNESS
 from apd_jax.refine import shares
 from apd_jax.refine.evidence import Evidence
 from apd_jax.refine.shares import Parts
 from apd_jax.refine.split import choose_free
+from apd_jax.starts.groups import SHARPNESS
 
 _ITERATIONS = 30
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax.parting import SHARPNESS
 from apd_jax.refine import shares
 from apd_jax.refine.evidence import Evidence
 from apd_jax.refine.shares import Parts
+from apd_jax.starts.groups import SHARPNESS
 
 EXAMPLES = 512
 _ROUNDS = 10

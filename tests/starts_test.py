@@ -5,18 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest
 
-from apd_jax import parting
 from apd_jax.components import init_components
 from apd_jax.errors import UserError
 from apd_jax.inputs import SparseFeatures
 from apd_jax.sites import Target
+from apd_jax.starts import STARTS
+from apd_jax.starts.groups import group_lines
 from apd_jax.studies.gated_functions import measures
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
 
 
-def _parted(target, x, num_components, rank=None):
-    start = init_components(jax.random.key(0), target, num_components=num_components, rank=rank)
-    return jax.jit(parting.part_target)(target, x, start)
+def _started(target, x, num_components, rank=None, start="parted"):
+    components = init_components(
+        jax.random.key(0), target, num_components=num_components, rank=rank
+    )
+    return jax.jit(STARTS[start])(target, x, components)
 
 
 def _map(weight):
@@ -29,7 +32,9 @@ class GroupsTest(absltest.TestCase):
     def test_lines(self):
         """Two orthogonal lines, a sign on either, and examples between them."""
         signatures = jnp.array([[1.0, 0], [-2, 0], [3, 0], [0, 1], [0, -1], [0, 5], [1, 1]])
-        groups = np.asarray(parting.group_lines(signatures, jnp.ones(7), 2))
+        groups, used = group_lines(signatures, jnp.ones(7), 2)
+        self.assertTrue(used.all())
+        groups = np.asarray(groups)
         first = groups[0].argmax()
         np.testing.assert_array_equal(groups[:3].argmax(axis=1), first)
         np.testing.assert_array_equal(groups[3:6].argmax(axis=1), 1 - first)
@@ -38,8 +43,18 @@ class GroupsTest(absltest.TestCase):
 
     def test_examples_of_no_weight_count_for_nothing(self):
         signatures = jnp.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
-        groups = parting.group_lines(signatures, jnp.array([1.0, 1, 0, 0]), 2)
+        groups, _ = group_lines(signatures, jnp.array([1.0, 1, 0, 0]), 2)
         np.testing.assert_array_equal(groups[2:], 0.0)
+
+    def test_groups_of_few_are_not_used(self):
+        """Two crowds and what lies between them: the third place stays empty."""
+        between = np.random.default_rng(0).normal(size=(3, 2))
+        crowds = np.repeat(np.eye(2), 40, axis=0)
+        signatures = jnp.asarray(np.concatenate([crowds, between]), jnp.float32)
+        groups, used = group_lines(signatures, jnp.ones(83), 4, 0.2)
+        self.assertEqual(np.sort(used).tolist(), [False, False, True, True])
+        np.testing.assert_array_equal(groups[:, ~used], 0)
+        self.assertEqual(len(set(groups[:80].argmax(axis=1).tolist())), 2)
 
 
 class PartsTest(absltest.TestCase):
@@ -47,7 +62,7 @@ class PartsTest(absltest.TestCase):
         """Of sparse inputs the parts are the rows, one a component."""
         weight = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
         x = SparseFeatures(4, 0.05)(jax.random.key(1), 8192)
-        (factors,) = _parted(_map(weight), x, 4, rank=1).values()
+        (factors,) = _started(_map(weight), x, 4, rank=1).values()
         pieces = np.asarray(factors.matrices())
         order = np.linalg.norm(pieces, axis=2).argmax(axis=1)
         self.assertLen(set(order.tolist()), 4)
@@ -59,7 +74,7 @@ class PartsTest(absltest.TestCase):
     def test_full_rank_parts_add_up(self):
         weight = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
         x = jax.random.normal(jax.random.key(2), (4096, 5))
-        (factors,) = _parted(_map(weight), x, 3).values()
+        (factors,) = _started(_map(weight), x, 3).values()
         np.testing.assert_allclose(factors.sum(), weight, atol=1e-2)
 
     def test_gated_functions(self):
@@ -67,7 +82,7 @@ class PartsTest(absltest.TestCase):
         task, key = GatedFunctions(), jax.random.key(0)
         params = task.init(key)
         target = task.target(params)
-        components = _parted(target, task.inputs(jax.random.key(9), 8192), 4)
+        components = _started(target, task.inputs(jax.random.key(9), 8192), 4)
         weights = {site: np.asarray(w, np.float64) for site, w in target.weights.items()}
         pieces = {site: np.asarray(f.matrices(), np.float64) for site, f in components.items()}
         places = measures.supports(weights, owners(params), 4)
@@ -82,7 +97,42 @@ class PartsTest(absltest.TestCase):
         example = jax.ShapeDtypeStruct((2, 3), jnp.float32)
         target = Target(network, {"table": jnp.ones((7, 4))}, inputs=example)
         with self.assertRaisesRegex(UserError, "start 'random'"):
-            _parted(target, jnp.zeros((16, 3)), 2)
+            _started(target, jnp.zeros((16, 3)), 2)
+
+
+class CoveringTest(absltest.TestCase):
+    def test_features_through_an_identity(self):
+        """Every feature's component has all of its row and of the identity; free ones the rest."""
+        angles = 2 * np.pi * np.arange(5) / 5
+        rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+        params = {"w": jnp.asarray(rows), "hidden": jnp.eye(2)}
+        target = Target(
+            lambda params, x: jax.nn.relu(x @ params["w"] @ params["hidden"] @ params["w"].T - 0.3),
+            params,
+            inputs=jax.ShapeDtypeStruct((2, 5), jnp.float32),
+        )
+        x = SparseFeatures(5, 0.05)(jax.random.key(1), 8192)
+        found = _started(target, x, 9, 2, "covering")
+        pieces = {site: np.asarray(factors.matrices()) for site, factors in found.items()}
+        for site, weight in target.weights.items():
+            np.testing.assert_allclose(pieces[site].sum(axis=0), weight, atol=1e-3)
+        holders = np.einsum("cfh,fh->cf", pieces["w"], rows).argmax(axis=0)
+        self.assertLen(set(holders.tolist()), 5)
+        for feature, holder in enumerate(holders):
+            expected = np.zeros_like(rows)
+            expected[feature] = rows[feature]
+            np.testing.assert_allclose(pieces["w"][holder], expected, atol=0.15)
+            alone = rows[feature] @ pieces["hidden"][holder]
+            np.testing.assert_allclose(alone, rows[feature], atol=0.15)
+        free = np.setdiff1d(np.arange(9), holders)
+        for factors in found.values():
+            self.assertTrue((np.linalg.matrix_rank(factors.matrices()[free]) <= 1).all())
+
+    def test_spare_components_too_few_for_a_direction_each_hold_several(self):
+        weight = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+        x = jnp.repeat(jnp.eye(4)[:1], 64, axis=0)  # one group; of the rest three directions
+        (factors,) = _started(_map(weight), x, 2, 3, "covering").values()
+        np.testing.assert_allclose(factors.sum(), weight, atol=1e-4)
 
 
 if __name__ == "__main__":
