@@ -6,9 +6,9 @@
 
 Variants: 5-2 and 40-10 (features-hidden; the paper's), 5-2-id and 40-10-id (with a fixed identity
 between encoder and decoder; SPD's), with the paper's settings; each with `-robust` behind it with
-those of apd_jax/robust.py, the same for all but for C and k and, with an identity, the start and a
-loss on hidden activations. Paper: 5-2 has MMCS 0.998 and ML2R
-0.893, 40-10 has MMCS 0.996 and ML2R 0.935.
+those of apd_jax/robust.py, the same for all but for C and k and, with an identity, a start from the
+weights instead of rounds. Paper: 5-2 has MMCS 0.998 and ML2R 0.893, 40-10 has MMCS 0.996 and ML2R
+0.935.
 """
 
 from apd_jax import fields
@@ -51,9 +51,10 @@ def _robust(config):
     config.num_components, config.topk = (80, 1.0) if wide else (10, 0.211)
     config.rank = 4
     if config.target.hidden_layers:
-        # Pieces of the identity that are it on one feature each are more than the identity. Only
-        # hidden activations tell how much of a feature's length is W's and how much its piece's.
-        config.start, config.steps = "covering", 2500
+        # Pieces of the identity that are it on one feature each are more than the identity: the
+        # start has them, and rounds would merge the spare components that hold the difference.
+        # Only hidden activations tell how much of a feature's length is W's, how much its piece's.
+        config.start, config.steps, config.refine.every = "covering", 2000, 0
         config.coefficients.activation, config.hidden_uses = 10.0, "first"
 
 

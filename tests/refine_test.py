@@ -200,19 +200,12 @@ class MovesTest(parameterized.TestCase):
         parts = np.zeros((4, 3, 2))
         parts[0, 0], parts[1, 0], parts[2, 1] = (1, 0), (0.5, 0.01), (1, 0)
         components = handmade.full_rank({"w": parts})
-        none = jnp.zeros(4, bool)
-        after, count, touched = merge(components, none, none, cosine=0.9)
+        after, count, touched = merge(components, jnp.zeros(4, bool), cosine=0.9)
         self.assertEqual(int(count), 1)
         self.assertEqual(touched.tolist(), [True, True, False, False])
         expected = parts.copy()
         expected[0], expected[1] = parts[0] + parts[1], 0
         np.testing.assert_allclose(after["w"].matrices(), expected, atol=1e-6)
-
-    @parameterized.parameters(((True, True), 0), ((True, False), 1), ((False, True), 1))
-    def test_free_components_that_are_alike_are_no_duplicates(self, free, merges):
-        components = handmade.full_rank({"w": np.ones((2, 3, 2))})
-        _, count, _ = merge(components, jnp.array(free), jnp.zeros(2, bool), cosine=0.9)
-        self.assertEqual(int(count), merges)
 
 
 class ClustersTest(parameterized.TestCase):

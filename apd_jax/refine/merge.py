@@ -11,16 +11,14 @@ from apd_jax.refine.shares import Parts
 
 
 def merge(
-    components: Parts, free: jax.Array, fixed: jax.Array, *, cosine: float
+    components: Parts, fixed: jax.Array, *, cosine: float
 ) -> tuple[Parts, jax.Array, jax.Array]:
     """Add up pairs of components whose matrices, over all sites, have a cosine above `cosine`.
 
-    Only components with at least a tenth of the largest norm count, and of free ones no pair:
-    they share what no example needs.
+    Only components with at least a tenth of the largest norm count.
 
     Args:
       components: `{part: Factors}`, blocks of stacked sites apart.
-      free: [C] bool, components that do nothing.
       fixed: [C] bool, components that no move may touch.
       cosine: from where on two are one.
 
@@ -34,8 +32,7 @@ def merge(
     def pair(table):
         norms = jnp.sqrt(jnp.maximum(jnp.diagonal(table), 0))
         counts = (norms >= 0.1 * jnp.max(norms)) & ~fixed
-        allowed = counts[:, None] & counts & ~(free[:, None] & free)
-        allowed = allowed & jnp.triu(jnp.ones(table.shape, bool), 1)
+        allowed = counts[:, None] & counts & jnp.triu(jnp.ones(table.shape, bool), 1)
         cosines = table / jnp.maximum(norms[:, None] * norms, 1e-30)
         cosines = jnp.where(allowed, cosines, -1)
         flat = jnp.argmax(cosines)

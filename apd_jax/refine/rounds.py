@@ -89,7 +89,7 @@ def move(
 
     fixed = objective.always_active(total)
     steps = {
-        "merges": lambda parts, seen, free: merge(parts, free, fixed, cosine=rules.merge_cosine),
+        "merges": lambda parts, seen, free: merge(parts, fixed, cosine=rules.merge_cosine),
         "splits": lambda parts, seen, free: split(
             parts, seen, free, cosine=rules.split_cosine, limit=rules.limit
         ),
