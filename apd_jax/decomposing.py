@@ -1,130 +1,114 @@
-"""Decompose a network: its checks, the step for the loop, and the loop around it.
+"""Decompose a network: its checks, and the run of its training.
 
-Letters: B batch, C components, S seeds side by side.
+Letters: B batch, C components.
 """
 
+import dataclasses
+import functools
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from apd_jax import loop, randomness, train_step
+from apd_jax import auto_topk, loop
 from apd_jax.ambient import own_settings
 from apd_jax.checks import check_seed, check_start, check_target
-from apd_jax.components import Components, init_components, move_lengths, normalise_reads
-from apd_jax.data import Data, SampleBatch, Source, as_source
+from apd_jax.components import Components
+from apd_jax.data import Data, Source, as_source
 from apd_jax.decomposition import Decomposition
 from apd_jax.fields import check_whole, from_mapping
-from apd_jax.refine import rounds as refine
 from apd_jax.restarts import final_losses, spread
 from apd_jax.robust import ROBUST
 from apd_jax.run import functions, own
-from apd_jax.runtime.preemption import catch_signals
-from apd_jax.scales import scales
+from apd_jax.runtime.preemption import StopFlag, catch_signals
 from apd_jax.settings import Settings
-from apd_jax.sites import Target
-from apd_jax.starts import STARTS
-from apd_jax.train_step import TrainState
-
-_SCALE_EXAMPLES = 4096  # that relative losses are scaled on
-_START_EXAMPLES = 8192
+from apd_jax.sites import PyTree, Target
+from apd_jax.training import init_states, make_between, make_step, moves_of
 
 
-def init_states(
-    settings: Settings,
-    targets: Target,
-    seeds: jax.Array,
-    sample_batch: SampleBatch | None = None,
-    init: Components | None = None,
-) -> TrainState:
-    """States before the first step, every leaf [S, ...].
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What was asked for; the fields are the arguments of `decompose`."""
 
-    Args:
-      settings: the hyperparameters.
-      targets: S targets side by side (every leaf of the parameters [S, ...]).
-      seeds: uint32 [S].
-      sample_batch: inputs for starts from the weights and relative losses; needed for them alone.
-      init: components to start from, the same for all seeds; drawn at random if None.
-    """
-    optimizer = settings.optimizer()
-    start = move_lengths(init) if init and settings.objective.unit_norm else init
+    target: Target
+    source: Source
+    settings: Settings
+    seed: int
+    restarts: int
+    init: Components | None
+    chunk_steps: int
+    observer: loop.Observer
+    pilots: tuple[auto_topk.Pilot, ...] = ()
 
-    def one(target, seed):
-        components = start or init_components(
-            randomness.stream(seed, "components"),
-            target,
-            num_components=settings.num_components,
-            rank=settings.rank,
-            scale=settings.init_scale,
-            instances=settings.init_instances,
+    def examples(self, count: int) -> PyTree:
+        return self.source.examples(self.seed, count)
+
+    @property
+    def _seeds(self) -> jax.Array:
+        return jnp.array([self.seed], jnp.uint32)
+
+    def check(self) -> None:
+        """Refuse what can't be decomposed, before any training."""
+        check_target(self.target, self.examples(3), self.settings.objective)
+        check_start(self.target, self.init, self.settings)
+        self.source.check(self.settings.batch_size)
+
+    def work(self) -> own.Work:
+        """The training of all initialisations."""
+        settings, source, draw = self.settings, self.source, self.source.draw(self.seed)
+        targets, seeds = spread(loop.stack([self.target]), self._seeds, self.restarts)
+        return own.Work(
+            make_state=lambda: init_states(settings, targets, seeds, draw, self.init),
+            make_step=lambda: make_step(settings, source),
+            make_between=lambda: make_between(settings, draw),
+            context=targets,
+            seeds=seeds,
+            steps=settings.steps,
+            chunk_steps=self.chunk_steps,
+            feed=source.feed if source.feeds else None,
+            observer=self.observer,
         )
-        if settings.start in STARTS and start is None:
-            assert sample_batch is not None
-            x = sample_batch(randomness.stream(seed, "start"), _START_EXAMPLES)
-            components = STARTS[settings.start](target, x, components)
-        if settings.objective.unit_norm:
-            components = normalise_reads(components)
-        state = train_step.init_state(components, optimizer)
-        if settings.relative_losses:
-            assert sample_batch is not None
-            key = randomness.stream(seed, "loss scales")
-            x = sample_batch(randomness.stream_of_step(key, "batch"), _SCALE_EXAMPLES)
-            probes = randomness.stream_of_step(key, "attribution")
-            state = state._replace(scales=scales(settings.objective, target, x, probes))
-        if not settings.refine.rounds(settings.steps):
-            return state
-        return state._replace(refined=refine.init(components))
 
-    return jax.jit(jax.vmap(one))(targets, seeds)
+    def found(self, outcome: own.Outcome) -> Decomposition:
+        """The initialisation of least loss."""
+        draw, targets = self.source.draw(self.seed), loop.stack([self.target])
+        targets, _ = spread(targets, self._seeds, self.restarts)
+        losses = final_losses(self.settings, targets, outcome.state, self._seeds, draw)
+        best = int(jnp.argmin(losses))
+        state = loop.pick(outcome.state, best)
+        return Decomposition(
+            self.target,
+            state.components,
+            self.settings,
+            outcome.history(best),
+            self.examples(3),
+            losses.tolist(),
+            moves_of(state),
+            self.pilots,
+        )
 
+    def with_k(
+        self,
+        flag: StopFlag,
+        pilots: list[auto_topk.Pilot],
+        keep: Callable[[list[auto_topk.Pilot]], None],
+    ) -> tuple["_Job", Decomposition | None]:
+        """The same with the k that is enough, and a short training that was stopped, if any."""
 
-def make_step(settings: Settings, data: SampleBatch | Source) -> loop.StepFn:
-    """The step function for `loop.run_steps`; its context is the target, and what data feed."""
-    rate = settings.rate()
-    optimizer = settings.optimizer()
-    source = as_source(data)
+        def train(topk: float) -> Decomposition:
+            settings = auto_topk.shorter(self.settings, topk)
+            short = {"settings": settings, "restarts": 1, "observer": loop.Observer()}
+            job = dataclasses.replace(self, source=self.source.again(), **short)
+            return job.found(own.run(job.work(), flag))
 
-    def step(context, state: TrainState, key: jax.Array):
-        target, fed = context if source.feeds else (context, None)
-        batch_key = randomness.stream_of_step(key, "batch")
-        x = source.batch(fed, state.step, batch_key, settings.batch_size)
-        metrics = {"learning_rate": rate(state.step)}
-        with jax.default_matmul_precision(settings.objective.routes.matmul_precision):
-            state, measured = train_step.train_step(
-                settings.objective,
-                optimizer,
-                target,
-                state,
-                x,
-                randomness.stream_of_step(key, "attribution"),
-                settings.factors(state),
-            )
-        if state.refined is not None:
-            metrics |= {f"refine/{name}": n for name, n in state.refined.counts.items()}
-        return state, metrics | measured
-
-    return step
-
-
-def make_between(settings: Settings, sample_batch: SampleBatch) -> loop.Between | None:
-    """The rounds of refinement for `loop.run_steps`, if there are any.
-
-    One look follows the last round, to undo it if it did not pay.
-    """
-    rounds, every = settings.refine.rounds(settings.steps), settings.refine.every
-    if not rounds:
-        return None
-    function = refine.make_round(
-        settings.objective, settings.refine, settings.steps, sample_batch, settings.factors
-    )
-    return loop.Between(every, (rounds + 1) * every, function)
-
-
-def moves_of(state: TrainState) -> dict[str, int]:
-    """How often each move was made in a training, by name; empty without rounds."""
-    counts = {} if state.refined is None else state.refined.counts
-    return {name: int(count) for name, count in counts.items()}
+        first = auto_topk.first(self.settings.num_components)
+        stopped = auto_topk.search(train, self.examples(own.EXAMPLES), first, pilots, keep)
+        if stopped:
+            return self, stopped
+        settings = auto_topk.with_k(self.settings, auto_topk.found(pilots))
+        return dataclasses.replace(self, settings=settings, pilots=tuple(pilots)), None
 
 
 @own_settings()
@@ -133,7 +117,7 @@ def decompose(
     data: Data,
     *,
     num_components: int,
-    topk: float | None,
+    topk: float | Literal["auto"] | None,
     seed: int = 0,
     restarts: int = 1,
     init: Components | Decomposition | None = None,
@@ -155,7 +139,9 @@ def decompose(
         dict, tuple or other pytree of arrays [N, ...], taken in shuffled epochs; or an iterable of
         batches (a list, a data loader, a generator), one a step.
       num_components: C.
-      topk: active components per example on average (batch top-k); None for the Lp objective.
+      topk: active components per example on average (batch top-k); `"auto"` looks for it by short
+        trainings (`auto_topk`), of which one that is stopped is handed back; None for the Lp
+        objective.
       seed: root of all randomness, in [0, 2**32).
       restarts: initialisations side by side; the one of least loss stays.
       init: components to go on from, or another decomposition that has them.
@@ -178,49 +164,30 @@ def decompose(
       loop.Diverged: a loss stopped being finite.
     """
     check_seed(seed)
+    check_whole(num_components=num_components, restarts=restarts)
+    check_whole(chunk_steps=chunk_steps, checkpoint_every=checkpoint_every)
     init = init.components if isinstance(init, Decomposition) else init
-    check_whole(restarts=restarts, chunk_steps=chunk_steps, checkpoint_every=checkpoint_every)
+    auto = topk == auto_topk.AUTO
+    k = auto_topk.first(num_components) if auto else topk
     source = as_source(data, seed)
-    given = {"num_components": num_components, "topk": topk} | source.sizes() | options
+    given = {"num_components": num_components, "topk": k} | source.sizes() | options
     settings = from_mapping(ROBUST, given)
-    example = source.examples(seed, 3)
-    check_target(target, example, settings.objective)
-    check_start(target, init, settings)
-    source.check(settings.batch_size)
-    seeds, draw = jnp.array([seed], jnp.uint32), source.draw(seed)
-    targets, all_seeds = spread(loop.stack([target]), seeds, restarts)
-    work = own.Work(
-        make_state=lambda: init_states(settings, targets, all_seeds, draw, init),
-        make_step=lambda: make_step(settings, source),
-        make_between=lambda: make_between(settings, draw),
-        context=targets,
-        seeds=all_seeds,
-        steps=settings.steps,
-        chunk_steps=chunk_steps,
-        feed=source.feed if source.feeds else None,
-        observer=observer or loop.Observer(),
-    )
-
-    def found(outcome: own.Outcome) -> Decomposition:
-        losses = final_losses(settings, targets, outcome.state, seeds, draw)
-        best = int(jnp.argmin(losses))
-        state = loop.pick(outcome.state, best)
-        return Decomposition(
-            target,
-            state.components,
-            settings,
-            outcome.history(best),
-            example,
-            losses.tolist(),
-            moves_of(state),
-        )
+    watching = observer or loop.Observer()
+    job = _Job(target, source, settings, seed, restarts, init, chunk_steps, watching)
+    job.check()
+    if auto:
+        auto_topk.check(settings)
+        source.again()
 
     with catch_signals() as flag:
         if workdir is None:
-            return found(own.run(work, flag))
-        counts = {"chunk_steps": chunk_steps, "checkpoint_every": checkpoint_every}
-        counts |= {"restarts": restarts}
-        described = {"seed": seed, "data": source.describe()} | counts
+            stopped = None
+            if auto:
+                job, stopped = job.with_k(flag, [], lambda pilots: None)
+            return stopped or job.found(own.run(job.work(), flag))
+        described = {"seed": seed, "data": source.describe(), "restarts": restarts}
+        described |= {"chunk_steps": chunk_steps, "checkpoint_every": checkpoint_every}
+        described |= {"topk": topk} if auto else {}
         config = own.config_of(settings, target, init, **described)
         with own.directory(workdir, config) as place:
             functions.claim(
@@ -231,8 +198,13 @@ def decompose(
                 seed=seed,
                 batch_size=settings.batch_size,
             )
-            outcome = own.run_in(place, work, config, flag)
-            result = found(outcome)
+            if auto:
+                keep = functools.partial(auto_topk.write, place.path)
+                job, stopped = job.with_k(flag, auto_topk.read(place.path), keep)
+                if stopped:
+                    return stopped
+            outcome = own.run_in(place, job.work(), config, flag)
+            found = job.found(outcome)
             if outcome.done == settings.steps:
-                own.publish(place, result, source.examples(seed, own.EXAMPLES))
-            return result
+                own.publish(place, found, job.examples(own.EXAMPLES))
+            return found

@@ -53,6 +53,7 @@ class Decomposition:
       example: a few inputs, which `save` keeps to check a loaded network with.
       losses: the final loss of every initialisation; this is the one of the least.
       moves: how often each move of refinement was made, `{name: number}`.
+      pilots: the short trainings that k was found by (`auto_topk.Pilot`), if it was looked for.
     """
 
     target: Target
@@ -62,6 +63,7 @@ class Decomposition:
     example: PyTree | None = None
     losses: Sequence[float] = ()
     moves: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    pilots: Sequence[Mapping[str, float]] = ()
 
     def __repr__(self) -> str:
         title = tables.decomposition_title(self)

@@ -29,6 +29,7 @@ def save(decomposition: Decomposition, directory: str | os.PathLike[str]) -> Non
         "history": decomposition.history,
         "losses": list(decomposition.losses),
         "moves": dict(decomposition.moves),
+        "pilots": list(decomposition.pilots),
         "params": trees.describe(target.params),
         "paths": list(trees.leaves_by_path(target.params)),
     }
@@ -88,6 +89,7 @@ def load(
         example,
         config["losses"],
         config["moves"],
+        config.get("pilots", ()),
     )
 
 

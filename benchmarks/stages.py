@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from apd_jax import optimizers, randomness, sites
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
-from apd_jax.decomposing import SampleBatch
+from apd_jax.data import SampleBatch
 from apd_jax.objective import Objective
 from apd_jax.settings import Settings
 from apd_jax.terms import TERMS, Step

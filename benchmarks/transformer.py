@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import loop
-from apd_jax.decomposing import init_states, make_step
 from apd_jax.objective import Coefficients, Objective, Routes
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
+from apd_jax.training import init_states, make_step
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "transformer.json"
 

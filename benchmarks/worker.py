@@ -10,8 +10,8 @@ from typing import Any
 import jax
 
 from apd_jax import loop
-from apd_jax.decomposing import init_states, make_step
 from apd_jax.runtime import mesh
+from apd_jax.training import init_states, make_step
 from benchmarks import machine, problem, process, stages
 
 

@@ -13,7 +13,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import loop, train_step
-from apd_jax.decomposing import init_states
+from apd_jax.training import init_states
 from benchmarks import against_reference, problem, process, run, scaling, stages, tables, work
 
 TINY = {"seeds": 2, "batch_size": 32, "num_components": 6}

@@ -15,7 +15,6 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import loop
 from apd_jax.components import Factors, init_components
-from apd_jax.decomposing import init_states, make_between, make_step
 from apd_jax.errors import UserError
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Coefficients, Objective
@@ -28,6 +27,7 @@ from apd_jax.refine.rules import Rules
 from apd_jax.refine.split import two_clusters
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
+from apd_jax.training import init_states, make_between, make_step
 
 FEATURES, SPARE = 6, 3
 OBJECTIVE = Objective(Coefficients(1.0, 1.0, 0.1), topk=0.6)

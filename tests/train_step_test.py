@@ -14,11 +14,11 @@ from absl.testing import absltest, parameterized
 from apd_jax import loop, optimizers, randomness, train_step
 from apd_jax.attribution import METHODS
 from apd_jax.components import normalise_reads, project_gradient
-from apd_jax.decomposing import init_states, make_step
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Coefficients, Objective, Routes
 from apd_jax.settings import Settings
 from apd_jax.terms import TERMS
+from apd_jax.training import init_states, make_step
 
 TOPK = Objective(Coefficients(faithfulness=1, minimality=1, simplicity=0.5), topk=1.3)
 LP = Objective(Coefficients(faithfulness=1, lp_minimality=0.7, lp_simplicity=0.3), topk=None)

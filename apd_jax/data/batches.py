@@ -64,6 +64,14 @@ class Batches(Source):
     def batch(self, fed, step, key, batch_size):
         return take(fed["batches"], step - fed["start"])
 
+    def again(self):
+        if iter(self._batches) is self._batches:
+            raise UserError(
+                "the data are an iterator, which gives its batches once, and several trainings "
+                "need them: give what can be iterated again, such as a list or a data loader"
+            )
+        return Batches(self._batches)
+
     def examples(self, seed, count):
         if self._taken is None:
             self._fill(1)

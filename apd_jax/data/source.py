@@ -41,6 +41,14 @@ class Source:
     def batch(self, fed: PyTree, step: jax.Array, key: jax.Array, batch_size: int) -> PyTree:
         """The batch of a step, [B, ...], from what was fed; traced."""
 
+    def again(self) -> "Source":
+        """The same from its beginning, for another training.
+
+        Raises:
+          UserError: data that are given once.
+        """
+        return self
+
     def examples(self, seed: int, count: int) -> PyTree:
         """At most `count` examples to look at, which the training may see too."""
 

@@ -138,9 +138,20 @@ def _facts(decomposition: Any, summary: Summary) -> list[tuple[str, str]]:
     return [
         ("components", numbers.number(settings.num_components)),
         ("steps", steps),
+        *_search(decomposition),
         ("batch size", numbers.number(settings.batch_size)),
         ("examples looked at", numbers.number(summary.num_examples)),
         ("machine", machine()["device"]),
+    ]
+
+
+def _search(decomposition: Any) -> list[tuple[str, str]]:
+    """How k was found, if it was looked for."""
+    if not decomposition.pilots:
+        return []
+    tried = ", ".join(f"{pilot['topk']:.3g}" for pilot in decomposition.pilots)
+    return [
+        ("k", f"{decomposition.settings.objective.topk:.3g}, after short trainings with {tried}")
     ]
 
 

@@ -13,7 +13,6 @@ import ml_collections
 
 from apd_jax import fields, loop, randomness, restarts
 from apd_jax.ambient import own_settings
-from apd_jax.decomposing import init_states, make_between, make_step, moves_of
 from apd_jax.decomposition import Decomposition
 from apd_jax.run import session
 from apd_jax.run.config import Config
@@ -26,6 +25,7 @@ from apd_jax.runtime.progress import Progress
 from apd_jax.runtime.workdir import Workdir
 from apd_jax.sites import Target
 from apd_jax.studies import pretraining
+from apd_jax.training import init_states, make_between, make_step, moves_of
 
 
 @own_settings()

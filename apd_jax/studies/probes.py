@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.decomposing import SampleBatch
+from apd_jax.data import SampleBatch
 from apd_jax.decomposition import Decomposition
 from apd_jax.forward import masked_apply
 from apd_jax.studies.study import ProbeInputs

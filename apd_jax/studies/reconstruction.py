@@ -133,6 +133,18 @@ def attribution_scores(
     return objective.attribute(target, components, x).scores
 
 
+@functools.partial(jax.jit, static_argnames=("distribution", "batch_size"))
+def draw(key: jax.Array, *, distribution: SparseFeatures, batch_size: int) -> jax.Array:
+    """Return a batch of inputs, compiled once for each distribution."""
+    return distribution(key, batch_size)
+
+
+@functools.partial(jax.jit, static_argnames="objective")
+def select(scores: jax.Array, x: jax.Array, *, objective: Objective) -> jax.Array:
+    """Return the mask that the objective's rule selects, compiled once for each rule."""
+    return objective.select(scores, x).mask
+
+
 class _LabelRows(NamedTuple):
     active: jax.Array
     target: jax.Array
@@ -204,11 +216,11 @@ def label_errors(
             drawn = dataclasses.replace(
                 drawn, input_mode="exactly_n", num_active=num_active, synced=()
             )
-        x = drawn(key, batch_size)
+        x = draw(key, distribution=drawn, batch_size=batch_size)
         scores = attribution_scores(target, components, x, objective=objective)
         few = min(num_active, scores.shape[1] - objective.distil)
         rule = objective.per_row(few) if num_active else objective
-        mask = rule.select(scores, x).mask
+        mask = select(scores, x, objective=rule)
         return _label_rows(
             target, components, label_fn, x, mask, num_exact=num_exact, passthrough=passthrough
         )

@@ -10,7 +10,7 @@ import jax
 import optax
 
 from apd_jax import optimizers
-from apd_jax.decomposing import SampleBatch
+from apd_jax.data import SampleBatch
 from apd_jax.errors import UserError
 from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.sites import Target

@@ -18,10 +18,12 @@ from apd_jax.studies.reconstruction import (
     LabelErrors,
     attribution_scores,
     check_width,
+    draw,
     faithfulness_mse,
     label_errors,
     num_batches,
     row_mse,
+    select,
     stream,
 )
 from apd_jax.studies.tms.network import LINEAR, hidden_names
@@ -185,9 +187,9 @@ def evaluate_tms(
     }
 
     def topk_batch(key: jax.Array) -> jax.Array:
-        x = distribution(key, batch_size)
+        x = draw(key, distribution=distribution, batch_size=batch_size)
         scores = attribution_scores(target, components, x, objective=objective)
-        return _topk_rows(target, components, x, objective.select(scores, x).mask)
+        return _topk_rows(target, components, x, select(scores, x, objective=objective))
 
     count = num_batches(num_samples, batch_size)
     topk_errors = stream(topk_batch, jax.random.fold_in(key, 0), count)

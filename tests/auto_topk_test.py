@@ -1,0 +1,137 @@
+"""The search for k: which is tried next, what a curve says, and decompositions that ask for it."""
+
+import os
+import pathlib
+import signal
+import tempfile
+from unittest import mock
+
+import handmade
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax import auto_topk
+from apd_jax.decomposition import Decomposition
+from apd_jax.errors import UserError
+from apd_jax.inputs import SparseFeatures
+from apd_jax.objective import Objective
+from apd_jax.settings import Settings
+
+FEATURES = 6
+ONE = SparseFeatures(FEATURES, 0.1, (1.0, 2.0), "exactly_n", 1)
+TWO = SparseFeatures(FEATURES, 0.1, (1.0, 1.001), "exactly_n", 2)
+
+
+def identity():
+    example = jax.ShapeDtypeStruct((2, FEATURES), jnp.float32)
+    return apd_jax.Target(lambda p, x: x @ p["w"], {"w": jnp.eye(FEATURES)}, inputs=example)
+
+
+def pilot(topk, error, enough):
+    return auto_topk.Pilot(topk=topk, error=error, enough=enough)
+
+
+def decompose(**changes):
+    options = {"num_components": 12, "topk": "auto", "rank": 1, "steps": 1200, "chunk_steps": 50}
+    return apd_jax.decompose(identity(), ONE, **options | {"batch_size": 128} | changes)
+
+
+class FollowingTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ((), 2.5),
+        # Of 2.5 most do nothing: as few as the curve says. Of .15 there are too few.
+        (((2.5, 0.0001, 0.30),), 0.30),
+        (((2.5, 0.0001, 0.30), (0.30, 0.009, 0.22)), 0.15),
+        (((2.5, 0.0001, 0.30), (0.30, 0.009, 0.22), (0.15, 0.05, 0.14)), 0.22),
+        (((2.5, 0.0001, 0.30), (0.30, 0.009, 0.22), (0.15, 0.05, 0.14), (0.22, 0.02, 0.2)), None),
+        # All of 10 are needed where mechanisms are spread over them; a half may do better.
+        (((10.0, 0.03, 10.0),), 5.0),
+        (((10.0, 0.03, 10.0), (5.0, 0.01, 5.0)), 2.5),
+        # So many that components vanish under the simplicity loss: their curve says nothing.
+        (((20.0, 1.0, 0.002),), 10.0),
+        (((20.0, 1.0, 0.002), (10.0, 0.03, 10.0)), 5.0),
+        # What is too much worse than the best so far ends it.
+        (((10.0, 0.03, 10.0), (5.0, 0.06, 5.0)), None),
+    )
+    def test_next(self, pilots, expected):
+        self.assertEqual(auto_topk.following([pilot(*p) for p in pilots], 2.5), expected)
+
+    def test_found(self):
+        pilots = [pilot(2.5, 0.0001, 0.30), pilot(0.30, 0.009, 0.22), pilot(0.15, 0.05, 0.14)]
+        self.assertEqual(auto_topk.found(pilots), 0.22)
+
+
+class LookTest(absltest.TestCase):
+    def test_as_many_as_are_active(self):
+        """Two of six inputs of equal size: a share of 1 % of the pairs may go."""
+        pieces = np.zeros((FEATURES + 3, FEATURES, FEATURES))
+        pieces[np.arange(FEATURES), np.arange(FEATURES), np.arange(FEATURES)] = 1
+        settings = Settings(Objective(topk=5.0), num_components=FEATURES + 3, batch_size=100)
+        known = Decomposition(identity(), handmade.full_rank({"w": pieces}), settings)
+        seen = auto_topk.look(known, TWO(jax.random.key(0), 1000))
+        self.assertEqual(seen["topk"], 5.0)
+        self.assertLess(seen["error"], 1e-6)
+        self.assertBetween(seen["enough"], 1.98, 2.0)
+
+
+class DecomposeTest(parameterized.TestCase):
+    @pytest.mark.slow
+    def test_finds_one_of_one(self):
+        found = decompose()
+        self.assertBetween(found.settings.objective.topk, 0.7, 1.5)  # its trainings are short
+        pieces = np.asarray(found.components["w"].matrices())
+        holders = np.abs(pieces[:, np.arange(FEATURES), np.arange(FEATURES)]).argmax(axis=0)
+        self.assertLen(set(holders.tolist()), FEATURES)
+
+    @pytest.mark.slow
+    def test_stopped_and_called_again(self):
+        with tempfile.TemporaryDirectory() as folder:
+            workdir, look = pathlib.Path(folder) / "run", auto_topk.look
+
+            def interrupted(decomposition, x):
+                os.kill(os.getpid(), signal.SIGINT)
+                return look(decomposition, x)
+
+            with mock.patch.object(auto_topk, "look", side_effect=interrupted):
+                short = decompose(workdir=workdir, steps=400)
+            self.assertEqual(short.settings.steps, 100)
+            self.assertEqual(short.history[-1]["step"], 50)
+            self.assertFalse((workdir / "components").exists())
+            first = auto_topk.read(workdir)
+            self.assertEqual([p["topk"] for p in first], [3.0])
+            with mock.patch.object(auto_topk, "look", side_effect=look) as looks:
+                found = decompose(workdir=workdir, steps=400)
+            self.assertEqual(looks.call_count, len(found.pilots) - 1)
+            self.assertEqual(found.pilots[0], first[0])
+            self.assertEqual(found.settings.steps, 400)
+            loaded = apd_jax.load(workdir / "components", identity())
+            self.assertEqual(list(loaded.pilots), list(found.pilots))
+            self.assertIn("after short trainings with 3, ", (workdir / "report.html").read_text())
+            with self.assertRaisesRegex(UserError, "topk"):
+                decompose(workdir=workdir, steps=400, topk=1.0)
+            (workdir / auto_topk.FILE).write_text("[{]")
+            with self.assertRaisesRegex(UserError, "pilots.json cannot be read.+delete it"):
+                decompose(workdir=workdir, steps=400)
+
+    @parameterized.parameters(
+        ({"selection": "exact"}, "batch top-k, got selection='exact'.+give a number"),
+        ({"schedules": {"topk": "0:1 1:0.5"}}, "schedules.topk='0:1 1:0.5'"),
+        ({"topk": "automatic"}, "topk"),
+        ({"num_components": 2.5}, "num_components"),
+    )
+    def test_what_it_is_not_for(self, changes, message):
+        with self.assertRaisesRegex(UserError, message):
+            decompose(**changes)
+
+    def test_refuses_an_iterator(self):
+        batches = iter([np.eye(FEATURES, dtype=np.float32)] * 3)
+        with self.assertRaisesRegex(UserError, "iterator.+a list or a data loader"):
+            apd_jax.decompose(identity(), batches, num_components=4, topk="auto")
+
+
+if __name__ == "__main__":
+    absltest.main()
