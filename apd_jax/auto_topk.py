@@ -1,11 +1,11 @@
 """k from the curve of masked error over k, of short trainings.
 
-With more places than there are active mechanisms, spare places are filled with pieces that matter
-little, or mechanisms are spread over many pieces; with fewer, the error is large. Short trainings
-of ever fewer places, from a quarter of the components on, say which k is the least that does: each
-is followed by one of half as many places or, where the curve of its own error says that still
-fewer would nearly do, of so many, as long as the error is no larger than before by 1 % of that of
-no component. Only the k that was found goes into the decomposition itself, which starts anew.
+With too few places for the active mechanisms the error with the active components alone is large.
+With too many, spare places are filled with pieces that matter little, or mechanisms are spread over
+many pieces. So short trainings have ever more places, twice as many each, until more are not
+needed: the error falls by no more than 1 % of that of no component, or the curve of a training's
+own error says that fewer would nearly do. Then one with so many few is tried. Only the k that was
+found goes into the decomposition itself, which starts anew.
 
 Letters: N examples, C components.
 """
@@ -29,10 +29,10 @@ from apd_jax.sites import PyTree
 
 AUTO = "auto"
 FILE = "pilots.json"
-_FIRST = 0.25  # of all components; a decomposition that needs more on an example says little
+_FIRST = 0.25  # trainings with few places are the short ones
+_MOST = 0.5  # of all components; a decomposition that needs more on an example says little
 _SHORTER = 4  # than the decomposition are the trainings that look for k
 _SLACK = 0.01
-_FAILED = 0.3  # the curve of components that do this little says nothing
 _APART = 0.8  # nearer to one that was tried, another k says nothing new
 _FINENESS = 1.02
 
@@ -49,11 +49,6 @@ class Pilot(TypedDict):
     topk: float
     error: float
     enough: float
-
-
-def first(num_components: int) -> float:
-    """k of the first short training."""
-    return _FIRST * num_components
 
 
 def shorter(settings: Settings, topk: float) -> Settings:
@@ -82,7 +77,7 @@ def check(settings: Settings) -> None:
 def search(
     train: Callable[[float], Decomposition],
     x: PyTree,
-    first: float,
+    settings: Settings,
     pilots: list[Pilot],
     keep: Callable[[list[Pilot]], None],
 ) -> Decomposition | None:
@@ -91,14 +86,15 @@ def search(
     Args:
       train: a short training with a given k.
       x: [N, ...] examples.
-      first: k of the first training.
+      settings: of the decomposition.
       pilots: those that were made before, which may be none.
       keep: is told of all after every training.
 
     Returns:
       None, or a short training that was stopped.
     """
-    while topk := following(pilots, first):
+    bounds = first(settings), _MOST * settings.num_components
+    while topk := following(pilots, *bounds):
         short = train(topk)
         if not short.history or short.history[-1]["step"] < short.settings.steps:
             return short
@@ -108,23 +104,33 @@ def search(
     return None
 
 
+def first(settings: Settings) -> float:
+    """k of the first training; at least one place in a batch."""
+    most = _MOST * settings.num_components
+    return min(max(_FIRST, 1.5 / settings.batch_size), most)
+
+
 def found(pilots: Sequence[Pilot]) -> float:
     """The k that is enough, by trainings of which at least one is there."""
     return _least_that_does(pilots)["enough"]
 
 
-def following(pilots: Sequence[Pilot], first: float) -> float | None:
-    """k of the next training; None if there is nothing left to try."""
+def following(pilots: Sequence[Pilot], least: float, most: float) -> float | None:
+    """k of the next training; None if there is nothing left to try.
+
+    Args:
+      pilots: the trainings so far.
+      least: k of the first.
+      most: the largest k to try.
+    """
     if not pilots:
-        return first
-    least = _least_that_does(pilots)
-    too_few = max((p["topk"] for p in pilots if p["topk"] < least["topk"]), default=0.0)
-    half, enough = least["topk"] / 2, least["enough"]
-    told = (min(half, enough), enough) if least["error"] < _FAILED else (half,)
-    for topk in told:
-        if too_few / _APART < topk < _APART * least["topk"]:
-            return topk
-    return None
+        return least
+    best = _least_that_does(pilots)
+    needed = best["enough"] > _APART * best["topk"]
+    if needed and best["topk"] == max(pilot["topk"] for pilot in pilots) < most:
+        return min(2 * best["topk"], most)
+    too_few = max((p["topk"] for p in pilots if p["topk"] < best["topk"]), default=0.0)
+    return best["enough"] if not needed and best["enough"] > too_few / _APART else None
 
 
 def _least_that_does(pilots: Sequence[Pilot]) -> Pilot:

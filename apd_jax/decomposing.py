@@ -28,12 +28,20 @@ from apd_jax.sites import PyTree, Target
 from apd_jax.training import init_states, make_between, make_step, moves_of
 
 
+class _Quiet(loop.Observer):
+    """May ask for a stop as another observer does, and hears of nothing."""
+
+    def __init__(self, observer: loop.Observer):
+        self.should_stop = observer.should_stop
+
+
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What was asked for; the fields are the arguments of `decompose`."""
+    """What was asked for; fields are arguments of `decompose`, `example` a few inputs."""
 
     target: Target
     source: Source
+    example: PyTree
     settings: Settings
     seed: int
     restarts: int
@@ -51,7 +59,7 @@ class _Job:
 
     def check(self) -> None:
         """Refuse what can't be decomposed, before any training."""
-        check_target(self.target, self.examples(3), self.settings.objective)
+        check_target(self.target, self.example, self.settings.objective)
         check_start(self.target, self.init, self.settings)
         self.source.check(self.settings.batch_size)
 
@@ -83,7 +91,7 @@ class _Job:
             state.components,
             self.settings,
             outcome.history(best),
-            self.examples(3),
+            self.example,
             losses.tolist(),
             moves_of(state),
             self.pilots,
@@ -99,12 +107,12 @@ class _Job:
 
         def train(topk: float) -> Decomposition:
             settings = auto_topk.shorter(self.settings, topk)
-            short = {"settings": settings, "restarts": 1, "observer": loop.Observer()}
+            short = {"settings": settings, "restarts": 1, "observer": _Quiet(self.observer)}
             job = dataclasses.replace(self, source=self.source.again(), **short)
             return job.found(own.run(job.work(), flag))
 
-        first = auto_topk.first(self.settings.num_components)
-        stopped = auto_topk.search(train, self.examples(own.EXAMPLES), first, pilots, keep)
+        x = self.examples(own.EXAMPLES)
+        stopped = auto_topk.search(train, x, self.settings, pilots, keep)
         if stopped:
             return self, stopped
         settings = auto_topk.with_k(self.settings, auto_topk.found(pilots))
@@ -168,12 +176,12 @@ def decompose(
     check_whole(chunk_steps=chunk_steps, checkpoint_every=checkpoint_every)
     init = init.components if isinstance(init, Decomposition) else init
     auto = topk == auto_topk.AUTO
-    k = auto_topk.first(num_components) if auto else topk
+    k = 1.0 if auto else topk  # any, until the one to take is found
     source = as_source(data, seed)
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
     settings = from_mapping(ROBUST, given)
-    watching = observer or loop.Observer()
-    job = _Job(target, source, settings, seed, restarts, init, chunk_steps, watching)
+    example, observer = source.examples(seed, 3), observer or loop.Observer()
+    job = _Job(target, source, example, settings, seed, restarts, init, chunk_steps, observer)
     job.check()
     if auto:
         auto_topk.check(settings)

@@ -42,26 +42,25 @@ def decompose(**changes):
 
 class FollowingTest(parameterized.TestCase):
     @parameterized.parameters(
-        ((), 2.5),
-        # Of 2.5 most do nothing: as few as the curve says. Of .15 there are too few.
-        (((2.5, 0.0001, 0.30),), 0.30),
-        (((2.5, 0.0001, 0.30), (0.30, 0.009, 0.22)), 0.15),
-        (((2.5, 0.0001, 0.30), (0.30, 0.009, 0.22), (0.15, 0.05, 0.14)), 0.22),
-        (((2.5, 0.0001, 0.30), (0.30, 0.009, 0.22), (0.15, 0.05, 0.14), (0.22, 0.02, 0.2)), None),
-        # All of 10 are needed where mechanisms are spread over them; a half may do better.
-        (((10.0, 0.03, 10.0),), 5.0),
-        (((10.0, 0.03, 10.0), (5.0, 0.01, 5.0)), 2.5),
-        # So many that components vanish under the simplicity loss: their curve says nothing.
-        (((20.0, 1.0, 0.002),), 10.0),
-        (((20.0, 1.0, 0.002), (10.0, 0.03, 10.0)), 5.0),
-        # What is too much worse than the best so far ends it.
-        (((10.0, 0.03, 10.0), (5.0, 0.06, 5.0)), None),
+        ((), 0.25),
+        # All places are needed: twice as many, until that helps no more.
+        (((0.25, 0.9, 0.24),), 0.5),
+        (((0.25, 0.9, 0.24), (0.5, 0.4, 0.49)), 1.0),
+        (((0.25, 0.9, 0.24), (0.5, 0.02, 0.49), (1.0, 0.015, 0.9)), None),
+        # Of .5 many do little: so few are tried, unless as few were too few before.
+        (((0.5, 0.001, 0.2),), 0.2),
+        (((0.25, 0.03, 0.24), (0.5, 0.001, 0.27)), None),
+        (((0.5, 0.001, 0.2), (0.2, 0.009, 0.19)), None),
+        (((0.5, 0.001, 0.2), (0.2, 0.3, 0.19)), None),
+        # There are no more to try.
+        (((2.0, 0.9, 2.0), (4.0, 0.8, 4.0)), None),
+        (((2.0, 0.9, 2.0), (3.0, 0.8, 3.0)), 4.0),
     )
     def test_next(self, pilots, expected):
-        self.assertEqual(auto_topk.following([pilot(*p) for p in pilots], 2.5), expected)
+        self.assertEqual(auto_topk.following([pilot(*p) for p in pilots], 0.25, 4.0), expected)
 
     def test_found(self):
-        pilots = [pilot(2.5, 0.0001, 0.30), pilot(0.30, 0.009, 0.22), pilot(0.15, 0.05, 0.14)]
+        pilots = [pilot(0.15, 0.05, 0.14), pilot(0.30, 0.009, 0.22), pilot(0.6, 0.0001, 0.3)]
         self.assertEqual(auto_topk.found(pilots), 0.22)
 
 
@@ -102,7 +101,7 @@ class DecomposeTest(parameterized.TestCase):
             self.assertEqual(short.history[-1]["step"], 50)
             self.assertFalse((workdir / "components").exists())
             first = auto_topk.read(workdir)
-            self.assertEqual([p["topk"] for p in first], [3.0])
+            self.assertEqual([p["topk"] for p in first], [0.25])
             with mock.patch.object(auto_topk, "look", side_effect=look) as looks:
                 found = decompose(workdir=workdir, steps=400)
             self.assertEqual(looks.call_count, len(found.pilots) - 1)
@@ -110,7 +109,9 @@ class DecomposeTest(parameterized.TestCase):
             self.assertEqual(found.settings.steps, 400)
             loaded = apd_jax.load(workdir / "components", identity())
             self.assertEqual(list(loaded.pilots), list(found.pilots))
-            self.assertIn("after short trainings with 3, ", (workdir / "report.html").read_text())
+            self.assertIn(
+                "after short trainings with 0.25, ", (workdir / "report.html").read_text()
+            )
             with self.assertRaisesRegex(UserError, "topk"):
                 decompose(workdir=workdir, steps=400, topk=1.0)
             (workdir / auto_topk.FILE).write_text("[{]")
