@@ -3,9 +3,9 @@
 With too few places for the active mechanisms the error with the active components alone is large.
 With too many, spare places are filled with pieces that matter little, or mechanisms are spread over
 many pieces. So short trainings have ever more places, twice as many each, until more are not
-needed: the error falls by no more than 1 % of that of no component, or the curve of a training's
-own error says that fewer would nearly do. Then one with so many few is tried. Only the k that was
-found goes into the decomposition itself, which starts anew.
+needed: the error falls by no more than 3 % of that of no component, or the curve of a training's
+own error says that a good deal fewer leave no more than 0.5 % beside it. Then one of so few is
+tried. Only the k that was found goes into the decomposition itself, which starts anew.
 
 Letters: N examples, C components.
 """
@@ -32,7 +32,10 @@ FILE = "pilots.json"
 _FIRST = 0.25  # trainings with few places are the short ones
 _MOST = 0.5  # of all components; a decomposition that needs more on an example says little
 _SHORTER = 4  # than the decomposition are the trainings that look for k
-_SLACK = 0.01
+# In units of the error of no component. Short trainings are not so good that a smaller difference
+# between two would say anything; pieces of one training are weighed more finely.
+_BETTER = 0.03
+_LITTLE = 0.005
 _APART = 0.8  # nearer to one that was tried, another k says nothing new
 _FINENESS = 1.02
 
@@ -134,7 +137,7 @@ def following(pilots: Sequence[Pilot], least: float, most: float) -> float | Non
 
 
 def _least_that_does(pilots: Sequence[Pilot]) -> Pilot:
-    allowed = min(pilot["error"] for pilot in pilots) + _SLACK
+    allowed = min(pilot["error"] for pilot in pilots) + _BETTER
     return min((p for p in pilots if p["error"] <= allowed), key=lambda pilot: pilot["topk"])
 
 
@@ -142,7 +145,7 @@ def look(decomposition: Decomposition, x: PyTree) -> Pilot:
     """The smallest k that nearly does with these components.
 
     With E(k) the masked error on N examples under batch top-k with k, and E(0) that of no
-    component, it is the smallest one with `E(k) - E(topk) <= 0.01 (E(0) - E(topk))`, by bisection:
+    component, it is the smallest one with `E(k) - E(topk) <= 0.005 (E(0) - E(topk))`, by bisection:
     the curve falls.
     """
     objective, size = decomposition.objective, decomposition.settings.batch_size
@@ -155,7 +158,7 @@ def look(decomposition: Decomposition, x: PyTree) -> Pilot:
 
     topk = float(objective.topk or num_components(components))
     nothing, least = error(0.0), error(topk)
-    allowed = least + _SLACK * (nothing - least)
+    allowed = least + _LITTLE * (nothing - least)
     low, high = min(1 / size, topk), topk
     while high > _FINENESS * low:
         middle = float(np.sqrt(low * high))

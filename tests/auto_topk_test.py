@@ -46,11 +46,11 @@ class FollowingTest(parameterized.TestCase):
         # All places are needed: twice as many, until that helps no more.
         (((0.25, 0.9, 0.24),), 0.5),
         (((0.25, 0.9, 0.24), (0.5, 0.4, 0.49)), 1.0),
-        (((0.25, 0.9, 0.24), (0.5, 0.02, 0.49), (1.0, 0.015, 0.9)), None),
+        (((0.25, 0.9, 0.24), (0.5, 0.04, 0.49), (1.0, 0.015, 0.9)), None),
         # Of .5 many do little: so few are tried, unless as few were too few before.
         (((0.5, 0.001, 0.2),), 0.2),
-        (((0.25, 0.03, 0.24), (0.5, 0.001, 0.27)), None),
-        (((0.5, 0.001, 0.2), (0.2, 0.009, 0.19)), None),
+        (((0.25, 0.04, 0.24), (0.5, 0.001, 0.27)), None),
+        (((0.5, 0.001, 0.2), (0.2, 0.029, 0.19)), None),
         (((0.5, 0.001, 0.2), (0.2, 0.3, 0.19)), None),
         # There are no more to try.
         (((2.0, 0.9, 2.0), (4.0, 0.8, 4.0)), None),
@@ -66,7 +66,7 @@ class FollowingTest(parameterized.TestCase):
 
 class LookTest(absltest.TestCase):
     def test_as_many_as_are_active(self):
-        """Two of six inputs of equal size: a share of 1 % of the pairs may go."""
+        """Two of six inputs of equal size: a share of 0.5 % of the pairs may go."""
         pieces = np.zeros((FEATURES + 3, FEATURES, FEATURES))
         pieces[np.arange(FEATURES), np.arange(FEATURES), np.arange(FEATURES)] = 1
         settings = Settings(Objective(topk=5.0), num_components=FEATURES + 3, batch_size=100)
@@ -74,7 +74,7 @@ class LookTest(absltest.TestCase):
         seen = auto_topk.look(known, TWO(jax.random.key(0), 1000))
         self.assertEqual(seen["topk"], 5.0)
         self.assertLess(seen["error"], 1e-6)
-        self.assertBetween(seen["enough"], 1.98, 2.0)
+        self.assertBetween(seen["enough"], 1.98, 2.04)
 
 
 class DecomposeTest(parameterized.TestCase):
