@@ -69,11 +69,12 @@ def with_k(settings: Settings, topk: float) -> Settings:
 def check(settings: Settings) -> None:
     """Refuse settings for which k can't be looked for."""
     objective = settings.objective
-    if objective.selection != "batch" or settings.schedules.topk != "constant":
+    scheduled = settings.schedules.topk
+    if objective.selection != "batch" or scheduled != "constant" or objective.distil:
         raise UserError(
-            f"topk='{AUTO}' looks for the k of batch top-k, got "
-            f"selection={objective.selection!r} and schedules.topk={settings.schedules.topk!r}; "
-            "give a number"
+            f"topk='{AUTO}' looks for the one k of batch top-k among all components, got "
+            f"selection={objective.selection!r}, schedules.topk={scheduled!r} and "
+            f"distil={objective.distil}; give a number"
         )
 
 

@@ -119,7 +119,8 @@ class DecomposeTest(parameterized.TestCase):
                 decompose(workdir=workdir, steps=400)
 
     @parameterized.parameters(
-        ({"selection": "exact"}, "batch top-k, got selection='exact'.+give a number"),
+        ({"selection": "exact"}, "batch top-k .+ got selection='exact'.+give a number"),
+        ({"distil": True}, "distil=True"),
         ({"schedules": {"topk": "0:1 1:0.5"}}, "schedules.topk='0:1 1:0.5'"),
         ({"topk": "automatic"}, "topk"),
         ({"num_components": 2.5}, "num_components"),
