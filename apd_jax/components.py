@@ -181,15 +181,6 @@ def normalise_reads(components: Components) -> Components:
     }
 
 
-def move_lengths(components: Components) -> Components:
-    """Give every column of `U_c` unit norm and its row of `V_c` the length; `P_c` stays."""
-    moved = {}
-    for site, (reads, writes) in components.items():
-        lengths = jnp.linalg.norm(reads, axis=-1, keepdims=True)
-        moved[site] = Factors(reads / jnp.where(lengths > 0, lengths, 1.0), writes * lengths)
-    return moved
-
-
 def project_gradient(
     gradient: Components, components: Components, mode: Projection = "auto"
 ) -> Components:

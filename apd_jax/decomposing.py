@@ -4,9 +4,7 @@ Letters: B batch, C components.
 """
 
 import dataclasses
-import functools
 import os
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -98,12 +96,9 @@ class _Job:
         )
 
     def with_k(
-        self,
-        flag: StopFlag,
-        pilots: list[auto_topk.Pilot],
-        keep: Callable[[list[auto_topk.Pilot]], None],
+        self, flag: StopFlag, search: auto_topk.Search
     ) -> tuple["_Job", Decomposition | None]:
-        """The same with the k that is enough, and a short training that was stopped, if any."""
+        """The same with the k that is enough, and a short training in its place after a stop."""
 
         def train(topk: float) -> Decomposition:
             settings = auto_topk.shorter(self.settings, topk)
@@ -111,12 +106,14 @@ class _Job:
             job = dataclasses.replace(self, source=self.source.again(), **short)
             return job.found(own.run(job.work(), flag))
 
-        x = self.examples(own.EXAMPLES)
-        stopped = auto_topk.search(train, x, self.settings, pilots, keep)
-        if stopped:
+        def stop() -> bool:
+            return flag.requested or self.observer.should_stop()
+
+        stopped = auto_topk.find(search, self.settings, train, self.examples(own.EXAMPLES), stop)
+        if search.topk is None:
             return self, stopped
-        settings = auto_topk.with_k(self.settings, auto_topk.found(pilots))
-        return dataclasses.replace(self, settings=settings, pilots=tuple(pilots)), None
+        settings = auto_topk.with_k(self.settings, search.topk)
+        return dataclasses.replace(self, settings=settings, pilots=tuple(search.pilots)), None
 
 
 @own_settings()
@@ -191,7 +188,7 @@ def decompose(
         if workdir is None:
             stopped = None
             if auto:
-                job, stopped = job.with_k(flag, [], lambda pilots: None)
+                job, stopped = job.with_k(flag, auto_topk.Search())
             return stopped or job.found(own.run(job.work(), flag))
         described = {"seed": seed, "data": source.describe(), "restarts": restarts}
         described |= {"chunk_steps": chunk_steps, "checkpoint_every": checkpoint_every}
@@ -207,8 +204,7 @@ def decompose(
                 batch_size=settings.batch_size,
             )
             if auto:
-                keep = functools.partial(auto_topk.write, place.path)
-                job, stopped = job.with_k(flag, auto_topk.read(place.path), keep)
+                job, stopped = job.with_k(flag, auto_topk.read(place))
                 if stopped:
                     return stopped
             outcome = own.run_in(place, job.work(), config, flag)

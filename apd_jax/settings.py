@@ -43,7 +43,8 @@ class Settings:
         "random",
         "Components at the first step: drawn at random, as in the paper, or from the target's "
         "weights: parted among groups of inputs that they treat alike, or covering each group as "
-        "the target does, with the difference in components without one.",
+        "the target does, with the difference in spare components (more than there are groups; "
+        "with refine.every=0, since rounds would merge them).",
     )
     init_scale: float = setting(1.0, "Gain of the initialisation.")
     init_instances: int = setting(

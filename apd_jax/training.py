@@ -6,7 +6,7 @@ Letters: B batch, C components, S seeds side by side.
 import jax
 
 from apd_jax import loop, randomness, train_step
-from apd_jax.components import Components, init_components, move_lengths, normalise_reads
+from apd_jax.components import Components, init_components, normalise_reads
 from apd_jax.data import SampleBatch, Source, as_source
 from apd_jax.refine import rounds as refine
 from apd_jax.scales import scales
@@ -36,10 +36,9 @@ def init_states(
       init: components to start from, the same for all seeds; drawn at random if None.
     """
     optimizer = settings.optimizer()
-    start = move_lengths(init) if init and settings.objective.unit_norm else init
 
     def one(target, seed):
-        components = start or init_components(
+        components = init or init_components(
             randomness.stream(seed, "components"),
             target,
             num_components=settings.num_components,
@@ -47,11 +46,14 @@ def init_states(
             scale=settings.init_scale,
             instances=settings.init_instances,
         )
-        if settings.start in STARTS and start is None:
+        made = init is not None  # not drawn at random: terms of zero may be among them
+        if settings.start in STARTS and not made:
             assert sample_batch is not None
             x = sample_batch(randomness.stream(seed, "start"), _START_EXAMPLES)
-            components = STARTS[settings.start](target, x, components)
-        if settings.objective.unit_norm:
+            components, made = STARTS[settings.start](target, x, components), True
+        if settings.objective.unit_norm and made:
+            components = refine.refill(components, randomness.stream(seed, "zero terms"), True)
+        elif settings.objective.unit_norm:
             components = normalise_reads(components)
         state = train_step.init_state(components, optimizer)
         if settings.relative_losses:

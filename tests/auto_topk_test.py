@@ -1,5 +1,6 @@
 """The search for k: which is tried next, what a curve says, and decompositions that ask for it."""
 
+import json
 import os
 import pathlib
 import signal
@@ -19,6 +20,7 @@ from apd_jax.decomposition import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Objective
+from apd_jax.runtime.workdir import Workdir
 from apd_jax.settings import Settings
 
 FEATURES = 6
@@ -52,6 +54,9 @@ class FollowingTest(parameterized.TestCase):
         (((0.25, 0.04, 0.24), (0.5, 0.001, 0.27)), None),
         (((0.5, 0.001, 0.2), (0.2, 0.029, 0.19)), None),
         (((0.5, 0.001, 0.2), (0.2, 0.3, 0.19)), None),
+        # Of many equal mechanisms, two places for one take away little.
+        (((0.25, 0.985, 0.25), (0.5, 0.965, 0.5)), 1.0),
+        (((0.25, 0.985, 0.01), (0.5, 0.99, 0.01)), None),
         # There are no more to try.
         (((2.0, 0.9, 2.0), (4.0, 0.8, 4.0)), None),
         (((2.0, 0.9, 2.0), (3.0, 0.8, 3.0)), 4.0),
@@ -62,6 +67,10 @@ class FollowingTest(parameterized.TestCase):
     def test_found(self):
         pilots = [pilot(0.15, 0.05, 0.14), pilot(0.30, 0.009, 0.22), pilot(0.6, 0.0001, 0.3)]
         self.assertEqual(auto_topk.found(pilots), 0.22)
+
+    def test_nothing_found(self):
+        with self.assertRaisesRegex(UserError, "0.98 with k = 0.25, 0.9 with k = 0.5.+as a number"):
+            auto_topk.found([pilot(0.25, 0.98, 0.25), pilot(0.5, 0.9, 0.5)])
 
 
 class LookTest(absltest.TestCase):
@@ -95,32 +104,41 @@ class DecomposeTest(parameterized.TestCase):
                 os.kill(os.getpid(), signal.SIGINT)
                 return look(decomposition, x)
 
-            with mock.patch.object(auto_topk, "look", side_effect=interrupted):
-                short = decompose(workdir=workdir, steps=400)
+            patched = mock.patch.object(auto_topk, "look", side_effect=interrupted)
+            with patched, self.assertLogs(level="WARNING") as logs:
+                short = decompose(workdir=workdir, steps=400, chunk_steps=100)
+            self.assertIn("Stopped while k was looked for", logs.output[-1])
             self.assertEqual(short.settings.steps, 100)
-            self.assertEqual(short.history[-1]["step"], 50)
+            self.assertEqual(short.settings.objective.topk, 0.25)
             self.assertFalse((workdir / "components").exists())
-            first = auto_topk.read(workdir)
-            self.assertEqual([p["topk"] for p in first], [0.25])
+            kept = json.loads((workdir / auto_topk.FILE).read_text())
+            self.assertEqual([p["topk"] for p in kept["pilots"]], [0.25])
             with mock.patch.object(auto_topk, "look", side_effect=look) as looks:
-                found = decompose(workdir=workdir, steps=400)
+                found = decompose(workdir=workdir, steps=400, chunk_steps=100)
             self.assertEqual(looks.call_count, len(found.pilots) - 1)
-            self.assertEqual(found.pilots[0], first[0])
+            self.assertEqual(found.pilots[0], kept["pilots"][0])
             self.assertEqual(found.settings.steps, 400)
             loaded = apd_jax.load(workdir / "components", identity())
             self.assertEqual(list(loaded.pilots), list(found.pilots))
-            self.assertIn(
-                "after short trainings with 0.25, ", (workdir / "report.html").read_text()
-            )
+            page = (workdir / "report.html").read_text()
+            self.assertIn("after short trainings with 0.25, ", page)
             with self.assertRaisesRegex(UserError, "topk"):
-                decompose(workdir=workdir, steps=400, topk=1.0)
-            (workdir / auto_topk.FILE).write_text("[{]")
-            with self.assertRaisesRegex(UserError, "pilots.json cannot be read.+delete it"):
-                decompose(workdir=workdir, steps=400)
+                decompose(workdir=workdir, steps=400, chunk_steps=100, topk=1.0)
+
+    @parameterized.parameters("[{]", '{"pilots": [{"x": 1}], "topk": 1}', None)
+    def test_a_search_that_is_lost(self, text):
+        """Steps that were made with the k that was found don't go on with another."""
+        with tempfile.TemporaryDirectory() as folder, Workdir(folder) as workdir:
+            workdir.checkpoints.mkdir()
+            if text is not None:
+                (workdir.path / auto_topk.FILE).write_text(text)
+            with self.assertRaisesRegex(UserError, "pilots.json.+put it back, or delete"):
+                auto_topk.read(workdir)
 
     @parameterized.parameters(
         ({"selection": "exact"}, "batch top-k .+ got selection='exact'.+give a number"),
         ({"distil": True}, "distil=True"),
+        ({"num_components": 1, "batch_size": 1}, "topk"),
         ({"schedules": {"topk": "0:1 1:0.5"}}, "schedules.topk='0:1 1:0.5'"),
         ({"topk": "automatic"}, "topk"),
         ({"num_components": 2.5}, "num_components"),

@@ -1,4 +1,4 @@
-"""Gated functions and linear maps as runs: solved where the truth is known, reported either way."""
+"""Runs whose truth is known: solved or not, reported either way."""
 
 import json
 import pathlib
@@ -14,6 +14,7 @@ from apd_jax.run import experiment
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
 import gated_functions  # noqa: E402
 import linear_map  # noqa: E402
+import tms  # noqa: E402
 
 
 class RunTest(parameterized.TestCase):
@@ -47,6 +48,18 @@ class RunTest(parameterized.TestCase):
         results = self._run(config)
         self.assertEqual([seed["solved"] for seed in results["seeds"]], [True, True])
         self.assertTrue(all(verdict["passed"] for verdict in results["verdicts"]))
+
+    @pytest.mark.slow
+    def test_features_through_an_identity(self):
+        config = tms.get_config("5-2-id-robust")
+        config.steps, config.target.steps = 400, 1500
+        (seed,) = self._run(config)["seeds"]
+        self.assertTrue(seed["solved"])
+        self.assertBetween(seed["ml2r"], 0.95, 1.05)
+        config = tms.get_config("5-2-id-robust")
+        config.steps, config.target.steps, config.hidden_uses = 400, 1500, "all"
+        (other,) = self._run(config)["seeds"]
+        self.assertLess(other["mmcs"], seed["mmcs"])
 
     @pytest.mark.slow
     def test_gated_functions_from_a_random_start_fail_and_are_reported(self):

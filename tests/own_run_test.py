@@ -17,8 +17,10 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import loop
-from apd_jax.components import move_lengths
+from apd_jax.objective import Objective
 from apd_jax.runtime.workdir import WorkdirError
+from apd_jax.settings import Settings
+from apd_jax.training import init_states
 
 X = np.asarray(networks.normal(5, 32, 3))
 TINY = {
@@ -118,14 +120,19 @@ class MemoryTest(parameterized.TestCase):
         )
 
     def test_init_keeps_its_products_at_unit_norm(self):
-        start = networks.components(networks.mlp(), num_components=3, rank=1)
-        moved = move_lengths(start)
-        for site, factors in start.items():
-            np.testing.assert_allclose(
-                moved[site].matrices(), factors.matrices(), rtol=1e-5, atol=1e-6
-            )
-            lengths = np.linalg.norm(moved[site].U, axis=1)
-            np.testing.assert_allclose(lengths, np.ones_like(lengths), rtol=1e-5)
+        start = networks.components(networks.mlp(), num_components=3, rank=2)
+        zeros = {site: f._replace(reads=f.reads.at[:, 1].set(0)) for site, f in start.items()}
+        targets = loop.stack([networks.mlp()])
+        objective = Objective(unit_norm=True)
+        settings = Settings(objective, num_components=3, rank=2, steps=1)
+        for init in (start, zeros):
+            state = init_states(settings, targets, jnp.zeros(1, jnp.uint32), init=init)
+            for site, factors in loop.pick(state.components, 0).items():
+                np.testing.assert_allclose(
+                    factors.matrices(), init[site].matrices(), rtol=1e-5, atol=1e-6
+                )
+                lengths = np.linalg.norm(factors.U, axis=1)
+                np.testing.assert_allclose(lengths, np.ones_like(lengths), rtol=1e-5)
 
     @pytest.mark.slow
     def test_init_may_be_a_decomposition(self):

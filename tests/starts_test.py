@@ -3,16 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
+from apd_jax import loop
 from apd_jax.components import init_components
 from apd_jax.errors import UserError
 from apd_jax.inputs import SparseFeatures
+from apd_jax.objective import Objective
+from apd_jax.settings import Settings
 from apd_jax.sites import Target
 from apd_jax.starts import STARTS
 from apd_jax.starts.groups import group_lines
 from apd_jax.studies.gated_functions import measures
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
+from apd_jax.training import init_states
 
 
 def _started(target, x, num_components, rank=None, start="parted"):
@@ -133,6 +137,25 @@ class CoveringTest(absltest.TestCase):
         x = jnp.repeat(jnp.eye(4)[:1], 64, axis=0)  # one group; of the rest three directions
         (factors,) = _started(_map(weight), x, 2, 3, "covering").values()
         np.testing.assert_allclose(factors.sum(), weight, atol=1e-4)
+
+
+class UnitNormTest(parameterized.TestCase):
+    @parameterized.parameters("parted", "covering")
+    def test_products_stay_with_more_terms_than_a_site_has(self, start):
+        target, x = _map(2 * np.eye(4, dtype=np.float32)), SparseFeatures(4, 0.05)
+
+        def begun(unit_norm):
+            settings = Settings(
+                Objective(unit_norm=unit_norm), num_components=6, rank=6, start=start, steps=1
+            )
+            targets, seeds = loop.stack([target]), jnp.zeros(1, jnp.uint32)
+            (factors,) = loop.pick(init_states(settings, targets, seeds, x).components, 0).values()
+            return factors
+
+        factors = begun(True)
+        np.testing.assert_allclose(factors.matrices(), begun(False).matrices(), atol=1e-5)
+        lengths = np.linalg.norm(factors.U, axis=1)
+        np.testing.assert_allclose(lengths, np.ones_like(lengths), rtol=1e-5)
 
 
 if __name__ == "__main__":

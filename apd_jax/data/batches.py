@@ -65,7 +65,7 @@ class Batches(Source):
         return take(fed["batches"], step - fed["start"])
 
     def again(self):
-        if iter(self._batches) is self._batches:
+        if iter(self._batches) is self._iterator:
             raise UserError(
                 "the data are an iterator, which gives its batches once, and several trainings "
                 "need them: give what can be iterated again, such as a list or a data loader"

@@ -205,12 +205,13 @@ def refill(components: Components, key: jax.Array, unit_norm: bool = False) -> C
     Args:
       components: `{site: Factors}`.
       key: random key.
-      unit_norm: give every term's reads unit norm, and its writes the rest.
+      unit_norm: give every term's reads unit norm, and its writes the length; `P_c` stays.
     """
     filled = {}
     for index, (site, factors) in enumerate(components.items()):
         noise = jax.random.normal(jax.random.fold_in(key, index), factors.reads.shape)
         scale = 0.1 * jnp.sqrt(jnp.mean(jnp.square(factors.reads)))
+        scale = jnp.where(scale > 0, scale, 1.0)
         norms = jnp.linalg.norm(factors.reads, axis=-1, keepdims=True)
         reads = jnp.where(norms > 0, factors.reads, scale * noise)
         writes = jnp.where(norms > 0, factors.writes, 0)

@@ -127,7 +127,8 @@ def directory(path: str | os.PathLike[str], config: dict[str, Any]) -> Iterator[
       WorkdirError: it is another one's, or can't be written to.
     """
     with Workdir(path) as workdir:
-        workdir.claim(config, free=("checkpoint_every",))
+        defaults = fields.plain(fields.to_mapping(Settings()))
+        workdir.claim(config, free=("checkpoint_every",), defaults=defaults)
         yield workdir
 
 

@@ -29,8 +29,8 @@ def cover_target(target: Target, x: jax.Array, components: Components) -> Compon
     what site l reads on example b, w_{b,c} the example's weight in group c, λ the largest
     eigenvalue of M and ρ = 0.05: the projection on what the group reads most, and nearly nothing
     of what it reads by chance. Components without a group take the singular directions of the rest
-    `θ*_l - Σ_c P_{c,l}` in turn, each as few as will do, so that none of them is in small what
-    another component is.
+    `θ*_l - Σ_c P_{c,l}` in turn, each as few as will do: a component that held all of the rest
+    would point where the others point.
 
     Args:
       target: the network.
@@ -38,8 +38,8 @@ def cover_target(target: Target, x: jax.Array, components: Components) -> Compon
       components: of the shapes that are wanted.
 
     Returns:
-      Components of these shapes, each site cut to rank m. Without components to spare they don't
-      add up to the target.
+      Components of these shapes, each site cut to rank m. They add up to the target where the
+      spare ones have terms enough for the rank of every site's rest, at most its narrower width.
 
     Raises:
       UserError: a site that is not multiplied by rows of its own, such as a stack or a look-up.
