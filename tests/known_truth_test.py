@@ -29,7 +29,8 @@ class RunTest(parameterized.TestCase):
         for title, _ in study.captions.values():
             self.assertIn(title, page)
         self.assertIn("Components", page)
-        self.assertEqual(json.loads((workdir / "results.json").read_text()), results)
+        written = json.loads((workdir / "results.json").read_text())
+        self.assertEqual(written, json.loads(json.dumps(results)))
         drawn = {path.name for path in (workdir / "figures").iterdir()}
         place = "_seed_0" if config.seeds > 1 else ""
         expected = {f"{name}{place}.png" for name in study.captions}
