@@ -43,8 +43,8 @@ class Settings:
         "random",
         "Components at the first step: drawn at random, as in the paper, or from the target's "
         "weights: parted among groups of inputs that they treat alike, or covering each group as "
-        "the target does, with the difference in spare components (more than there are groups; "
-        "with refine.every=0, since rounds would merge them).",
+        "the target does, with the difference in spare components (without rounds of refinement, "
+        "which would merge these).",
     )
     init_scale: float = setting(1.0, "Gain of the initialisation.")
     init_instances: int = setting(
@@ -71,6 +71,12 @@ class Settings:
         if not self.init_scale > 0:
             raise UserError(f"init_scale must be positive, got {self.init_scale}")
         self.rate()
+        if self.start == "covering" and self.refine.rounds(self.steps):
+            raise UserError(
+                "start='covering' keeps the difference to the target in spare components, which "
+                f"rounds of refinement would merge, got refine.every={self.refine.every}; set "
+                "refine.every=0"
+            )
         if self.schedules.topk != "constant" and (
             self.objective.selection != "batch" or self.objective.topk is None
         ):

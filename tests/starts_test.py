@@ -10,6 +10,7 @@ from apd_jax.components import init_components
 from apd_jax.errors import UserError
 from apd_jax.inputs import SparseFeatures
 from apd_jax.objective import Objective
+from apd_jax.refine.rules import Rules
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
 from apd_jax.starts import STARTS
@@ -137,6 +138,10 @@ class CoveringTest(absltest.TestCase):
         x = jnp.repeat(jnp.eye(4)[:1], 64, axis=0)  # one group; of the rest three directions
         (factors,) = _started(_map(weight), x, 2, 3, "covering").values()
         np.testing.assert_allclose(factors.sum(), weight, atol=1e-4)
+
+    def test_refuses_rounds(self):
+        with self.assertRaisesRegex(UserError, "refine.every=100; set refine.every=0"):
+            Settings(start="covering", steps=1000, refine=Rules(every=100))
 
 
 class UnitNormTest(parameterized.TestCase):
