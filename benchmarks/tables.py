@@ -145,9 +145,13 @@ def scaling(results: dict[str, Any]) -> str:
                 last = sweep["points"][index - 1]
                 growth = np.log(point["seconds"] / last["seconds"])
                 power = f"{growth / np.log(point['value'] / last['value']):.2f}"
-            memory = _megabytes(point["peak_memory"])
-            rows.append([str(point["value"]), _time(point["seconds"]), power, memory])
-        header = [sweep["letter"], "step", f"power of {sweep['letter']}", "peak memory"]
+            row = [str(point["value"]), _time(point["seconds"]), power]
+            row.append(_megabytes(point["peak_memory"]))
+            if "compile_seconds" in point:
+                row.append(_time(point["compile_seconds"]))
+            rows.append(row)
+        header = [sweep["letter"], "step", f"power of {sweep['letter']}", "peak memory", "compile"]
+        header = header[: len(rows[0])]
         parts.append(f"{sweep['title']}:\n\n{_table(header, rows)}")
     return "\n\n".join(parts)
 
@@ -160,6 +164,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "routes": ("steps.json", routes),
     "reference": ("reference.json", reference),
     "scaling": ("scaling.json", scaling),
+    "transformer": ("transformer.json", scaling),
 }
 
 

@@ -6,11 +6,11 @@ Letters: B batch, T positions, C components, L layers, d width.
 
 import argparse
 import json
-import pathlib
-import resource
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any, NamedTuple
 
@@ -22,8 +22,7 @@ from apd_jax.objective import Coefficients, Objective, Routes
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
 from apd_jax.training import init_states, make_step
-
-RESULTS = pathlib.Path(__file__).parent / "results" / "transformer.json"
+from benchmarks import machine, options, tables
 
 
 class Sizes(NamedTuple):
@@ -120,41 +119,93 @@ def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
         state, metrics = jax.block_until_ready(step(targets, state, jax.random.key(number)))
         times.append(time.perf_counter() - start)
     return {
-        **sizes._asdict(),
-        "compile_seconds": times[0],
+        "compile_seconds": times[0] - statistics.median(times[1:]),
         "seconds_per_step": statistics.median(times[1:]),
-        "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak_memory": machine.peak_memory(),
         "sites": len(target.sites),
         "loss": float(metrics["loss/total"][0]),
     }
 
 
-SWEEPS = {
-    "components": (100, 200, 400),
-    "positions": (32, 64, 128),
-    "layers": (2, 4, 6),
-}
+class Sweep(NamedTuple):
+    """One size that grows while all others stay: what and its letter, its field, its values."""
+
+    title: str
+    letter: str
+    field: str
+    values: tuple[int, ...]
+
+
+SWEEPS = (
+    Sweep("Components", "C", "components", (50, 100, 200, 400, 800)),
+    Sweep("Positions", "T", "positions", (32, 64, 128)),
+    Sweep("Layers", "L", "layers", (2, 4, 6)),
+)
+
+
+def _measure_apart(sizes: Sizes, steps: int, cache: str) -> dict[str, Any]:
+    """`measure` in a process of its own, with compiled programs kept in `cache`."""
+    print(sizes, file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "benchmarks.transformer", f"--steps={steps}"]
+    command += ["--sizes", json.dumps(sizes._asdict())]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+    text = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=environment
+    ).stdout
+    return json.loads(text.splitlines()[-1])
+
+
+def measure_sweeps(steps: int, rounds: int) -> dict[str, Any]:
+    """Every size of every sweep, in `rounds` turns, so that a slow minute falls on all alike.
+
+    A problem that stands in several sweeps is measured once a turn. Time to compile and memory
+    are those of the first turn; later ones load what it compiled.
+    """
+    problems = {Sizes(**{sweep.field: value}) for sweep in SWEEPS for value in sweep.values}
+    measured: dict[Sizes, list[dict[str, Any]]] = {sizes: [] for sizes in sorted(problems)}
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(rounds):
+            for sizes, found in measured.items():
+                found.append(_measure_apart(sizes, steps, cache))
+
+    def point(sweep: Sweep, value: int) -> dict[str, Any]:
+        found = measured[Sizes(**{sweep.field: value})]
+        times = [turn["seconds_per_step"] for turn in found]
+        return {
+            "value": value,
+            "seconds": statistics.median(times),
+            "seconds_per_step": times,
+            "peak_memory": found[0]["peak_memory"],
+            "compile_seconds": found[0]["compile_seconds"],
+        }
+
+    return {
+        "sweeps": [
+            {
+                "title": sweep.title,
+                "letter": sweep.letter,
+                "points": [point(sweep, value) for value in sweep.values],
+            }
+            for sweep in SWEEPS
+        ]
+    }
 
 
 def main() -> None:
-    """Measure one problem, or with --sweeps every size of every sweep in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure one problem, or with --sweeps every size of every sweep."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transformer", description=__doc__)
     parser.add_argument("--sweeps", action="store_true")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="steps of a process that are timed")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the sweeps")
     parser.add_argument("--sizes", type=json.loads, default={}, help="such as '{\"layers\": 2}'")
+    options.add_output_option(parser, "transformer.json")
     args = parser.parse_args()
     if not args.sweeps:
         print(json.dumps(measure(Sizes(**args.sizes), args.steps)))
         return
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, values in SWEEPS.items():
-        for value in values:
-            sizes = json.dumps({name: value})
-            command = [sys.executable, "-m", "benchmarks.transformer", "--sizes", sizes]
-            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found.setdefault(name, []).append(json.loads(text.splitlines()[-1]))
-            print(name, value, found[name][-1], flush=True)
-            RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    results = measure_sweeps(args.steps, args.rounds)
+    options.write(args, results)
+    print(tables.scaling(results))
 
 
 if __name__ == "__main__":

@@ -156,6 +156,23 @@ class GradientAttributionsTest(parameterized.TestCase):
         )
         self.assertEqual(gradient._num_shares(components, 20_000), 1)
 
+    @parameterized.parameters(
+        (1, 4, 64, 4 * 64 + 4),  # the direction meets V: [B, C, m] is all that is kept
+        (100, 50, 60, (50 + 100) * 60),  # what components write meets all directions
+        (40, 11, 40, (11 + 40) * 40),
+        (6, 1, 30, 6 * 30 + 6),
+    )
+    def test_directions_meet_factors_the_cheaper_way(self, count, rank, width, expected):
+        """Multiply-adds for each example and component, behind those that read the input."""
+        weights = {"w": jnp.zeros((3, width))}
+        target = Target(lambda p, x: x @ p["w"], weights, inputs=jnp.zeros((2, 3)))
+        components = {"w": Factors.from_uv(jnp.zeros((5, 3, rank)), jnp.zeros((5, rank, width)))}
+        at = routes.linearise(target, jnp.zeros((2, 3)), "rms")
+        directions = jnp.zeros((count, 2, width))
+        jaxpr = jax.make_jaxpr(functools.partial(routes.along_directions, at))
+        found = routes._multiplications(jaxpr(components, directions).jaxpr)
+        self.assertEqual(found, 2 * 5 * (3 * rank + expected))
+
     def test_auto_takes_the_cheaper_route(self):
         target, x = networks.make("mlp")  # with 2 outputs
         at = routes.linearise(target, x, "rms")

@@ -14,7 +14,17 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import loop, train_step
 from apd_jax.training import init_states
-from benchmarks import against_reference, problem, process, run, scaling, stages, tables, work
+from benchmarks import (
+    against_reference,
+    problem,
+    process,
+    run,
+    scaling,
+    stages,
+    tables,
+    transformer,
+    work,
+)
 
 TINY = {"seeds": 2, "batch_size": 32, "num_components": 6}
 STAGE = {"seconds": 0.01, "spread": 0.001, "operations": 1e9, "bytes": 1e6}
@@ -45,6 +55,15 @@ RESULTS = {
         }
     },
     "scaling.json": {"sweeps": [{"title": "Components", "letter": "C", "points": POINTS}]},
+    "transformer.json": {
+        "sweeps": [
+            {
+                "title": "Layers",
+                "letter": "L",
+                "points": [point | {"compile_seconds": 12.0} for point in POINTS],
+            }
+        ]
+    },
 }
 
 
@@ -170,6 +189,18 @@ class ReferenceTest(absltest.TestCase):
         self.assertEqual(request["model"]["instances"], 12)
 
 
+class TransformerTest(absltest.TestCase):
+    @pytest.mark.slow
+    def test_measures_a_small_one(self):
+        sizes = transformer.Sizes(
+            layers=1, positions=5, components=9, batch=2, width=8, heads=2, vocabulary=11, rank=2
+        )
+        measured = transformer.measure(sizes, steps=1)
+        self.assertEqual(measured["sites"], 6)
+        self.assertTrue(np.isfinite(measured["loss"]))
+        self.assertGreater(measured["seconds_per_step"], 0)
+
+
 class TablesTest(parameterized.TestCase):
     @parameterized.parameters(*tables.TABLES)
     def test_rows_are_as_long_as_the_header(self, name):
@@ -183,6 +214,7 @@ class TablesTest(parameterized.TestCase):
         self.assertIn("| 5 ms | 11 ms | 2.2 |", self._table("floors"))
         self.assertIn("| 1 ms | 10 ms | **10.0x** |", self._table("reference"))
         self.assertIn("| 100 | 100 ms | 1.00 | 500 MB |", self._table("scaling"))
+        self.assertIn("| 100 | 100 ms | 1.00 | 500 MB | 12 s |", self._table("transformer"))
 
     def _table(self, name):
         file, make = tables.TABLES[name]

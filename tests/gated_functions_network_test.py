@@ -1,5 +1,7 @@
 """The hand-coded network against the functions it codes, point by point."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,10 +23,26 @@ SIZES = (
 )
 
 
+def _params(task, seed):
+    """The hand-coded weights of a seed, by one compiled program."""
+    return jax.jit(task.init)(jax.random.key(seed))
+
+
+def _waves(task, seed):
+    """The functions that these weights code."""
+    return draw_waves(jax.random.split(jax.random.key(seed))[0], task.num_functions)
+
+
+@functools.lru_cache
+def _compiled(task):
+    """The target of a task as a function of its parameters and inputs, compiled once."""
+    return jax.jit(lambda params, x: task.target(params)(x))
+
+
 def _outputs(task, params, x, bits):
     """The target's output [B] on points x [B] with the given bits on."""
     row = jnp.zeros((len(x), task.num_functions)).at[:, bits].set(1.0)
-    return task.target(params)(jnp.concatenate([x[:, None], row], axis=1))[:, 0]
+    return _compiled(task)(params, jnp.concatenate([x[:, None], row], axis=1))[:, 0]
 
 
 def _wave(waves, index, x):
@@ -36,8 +54,8 @@ def _wave(waves, index, x):
 class NetworkTest(parameterized.TestCase):
     @parameterized.parameters(*SIZES)
     def test_interpolates_every_function_at_its_knots(self, **sizes):
-        task, key = GatedFunctions(**sizes), jax.random.key(3)
-        params, waves = task.init(key), draw_waves(jax.random.split(key)[0], task.num_functions)
+        task = GatedFunctions(**sizes)
+        params, waves = _params(task, 3), _waves(task, 3)
         knots = np.linspace(*task.domain, task.neurons)
         for i in range(task.num_functions):
             outputs = _outputs(task, params, jnp.asarray(knots, jnp.float32), [i])
@@ -45,8 +63,8 @@ class NetworkTest(parameterized.TestCase):
 
     @parameterized.parameters(*SIZES)
     def test_is_linear_between_knots(self, **sizes):
-        task, key = GatedFunctions(**sizes), jax.random.key(4)
-        params, waves = task.init(key), draw_waves(jax.random.split(key)[0], task.num_functions)
+        task = GatedFunctions(**sizes)
+        params, waves = _params(task, 4), _waves(task, 4)
         knots = np.linspace(*task.domain, task.neurons)
         points = np.linspace(*task.domain, 57)
         outputs = _outputs(task, params, jnp.asarray(points, jnp.float32), [0])
@@ -56,7 +74,7 @@ class NetworkTest(parameterized.TestCase):
     @parameterized.parameters(*SIZES)
     def test_is_silent_while_bits_are_off(self, **sizes):
         task = GatedFunctions(**sizes)
-        params = task.init(jax.random.key(5))
+        params = _params(task, 5)
         points = jnp.linspace(*task.domain, 101)
         np.testing.assert_array_equal(_outputs(task, params, points, []), 0.0)
         one = _outputs(task, params, points, [0])
@@ -68,23 +86,23 @@ class NetworkTest(parameterized.TestCase):
 
     def test_functions_add(self):
         task = GatedFunctions()
-        params, points = task.init(jax.random.key(6)), jnp.linspace(0.0, 5.0, 51)
+        params, points = _params(task, 6), jnp.linspace(0.0, 5.0, 51)
         apart = sum(_outputs(task, params, points, [i]) for i in range(4))
         together = _outputs(task, params, points, [0, 1, 2, 3])
         np.testing.assert_allclose(together, apart, atol=1e-4)
 
     def test_neurons_are_dealt_over_layers(self):
         task = GatedFunctions(num_functions=3, neurons=5, num_layers=2)
-        dealt = owners(task.init(jax.random.key(0)))
+        dealt = owners(_params(task, 0))
         self.assertEqual([len(own) for own in dealt.values()], [8, 7])
         counts = np.bincount(np.concatenate(list(dealt.values())), minlength=3)
         np.testing.assert_array_equal(counts, 5)
-        other = owners(task.init(jax.random.key(1)))
+        other = owners(_params(task, 1))
         self.assertFalse(all(np.array_equal(dealt[name], other[name]) for name in dealt))
 
     def test_every_weight_has_one_owner(self):
         task = GatedFunctions()
-        params = task.init(jax.random.key(2))
+        params = _params(task, 2)
         self.assertSetEqual(
             set(task.target(params).sites),
             {f"layers_{i}/{name}/kernel" for i in (0, 1) for name in ("mlp_in", "mlp_out")},

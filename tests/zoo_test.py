@@ -12,6 +12,7 @@ from zoo.cases import (
     C,
     assert_close,
     case,
+    derivatives,
     every_network,
     exact,
     grouped,
@@ -25,6 +26,7 @@ from zoo.network import B
 
 import apd_jax
 from apd_jax import sites
+from apd_jax.attribution import metrics
 from apd_jax.components import Factors
 
 
@@ -115,6 +117,20 @@ def test_attributions_by_the_mode_that_is_chosen(name):
     network, target, components, *_ = case(name)
     scores = scores_of(target, components, network.inputs, mode="auto")
     assert_close(scores, exact(name), network.tolerance)
+
+
+@every_network
+def test_attributions_by_a_sketch(name):
+    """Along the random directions that the sketch draws, an example from its own key."""
+    network, target, components, *_ = case(name)
+    options = {"mode": "sketch", "num_probes": 2, "key": jax.random.key(5)}
+    scores = scores_of(target, components, network.inputs, **options)
+    along = derivatives(name)  # [C, B, O]
+    outputs = jnp.zeros((B, 1, along.shape[-1]))
+    drawn = jax.vmap(lambda key, row: metrics.probes("rms", key, row, 2)[:, 0])
+    probes = drawn(jax.random.split(options["key"], B), outputs)
+    expected = np.sqrt(np.sum(np.einsum("bno,cbo->nbc", probes, along) ** 2, axis=0))
+    assert_close(scores, expected, network.tolerance)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from apd_jax.components import Components, Factors
 from apd_jax.sites import PyTree, Records, SiteRecord, Target
 
 Mode = Literal["auto", "forward", "reverse", "sketch", "literal"]
+# What writing a number to memory and reading it again costs, in multiply-adds of matrix products.
+_MOVED = 20
 
 
 class Linearised(NamedTuple):
@@ -112,7 +114,9 @@ def _contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Facto
     hidden = hidden.reshape(*flat, *inner[:-1], *hidden.shape[-2:])
     g = "g" if blocks else ""
     count, rank, width = len(gradient), hidden.shape[-1], inner[-1]
-    if count * rank < (count + rank) * width / 2:  # few directions: they meet V first
+    pulled_first = count * rank * (width + _MOVED)
+    written_first = width * (count + rank + _MOVED)
+    if pulled_first < written_first:  # few directions: they meet V first
         pulled = jnp.einsum(f"nlr{g}d,c{g}md->nlr{g}cm", gradient, factors.writes)
         return jnp.einsum(f"nlr{g}cm,lr{g}cm->cnl", pulled, hidden)
     written = forward.write_each(hidden, factors)

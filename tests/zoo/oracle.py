@@ -33,11 +33,16 @@ def replaced(network: Network, values: PyTree) -> PyTree:
     return jax.tree.map(leaf, names(network.params), network.params, values)
 
 
-def rms(outputs: PyTree, batch_axis: int) -> jax.Array:
-    """Root of the mean square over all outputs of an example, the axes behind `batch_axis`."""
+def _side_by_side(outputs: PyTree, batch_axis: int) -> jax.Array:
+    """All outputs of an example on one axis, the last."""
     leaves = [jnp.asarray(leaf, jnp.float32) for leaf in jax.tree.leaves(outputs)]
     flat = [leaf.reshape(*leaf.shape[: batch_axis + 1], -1) for leaf in leaves]
-    return jnp.sqrt(jnp.mean(jnp.concatenate(flat, axis=-1) ** 2, axis=-1))
+    return jnp.concatenate(flat, axis=-1)
+
+
+def rms(outputs: PyTree, batch_axis: int) -> jax.Array:
+    """Root of the mean square over all outputs of an example, the axes behind `batch_axis`."""
+    return jnp.sqrt(jnp.mean(_side_by_side(outputs, batch_axis) ** 2, axis=-1))
 
 
 def _tangent(value: jax.Array, direction: jax.Array) -> jax.Array:
@@ -46,8 +51,8 @@ def _tangent(value: jax.Array, direction: jax.Array) -> jax.Array:
     return direction if real else np.zeros(value.shape, jax.dtypes.float0)
 
 
-def attributions(network: Network, vectors: PyTree) -> jax.Array:
-    """RMS of the derivative of `apply_fn` along every vector [C, ...]: [B, C]."""
+def derivatives(network: Network, vectors: PyTree) -> jax.Array:
+    """The derivative of `apply_fn` along every vector [C, ...]: [C, B, outputs]."""
 
     def along(vector):
         at = lambda params: network.apply_fn(params, network.inputs)  # noqa: E731
@@ -55,7 +60,12 @@ def attributions(network: Network, vectors: PyTree) -> jax.Array:
         return jax.jvp(at, (network.params,), (tangent,))[1]
 
     with jax.default_matmul_precision("highest"):
-        return rms(jax.jit(jax.vmap(along))(vectors), batch_axis=1).T
+        return _side_by_side(jax.jit(jax.vmap(along))(vectors), batch_axis=1)
+
+
+def attributions(network: Network, vectors: PyTree) -> jax.Array:
+    """RMS over the outputs of the derivative along every vector [C, ...]: [B, C]."""
+    return jnp.sqrt(jnp.mean(derivatives(network, vectors) ** 2, axis=-1)).T
 
 
 def one_example(network: Network):
