@@ -24,22 +24,24 @@ from apd_jax.runtime.workdir import Workdir
 from apd_jax.settings import Settings
 
 FEATURES = 6
-ONE = SparseFeatures(FEATURES, 0.1, (1.0, 2.0), "exactly_n", 1)
 TWO = SparseFeatures(FEATURES, 0.1, (1.0, 1.001), "exactly_n", 2)
 
 
-def identity():
-    example = jax.ShapeDtypeStruct((2, FEATURES), jnp.float32)
-    return apd_jax.Target(lambda p, x: x @ p["w"], {"w": jnp.eye(FEATURES)}, inputs=example)
+def identity(features=FEATURES):
+    example = jax.ShapeDtypeStruct((2, features), jnp.float32)
+    return apd_jax.Target(lambda p, x: x @ p["w"], {"w": jnp.eye(features)}, inputs=example)
 
 
 def pilot(topk, error, enough):
     return auto_topk.Pilot(topk=topk, error=error, enough=enough)
 
 
-def decompose(**changes):
-    options = {"num_components": 12, "topk": "auto", "rank": 1, "steps": 1200, "chunk_steps": 50}
-    return apd_jax.decompose(identity(), ONE, **options | {"batch_size": 128} | changes)
+def decompose(features=2, **changes):
+    """Of the identity on as many features, one of which is active: twice as many components."""
+    inputs = SparseFeatures(features, 0.1, (1.0, 2.0), "exactly_n", 1)
+    options = {"topk": "auto", "rank": 1, "steps": 400, "chunk_steps": 100, "batch_size": 64}
+    options["num_components"] = 2 * features
+    return apd_jax.decompose(identity(features), inputs, **options | changes)
 
 
 class FollowingTest(parameterized.TestCase):
@@ -89,13 +91,14 @@ class LookTest(absltest.TestCase):
 class DecomposeTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_finds_one_of_one(self):
-        found = decompose()
+        found = decompose(3, steps=1200)
         self.assertBetween(found.settings.objective.topk, 0.7, 1.5)  # its trainings are short
         pieces = np.asarray(found.components["w"].matrices())
-        holders = np.abs(pieces[:, np.arange(FEATURES), np.arange(FEATURES)]).argmax(axis=0)
-        self.assertLen(set(holders.tolist()), FEATURES)
+        holders = np.abs(pieces[:, np.arange(3), np.arange(3)]).argmax(axis=0)
+        self.assertLen(set(holders.tolist()), 3)
 
     @pytest.mark.slow
+    @mock.patch.object(auto_topk, "_LARGE", 1.0)  # of trainings so short little is asked
     def test_stopped_and_called_again(self):
         with tempfile.TemporaryDirectory() as folder:
             workdir, look = pathlib.Path(folder) / "run", auto_topk.look
@@ -106,7 +109,7 @@ class DecomposeTest(parameterized.TestCase):
 
             patched = mock.patch.object(auto_topk, "look", side_effect=interrupted)
             with patched, self.assertLogs(level="WARNING") as logs:
-                short = decompose(workdir=workdir, steps=400, chunk_steps=100)
+                short = decompose(workdir=workdir)
             self.assertIn("Stopped while k was looked for", logs.output[-1])
             self.assertEqual(short.settings.steps, 100)
             self.assertEqual(short.settings.objective.topk, 0.25)
@@ -114,16 +117,16 @@ class DecomposeTest(parameterized.TestCase):
             kept = json.loads((workdir / auto_topk.FILE).read_text())
             self.assertEqual([p["topk"] for p in kept["pilots"]], [0.25])
             with mock.patch.object(auto_topk, "look", side_effect=look) as looks:
-                found = decompose(workdir=workdir, steps=400, chunk_steps=100)
+                found = decompose(workdir=workdir)
             self.assertEqual(looks.call_count, len(found.pilots) - 1)
             self.assertEqual(found.pilots[0], kept["pilots"][0])
             self.assertEqual(found.settings.steps, 400)
-            loaded = apd_jax.load(workdir / "components", identity())
+            loaded = apd_jax.load(workdir / "components", identity(2))
             self.assertEqual(list(loaded.pilots), list(found.pilots))
             page = (workdir / "report.html").read_text()
             self.assertIn("after short trainings with 0.25, ", page)
             with self.assertRaisesRegex(UserError, "topk"):
-                decompose(workdir=workdir, steps=400, chunk_steps=100, topk=1.0)
+                decompose(workdir=workdir, topk=1.0)
 
     @parameterized.parameters("[{]", '{"pilots": [{"x": 1}], "topk": 1}', None)
     def test_a_search_that_is_lost(self, text):

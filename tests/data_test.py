@@ -178,6 +178,7 @@ class DrawTest(parameterized.TestCase):
 class TrainingTest(parameterized.TestCase):
     """The same batches give the same decomposition, whichever way they come."""
 
+    @pytest.mark.slow
     def test_arrays_and_their_batches(self):
         rows = np.asarray(networks.normal(7, 16, 3))
         source = as_source(rows, 5)

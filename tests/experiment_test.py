@@ -186,6 +186,7 @@ class EvaluationTest(ExperimentTestCase):
     @parameterized.parameters(
         (tms, {}, 1), (tms, {}, 7), (resid_mlp, {"num_components": 7}, 1), (resid_mlp, {}, 5)
     )
+    @pytest.mark.slow
     def test_asked_to_stop(self, study, changes, looks):
         """Between batches, whatever is measured: a run is told again after a few of them."""
         config = study.get_config()

@@ -184,21 +184,31 @@ class FiguresTest(parameterized.TestCase):
             self.fail(f"{boxes[i][0]!r} and {boxes[j][0]!r} overlap")
 
     @parameterized.named_parameters(
-        ("5-2", 5, 2, 5),
         ("5-2-id", 5, 2, 5, 1),
-        ("40-10", 40, 10, 50),
-        ("40-10-id", 40, 10, 50, 1),
         ("fewer components", 9, 2, 3),
-        ("many in two dimensions", 7, 2, 30),
         ("one of each", 1, 1, 1, 2),
     )
-    def test_tms(self, features, width, count, layers=0):
+    def test_tms(self, *sizes):
+        self.check_tms(*sizes)
+
+    @parameterized.named_parameters(
+        ("5-2", 5, 2, 5),
+        ("40-10", 40, 10, 50),
+        ("40-10-id", 40, 10, 50, 1),
+        ("many in two dimensions", 7, 2, 30),
+    )
+    @pytest.mark.slow
+    def test_tms_of_other_sizes(self, *sizes):
+        self.check_tms(*sizes)
+
+    def check_tms(self, features, width, count, layers=0):
         figures = tms.tms_figures(tms_arrays(features, width, count, layers))
         self.assertEqual(set(figures), set(tms_captions.CAPTIONS))
         for name, figure in figures.items():
             with self.subTest(name):
                 self.check(figure)
 
+    @pytest.mark.slow
     def test_a_page_at_most(self):
         figures = tms.tms_figures(tms_arrays(5, 2, 1500))
         self.check_a_page_at_most(figures, "first 54 of 1502")

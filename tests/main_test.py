@@ -70,20 +70,18 @@ class StatusTest(parameterized.TestCase):
 class CommandLineTest(parameterized.TestCase):
     """Through a process, as a user would."""
 
-    @parameterized.parameters(
-        ("configs/tms.py:9-9", (), r"unknown variant '9-9'; configs/tms.py has \('5-2', "),
-        ("configs/tms.py", ("--config.stepz=3",), "'stepz' Did you mean \"steps\""),
-        ("configs/tms.py", ("--config.target.probability=2",), "probability.*2"),
-    )
-    def test_bad_command(self, config, arguments, message):
-        self.check_bad_command(config, arguments, message)
+    def test_unknown_variant(self):
+        message = r"unknown variant '9-9'; configs/tms.py has \('5-2', "
+        self.check_bad_command("configs/tms.py:9-9", (), message)
 
     @parameterized.parameters(
+        ("configs/tms.py", ("--config.stepz=3",), "'stepz' Did you mean \"steps\""),
+        ("configs/tms.py", ("--config.target.probability=2",), "probability.*2"),
         ("configs/tms.py", ("--config.steps=few",), "invalid literal for int.*'few'"),
         ("configs/none.py", (), "No such file or directory: 'configs/none.py'"),
     )
     @pytest.mark.slow
-    def test_bad_value_and_no_config(self, config, arguments, message):
+    def test_bad_command(self, config, arguments, message):
         self.check_bad_command(config, arguments, message)
 
     def check_bad_command(self, config, arguments, message):

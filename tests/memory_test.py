@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 
+import pytest
 from absl.testing import absltest, parameterized
 
 PROGRAM = """
@@ -31,6 +32,7 @@ print(resident() - before)
 @absltest.skipUnless(platform.libc_ver()[0] == "glibc", "needs glibc")
 class ReturnTest(parameterized.TestCase):
     @parameterized.parameters(("on", -5_000, 5_000), ("off", 15_000, 30_000))
+    @pytest.mark.slow
     def test_kilobytes_kept(self, switch, least, most):
         command = [sys.executable, "-c", PROGRAM, switch]
         root = pathlib.Path(__file__).parent.parent

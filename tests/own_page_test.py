@@ -86,6 +86,7 @@ class OwnPageTest(absltest.TestCase):
     @absltest.skipIf(
         chromium.find() is None, "needs Chromium: install the chromium package of your system"
     )
+    @pytest.mark.slow
     def test_in_a_browser(self):
         with chromium.Chromium(self.directory / "profile") as browser:
             for width, scheme in ((1280, "light"), (390, "dark")):

@@ -159,6 +159,7 @@ class MemoryTest(parameterized.TestCase):
 
 
 class FunctionsTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_metric_and_minimality_loss_of_ones_own(self):
         def first(outputs):
             return outputs[:, :1]

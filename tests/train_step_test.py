@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import loop, optimizers, randomness, train_step
@@ -280,6 +281,7 @@ class SeedsTest(parameterized.TestCase):
         chex.assert_trees_all_equal(self.together, again)
 
     @parameterized.parameters(0, 2)
+    @pytest.mark.slow
     def test_alone_and_among_others(self, index):
         alone = self.run_seeds((5 + index,))
         chex.assert_trees_all_close(

@@ -11,6 +11,7 @@ import tempfile
 from unittest import mock
 
 import jax
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.runtime import workdir
@@ -80,6 +81,7 @@ class LockTest(WorkdirTestCase):
             Workdir(self.path)
         Workdir(self.path).close()
 
+    @pytest.mark.slow
     def test_second_process_is_refused_until_the_first_is_killed(self):
         command = [sys.executable, "-c", HOLD, str(self.path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
