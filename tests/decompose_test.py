@@ -146,6 +146,7 @@ class DecomposeTest(parameterized.TestCase):
 
         chex.assert_trees_all_close(*both(x), rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_options_and_a_jitted_network(self):
         plain = networks.mlp()
         target = apd_jax.Target(jax.jit(networks.mlp_apply), plain.params)

@@ -132,6 +132,7 @@ class RefusedTest(Trained):
         self.assertFalse(self.workdir.exists())
 
 
+@pytest.mark.slow
 class DivergedTest(Trained):
     @parameterized.parameters(
         ("learning_rate", "decomposition", "."), ("target.learning_rate", "target", "target")

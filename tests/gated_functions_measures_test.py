@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.components import Factors
@@ -13,6 +14,8 @@ from apd_jax.studies.gated_functions import measures
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
 from apd_jax.studies.gated_functions.study import GatedFunctionsStudy
 from apd_jax.studies.probes import probe
+
+pytestmark = pytest.mark.slow
 
 TASK = GatedFunctions(num_functions=3, neurons=4, num_layers=2)
 PARAMS = jax.jit(TASK.init)(jax.random.key(7))

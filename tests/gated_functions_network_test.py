@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.errors import UserError
@@ -14,6 +15,8 @@ from apd_jax.studies.gated_functions.network import (
     draw_waves,
     owners,
 )
+
+pytestmark = pytest.mark.slow
 
 SIZES = (
     dict(num_functions=4, neurons=10, num_layers=2),

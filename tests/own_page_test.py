@@ -25,6 +25,7 @@ def decomposition():
     return apd_jax.decompose(networks.mlp(), X, **settings)
 
 
+@pytest.mark.slow
 class OwnPageTest(absltest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -53,7 +54,6 @@ class OwnPageTest(absltest.TestCase):
         self.assertNotIn("object at", self.text)
         self.assertIn("first/b", self.text)  # a parameter that is left, with its reason
 
-    @pytest.mark.slow
     def test_a_trivial_one_is_said_to_be(self):
         whole = apd_jax.decompose(
             networks.mlp(), X, num_components=2, topk=2, steps=1, batch_size=16
@@ -62,7 +62,6 @@ class OwnPageTest(absltest.TestCase):
         self.assertIn("SAYS LITTLE", text)
         self.assertIn("Trivial: components [0, 1] are active on more than 95%", text)
 
-    @pytest.mark.slow
     def test_tokens_of_examples_by_position(self):
         def network(params, batch):
             return jnp.tanh(params["embed"][batch["<b>"]]) @ params["out"] * batch["scale"]
@@ -86,7 +85,6 @@ class OwnPageTest(absltest.TestCase):
     @absltest.skipIf(
         chromium.find() is None, "needs Chromium: install the chromium package of your system"
     )
-    @pytest.mark.slow
     def test_in_a_browser(self):
         with chromium.Chromium(self.directory / "profile") as browser:
             for width, scheme in ((1280, "light"), (390, "dark")):

@@ -111,6 +111,7 @@ class MemoryTest(parameterized.TestCase):
         self.assertIn(f"{done} of 6 steps", repr(part))
         self.assertEqual(part(X[:8]).shape, (8, 2))
 
+    @pytest.mark.slow
     def test_init_goes_on_from_components(self):
         start = networks.components(networks.mlp(), num_components=3, rank=2)
         options = TINY | {"rank": None, "steps": 1, "chunk_steps": 1, "learning_rate": 1e-7}
@@ -175,6 +176,7 @@ class FunctionsTest(parameterized.TestCase):
         row = found.summary(X[:8], baselines=()).row("active components")
         np.testing.assert_allclose(row.error, error, rtol=1e-4)
 
+    @pytest.mark.slow
     def test_coefficients_as_a_mapping(self):
         found = apd_jax.decompose(networks.mlp(), X, **TINY, coefficients={"minimality": 2.0})
         weights = found.settings.objective.coefficients
@@ -259,6 +261,7 @@ class NetworksTest(parameterized.TestCase):
         found = apd_jax.decompose(target, X.astype(dtype), **options)
         self.assertTrue(np.isfinite(found.history[-1]["loss/total"]))
 
+    @pytest.mark.slow
     def test_a_bare_dense(self):
         module = nn.Dense(2)
         target = apd_jax.Target.from_flax(module, module.init(jax.random.key(0), X))

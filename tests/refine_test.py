@@ -387,6 +387,7 @@ class RoundsTest(parameterized.TestCase):
         self.assertEqual(kept["m"].sum(axis=(1, 2)).tolist(), [0, 4, 0])
         self.assertEqual(int(kept["count"]), 5)
 
+    @pytest.mark.slow
     def test_shares_in_the_last_round(self):
         target = handmade.exact_resid_mlp(FEATURES)
         components = handmade.neuron_components(left_over())

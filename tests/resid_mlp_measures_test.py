@@ -14,6 +14,8 @@ from apd_jax.inputs import SparseFeatures
 from apd_jax.studies import reconstruction
 from apd_jax.studies.resid_mlp import contributions, measures
 
+pytestmark = pytest.mark.slow
+
 KEYS = {
     "faithfulness_mse": float,
     "topk_mse": float,
@@ -244,7 +246,6 @@ class EvaluateTest(parameterized.TestCase):
         self.assertEqual(numbers["single_component_features"], 4)
         self.assertFalse(numbers["solved"])
 
-    @pytest.mark.slow
     def test_random_components_of_three_layers(self):
         target, components = handmade.random_resid_mlp(
             np.random.default_rng(0),

@@ -4,10 +4,13 @@ import handmade
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.inputs import SparseFeatures
 from apd_jax.studies.resid_mlp import measures, scrubbing, single_features
+
+pytestmark = pytest.mark.slow
 
 
 def samples_of(target, components, feature_map, distribution, *, num_neurons=2, **rule):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import loop
@@ -18,6 +19,8 @@ from apd_jax.starts.groups import group_lines
 from apd_jax.studies.gated_functions import measures
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
 from apd_jax.training import init_states
+
+pytestmark = pytest.mark.slow
 
 
 def _started(target, x, num_components, rank=None, start="parted"):

@@ -5,6 +5,7 @@ import functools
 import handmade
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.studies.tms import measures
@@ -169,6 +170,7 @@ class EvaluateTest(parameterized.TestCase):
         self.assertAlmostEqual(numbers["faithfulness_mse"], 0.25 / 4, places=6)
         self.assertFalse(numbers["solved"])
 
+    @pytest.mark.slow
     def test_hidden_layers(self):
         rng = np.random.default_rng(0)
         weight, hidden = rng.normal(size=(4, 3)), [np.eye(3), rng.normal(size=(3, 3))]

@@ -89,6 +89,7 @@ class GradientTest(parameterized.TestCase):
         ("mlp", "grouped", "target"),
         ("mlp", "dense", "components"),
     )
+    @pytest.mark.slow
     def test_narrow_projection_is_the_literal_one(self, name, route, source):
         """For every term of the loss: each knows U and V by their products alone."""
         target, x = networks.make(name)
