@@ -3,6 +3,8 @@
 Letters: B batch.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,13 +158,14 @@ def _check_apart(target: Target, x: PyTree) -> None:
 
 @jax.jit
 @jax.default_matmul_precision("highest")
-def _two_derivatives(target: Target, x: PyTree) -> tuple[jax.Array, jax.Array]:
-    """Along one random component: by the network itself, and through its sites.
+def _two_derivatives(
+    target: Target, x: PyTree, component: Components
+) -> tuple[jax.Array, jax.Array]:
+    """Along one component: by the network itself, and through its sites.
 
     Each example has an amount of its own, so that examples which change places in the batch, and
     would get each other's components, are seen too.
     """
-    component = init_components(randomness.root(0), target, num_components=1, rank=1)
     matrices = {name: factors.matrices()[0] for name, factors in component.items()}
 
     def network(amount):
@@ -188,8 +191,13 @@ def _two_derivatives(target: Target, x: PyTree) -> tuple[jax.Array, jax.Array]:
 
 
 def _check_derivatives(target: Target, x: PyTree) -> None:
+    drawn = np.random.default_rng(0)  # drawing inside would take longer to compile than all else
+    one = functools.partial(init_components, randomness.root(0), num_components=1, rank=1)
+    component = jax.tree.map(
+        lambda leaf: drawn.normal(size=leaf.shape).astype(leaf.dtype), jax.eval_shape(one, target)
+    )
     try:
-        own, ours = _two_derivatives(target, x)
+        own, ours = _two_derivatives(target, x, component)
     except TypeError as error:
         if "custom_vjp" not in str(error):
             raise

@@ -17,7 +17,7 @@ from apd_jax.components import Components
 from apd_jax.data import Data, Source, as_source
 from apd_jax.decomposition import Decomposition
 from apd_jax.fields import check_whole, from_mapping
-from apd_jax.restarts import final_losses, spread
+from apd_jax.restarts import best, spread
 from apd_jax.robust import ROBUST
 from apd_jax.run import functions, own
 from apd_jax.runtime.preemption import StopFlag, catch_signals
@@ -81,14 +81,13 @@ class _Job:
         """The initialisation of least loss."""
         draw, targets = self.source.draw(self.seed), loop.stack([self.target])
         targets, _ = spread(targets, self._seeds, self.restarts)
-        losses = final_losses(self.settings, targets, outcome.state, self._seeds, draw)
-        best = int(jnp.argmin(losses))
-        state = loop.pick(outcome.state, best)
+        (place,), (losses,) = best(self.settings, targets, outcome.state, self._seeds, draw)
+        state = loop.pick(outcome.state, int(place))
         return Decomposition(
             self.target,
             state.components,
             self.settings,
-            outcome.history(best),
+            outcome.history(int(place)),
             self.example,
             losses.tolist(),
             moves_of(state),

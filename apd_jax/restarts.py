@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from apd_jax import loop, randomness
+from apd_jax import randomness
 from apd_jax.settings import Settings
 from apd_jax.sites import PyTree, Target
 
@@ -25,22 +25,27 @@ def spread(targets: Target, seeds: jax.Array, restarts: int) -> tuple[Target, ja
     return repeated, seeds[0] + jnp.arange(restarts * len(seeds), dtype=jnp.uint32)
 
 
-def final_losses(
+def best(
     settings: Settings,
     targets: Target,
     states: Any,
     seeds: jax.Array,
     sample_batch: Callable[[jax.Array, int], PyTree],
-) -> jax.Array:
-    """The total loss after training, [n·S], on the same inputs for all initialisations.
+) -> tuple[jax.Array, jax.Array]:
+    """Which initialisation of each decomposition has the least total loss, on the same inputs.
 
     Args:
       settings: the hyperparameters.
       targets, states: of all initialisations, every leaf [n·S, ...].
       seeds: uint32 [S], of the decompositions.
       sample_batch: gives the inputs.
+
+    Returns:
+      The places [S] of the best, and the losses of all [S, n]; without choice none, [S, 0].
     """
-    objective = settings.objective
+    objective, size = settings.objective, len(seeds)
+    if len(states.step) == size:
+        return jnp.arange(size), jnp.zeros((size, 0))
 
     def one(arguments):
         target, state, seed = arguments
@@ -51,12 +56,7 @@ def final_losses(
         terms, _ = objective.terms(target, components, x, probes, factors)
         return objective.total(terms, factors)
 
-    repeated = jnp.tile(seeds, len(states.step) // len(seeds))
-    return jax.jit(lambda *a: jax.lax.map(one, a))(targets, states, repeated)
-
-
-def keep_best(states: Any, losses: jax.Array, num_decompositions: int) -> tuple[Any, jax.Array]:
-    """The states [S, ...] of least loss among [n·S, ...], and all losses [S, n]."""
-    table = losses.reshape(-1, num_decompositions).T
-    best = jnp.argmin(table, axis=1) * num_decompositions + jnp.arange(num_decompositions)
-    return loop.pick(states, best), table
+    repeated = jnp.tile(seeds, len(states.step) // size)
+    losses = jax.jit(lambda *a: jax.lax.map(one, a))(targets, states, repeated)
+    table = losses.reshape(-1, size).T
+    return jnp.argmin(table, axis=1) * size + jnp.arange(size), table

@@ -23,5 +23,5 @@ ROBUST = Settings(
     relative_rate=True,
     relative_losses=True,
     schedules=Schedules(simplicity="0:1 0.6:1 1:0"),
-    refine=Rules(every=800, until=0.6),
+    refine=Rules(every=0.1, until=0.6),
 )

@@ -102,13 +102,14 @@ def make_between(settings: Settings, sample_batch: SampleBatch) -> loop.Between 
 
     One look follows the last round, to undo it if it did not pay.
     """
-    rounds, every = settings.refine.rounds(settings.steps), settings.refine.every
+    rounds = settings.refine.rounds(settings.steps)
     if not rounds:
         return None
     function = refine.make_round(
         settings.objective, settings.refine, settings.steps, sample_batch, settings.factors
     )
-    return loop.Between(every, (rounds + 1) * every, function)
+    spacing = settings.refine.spacing(settings.steps)
+    return loop.Between(spacing, (rounds + 1) * spacing, function)
 
 
 def moves_of(state: TrainState) -> dict[str, int]:

@@ -23,8 +23,7 @@ _NEURONS = {"1": (50,), "2": (25, 25), "3": (17, 17, 17)}
 
 def _robust(config, layers):
     config.update(fields.to_mapping(ROBUST, flags_only=True))
-    config.steps, config.refine.every = 4000, 400
-    config.num_components, config.rank = 200, 4
+    config.steps, config.num_components, config.rank = 4000, 200, 4
     config.topk = 0.85  # of one active feature a sample: the weakest ones are not worth a place
     config.unit_norm, config.init_scale = False, 1.0
     config.batch_size, config.refine.share = 256, True

@@ -49,12 +49,12 @@ def _robust(config):
     config.update(fields.to_mapping(ROBUST, flags_only=True))
     wide = config.target.num_features == 40
     config.num_components, config.topk = (80, 1.0) if wide else (10, 0.211)
-    config.rank, config.steps, config.refine.every = 4, 4000, 400
+    config.rank, config.steps = 4, 4000
     if config.target.hidden_layers:
         # Pieces of the identity that are it on one feature each are more than the identity: the
         # start has them, and rounds would merge the spare components that hold the difference.
         # Only hidden activations tell how much of a feature's length is W's, how much its piece's.
-        config.start, config.steps, config.refine.every = "covering", 2000, 0
+        config.start, config.steps, config.refine.every = "covering", 2000, 0.0
         config.coefficients.activation, config.hidden_uses = 10.0, "first"
 
 

@@ -151,7 +151,7 @@ def make_round(
       sample_batch: gives the examples.
       factors: of the coefficients and of k, for a state.
     """
-    final = rules.rounds(steps) * rules.every
+    final = rules.rounds(steps) * rules.spacing(steps)
 
     def one_round(target, state, key):
         x = sample_batch(randomness.stream_of_step(key, "round batch"), rules.batch_size)

@@ -16,7 +16,10 @@ from apd_jax.fields import check_at_least, check_values, setting
 class Rules:
     """When rounds are, and what the moves take for a sign."""
 
-    every: int = setting(0, "Steps between two rounds of refinement; 0 for none.")
+    every: float = setting(
+        0.0,
+        "Steps between two rounds of refinement, below 1 the share of all steps; 0 for none.",
+    )
     until: float = setting(0.6, "Share of the steps after which there is no round.")
     batch_size: int = setting(
         4096, "Examples that a round looks at; of fewer, rare mechanisms have too few."
@@ -50,17 +53,29 @@ class Rules:
     def __post_init__(self):
         check_values(self)
         check_at_least(self, 0, "every")
+        if self.every > 1 and self.every % 1:
+            raise UserError(f"every must be whole, or a share below 1, got {self.every}")
         check_at_least(self, 1, "batch_size", "limit", "ramp")
         for name in ("until", "merge_cosine", "split_cosine", "gather_error", "free_share"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"{name} must be in (0, 1), got {getattr(self, name)}")
 
+    def spacing(self, steps: int) -> int:
+        """Steps between two rounds in a run of so many steps; 0 without rounds.
+
+        A share of the steps is rounded to whole ramps: the rate has risen before the next round.
+        """
+        if self.every >= 1 or not self.every:
+            return int(self.every)
+        return max(round(self.every * steps / self.ramp), 1) * self.ramp
+
     def rounds(self, steps: int) -> int:
-        """How many rounds a run of so many steps has; round i is after step i · every."""
-        return int(self.until * steps) // self.every if self.every else 0
+        """How many rounds a run of so many steps has; round i is after step i · spacing."""
+        spacing = self.spacing(steps)
+        return int(self.until * steps) // spacing if spacing else 0
 
     def risen(self, step: jax.Array, steps: int) -> jax.Array:
         """The learning rate's factor, which rises from 0 to 1 in `ramp` steps after a round."""
-        step = jnp.asarray(step, jnp.float32)
-        after = (step >= self.every) & (step < (self.rounds(steps) + 1) * self.every)
-        return jnp.where(after, jnp.minimum((step % self.every + 1) / self.ramp, 1.0), 1.0)
+        step, spacing = jnp.asarray(step, jnp.float32), self.spacing(steps)
+        after = (step >= spacing) & (step < (self.rounds(steps) + 1) * spacing)
+        return jnp.where(after, jnp.minimum((step % spacing + 1) / self.ramp, 1.0), 1.0)

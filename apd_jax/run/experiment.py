@@ -116,8 +116,8 @@ def decompose_targets(
         **_saving_and_logging(plan.config),
     )
     state, seconds = session.run(stage, flag)
-    losses = restarts.final_losses(settings, spread, state, plan.seeds, inputs)
-    state, losses = restarts.keep_best(state, losses, len(plan.seeds))
+    best, losses = restarts.best(settings, spread, state, plan.seeds, inputs)
+    state = loop.pick(state, best)
     return [
         Decomposition(
             loop.pick(targets, i),

@@ -1,0 +1,91 @@
+"""Initialisations side by side: the one of least loss stays, as it is alone."""
+
+import json
+import pathlib
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+from absl.testing import absltest
+
+import apd_jax
+from apd_jax import loop, restarts, training
+from apd_jax.objective import Coefficients, Objective
+from apd_jax.run import experiment
+from apd_jax.settings import Settings
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
+import tms  # noqa: E402
+
+
+def inputs(key, batch_size):
+    return jax.random.normal(key, (batch_size, 4))
+
+
+class BestTest(absltest.TestCase):
+    def test_least_loss_on_the_same_inputs(self):
+        objective = Objective(Coefficients(1.0, 1.0, 0.1), topk=1.0)
+        settings = Settings(objective=objective, num_components=3, steps=1, batch_size=8, rank=2)
+        seeds = jnp.array([4, 5], jnp.uint32)
+        targets = loop.stack([networks.tms()] * 2)
+        spread, all_seeds = restarts.spread(targets, seeds, 3)
+        np.testing.assert_array_equal(all_seeds, [4, 5, 6, 7, 8, 9])
+        states = training.init_states(settings, spread, all_seeds, inputs)
+        places, losses = restarts.best(settings, spread, states, seeds, inputs)
+        self.assertEqual(losses.shape, (2, 3))
+        for decomposition, place in enumerate(places):
+            least = int(jnp.argmin(losses[decomposition]))
+            self.assertEqual(int(place), 2 * least + decomposition)
+        # Initialisations are told apart by their components alone: inputs are of the decomposition.
+        same = jax.tree.map(lambda leaf: jnp.stack([leaf[0]] * 6), states)
+        _, losses = restarts.best(settings, spread, same, seeds, inputs)
+        np.testing.assert_allclose(losses, jnp.broadcast_to(losses[:, :1], (2, 3)), rtol=1e-6)
+        self.assertNotAlmostEqual(float(losses[0, 0]), float(losses[1, 0]))
+
+    def test_without_choice_nothing_is_computed(self):
+        seeds = jnp.array([4, 5], jnp.uint32)
+        targets = loop.stack([networks.tms()] * 2)
+        settings = Settings(
+            objective=Objective(topk=1.0), num_components=3, steps=1, batch_size=8, rank=2
+        )
+        states = training.init_states(settings, targets, seeds, inputs)
+        places, losses = restarts.best(settings, targets, states, seeds, sample_batch=None)
+        self.assertEqual(places.tolist(), [0, 1])
+        self.assertEqual(losses.shape, (2, 0))
+
+
+@pytest.mark.slow
+class RunTest(absltest.TestCase):
+    def test_the_best_is_what_its_seed_gives_alone(self):
+        options = {"num_components": 3, "topk": 1.0, "steps": 20, "batch_size": 32, "rank": 2}
+        found = apd_jax.decompose(networks.tms(), inputs, restarts=3, **options)
+        self.assertLen(found.losses, 3)
+        seed = int(np.argmin(found.losses))
+        alone = apd_jax.decompose(networks.tms(), inputs, seed=seed, **options)
+        self.assertEmpty(alone.losses)
+        self.assertEqual(found.history[-1]["step"], 20)
+        self.assertAlmostEqual(found.history[-1]["loss/total"], alone.history[-1]["loss/total"], 5)
+        for site, factors in found.components.items():
+            np.testing.assert_allclose(
+                factors.matrices(), alone.components[site].matrices(), atol=1e-4
+            )
+
+    def test_results_keep_the_losses_of_all(self):
+        config = tms.get_config()
+        config.update(seeds=2, restarts=3, steps=20, batch_size=32, chunk_steps=10, rank=2)
+        config.evaluation_samples = 256
+        config.target.update(steps=20, batch_size=32)
+        with tempfile.TemporaryDirectory() as directory:
+            experiment.run(config, pathlib.Path(directory) / "run", command="me")
+            results = json.loads((pathlib.Path(directory) / "run" / "results.json").read_text())
+        losses = np.array(results["restart_losses"])
+        self.assertEqual(losses.shape, (2, 3))
+        self.assertGreater(losses.std(axis=1).min(), 0)
+
+
+if __name__ == "__main__":
+    absltest.main()
