@@ -216,10 +216,15 @@ class Objective:
         if self.attribution_source == "target":
             return found
 
-        def own_pass(inputs):
+        return Attributed(found.scores, *self.own_pass(target, x))
+
+    def own_pass(self, target: Target, x: PyTree) -> tuple[PyTree, sites.Records]:
+        """The target's outputs, and the rows of every use of a site."""
+
+        def run(inputs):
             return sites.run(target, inputs, sites.as_is, positions=self.per_position)
 
-        return Attributed(found.scores, *sites.over_examples(own_pass, target, x))
+        return sites.over_examples(run, target, x)
 
     def select(self, scores: jax.Array, x: PyTree, factor: jax.Array | None = None) -> Selected:
         """Apply the selection rule to attributions.

@@ -8,6 +8,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from apd_jax import sites
+from apd_jax.attribution.attributed import Attributed
 from apd_jax.components import Factors
 from apd_jax.objective import Objective
 from apd_jax.selection import Selected
@@ -36,8 +38,10 @@ def scales(
     """
     whole = {name: _svd_factors(weight) for name, weight in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)
-    attributed = objective.attribute(target, whole, x, key)
-    always = Selected(jnp.ones(attributed.scores.shape, bool), None)
+    rows = (sites.num_positions(target, x),) if objective.per_position else ()
+    scores = jnp.ones((sites.batch_size(x), *rows, 1))
+    attributed = Attributed(scores, *objective.own_pass(target, x))
+    always = Selected(scores > 0, None)
     weights = dataclasses.asdict(objective.coefficients)
     values = {}
     for name, term in TERMS.items():

@@ -33,7 +33,8 @@ OVERRIDES = {
     "checkpoint_every": SAVE_EVERY,
     "evaluation_samples": 1000,
 }
-STARTS = 3  # of either kind; soak/kills.py does it a hundred times
+# soak/kills.py sends a hundred.
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 
 
 def metric_files(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -133,38 +134,39 @@ class ResumeTest(absltest.TestCase):
         self.assertEqual(results["summary"], expected["summary"])
         self.assertEqual(files_in(workdir), files_in(self.alone))
 
-    def test_kill(self):
+    def test_killed_and_asked_to_stop(self):
         rng = random.Random(0)
-        workdir = self.root / "killed"
+        workdir = self.root / "signalled"
+        # Far enough from the end that no machine gets there before the signal does.
+        moments = sorted(rng.sample(range(1, ROWS - 20), len(SIGNALS)))
         saved = 0
-        for rows in sorted(rng.sample(range(1, ROWS - 2), STARTS)):
-            log = self.run_until(workdir, rows, signal.SIGKILL, pause=rng.uniform(0, 0.1))
+        for rows, number in zip(moments, SIGNALS, strict=True):
+            log = self.run_until(workdir, rows, number, pause=rng.uniform(0, 0.1))
             self.assertNotIn("broken", log)
             if saved:
                 self.assertIn(f"decomposition: going on from step {saved} of {STEPS}", log)
             saved = newest_step(workdir)
-            files = metric_files(workdir)
-            if saved:  # one save may have been under way
-                last = json.loads(files[-1].read_text().splitlines()[-1])["step"]
-                self.assertLess(last - saved, 2 * SAVE_EVERY + CHUNK)
+            if number == signal.SIGKILL:
+                self.assert_little_lost(workdir, saved)
+            else:
+                self.assert_all_kept(workdir, log)
         self.finish(workdir)
         self.assert_same(workdir)
 
-    def test_asked_to_stop(self):
-        rng = random.Random(1)
-        workdir = self.root / "stopped"
-        # Far enough from the end that no machine gets there before the signal does.
-        for rows in sorted(rng.sample(range(1, ROWS - 20), STARTS)):
-            number = rng.choice((signal.SIGTERM, signal.SIGINT))
-            log = self.run_until(workdir, rows, number, pause=rng.uniform(0, 0.03))
-            self.assertRegex(log, r"stopped at step \d+; the same command goes on from there")
-            name, step = re.findall(r"(\w+) stopped at step (\d+);", log)[0]
-            place = workdir / "target" if name == "target" else workdir
-            self.assertEqual(newest_step(place), int(step))
-            if int(step):
-                self.assertEqual(rows_of(place / "metrics.jsonl")[-1]["step"], int(step))
-        self.finish(workdir)
-        self.assert_same(workdir)
+    def assert_little_lost(self, workdir: pathlib.Path, saved: int) -> None:
+        """Of a killed run: one save may have been under way."""
+        if saved:
+            last = rows_of(workdir / "metrics.jsonl")[-1]["step"]
+            self.assertLess(last - saved, 2 * SAVE_EVERY + CHUNK)
+
+    def assert_all_kept(self, workdir: pathlib.Path, log: str) -> None:
+        """Of a run that was asked to stop."""
+        self.assertRegex(log, r"stopped at step \d+; the same command goes on from there")
+        name, step = re.findall(r"(\w+) stopped at step (\d+);", log)[0]
+        place = workdir / "target" if name == "target" else workdir
+        self.assertEqual(newest_step(place), int(step))
+        if int(step):
+            self.assertEqual(rows_of(place / "metrics.jsonl")[-1]["step"], int(step))
 
 
 if __name__ == "__main__":
