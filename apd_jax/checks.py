@@ -66,8 +66,12 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
 
 def _check_attributions(target: Target, x: PyTree, objective: Objective) -> None:
     """Trace the attributions, so that what they refuse is refused now."""
-    component = init_components(randomness.root(0), target, num_components=1, rank=1)
-    scores = jax.eval_shape(lambda inputs: objective.attribute(target, component, inputs).scores, x)
+
+    def scores_of(inputs):
+        component = init_components(randomness.root(0), target, num_components=1, rank=1)
+        return objective.attribute(target, component, inputs).scores
+
+    scores = jax.eval_shape(scores_of, x)
     if objective.selection == "exact":  # of other rules, k need not fit so few examples
         jax.eval_shape(objective.select, scores, x)
 

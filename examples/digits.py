@@ -96,6 +96,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
     flags = parser.parse_args()
+    flags.images.mkdir(parents=True, exist_ok=True)
     (images, labels), (test_images, test_labels) = load()
     network = Network()
     variables = network.init(jax.random.key(0), images[:1])

@@ -190,6 +190,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
     flags = parser.parse_args()
+    flags.images.mkdir(parents=True, exist_ok=True)
     steps = 20 if flags.quick else 2000
     (params, _), losses = train(init(jax.random.key(0)), steps)
     tokens, period = sequences(jax.random.key(2), 256)

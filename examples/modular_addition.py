@@ -155,6 +155,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
     flags = parser.parse_args()
+    flags.images.mkdir(parents=True, exist_ok=True)
     pairs = jnp.array([(a, b) for a in range(MODULUS) for b in range(MODULUS)])
     order = jax.random.permutation(jax.random.key(0), len(pairs))
     seen, held_out = pairs[order[:423]], pairs[order[423:]]
