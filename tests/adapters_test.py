@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest
 from flax import nnx
 
@@ -58,12 +59,14 @@ class AdaptersTest(absltest.TestCase):
         with self.assertRaisesRegex(apd_jax.errors.UserError, "depends on the other examples"):
             apd_jax.check_target(target, self.x)
 
+    @pytest.mark.slow
     def test_nnx_model_with_state_of_its_own(self):
         model = _Nnx(nnx.Rngs(0))
         target = apd_jax.Target.from_nnx(model, inputs=self.x)
         names = [f"rnn/cell/dense_{part}/kernel/value" for part in "hi"]
         self.check(target, model(self.x), names)
 
+    @pytest.mark.slow
     def test_equinox_model_of_one_example(self):
         key = jax.random.key(2)
         model = eqx.nn.Sequential(

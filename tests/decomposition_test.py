@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -88,6 +89,7 @@ class SummaryTest(parameterized.TestCase):
         values = found.summary(X, outputs + 1.0, baselines=("svd",))
         self.assertAlmostEqual(values.row("network").quality, 1.0, places=5)
 
+    @pytest.mark.slow
     def test_classes_of_one_logit_without_an_axis_of_its_own(self):
         def logit(params, x):
             return networks.mlp_apply(params, x)[:, 0]

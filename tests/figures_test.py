@@ -275,6 +275,7 @@ class FiguresTest(parameterized.TestCase):
         ("small", 4, (2, 2), 1),
         ("one feature", 1, (1,), 2),
     )
+    @pytest.mark.slow
     def test_resid_mlp(self, features, neurons, count):
         self.check_resid_mlp(features, neurons, count)
 

@@ -190,6 +190,7 @@ class TrajectoryTest(parameterized.TestCase):
         ("resid_mlp_1layer", "grouped", "auto"),
         ("resid_mlp_2layer", "dense", "auto"),
     )
+    @pytest.mark.slow
     def test_twenty_steps(self, name, route, projection):
         case = golden.load(name)
         objective = dataclasses.replace(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.errors import UserError
@@ -50,6 +51,7 @@ class SelectTest(parameterized.TestCase):
 
 
 class SketchTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_measures_with_the_same_directions_at_every_call(self):
         target, x = networks.make("mlp")
         components = networks.components(target)

@@ -103,6 +103,7 @@ class DirectoryTest(parameterized.TestCase):
 
 
 class MemoryTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_a_stop_hands_back_what_is_done(self):
         with self.assertLogs("absl", "WARNING") as logs:
             part = apd_jax.decompose(networks.mlp(), X, **TINY, observer=StopAt(2))

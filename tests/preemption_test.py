@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.runtime import preemption
@@ -63,6 +64,7 @@ class PreemptionTest(parameterized.TestCase):
         thread.join()
         self.assertEqual(flags, [False])
 
+    @pytest.mark.slow
     def test_exit_status_of_a_process(self):
         command = [sys.executable, "-c", LOOP]
         pipe = subprocess.PIPE

@@ -105,6 +105,7 @@ class MovesTest(parameterized.TestCase):
         ("clean", left_over, {"cleans": 1}),
         ("nothing", lambda: WHOLE, {}),
     )
+    @pytest.mark.slow
     def test_each_mends_its_fault_at_all_sites(self, shares_of, expected):
         target = handmade.exact_resid_mlp(FEATURES)
         components = handmade.neuron_components(shares_of())
@@ -119,6 +120,7 @@ class MovesTest(parameterized.TestCase):
         for site, factors in after.items():
             np.testing.assert_allclose(factors.sum(), components[site].sum(), atol=2e-5)
 
+    @pytest.mark.slow
     def test_gather_gives_a_free_component_what_is_missing(self):
         target = handmade.exact_resid_mlp(FEATURES)
         components = handmade.neuron_components(missing())
@@ -275,6 +277,7 @@ class SharesTest(absltest.TestCase):
         whole = sum(part(weights[:, g], jnp.eye(4)) for g in range(3))
         np.testing.assert_allclose(whole, np.eye(4), atol=5e-3)
 
+    @pytest.mark.slow
     def test_free_components_share_what_they_hold(self):
         free = jnp.array([1, 0, 1, 1, 0, 1, 1], bool)
         factors = Factors(networks.normal(0, 7, 2, 9), networks.normal(1, 7, 2, 5))

@@ -7,6 +7,7 @@ import tempfile
 
 import chromium
 import numpy as np
+import pytest
 import report_example
 from absl.testing import absltest, parameterized
 
@@ -290,6 +291,7 @@ class ReportPageTest(parameterized.TestCase):
         self.page.media()
         self.assertStartsWith(self.page.pdf(), b"%PDF")
 
+    @pytest.mark.slow
     def test_works_with_its_parts_missing(self):
         arguments = report_example.arguments() | {"browser": None, "command": "", "panels": []}
         arguments["metrics"] = arguments["target_metrics"] = []

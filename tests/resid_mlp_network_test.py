@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import loop
@@ -179,6 +180,7 @@ class LabelTest(parameterized.TestCase):
 
 class TrainingTest(parameterized.TestCase):
     @parameterized.parameters("random", "trained")
+    @pytest.mark.slow
     def test_reduces_the_loss_and_leaves_fixed_embeddings_alone(self, embedding):
         own = task(neurons=(4,), embedding=embedding)
         training = Training(steps=100, batch_size=32, learning_rate=0.02, schedule="cosine")

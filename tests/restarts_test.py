@@ -27,6 +27,7 @@ def inputs(key, batch_size):
 
 
 class BestTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_least_loss_on_the_same_inputs(self):
         objective = Objective(Coefficients(1.0, 1.0, 0.1), topk=1.0)
         settings = Settings(objective=objective, num_components=3, steps=1, batch_size=8, rank=2)

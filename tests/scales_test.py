@@ -4,6 +4,7 @@ import handmade
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import loop
@@ -37,6 +38,7 @@ class ScalesTest(parameterized.TestCase):
         np.testing.assert_allclose(found["simplicity"], 8 / 32, rtol=1e-5)
 
     @parameterized.parameters(0.1, 30.0)
+    @pytest.mark.slow
     def test_losses_are_the_same_in_other_units(self, unit):
         settings = Settings(OBJECTIVE, num_components=6, batch_size=64, relative_losses=True)
         totals = []

@@ -145,6 +145,7 @@ class EvaluateTest(parameterized.TestCase):
         self.assertEqual(arrays.hidden.shape, (0, 4, 4))
         self.assertEqual(arrays.hidden_components.shape, (4, 0, 4, 4))
 
+    @pytest.mark.slow
     def test_baseline_knows_as_many_features_as_hidden_dimensions(self):
         weight = np.eye(4)[:, :2]  # exact on two features, 0 on the others: the baseline itself
         numbers, arrays = evaluate(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import loop
@@ -80,6 +81,7 @@ class InitTest(parameterized.TestCase):
 
 
 class TrainingTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_reduces_the_loss_and_leaves_fixed_layers_alone(self):
         own = task(1, "identity", features=2)
         training = Training(steps=200, batch_size=64, learning_rate=0.02, schedule="linear")

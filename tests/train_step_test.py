@@ -123,6 +123,7 @@ class GradientTest(parameterized.TestCase):
 
         np.testing.assert_allclose(*both(components), rtol=1e-4)
 
+    @pytest.mark.slow
     def test_stochastic_masks(self):
         """A random half of the inactive components is on, another one at every step."""
         target, x = networks.make("mlp")
@@ -147,6 +148,7 @@ class GradientTest(parameterized.TestCase):
 
 class RoutesTest(parameterized.TestCase):
     @parameterized.parameters(("batch", True), ("sample", False), ("exact", True))
+    @pytest.mark.slow
     def test_routes_agree(self, rule, distil):
         target, x = networks.make("tms")
         components = networks.components(target)
@@ -272,6 +274,7 @@ class SeedsTest(parameterized.TestCase):
         state = init_states(cls.settings, targets, seeds) if state is None else state
         return loop.run_steps(cls.step, targets, state, seeds, steps=steps, chunk_steps=chunk_steps)
 
+    @pytest.mark.slow
     def test_chunks_change_no_bit(self):
         chex.assert_trees_all_equal(self.together, self.run_seeds((5, 6, 7), chunk_steps=20))
 
@@ -299,6 +302,7 @@ class SeedsTest(parameterized.TestCase):
 
 
 class LpTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_every_component_is_active(self):
         target, x = networks.make("mlp")
         components = networks.components(target)
