@@ -9,7 +9,6 @@ from apd_jax import loop, randomness, train_step
 from apd_jax.components import Components, init_components, normalise_reads
 from apd_jax.data import SampleBatch, Source, as_source
 from apd_jax.refine import rounds as refine
-from apd_jax.runtime.compiling import options_for_one_run
 from apd_jax.scales import scales
 from apd_jax.settings import Settings
 from apd_jax.sites import Target
@@ -67,7 +66,7 @@ def init_states(
             return state
         return state._replace(refined=refine.init(components))
 
-    return jax.jit(jax.vmap(one), compiler_options=options_for_one_run())(targets, seeds)
+    return jax.jit(jax.vmap(one))(targets, seeds)
 
 
 def make_step(settings: Settings, data: SampleBatch | Source) -> loop.StepFn:
