@@ -51,7 +51,8 @@ class Decomposition:
       settings: how it was decomposed.
       history: metrics at the end of every chunk, `[{"step": t, name: value}]`.
       example: a few inputs, which `save` keeps to check a loaded network with.
-      losses: the final loss of every initialisation, of several; this is the one of the least.
+      losses: where there were several initialisations, their final losses; this is the one of the
+        least.
       moves: how often each move of refinement was made, `{name: number}`.
       pilots: the short trainings that k was found by (`auto_topk.Pilot`), if it was looked for.
     """

@@ -31,7 +31,7 @@ def scales(
       objective: its terms of nonzero coefficient are measured.
       target: the network.
       x: [B, ...] inputs; a large batch.
-      key: of the sketch's random directions.
+      key: of random masks.
 
     Returns:
       `{term: scalar}` of the terms that have a unit.

@@ -417,8 +417,24 @@ class RoundsTest(parameterized.TestCase):
             jax.vmap(rate)(steps), 1e-2 * np.array([1, 1, 0.2, 1, 1, 0.2, 1, 1]), rtol=1e-5
         )
 
+    @parameterized.parameters((8000, 800, 6), (4000, 400, 6), (2000, 200, 6), (1234, 100, 7))
+    def test_spacing_by_a_share_of_the_steps(self, steps, spacing, rounds):
+        rules = Rules(every=0.1)
+        self.assertEqual(rules.spacing(steps), spacing)
+        self.assertEqual(rules.rounds(steps), rounds)
+
+    def test_no_rounds(self):
+        self.assertEqual(Rules().rounds(4000), 0)
+        self.assertEqual(Rules(every=0.1).rounds(150), 0)  # not before the rate has risen
+        self.assertEqual(Rules(every=250.0).spacing(2000), 250)
+
     @parameterized.parameters(
-        {"every": -1}, {"until": 1.0}, {"batch_size": 0}, {"merge_cosine": 0.0}, {"ramp": 0}
+        {"every": 2.5},
+        {"every": -1},
+        {"until": 1.0},
+        {"batch_size": 0},
+        {"merge_cosine": 0.0},
+        {"ramp": 0},
     )
     def test_refuses_rules_out_of_range(self, **fields):
         with self.assertRaisesRegex(UserError, next(iter(fields))):
