@@ -70,6 +70,7 @@ class StatusTest(parameterized.TestCase):
 class CommandLineTest(parameterized.TestCase):
     """Through a process, as a user would."""
 
+    @pytest.mark.slow
     def test_unknown_variant(self):
         message = r"unknown variant '9-9'; configs/tms.py has \('5-2', "
         self.check_bad_command("configs/tms.py:9-9", (), message)
