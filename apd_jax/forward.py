@@ -85,7 +85,6 @@ def masked_pairs(
     num_rows = lead[0] if len(lead) == 1 else lead[0] * lead[1]
     total = num_components(components)
     groups = grouped.group_pairs(pairs, num_rows, total)
-    slots = grouped.num_slots(groups.example.size, total)
 
     def operation(call: SiteCall) -> jax.Array:
         factors = components[call.key[0]].placed(call.placement)
@@ -94,8 +93,8 @@ def masked_pairs(
         if is_look_up(call.x):
             hidden = grouped.look_up(rows, reads, groups)
         else:
-            hidden = grouped.read(slots, rows, reads, groups)
-        written = grouped.write(slots, hidden, writes, groups)
+            hidden = grouped.read(rows, reads, groups)
+        written = grouped.write(hidden, writes, groups)
         total_written = jax.ops.segment_sum(written, groups.example, num_rows)
         return total_written.reshape(*lead, *total_written.shape[1:])
 

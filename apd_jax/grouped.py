@@ -2,9 +2,11 @@
 
 Only `P = floor(k·B)` of the B·C (example, component) pairs are active. Sorted by component they
 fall into `G = min(C, P)` groups; every group is laid into a fixed number of slots, so that the
-whole product is one batched matrix product that reads each factor once. A group that overflows its
-slots goes on in further rounds, so the result never depends on the number of slots.
-Letters: P pairs, C components, G groups, S slots of a group, r and d the two widths of a factor.
+whole product is one batched matrix product that reads each factor once. What is beyond a group's
+slots is laid into blocks of the same size, at most `(P - 1) // S` of all groups together, so the
+result never depends on the number of slots, and its cost hardly on how uneven the groups are.
+Letters: P pairs, C components, G groups, S slots of a group, N blocks, r and d the two widths of a
+factor.
 """
 
 import functools
@@ -17,36 +19,64 @@ import jax.numpy as jnp
 from apd_jax.errors import UserError
 
 
+class Slots(NamedTuple):
+    """Blocks of pairs that belong to one group each.
+
+    Attributes:
+      pair: int32 [N, S], the pair in every slot (any one where there is none).
+      taken: bool [N, S], whether there is one.
+    """
+
+    pair: jax.Array
+    taken: jax.Array
+
+    def start(self, n: int) -> "Slots":
+        """The first n blocks."""
+        return Slots(self.pair[:n], self.taken[:n])
+
+
 class Groups(NamedTuple):
     """Active pairs sorted by component.
 
     Attributes:
       example: int32 [P], the example of every pair.
       group: int32 [P], its group, ascending.
-      start: int32 [G], where a group's pairs begin.
-      count: int32 [G], how many pairs it has.
+      member: int32 [P], which one of its group it is.
       owner: int32 [G], the component of a group (any one for groups without pairs); None where
         every component has a group, in order.
+      slots: [G, S], the first S members of every group.
+      rest: [N, S], blocks of further members.
+      rest_group: int32 [N], the group of a block of `rest`, ascending.
+      rest_block: int32 [P], the block of a pair that is in `rest`.
     """
 
     example: jax.Array
     group: jax.Array
-    start: jax.Array
-    count: jax.Array
+    member: jax.Array
     owner: jax.Array | None
+    slots: Slots
+    rest: Slots
+    rest_group: jax.Array
+    rest_block: jax.Array
 
     def factors(self, factor: jax.Array) -> jax.Array:
         """The factors of the groups' components, [C, r, d] to [G, r, d]."""
         return factor if self.owner is None else factor[self.owner]
 
 
-def group_pairs(pairs: tuple[jax.Array, jax.Array], batch_size: int, num_components: int) -> Groups:
+def group_pairs(
+    pairs: tuple[jax.Array, jax.Array],
+    batch_size: int,
+    num_components: int,
+    slots: int | None = None,
+) -> Groups:
     """Sort (examples, components) pairs by component.
 
     Args:
       pairs: (examples [P], components [P]), as the selection functions give them.
       batch_size: B.
       num_components: C.
+      slots: S (any number gives the same results); `num_slots` if None.
 
     Raises:
       UserError: B·C of 2³¹ or more, since pairs are numbered.
@@ -60,124 +90,161 @@ def group_pairs(pairs: tuple[jax.Array, jax.Array], batch_size: int, num_compone
     component, example = jnp.divmod(jnp.sort(pairs[1] * batch_size + pairs[0]), batch_size)
     if component.size >= num_components:
         start = jnp.searchsorted(component, jnp.arange(num_components + 1), method="compare_all")
-        return Groups(example, component, start[:-1], jnp.diff(start), None)
-    first = jnp.concatenate([jnp.ones(1, bool), component[1:] != component[:-1]])
-    (start,) = jnp.nonzero(first, size=component.size + 1, fill_value=component.size)
-    start, owner = start[:-1], component[jnp.minimum(start[:-1], component.size - 1)]
-    count = jnp.diff(start, append=component.size)
-    return Groups(example, jnp.cumsum(first) - 1, start, count, owner)
+        start, count, group, owner = start[:-1], jnp.diff(start), component, None
+    else:
+        first = jnp.concatenate([jnp.ones(1, bool), component[1:] != component[:-1]])
+        (start,) = jnp.nonzero(first, size=component.size + 1, fill_value=component.size)
+        start, owner = start[:-1], component[jnp.minimum(start[:-1], component.size - 1)]
+        count, group = jnp.diff(start, append=component.size), jnp.cumsum(first) - 1
+    if slots is None:
+        slots = num_slots(component.size, num_components)
+    member = jnp.arange(component.size) - start[group]
+    blocks = jnp.maximum(-(-count // slots) - 1, 0)  # of further members, a group
+    end = jnp.cumsum(blocks)
+    block = jnp.arange((component.size - 1) // slots)
+    rest_group = jnp.searchsorted(end, block, side="right", method="compare_all")
+    rest_group = jnp.minimum(rest_group, len(count) - 1)
+    begin = slots * (1 + block - (end - blocks)[rest_group])
+    return Groups(
+        example,
+        group,
+        member,
+        owner,
+        _slots(start, count, slots, component.size),
+        _slots(start[rest_group] + begin, count[rest_group] - begin, slots, component.size),
+        rest_group,
+        (end - blocks)[group] + member // slots - 1,
+    )
+
+
+def _slots(start: jax.Array, count: jax.Array, slots: int, num_pairs: int) -> Slots:
+    """Slots of blocks that begin at a pair and have `count` of them left."""
+    place = jnp.arange(slots)
+    return Slots(jnp.minimum(start[:, None] + place, num_pairs - 1), place < count[:, None])
 
 
 def num_slots(num_pairs: int, num_components: int) -> int:
-    """Slots per group: the mean load and three Poisson deviations, in sixteens.
+    """Slots per group: the mean load and three Poisson deviations, in eights.
 
-    Where loads are small, reading the factors takes most of the time: spare slots cost little, and
-    a second round would cost as much as the first.
+    Where loads are small, reading the factors takes most of the time: spare slots cost little.
     """
-    mean = num_pairs / min(num_pairs, num_components) if num_pairs else 0
-    return min(16 * math.ceil((mean + 3 * math.sqrt(mean)) / 16), num_pairs)
+    mean = num_pairs / min(num_pairs, num_components)
+    return min(8 * math.ceil((mean + 3 * math.sqrt(mean)) / 8), num_pairs)
 
 
-def _to_slots(rows: jax.Array, groups: Groups, first: jax.Array | int, slots: int) -> jax.Array:
-    """Rows [P, ..., d] of every group's members `first ... first + slots - 1`, [G, S, ..., d]."""
-    member = first + jnp.arange(slots)
-    taken = member < groups.count[:, None]
-    index = jnp.where(taken, groups.start[:, None] + member, 0)
-    taken = taken.reshape(taken.shape + (1,) * (rows.ndim - 1))
-    return jnp.where(taken, rows[index], 0)
+_FEW = 8  # blocks: in most batches, no more are needed
 
 
-def _from_slots(table: jax.Array, groups: Groups, first: jax.Array | int) -> jax.Array:
-    """The inverse of `_to_slots`; rows of members outside of this round are 0."""
-    member = jnp.arange(groups.group.size) - groups.start[groups.group] - first
-    here = (member >= 0) & (member < table.shape[1])
-    rows = table[groups.group, jnp.where(here, member, 0)]
-    return jnp.where(here.reshape(here.shape + (1,) * (rows.ndim - 1)), rows, 0)
+@jax.custom_batching.custom_vmap
+def _of_all(count: jax.Array) -> jax.Array:
+    """The count; the largest where runs go side by side, so that they still choose a branch."""
+    return count
 
 
-def _in_rounds(one_round, groups: Groups, slots: int):
-    """Sum `one_round(first)` over as many rounds as the largest group needs."""
+@_of_all.def_vmap
+def _largest(axis_size, batched, count):
+    del axis_size, batched
+    return jnp.max(count), False
 
-    def more(carry):
-        return carry[0] < jnp.max(groups.count)
 
-    def go_on(carry):
-        first, total = carry
-        return first + slots, total + one_round(first)
+def _with_rest(groups: Groups, first: jax.Array, more) -> jax.Array:
+    """`more(first, n)` with the n first blocks of `rest` where it has any, else `first`."""
+    size = groups.rest_group.size
+    used = _of_all(jnp.sum(groups.rest.taken[:, 0]))  # they are the first ones
+    sizes = [n for n in (0, _FEW) if n < size] + [size]
+    branches = [functools.partial(more, n=n) if n else lambda first: first for n in sizes]
+    return jax.lax.switch(jnp.searchsorted(jnp.array(sizes), used), branches, first)
 
-    return jax.lax.while_loop(more, go_on, (jnp.int32(slots), one_round(0)))[1]
+
+def _of_pairs(groups: Groups, factor: jax.Array, product, get) -> jax.Array:
+    """Rows of all pairs, [P, ...], of the tables of a product with the blocks' factors."""
+    slots = groups.slots.pair.shape[1]
+    here = groups.member < slots
+    table = product(groups.slots, factor)
+    rows = get(table, groups.group, jnp.where(here, groups.member, 0))
+
+    def more(rows, n):
+        table = product(groups.rest.start(n), factor[groups.rest_group[:n]])
+        others = get(table, jnp.where(here, 0, groups.rest_block), groups.member % slots)
+        return jnp.where(here.reshape(here.shape + (1,) * (rows.ndim - 1)), rows, others)
+
+    return _with_rest(groups, rows, more)
 
 
 # Uses of equal shapes, as layers of a network are, share one traced and lowered program.
-_once_a_shape = functools.partial(jax.jit, static_argnums=0)
+@jax.jit
+def _read_pairs(x, factor, groups):
+    # The rows of the table come before its slots: a table in the order of what is asked for
+    # would transpose all factors, which takes longer than the product.
+    return _of_pairs(
+        groups,
+        factor,
+        lambda slots, factor: jnp.einsum("crd,cs...d->crs...", factor, x[slots.pair]),
+        lambda table, block, slot: jnp.moveaxis(table[block, :, slot], 1, -1),
+    )
 
 
-@_once_a_shape
-def _read_rounds(slots, x, factor, groups):
-    def one_round(first):
-        table = jnp.einsum("crd,cs...d->crs...", factor, _to_slots(x, groups, first, slots))
-        return _from_slots(jnp.moveaxis(table, 1, -1), groups, first)
-
-    return _in_rounds(one_round, groups, slots)
-
-
-@_once_a_shape
-def _write_rounds(slots, h, factor, groups):
-    def one_round(first):
-        table = jnp.einsum("cs...r,crd->cs...d", _to_slots(h, groups, first, slots), factor)
-        return _from_slots(table, groups, first)
-
-    return _in_rounds(one_round, groups, slots)
+@jax.jit
+def _write_pairs(h, factor, groups):
+    return _of_pairs(
+        groups,
+        factor,
+        lambda slots, factor: jnp.einsum("cs...r,crd->cs...d", h[slots.pair], factor),
+        lambda table, block, slot: table[block, slot],
+    )
 
 
-@_once_a_shape
-def _outer_rounds(slots, h, x, groups):
-    def one_round(first):
-        h_slots, x_slots = (_to_slots(rows, groups, first, slots) for rows in (h, x))
-        return jnp.einsum("cs...r,cs...d->crd", h_slots, x_slots)
+@jax.jit
+def _outer_pairs(h, x, groups):
+    def product(slots):
+        taken = slots.taken.reshape(slots.taken.shape + (1,) * (h.ndim - 1))
+        rows = jnp.where(taken, h[slots.pair], 0)
+        return jnp.einsum("cs...r,cs...d->crd", rows, x[slots.pair])
 
-    return _in_rounds(one_round, groups, slots)
+    return _with_rest(
+        groups,
+        product(groups.slots),
+        lambda first, n: first.at[groups.rest_group[:n]].add(product(groups.rest.start(n))),
+    )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _read(slots, x, factor, groups):
-    return _read_rounds(slots, x, factor, groups)
+@jax.custom_vjp
+def _read(x, factor, groups):
+    return _read_pairs(x, factor, groups)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _write(slots, h, factor, groups):
-    return _write_rounds(slots, h, factor, groups)
+@jax.custom_vjp
+def _write(h, factor, groups):
+    return _write_pairs(h, factor, groups)
 
 
 # The gradients are products with the same groups: spelled out, they take the same route, where
-# differentiating the rounds would keep every round's slots.
-def _read_backward(slots, saved, g):
+# differentiating would keep every block's slots.
+def _read_backward(saved, g):
     x, factor, groups = saved
-    return _write_rounds(slots, g, factor, groups), _outer_rounds(slots, g, x, groups), None
+    return _write_pairs(g, factor, groups), _outer_pairs(g, x, groups), None
 
 
-def _write_backward(slots, saved, g):
+def _write_backward(saved, g):
     h, factor, groups = saved
-    return _read_rounds(slots, g, factor, groups), _outer_rounds(slots, h, g, groups), None
+    return _read_pairs(g, factor, groups), _outer_pairs(h, g, groups), None
 
 
-_read.defvjp(lambda slots, *args: (_read_rounds(slots, *args), args), _read_backward)
-_write.defvjp(lambda slots, *args: (_write_rounds(slots, *args), args), _write_backward)
+_read.defvjp(lambda *args: (_read_pairs(*args), args), _read_backward)
+_write.defvjp(lambda *args: (_write_pairs(*args), args), _write_backward)
 
 
-def _block_by_block(product, slots, rows, factor, groups):
+def _block_by_block(product, rows, factor, groups):
     """A product of rows [P, ..., G, width] with the blocks of a stacked site, one after another."""
     if factor.ndim == 3:
-        return product(slots, rows, factor, groups)
-    one = functools.partial(product, slots)
-    return jax.vmap(one, in_axes=(-2, 1, None), out_axes=-2)(rows, factor, groups)
+        return product(rows, factor, groups)
+    return jax.vmap(product, in_axes=(-2, 1, None), out_axes=-2)(rows, factor, groups)
 
 
-def read(slots: int, x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
+def read(x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
     """`x_p · factor[g_p]ᵀ` of every pair.
 
     Args:
-      slots: slots per group (any number gives the same result).
       x: [P, ..., d] rows in the order of `groups`; [P, ..., blocks, d] of a stacked site.
       factor: [G, r, d], `groups.factors` of a factor; [G, blocks, r, d] of a stacked site.
       groups: the pairs.
@@ -185,7 +252,7 @@ def read(slots: int, x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Arr
     Returns:
       [P, ..., r], or [P, ..., blocks, r].
     """
-    return _block_by_block(_read, slots, x, factor, groups)
+    return _block_by_block(_read, x, factor, groups)
 
 
 def look_up(index: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
@@ -194,6 +261,6 @@ def look_up(index: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
     return factor[group, :, index]
 
 
-def write(slots: int, h: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
+def write(h: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
     """`h_p · factor[g_p]` of every pair: [P, ..., r] times [G, r, d] gives [P, ..., d]."""
-    return _block_by_block(_write, slots, h, factor, groups)
+    return _block_by_block(_write, h, factor, groups)

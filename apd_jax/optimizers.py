@@ -1,4 +1,4 @@
-"""Learning-rate schedules of the paper, the optimiser chain, and a step of it.
+"""Learning-rate schedules of the paper, the optimiser, and a step of it.
 
 Letters: t step counted from the end of warmup, T number of steps after warmup.
 """
@@ -67,40 +67,14 @@ def adam(schedule: optax.Schedule, *, weight_decay: float = 0.0) -> optax.Gradie
     return optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
 
 
-class RecordedNorm(NamedTuple):
-    """State of `record_norm`: the norm of the last gradient that came by, over all its leaves."""
-
-    gradient_norm: jax.Array
-
-
-def record_norm() -> optax.GradientTransformation:
-    """Pass gradients on as they are, and keep the norm of the last one."""
-
-    def update(gradient, state, params=None):
-        del state, params
-        # Apart from Adam, or its squares would be written to memory to be shared with the norm.
-        apart = jax.lax.optimization_barrier(gradient)
-        return gradient, RecordedNorm(optax.tree.norm(apart))
-
-    return optax.GradientTransformation(lambda params: RecordedNorm(jnp.float32(0)), update)
-
-
-def keep_unit_norm(
-    inner: optax.GradientTransformation, projection: Projection = "auto"
-) -> optax.GradientTransformation:
+def keep_unit_norm(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Keep the columns of U at unit norm, where they are from the start (the paper's option).
 
-    The gradient loses its part along U before `inner` sees it, and the updates that come back are
-    changed to end on the sphere, at `(U + update) / ‖U + update‖`.
-
-    Args:
-      inner: makes updates from the projected gradient.
-      projection: see `components.project_gradient`; `"auto"` holds only for losses that know a
-        column of U and its row of V by their product alone.
+    Updates are changed to end on the sphere, at `(U + update) / ‖U + update‖`. What `inner` sees
+    should have no part along U (`components.project_gradient`).
     """
 
     def update(gradient, state, components=None):
-        gradient = project_gradient(gradient, components, projection)
         updates, state = inner.update(gradient, state, components)
         arrived = normalise_reads(optax.apply_updates(components, updates))
         on_sphere = {
@@ -112,24 +86,65 @@ def keep_unit_norm(
     return optax.GradientTransformation(inner.init, update)
 
 
+class Optimizer(NamedTuple):
+    """How components follow a gradient.
+
+    Attributes:
+      transformation: makes updates from the gradient.
+      projection: how the gradient of unit-norm U loses its part along U before
+        (`components.project_gradient`): `"auto"` holds only for losses that know a column of U and
+        its row of V by their product alone. None where U may have any norm.
+    """
+
+    transformation: optax.GradientTransformation
+    projection: Projection | None
+
+    def init(self, components: Components) -> Any:
+        """The state before the first step."""
+        return self.transformation.init(components)
+
+    def step(
+        self, gradient: Components, state: Any, components: Components
+    ) -> tuple[Components, Any, jax.Array]:
+        """Take a step.
+
+        Args:
+          gradient: of the loss, `{site: Factors}`.
+          state: of the optimiser.
+          components: where the gradient was taken.
+
+        Returns:
+          The components and the state after the step, and the norm of the gradient that was
+          followed: where U is kept at unit norm, of its part along the sphere.
+        """
+        # Not within the outlined program: the compiler merges it with the sum of all gradients.
+        if self.projection is not None:
+            gradient = project_gradient(gradient, components, self.projection)
+        norm = optax.tree.norm(gradient)
+        with _outlined():
+            components, state = _descend(self.transformation, gradient, state, components)
+        return components, state, norm
+
+
 def decomposition_optimizer(
     schedule: optax.Schedule,
     *,
     relative: bool = False,
     unit_norm: bool = False,
     projection: Projection = "auto",
-) -> optax.GradientTransformation:
+) -> Optimizer:
     """Adam for components, as `train_step.train_step` takes it.
 
     Args:
       schedule: the learning rate.
       relative: multiply it by the root mean square of each leaf, U or V of a site: Adam's steps,
         which have the size of the rate whatever the gradient, then have that of the weights.
-      unit_norm, projection: see `keep_unit_norm`.
+      unit_norm: see `keep_unit_norm`.
+      projection: see `Optimizer`.
     """
     in_units = optax.scale_by_param_block_rms(_LEAST_UNIT) if relative else optax.identity()
-    adam_and_norm = optax.chain(record_norm(), adam(schedule), in_units)
-    return keep_unit_norm(adam_and_norm, projection) if unit_norm else adam_and_norm
+    updates = optax.chain(adam(schedule), in_units)
+    return Optimizer(keep_unit_norm(updates), projection) if unit_norm else Optimizer(updates, None)
 
 
 def _outlined() -> contextlib.AbstractContextManager:
@@ -144,29 +159,6 @@ def _outlined() -> contextlib.AbstractContextManager:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _descend(optimizer, gradient, optimizer_state, components):
-    updates, optimizer_state = optimizer.update(gradient, optimizer_state, components)
-    return optax.apply_updates(components, updates), optimizer_state
-
-
-def apply_gradient(
-    optimizer: optax.GradientTransformation,
-    gradient: Components,
-    components: Components,
-    optimizer_state: Any,
-) -> tuple[Components, Any, jax.Array]:
-    """Take a step of the optimiser.
-
-    Args:
-      optimizer: a `decomposition_optimizer`.
-      gradient: of the loss, `{site: Factors}`.
-      components: where it was taken.
-      optimizer_state: of the optimiser.
-
-    Returns:
-      The components and the optimiser's state after the step, and the norm of the gradient that
-      Adam saw: where U is kept at unit norm, of its part along the sphere.
-    """
-    with _outlined():
-        components, optimizer_state = _descend(optimizer, gradient, optimizer_state, components)
-    return components, optimizer_state, optax.tree.get(optimizer_state, "gradient_norm")
+def _descend(transformation, gradient, state, components):
+    updates, state = transformation.update(gradient, state, components)
+    return optax.apply_updates(components, updates), state

@@ -88,7 +88,7 @@ class Settings:
         self.objective.check_sizes(self.batch_size, self.num_components)
         self.objective_at_end.check_sizes(self.batch_size, self.num_components)
 
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> optimizers.Optimizer:
         """The optimiser, which keeps U at unit norm where that is wanted."""
         return optimizers.decomposition_optimizer(
             self.rate(),

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from apd_jax import optimizers
 from apd_jax.components import Components, num_components
 from apd_jax.objective import Objective, StepFactors
+from apd_jax.optimizers import Optimizer
 from apd_jax.sites import PyTree, Target
 
 Metrics = dict[str, jax.Array]
@@ -24,7 +23,7 @@ class TrainState(NamedTuple):
     Attributes:
       step: int32 scalar, optimiser steps taken.
       components: `{site: Factors}`.
-      optimizer: state of the optax optimiser.
+      optimizer: state of the optimiser.
       last_active: int32 [C], the last step at which a component was active on any example.
       scales: `{term: scalar}` that losses are divided by (`scales.scales`); None for 1.
       refined: what rounds of refinement leave (`refine.rounds.Refined`); None without any.
@@ -38,7 +37,7 @@ class TrainState(NamedTuple):
     refined: Any = None
 
 
-def init_state(components: Components, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(components: Components, optimizer: Optimizer) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -50,7 +49,7 @@ def init_state(components: Components, optimizer: optax.GradientTransformation) 
 
 def train_step(
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     target: Target,
     state: TrainState,
     x: PyTree,
@@ -84,9 +83,7 @@ def train_step(
     (loss, (terms, counts, active)), gradient = jax.value_and_grad(total, has_aux=True)(
         state.components
     )
-    components, optimizer_state, norm = optimizers.apply_gradient(
-        optimizer, gradient, state.components, state.optimizer
-    )
+    components, optimizer_state, norm = optimizer.step(gradient, state.optimizer, state.components)
     last_active = jnp.where(counts > 0, state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}
     metrics |= {

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from apd_jax import optimizers, randomness, sites
+from apd_jax import randomness, sites
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
 from apd_jax.data import SampleBatch
@@ -84,8 +84,8 @@ def _gradient(objective: Objective, values: Values, names: tuple[str, ...]) -> C
 def _update(settings: Settings, values: Values) -> Values:
     state, components = values["state"], values["components"]
     gradient = jax.tree.map(jnp.add, values["masked_gradient"], values["weight_gradient"])
-    components, optimizer_state, norm = optimizers.apply_gradient(
-        settings.optimizer(), gradient, components, state.optimizer
+    components, optimizer_state, norm = settings.optimizer().step(
+        gradient, state.optimizer, components
     )
     state = state._replace(step=state.step + 1, components=components, optimizer=optimizer_state)
     return {

@@ -1,5 +1,7 @@
 """Forward passes with components in the place of matrices, dense and by groups of active pairs."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -121,15 +123,15 @@ class PairsTest(parameterized.TestCase):
 
 
 class GroupedTest(parameterized.TestCase):
-    """Products by group, with every number of slots: one round up to one round for each pair."""
+    """Products by group, with every number of slots: from one to one for each pair."""
 
     def test_groups(self):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([2, 0, 2, 0])
         groups = grouped.group_pairs(pairs, 6, 4)
         np.testing.assert_array_equal(groups.example, [0, 3, 3, 5])
         np.testing.assert_array_equal(groups.group, [0, 0, 2, 2])
-        np.testing.assert_array_equal(groups.start, [0, 2, 2, 4])
-        np.testing.assert_array_equal(groups.count, [2, 0, 2, 0])
+        np.testing.assert_array_equal(groups.member, [0, 1, 0, 1])
+        np.testing.assert_array_equal(groups.slots.taken.sum(axis=1), [2, 0, 2, 0])
         self.assertIsNone(groups.owner)
 
     def test_more_pairs_than_can_be_numbered(self):
@@ -142,20 +144,20 @@ class GroupedTest(parameterized.TestCase):
         groups = grouped.group_pairs(pairs, 6, 9)
         np.testing.assert_array_equal(groups.example, [3, 0, 3, 5])
         np.testing.assert_array_equal(groups.group, [0, 1, 2, 2])
-        np.testing.assert_array_equal(groups.count, [1, 1, 2, 0])
-        np.testing.assert_array_equal(groups.start, [0, 1, 2, 4])
+        np.testing.assert_array_equal(groups.slots.taken.sum(axis=1), [1, 1, 2, 0])
+        np.testing.assert_array_equal(groups.slots.pair[:3, 0], [0, 1, 2])
         np.testing.assert_array_equal(groups.owner[:3], [0, 1, 7])
         chex.assert_shape(groups.factors(jnp.zeros((9, 2, 5))), (4, 2, 5))
 
-    @parameterized.product(slots=(1, 3, 13), function=(grouped.read, grouped.write))
+    @parameterized.product(slots=(1, 3, 5, 13), function=(grouped.read, grouped.write))
     def test_any_number_of_slots(self, slots, function):
-        components = jnp.array([1] * 8 + [0] * 3 + [3])  # group 2 is empty, group 1 overflows
-        groups = grouped.group_pairs((jnp.arange(12), components), 12, 4)
+        components = jnp.array([1] * 7 + [0] * 4 + [3])  # group 2 is empty, 0 and 1 overflow
+        groups = grouped.group_pairs((jnp.arange(12), components), 12, 4, slots)
         rows, factor = networks.normal(0, 12, 2), networks.normal(1, 4, 2, 2)
         cotangent = networks.normal(2, 12, 2)
 
         def found(rows, factor):
-            return jnp.sum(cotangent * function(slots, rows, factor, groups))
+            return jnp.sum(cotangent * function(rows, factor, groups))
 
         def expected(rows, factor):
             own = factor[groups.group]
@@ -165,7 +167,23 @@ class GroupedTest(parameterized.TestCase):
         results = [jax.jit(jax.value_and_grad(f, (0, 1)))(rows, factor) for f in (found, expected)]
         chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
 
-    @parameterized.parameters((327, 130, 16), (1, 10, 1), (0, 3, 0), (5000, 2, 2656))
+    def test_side_by_side(self):
+        """Groups that overflow by nothing, a little, much: no further block, some, most."""
+        components = jnp.array([[0, 1, 2, 3] * 4, [0] * 8 + [1, 2] * 4, [0] * 14 + [1, 2]])
+        rows, factor = networks.normal(0, 16, 2), networks.normal(1, 4, 3, 2)
+
+        def total(factor, components, slots):
+            groups = grouped.group_pairs((jnp.arange(16), components), 16, 4, slots)
+            return jnp.sum(jnp.sin(grouped.read(rows[groups.example], factor, groups)))
+
+        def found(slots):
+            run = jax.value_and_grad(functools.partial(total, slots=slots))
+            return jax.jit(jax.vmap(run, in_axes=(None, 0)))(factor, components)
+
+        chex.assert_trees_all_close(found(4), found(16), rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(found(1), found(16), rtol=1e-4, atol=1e-5)
+
+    @parameterized.parameters((327, 130, 8), (1, 10, 1), (5000, 2, 2656))
     def test_number_of_slots(self, pairs, components, expected):
         self.assertEqual(grouped.num_slots(pairs, components), expected)
 

@@ -102,9 +102,9 @@ class DecompositionOptimizerTest(parameterized.TestCase):
             for step in range(3):
                 gradient = jax.tree.map(lambda leaf, s=step: jnp.cos(leaf + s), {**leaves})
                 gradient["a"] = jnp.cos(leaves["a"] / unit + step) / unit
-                changes, state = optimizer.update(gradient, state, leaves)
-                leaves = jax.tree.map(jnp.add, leaves, changes)
-                seen.append(changes)
+                before = leaves
+                leaves, state, _ = optimizer.step(gradient, state, before)
+                seen.append(jax.tree.map(jnp.subtract, leaves, before))
             return seen
 
         once, in_other_units = run(1.0), run(100.0)
@@ -117,8 +117,8 @@ class DecompositionOptimizerTest(parameterized.TestCase):
     def test_leaves_of_zeros_learn(self):
         optimizer = optimizers.decomposition_optimizer(lambda step: 0.1, relative=True)
         zeros = {"a": jnp.zeros((2, 2))}
-        changes, _ = optimizer.update({"a": jnp.ones((2, 2))}, optimizer.init(zeros), zeros)
-        self.assertGreater(float(jnp.abs(changes["a"]).min()), 0)
+        after, _, _ = optimizer.step({"a": jnp.ones((2, 2))}, optimizer.init(zeros), zeros)
+        self.assertGreater(float(jnp.abs(after["a"]).min()), 0)
 
 
 if __name__ == "__main__":
