@@ -150,10 +150,12 @@ def _check_outputs(target: Target, x: PyTree, objective: Objective | None) -> No
 
 def _check_apart(target: Target, x: PyTree) -> None:
     """Refuse a network in which an example's output depends on its batch, or its place there."""
-    if sites.batch_size(x) < 3:
+    size = sites.batch_size(x)
+    if size < 3:
         return
-    first = np.asarray(_outputs(target, x, np.array([0, 1])))[0]
-    other = np.asarray(_outputs(target, x, np.array([2, 0])))[1]
+    # Beside others, in another place; as many as all, so that nothing is compiled again.
+    first = np.asarray(_outputs(target, x, np.array([0, *[1] * (size - 1)])))[0]
+    other = np.asarray(_outputs(target, x, np.array([2, 0, *[2] * (size - 2)])))[1]
     if not _close(first, other):
         raise UserError(
             "the output of an example depends on the other examples of its batch, as with batch "

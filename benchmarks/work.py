@@ -23,7 +23,7 @@ class Work(NamedTuple):
 def count(function: Callable[..., Any], *args: Any) -> Work:
     """Count the work of a function.
 
-    Loops of unknown length are left out, so the count is a lower bound.
+    Loops of unknown length are left out, and of branches the least counts: it is a lower bound.
 
     Args:
       function: what JAX can trace.
@@ -49,8 +49,8 @@ def _operations(jaxpr) -> int:
             total += 2 * depth * eqn.outvars[0].aval.size
         if name != "while":
             times = eqn.params["length"] if name == "scan" else 1
-            inner = core.jaxprs_in_params(eqn.params)
-            total += times * sum(_operations(jaxpr) for jaxpr in inner)
+            inner = [_operations(jaxpr) for jaxpr in core.jaxprs_in_params(eqn.params)]
+            total += times * (min(inner) if name == "cond" else sum(inner))
     return total
 
 

@@ -86,6 +86,12 @@ class WorkTest(absltest.TestCase):
 
         self.assertEqual(work.count(unknown, jnp.ones((3, 3))).operations, 0)
 
+    def test_of_branches_the_least_counts(self):
+        def either(a):
+            return jax.lax.cond(a[0, 0] > 0, lambda: a @ a, lambda: a @ a @ a)
+
+        self.assertEqual(work.count(either, jnp.ones((3, 3))).operations, 2 * 27)
+
     def test_floor_is_the_slower_of_products_and_memory(self):
         self.assertEqual(work.least_seconds(8, 2, 4, 2), 2)
         self.assertEqual(work.least_seconds(8, 6, 4, 2), 3)

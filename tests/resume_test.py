@@ -34,7 +34,7 @@ OVERRIDES = {
     "evaluation_samples": 1000,
 }
 # soak/kills.py sends a hundred.
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)
 
 
 def metric_files(workdir: pathlib.Path) -> list[pathlib.Path]:

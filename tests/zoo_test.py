@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from zoo import NETWORKS, oracle
 from zoo.cases import (
+    SKETCH,
     C,
     assert_close,
     case,
@@ -18,6 +19,7 @@ from zoo.cases import (
     grouped,
     networks,
     random_mask,
+    scores_by_mode,
     scores_of,
     target_of,
     vectors_of,
@@ -103,9 +105,7 @@ def test_vectors_by_hand(name):
 @every_network
 @pytest.mark.parametrize("mode", ["forward", "reverse", "literal"])
 def test_attributions(name, mode):
-    network, target, components, *_ = case(name)
-    scores = scores_of(target, components, network.inputs, mode=mode)
-    assert_close(scores, exact(name), network.tolerance)
+    assert_close(scores_by_mode(name)[mode], exact(name), case(name).network.tolerance)
 
 
 @pytest.mark.slow
@@ -122,15 +122,13 @@ def test_attributions_by_the_mode_that_is_chosen(name):
 @every_network
 def test_attributions_by_a_sketch(name):
     """Along the random directions that the sketch draws, an example from its own key."""
-    network, target, components, *_ = case(name)
-    options = {"mode": "sketch", "num_probes": 2, "key": jax.random.key(5)}
-    scores = scores_of(target, components, network.inputs, **options)
     along = derivatives(name)  # [C, B, O]
     outputs = jnp.zeros((B, 1, along.shape[-1]))
-    drawn = jax.vmap(lambda key, row: metrics.probes("rms", key, row, 2)[:, 0])
-    probes = drawn(jax.random.split(options["key"], B), outputs)
+    count, key = SKETCH["num_probes"], SKETCH["key"]
+    drawn = jax.vmap(lambda key, row: metrics.probes("rms", key, row, count)[:, 0])
+    probes = drawn(jax.random.split(key, B), outputs)
     expected = np.sqrt(np.sum(np.einsum("bno,cbo->nbc", probes, along) ** 2, axis=0))
-    assert_close(scores, expected, network.tolerance)
+    assert_close(scores_by_mode(name)["sketch"], expected, case(name).network.tolerance)
 
 
 @pytest.mark.parametrize(
