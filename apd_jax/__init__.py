@@ -5,19 +5,19 @@ from apd_jax.attribution import (
     activation_attributions,
     gradient_attributions,
 )
-from apd_jax.checks import check_target
 from apd_jax.components import Components, Factors, in_parameter_space, init_components
-from apd_jax.decomposing import decompose
-from apd_jax.decomposition import Decomposition
+from apd_jax.data.sparse_features import SparseFeatures
+from apd_jax.decomposition.checks import check_target
+from apd_jax.decomposition.decompose import decompose
+from apd_jax.decomposition.loading import load
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
-from apd_jax.forward import composed_apply, masked_apply
-from apd_jax.inputs import SparseFeatures
-from apd_jax.loop import Diverged, Observer
-from apd_jax.objective import Coefficients, Objective, Routes
-from apd_jax.saving import load
-from apd_jax.selection import batch_topk_mask, topk_mask
-from apd_jax.settings import Settings
+from apd_jax.masked.forward import composed_apply, masked_apply
+from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.objective.selection import batch_topk_mask, topk_mask
+from apd_jax.runtime.loop import Diverged, Observer
 from apd_jax.sites import Target
+from apd_jax.training.config import Settings
 
 __all__ = [
     "Coefficients",

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from apd_jax.config_fields import check_whole
 from apd_jax.errors import UserError
-from apd_jax.fields import check_whole
 from apd_jax.sites import Placement, PyTree, Target
 
 Projection = Literal["auto", "literal"]

@@ -9,10 +9,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from apd_jax import loop
 from apd_jax.errors import UserError
 from apd_jax.run import command_line, experiment
-from apd_jax.runtime import compilation_cache, mesh, preemption, streams
+from apd_jax.runtime import compilation_cache, loop, mesh, preemption, streams
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME-VARIANT if unset.")

@@ -6,7 +6,7 @@ resuming, chunks and the other seeds change nothing, and a new stream leaves the
 
 import jax
 
-from apd_jax.ambient import KEYS
+from apd_jax.jax_settings import KEYS
 
 # Folded into the root key; the numbers below 2**31 are those of the steps.
 _STREAMS = {

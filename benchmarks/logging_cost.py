@@ -16,14 +16,12 @@ from importlib import util
 from typing import NamedTuple
 from unittest import mock
 
-from apd_jax import loop
-from apd_jax.run import session
-from apd_jax.runtime import compilation_cache
+from apd_jax.runtime import compilation_cache, loop, session
 from apd_jax.runtime.checkpoint import Checkpointer
 from apd_jax.runtime.metric_writer import MetricWriter
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
-from apd_jax.training import init_states, make_step
+from apd_jax.training.trainer import init_states, make_step
 from benchmarks import problem
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from apd_jax import loop
 from apd_jax.run.plan import Plan, make_plan
+from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.studies import pretraining
 from benchmarks.process import ROOT

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from apd_jax.studies.drawing import style
+from apd_jax.plotting import style
 from benchmarks import options, process, tables
 from benchmarks.run import WORKER
 

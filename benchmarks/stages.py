@@ -13,9 +13,9 @@ from apd_jax import randomness, sites
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
 from apd_jax.data import SampleBatch
-from apd_jax.objective import Objective
-from apd_jax.settings import Settings
-from apd_jax.terms import TERMS, Step
+from apd_jax.objective.objective import Objective
+from apd_jax.objective.terms import TERMS, Step
+from apd_jax.training.config import Settings
 from benchmarks import timing, work
 from benchmarks.timing import Stage, Values
 

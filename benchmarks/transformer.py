@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax import loop
-from apd_jax.objective import Coefficients, Objective, Routes
-from apd_jax.settings import Settings
+from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.runtime import loop
 from apd_jax.sites import Target
-from apd_jax.training import init_states, make_step
+from apd_jax.training.config import Settings
+from apd_jax.training.trainer import init_states, make_step
 from benchmarks import machine, options, tables
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import jax
 
-from apd_jax import loop
-from apd_jax.runtime import mesh
-from apd_jax.training import init_states, make_step
+from apd_jax.runtime import loop, mesh
+from apd_jax.training.trainer import init_states, make_step
 from benchmarks import machine, problem, process, stages
 
 

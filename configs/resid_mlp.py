@@ -5,24 +5,24 @@
     python -m apd_jax.main --config=configs/resid_mlp.py:1-robust
 
 Variants: 1 and 2 layers (the paper's) and 3 layers (SPD's; the settings of 2 layers); each with
-`-robust` behind it with those of apd_jax/robust.py: rounds of refinement, components of rank 4, a
-little fewer active ones than there are active features, and fewer steps. Paper, MSE to the target
+`-robust` behind it with those of apd_jax/training/presets.py: rounds of refinement, components of
+rank 4, a little fewer active ones than there are active features, and fewer steps. Paper, MSE to the target
 for top-k / scrubbed / anti-scrubbed: 1.2e-4 / 2.65e-4 / 1.36e-3 with 1 layer,
 0.9e-4 / 4.0e-4 / 1.55e-3 with 2. The paper trains with 1 layer for 40k steps, its released config
 for 10k.
 """
 
-from apd_jax import fields
+from apd_jax import config_fields
 from apd_jax.errors import UserError
-from apd_jax.robust import ROBUST, SUFFIX
 from apd_jax.run.config import base_config
 from apd_jax.studies.resid_mlp.study import ResidualMLPStudy
+from apd_jax.training.presets import ROBUST, SUFFIX
 
 _NEURONS = {"1": (50,), "2": (25, 25), "3": (17, 17, 17)}
 
 
 def _robust(config, layers):
-    config.update(fields.to_mapping(ROBUST, flags_only=True))
+    config.update(config_fields.to_mapping(ROBUST, flags_only=True))
     config.steps, config.num_components, config.rank = 4000, 200, 4
     config.topk = 0.85  # of one active feature a sample: the weakest ones are not worth a place
     config.unit_norm, config.init_scale = False, 1.0

@@ -6,16 +6,16 @@
 
 Variants: 5-2 and 40-10 (features-hidden; the paper's), 5-2-id and 40-10-id (with a fixed identity
 between encoder and decoder; SPD's), with the paper's settings; each with `-robust` behind it with
-those of apd_jax/robust.py in half the steps, the same for all but for C and k; with an identity a
-start from the weights and a loss on hidden activations stand in the place of rounds. Paper: 5-2 has
+those of apd_jax/training/presets.py in half the steps, the same for all but C and k; with an
+identity a start from the weights and a loss on hidden activations stand in the place of rounds. Paper: 5-2 has
 MMCS 0.998 and ML2R 0.893, 40-10 has MMCS 0.996 and ML2R 0.935.
 """
 
-from apd_jax import fields
+from apd_jax import config_fields
 from apd_jax.errors import UserError
-from apd_jax.robust import ROBUST, SUFFIX
 from apd_jax.run.config import base_config
 from apd_jax.studies.tms.study import TMSStudy
+from apd_jax.training.presets import ROBUST, SUFFIX
 
 
 def _five_features(config):
@@ -46,7 +46,7 @@ _VARIANTS = {
 
 
 def _robust(config):
-    config.update(fields.to_mapping(ROBUST, flags_only=True))
+    config.update(config_fields.to_mapping(ROBUST, flags_only=True))
     wide = config.target.num_features == 40
     config.num_components, config.topk = (80, 1.0) if wide else (10, 0.211)
     config.rank, config.steps = 4, 4000

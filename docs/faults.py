@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from apd_jax import loop, randomness
+from apd_jax import randomness
 from apd_jax.run.plan import make_plan
+from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
-from apd_jax.training import init_states, make_between, make_step, moves_of
+from apd_jax.training.trainer import init_states, make_between, make_step, moves_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"

@@ -13,7 +13,7 @@ import jax
 from matplotlib.figure import Figure
 
 from apd_jax import Coefficients, decompose
-from apd_jax.studies.drawing import style
+from apd_jax.plotting import style
 from apd_jax.studies.linear_map.measures import evaluate_linear_map
 from apd_jax.studies.linear_map.network import LinearMap
 

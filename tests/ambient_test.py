@@ -11,8 +11,8 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax.ambient import own_settings
 from apd_jax.errors import UserError
+from apd_jax.jax_settings import own_settings
 
 SETTINGS = {
     "other_keys": lambda: jax.default_prng_impl("rbg"),

@@ -15,13 +15,13 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import auto_topk
-from apd_jax.decomposition import Decomposition
+from apd_jax.data.sparse_features import SparseFeatures
+from apd_jax.decomposition import auto_topk
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
-from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Objective
+from apd_jax.objective.objective import Objective
 from apd_jax.runtime.workdir import Workdir
-from apd_jax.settings import Settings
+from apd_jax.training.config import Settings
 
 FEATURES = 6
 TWO = SparseFeatures(FEATURES, 0.1, (1.0, 1.001), "exactly_n", 2)

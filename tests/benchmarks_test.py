@@ -12,8 +12,9 @@ import optax
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop, train_step
-from apd_jax.training import init_states
+from apd_jax.runtime import loop
+from apd_jax.training.step import train_step
+from apd_jax.training.trainer import init_states
 from benchmarks import (
     against_reference,
     problem,
@@ -121,7 +122,7 @@ class StagesTest(absltest.TestCase):
             for stage in steps.values():
                 values |= stage(values)
             x = values["x"]
-            expected, metrics = train_step.train_step(objective, optimizer, target, state, x)
+            expected, metrics = train_step(objective, optimizer, target, state, x)
             moments = (
                 optax.tree.get(values["state"].optimizer, "mu"),
                 optax.tree.get(expected.optimizer, "mu"),

@@ -6,7 +6,7 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 
-from apd_jax.run import curve_rows
+from apd_jax.runtime import metric_reader
 
 ROWS = [{"step": step, "loss/total": [1.0 / step, None]} for step in (10, 20, 25)]
 TEXT = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -21,7 +21,7 @@ class ReadTest(parameterized.TestCase):
     def read(self, content: bytes | None = None):
         if content is not None:
             self.path.write_bytes(content)
-        return curve_rows.read(self.path, steps=25, chunk_steps=10)
+        return metric_reader.read(self.path, steps=25, chunk_steps=10)
 
     def test_whole(self):
         self.assertEqual(self.read(TEXT.encode()), (ROWS, ""))

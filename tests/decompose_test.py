@@ -14,14 +14,14 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import loop
-from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Objective, Routes
-from apd_jax.settings import Settings
+from apd_jax.data.sparse_features import SparseFeatures
+from apd_jax.objective.objective import Objective, Routes
+from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
 from apd_jax.studies.task import Training
 from apd_jax.studies.tms.network import TMSTask
-from apd_jax.training import init_states, make_step
+from apd_jax.training.config import Settings
+from apd_jax.training.trainer import init_states, make_step
 
 # Two steps of a tiny decomposition: enough to compile and run everything.
 TINY = {"num_components": 3, "topk": 1.0, "steps": 2, "batch_size": 8, "rank": 2}

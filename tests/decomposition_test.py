@@ -16,7 +16,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax.components import Factors
-from apd_jax.insight import baselines, ranks
+from apd_jax.evaluation import baselines, ranks
 
 X = networks.normal(5, 40, 3)
 

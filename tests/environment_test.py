@@ -30,7 +30,7 @@ print("also", flush=True)
 """
 DRAW = """
 import os, runpy
-runpy.run_path("apd_jax/studies/drawing/__init__.py")
+runpy.run_path("apd_jax/plotting/__init__.py")
 import matplotlib
 print(os.environ["MPLBACKEND"], matplotlib.rcParams._get("backend"))
 """

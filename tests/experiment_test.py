@@ -14,16 +14,15 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop
-from apd_jax.decomposition import Decomposition
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
+from apd_jax.plotting import style
 from apd_jax.run import experiment
-from apd_jax.runtime import preemption
+from apd_jax.runtime import loop, preemption
 from apd_jax.runtime.checkpoint import Checkpointer, to_host
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
 from apd_jax.studies import pretraining
-from apd_jax.studies.drawing import style
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
 import resid_mlp  # noqa: E402

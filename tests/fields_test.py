@@ -6,10 +6,10 @@ from typing import Literal
 
 from absl.testing import absltest, parameterized
 
-from apd_jax import fields
+from apd_jax import config_fields
+from apd_jax.config_fields import setting
 from apd_jax.errors import UserError
-from apd_jax.fields import setting
-from apd_jax.settings import Settings
+from apd_jax.training.config import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Sizes:
     span: tuple[float, float] = setting((0.0, 1.0), "Span.", flag=False)
 
     def __post_init__(self):
-        fields.check_at_least(self, 1, "wide")
-        fields.check_values(self)
+        config_fields.check_at_least(self, 1, "wide")
+        config_fields.check_values(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,29 +35,29 @@ class Whole:
 class MappingTest(parameterized.TestCase):
     def test_to_mapping(self):
         everything = {"name": "x", "wide": 3, "kind": "a", "deep": {"wide": 5, "kind": "a"}}
-        self.assertEqual(fields.to_mapping(Whole(), flags_only=True), everything)
+        self.assertEqual(config_fields.to_mapping(Whole(), flags_only=True), everything)
         hidden = {"layers": (2,), "span": (0.0, 1.0)}
         everything = everything | hidden | {"deep": everything["deep"] | hidden}
-        self.assertEqual(fields.to_mapping(Whole()), everything | {"given": ()})
+        self.assertEqual(config_fields.to_mapping(Whole()), everything | {"given": ()})
 
     @parameterized.parameters(
         Whole(), Whole(flat=Sizes(7, None), deep=Sizes(2, "b"), given=("s", "t")), Settings()
     )
     def test_there_and_back_through_json(self, record):
-        written = json.loads(json.dumps(fields.to_mapping(record)))
-        self.assertEqual(fields.from_mapping(record, written), record)
-        self.assertEqual(fields.from_mapping(type(record)(), written), record)
+        written = json.loads(json.dumps(config_fields.to_mapping(record)))
+        self.assertEqual(config_fields.from_mapping(record, written), record)
+        self.assertEqual(config_fields.from_mapping(type(record)(), written), record)
 
     def test_back_from_nested_parts(self):
         """As `dataclasses.asdict` writes them."""
         settings = Settings(num_components=3, rank=2)
         written = json.loads(json.dumps(dataclasses.asdict(settings)))
-        self.assertEqual(fields.from_mapping(Settings(), written), settings)
+        self.assertEqual(config_fields.from_mapping(Settings(), written), settings)
 
     def test_a_part_of_a_mapping_and_a_record_in_it(self):
-        found = fields.from_mapping(Whole(), {"wide": 4, "deep": Sizes(9)})
+        found = config_fields.from_mapping(Whole(), {"wide": 4, "deep": Sizes(9)})
         self.assertEqual(found, Whole(flat=Sizes(4), deep=Sizes(9)))
-        found = fields.from_mapping(Whole(), {"deep": {"kind": "b"}})
+        found = config_fields.from_mapping(Whole(), {"deep": {"kind": "b"}})
         self.assertEqual(found, Whole(deep=Sizes(5, "b")))
 
     @parameterized.parameters(
@@ -75,7 +75,7 @@ class MappingTest(parameterized.TestCase):
     )
     def test_refused(self, mapping, message):
         with self.assertRaisesRegex(UserError, message):
-            fields.from_mapping(Whole(), mapping)
+            config_fields.from_mapping(Whole(), mapping)
 
     def test_sentences_and_free_fields(self):
         expected = {
@@ -85,8 +85,8 @@ class MappingTest(parameterized.TestCase):
             "deep.wide": "Width.",
             "deep.kind": "Kind.",
         }
-        self.assertEqual(dict(fields.sentences(Whole())), expected)
-        self.assertEqual(fields.free_names(Whole()), ("name",))
+        self.assertEqual(dict(config_fields.sentences(Whole())), expected)
+        self.assertEqual(config_fields.free_names(Whole()), ("name",))
 
 
 if __name__ == "__main__":

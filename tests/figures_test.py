@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from apd_jax.studies.drawing import networks, style
+from apd_jax.plotting import networks, style
 from apd_jax.studies.reconstruction import LabelErrors
 from apd_jax.studies.resid_mlp import captions as resid_mlp_captions
 from apd_jax.studies.resid_mlp import figures as resid_mlp

@@ -10,8 +10,9 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import forward, grouped, sites
+from apd_jax import sites
 from apd_jax.components import Factors
+from apd_jax.masked import forward, grouped_matmul
 from apd_jax.sites import Target
 
 # Which components (of 3) are active on which of 7 examples.
@@ -127,7 +128,7 @@ class GroupedTest(parameterized.TestCase):
 
     def test_groups(self):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([2, 0, 2, 0])
-        groups = grouped.group_pairs(pairs, 6, 4)
+        groups = grouped_matmul.group_pairs(pairs, 6, 4)
         np.testing.assert_array_equal(groups.example, [0, 3, 3, 5])
         np.testing.assert_array_equal(groups.group, [0, 0, 2, 2])
         np.testing.assert_array_equal(groups.member, [0, 1, 0, 1])
@@ -137,11 +138,11 @@ class GroupedTest(parameterized.TestCase):
     def test_more_pairs_than_can_be_numbered(self):
         pairs = jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
         with self.assertRaisesRegex(ValueError, r"below 2\*\*31, got 65536 \* 32768; use"):
-            grouped.group_pairs(pairs, 65536, 32768)
+            grouped_matmul.group_pairs(pairs, 65536, 32768)
 
     def test_groups_of_more_components_than_pairs(self):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([7, 1, 7, 0])
-        groups = grouped.group_pairs(pairs, 6, 9)
+        groups = grouped_matmul.group_pairs(pairs, 6, 9)
         np.testing.assert_array_equal(groups.example, [3, 0, 3, 5])
         np.testing.assert_array_equal(groups.group, [0, 1, 2, 2])
         np.testing.assert_array_equal(groups.slots.taken.sum(axis=1), [1, 1, 2, 0])
@@ -149,10 +150,12 @@ class GroupedTest(parameterized.TestCase):
         np.testing.assert_array_equal(groups.owner[:3], [0, 1, 7])
         chex.assert_shape(groups.factors(jnp.zeros((9, 2, 5))), (4, 2, 5))
 
-    @parameterized.product(slots=(1, 3, 5, 13), function=(grouped.read, grouped.write))
+    @parameterized.product(
+        slots=(1, 3, 5, 13), function=(grouped_matmul.read, grouped_matmul.write)
+    )
     def test_any_number_of_slots(self, slots, function):
         components = jnp.array([1] * 7 + [0] * 4 + [3])  # group 2 is empty, 0 and 1 overflow
-        groups = grouped.group_pairs((jnp.arange(12), components), 12, 4, slots)
+        groups = grouped_matmul.group_pairs((jnp.arange(12), components), 12, 4, slots)
         rows, factor = networks.normal(0, 12, 2), networks.normal(1, 4, 2, 2)
         cotangent = networks.normal(2, 12, 2)
 
@@ -161,7 +164,7 @@ class GroupedTest(parameterized.TestCase):
 
         def expected(rows, factor):
             own = factor[groups.group]
-            own = own if function is grouped.write else jnp.swapaxes(own, 1, 2)
+            own = own if function is grouped_matmul.write else jnp.swapaxes(own, 1, 2)
             return jnp.sum(cotangent * jnp.einsum("pi,pij->pj", rows, own))
 
         results = [jax.jit(jax.value_and_grad(f, (0, 1)))(rows, factor) for f in (found, expected)]
@@ -173,8 +176,8 @@ class GroupedTest(parameterized.TestCase):
         rows, factor = networks.normal(0, 16, 2), networks.normal(1, 4, 3, 2)
 
         def total(factor, components, slots):
-            groups = grouped.group_pairs((jnp.arange(16), components), 16, 4, slots)
-            return jnp.sum(jnp.sin(grouped.read(rows[groups.example], factor, groups)))
+            groups = grouped_matmul.group_pairs((jnp.arange(16), components), 16, 4, slots)
+            return jnp.sum(jnp.sin(grouped_matmul.read(rows[groups.example], factor, groups)))
 
         def found(slots):
             run = jax.value_and_grad(functools.partial(total, slots=slots))
@@ -185,7 +188,7 @@ class GroupedTest(parameterized.TestCase):
 
     @parameterized.parameters((327, 130, 8), (1, 10, 1), (5000, 2, 2656))
     def test_number_of_slots(self, pairs, components, expected):
-        self.assertEqual(grouped.num_slots(pairs, components), expected)
+        self.assertEqual(grouped_matmul.num_slots(pairs, components), expected)
 
 
 class PlacedTest(parameterized.TestCase):

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import pytest
 from absl.testing import parameterized
 
-from apd_jax import loop
 from apd_jax.run.plan import make_plan
+from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
 from apd_jax.studies.reconstruction import baseline_outputs
-from apd_jax.training import init_states, make_step
+from apd_jax.training.trainer import init_states, make_step
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
 import resid_mlp  # noqa: E402

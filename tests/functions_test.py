@@ -10,9 +10,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import likeness
 from apd_jax.data import as_source
-from apd_jax.run import functions
+from apd_jax.decomposition import function_claims, function_identity
 from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
 
 X = np.asarray(networks.normal(5, 32, 3))
@@ -37,7 +36,7 @@ class ClaimTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        self.kept = self.path / functions.FILE
+        self.kept = self.path / function_claims.FILE
 
     def claim(self, **changes):
         mine = MINE | changes
@@ -47,7 +46,7 @@ class ClaimTest(parameterized.TestCase):
         with Workdir(self.path) as workdir:
             workdir.claim({"a": 1})
             target.at(source.examples(0, 3))
-            functions.claim(workdir, target, objective, source, seed=0, batch_size=8)
+            function_claims.claim(workdir, target, objective, source, seed=0, batch_size=8)
 
     @parameterized.named_parameters(
         (
@@ -148,7 +147,7 @@ class DifferenceTest(parameterized.TestCase):
         ([], [], True),
     )
     def test_against_what_was_kept(self, found, expected, same):
-        said = likeness.difference(np.array(found), np.array(expected), 1e-3)
+        said = function_identity.difference(np.array(found), np.array(expected), 1e-3)
         self.assertEqual(said == "", same, said)
 
 

@@ -7,13 +7,13 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.components import Factors
-from apd_jax.decomposition import Decomposition
-from apd_jax.objective import Coefficients, Objective
-from apd_jax.settings import Settings
+from apd_jax.decomposition.result import Decomposition
+from apd_jax.objective.objective import Coefficients, Objective
 from apd_jax.studies.gated_functions import measures
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
 from apd_jax.studies.gated_functions.study import GatedFunctionsStudy
 from apd_jax.studies.probes import probe
+from apd_jax.training.config import Settings
 
 pytestmark = pytest.mark.slow
 

@@ -9,12 +9,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.errors import UserError
-from apd_jax.studies.gated_functions.network import (
-    GatedFunctions,
-    GatedInputs,
-    draw_waves,
-    owners,
-)
+from apd_jax.studies.gated_functions.network import GatedFunctions, GatedInputs, draw_waves, owners
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,12 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import forward, losses, optimizers, sites, train_step
+from apd_jax import sites
 from apd_jax.components import normalise_reads
-from apd_jax.objective import Coefficients, Objective, Routes
+from apd_jax.masked import forward
+from apd_jax.objective import losses
+from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.training import optimizers
 
 MODES = ("forward", "reverse")
 SOURCES = ("target", "components")
@@ -210,13 +213,13 @@ class TrajectoryTest(parameterized.TestCase):
         def step(state, x):
             scores = apd_jax.gradient_attributions(case.target, state.components, x)
             mask = apd_jax.batch_topk_mask(scores, objective.topk)
-            state, metrics = train_step.train_step(objective, optimizer, case.target, state, x)
+            state, metrics = step.train_step(objective, optimizer, case.target, state, x)
             return state, (mask, metrics)
 
         start, expected = case.components, golden.factors(case.data, case.names, "trajectory/final")
         if objective.unit_norm:  # the reference normalises whenever it uses them
             start, expected = normalise_reads(start), normalise_reads(expected)
-        state = train_step.init_state(start, optimizer)
+        state = step.init_state(start, optimizer)
         state, (masks, metrics) = jax.jit(functools.partial(jax.lax.scan, step))(
             state, case.data["trajectory/x"]
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax.inputs import SparseFeatures
+from apd_jax.data.sparse_features import SparseFeatures
 
 SAMPLES = 20_000
 

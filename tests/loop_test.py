@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop
+from apd_jax.runtime import loop
 
 SEEDS = jnp.array([3, 4], jnp.uint32)
 

@@ -6,8 +6,9 @@ import networks
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import losses, sites
+from apd_jax import sites
 from apd_jax.components import Factors
+from apd_jax.objective import losses
 from apd_jax.sites import Placement, SiteRecord
 
 PLACE = Placement("w", False, False, None, None, None, 1.0)

@@ -12,9 +12,10 @@ from unittest import mock
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop, main
+from apd_jax import main
 from apd_jax.errors import UserError
 from apd_jax.run import experiment
+from apd_jax.runtime import loop
 from apd_jax.runtime.checkpoint import CheckpointError
 from apd_jax.runtime.workdir import Workdir, WorkdirError
 

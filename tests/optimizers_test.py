@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import optimizers
+from apd_jax.training import optimizers
 
 STEPS = 50
 

@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 from report_page_test import CONTRAST, STICKING_OUT
 
 import apd_jax
-from apd_jax.insight import page
+from apd_jax.report import decomposition_page
 
 X = networks.normal(5, 48, 3)
 
@@ -43,7 +43,7 @@ class OwnPageTest(absltest.TestCase):
         for way in summary.rows:
             self.assertIn(f'<span class="name">{way.name}</span>', self.text)
         self.assertIn("Accuracy", self.text)
-        for title, _ in page.CAPTIONS.values():
+        for title, _ in decomposition_page.CAPTIONS.values():
             self.assertIn(title, self.text)
         alive = np.flatnonzero(summary.active_share > 0)
         rows = self.text.partition('<section id="components">')[2].partition("</section>")[0]
@@ -58,7 +58,7 @@ class OwnPageTest(absltest.TestCase):
         whole = apd_jax.decompose(
             networks.mlp(), X, num_components=2, topk=2, steps=1, batch_size=16
         )
-        text, _ = page.render(whole, X, None)
+        text, _ = decomposition_page.render(whole, X, None)
         self.assertIn("SAYS LITTLE", text)
         self.assertIn("Trivial: components [0, 1] are active on more than 95%", text)
 
@@ -73,7 +73,7 @@ class OwnPageTest(absltest.TestCase):
         params = {"embed": networks.normal(0, 7, 4), "out": networks.normal(1, 4, 3)}
         settings = dict(num_components=3, topk=1, rank=1, steps=1, batch_size=4, per_position=True)
         found = apd_jax.decompose(apd_jax.Target(network, params), x, **settings)
-        text, _ = page.render(found, x, None)
+        text, _ = decomposition_page.render(found, x, None)
         self.assertNotIn("<b>", text)
         shown = re.findall(r"(\d+):(\d+) <span[^>]*>&lt;b&gt; (.*?); scale 0.5</span>", text)
         self.assertNotEmpty(shown)
@@ -114,11 +114,13 @@ class AsTextTest(parameterized.TestCase):
         ("an image of whole numbers", np.zeros((5, 5), int), None, ""),
     )
     def test_an_example(self, values, position, expected):
-        self.assertEqual(page.as_text(np.asarray(values)[None], 0, position), expected)
+        self.assertEqual(
+            decomposition_page.as_text(np.asarray(values)[None], 0, position), expected
+        )
 
     def test_leaves_have_names(self):
         x = {"tokens": np.array([[1, 2]]), "noise": np.zeros((1, 99)), "scale": np.array([0.5])}
-        self.assertEqual(page.as_text(x, 0), "scale 0.5; tokens 1 2")
+        self.assertEqual(decomposition_page.as_text(x, 0), "scale 0.5; tokens 1 2")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import loop
-from apd_jax.objective import Objective
+from apd_jax.objective.objective import Objective
+from apd_jax.runtime import loop
 from apd_jax.runtime.workdir import WorkdirError
-from apd_jax.settings import Settings
-from apd_jax.training import init_states
+from apd_jax.training.config import Settings
+from apd_jax.training.trainer import init_states
 
 X = np.asarray(networks.normal(5, 32, 3))
 TINY = {

@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop
 from apd_jax.components import Factors, init_components
+from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
-from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Coefficients, Objective
-from apd_jax.refine import rounds, shares
-from apd_jax.refine.clean import share
-from apd_jax.refine.evidence import apart, look, together
-from apd_jax.refine.gather import gather
-from apd_jax.refine.merge import merge
-from apd_jax.refine.rules import Rules
-from apd_jax.refine.split import two_clusters
-from apd_jax.settings import Settings
+from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.runtime import loop
 from apd_jax.sites import Target
-from apd_jax.training import init_states, make_between, make_step
+from apd_jax.training.config import Settings
+from apd_jax.training.refine import rounds, shares
+from apd_jax.training.refine.clean import share
+from apd_jax.training.refine.evidence import apart, look, together
+from apd_jax.training.refine.gather import gather
+from apd_jax.training.refine.merge import merge
+from apd_jax.training.refine.rules import Rules
+from apd_jax.training.refine.split import two_clusters
+from apd_jax.training.trainer import init_states, make_between, make_step
 
 FEATURES, SPARE = 6, 3
 OBJECTIVE = Objective(Coefficients(1.0, 1.0, 0.1), topk=0.6)

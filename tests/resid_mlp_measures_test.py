@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax.inputs import SparseFeatures
+from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.studies import reconstruction
 from apd_jax.studies.resid_mlp import contributions, measures
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop
-from apd_jax.inputs import SparseFeatures
+from apd_jax.data.sparse_features import SparseFeatures
+from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
 from apd_jax.studies.resid_mlp.network import ResidualMLPTask
 from apd_jax.studies.task import Training

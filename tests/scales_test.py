@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop
 from apd_jax.components import Factors
-from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Coefficients, Objective
-from apd_jax.scales import scales
-from apd_jax.settings import Settings
-from apd_jax.training import init_states
+from apd_jax.data.sparse_features import SparseFeatures
+from apd_jax.objective.normalisation import scales
+from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.runtime import loop
+from apd_jax.training.config import Settings
+from apd_jax.training.trainer import init_states
 
 INPUTS = SparseFeatures(4, 0.3, (-1.0, 1.0))
 SITES = ("layers_0/mlp_in/kernel", "layers_0/mlp_out/kernel")

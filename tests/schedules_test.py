@@ -9,13 +9,14 @@ import networks
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import schedules, selection
 from apd_jax.components import init_components
-from apd_jax.decomposition import Decomposition
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
-from apd_jax.objective import Coefficients, Objective
-from apd_jax.schedules import Schedules
-from apd_jax.settings import Settings
+from apd_jax.objective import selection
+from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.training import schedules
+from apd_jax.training.config import Settings
+from apd_jax.training.schedules import Schedules
 
 
 class FactorTest(parameterized.TestCase):

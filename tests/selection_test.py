@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apd_jax import selection
+from apd_jax.objective import selection
 
 # Few shapes and few values: quick to compile, and full of ties and zeros of both signs.
 SHAPES = ((1, 1), (4, 1), (1, 4), (2, 3))

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop
 from apd_jax.errors import UserError
-from apd_jax.run import session
+from apd_jax.runtime import loop, session
 from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError
 from apd_jax.runtime.preemption import StopFlag
 

@@ -9,8 +9,9 @@ import networks
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import checks, sites
-from apd_jax.objective import Coefficients, Objective
+from apd_jax import sites
+from apd_jax.decomposition import checks
+from apd_jax.objective.objective import Coefficients, Objective
 from apd_jax.sites import Target
 
 ANY = Objective(Coefficients(), topk=1.0)

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop
 from apd_jax.components import init_components
+from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
-from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Objective
-from apd_jax.refine.rules import Rules
-from apd_jax.settings import Settings
+from apd_jax.objective.objective import Objective
+from apd_jax.runtime import loop
 from apd_jax.sites import Target
-from apd_jax.starts import STARTS
-from apd_jax.starts.groups import group_lines
 from apd_jax.studies.gated_functions import measures
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
-from apd_jax.training import init_states
+from apd_jax.training.config import Settings
+from apd_jax.training.initialisation import STARTS
+from apd_jax.training.initialisation.groups import group_lines
+from apd_jax.training.refine.rules import Rules
+from apd_jax.training.trainer import init_states
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import math
 
 from absl.testing import absltest, parameterized
 
-from apd_jax import fields, studies
+from apd_jax import config_fields, studies
 from apd_jax.studies import verdicts
 from apd_jax.studies.verdicts import Published, Threshold
 
@@ -99,10 +99,10 @@ class StudiesTest(parameterized.TestCase):
 
     def test_what_linear_maps_and_gated_functions_are(self):
         linear, gated = studies.find("linear_map"), studies.find("gated_functions")
-        task = fields.from_mapping(linear.task, {"kind": "low-rank", "map_rank": 2})
+        task = config_fields.from_mapping(linear.task, {"kind": "low-rank", "map_rank": 2})
         self.assertIn("of sparse inputs", linear.description(task))
         self.assertIn("W a random matrix of rank 2", linear.description(task))
-        task = fields.from_mapping(gated.task, {"num_functions": 3, "neurons": 7})
+        task = config_fields.from_mapping(gated.task, {"num_functions": 3, "neurons": 7})
         self.assertIn("of 3 gated functions", gated.description(task))
         self.assertIn("coded by 7 of the neurons", gated.description(task))
         for study in (linear, gated):
@@ -117,7 +117,9 @@ class StudiesTest(parameterized.TestCase):
     )
     def test_what_a_residual_mlp_was_trained_for(self, changes, expected):
         study = studies.find("resid_mlp")
-        self.assertRegex(study.description(fields.from_mapping(study.task, changes)), expected)
+        self.assertRegex(
+            study.description(config_fields.from_mapping(study.task, changes)), expected
+        )
 
 
 if __name__ == "__main__":

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import loop, optimizers, randomness, train_step
+from apd_jax import randomness
 from apd_jax.attribution import METHODS
 from apd_jax.components import normalise_reads, project_gradient
-from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Coefficients, Objective, Routes
-from apd_jax.settings import Settings
-from apd_jax.terms import TERMS
-from apd_jax.training import init_states, make_step
+from apd_jax.data.sparse_features import SparseFeatures
+from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.objective.terms import TERMS
+from apd_jax.runtime import loop
+from apd_jax.training import optimizers
+from apd_jax.training.config import Settings
+from apd_jax.training.step import init_state, train_step
+from apd_jax.training.trainer import init_states, make_step
 
 TOPK = Objective(Coefficients(faithfulness=1, minimality=1, simplicity=0.5), topk=1.3)
 LP = Objective(Coefficients(faithfulness=1, lp_minimality=0.7, lp_simplicity=0.3), topk=None)
@@ -177,12 +180,12 @@ class StepTest(parameterized.TestCase):
 
     def step(self, objective, state):
         optimizer = self.on_sphere if objective.unit_norm else self.optimizer
-        return jax.jit(functools.partial(train_step.train_step, objective, optimizer))(
+        return jax.jit(functools.partial(train_step, objective, optimizer))(
             self.target, state, self.x
         )
 
     def test_metrics(self):
-        state = train_step.init_state(self.components, self.optimizer)
+        state = init_state(self.components, self.optimizer)
         state = state._replace(step=jnp.int32(1500), last_active=jnp.array([0, 501, 500]))
         # The last two components never win.
         components = jax.tree.map(
@@ -204,7 +207,7 @@ class StepTest(parameterized.TestCase):
     def test_unit_norm(self):
         objective = dataclasses.replace(TOPK, unit_norm=True)
         start = normalise_reads(self.components)
-        state = train_step.init_state(start, self.on_sphere)
+        state = init_state(start, self.on_sphere)
         _, gradient = gradient_of(objective, self.target, start, self.x)
         after, metrics = self.step(objective, state)
         slope, before = (np.asarray(f["linear1/kernel"].U) for f in (gradient, start))
@@ -219,7 +222,7 @@ class StepTest(parameterized.TestCase):
 
     def test_unit_norm_stays(self):
         objective = dataclasses.replace(TOPK, unit_norm=True)
-        state = train_step.init_state(normalise_reads(self.components), self.on_sphere)
+        state = init_state(normalise_reads(self.components), self.on_sphere)
         for _ in range(5):
             state, _ = self.step(objective, state)
         lengths = np.linalg.norm(state.components["linear1/kernel"].U, axis=1)
@@ -228,8 +231,8 @@ class StepTest(parameterized.TestCase):
     def test_optimiser_is_a_program_of_its_own(self):
         if jax.default_backend() != "cpu":
             self.skipTest("only CPUs gain from it")
-        state = train_step.init_state(self.components, self.optimizer)
-        step = functools.partial(train_step.train_step, TOPK, self.optimizer)
+        state = init_state(self.components, self.optimizer)
+        step = functools.partial(train_step, TOPK, self.optimizer)
         seeds = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), (self.target, state, self.x))
         compiled = jax.jit(jax.vmap(step)).lower(*seeds).compile()
         self.assertRegex(compiled.as_text(), r"call\(.*to_apply=%_descend")
@@ -240,9 +243,9 @@ class StepTest(parameterized.TestCase):
         @jax.jit
         def step(state, x):
             traced.append(None)
-            return train_step.train_step(TOPK, self.optimizer, self.target, state, x)
+            return train_step(TOPK, self.optimizer, self.target, state, x)
 
-        state = train_step.init_state(self.components, self.optimizer)
+        state = init_state(self.components, self.optimizer)
         for _ in range(4):
             state, _ = step(state, self.x)
         self.assertLen(traced, 1)

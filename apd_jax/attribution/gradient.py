@@ -15,7 +15,7 @@ from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.routes import Mode
 from apd_jax.components import Components, check_components, num_components
 from apd_jax.errors import UserError
-from apd_jax.forward import summed
+from apd_jax.masked.forward import summed
 from apd_jax.sites import PyTree, Target
 
 # Tangents of a block: 2 MB in float32, about what a core's own cache holds. In smaller blocks the

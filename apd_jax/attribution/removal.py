@@ -6,9 +6,10 @@ Letters: B batch, C components, O outputs, l uses of sites.
 import jax
 import jax.numpy as jnp
 
-from apd_jax import forward, sites
+from apd_jax import sites
 from apd_jax.attribution.metrics import Metric, check_metric, quantities, squared
 from apd_jax.components import Components, check_components
+from apd_jax.masked import forward
 from apd_jax.sites import PyTree, Target
 
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from apd_jax import forward, sites
+from apd_jax import sites
 from apd_jax.attribution import association, pushforward
 from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.components import Components, Factors
+from apd_jax.masked import forward
 from apd_jax.sites import PyTree, Records, SiteRecord, Target
 
 Mode = Literal["auto", "forward", "reverse", "sketch", "literal"]

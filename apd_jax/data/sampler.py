@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from apd_jax import randomness
+from apd_jax.config_fields import check_takes
 from apd_jax.data.source import SampleBatch, Source
 from apd_jax.errors import UserError
-from apd_jax.fields import check_takes
 from apd_jax.sites import PyTree
 
 _DRAWS = 4

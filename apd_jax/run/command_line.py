@@ -8,7 +8,7 @@ import textwrap
 
 import ml_collections
 
-from apd_jax import fields, studies
+from apd_jax import config_fields, studies
 from apd_jax.run.config import Config
 
 _HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort"}
@@ -53,8 +53,8 @@ def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
     optional = {
         name
         for study in studies.find_all().values()
-        for name, field, _ in fields.leaves(Config(target=study.task))
-        if fields.optional(field)
+        for name, field, _ in config_fields.leaves(Config(target=study.task))
+        if config_fields.optional(field)
     }
     kept, unset = [], []
     for argument in argv:
@@ -78,7 +78,7 @@ def help_text(config: ml_collections.ConfigDict | None = None) -> str:
     whose = "defaults; a config sets its own" if config is None else "those of the config given"
     parts = [_USAGE.format(whose=whose), "Configs and their variants:\n" + _configs()]
     common = Config(target=None)
-    values = None if config is None else fields.to_mapping(common) | config.to_dict()
+    values = None if config is None else config_fields.to_mapping(common) | config.to_dict()
     parts.append("Fields:\n" + _fields(common, values, skip="target"))
     for name, study in shown.items():
         task = None if values is None else values["target"]
@@ -98,14 +98,14 @@ def _configs() -> str:
 def _fields(record, values, *, prefix: str = "", skip: str = "") -> str:
     """Lines of all flags of a record; `values` replace those of the record."""
     lines = []
-    for name, field, value in fields.leaves(record):
+    for name, field, value in config_fields.leaves(record):
         if name == skip:
             continue
         if values is not None:
             value = functools.reduce(operator.getitem, name.split("."), values)
-        star = "*" if fields.optional(field) else " "
+        star = "*" if config_fields.optional(field) else " "
         head = f"{star} --config.{prefix}{name}={'none' if value is None else value}"
-        options = [str(choice) for choice in fields.choices(field)]
+        options = [str(choice) for choice in config_fields.choices(field)]
         words = field.metadata.get("sentence", "") + (
             f" [{' | '.join(options)}]" if options else ""
         )

@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args, get_origin
 import ml_collections
 from ml_collections import config_dict
 
-from apd_jax import fields, studies
+from apd_jax import config_fields, studies
+from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_values, setting
-from apd_jax.settings import Settings
 from apd_jax.studies.study import Study
+from apd_jax.training.config import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Config:
 
     def flags(self) -> dict[str, Any]:
         """What the command line may set, as plain nested values."""
-        return fields.to_mapping(self, flags_only=True)
+        return config_fields.to_mapping(self, flags_only=True)
 
 
 def base_config(name: str, variant: str) -> ml_collections.ConfigDict:
@@ -69,11 +69,11 @@ def base_config(name: str, variant: str) -> ml_collections.ConfigDict:
 
 
 def _fill(config: ml_collections.ConfigDict, record: Any) -> None:
-    for field in fields.flags(record):
+    for field in config_fields.flags(record):
         value = getattr(record, field.name)
-        if not fields.is_record(value):
+        if not config_fields.is_record(value):
             config[field.name] = config_dict.FieldReference(value, field_type=_kind(field, value))
-        elif fields.marked(field, "flat"):
+        elif config_fields.marked(field, "flat"):
             _fill(config, value)
         else:
             config[field.name] = ml_collections.ConfigDict()
@@ -83,7 +83,7 @@ def _fill(config: ml_collections.ConfigDict, record: Any) -> None:
 def _kind(field: dataclasses.Field, value: Any) -> type:
     """The type of a flag's values; `int` for `int | None`, `str` for a choice of words."""
     options = [option for option in get_args(field.type) if option is not type(None)]
-    kind = options[0] if fields.optional(field) else field.type
+    kind = options[0] if config_fields.optional(field) else field.type
     if kind is Any:
         return type(value)
     if get_origin(kind) is Literal:
@@ -103,11 +103,11 @@ def read_config(config: ml_collections.ConfigDict, study: Study) -> Config:
         raise UserError(
             f"config.variant must be one of {sorted(study.variants)}, got {given['variant']!r}"
         )
-    task = fields.from_mapping(record, {"target": given["target"]}).target
+    task = config_fields.from_mapping(record, {"target": given["target"]}).target
     objective = dataclasses.replace(
         record.settings.objective,
         hidden_sites=task.hidden_sites,
         hidden_activation=task.hidden_activation,
     )
     settings = dataclasses.replace(record.settings, objective=objective)
-    return fields.from_mapping(dataclasses.replace(record, settings=settings), given)
+    return config_fields.from_mapping(dataclasses.replace(record, settings=settings), given)

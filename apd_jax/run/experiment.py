@@ -11,21 +11,21 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from apd_jax import fields, loop, randomness, restarts
-from apd_jax.ambient import own_settings
-from apd_jax.decomposition import Decomposition
-from apd_jax.run import session
+from apd_jax import config_fields, randomness
+from apd_jax.decomposition.result import Decomposition
+from apd_jax.jax_settings import own_settings
 from apd_jax.run.config import Config
 from apd_jax.run.plan import Plan, make_plan
 from apd_jax.run.publish import publish
-from apd_jax.run.session import Stage
-from apd_jax.runtime import memory, preemption
+from apd_jax.runtime import loop, memory, preemption, session
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
+from apd_jax.runtime.session import Stage
 from apd_jax.runtime.workdir import Workdir
 from apd_jax.sites import Target
 from apd_jax.studies import pretraining
-from apd_jax.training import init_states, make_between, make_step, moves_of
+from apd_jax.training import restarts
+from apd_jax.training.trainer import init_states, make_between, make_step, moves_of
 
 
 @own_settings()
@@ -61,7 +61,7 @@ def run(
     with Workdir(workdir_path) as workdir:
         workdir.claim(
             plan.config.flags(),
-            free=fields.free_names(plan.config),
+            free=config_fields.free_names(plan.config),
             defaults=Config(target=plan.study.task).flags(),
         )
         targets, seconds["target"] = train_targets(plan, workdir, flag)
@@ -175,6 +175,6 @@ def _saving_and_logging(config: Config) -> dict[str, Any]:
 def _wandb(config: Config) -> dict[str, Any]:
     """Arguments of `wandb.init`."""
     return {
-        **fields.to_mapping(config.wandb),
+        **config_fields.to_mapping(config.wandb),
         "config": config.flags(),
     }

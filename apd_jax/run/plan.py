@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from apd_jax import fields, randomness, studies
-from apd_jax.checks import check_target
+from apd_jax import config_fields, randomness, studies
+from apd_jax.decomposition.checks import check_target
 from apd_jax.errors import UserError
 from apd_jax.run.config import Config, read_config
 from apd_jax.runtime import memory, metric_writer
-from apd_jax.settings import Settings
 from apd_jax.studies.study import Study
 from apd_jax.studies.task import Task, Training
+from apd_jax.training.config import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _check_memory(plan: Plan) -> None:
     if needed > there:
         large = [
             f"{name}={value}"
-            for name, _, value in fields.leaves(plan.config)
+            for name, _, value in config_fields.leaves(plan.config)
             if max((v for v in jax.tree.leaves(value) if isinstance(v, int)), default=0) >= 1000
         ]
         raise UserError(

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from apd_jax import fields, randomness
-from apd_jax.decomposition import Decomposition
+from apd_jax import config_fields, randomness
+from apd_jax.decomposition.result import Decomposition
+from apd_jax.plotting import style
 from apd_jax.report import browser, page, words
-from apd_jax.run import curve_rows
 from apd_jax.run.plan import Plan
-from apd_jax.run.versions import machine, versions
+from apd_jax.runtime import metric_reader
+from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import Workdir, atomic_write_bytes, atomic_write_text
-from apd_jax.studies.drawing import style
 from apd_jax.studies.probes import probe
 from apd_jax.studies.verdicts import compare, judge, summarise
 
@@ -68,7 +68,7 @@ def _subject(plan: Plan) -> words.Subject:
         title=plan.study.title(plan.config.variant),
         description=plan.study.description(plan.task) + ("" if plan.training else untrained),
         measures=plan.study.measures,
-        sentences=dict(fields.sentences(plan.config)),
+        sentences=dict(config_fields.sentences(plan.config)),
     )
 
 
@@ -154,10 +154,12 @@ def _write_figures(workdir: Workdir, panels: list[page.Panel]) -> None:
 def _read_metrics(workdir: Workdir, plan: Plan) -> tuple[list[dict], list[dict], list[str]]:
     """Rows of the decomposition, rows of the target's training, and what is missing among them."""
     chunk_steps = plan.config.chunk_steps
-    rows, gap = curve_rows.read(workdir.metrics, steps=plan.settings.steps, chunk_steps=chunk_steps)
+    rows, gap = metric_reader.read(
+        workdir.metrics, steps=plan.settings.steps, chunk_steps=chunk_steps
+    )
     target_rows, target_gap = [], ""
     if plan.training:
-        target_rows, target_gap = curve_rows.read(
+        target_rows, target_gap = metric_reader.read(
             workdir.target / "metrics.jsonl", steps=plan.training.steps, chunk_steps=chunk_steps
         )
     gaps = [sentence for sentence in (gap, target_gap) if sentence]

@@ -5,9 +5,7 @@ them, `interpreter` and `program` trace and evaluate, `rows` find the batch, `ta
 network with its chosen sites, `run` runs it with an operation in the place of every use.
 """
 
-from apd_jax.sites.layout import Placement, Site
-from apd_jax.sites.rows import batch_size
-from apd_jax.sites.run import (
+from apd_jax.sites.evaluate import (
     Operation,
     Records,
     SiteCall,
@@ -18,6 +16,8 @@ from apd_jax.sites.run import (
     over_examples,
     run,
 )
+from apd_jax.sites.layout import Placement, Site
+from apd_jax.sites.rows import batch_size
 from apd_jax.sites.target import PyTree, Sites, Target
 
 __all__ = [

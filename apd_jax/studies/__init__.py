@@ -2,8 +2,8 @@
 
 import importlib
 
+from apd_jax import plotting  # noqa: F401, before anything else imports matplotlib
 from apd_jax.errors import UserError
-from apd_jax.studies import drawing  # noqa: F401, before anything else imports matplotlib
 from apd_jax.studies.study import Study
 
 # The folders; each has a study.py with its `STUDY`.

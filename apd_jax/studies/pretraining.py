@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from apd_jax import loop, optimizers, randomness
+from apd_jax import randomness
+from apd_jax.runtime import loop
 from apd_jax.studies.task import Task, TrainedTask, Training
+from apd_jax.training import optimizers
 
 
 class PretrainState(NamedTuple):

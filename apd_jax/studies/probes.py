@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.data import SampleBatch
-from apd_jax.decomposition import Decomposition
-from apd_jax.forward import masked_apply
+from apd_jax.decomposition.result import Decomposition
+from apd_jax.masked.forward import masked_apply
 from apd_jax.studies.study import ProbeInputs
 
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 from matplotlib.figure import Figure
 
-from apd_jax.decomposition import Decomposition
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
-from apd_jax.studies.drawing.captions import Caption
+from apd_jax.studies.captions import Caption
 from apd_jax.studies.task import Task
 from apd_jax.studies.verdicts import Published, Threshold
 

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import jax
 import optax
 
-from apd_jax import optimizers
+from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.data import SampleBatch
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.sites import Target
+from apd_jax.training import optimizers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,10 @@ import hypothesis
 from absl.testing import absltest
 from hypothesis import strategies as st
 
-from apd_jax import fields, loop, main, studies
+from apd_jax import config_fields, main, studies
 from apd_jax.run import experiment
 from apd_jax.run.config import Config
+from apd_jax.runtime import loop
 from apd_jax.runtime.checkpoint import Checkpointer
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -40,7 +41,7 @@ TUPLES = ["()", "(1,)", "(3,4)", "((0,1),)", "((0,1),(2,3))", "((0,1),(1,2))", "
 
 def values(field) -> st.SearchStrategy[str]:
     """What a user may write behind a field, right or wrong."""
-    choices = fields.choices(field)
+    choices = config_fields.choices(field)
     usual = {int: COUNTS, float: NUMBERS, bool: ["true", "false", "1", "maybe"]}
     kind = next(
         (k for k in usual if k == field.type or k in getattr(field.type, "__args__", ())), None
@@ -60,7 +61,7 @@ def commands(draw) -> tuple[str, str, list[tuple[str, str]]]:
     study = draw(st.sampled_from(sorted(CONFIGS)))
     known = [
         (name, field)
-        for name, field, _ in fields.leaves(Config(target=studies.find(study).task))
+        for name, field, _ in config_fields.leaves(Config(target=studies.find(study).task))
         if name not in FIXED
     ]
     chosen = draw(

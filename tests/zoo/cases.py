@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import apd_jax
-from apd_jax import forward, sites
+from apd_jax import sites
 from apd_jax.components import Factors
+from apd_jax.masked import forward
 from zoo import NETWORKS, Network, oracle
 from zoo.network import normal
 

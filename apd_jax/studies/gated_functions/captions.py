@@ -1,6 +1,6 @@
 """Words of gated functions: what each figure shows and how to read it, what each number means."""
 
-from apd_jax.studies.drawing.captions import Caption
+from apd_jax.studies.captions import Caption
 
 CAPTIONS: dict[str, Caption] = {
     "networks": Caption(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
-from apd_jax.studies.drawing import style
+from apd_jax.plotting import style
 from apd_jax.studies.gated_functions.measures import GatedArrays, row_units, supports
 
 FOREIGN = "#A020A0"  # weights where the target has none

@@ -12,9 +12,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from apd_jax.components import Components
-from apd_jax.decomposition import Decomposition
-from apd_jax.forward import masked_apply
-from apd_jax.objective import Objective
+from apd_jax.decomposition.result import Decomposition
+from apd_jax.masked.forward import masked_apply
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
 from apd_jax.studies.reconstruction import faithfulness_mse, num_batches, row_mse, stream

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_values, setting
 from apd_jax.sites import Target
 
 Params = dict[str, dict[str, dict[str, jax.Array]]]

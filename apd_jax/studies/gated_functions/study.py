@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from apd_jax.decomposition import Decomposition
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies.gated_functions.captions import CAPTIONS, MEASURES

@@ -1,6 +1,6 @@
 """Words of linear maps: what each figure shows and how to read it, what each number means."""
 
-from apd_jax.studies.drawing.captions import Caption
+from apd_jax.studies.captions import Caption
 from apd_jax.studies.tms.captions import MEASURES as ROW_MEASURES
 
 CAPTIONS: dict[str, Caption] = {

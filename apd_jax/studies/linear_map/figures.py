@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from apd_jax.studies.drawing import style
+from apd_jax.plotting import style
 from apd_jax.studies.linear_map.measures import LinearArrays
 
 _SIGNS = LinearSegmentedColormap.from_list("signs", [style.VERMILION, "white", style.BLUE])

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from apd_jax.components import Components
-from apd_jax.decomposition import Decomposition
-from apd_jax.forward import masked_apply
-from apd_jax.objective import Objective
+from apd_jax.decomposition.result import Decomposition
+from apd_jax.masked.forward import masked_apply
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.linear_map.network import LinearMap
 from apd_jax.studies.reconstruction import faithfulness_mse, num_batches, row_mse, stream

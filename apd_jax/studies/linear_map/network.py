@@ -9,9 +9,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from apd_jax.config_fields import check_at_least, check_values, setting
+from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_values, setting
-from apd_jax.inputs import SparseFeatures
 from apd_jax.sites import Target
 
 Params = dict[str, jax.Array]

@@ -2,7 +2,7 @@
 
 import jax
 
-from apd_jax.decomposition import Decomposition
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies import probes

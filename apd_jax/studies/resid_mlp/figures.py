@@ -13,8 +13,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from apd_jax.studies.drawing import style
-from apd_jax.studies.drawing.label_errors import label_errors
+from apd_jax.plotting import style
+from apd_jax.studies.label_errors import label_errors
 from apd_jax.studies.resid_mlp.figures_contributions import (
     neuron_contributions,
     neuron_contributions_all,

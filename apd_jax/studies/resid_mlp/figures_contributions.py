@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from apd_jax.studies.drawing import style
+from apd_jax.plotting import style
 from apd_jax.studies.resid_mlp.contributions import Contributions
 
 _NAMED_ABOVE = 0.1

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from apd_jax.studies.drawing import style
+from apd_jax.plotting import style
 from apd_jax.studies.resid_mlp.scrubbing import ScrubbingSamples
 from apd_jax.studies.resid_mlp.single_features import AblationResponse
 

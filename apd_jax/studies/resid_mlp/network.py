@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import randomness
+from apd_jax.config_fields import check_at_least, check_values, setting
+from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
-from apd_jax.fields import check_at_least, check_values, setting
-from apd_jax.inputs import SparseFeatures
-from apd_jax.losses import activation_function
+from apd_jax.objective.losses import activation_function
 from apd_jax.sites import Target
 from apd_jax.studies.task import Training
 

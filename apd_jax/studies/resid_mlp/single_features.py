@@ -12,8 +12,8 @@ import numpy as np
 
 from apd_jax.components import Components
 from apd_jax.errors import UserError
-from apd_jax.forward import masked_apply
-from apd_jax.objective import Objective
+from apd_jax.masked.forward import masked_apply
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.reconstruction import LabelFn, num_batches
 from apd_jax.studies.resid_mlp.scrubbing import scrubbing_masks

@@ -5,10 +5,9 @@ import math
 import jax
 import numpy as np
 
-from apd_jax.decomposition import Decomposition
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.report import numbers as text
 from apd_jax.report.browser import View
-from apd_jax.robust import SUFFIX
 from apd_jax.sites import Target
 from apd_jax.studies import probes
 from apd_jax.studies.resid_mlp.captions import CAPTIONS, MEASURES
@@ -17,6 +16,7 @@ from apd_jax.studies.resid_mlp.measures import ResidualMLPArrays, evaluate_resid
 from apd_jax.studies.resid_mlp.network import ResidualMLPTask
 from apd_jax.studies.study import Study
 from apd_jax.studies.verdicts import Published, Threshold
+from apd_jax.training.presets import SUFFIX
 
 _KEYS = {
     "topk_mse": ("MSE, top-k", "mean squared difference from the target's output, batch top-k"),

@@ -1,6 +1,6 @@
 """What each figure of a TMS shows and how to read it; what its numbers mean."""
 
-from apd_jax.studies.drawing.captions import LABEL_ERRORS, Caption
+from apd_jax.studies.captions import LABEL_ERRORS, Caption
 
 CAPTIONS: dict[str, Caption] = {
     "components": Caption(

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from apd_jax.studies.drawing import networks, style
-from apd_jax.studies.drawing.label_errors import label_errors
+from apd_jax.plotting import networks, style
+from apd_jax.studies.label_errors import label_errors
 from apd_jax.studies.tms.measures import TMSArrays
 
 _FEW = 16

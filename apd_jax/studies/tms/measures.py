@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from apd_jax.components import Components
+from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
-from apd_jax.forward import masked_apply
-from apd_jax.inputs import SparseFeatures
-from apd_jax.objective import Objective
+from apd_jax.masked.forward import masked_apply
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.reconstruction import (
     LabelErrors,

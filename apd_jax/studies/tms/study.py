@@ -2,9 +2,8 @@
 
 import jax
 
-from apd_jax.decomposition import Decomposition
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
-from apd_jax.robust import SUFFIX
 from apd_jax.sites import Target
 from apd_jax.studies import probes
 from apd_jax.studies.study import Study
@@ -13,6 +12,7 @@ from apd_jax.studies.tms.figures import tms_figures
 from apd_jax.studies.tms.measures import TMSArrays, evaluate_tms
 from apd_jax.studies.tms.network import LINEAR, TMSTask
 from apd_jax.studies.verdicts import Published, Threshold
+from apd_jax.training.presets import SUFFIX
 
 _MMCS = "mean over features of the largest cosine between a component's row and the target's"
 _ML2R = "mean over features of the norm of the best component's row over the target's"

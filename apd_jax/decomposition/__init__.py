@@ -1,0 +1,1 @@
+"""A network decomposed from Python: the call, its result, checks before it, saved files."""

@@ -1,0 +1,234 @@
+"""What is checked of a network before any training: that what follows will be right.
+
+Letters: B batch.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from apd_jax import randomness, sites
+from apd_jax.attribution.metrics import quantities
+from apd_jax.components import Components, check_components, init_components, num_components
+from apd_jax.errors import UserError
+from apd_jax.masked import forward
+from apd_jax.objective.objective import Objective
+from apd_jax.sites import PyTree, Target
+from apd_jax.sites.program import trace
+from apd_jax.training.config import Settings
+
+_TOLERANCE = 1e-3
+_UNITS = 8  # of rounding, where the network computes with narrower numbers than float32
+
+
+def check_target(target: Target, x: PyTree, objective: Objective | None = None) -> None:
+    """Run the network once as the decomposition will, so that mistakes show before training.
+
+    Args:
+      target: the network.
+      x: [B, ...] a few different inputs; with fewer than 3 it is not seen whether examples mix.
+      objective: how it is to be decomposed; None for what every decomposition needs.
+
+    Raises:
+      UserError: no target, inputs that the network does not take, outputs that are no real
+        numbers, parameters that are not finite or narrower than float32, examples that mix,
+        derivatives that the network defines otherwise than its own equations, unknown hidden
+        sites, inputs that the selection can't count.
+    """
+    if not isinstance(target, Target):
+        raise UserError(
+            f"the network must be a Target, got a {type(target).__name__}: give "
+            "Target(apply_fn, params), or one of Target.from_flax, from_nnx, from_equinox"
+        )
+    _check_finite(target.params)
+    target.at(x)
+    _check_precision(target)
+    trace(target.apply_fn, target.params, x)  # says so where its sites are known and x is new
+    metric = "rms" if objective is None else objective.metric
+    jax.eval_shape(lambda inputs: quantities(metric, target(inputs), sites.batch_size(x)), x)
+    if objective is not None:
+        for name in objective.hidden_sites:
+            target.sites.full_name(name)
+        if objective.per_position:
+            sites.num_positions(target, x)
+        _check_attributions(target, x, objective)
+    _check_outputs(target, x, objective)
+    _check_apart(target, x)
+    _check_derivatives(target, x)
+
+
+def _check_attributions(target: Target, x: PyTree, objective: Objective) -> None:
+    """Trace the attributions, so that what they refuse is refused now."""
+
+    def scores_of(inputs):
+        component = init_components(randomness.root(0), target, num_components=1, rank=1)
+        return objective.attribute(target, component, inputs).scores
+
+    scores = jax.eval_shape(scores_of, x)
+    if objective.selection == "exact":  # of other rules, k need not fit so few examples
+        jax.eval_shape(objective.select, scores, x)
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError unless a seed is a whole number in [0, 2**32)."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise UserError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
+
+
+def check_start(target: Target, init: Components | None, settings: Settings) -> None:
+    """Raise UserError unless components to go on from fit the target and the settings."""
+    if init is None:
+        return
+    if not isinstance(init, dict):
+        raise UserError(f"init must be components or a Decomposition, got {init!r:.200}")
+    check_components(target, init)
+    if num_components(init) != settings.num_components:
+        raise UserError(
+            f"init has {num_components(init)} components, num_components is "
+            f"{settings.num_components}: they must be the same"
+        )
+    for name, factors in init.items():
+        if settings.rank is not None and factors.reads.shape[-2] != settings.rank:
+            raise UserError(
+                f"init has rank {factors.reads.shape[-2]} at {name!r}, rank is {settings.rank}: "
+                "leave rank out"
+            )
+
+
+def _check_finite(params: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        real = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        if real and not np.isfinite(np.asarray(leaf)).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(f"parameter {name!r} holds NaN or infinity; train the network anew")
+
+
+def _check_precision(target: Target) -> None:
+    """Refuse weights of half precision, in which small parts of a weight would be lost."""
+    for name, weight in target.weights.items():
+        if jnp.finfo(weight.dtype).bits < 32:
+            raise UserError(
+                f"site {name!r} has weights of {weight.dtype}; give the network its parameters in "
+                "float32, jax.tree.map(lambda w: w.astype('float32'), params): it may still "
+                "compute in half precision, by casting them inside"
+            )
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _outputs(target: Target, x: PyTree, rows: jax.Array) -> jax.Array:
+    """Outputs of a batch of some rows of `x`."""
+    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], x)
+    return quantities("rms", target(batch)).astype(jnp.float32)
+
+
+def _check_outputs(target: Target, x: PyTree, objective: Objective | None) -> None:
+    """Refuse outputs that no loss can compare."""
+    outputs = np.asarray(_outputs(target, x, np.arange(sites.batch_size(x))))
+    if np.isnan(outputs).any() or np.isposinf(outputs).any():
+        raise UserError(
+            "the network gives NaN or infinity on the examples it is checked with, as from a "
+            "look-up outside of its table; give it inputs that it was made for"
+        )
+    squares = objective is not None and "mse" in (
+        objective.minimality_loss,
+        "mse" if objective.coefficients.output else None,
+    )
+    if squares and np.isneginf(outputs).any():
+        raise UserError(
+            "the network gives outputs of −∞, of which no squared difference can be taken: use "
+            "minimality_loss='kl' for logits, without the output loss, or leave such outputs out"
+        )
+
+
+def _check_apart(target: Target, x: PyTree) -> None:
+    """Refuse a network in which an example's output depends on its batch, or its place there."""
+    size = sites.batch_size(x)
+    if size < 3:
+        return
+    # Beside others, in another place; as many as all, so that nothing is compiled again.
+    first = np.asarray(_outputs(target, x, np.array([0, *[1] * (size - 1)])))[0]
+    other = np.asarray(_outputs(target, x, np.array([2, 0, *[2] * (size - 2)])))[1]
+    if not _close(first, other):
+        raise UserError(
+            "the output of an example depends on the other examples of its batch, as with batch "
+            "statistics in training, or on its place there, as with dropout; run the network as it "
+            "is used (train=False, model.eval()), or fix what is shared"
+        )
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _two_derivatives(
+    target: Target, x: PyTree, component: Components
+) -> tuple[jax.Array, jax.Array]:
+    """Along one component: by the network itself, and through its sites.
+
+    Each example has an amount of its own, so that examples which change places in the batch, and
+    would get each other's components, are seen too.
+    """
+    matrices = {name: factors.matrices()[0] for name, factors in component.items()}
+
+    def network(amount):
+        moved = {name: w + amount * matrices[name] for name, w in target.weights.items()}
+        return quantities("rms", target.with_weights(moved)(x))
+
+    def tapped(inputs, amounts):
+        def operation(call):
+            factors = component[call.key[0]].placed(call.placement)
+            added = forward.write_sum(forward.read_all(call.x, factors), factors)
+            y = call.as_is()
+            return y + (added * amounts.reshape(-1, *(1,) * (y.ndim - 1))).astype(y.dtype)
+
+        return quantities("rms", sites.run(target, inputs, operation)[0])
+
+    def through_sites(amounts):
+        return sites.over_examples(tapped, target, x, amounts)
+
+    amounts = 1 + jnp.arange(sites.batch_size(x), dtype=jnp.float32)
+    own = jax.jvp(network, (jnp.float32(0),), (jnp.float32(1),))[1].astype(jnp.float32)
+    ours = jax.jvp(through_sites, (jnp.zeros_like(amounts),), (amounts,))[1].astype(jnp.float32)
+    return own * amounts[:, None], ours
+
+
+def _check_derivatives(target: Target, x: PyTree) -> None:
+    drawn = np.random.default_rng(0)  # drawing inside would take longer to compile than all else
+    one = functools.partial(init_components, randomness.root(0), num_components=1, rank=1)
+    component = jax.tree.map(
+        lambda leaf: drawn.normal(size=leaf.shape).astype(leaf.dtype), jax.eval_shape(one, target)
+    )
+    try:
+        own, ours = _two_derivatives(target, x, component)
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        return  # such a network has no derivative along a direction to compare with
+    if not _close(own, ours, tolerance(target, x)):
+        raise UserError(
+            "the network's derivative with respect to its sites is not that of its own equations, "
+            "as where a custom derivative stands around a weight, or where examples change places "
+            "in the batch before they meet one; leave that site out"
+        )
+
+
+def tolerance(target: Target, x: PyTree) -> float:
+    """How far two computations of a network may be apart, in parts of its largest output."""
+    return max(_TOLERANCE, _UNITS * _rounding(jax.make_jaxpr(target)(x).jaxpr))
+
+
+def _rounding(jaxpr) -> float:
+    """Unit of rounding of the narrowest real numbers in a program."""
+    dtypes = {var.aval.dtype for eqn in jaxpr.eqns for var in eqn.outvars}
+    units = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    inner = [sub for eqn in jaxpr.eqns for sub in core.jaxprs_in_params(eqn.params)]
+    return max([*units, *map(_rounding, inner)], default=0.0)
+
+
+def _close(a: jax.Array, b: jax.Array, tolerance: float = _TOLERANCE) -> bool:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    same = (a == b) | (~np.isfinite(a) & ~np.isfinite(b))  # logits of −∞ are ordinary
+    scale = max(np.abs(a[~same]).max(initial=0.0), np.abs(b[~same]).max(initial=0.0))
+    return bool((np.abs(a[~same] - b[~same]) <= tolerance * scale).all())

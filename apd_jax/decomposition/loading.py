@@ -1,0 +1,132 @@
+"""Loading of saved decompositions: the network is code and given, the rest is read and checked."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from apd_jax import config_fields
+from apd_jax.components import Factors
+from apd_jax.decomposition import function_identity
+from apd_jax.decomposition.checks import tolerance
+from apd_jax.decomposition.result import Decomposition
+from apd_jax.errors import UserError
+from apd_jax.runtime import export, trees
+from apd_jax.sites import PyTree, Target
+from apd_jax.training.config import Settings
+
+Network = nn.Module | Callable[[Any, Any], Any] | Target
+
+
+def load(
+    directory: str | os.PathLike[str],
+    network: Network,
+    *,
+    params: PyTree | None = None,
+    inputs: PyTree | None = None,
+    **functions: Callable,
+) -> Decomposition:
+    """Read what `Decomposition.save` wrote.
+
+    Args:
+      directory: the saved decomposition.
+      network: the network itself, which is code and not saved: a `Target` of it as at the
+        decomposing (with parameters of any values), the Flax module, or the function
+        `(params, x) -> output`.
+      params: parameters of the same types and shapes, needed where these are kept in NamedTuples,
+        dataclasses or other classes and `network` is no `Target`.
+      inputs: inputs of the network, of any values, needed where these are kept in such classes: the
+        network is checked on a few that were saved.
+      **functions: settings that were functions, such as `metric=`, which are not saved either.
+
+    Raises:
+      UserError: nothing was saved there; parameters or outputs of the network are not those of the
+        one that was decomposed, or can't be compared without `inputs`; a function is missing.
+      runtime.checkpoint.CheckpointError: nothing whole is there.
+    """
+    if not callable(network) and not isinstance(network, nn.Module):
+        raise UserError(
+            "load needs the network itself, a Target, a Flax module or the function "
+            f"(params, x) -> output, got a {type(network).__name__}; parameters are saved"
+        )
+    saved = export.load_components(directory)
+    config = saved.config
+    example = None if saved.check is None else _example(saved.check, config, inputs)
+    leaves = {path: saved.target[path] for path in config["paths"]}
+    target = _target(network, params, config, leaves)
+    if example is not None:
+        _check_same(target, example, saved.check["outputs"])
+    components = {site: Factors.from_uv(f["U"], f["V"]) for site, f in saved.components.items()}
+    return Decomposition(
+        target,
+        {site: components[site] for site in config["sites"]},
+        _settings(config["settings"], functions),
+        config["history"],
+        example,
+        config["losses"],
+        config["moves"],
+        config.get("pilots", ()),
+    )
+
+
+def _target(network: Network, params: PyTree, config: Any, leaves: dict[str, Any]) -> Target:
+    """The network with the saved parameters."""
+    template = network.params if isinstance(network, Target) and params is None else params
+    params = trees.rebuild(config["params"], leaves, template)
+    names = config["sites"]
+    if isinstance(network, Target):
+        return Target(network.apply_fn, params, names)
+    if isinstance(network, nn.Module):
+        return Target.from_flax(network, {"params": params}, names)
+    return Target(network, params, names)
+
+
+def _settings(saved: dict[str, Any], functions: dict[str, Callable]) -> Settings:
+    """The settings; a function that they hold must be given."""
+    given = dict(saved)
+    for name, value in saved.items():
+        if isinstance(value, str) and value.startswith("function "):
+            if name not in functions:
+                raise UserError(
+                    f"this was made with {name}={value.removeprefix('function ')}, a function "
+                    f"that is not saved: load(..., {name}=...)"
+                )
+            given[name] = functions[name]
+    unknown = sorted(set(functions) - {name for name in given if given[name] != saved.get(name)})
+    if unknown:
+        raise UserError(f"{unknown[0]!r} was no function when this was saved: leave it out")
+    return config_fields.from_mapping(Settings(), given)
+
+
+def _example(check: dict[str, Any], config: dict[str, Any], inputs: PyTree | None) -> PyTree:
+    """The saved inputs, in containers like those of `inputs` where these are code."""
+    saved = check["inputs"]
+    leaves = {str(i): jnp.asarray(saved[str(i)]) for i in range(len(saved))}
+    code = trees.code(config["example"])
+    if code and inputs is None:
+        raise UserError(
+            f"the inputs that the network is checked on are kept in a {code}, which is code and "
+            "not saved: load(..., inputs=x) with inputs of the network, of any values"
+        )
+    if inputs is None:
+        return trees.rebuild(config["example"], leaves)
+    tree = jax.tree.structure(inputs)
+    if tree.num_leaves != len(leaves):
+        raise UserError(
+            f"inputs= must be like those that were saved, of {len(leaves)} arrays; got {tree}"
+        )
+    return jax.tree.unflatten(tree, leaves.values())
+
+
+def _check_same(target: Target, example: PyTree, expected: Any) -> None:
+    """Refuse a network that computes something else than the one that was decomposed."""
+    found = function_identity.given(target.at(example), example)["network"]
+    difference = function_identity.difference(found, expected, tolerance(target, example))
+    if difference:
+        raise UserError(
+            "the network computes something else than the one that was decomposed: on the saved "
+            f"inputs {difference}"
+        )

@@ -1,0 +1,35 @@
+"""Saving of decompositions: what is written beside the components."""
+
+import os
+from typing import TYPE_CHECKING
+
+import jax
+
+from apd_jax import config_fields
+from apd_jax.decomposition import function_identity
+from apd_jax.runtime import export, trees
+
+if TYPE_CHECKING:
+    from apd_jax.decomposition.result import Decomposition
+
+
+def save(decomposition: "Decomposition", directory: str | os.PathLike[str]) -> None:
+    """Write a decomposition; see `Decomposition.save`."""
+    target, example = decomposition.target, decomposition.example
+    config = {
+        "settings": config_fields.plain(config_fields.to_mapping(decomposition.settings)),
+        "sites": list(target.sites),
+        "history": decomposition.history,
+        "losses": list(decomposition.losses),
+        "moves": dict(decomposition.moves),
+        "pilots": list(decomposition.pilots),
+        "params": trees.describe(target.params),
+        "paths": list(trees.leaves_by_path(target.params)),
+    }
+    check = None
+    if example is not None:
+        config["example"] = trees.describe(example)
+        inputs = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(example))}
+        check = {"inputs": inputs, "outputs": function_identity.given(target, example)["network"]}
+    params = trees.leaves_by_path(target.params)
+    export.save_components(directory, decomposition.components, params, config, check)

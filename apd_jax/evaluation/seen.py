@@ -1,0 +1,116 @@
+"""A decomposition on examples: attributions, active components, outputs.
+
+Letters: N examples, T positions, R rows (N, or N·T where components are chosen for every position),
+C components.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax import sites
+from apd_jax.components import Components
+from apd_jax.masked import forward
+from apd_jax.objective.objective import Objective
+from apd_jax.objective.terms import DISTANCES
+from apd_jax.sites import PyTree, Target
+
+
+class Seen(NamedTuple):
+    """What was seen of N examples.
+
+    Attributes:
+      scores: [R, C] attributions.
+      mask: [R, C] bool, the active components.
+      lead: (N,) or (N, T), the shape of the rows.
+      outputs: the target's outputs, [N, ...].
+      active: outputs of the active components alone, [N, ...].
+    """
+
+    scores: np.ndarray
+    mask: np.ndarray
+    lead: tuple[int, ...]
+    outputs: PyTree
+    active: PyTree
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def score(objective: Objective, target: Target, components: Components, x: PyTree) -> jax.Array:
+    """Attributions [B, (T), C]; of a few examples too, of which k would select none."""
+    return objective.attribute(target, components, x).scores
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def look(
+    objective: Objective, target: Target, components: Components, x: PyTree
+) -> tuple[jax.Array, jax.Array, PyTree]:
+    """Attributions [B, (T), C], active components of the same shape, and the target's outputs."""
+    attributed = objective.attribute(target, components, x)
+    chosen = objective.select(attributed.scores, x)
+    return attributed.scores, chosen.mask, attributed.outputs
+
+
+def see(objective: Objective, target: Target, components: Components, x: PyTree, size: int) -> Seen:
+    """Look at examples in blocks of about `size`, the batch size of the training."""
+    found = []
+    for block in blocks(x, size):
+        scores, mask, outputs = look(objective, target, components, block)
+        active = forward.masked_apply(target, components, block, mask)
+        found.append(jax.device_get((scores, mask, outputs, active)))
+    scores, mask, outputs, active = joined(found)
+    width = scores.shape[-1]
+    lead = scores.shape[:-1]
+    return Seen(scores.reshape(-1, width), mask.reshape(-1, width), lead, outputs, active)
+
+
+def blocks(x: PyTree, size: int) -> Iterator[PyTree]:
+    """Divide examples in nearly equal blocks; none is smaller than `size` if there are so many."""
+    count = sites.batch_size(x)
+    for rows in np.array_split(np.arange(count), max(1, count // size)):
+        yield jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf)[rows], x)
+
+
+def joined(parts: list[PyTree]) -> PyTree:
+    """Put blocks together again."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def with_k(objective: Objective, k: float) -> Objective:
+    """The objective with another k, over the batch."""
+    return dataclasses.replace(objective, selection="batch", topk=k, distil=False)
+
+
+def outputs_at(
+    k: float, target: Target, components: Components, x: PyTree, seen: Seen, size: int
+) -> tuple[np.ndarray, PyTree]:
+    """The batch top-k mask [R, C] of the scores seen, in blocks, and the outputs under it."""
+    scores = seen.scores.reshape(*seen.lead, -1)
+    found, start = [], 0
+    for block in blocks(x, size):
+        rows = slice(start, start + sites.batch_size(block))
+        mask = _largest(scores[rows], k)
+        found.append((mask, jax.device_get(forward.masked_apply(target, components, block, mask))))
+        start = rows.stop
+    mask, outputs = joined(found)
+    return mask.reshape(-1, mask.shape[-1]), outputs
+
+
+def _largest(scores: np.ndarray, k: float) -> np.ndarray:
+    """As `selection.batch_topk_mask`, here for many k, each of which JAX would compile anew."""
+    flat = scores.ravel()
+    mask = np.zeros(flat.shape, bool)
+    mask[np.argsort(-flat, kind="stable")[: int(k * (flat.size // scores.shape[-1]))]] = True
+    return mask.reshape(scores.shape)
+
+
+def distance(objective: Objective, outputs: PyTree, target_outputs: PyTree) -> float:
+    """The distance between outputs that the training minimises."""
+    loss: Any = objective.minimality_loss
+    function = loss if callable(loss) else DISTANCES[loss]
+    as_arrays = jax.tree.map(jnp.asarray, (outputs, target_outputs))
+    return float(jnp.mean(function(*as_arrays)))

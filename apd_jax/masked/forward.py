@@ -1,0 +1,177 @@
+"""Forward passes in which components take the place of the network's own matrices.
+
+Letters: B batch, T positions, C components, G stacked blocks, m rank, P active pairs.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import sites
+from apd_jax.components import Components, Factors, check_components, num_components
+from apd_jax.errors import UserError
+from apd_jax.masked import grouped_matmul
+from apd_jax.sites import Operation, PyTree, SiteCall, Target
+
+MaskedRoute = Literal["auto", "dense", "grouped"]
+
+
+def is_look_up(x: jax.Array) -> bool:
+    """Whether rows are the indices of a look-up, which stand for one-hot rows."""
+    return jnp.issubdtype(x.dtype, jnp.integer)
+
+
+def read_all(x: jax.Array, factors: Factors) -> jax.Array:
+    """`x U_c` of all components: rows [B, ..., (G), d_in] to [B, ..., (G), C, m]."""
+    if is_look_up(x):
+        return jnp.moveaxis(jnp.take(factors.reads, x, axis=-1), (0, 1), (-2, -1))
+    if factors.stacked:
+        return jnp.einsum("...gd,cgmd->...gcm", x, factors.reads)
+    flat = factors.reads.reshape(-1, factors.reads.shape[-1])
+    return jnp.matmul(x, flat.T).reshape(*x.shape[:-1], *factors.reads.shape[:2])
+
+
+def write_sum(hidden: jax.Array, factors: Factors) -> jax.Array:
+    """`Σ_c h_c V_c`: [B, ..., (G), C, m] to [B, ..., (G), d_out]."""
+    if factors.stacked:
+        return jnp.einsum("...gcm,cgmd->...gd", hidden, factors.writes)
+    flat = factors.writes.reshape(-1, factors.writes.shape[-1])
+    return jnp.matmul(hidden.reshape(*hidden.shape[:-2], -1), flat)
+
+
+def write_each(hidden: jax.Array, factors: Factors) -> jax.Array:
+    """`h_c V_c` of every component: [B, ..., (G), C, m] to [B, ..., (G), C, d_out]."""
+    pattern = "...gcm,cgmd->...gcd" if factors.stacked else "...cm,cmd->...cd"
+    return jnp.einsum(pattern, hidden, factors.writes)
+
+
+def summed(target: Target, components: Components) -> Target:
+    """The full component model: the network with `Σ_c P_c` in the place of its matrices."""
+    return target.with_weights({name: factors.sum() for name, factors in components.items()})
+
+
+def masked(components: Components, mask: jax.Array) -> Operation:
+    """The operation `Σ_c s_c(x_b) (x_b U_c) V_c`, a row of the mask for every example or position.
+
+    Args:
+      components: `{site: Factors}`.
+      mask: [B, C], or [B, T, C] in a run with positions.
+    """
+
+    def operation(call: SiteCall) -> jax.Array:
+        factors = components[call.key[0]].placed(call.placement)
+        hidden = read_all(call.x, factors)
+        weights = mask.astype(hidden.dtype)
+        between = (1,) * (hidden.ndim - 1 - weights.ndim)
+        weights = weights.reshape(*weights.shape[:-1], *between, weights.shape[-1], 1)
+        return write_sum(hidden * weights, factors)
+
+    return operation
+
+
+def masked_pairs(
+    components: Components, pairs: tuple[jax.Array, jax.Array], lead: tuple[int, ...]
+) -> Operation:
+    """The masked operation for a boolean mask given by its P active (row, component) pairs.
+
+    Cost and memory follow P and the size of the factors of `min(C, P)` components, not B·C; only
+    the gradient has the size of all.
+
+    Args:
+      components: `{site: Factors}`.
+      pairs: (rows [P], components [P]).
+      lead: (B,), or (B, T) where rows are positions of examples, counted through.
+    """
+    num_rows = lead[0] if len(lead) == 1 else lead[0] * lead[1]
+    total = num_components(components)
+    groups = grouped_matmul.group_pairs(pairs, num_rows, total)
+
+    def operation(call: SiteCall) -> jax.Array:
+        factors = components[call.key[0]].placed(call.placement)
+        reads, writes = groups.factors(factors.reads), groups.factors(factors.writes)
+        rows = call.x.reshape(num_rows, *call.x.shape[len(lead) :])[groups.example]
+        if is_look_up(call.x):
+            hidden = grouped_matmul.look_up(rows, reads, groups)
+        else:
+            hidden = grouped_matmul.read(rows, reads, groups)
+        written = grouped_matmul.write(hidden, writes, groups)
+        total_written = jax.ops.segment_sum(written, groups.example, num_rows)
+        return total_written.reshape(*lead, *total_written.shape[1:])
+
+    return operation
+
+
+def choose_masked_route(num_pairs: int, num_rows: int, num_components: int) -> str:
+    """`"grouped"` where it leaves out at least three quarters of the products, else `"dense"`."""
+    slots = grouped_matmul.num_slots(num_pairs, num_components)
+    return "grouped" if 4 * slots <= num_rows else "dense"
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _composed_apply(target, components, x):
+    return summed(target, components)(x)
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _masked_apply(target, components, x, mask):
+    def some(inputs, rows):
+        operation = masked(components, rows)
+        return sites.run(target, inputs, operation, positions=mask.ndim == 3)[0]
+
+    return sites.over_examples(some, target, x, mask)
+
+
+def composed_apply(target: Target, components: Components, x: PyTree) -> PyTree:
+    """Output of the full component model, `f(x, Σ_c P_c)`.
+
+    Args:
+      target: the network.
+      components: `{site: Factors}`.
+      x: [B, ...] inputs.
+
+    Returns:
+      What the network gives, [B, ...].
+
+    Raises:
+      UserError: components that do not fit the target's sites.
+    """
+    check_components(target.at(x), components)
+    return _composed_apply(target, components, x)
+
+
+def masked_apply(target: Target, components: Components, x: PyTree, mask: jax.Array) -> PyTree:
+    """Output with a choice of components on every example, `f(x, Σ_c s_c(x) P_c)`.
+
+    Args:
+      target: the network.
+      components: `{site: Factors}` with C components.
+      x: [B, ...] inputs.
+      mask: [B, C], bool or weights; [B, T, C] for a choice at every position.
+
+    Returns:
+      What the network gives, [B, ...].
+
+    Raises:
+      UserError: no example, a mask of another shape, components that do not fit the target's sites.
+    """
+    check_components(target.at(x), components)
+    try:
+        mask = jnp.asarray(mask)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"mask must be one array [B, C] or [B, T, C]: {error}") from error
+    check_mask(target, components, x, mask)
+    return _masked_apply(target, components, x, mask)
+
+
+def check_mask(target: Target, components: Components, x: PyTree, mask: jax.Array) -> None:
+    """Raise UserError unless a mask is [B, C] or [B, T, C]."""
+    lead = (sites.batch_size(x),)
+    expected = [(*lead, num_components(components))]
+    if mask.ndim == 3:
+        expected = [(*lead, sites.num_positions(target, x), num_components(components))]
+    if mask.shape not in expected:
+        form = "[B, T, C]" if mask.ndim == 3 else "[B, C]"
+        raise UserError(f"mask has shape {mask.shape}, expected {form} = {expected[0]}")

@@ -1,0 +1,1 @@
+"""What is minimised: loss terms, selection of active components, normalisation of losses."""

@@ -1,0 +1,308 @@
+"""The objective: which components are active, by which attributions, and what is minimised.
+
+Training, evaluation and reports all call the same three methods: `attribute`, `select`, `terms`.
+Letters: B batch, T positions, C components.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import randomness, sites
+from apd_jax.attribution import METHODS, Attributed, Mode, Source, metrics
+from apd_jax.components import Components, Projection
+from apd_jax.config_fields import check_at_least, check_takes, check_values, setting
+from apd_jax.errors import UserError
+from apd_jax.masked import forward
+from apd_jax.objective import losses, selection
+from apd_jax.objective.selection import Selected
+from apd_jax.objective.terms import DISTANCES, TERMS, Step
+from apd_jax.sites import PyTree, Target
+
+StepFactors = Mapping[str, Any]  # of coefficients and of k at a step, by name
+
+
+@dataclasses.dataclass(frozen=True)
+class Coefficients:
+    """Weights of the loss terms; a term of weight 0 is not computed. None may be negative."""
+
+    faithfulness: float = setting(1.0, "The components add up to the target's weights.")
+    minimality: float = setting(0.0, "Active components alone give the target's output.")
+    simplicity: float = setting(0.0, "Active components have a low Schatten norm.")
+    activation: float = setting(0.0, "Active components alone give its hidden activations.")
+    output: float = setting(0.0, "All components together give the target's output.")
+    lp_minimality: float = setting(0.0, "Attributions have a low Lp norm.")
+    lp_simplicity: float = setting(0.0, "Schatten norm of components, weighted by attributions.")
+    stochastic: float = setting(
+        0.0, "Active components and a random half of the others give the target's output."
+    )
+
+    def __post_init__(self):
+        check_values(self)
+        for name, value in dataclasses.asdict(self).items():
+            if value < 0:
+                raise UserError(f"coefficient {name} must not be negative, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Routes:
+    """By which of several ways an objective is computed; all but the sketch give the same."""
+
+    attribution_mode: Mode = setting(
+        "auto",
+        "Route of the attributions: forward, reverse, literal, auto (the cheapest), or sketch, "
+        "which is right for squared attributions on average.",
+    )
+    num_probes: int = setting(1, "Random directions of the sketch.")
+    masked_route: forward.MaskedRoute = setting(
+        "auto",
+        "Masked pass: grouped computes only the active pairs, dense all of them, auto picks by "
+        "size.",
+    )
+    projection: Projection = setting(
+        "auto",
+        "Projection of the gradient of unit-norm U: literal sums over d_in, auto over the narrower "
+        "side.",
+    )
+    matmul_precision: Literal["highest", "high", "default"] = setting(
+        "highest",
+        "Matrix products of a step, on GPU and TPU; attributions and faithfulness stay at highest.",
+    )
+
+    def __post_init__(self):
+        check_values(self)
+        check_at_least(self, 1, "num_probes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is minimised, and by which rule components are active."""
+
+    coefficients: Coefficients = setting(
+        Coefficients(minimality=1.0, simplicity=1.0), "Weights of the loss terms."
+    )
+    topk: float | None = setting(1.0, "k of the top-k selection; None for the pure Lp objective.")
+    selection: Literal["batch", "sample", "exact"] = setting(
+        "batch",
+        "Top-k over the batch (floor(k·B) pairs), for every sample (k of them), or exact (as many "
+        "pairs as there are active inputs; k is not used).",
+    )
+    per_position: bool = setting(
+        False, "Choose components for every position of outputs [B, T, O], not every example."
+    )
+    distil: bool = setting(False, "The last component is always active and not counted.")
+    schatten_p: float = setting(0.9, "Power of the simplicity loss.")
+    simplicity_norm: Literal["schatten", "schatten_over_frobenius"] = setting(
+        "schatten",
+        "Of the simplicity loss: the paper's Schatten norm, or that over the Frobenius norm, which "
+        "stays the same where a component shrinks.",
+    )
+    lp_p: float = setting(0.9, "Power of the attributions in the Lp losses.")
+    hidden_sites: tuple[str, ...] = setting(
+        (), "Sites whose outputs the activation loss compares.", flag=False
+    )
+    hidden_uses: Literal["all", "first"] = setting(
+        "all",
+        "Uses of these sites that the activation loss compares: all, or the first of each, where "
+        "the last one of a tied decoder gives the network's output.",
+    )
+    hidden_activation: str = setting(
+        "identity", "Nonlinearity that the activation loss applies first.", flag=False
+    )
+    minimality_loss: Any = setting(
+        "mse",
+        "Distance of the active components' output from the target's: mse, kl for networks with "
+        "logits, or a function (outputs, target_outputs) of your own.",
+    )
+    attribution: str = setting("gradient", f"How components are scored: {', '.join(METHODS)}.")
+    attribution_source: Source = setting(
+        "target",
+        "Which model gradient attributions linearise: the target, or the sum of the components, "
+        "which ablation and activation always run.",
+    )
+    metric: Any = setting(
+        "rms",
+        "What of the outputs attributions measure: rms, fisher for logits, or a function of the "
+        "outputs of your own.",
+    )
+    unit_norm: bool = setting(False, "Keep the columns of U at unit norm.")
+    routes: Routes = setting(Routes(), "How it is computed.", flat=True)
+
+    def __post_init__(self):
+        check_values(self)
+        losses.activation_function(self.hidden_activation)
+        metrics.check_metric(self.metric)
+        if callable(self.metric):
+            check_takes("metric", self.metric, "outputs")
+        if self.attribution not in METHODS:
+            known = sorted(METHODS)
+            raise UserError(f"attribution must be one of {known}, got {self.attribution!r}")
+        if callable(self.minimality_loss):
+            check_takes("minimality_loss", self.minimality_loss, "outputs", "target_outputs")
+        elif self.minimality_loss not in DISTANCES:
+            raise UserError(
+                f"minimality_loss must be one of {sorted(DISTANCES)} or a function, got "
+                f"{self.minimality_loss!r}"
+            )
+        for name in ("schatten_p", "lp_p"):
+            if not 0 < getattr(self, name) <= 2:
+                raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
+        weights = self.coefficients
+        if not self.selects:
+            needing = [n for n, term in TERMS.items() if term.selects and getattr(weights, n)]
+            if needing:
+                raise UserError(f"coefficients {needing} need a top-k selection; topk is None")
+        if weights.activation and not self.hidden_sites:
+            raise UserError("the activation loss needs hidden_sites, got none")
+
+    @property
+    def selects(self) -> bool:
+        """Whether there is a top-k selection; without one all components are active."""
+        return self.topk is not None or self.selection == "exact"
+
+    def per_row(self, k: int) -> "Objective":
+        """The same with the k components of largest attribution on every example."""
+        return dataclasses.replace(self, selection="sample", topk=k)
+
+    def always_active(self, num_components: int) -> jax.Array:
+        """[C] bool: true for the component that k does not count, if there is one."""
+        return jnp.arange(num_components) >= num_components - self.distil
+
+    def check_sizes(self, num_rows: int, num_components: int) -> None:
+        """Raise UserError where k does not fit the rows of a batch and the number of components."""
+        candidates = num_components - self.distil
+        if candidates < 1:
+            raise UserError(
+                f"distil needs num_components of at least 2, got {num_components}: the last one is "
+                "always active and not counted"
+            )
+        if self.topk is None or self.selection == "exact":
+            return
+        try:
+            if self.selection == "batch":
+                selection.num_active(self.topk, num_rows, candidates)
+            else:
+                selection.check_topk(self.topk, candidates)
+        except UserError as error:
+            sizes = f"num_components={num_components}" + (" with distil" if self.distil else "")
+            raise UserError(f"topk does not fit batch_size and {sizes}: {error}") from error
+
+    def attribute(
+        self, target: Target, components: Components, x: PyTree, key: jax.Array | None = None
+    ) -> Attributed:
+        """Attributions of components, and the target's own pass over the same inputs.
+
+        Args:
+          target: the network.
+          components: `{site: Factors}`; gradients flow to them through the scores.
+          x: [B, ...] inputs.
+          key: of the sketch's random directions; without one they are the same at every call, as
+            where results are measured.
+        """
+        found = METHODS[self.attribution](
+            target,
+            components,
+            x,
+            mode=self.routes.attribution_mode,
+            source=self.attribution_source,
+            metric=self.metric,
+            per_position=self.per_position,
+            num_probes=self.routes.num_probes,
+            key=randomness.stream_of_step(
+                randomness.root(0) if key is None else key, "sketch directions"
+            ),
+        )
+        if self.attribution_source == "target":
+            return found
+
+        return Attributed(found.scores, *self.own_pass(target, x))
+
+    def own_pass(self, target: Target, x: PyTree) -> tuple[PyTree, sites.Records]:
+        """The target's outputs, and the rows of every use of a site."""
+
+        def run(inputs):
+            return sites.run(target, inputs, sites.as_is, positions=self.per_position)
+
+        return sites.over_examples(run, target, x)
+
+    def select(self, scores: jax.Array, x: PyTree, factor: jax.Array | None = None) -> Selected:
+        """Apply the selection rule to attributions.
+
+        Args:
+          scores: [B, C] or [B, T, C] attributions.
+          x: [B, ...] inputs.
+          factor: of k at this step, in [0, 1], where k has a schedule (batch top-k only).
+        """
+        rows = scores.reshape(-1, scores.shape[-1])
+        chosen = self._select_rows(rows, x, factor)
+        return chosen._replace(mask=chosen.mask.reshape(scores.shape))
+
+    def _select_rows(self, scores, x, factor) -> Selected:
+        if not self.selects:
+            return Selected(jnp.ones(scores.shape, bool), None)
+        counted = scores[:, :-1] if self.distil else scores
+        if self.selection == "exact":
+            if not hasattr(x, "shape"):
+                raise UserError(
+                    "selection 'exact' counts the active inputs of one array [B, F], got a "
+                    f"{type(x).__name__} of arrays; use 'batch' or 'sample'"
+                )
+            chosen = Selected(selection.exact_topk_mask(counted, x), None)
+        elif factor is not None:
+            assert self.topk is not None
+            chosen = selection.batch_topk_part(counted, self.topk, factor)
+        else:
+            assert self.topk is not None
+            rule = selection.batch_topk if self.selection == "batch" else selection.sample_topk
+            chosen = rule(counted, self.topk)
+        return selection.add_always_active(chosen) if self.distil else chosen
+
+    def terms(
+        self,
+        target: Target,
+        components: Components,
+        x: PyTree,
+        key: jax.Array | None = None,
+        factors: StepFactors | None = None,
+    ) -> tuple[dict[str, jax.Array], Selected]:
+        """Every loss term of nonzero coefficient before weighting, and what was selected.
+
+        Args:
+          target: the network.
+          components: `{site: Factors}`; gradients flow through the terms to them.
+          x: [B, ...] inputs.
+          key: of the sketch's directions and of random masks; see `attribute`.
+          factors: the one of `topk` at this step, where k has a schedule.
+        """
+        weights = dataclasses.asdict(self.coefficients)
+        wanted = [name for name in TERMS if weights[name]]
+        flows = any(TERMS[name].flows for name in wanted)
+        attributed = self.attribute(
+            target, components if flows else jax.lax.stop_gradient(components), x, key
+        )
+        chosen = self.select(attributed.scores, x, (factors or {}).get("topk"))
+        step = Step(self, target, components, x, attributed, chosen, key)
+        return {name: TERMS[name].value(step) for name in wanted}, chosen
+
+    def total(self, terms: dict[str, jax.Array], factors: StepFactors | None = None) -> jax.Array:
+        """The total loss, `Σ coefficient · factor · term`; factors that are not given are 1."""
+        weights, factors = dataclasses.asdict(self.coefficients), factors or {}
+        weighted = (weights[n] * factors.get(n, 1.0) * value for n, value in terms.items())
+        return sum(weighted, jnp.float32(0))
+
+    def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
+        """The masked operation of a whole batch, by the route that the objective names."""
+        route = self.routes.masked_route
+        lead = chosen.mask.shape[:-1]
+        if chosen.pairs is None:
+            route = "dense"
+        elif route == "auto":
+            num_rows = chosen.mask.size // chosen.mask.shape[-1]
+            size = chosen.pairs[0].size
+            route = forward.choose_masked_route(size, num_rows, chosen.mask.shape[-1])
+        if route == "dense":
+            return forward.masked(components, chosen.mask)
+        return forward.masked_pairs(components, chosen.pairs, lead)

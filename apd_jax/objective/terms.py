@@ -1,0 +1,171 @@
+"""The terms of the loss, each a function of one step's passes through the network.
+
+Letters: B batch, T positions, C components.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import randomness, sites
+from apd_jax.attribution import Attributed
+from apd_jax.components import Components
+from apd_jax.masked import forward
+from apd_jax.objective import losses
+from apd_jax.objective.selection import Selected
+from apd_jax.sites import PyTree, Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What loss terms are made of; passes through the network are shared between them.
+
+    The key is of random masks; without one they are the same at every call.
+    """
+
+    objective: Any
+    target: Target
+    components: Components
+    x: PyTree
+    attributed: Attributed
+    chosen: Selected
+    key: jax.Array | None = None
+
+    @functools.cached_property
+    def uses(self) -> dict[str, float]:
+        """How often each site is used in a pass; a use of a part counts as that part."""
+        shares: collections.Counter[str] = collections.Counter()
+        for record in self.attributed.records.values():
+            shares[record.name] += record.placement.share
+        return dict(shares)
+
+    @functools.cached_property
+    def masked(self) -> tuple[PyTree, sites.Records]:
+        """The pass of the active components, its outputs and records."""
+        positions = self.objective.per_position
+        if sites.batched(self.target, self.x):
+            operation = self.objective.masked_operation(self.components, self.chosen)
+            return sites.run(self.target, self.x, operation, positions=positions)
+
+        def alone(x, mask):
+            operation = forward.masked(self.components, mask)
+            return sites.run(self.target, x, operation, positions=positions)
+
+        return sites.over_examples(alone, self.target, self.x, self.chosen.mask)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the mask: B, or B·T."""
+        return self.chosen.mask.size // self.chosen.mask.shape[-1]
+
+    def rows(self, scores: jax.Array) -> jax.Array:
+        """Scores as a table, [rows, C]."""
+        return scores.reshape(-1, scores.shape[-1])
+
+
+DISTANCES = {"mse": losses.output_mse, "kl": losses.output_kl}
+SIMPLICITY_NORMS = {
+    "schatten": losses.simplicity,
+    "schatten_over_frobenius": losses.scale_free_simplicity,
+}
+
+
+def _faithfulness(step: Step) -> jax.Array:
+    return losses.faithfulness(step.components, step.target.weights, step.uses)
+
+
+def _distance(step: Step, outputs: PyTree) -> jax.Array:
+    loss = step.objective.minimality_loss
+    distance = loss if callable(loss) else DISTANCES[loss]
+    return jnp.mean(distance(outputs, step.attributed.outputs))
+
+
+def _minimality(step: Step) -> jax.Array:
+    return _distance(step, step.masked[0])
+
+
+def _stochastic(step: Step) -> jax.Array:
+    key = randomness.root(0) if step.key is None else step.key
+    mask = step.chosen.mask
+    half = jax.random.bernoulli(randomness.stream_of_step(key, "stochastic masks"), 0.5, mask.shape)
+    return _distance(step, forward.masked_apply(step.target, step.components, step.x, mask | half))
+
+
+def _simplicity(step: Step) -> jax.Array:
+    return SIMPLICITY_NORMS[step.objective.simplicity_norm](
+        step.components,
+        step.chosen.counts(),
+        p=step.objective.schatten_p,
+        uses=step.uses,
+        batch_size=step.num_rows,
+    )
+
+
+def _activation(step: Step) -> jax.Array:
+    names = [step.target.sites.full_name(name) for name in step.objective.hidden_sites]
+    return losses.hidden_activations(
+        step.masked[1],
+        step.attributed.records,
+        names,
+        step.objective.hidden_activation,
+        step.objective.hidden_uses,
+    )
+
+
+def _output(step: Step) -> jax.Array:
+    full = forward.summed(step.target, step.components)(step.x)
+    return losses.output_mse(full, step.attributed.outputs)
+
+
+def _lp_minimality(step: Step) -> jax.Array:
+    scores = step.rows(step.attributed.scores)
+    return losses.lp_minimality(scores, p=step.objective.lp_p)
+
+
+def _lp_simplicity(step: Step) -> jax.Array:
+    objective = step.objective
+    return losses.lp_simplicity(
+        step.components,
+        step.rows(step.attributed.scores),
+        p=objective.lp_p,
+        schatten_p=objective.schatten_p,
+        uses=step.uses,
+    )
+
+
+class Term(NamedTuple):
+    """A loss term, and what the objective and its units have to know of it.
+
+    Attributes:
+      value: its function of a step.
+      selects: whether it is about the active components, so that some must be selected.
+      flows: whether gradients flow to the components through their attributions.
+      unit: what relative losses divide it by: its value with no component at all, or with the
+        target as a single component; None where it has no such unit.
+      error: whether it says how wrong the components are; rounds of refinement compare these.
+    """
+
+    value: Callable[[Step], jax.Array]
+    selects: bool = False
+    flows: bool = False
+    unit: Literal["nothing", "whole"] | None = None
+    error: bool = True
+
+
+# A loss term has its entry here, and its coefficient in `objective.Coefficients`.
+TERMS: dict[str, Term] = {
+    "faithfulness": Term(_faithfulness, unit="nothing"),
+    "minimality": Term(_minimality, selects=True, unit="nothing"),
+    # Of as many active components, halves of a mechanism have the lower simplicity: no error.
+    "simplicity": Term(_simplicity, selects=True, unit="whole", error=False),
+    "activation": Term(_activation, selects=True, unit="nothing"),
+    "output": Term(_output, unit="nothing"),
+    "lp_minimality": Term(_lp_minimality, flows=True),
+    "lp_simplicity": Term(_lp_simplicity, flows=True, error=False),
+    "stochastic": Term(_stochastic, selects=True, unit="nothing"),
+}

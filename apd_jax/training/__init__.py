@@ -1,0 +1,1 @@
+"""Training of components: configuration, optimiser, step, initialisation, refinement."""

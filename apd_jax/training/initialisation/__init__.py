@@ -1,0 +1,16 @@
+"""Starts for components that are made from the target's weights, not drawn at random."""
+
+from collections.abc import Callable
+
+import jax
+
+from apd_jax.components import Components
+from apd_jax.sites import Target
+from apd_jax.training.initialisation.covering import cover_target
+from apd_jax.training.initialisation.partitioned import part_target
+
+# (target, inputs, components of the shapes that are wanted) -> components
+STARTS: dict[str, Callable[[Target, jax.Array, Components], Components]] = {
+    "parted": part_target,
+    "covering": cover_target,
+}

@@ -1,0 +1,136 @@
+"""Groups of inputs that the target's weights treat alike: what starts from the weights are made of.
+
+Letters: B batch, N examples looked at, C components, d_in site width.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import sites
+from apd_jax.attribution import gradient_attributions
+from apd_jax.components import Factors
+from apd_jax.errors import UserError
+from apd_jax.masked.forward import is_look_up
+from apd_jax.sites import Target
+
+_ROUNDS = 10
+# Examples between two groups tell little about either: they count for little.
+SHARPNESS = 8
+
+
+class Groups(NamedTuple):
+    """Examples in groups, one a component.
+
+    Attributes:
+      rows: `{site: [N, d_in]}`, what every site reads on the examples.
+      members: [N, C], weights of the examples in their groups.
+      used: [C] bool, whether the group is one of those that were asked for.
+    """
+
+    rows: dict[str, jax.Array]
+    members: jax.Array
+    used: jax.Array
+
+
+def find_groups(
+    target: Target, x: jax.Array, count: int, examples: int, least: float = 0.0
+) -> Groups:
+    """Part examples by what all sites read on them, each site's rows in units of its weights.
+
+    Args:
+      target: the network.
+      x: [B, ...] inputs, some thousands.
+      count: C.
+      examples: N at most; the first ones on which the weights matter.
+      least: as in `group_lines`.
+
+    Raises:
+      UserError: a site that is not multiplied by rows of its own, such as a stack or a look-up.
+    """
+    rows, activity = _rows(target, x), _activity(target, x)
+    sizes = {site: jnp.linalg.norm(target.weights[site], axis=1) for site in rows}
+    signatures = jnp.concatenate([rows[site] * sizes[site] for site in rows], axis=1)
+    # The first active ones: x is in no order.
+    order = (activity > 0) * jnp.arange(len(activity), 0, -1)
+    seen = jax.lax.top_k(order, min(examples, len(activity)))[1]
+    members, used = group_lines(signatures[seen], activity[seen], count, least)
+    return Groups({site: r[seen] for site, r in rows.items()}, members, used)
+
+
+def group_lines(
+    signatures: jax.Array, weights: jax.Array, count: int, least: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
+    """Part examples into groups by the lines that their signatures lie on.
+
+    An example and its negative are alike. The first members stand each in a crowd, far from those
+    before it; then k-means with the cosines of `s sᵀ`.
+
+    Args:
+      signatures: [N, d].
+      weights: [N], not negative.
+      count: C.
+      least: a group whose first member stands in less than this share of the first one's crowd,
+        what is like the groups before it taken off, is not used: mixtures of groups, mostly.
+
+    Returns:
+      [N, C], weights of the examples in their groups, less where two groups are near; and [C]
+      bool, the groups that are used.
+    """
+    norms = jnp.linalg.norm(signatures, axis=1, keepdims=True)
+    directions = signatures / jnp.where(norms > 0, norms, 1)
+    products = jnp.square(directions @ directions.T)
+
+    crowd = weights * (products**SHARPNESS @ weights)
+
+    def choose(nearest, _):
+        value = crowd * (1 - nearest)
+        following = jnp.argmax(value)
+        return jnp.maximum(nearest, products[following]), (following, value[following])
+
+    _, (chosen, values) = jax.lax.scan(choose, jnp.zeros_like(weights), length=count)
+    used = values >= least * values[0]
+
+    def assign(_, likeness):
+        members = weights[:, None] * jax.nn.one_hot(likeness.argmax(axis=1), count)
+        to_all = products @ members
+        within = jnp.sum(members * to_all, axis=0)
+        return jnp.where(used, to_all / jnp.sqrt(jnp.maximum(within, 1e-30)), -1)
+
+    likeness = jax.lax.fori_loop(0, _ROUNDS, assign, jnp.where(used, products[:, chosen], -1))
+    ordered = jnp.sort(likeness, axis=1)
+    best = ordered[:, -1]
+    second = jnp.maximum(ordered[:, -2], 0) if count > 1 else jnp.zeros_like(weights)
+    clear = (best - second) / jnp.maximum(best + second, 1e-30)
+    own = jax.nn.one_hot(likeness.argmax(axis=1), count)
+    return own * (weights * clear**SHARPNESS)[:, None], used
+
+
+def _rows(target: Target, x: jax.Array) -> dict[str, jax.Array]:
+    """What every site reads at its first use that is not transposed, [B, d_in]."""
+    _, records = sites.run(target, x, sites.as_is)
+    rows = {}
+    for record in records.values():
+        place = record.placement
+        whole = not place.transposed and not place.stacked and place.rows is None
+        table = record.x.ndim == 2 and not is_look_up(record.x)
+        if whole and table and record.name not in rows:
+            rows[record.name] = record.x
+    missing = [site for site in target.sites if site not in rows]
+    if missing:
+        raise UserError(
+            f"a start from the weights knows products x @ w of rows x [B, d_in] alone, which "
+            f"{missing} are not; use start 'random'"
+        )
+    return rows
+
+
+def _activity(target: Target, x: jax.Array) -> jax.Array:
+    """How much the weights matter on each example, [B] in [0, 1): 0 where they don't."""
+    whole = {
+        site: Factors(jnp.eye(weight.shape[0])[None], weight[None])
+        for site, weight in target.weights.items()
+    }
+    scores = gradient_attributions(target, whole, x)[:, 0]
+    return scores / (scores + jnp.mean(scores) + 1e-30)

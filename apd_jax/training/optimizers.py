@@ -1,0 +1,164 @@
+"""Learning-rate schedules of the paper, the optimiser, and a step of it.
+
+Letters: t step counted from the end of warmup, T number of steps after warmup.
+"""
+
+import contextlib
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import xla_metadata
+
+from apd_jax.components import Components, Projection, normalise_reads, project_gradient
+from apd_jax.errors import UserError
+from apd_jax.training import schedules
+
+_LEAST_UNIT = 1e-6  # of a relative learning rate: a leaf of zeros can still learn
+
+
+def learning_rate_schedule(
+    peak: float,
+    *,
+    steps: int,
+    schedule: str = "constant",
+    warmup_fraction: float = 0.0,
+    halflife: float | None = None,
+) -> optax.Schedule:
+    """Linear warmup from 0, then a schedule of the steps that are left (`schedules.factor`).
+
+    Warmup takes `W = floor(steps · warmup_fraction)` steps with rate `peak · step / W`.
+
+    Args:
+      peak: learning rate after warmup.
+      steps: number of optimiser steps, warmup included.
+      schedule: shape after warmup.
+      warmup_fraction: share of the steps spent in warmup, in [0, 1).
+      halflife: steps in which `exponential` falls to a half.
+
+    Returns:
+      A function from the step (int or int array) to the learning rate.
+
+    Raises:
+      UserError: a value out of its range, an unknown shape, a missing halflife.
+    """
+    if not 0 < peak < math.inf:
+        raise UserError(f"learning_rate must be positive and finite, got {peak}")
+    if steps < 1:
+        raise UserError(f"steps must be at least 1, got {steps}")
+    if not 0 <= warmup_fraction < 1:
+        raise UserError(f"warmup_fraction must be in [0, 1), got {warmup_fraction}")
+    warmup = int(steps * warmup_fraction)
+    shape = schedules.factor(schedule, steps - warmup, halflife)
+
+    def rate(step):
+        step = jnp.asarray(step, jnp.float32)
+        rising = step / max(warmup, 1)
+        return peak * jnp.where(step < warmup, rising, shape(jnp.maximum(step - warmup, 0)))
+
+    return rate
+
+
+def adam(schedule: optax.Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """AdamW as in the paper's code: betas 0.9 and 0.999, epsilon 1e-8, decoupled decay."""
+    return optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
+
+
+def keep_unit_norm(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Keep the columns of U at unit norm, where they are from the start (the paper's option).
+
+    Updates are changed to end on the sphere, at `(U + update) / ‖U + update‖`. What `inner` sees
+    should have no part along U (`components.project_gradient`).
+    """
+
+    def update(gradient, state, components=None):
+        updates, state = inner.update(gradient, state, components)
+        arrived = normalise_reads(optax.apply_updates(components, updates))
+        on_sphere = {
+            site: update._replace(reads=arrived[site].reads - components[site].reads)
+            for site, update in updates.items()
+        }
+        return on_sphere, state
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+class Optimizer(NamedTuple):
+    """How components follow a gradient.
+
+    Attributes:
+      transformation: makes updates from the gradient.
+      projection: how the gradient of unit-norm U loses its part along U before
+        (`components.project_gradient`): `"auto"` holds only for losses that know a column of U and
+        its row of V by their product alone. None where U may have any norm.
+    """
+
+    transformation: optax.GradientTransformation
+    projection: Projection | None
+
+    def init(self, components: Components) -> Any:
+        """The state before the first step."""
+        return self.transformation.init(components)
+
+    def step(
+        self, gradient: Components, state: Any, components: Components
+    ) -> tuple[Components, Any, jax.Array]:
+        """Take a step.
+
+        Args:
+          gradient: of the loss, `{site: Factors}`.
+          state: of the optimiser.
+          components: where the gradient was taken.
+
+        Returns:
+          The components and the state after the step, and the norm of the gradient that was
+          followed: where U is kept at unit norm, of its part along the sphere.
+        """
+        # Not within the outlined program: the compiler merges it with the sum of all gradients.
+        if self.projection is not None:
+            gradient = project_gradient(gradient, components, self.projection)
+        norm = optax.tree.norm(gradient)
+        with _outlined():
+            components, state = _descend(self.transformation, gradient, state, components)
+        return components, state, norm
+
+
+def decomposition_optimizer(
+    schedule: optax.Schedule,
+    *,
+    relative: bool = False,
+    unit_norm: bool = False,
+    projection: Projection = "auto",
+) -> Optimizer:
+    """Adam for components, as `train_step.train_step` takes it.
+
+    Args:
+      schedule: the learning rate.
+      relative: multiply it by the root mean square of each leaf, U or V of a site: Adam's steps,
+        which have the size of the rate whatever the gradient, then have that of the weights.
+      unit_norm: see `keep_unit_norm`.
+      projection: see `Optimizer`.
+    """
+    in_units = optax.scale_by_param_block_rms(_LEAST_UNIT) if relative else optax.identity()
+    updates = optax.chain(adam(schedule), in_units)
+    return Optimizer(keep_unit_norm(updates), projection) if unit_norm else Optimizer(updates, None)
+
+
+def _outlined() -> contextlib.AbstractContextManager:
+    """Keep the jitted functions called within as programs of their own, on CPU.
+
+    Merged into the step, the optimiser would form the gradient anew, from all of its summands, for
+    each of its averages: passes over memory that take longer than everything it computes.
+    """
+    if jax.default_backend() != "cpu":
+        return contextlib.nullcontext()
+    return xla_metadata.set_xla_metadata(inlineable="false")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _descend(transformation, gradient, state, components):
+    updates, state = transformation.update(gradient, state, components)
+    return optax.apply_updates(components, updates), state

@@ -1,0 +1,107 @@
+"""Clean and share: what free components still hold goes back to the components that read it, where
+that pays; where it does not, all of them hold the same share of it.
+
+Letters: R rows of the mask, C components, m rank.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax.components import Factors
+from apd_jax.training.refine import shares
+from apd_jax.training.refine.evidence import Evidence
+from apd_jax.training.refine.shares import Parts
+
+_PAYS = 0.999  # of the loss; rounding alone does not
+
+
+def _remainder(factors: Factors, free: jax.Array) -> Factors:
+    """The sum of free components, a factor [n, width] each, n the narrower width of the site."""
+    kept = free[:, None, None]
+    flat_reads = jnp.where(kept, factors.reads, 0).reshape(-1, factors.reads.shape[-1])
+    flat_writes = jnp.where(kept, factors.writes, 0).reshape(-1, factors.writes.shape[-1])
+    return shares.compress(flat_reads, flat_writes, min(flat_reads.shape[1], flat_writes.shape[1]))
+
+
+def fold(factors: Factors, rows: jax.Array, weights: jax.Array, free: jax.Array) -> Factors:
+    """Share a site's remainder, the sum over free components, among those that read it.
+
+    Args:
+      factors: of the site.
+      rows: [R, n, d_in], what it reads.
+      weights: [R, C], what each component does for each example.
+      free: [C] bool.
+
+    Returns:
+      The factors; those of free components hold what nobody reads.
+    """
+    num_components, rank = factors.reads.shape[:2]
+    weights = jnp.where(free, 0.0, weights)
+    weights = weights / jnp.maximum(jnp.sum(weights, axis=0), 1e-30)
+    part = shares.sharing(rows, jnp.sum(weights, axis=1))
+    kept = free[:, None, None]
+    remainder = _remainder(factors, free)
+
+    def one(c):
+        taken = part(weights[:, c], remainder.reads)
+        both = jnp.concatenate([factors.reads[c], taken])
+        writes = jnp.concatenate([factors.writes[c], remainder.writes])
+        return shares.compress(both, writes, rank)
+
+    folded = jax.lax.map(one, jnp.arange(num_components))
+    left = part(jnp.sum(weights, axis=1), factors.reads)
+    return Factors(
+        jnp.where(kept, factors.reads - left, folded.reads),
+        jnp.where(kept, factors.writes, folded.writes),
+    )
+
+
+def clean(
+    components: Parts,
+    evidence: Evidence,
+    free: jax.Array,
+    loss: Callable[[Parts], jax.Array],
+) -> tuple[Parts, jax.Array, jax.Array]:
+    """Fold the remainder of every site where the loss falls by it.
+
+    Returns:
+      The components, at how many sites, and [C] bool, which were touched.
+    """
+    before, count = loss(components), jnp.int32(0)
+    for site, factors in components.items():
+        folded = fold(factors, evidence.rows[site], evidence.weights, free)
+        candidate = components | {site: folded}
+        after = loss(candidate)
+        good = (after < _PAYS * before) & jnp.any(free)
+        components = shares.select(good, candidate, components)
+        before, count = jnp.where(good, after, before), count + good
+    return components, count, jnp.broadcast_to(count > 0, free.shape)
+
+
+def share(components: Parts, free: jax.Array) -> Parts:
+    """Let all free components hold the same share of what they hold together.
+
+    Where mechanisms are more than the dimensions that a site reads, their components add up to more
+    than the target, and the others must hold the difference, which no example needs: in a few large
+    pieces it would disturb every example on which some of them are on. At each site the singular
+    directions of the sum go round over the terms of free components, each in as many equal pieces
+    as there are terms for it.
+    """
+    return {part: _shared(factors, free) for part, factors in components.items()}
+
+
+def _shared(factors: Factors, free: jax.Array) -> Factors:
+    rank = factors.reads.shape[1]
+    remainder = _remainder(factors, free)
+    size = len(remainder.reads)
+    terms = (jnp.cumsum(free) - 1)[:, None] * rank + jnp.arange(rank)
+    direction = jnp.where(free[:, None], terms, 0) % size
+    pieces = jnp.maximum((jnp.sum(free) * rank - direction + size - 1) // size, 1)
+    root = 1 / jnp.sqrt(pieces)[..., None]
+    kept = free[:, None, None]
+    return Factors(
+        jnp.where(kept, root * remainder.reads[direction], factors.reads),
+        jnp.where(kept, root * remainder.writes[direction], factors.writes),
+    )

@@ -1,0 +1,222 @@
+"""A round of refinement, as the loop runs it: look back on the last one, then move.
+
+Letters: B batch, C components.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import randomness
+from apd_jax.components import Components, num_components
+from apd_jax.objective.objective import Objective, StepFactors
+from apd_jax.objective.terms import TERMS
+from apd_jax.sites import PyTree, Target
+from apd_jax.training.refine import shares
+from apd_jax.training.refine.clean import clean, share
+from apd_jax.training.refine.evidence import always_transposed, apart, look, together
+from apd_jax.training.refine.gather import gather
+from apd_jax.training.refine.merge import merge
+from apd_jax.training.refine.rules import Rules
+from apd_jax.training.refine.split import split
+
+_SLACK = 1.2
+_ERRORS_ALONE = {name: 0.0 for name, term in TERMS.items() if not term.error}
+MOVES = ("merges", "splits", "gathers", "cleans")
+
+
+class Refined(NamedTuple):
+    """What rounds leave in the state of a training.
+
+    Attributes:
+      before: `{site: Factors}`, the components before the last round.
+      acted: bool, whether that round moved anything.
+      counts: `{name: int32 scalar}` of all rounds: the moves of each kind, and rounds `undone`.
+    """
+
+    before: Components
+    acted: jax.Array
+    counts: dict[str, jax.Array]
+
+
+def init(components: Components) -> Refined:
+    """Before the first round."""
+    counts = {name: jnp.zeros((), jnp.int32) for name in (*MOVES, "undone")}
+    return Refined(jax.tree.map(jnp.copy, components), jnp.zeros((), bool), counts)
+
+
+def move(
+    objective: Objective,
+    rules: Rules,
+    target: Target,
+    components: Components,
+    x: PyTree,
+    key: jax.Array | None = None,
+    factors: StepFactors | None = None,
+    last: jax.Array | bool = False,
+) -> tuple[Components, dict[str, jax.Array], jax.Array]:
+    """Merge, split, gather and clean, in this order; the sum of components stays what it is.
+
+    Where `rules.share` asks for it, free components share what they hold in the last round; moves
+    would mix it again before.
+
+    Args:
+      objective: the rule of the training.
+      rules: what the moves take for a sign.
+      target: the network.
+      components: `{site: Factors}`.
+      x: [B, ...] inputs.
+      key: of the sketch's random directions.
+      factors: of the coefficients and of k at this step, where they have schedules.
+      last: whether no round follows.
+
+    Returns:
+      The components, `{move: how many}`, and [C] bool, the components that were touched.
+    """
+    total = num_components(components)
+    turned = always_transposed(objective.attribute(target, components, x, key).records)
+
+    def whole(parts):
+        return together(parts, components, turned)
+
+    def loss(parts):
+        return total_loss(objective, target, x, key, factors)(whole(parts))
+
+    def seen_with(parts):
+        return look(objective, target, whole(parts), x, key, factors)
+
+    fixed = objective.always_active(total)
+    steps = {
+        "merges": lambda parts, seen, free: merge(parts, fixed, cosine=rules.merge_cosine),
+        "splits": lambda parts, seen, free: split(
+            parts, seen, free, cosine=rules.split_cosine, limit=rules.limit
+        ),
+        "gathers": lambda parts, seen, free: gather(
+            parts,
+            seen,
+            free,
+            lambda others: seen_with(others).errors,
+            share=rules.gather_error,
+            limit=rules.limit,
+        ),
+        "cleans": lambda parts, seen, free: clean(parts, seen, free, loss),
+    }
+    parts, counts, touched = apart(components, turned), {}, jnp.zeros(total, bool)
+    for name in MOVES:
+        seen = seen_with(parts)
+        free = seen.free(rules.free_share) & ~fixed
+        parts, counts[name], changed = steps[name](parts, seen, free)
+        touched = touched | changed
+    if rules.share:
+        free = seen_with(parts).free(rules.free_share) & ~fixed & last
+        parts, touched = share(parts, free), touched | free
+    return whole(parts), counts, touched
+
+
+def total_loss(
+    objective: Objective,
+    target: Target,
+    x: PyTree,
+    key: jax.Array | None,
+    factors: StepFactors | None,
+) -> Callable[[Components], jax.Array]:
+    """The loss of components on a batch x."""
+
+    def loss(components):
+        terms, _ = objective.terms(target, components, x, key, factors)
+        return objective.total(terms, factors)
+
+    return loss
+
+
+def make_round(
+    objective: Objective,
+    rules: Rules,
+    steps: int,
+    sample_batch: Callable[[jax.Array, int], PyTree],
+    factors: Callable[[Any], StepFactors],
+) -> Callable[[Target, Any, jax.Array], Any]:
+    """The function `(target, state, key) -> state` that the loop calls between steps.
+
+    First it compares the errors of the components, the loss of the terms that are errors, with
+    those before the last round, on a fresh batch: a round that raised them is undone. Else, unless
+    it is late, the moves follow.
+
+    Args:
+      objective: the rule of the training.
+      rules: what the moves take for a sign.
+      steps: of the training.
+      sample_batch: gives the examples.
+      factors: of the coefficients and of k, for a state.
+    """
+    final = rules.rounds(steps) * rules.spacing(steps)
+
+    def one_round(target, state, key):
+        x = sample_batch(randomness.stream_of_step(key, "round batch"), rules.batch_size)
+        probes = randomness.stream_of_step(key, "round attribution")
+        now = factors(state)
+        components = state.components
+        error = total_loss(objective, target, x, probes, {**now, **_ERRORS_ALONE})
+
+        def moves(parts):
+            return move(objective, rules, target, parts, x, probes, now, state.step == final)
+
+        def none(parts):
+            untouched = jnp.zeros(num_components(parts), bool)
+            return parts, {name: jnp.int32(0) for name in MOVES}, untouched
+
+        last = state.refined
+        undo = last.acted & (_SLACK * error(last.before) < error(components))
+        components = shares.select(undo, last.before, components)
+        acts = ~undo & (state.step <= final)
+        moved, made, touched = jax.lax.cond(acts, moves, none, components)
+        counts = {name: count + made.get(name, undo) for name, count in last.counts.items()}
+        return state._replace(
+            components=refill(
+                moved, randomness.stream_of_step(key, "round factors"), objective.unit_norm
+            ),
+            optimizer=forget(state.optimizer, touched | undo),
+            refined=Refined(components, jnp.any(touched), counts),
+        )
+
+    def at_highest_precision(target, state, key):
+        with jax.default_matmul_precision("highest"):
+            return one_round(target, state, key)
+
+    return at_highest_precision
+
+
+def forget(optimizer_state: Any, touched: jax.Array) -> Any:
+    """Set the moments of touched components, leaves [C, ...], to zero; scalars are counts."""
+
+    def reset(leaf):
+        if leaf.ndim < 2:
+            return leaf
+        return jnp.where(touched.reshape(-1, *(1,) * (leaf.ndim - 1)), 0, leaf)
+
+    return jax.tree.map(reset, optimizer_state)
+
+
+def refill(components: Components, key: jax.Array, unit_norm: bool = False) -> Components:
+    """Let terms that are zero read at random again and write nothing, so that they can learn.
+
+    Args:
+      components: `{site: Factors}`.
+      key: random key.
+      unit_norm: give every term's reads unit norm, and its writes the length; `P_c` stays.
+    """
+    filled = {}
+    for index, (site, factors) in enumerate(components.items()):
+        noise = jax.random.normal(jax.random.fold_in(key, index), factors.reads.shape)
+        scale = 0.1 * jnp.sqrt(jnp.mean(jnp.square(factors.reads)))
+        scale = jnp.where(scale > 0, scale, 1.0)
+        norms = jnp.linalg.norm(factors.reads, axis=-1, keepdims=True)
+        reads = jnp.where(norms > 0, factors.reads, scale * noise)
+        writes = jnp.where(norms > 0, factors.writes, 0)
+        if unit_norm:
+            norms = jnp.linalg.norm(reads, axis=-1, keepdims=True)
+            reads, writes = reads / norms, writes * norms
+        filled[site] = factors._replace(reads=reads, writes=writes)
+    return filled

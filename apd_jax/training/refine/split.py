@@ -1,0 +1,159 @@
+"""Split: a component that serves two mechanisms hands one of them to a free component.
+
+Letters: R rows of the mask, C components, N examples looked at.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax.training.initialisation.groups import SHARPNESS
+from apd_jax.training.refine import shares
+from apd_jax.training.refine.evidence import Evidence
+from apd_jax.training.refine.shares import Parts
+
+EXAMPLES = 512
+_ROUNDS = 10
+_MINORITY = 0.15
+_LEAST_EXAMPLES = 20
+
+
+class Clusters(NamedTuple):
+    """The two clusters of a component's examples.
+
+    Attributes:
+      cosine: between their centres, as sets of lines; 1 where there are not two.
+      examples: int32 [N].
+      weights: [N], what the component does for each of them, less where the clusters are near.
+      second: [N], the same for the second cluster, 0 for the first.
+    """
+
+    cosine: jax.Array
+    examples: jax.Array
+    weights: jax.Array
+    second: jax.Array
+
+
+def two_clusters(directions: jax.Array, weights: jax.Array) -> Clusters:
+    """Cluster a component's examples in two, by the lines that its inputs lie on.
+
+    Lines, so that an input and its negative are one mechanism: k-means with cosines of `x̂ x̂ᵀ`,
+    whose products are squared cosines of the inputs. It starts from the signs along the leading
+    principal direction.
+
+    Args:
+      directions: [R, d], inputs at unit norm.
+      weights: [R], not negative.
+    """
+    count = min(EXAMPLES, weights.size)
+    weights, examples = jax.lax.top_k(weights, count)
+    products = jnp.square(directions[examples] @ directions[examples].T)
+    first = _principal_signs(products, weights)
+
+    def likeness(members):
+        members = members * weights
+        to_all = products @ members
+        return to_all / jnp.sqrt(jnp.maximum(members @ to_all, 1e-30))
+
+    def assign(_, members):
+        return (likeness(members) >= likeness(1.0 - members)).astype(jnp.float32)
+
+    members = jax.lax.fori_loop(0, _ROUNDS, assign, first)
+    one, two = members * weights, (1 - members) * weights
+    cross = one @ products @ two
+    within = (one @ products @ one) * (two @ products @ two)
+    counts = jnp.sum((weights > 0) * members), jnp.sum((weights > 0) * (1 - members))
+    enough = sum(counts) >= _LEAST_EXAMPLES
+    minority = jnp.minimum(jnp.sum(one), jnp.sum(two)) / jnp.maximum(jnp.sum(weights), 1e-30)
+    usable = enough & (minority >= _MINORITY) & (within > 0)
+    cosine = jnp.where(usable, cross / jnp.sqrt(jnp.where(within > 0, within, 1)), 1.0)
+    near, far = likeness(members), likeness(1 - members)
+    clear = (jnp.abs(near - far) / jnp.maximum(near + far, 1e-30)) ** SHARPNESS
+    return Clusters(cosine, examples, clear * weights, clear * two)
+
+
+def _principal_signs(products: jax.Array, weights: jax.Array) -> jax.Array:
+    """[N], 1 where the leading coordinate of centred kernel PCA is positive, else 0."""
+    share = weights / jnp.maximum(jnp.sum(weights), 1e-30)
+    means = products @ share
+    centred = products - means[:, None] - means + share @ means
+    root = jnp.sqrt(share)
+    centred = root[:, None] * centred * root
+
+    def power(_, v):
+        v = centred @ v
+        return v / jnp.maximum(jnp.linalg.norm(v), 1e-30)
+
+    start = centred[jnp.argmax(jnp.diagonal(centred))]
+    leading = jax.lax.fori_loop(0, 30, power, start)
+    return (leading > 0).astype(jnp.float32)
+
+
+def hand_over(components: Parts, evidence: Evidence, clusters: Clusters, c, d, store) -> Parts:
+    """Give `d` the part of `c` that reads the second cluster, at every site.
+
+    What `d` held goes to `store`.
+    """
+    parted = {}
+    for site, factors in components.items():
+        factors = shares.add_into(factors, store, d)
+        part = shares.sharing(evidence.rows[site][clusters.examples], clusters.weights)
+        taken = part(clusters.second, factors.reads[c])
+        parted[site] = factors._replace(
+            reads=factors.reads.at[d].set(taken).at[c].add(-taken),
+            writes=factors.writes.at[d].set(factors.writes[c]),
+        )
+    return parted
+
+
+def split(
+    parts: Parts,
+    evidence: Evidence,
+    free: jax.Array,
+    *,
+    cosine: float,
+    limit: int,
+) -> tuple[Parts, jax.Array, jax.Array]:
+    """Split components whose examples fall into two clusters, the clearest first.
+
+    Args:
+      parts: `{part: Factors}`, blocks of stacked sites apart.
+      evidence: what they do.
+      free: [C] bool, components that may be used.
+      cosine: the clusters' centres must differ by more than this.
+      limit: at most so many splits.
+
+    Returns:
+      The components, how many were split, and [C] bool, which were touched.
+    """
+    clusters = jax.lax.map(
+        lambda weights: two_clusters(evidence.directions, weights), evidence.weights.T
+    )
+
+    def more(carry):
+        _, cosines, free, _, count = carry
+        return (count < limit) & (jnp.min(cosines) < cosine) & jnp.any(free)
+
+    def one(carry):
+        parts, cosines, free, touched, count = carry
+        c = jnp.argmin(cosines)
+        d, store = choose_free(parts, free, c)
+        of_c = jax.tree.map(lambda leaf: leaf[c], clusters)
+        parts = hand_over(parts, evidence, of_c, c, d, store)
+        touched = touched.at[jnp.stack([c, d, store])].set(True)
+        return parts, cosines.at[c].set(1.0), free.at[d].set(False), touched, count + 1
+
+    cosines = jnp.where(free, 1.0, clusters.cosine)
+    start = parts, cosines, free, jnp.zeros_like(free), jnp.int32(0)
+    parts, _, _, touched, count = jax.lax.while_loop(more, one, start)
+    return parts, count, touched
+
+
+def choose_free(components: Parts, free: jax.Array, otherwise) -> tuple[jax.Array, jax.Array]:
+    """The smallest free component, and the largest of the other free ones (or `otherwise`)."""
+    norms = shares.squared_norms(components)
+    smallest = jnp.argmin(jnp.where(free, norms, jnp.inf))
+    others = free.at[smallest].set(False)
+    largest = jnp.argmax(jnp.where(others, norms, -jnp.inf))
+    return smallest, jnp.where(jnp.any(others), largest, otherwise)

@@ -1,0 +1,101 @@
+"""One optimisation step of APD, a pure function of state, target and batch.
+
+Letters: B batch, C components.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax.components import Components, num_components
+from apd_jax.objective.objective import Objective, StepFactors
+from apd_jax.sites import PyTree, Target
+from apd_jax.training.optimizers import Optimizer
+
+Metrics = dict[str, jax.Array]
+DEAD_AFTER = 1000
+
+
+class TrainState(NamedTuple):
+    """Everything that changes while a network is decomposed.
+
+    Attributes:
+      step: int32 scalar, optimiser steps taken.
+      components: `{site: Factors}`.
+      optimizer: state of the optimiser.
+      last_active: int32 [C], the last step at which a component was active on any example.
+      scales: `{term: scalar}` that losses are divided by (`scales.scales`); None for 1.
+      refined: what rounds of refinement leave (`refine.rounds.Refined`); None without any.
+    """
+
+    step: jax.Array
+    components: Components
+    optimizer: Any
+    last_active: jax.Array
+    scales: dict[str, jax.Array] | None = None
+    refined: Any = None
+
+
+def init_state(components: Components, optimizer: Optimizer) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        components=components,
+        optimizer=optimizer.init(components),
+        last_active=jnp.zeros((num_components(components),), jnp.int32),
+    )
+
+
+def train_step(
+    objective: Objective,
+    optimizer: Optimizer,
+    target: Target,
+    state: TrainState,
+    x: PyTree,
+    key: jax.Array | None = None,
+    factors: StepFactors | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Take one step: attributions, selection, losses, gradient, Adam.
+
+    Args:
+      objective: what is minimised (static).
+      optimizer: an `optimizers.decomposition_optimizer` (static).
+      target: the network.
+      state: the state.
+      x: [B, ...] a batch of inputs.
+      key: of random directions, where attributions are sketched, and of random masks.
+      factors: of the coefficients and of k at this step, where they have schedules.
+
+    Returns:
+      The next state, and metrics of this step measured before its update: `loss/<term>`,
+      `loss/total`, `gradient_norm`, `active_components` (mean per example, or per position where
+      components are chosen for these), `dead_components` (active on no example of the last 1000
+      steps).
+    """
+
+    def total(components):
+        terms, chosen = objective.terms(target, components, x, key, factors)
+        counts = chosen.counts()
+        active = jnp.sum(counts) / (chosen.mask.size // chosen.mask.shape[-1])
+        return objective.total(terms, factors), (terms, counts, active)
+
+    (loss, (terms, counts, active)), gradient = jax.value_and_grad(total, has_aux=True)(
+        state.components
+    )
+    components, optimizer_state, norm = optimizer.step(gradient, state.optimizer, state.components)
+    last_active = jnp.where(counts > 0, state.step, state.last_active)
+    metrics = {f"loss/{name}": value for name, value in terms.items()}
+    metrics |= {
+        "loss/total": loss,
+        "gradient_norm": norm,
+        "active_components": active,
+        "dead_components": jnp.sum(state.step - last_active >= DEAD_AFTER),
+    }
+    state = state._replace(
+        step=state.step + 1,
+        components=components,
+        optimizer=optimizer_state,
+        last_active=last_active,
+    )
+    return state, metrics
