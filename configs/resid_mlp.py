@@ -6,8 +6,8 @@
 
 Variants: 1 and 2 layers (the paper's) and 3 layers (SPD's; the settings of 2 layers); each with
 `-robust` behind it with those of apd_jax/training/presets.py: rounds of refinement, components of
-rank 4, a little fewer active ones than there are active features, and fewer steps. Paper, MSE to the target
-for top-k / scrubbed / anti-scrubbed: 1.2e-4 / 2.65e-4 / 1.36e-3 with 1 layer,
+rank 4, a little fewer active ones than there are active features, and fewer steps. Paper, MSE to
+the target for top-k / scrubbed / anti-scrubbed: 1.2e-4 / 2.65e-4 / 1.36e-3 with 1 layer,
 0.9e-4 / 4.0e-4 / 1.55e-3 with 2. The paper trains with 1 layer for 40k steps, its released config
 for 10k.
 """

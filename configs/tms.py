@@ -7,8 +7,8 @@
 Variants: 5-2 and 40-10 (features-hidden; the paper's), 5-2-id and 40-10-id (with a fixed identity
 between encoder and decoder; SPD's), with the paper's settings; each with `-robust` behind it with
 those of apd_jax/training/presets.py in half the steps, the same for all but C and k; with an
-identity a start from the weights and a loss on hidden activations stand in the place of rounds. Paper: 5-2 has
-MMCS 0.998 and ML2R 0.893, 40-10 has MMCS 0.996 and ML2R 0.935.
+identity a start from the weights and a loss on hidden activations stand in the place of rounds.
+Paper: 5-2 has MMCS 0.998 and ML2R 0.893, 40-10 has MMCS 0.996 and ML2R 0.935.
 """
 
 from apd_jax import config_fields
