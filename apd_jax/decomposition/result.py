@@ -146,10 +146,10 @@ class Decomposition:
 
     def plot(self, component: int) -> "Figure":
         """Draw a component's matrices beside those of the target, site by site."""
-        from apd_jax.plotting import decomposition  # matplotlib is slow to import
+        from apd_jax.plotting import decomposition_figures  # matplotlib is slow to import
 
         self._check(component)
-        return decomposition.component(self, component)
+        return decomposition_figures.component(self, component)
 
     def report(self, path: str | os.PathLike[str], x: PyTree, labels: Any = None) -> None:
         """Write an offline HTML page on this decomposition.

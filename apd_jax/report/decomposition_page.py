@@ -16,7 +16,7 @@ from apd_jax import config_fields
 from apd_jax.evaluation import baselines, curves, ranks
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import ALWAYS, Summary, summarise_seen
-from apd_jax.plotting import style
+from apd_jax.plotting import decomposition_figures, style
 from apd_jax.report import numbers, parts, words
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import atomic_write_text
@@ -242,16 +242,18 @@ def _panels(
     used = summary.row("active components").active_components
     lines = curves.error_curves(decomposition, x, found, summary, labels)
     drawn = {
-        "activity": lambda: decomposition.activity(summary),
-        "active_counts": lambda: decomposition.active_counts(found, summary),
-        "error_curves": lambda: decomposition.error_curves(lines, used, summary.quality_name),
-        "attributions": lambda: decomposition.attributions(found),
-        "singular_values": lambda: decomposition.singular_values(decomposition),
-        "faithfulness": lambda: decomposition.faithfulness(summary),
+        "activity": lambda: decomposition_figures.activity(summary),
+        "active_counts": lambda: decomposition_figures.active_counts(found, summary),
+        "error_curves": lambda: decomposition_figures.error_curves(
+            lines, used, summary.quality_name
+        ),
+        "attributions": lambda: decomposition_figures.attributions(found),
+        "singular_values": lambda: decomposition_figures.singular_values(decomposition),
+        "faithfulness": lambda: decomposition_figures.faithfulness(summary),
     }
     images = as_images(x)
     if images is not None and len(found.lead) == 1:
-        drawn["top_examples"] = lambda: decomposition.top_examples(found, summary, images)
+        drawn["top_examples"] = lambda: decomposition_figures.top_examples(found, summary, images)
     return [
         parts.Panel(name, *CAPTIONS[name], style.to_png(draw())) for name, draw in drawn.items()
     ]
