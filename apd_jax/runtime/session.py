@@ -1,4 +1,4 @@
-"""The run of a training, in memory or in its directory, from where it is to its end or to a stop.
+"""The run of a training, in memory or in a directory, to its last step or an early end.
 
 Letters: S seeds side by side.
 """
@@ -62,7 +62,6 @@ def fit(
             logging.info("%s: all %d steps are done", name, training.steps)
             return Outcome(restored.state, done, store.rows(done), seconds)
         state = restored.state if restored else None
-        restored = None  # the loop gives the state's buffers up
         if flag.requested:
             stopped = Stopped(done, name)
             state = training.init_state() if state is None else state
@@ -98,7 +97,7 @@ def _run(
 
 
 def _with_outcome(ended: EndedEarly, name: str, recorder: "Recorder") -> EndedEarly:
-    """The same end, by the training's name, and with the last state that is finite."""
+    """The same error with the training's name, and with the last finite state as its outcome."""
     store = recorder.store
     if isinstance(ended, Stopped):
         error: EndedEarly = Stopped(ended.step, name)
