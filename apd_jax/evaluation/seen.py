@@ -79,6 +79,11 @@ def joined(parts: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
+def with_k(objective: Objective, k: float) -> Objective:
+    """The objective with another k, over the batch."""
+    return objective.with_topk(k, selection="batch", distil=False)
+
+
 def outputs_at(
     k: float, target: Target, components: Components, x: PyTree, seen: Seen, size: int
 ) -> tuple[np.ndarray, PyTree]:

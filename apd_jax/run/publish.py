@@ -1,4 +1,4 @@
-"""The output of a run: results.json, figures and the report."""
+"""What a run shows: results.json, figures, and the report made of them."""
 
 import json
 from typing import Any
@@ -31,11 +31,11 @@ def publish(
     """Write results.json, figures and report of a run.
 
     Args:
-      workdir: directory of the run.
-      plan: the plan of the run.
-      decompositions, rows, arrays: decomposition, numbers and arrays for figures of each seed.
-      seconds: time spent on each part of the run.
-      command: the command line that reproduces the run.
+      workdir: where to.
+      plan: what was run.
+      decompositions, rows, arrays: result, numbers and arrays for figures, an entry a seed.
+      seconds: spent on each part of the run.
+      command: the command line that reproduces it.
 
     Returns:
       The content of results.json.
@@ -90,7 +90,7 @@ def _results(plan: Plan, rows: list[dict], seconds: dict[str, float]) -> dict[st
 
 
 def _shown_seed(rows: list[dict]) -> int:
-    """Index of the seed that is shown in detail: the first that is solved, or the first."""
+    """The place of the seed whose details are shown: the first that is solved, or the first."""
     return next((i for i, row in enumerate(rows) if row["solved"]), 0)
 
 
@@ -115,7 +115,7 @@ def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
 
 
 def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) -> dict[str, Any]:
-    """The component browser's data for one seed."""
+    """Data of the component browser for one seed."""
     target = decomposition.target
     inputs = plan.study.probes(plan.task)
     probes = probe(
@@ -152,7 +152,7 @@ def _write_figures(workdir: Workdir, panels: list[page.Panel]) -> None:
 
 
 def _read_metrics(workdir: Workdir, plan: Plan) -> tuple[list[dict], list[dict], list[str]]:
-    """Rows of the decomposition and of the target's training, and which rows are missing."""
+    """Rows of the decomposition, rows of the target's training, and what is missing among them."""
     chunk_steps = plan.config.chunk_steps
     rows, gap = metric_reader.read(
         workdir.metrics, steps=plan.settings.steps, chunk_steps=chunk_steps
