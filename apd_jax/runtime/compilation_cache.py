@@ -22,7 +22,9 @@ def enable() -> None:
         status = cache.stat()
     except OSError:
         return
-    if status.st_uid == os.getuid() and not status.st_mode & 0o022:
+    # Windows has no user numbers, and keeps home directories to their users by itself.
+    ours = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    if ours and not status.st_mode & 0o022:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

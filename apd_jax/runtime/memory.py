@@ -16,12 +16,14 @@ def give_back() -> None:
     """
     try:
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # Windows refuses the name None
         return
 
 
-def total() -> int:
-    """Bytes of memory that the devices have together, or the machine where they don't say."""
+def total() -> int | None:
+    """Bytes of memory of all devices, of the machine where these don't say, None if unknown."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     known = sum(each.get("bytes_limit", 0) for each in stats)
-    return known or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if known or not hasattr(os, "sysconf"):
+        return known or None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

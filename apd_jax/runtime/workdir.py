@@ -1,8 +1,6 @@
 """The directory of one run: where everything lies, who may write to it, and for which config."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import pathlib
@@ -15,11 +13,10 @@ import jax
 from absl import logging
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import paths
+from apd_jax.runtime import file_lock, paths
 
 _ABSENT = "absent"
 _BEFORE_CONFIG = {".lock", ".config.json.tmp"}  # what a run writes before it has a config
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what file systems without locks say
 
 
 class WorkdirError(UserError):
@@ -184,15 +181,11 @@ class Workdir:
 def _lock(file: int) -> str | None:
     """Lock an open file and write our name into it, or return the name of who holds it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.pread(file, 99, 0).decode() or "unknown"
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        logging.warning("The file system has no locks: start one process in a workdir only.")
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+        if not file_lock.acquire(file):
+            return file_lock.read(file, 99).decode() or "unknown"
+    except file_lock.NoLocks as error:
+        logging.warning("No file can be locked (%s): use a workdir in one process only.", error)
+    file_lock.write(file, f"{os.getpid()} on {socket.gethostname()}".encode())
     return None
 
 
