@@ -1,9 +1,10 @@
-"""Code in docs/: that of your-own-network.md runs and prints what it says; diffs apply."""
+"""Documentation: code runs and prints what the page says, diffs apply, tables are current."""
 
 import contextlib
 import io
 import pathlib
 import re
+import runpy
 
 import pytest
 from absl.testing import absltest
@@ -31,6 +32,19 @@ class DocsTest(absltest.TestCase):
         for path, before, after in found:
             self.assertEqual((DOCS.parent / path).read_text().count(before + "\n"), 1, before)
             self.assertNotEqual(before, after)
+
+    def test_tables_of_results_are_current(self):
+        page = (DOCS / "results.md").read_text()
+        self.assertEqual(runpy.run_path(str(DOCS / "tables.py"))["fill"](page), page)
+
+    def test_links_to_files_exist(self):
+        root = DOCS.parent
+        for page in (*root.glob("*.md"), *DOCS.glob("*.md"), *root.glob("*/README.md")):
+            for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+                self.assertTrue((page.parent / link).exists(), f"{page.name}: {link}")
+
+    def test_readme_is_short(self):
+        self.assertLessEqual(len((DOCS.parent / "README.md").read_text().split()), 900)
 
     @pytest.mark.slow
     def test_your_own_network(self):
