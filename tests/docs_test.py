@@ -6,6 +6,9 @@ import pathlib
 import re
 import runpy
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl.testing import absltest
 
@@ -32,6 +35,15 @@ class DocsTest(absltest.TestCase):
         for path, before, after in found:
             self.assertEqual((DOCS.parent / path).read_text().count(before + "\n"), 1, before)
             self.assertNotEqual(before, after)
+
+    def test_family_of_networks_is_made(self):
+        blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL)
+        names = {}
+        exec(compile(blocks[1], "study.py", "exec"), names)
+        task = names["STUDY"].task
+        target = task.target(task.init(jax.random.key(0)))
+        self.assertEqual(list(target.sites), ["w"])
+        np.testing.assert_allclose(jnp.linalg.norm(target(jnp.eye(6)), axis=1), 1, rtol=1e-5)
 
     def test_tables_of_results_are_current(self):
         page = (DOCS / "results.md").read_text()
