@@ -1,4 +1,4 @@
-"""Training of the target networks, several seeds side by side.
+"""Training of target networks, several seeds side by side.
 
 Letters: B batch, S seeds.
 """
@@ -17,7 +17,7 @@ from apd_jax.training import optimizers
 
 
 class PretrainState(NamedTuple):
-    """State of target training: int32 step, trained and fixed parameters, optimiser state."""
+    """State of the target's training: int32 step, trained and fixed parameters, optimiser state."""
 
     step: jax.Array
     trained: dict[str, Any]
@@ -26,12 +26,12 @@ class PretrainState(NamedTuple):
 
     @property
     def params(self) -> dict[str, Any]:
-        """All parameters together."""
+        """Return the trained and the fixed parameters together."""
         return {**self.trained, **self.fixed}
 
 
 def init_params(task: Task, seeds: jax.Array) -> Any:
-    """Parameters as the task draws them, every leaf [S, ...]."""
+    """Return the initial parameters of every seed, every leaf [S, ...]."""
     return jax.vmap(lambda seed: task.init(_init_key(seed)))(seeds)
 
 
@@ -44,7 +44,7 @@ def _optimizer(training: Training) -> optax.GradientTransformation:
 
 
 def init_state(task: TrainedTask, training: Training, seeds: jax.Array) -> PretrainState:
-    """States before the first step, every leaf [S, ...]."""
+    """Return the states before the first step, every leaf [S, ...]."""
 
     def one(seed):
         params = task.init(_init_key(seed))
@@ -57,7 +57,7 @@ def init_state(task: TrainedTask, training: Training, seeds: jax.Array) -> Pretr
 
 
 def make_step(task: TrainedTask, training: Training) -> loop.StepFn:
-    """The step function for `loop.run_steps`; it reads no context."""
+    """Return the step function for `loop.run_steps`; it ignores the context."""
     optimizer = _optimizer(training)
     rate = training.rate()
 
@@ -82,7 +82,7 @@ def make_step(task: TrainedTask, training: Training) -> loop.StepFn:
 def final_loss(
     task: TrainedTask, params: Any, seeds: jax.Array, batch_size: int = 4096, batches: int = 25
 ) -> jax.Array:
-    """Loss of trained targets on fresh data, [S]."""
+    """Return the mean loss of trained targets on fresh inputs, [S]."""
 
     def one(seed_params, seed):
         keys = jax.random.split(randomness.stream(seed, "target loss"), batches)
