@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _train(variant: str, changed: dict, of_steps: int | None = None):
-    """Trainer, targets and states after `steps` steps of a training of `of_steps`; all seeds [S]."""
+    """Trainer, targets and states [S] after `steps` steps of a training of `of_steps`."""
     config = runpy.run_path(str(ROOT / "configs" / "tms.py"))["get_config"](variant)
     steps = changed["steps"]
     config.update_from_flattened_dict(changed | {"steps": of_steps or steps})

@@ -7,6 +7,8 @@ import os
 import time
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from absl import logging
 
 from apd_jax.runtime import loop
@@ -106,6 +108,7 @@ def _with_outcome(ended: EndedEarly, name: str, recorder: "Recorder") -> EndedEa
         error = type(ended)(f"{name}: {ended}", step=ended.step)
     step, state = (ended.step, ended.state) if ended.state is not None else store.saved()
     if state is not None:
+        state = jax.tree.map(jnp.asarray, state)
         error.outcome = Outcome(state, step, store.rows(step), recorder.seconds)
     return error
 
