@@ -56,10 +56,21 @@ def optional(field: dataclasses.Field) -> bool:
     return type(None) in get_args(field.type)
 
 
+def number(value: Any) -> Any:
+    """A NumPy scalar or an array [] as a Python number; any other value as it is."""
+    is_scalar = isinstance(value, np.generic) or getattr(value, "shape", None) == ()
+    return value.item() if is_scalar and hasattr(value, "item") else value
+
+
 def check_values(record: Any, *, skip: tuple[str, ...] = ()) -> None:
-    """Raise UserError where a value is not of its field's kind: a choice, a finite number, ..."""
+    """Raise UserError where a value is not of its field's kind: a choice, a finite number, ...
+
+    NumPy scalars and arrays [] become Python numbers first, in the record itself, so that settings
+    compare and save as what they are.
+    """
     for field in dataclasses.fields(record):
-        value, allowed = getattr(record, field.name), choices(field)
+        value, allowed = _numbers(getattr(record, field.name)), choices(field)
+        object.__setattr__(record, field.name, value)
         if field.name in skip or (value is None and optional(field)):
             continue
         if allowed and value not in allowed:
@@ -75,6 +86,10 @@ def check_values(record: Any, *, skip: tuple[str, ...] = ()) -> None:
             raise UserError(f"each of {field.name} must be {_NOUNS[each]}, got {value!r}")
 
 
+def _numbers(value: Any) -> Any:
+    return tuple(map(number, value)) if type(value) is tuple else number(value)
+
+
 def _is_count(value: Any) -> bool:
     """Whether a value is a whole number that an int32, such as the counter of steps, can hold."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value < 2**31
@@ -87,7 +102,7 @@ def _is_finite(value: Any) -> bool:
     return abs(value) <= float(np.finfo(np.float32).max)
 
 
-_KINDS = {int: _is_count, float: _is_finite, bool: lambda v: isinstance(v, bool | np.bool_)}
+_KINDS = {int: _is_count, float: _is_finite, bool: lambda v: isinstance(v, bool)}
 _NOUNS = {int: "a whole number below 2**31", float: "a finite number", bool: "True or False"}
 
 

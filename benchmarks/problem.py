@@ -5,7 +5,6 @@ import importlib.util
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from apd_jax.run.plan import Plan, make_plan
 from apd_jax.runtime import loop
@@ -60,11 +59,12 @@ def find_plan(name: str, overrides: dict[str, Any]) -> Plan:
 def train_targets(plan: Plan, steps: int) -> Target:
     """Targets of all seeds, leaves [S, ...], trained for `steps` steps (0: as drawn)."""
     training = dataclasses.replace(plan.task.training, steps=max(steps, 1))
-    state = pretraining.init_state(plan.task, training, plan.seeds)
+    trainer = pretraining.TargetTrainer(plan.task, training, plan.seeds)
+    state = trainer.init_state()
     if steps:
         state = loop.run_steps(
-            pretraining.make_step(plan.task, training),
-            jnp.zeros(plan.seeds.shape),
+            trainer.step,
+            trainer.context,
             state,
             plan.seeds,
             steps=steps,

@@ -21,7 +21,7 @@ from apd_jax.objective.objective import Coefficients, Objective, Routes
 from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
-from apd_jax.training.trainer import init_states, make_step
+from apd_jax.training.trainer import Trainer
 from benchmarks import machine, options, tables
 
 
@@ -108,11 +108,9 @@ def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
     )
     seeds = jnp.zeros(1, jnp.uint32)
     targets = loop.stack([target])
-    state = init_states(settings, targets, seeds)
-    step = jax.jit(
-        jax.vmap(lambda t, s, key: make_step(settings, sample)(t, s, key), (0, 0, None)),
-        donate_argnums=1,
-    )
+    trainer = Trainer(settings, targets, sample, seeds)
+    state = trainer.init_state()
+    step = jax.jit(jax.vmap(trainer.step, (0, 0, None)), donate_argnums=1)
     times = []
     for number in range(steps + 1):
         start = time.perf_counter()

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from apd_jax.runtime import loop, mesh
-from apd_jax.training.trainer import init_states, make_step
+from apd_jax.training.trainer import Trainer
 from benchmarks import machine, problem, process, stages
 
 
@@ -28,7 +28,8 @@ class Session:
         self._plan = problem.find_plan(request["config"], request["overrides"])
         self._chunk_steps = request["chunk"] or problem.CONFIGS[request["config"]].chunk
         self._targets = problem.train_targets(self._plan, request["target_steps"])
-        self._step = make_step(self._plan.settings, self._plan.task.inputs)
+        plan = self._plan
+        self._trainer = Trainer(plan.settings, self._targets, plan.task.inputs, plan.seeds)
         needed = request["warm"] + 2 * self._chunk_steps
         if needed > self._plan.settings.steps:
             raise ValueError(
@@ -41,9 +42,8 @@ class Session:
         self._warm_up()
 
     def _restart(self) -> None:
-        plan = self._plan
         self._done, self._state = 0, None  # the old state goes before the new one comes
-        self._state = init_states(plan.settings, self._targets, plan.seeds)
+        self._state = self._trainer.init_state()
         jax.block_until_ready(self._state)
 
     def _warm_up(self) -> None:
@@ -58,7 +58,7 @@ class Session:
         self._done += self._chunk_steps
         start = time.perf_counter()
         self._state = loop.run_steps(
-            self._step,
+            self._trainer.step,
             self._targets,
             self._state,
             self._plan.seeds,

@@ -27,7 +27,7 @@ from apd_jax.training.refine.gather import gather
 from apd_jax.training.refine.merge import merge
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.refine.split import two_clusters
-from apd_jax.training.trainer import init_states, make_between, make_step
+from apd_jax.training.trainer import Trainer
 
 FEATURES, SPARE = 6, 3
 OBJECTIVE = Objective(Coefficients(1.0, 1.0, 0.1), topk=0.6)
@@ -327,18 +327,22 @@ def settings(**fields):
     )
 
 
-def train(chosen, seeds, start=None, steps=None, observer=None):
+def trainer(chosen, seeds):
     targets = loop.stack([handmade.exact_resid_mlp(FEATURES)] * len(seeds))
-    seeds = jnp.array(seeds, jnp.uint32)
+    return Trainer(chosen, targets, INPUTS, jnp.array(seeds, jnp.uint32))
+
+
+def train(chosen, seeds, start=None, steps=None, observer=None):
+    training = trainer(chosen, seeds)
     return loop.run_steps(
-        make_step(chosen, INPUTS),
-        targets,
-        init_states(chosen, targets, seeds) if start is None else start,
-        seeds,
+        training.step,
+        training.context,
+        training.init_state() if start is None else start,
+        training.seeds,
         steps=steps or chosen.steps,
         chunk_steps=30,
         observer=observer,
-        between=make_between(chosen, INPUTS),
+        between=training.between,
     )
 
 
@@ -355,18 +359,18 @@ class RoundsTest(parameterized.TestCase):
             )
 
     def test_looks_back_once_after_the_last_round(self):
-        between = make_between(settings(), INPUTS)
+        between = trainer(settings(), [0]).between
         self.assertEqual([t for t in range(100) if between.due(t)], [20, 40, 60])
-        self.assertIsNone(make_between(settings(refine=Rules()), INPUTS))
+        self.assertIsNone(trainer(settings(refine=Rules()), [0]).between)
 
     @pytest.mark.slow
     def test_a_round_that_did_not_pay_is_undone(self):
         chosen = settings()
         target = handmade.exact_resid_mlp(FEATURES)
         good, bad = (handmade.neuron_components(WHOLE[:8] * scale).copy() for scale in (1.0, 0.3))
-        targets = loop.stack([target])
-        state = loop.pick(init_states(chosen, targets, jnp.zeros(1, jnp.uint32)), 0)
-        function = jax.jit(make_between(chosen, INPUTS).function)
+        training = trainer(chosen, [0])
+        state = loop.pick(training.init_state(), 0)
+        function = jax.jit(training.between.function)
         for acted, undone in ((True, 1), (False, 0)):
             refined = state.refined._replace(before=good, acted=jnp.array(acted))
             after = function(

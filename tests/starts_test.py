@@ -18,7 +18,7 @@ from apd_jax.training.config import Settings
 from apd_jax.training.initialisation import STARTS
 from apd_jax.training.initialisation.groups import group_lines
 from apd_jax.training.refine.rules import Rules
-from apd_jax.training.trainer import init_states
+from apd_jax.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -154,10 +154,16 @@ class UnitNormTest(parameterized.TestCase):
 
         def begun(unit_norm):
             settings = Settings(
-                Objective(unit_norm=unit_norm), num_components=6, rank=6, start=start, steps=1
+                Objective(),
+                num_components=6,
+                rank=6,
+                start=start,
+                steps=1,
+                unit_norm=unit_norm,
             )
             targets, seeds = loop.stack([target]), jnp.zeros(1, jnp.uint32)
-            (factors,) = loop.pick(init_states(settings, targets, seeds, x).components, 0).values()
+            state = Trainer(settings, targets, x, seeds).init_state()
+            (factors,) = loop.pick(state.components, 0).values()
             return factors
 
         factors = begun(True)

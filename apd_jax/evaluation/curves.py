@@ -49,7 +49,7 @@ def error_curves(
         values = ranks.singular_values(components)
         own = ranks.ranks(values, ranks.target_singular_values(target))
         k = float(np.clip(active_rank, 1.0, len(own)))
-        objective = seen.with_k(decomposition.objective, k)
+        objective = decomposition.objective.with_topk(k, selection="batch", distil=False)
         there = seen.see(objective, target, components, x, settings.batch_size)
         curves[name] = _curve(decomposition, components, x, there, own, labels)
     return curves

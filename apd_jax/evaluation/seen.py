@@ -4,7 +4,6 @@ Letters: N examples, T positions, R rows (N, or N·T where components are chosen
 C components.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -78,11 +77,6 @@ def blocks(x: PyTree, size: int) -> Iterator[PyTree]:
 def joined(parts: list[PyTree]) -> PyTree:
     """Put blocks together again."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-def with_k(objective: Objective, k: float) -> Objective:
-    """The objective with another k, over the batch."""
-    return dataclasses.replace(objective, selection="batch", topk=k, distil=False)
 
 
 def outputs_at(

@@ -133,7 +133,7 @@ def summarise_seen(
             remarks.append(f"The baseline {name} is left out: the network is too large for it.")
             continue
         k = min(active[1], next(iter(others.values())).num_components)
-        objective_k = seen.with_k(objective, max(float(k), 1.0))
+        objective_k = objective.with_topk(max(float(k), 1.0), selection="batch", distil=False)
         size = decomposition.settings.batch_size
         there = seen.see(objective_k, target, others, x, size)
         count = there.mask.sum(axis=1).mean()

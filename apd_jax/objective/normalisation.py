@@ -1,4 +1,4 @@
-"""What each loss term is worth in a given network: coefficients then mean the same in every one.
+"""The scale of each loss term in a given network, so that coefficients transfer between networks.
 
 Letters: B batch, N number of decomposed weights.
 """
@@ -20,21 +20,21 @@ from apd_jax.sites import PyTree, Target
 def scales(
     objective: Objective, target: Target, x: PyTree, key: jax.Array | None = None
 ) -> dict[str, jax.Array]:
-    """Each term's value without any component, and of simplicity that of the target itself.
+    """Compute the values that relative losses are divided by.
 
     Terms that compare weights, outputs or activations are divided by their values with all weights
     zero; simplicity by the Schatten norms of the target's matrices, `(1/N) Σ_l Σ_i σ_{l,i}^p`, the
-    price of a single component that does everything. Losses do not depend then on the units of
+    loss of a single component that does everything. Losses then do not depend on the units of
     weights and outputs.
 
     Args:
-      objective: its terms of nonzero coefficient are measured.
+      objective: the terms of nonzero coefficient are measured.
       target: the network.
       x: [B, ...] inputs; a large batch.
-      key: of random masks.
+      key: PRNG key for the random masks.
 
     Returns:
-      `{term: scalar}` of the terms that have a unit.
+      `{term: scalar}` for the terms that have a unit (`terms.Term.unit`).
     """
     whole = {name: _svd_factors(weight) for name, weight in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)

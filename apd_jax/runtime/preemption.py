@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 EXIT_RESUME = 75
-"""Exit status of a run that was asked to stop and saved: the same command goes on from there."""
+"""Exit status of a run that was stopped and is saved: rerunning the command resumes it."""
 
 
 class StopFlag:
@@ -16,7 +16,10 @@ class StopFlag:
 
     Attributes:
       requested: becomes True with the first signal.
+      terminated: becomes True with SIGTERM, which asks the process to end.
     """
+
+    terminated = False
 
     def __init__(self) -> None:
         self.requested = False
@@ -25,6 +28,7 @@ class StopFlag:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+        self.terminated = self.terminated or number == signal.SIGTERM
         hint = "; again to stop at once" if number == signal.SIGINT else ""
         # Straight to the file: the signal may have come while logging or printing.
         name = signal.Signals(number).name

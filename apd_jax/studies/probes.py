@@ -3,7 +3,6 @@
 Letters: B batch, C components, F probe inputs (features), O outputs.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -58,7 +57,7 @@ def probe(
     """
     scores = decomposition.attributions(x)
     objective = decomposition.objective
-    mask = dataclasses.replace(objective, selection="batch", topk=1).select(scores, x).mask
+    mask = objective.with_topk(1, selection="batch").select(scores, x).mask
 
     @jax.jit
     def share(batch_key):

@@ -219,7 +219,7 @@ def label_errors(
         x = draw(key, distribution=drawn, batch_size=batch_size)
         scores = attribution_scores(target, components, x, objective=objective)
         few = min(num_active, scores.shape[1] - objective.distil)
-        rule = objective.per_row(few) if num_active else objective
+        rule = objective.with_topk(few, selection="sample") if num_active else objective
         mask = select(scores, x, objective=rule)
         return _label_rows(
             target, components, label_fn, x, mask, num_exact=num_exact, passthrough=passthrough

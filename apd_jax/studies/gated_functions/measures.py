@@ -262,7 +262,7 @@ def _curves(task: GatedFunctions, decomposition: Decomposition):
         decomposition.target,
         decomposition.components,
         one_bit_inputs(task, points),
-        objective=decomposition.objective.per_row(1),
+        objective=decomposition.objective.with_topk(1, selection="sample"),
     )
     shape = (task.num_functions, CURVE_POINTS)
     return points, *(np.asarray(y, np.float64).reshape(shape) for y in both)

@@ -147,6 +147,7 @@ def _sample_batch(
     active, labels, outputs = x != 0, label_fn(x), target(x)
     scores = objective.attribute(target, components, x).scores
     selected = objective.select(scores, x).mask
+    strongest = objective.with_topk(1, selection="sample").select(scores, x).mask
     with_mask = functools.partial(masked_apply, target, components, x)
     always = objective.always_active(scores.shape[1])
     masks = scrubbing_masks(mask_key, active, feature_map, always)
@@ -164,7 +165,7 @@ def _sample_batch(
         zero=row_mse(jnp.zeros_like(outputs), outputs),
         label_target=row_mse(outputs, labels),
         label_topk=row_mse(topk_outputs, labels),
-        label_top1=row_mse(with_mask(objective.per_row(1).select(scores, x).mask), labels),
+        label_top1=row_mse(with_mask(strongest), labels),
     )
 
 

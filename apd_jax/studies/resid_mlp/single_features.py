@@ -99,7 +99,8 @@ def _sweep(
     nothing = masked_apply(target, components, x, always)
 
     def largest(count):
-        return masked_apply(target, components, x, objective.per_row(count).select(scores, x).mask)
+        rule = objective.with_topk(count, selection="sample")
+        return masked_apply(target, components, x, rule.select(scores, x).mask)
 
     def mse(other):
         return jnp.mean(jnp.square(other - outputs))

@@ -4,8 +4,7 @@ Letters: R rows of the mask (B examples, or B·T positions of them), C component
 stacked site, n rows at a site, d_in width that a site reads.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,11 +56,11 @@ def look(
     components: Components,
     x: PyTree,
     key: jax.Array | None = None,
-    factors: Mapping[str, Any] | None = None,
+    multiplier: jax.Array | None = None,
 ) -> Evidence:
     """Run target and masked components on a batch x [B, ...]; see `Objective.terms`."""
     attributed = objective.attribute(target, components, x, key)
-    chosen = objective.select(attributed.scores, x, (factors or {}).get("topk"))
+    chosen = objective.select(attributed.scores, x, multiplier)
     masked, _ = Step(objective, target, components, x, attributed, chosen).masked
     without = target.with_weights({n: jnp.zeros_like(w) for n, w in target.weights.items()})(x)
     total = num_components(components)

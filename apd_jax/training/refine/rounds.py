@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from apd_jax import randomness
 from apd_jax.components import Components, num_components
-from apd_jax.objective.objective import Objective, StepFactors
+from apd_jax.objective.objective import CONSTANT, Multipliers, Objective
 from apd_jax.objective.terms import TERMS
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.refine import shares
@@ -54,7 +54,7 @@ def move(
     components: Components,
     x: PyTree,
     key: jax.Array | None = None,
-    factors: StepFactors | None = None,
+    multipliers: Multipliers = CONSTANT,
     last: jax.Array | bool = False,
 ) -> tuple[Components, dict[str, jax.Array], jax.Array]:
     """Merge, split, gather and clean, in this order; the sum of components stays what it is.
@@ -69,7 +69,7 @@ def move(
       components: `{site: Factors}`.
       x: [B, ...] inputs.
       key: of the sketch's random directions.
-      factors: of the coefficients and of k at this step, where they have schedules.
+      multipliers: multipliers of the coefficients and of k at this step.
       last: whether no round follows.
 
     Returns:
@@ -82,10 +82,10 @@ def move(
         return together(parts, components, turned)
 
     def loss(parts):
-        return total_loss(objective, target, x, key, factors)(whole(parts))
+        return total_loss(objective, target, x, key, multipliers)(whole(parts))
 
     def seen_with(parts):
-        return look(objective, target, whole(parts), x, key, factors)
+        return look(objective, target, whole(parts), x, key, multipliers.topk)
 
     fixed = objective.always_active(total)
     steps = {
@@ -120,13 +120,13 @@ def total_loss(
     target: Target,
     x: PyTree,
     key: jax.Array | None,
-    factors: StepFactors | None,
+    multipliers: Multipliers,
 ) -> Callable[[Components], jax.Array]:
     """The loss of components on a batch x."""
 
     def loss(components):
-        terms, _ = objective.terms(target, components, x, key, factors)
-        return objective.total(terms, factors)
+        terms, _ = objective.terms(target, components, x, key, multipliers)
+        return objective.total(terms, multipliers)
 
     return loss
 
@@ -136,7 +136,8 @@ def make_round(
     rules: Rules,
     steps: int,
     sample_batch: Callable[[jax.Array, int], PyTree],
-    factors: Callable[[Any], StepFactors],
+    multipliers: Callable[[Any], Multipliers],
+    unit_norm: bool = False,
 ) -> Callable[[Target, Any, jax.Array], Any]:
     """The function `(target, state, key) -> state` that the loop calls between steps.
 
@@ -149,16 +150,18 @@ def make_round(
       rules: what the moves take for a sign.
       steps: of the training.
       sample_batch: gives the examples.
-      factors: of the coefficients and of k, for a state.
+      multipliers: gives the multipliers of the coefficients and of k for a state.
+      unit_norm: whether the columns of U are kept at unit norm.
     """
     final = rules.rounds(steps) * rules.spacing(steps)
 
     def one_round(target, state, key):
         x = sample_batch(randomness.stream_of_step(key, "round batch"), rules.batch_size)
         probes = randomness.stream_of_step(key, "round attribution")
-        now = factors(state)
+        now = multipliers(state)
         components = state.components
-        error = total_loss(objective, target, x, probes, {**now, **_ERRORS_ALONE})
+        errors_alone = now._replace(losses={**now.losses, **_ERRORS_ALONE})
+        error = total_loss(objective, target, x, probes, errors_alone)
 
         def moves(parts):
             return move(objective, rules, target, parts, x, probes, now, state.step == final)
@@ -174,9 +177,7 @@ def make_round(
         moved, made, touched = jax.lax.cond(acts, moves, none, components)
         counts = {name: count + made.get(name, undo) for name, count in last.counts.items()}
         return state._replace(
-            components=refill(
-                moved, randomness.stream_of_step(key, "round factors"), objective.unit_norm
-            ),
+            components=refill(moved, randomness.stream_of_step(key, "round factors"), unit_norm),
             optimizer=forget(state.optimizer, touched | undo),
             refined=Refined(components, jnp.any(touched), counts),
         )
