@@ -1,9 +1,9 @@
-"""What logging and saving cost a run: `python -m benchmarks.logging_cost --config=tms:5-2`.
+"""Cost of logging and saving: `python -m benchmarks.logging_cost --config=tms:5-2`.
 
-The same steps are run bare, with every logger that is installed, and with saves as the config has
-them, in turns, so that a machine that slows down slows all of them. Printed are medians over the
-rounds of the time for a step and of the processor time of all threads, and what is added to those
-of the bare loop. On a machine that does other work too, only the processor time tells something.
+The same steps are run bare, with every installed logger, and with checkpoints as configured. The
+variants alternate, so that a slower machine affects all of them. The output has medians over the
+rounds of the time per step and of the processor time of all threads, and the increase over the bare
+loop. On a machine with other load, only the processor time is meaningful.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from benchmarks import problem
 
 
 class Times(NamedTuple):
-    """Seconds on the clock, and of all cores together."""
+    """Elapsed seconds, and processor seconds of all cores together."""
 
     wall: float
     processor: float
 
 
 class _Saving(loop.Observer):
-    """Saves and does nothing else; waits for the last save, which overlaps with no step."""
+    """An observer that only saves; it waits for the last save, which overlaps with no step."""
 
     def __init__(self, checkpointer: Checkpointer, steps: int):
         self._checkpointer, self._steps = checkpointer, steps
@@ -45,7 +45,7 @@ class _Saving(loop.Observer):
 
 
 def _logging(stage: session.Stage, run: Callable[[loop.Observer], Times]) -> Times:
-    """Times with metrics.jsonl, TensorBoard, wandb (offline, if installed), progress."""
+    """Return the times with metrics.jsonl, TensorBoard, wandb (offline, if installed), progress."""
     wandb = {"project": "benchmark", "mode": "offline"} if util.find_spec("wandb") else None
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -57,7 +57,7 @@ def _logging(stage: session.Stage, run: Callable[[loop.Observer], Times]) -> Tim
 
 
 def _saving(stage: session.Stage, run: Callable[[loop.Observer], Times]) -> Times:
-    """Times with checkpoints."""
+    """Return the times with checkpoints."""
     with (
         tempfile.TemporaryDirectory() as folder,
         Checkpointer(pathlib.Path(folder) / "checkpoints", max_to_keep=3) as checkpointer,
@@ -66,7 +66,7 @@ def _saving(stage: session.Stage, run: Callable[[loop.Observer], Times]) -> Time
 
 
 def make_stage(name: str, saves: int) -> session.Stage:
-    """The decomposition of a config, with one seed and as many steps as `saves` saves take."""
+    """Return the decomposition of a config, with one seed and enough steps for `saves` saves."""
     plan = problem.find_plan(name, {"seeds": 1})
     targets = problem.train_targets(plan, 0)
     step = make_step(plan.settings, plan.task.inputs)  # one for all rounds: compiled once
@@ -86,7 +86,7 @@ def make_stage(name: str, saves: int) -> session.Stage:
 
 
 def measure(stage: session.Stage, rounds: int) -> dict[str, list[Times]]:
-    """Times for a step of every variant, an entry a round."""
+    """Return times per step of every variant, one entry per round."""
 
     def run(observer: loop.Observer) -> Times:
         state = stage.make_state()

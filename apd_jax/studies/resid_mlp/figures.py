@@ -99,9 +99,7 @@ def _draw_one_feature(left: Axes, right: Axes, sweeps: FeatureSweeps, feature: i
     left.scatter(places, outputs, s=16, linewidths=0, **target)
     left.set_title(f"All outputs for $x_{{{feature}}} = 1$, other inputs 0")
     side = "right" if feature < len(places) / 2 else "left"
-    left.legend(
-        loc=f"center {side}", frameon=True, edgecolor=style.FAINT
-    )  # a frame for its marks
+    left.legend(loc=f"center {side}", frameon=True, edgecolor=style.FAINT)  # a frame for its marks
     right.plot(sweeps.inputs, sweeps.labels[feature], linestyle="--", **label)
     right.plot(sweeps.inputs, sweeps.target[feature], linewidth=1.8, **target)
     right.set_title(f"Output {feature} as its input varies")
