@@ -167,7 +167,7 @@ class PathTest(WorkdirTestCase):
 
     @parameterized.parameters("é/" * 1300, "a" * 256)
     def test_too_long(self, path):
-        with contextlib.chdir(self.root), self.assertRaisesRegex(WorkdirError, "too long|no room"):
+        with contextlib.chdir(self.root), self.assertRaisesRegex(WorkdirError, "too long"):
             Workdir(path)
 
 
@@ -241,7 +241,7 @@ class ClaimTest(WorkdirTestCase):
                 "  seed: 0 -> 1",
                 "  target.sizes: [2, 3] -> [2, 4]",
                 "  wandb: {} -> absent",
-                "Take another --workdir, or delete this one.",
+                "Choose another --workdir, or delete this one.",
             ],
         )
         self.assertEqual(self.place.read_config()["seed"], 0)

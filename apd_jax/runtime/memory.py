@@ -1,4 +1,4 @@
-"""How freed memory goes back to the system."""
+"""Return of freed memory to the system, and the memory that is available."""
 
 import ctypes
 import os
@@ -7,12 +7,12 @@ import jax
 
 
 def give_back() -> None:
-    """Return what is free in the heap to the system.
+    """Return the free memory of the heap to the system.
 
-    glibc keeps freed arrays of up to 32 MB for later, and what checkpoints and evaluation leave
-    behind adds up. Having it keep none would cost every training step the page faults of its
-    scratch arrays (a sixth of the time with one layer), so it is told between chunks of steps. No
-    effect where there is no glibc.
+    glibc retains freed arrays of up to 32 MB, and those of checkpoints and evaluation accumulate.
+    Disabling this would cost every training step the page faults of its scratch arrays (a sixth of
+    the time with one layer), so the heap is trimmed between chunks of steps instead. Without glibc
+    this function has no effect.
     """
     try:
         ctypes.CDLL(None).malloc_trim(0)
