@@ -28,5 +28,5 @@ def get_config(variant: str = "identity-sparse"):
     if config.target.sample == "gaussian":
         config.topk = 10.0  # every input is active
     else:
-        config.start = "parted"  # from a random one, two rows may stay in one component
+        config.start = "partitioned"  # from a random one, two rows may stay in one component
     return config

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import randomness, sites
-from apd_jax.attribution import METHODS, Attributed, Mode, Source, metrics
+from apd_jax.attribution import METHODS, Attributed, Linearisation, Mode, metrics
 from apd_jax.components import Components, Projection
 from apd_jax.config_fields import check_at_least, check_takes, check_values, setting
 from apd_jax.errors import UserError
@@ -118,7 +118,7 @@ class Objective:
         "logits, or a function (outputs, target_outputs) of your own.",
     )
     attribution: str = setting("gradient", f"How components are scored: {', '.join(METHODS)}.")
-    attribution_source: Source = setting(
+    attribution_source: Linearisation = setting(
         "target",
         "Which model gradient attributions linearise: the target, or the sum of the components, "
         "which ablation and activation always run.",

@@ -12,15 +12,11 @@ import jax
 import numpy as np
 
 from apd_jax.errors import UserError
+from apd_jax.sites import leaf_name
 
 
 class Damaged(Exception):
     """What was read is not what was written."""
-
-
-def leaf_name(path: Any) -> str:
-    """Name of the leaf at a key path of JAX: its keys, with "/" between."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def layout(tree: Any) -> dict[str, str]:

@@ -40,7 +40,7 @@ def fold(factors: Factors, rows: jax.Array, weights: jax.Array, free: jax.Array)
     num_components, rank = factors.reads.shape[:2]
     weights = jnp.where(free, 0.0, weights)
     weights = weights / jnp.maximum(jnp.sum(weights, axis=0), 1e-30)
-    part = shares.sharing(rows, jnp.sum(weights, axis=1))
+    part = shares.partition(rows, jnp.sum(weights, axis=1))
     kept = free[:, None, None]
     remainder = _remainder(factors, free)
 

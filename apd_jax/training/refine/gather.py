@@ -55,7 +55,7 @@ def collect(components: Parts, evidence: Evidence, near: jax.Array, d, store) ->
         rows = evidence.rows[site]
         width = factors.reads.shape[-1]
         inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS
-        part = shares.sharing(rows, inside + outside)(inside, jnp.eye(width))
+        part = shares.partition(rows, inside + outside)(inside, jnp.eye(width))
         total = factors.sum()
         taken = shares.compress(part, total, factors.reads.shape[1])
         kept = factors.reads - factors.reads @ part

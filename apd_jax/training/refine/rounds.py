@@ -177,7 +177,7 @@ def make_round(
             components=refill(
                 moved, randomness.stream_of_step(key, "round factors"), objective.unit_norm
             ),
-            optimizer=forget(state.optimizer, touched | undo),
+            optimizer=forget(state.optimizer, components, touched | undo),
             refined=Refined(components, jnp.any(touched), counts),
         )
 
@@ -188,15 +188,32 @@ def make_round(
     return at_highest_precision
 
 
-def forget(optimizer_state: Any, touched: jax.Array) -> Any:
-    """Set the moments of touched components, leaves [C, ...], to zero; scalars are counts."""
+def forget(optimizer_state: Any, components: Components, touched: jax.Array) -> Any:
+    """Set the optimiser's moments of touched components to zero.
+
+    The old moments point where the old content of a component was heading. Adam would follow them
+    for about `1 / (1 - b1)` steps, and the second moments would scale its steps by gradients that
+    no longer occur.
+
+    Args:
+      optimizer_state: any state of optax; its moments are the subtrees with the structure of the
+        components, and everything else, such as the count of steps, is kept.
+      components: `{site: Factors}`, for their structure.
+      touched: [C] bool.
+    """
+    structure = jax.tree.structure(components)
+
+    def is_moments(tree):
+        return jax.tree.structure(tree) == structure
 
     def reset(leaf):
-        if leaf.ndim < 2:
-            return leaf
         return jnp.where(touched.reshape(-1, *(1,) * (leaf.ndim - 1)), 0, leaf)
 
-    return jax.tree.map(reset, optimizer_state)
+    return jax.tree.map(
+        lambda tree: jax.tree.map(reset, tree) if is_moments(tree) else tree,
+        optimizer_state,
+        is_leaf=is_moments,
+    )
 
 
 def refill(components: Components, key: jax.Array, unit_norm: bool = False) -> Components:

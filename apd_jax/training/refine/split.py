@@ -98,7 +98,7 @@ def hand_over(components: Parts, evidence: Evidence, clusters: Clusters, c, d, s
     parted = {}
     for site, factors in components.items():
         factors = shares.add_into(factors, store, d)
-        part = shares.sharing(evidence.rows[site][clusters.examples], clusters.weights)
+        part = shares.partition(evidence.rows[site][clusters.examples], clusters.weights)
         taken = part(clusters.second, factors.reads[c])
         parted[site] = factors._replace(
             reads=factors.reads.at[d].set(taken).at[c].add(-taken),
