@@ -45,7 +45,8 @@ class Factors(NamedTuple):
           matrices: [C, (G,) d_in, d_out].
           rank: m; full rank if None. A rank above the matrices' own is filled up with zeros.
         """
-        return cls.from_svd(*jnp.linalg.svd(matrices, full_matrices=False), rank)
+        u, s, vt = jnp.linalg.svd(matrices, full_matrices=False)
+        return cls.from_svd(u, s, vt, rank)
 
     @classmethod
     def from_svd(

@@ -44,7 +44,7 @@ def error_curves(
             decomposition, decomposition.components, x, found, summary.ranks, labels
         )
     }
-    active_rank = summary.active.active_rank
+    active_rank = summary.active.active_rank or 0.0
     for name in baselines.BASELINES:
         components = baselines.baseline(target, name)
         if components is None:

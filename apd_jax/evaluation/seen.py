@@ -98,7 +98,8 @@ def outputs_at(
     for block in blocks(x, size):
         rows = slice(start, start + sites.batch_size(block))
         mask = _batch_topk(scores[rows], k)
-        found.append((mask, jax.device_get(forward.masked_apply(target, components, block, mask))))
+        outputs = forward.masked_apply(target, components, block, jnp.asarray(mask))
+        found.append((mask, jax.device_get(outputs)))
         start = rows.stop
     mask, outputs = joined(found)
     return mask.reshape(-1, mask.shape[-1]), outputs

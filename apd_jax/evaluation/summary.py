@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites
@@ -230,7 +231,7 @@ def in_blocks(decomposition: ComponentModel, x: PyTree, weight: float) -> PyTree
     count = num_components(decomposition.components)
     found = []
     for block in seen.blocks(x, decomposition.settings.batch_size):
-        mask = np.full((sites.batch_size(block), count), weight, np.float32)
+        mask = jnp.full((sites.batch_size(block), count), weight, jnp.float32)
         found.append(
             forward.masked_apply(decomposition.target, decomposition.components, block, mask)
         )

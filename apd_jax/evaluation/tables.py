@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from apd_jax.components import num_components
 from apd_jax.evaluation import ranks
 from apd_jax.evaluation.model import ComponentModel
+from apd_jax.runtime import metric_names
 
 if TYPE_CHECKING:
     from apd_jax.evaluation.summary import Summary
@@ -94,7 +95,7 @@ def decomposition_title(decomposition: ComponentModel) -> str:
     if decomposition.history:
         last = decomposition.history[-1]
         line += f", {last['step']:.0f} of {settings.steps} steps"
-        line += f", loss {number(last.get('loss/total'))}"
+        line += f", loss {number(metric_names.losses(last).get('total'))}"
     return line
 
 

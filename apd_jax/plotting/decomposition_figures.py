@@ -91,7 +91,7 @@ def attributions(seen: Seen) -> Figure:
     if positive.size:
         top = np.log10(positive.max())
         bottom = max(np.log10(np.quantile(positive, 0.001)), top - 8)
-        bins = np.logspace(bottom, top + 1e-6, 60)
+        bins = np.logspace(bottom, top + 1e-6, 60).tolist()
         clipped = np.maximum(scores, bins[0])
         groups = [clipped[finite & ~seen.mask], clipped[finite & seen.mask]]
         axes.hist(

@@ -6,7 +6,7 @@ can each act as the identity on their own feature. Every component therefore tak
 target's weights read on its group. Spare components, which have no group and are active nowhere,
 hold the difference to the target: the overlaps, with a negative sign.
 
-Letters: B batch, N examples looked at, C components, m rank, d_in / d_out site widths.
+Letters: B batch, N examples in groups, C components, m rank, d_in / d_out site widths.
 """
 
 import jax
@@ -73,8 +73,8 @@ def _in_turn(matrix: jax.Array, free: jax.Array, rank: int) -> Factors:
     With more free components than directions some directions have several holders, each of an
     equal piece; with fewer, a component takes several directions.
     """
-    whole = jax.tree.map(lambda leaf: leaf[0], Factors.from_matrices(matrix[None]))
-    count = len(whole.reads)
+    (reads,), (writes,) = Factors.from_matrices(matrix[None])
+    count = len(reads)
     # Free component i takes directions i, i + F, i + 2F, ... of F free ones: the largest singular
     # values go to different components.
     place = (jnp.cumsum(free) - 1)[:, None] + jnp.sum(free) * jnp.arange(rank)
@@ -83,4 +83,4 @@ def _in_turn(matrix: jax.Array, free: jax.Array, rank: int) -> Factors:
     holders = jnp.zeros(count).at[direction].add(held)
     share = jnp.where(held, 1 / jnp.maximum(holders[direction], 1), 0)
     root = jnp.sqrt(share)[..., None]
-    return Factors(root * whole.reads[direction], root * whole.writes[direction])
+    return Factors(root * reads[direction], root * writes[direction])
