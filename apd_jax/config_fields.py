@@ -106,6 +106,15 @@ _KINDS = {int: _is_count, float: _is_finite, bool: lambda v: isinstance(v, bool)
 _NOUNS = {int: "a whole number below 2**31", float: "a finite number", bool: "True or False"}
 
 
+# Values that earlier versions wrote, by field: saved configs and decompositions hold them.
+_FORMER_VALUES = {"start": {"parted": "partitioned"}}
+
+
+def present_value(field: str, value: Any) -> Any:
+    """The present name of an option's value that an earlier version may have written."""
+    return _FORMER_VALUES.get(field, {}).get(value, value) if isinstance(value, str) else value
+
+
 def check_whole(**values: Any) -> None:
     """Raise UserError if a value is not a whole number or is below 1."""
     for name, value in values.items():

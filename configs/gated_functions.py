@@ -21,7 +21,7 @@ def _paper(config):
 
 def _robust(config):
     config.num_components, config.topk = 4, 0.2217
-    config.start = "parted"
+    config.start = "partitioned"
     config.attribution = "activation"
     config.coefficients.update(faithfulness=0.1, minimality=5.0, simplicity=5.0)
     config.steps, config.batch_size = 3000, 1024

@@ -28,5 +28,5 @@ def get_config(variant: str = "identity-sparse"):
     if config.target.sample == "gaussian":
         config.topk = 10.0  # every input is active
     else:
-        config.start = "parted"  # with random initialisation, two rows may share a component
+        config.start = "partitioned"  # with random initialisation, two rows may share a component
     return config

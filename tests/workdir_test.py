@@ -254,6 +254,10 @@ class ClaimTest(WorkdirTestCase):
         with self.assertRaisesRegex(WorkdirMismatch, 'wandb.project: "mine" -> "yours"'):
             self.place.claim(CONFIG | {"wandb": {"project": "yours"}}, free=("wand", "wandb.name"))
 
+    def test_a_value_under_its_former_name_is_the_same(self):
+        self.place.claim(CONFIG | {"settings": {"start": "parted"}})
+        self.assertTrue(self.place.claim(CONFIG | {"settings": {"start": "partitioned"}}))
+
     def test_field_that_came_later_had_its_default(self):
         self.place.claim(CONFIG)
         defaults = {"new": 1, "group": {"old": 2, "newer": [3]}}

@@ -13,15 +13,11 @@ import jax
 import numpy as np
 
 from apd_jax.errors import UserError
+from apd_jax.sites import leaf_name
 
 
 class Damaged(Exception):
     """The data that were read differ from the data that were written."""
-
-
-def leaf_name(path: Any) -> str:
-    """Return the name of the leaf at a JAX key path: its keys, joined by "/"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def layout(tree: Any) -> dict[str, str]:

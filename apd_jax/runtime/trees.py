@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
-from apd_jax.runtime.checksum import layout, leaf_name
+from apd_jax.runtime.checksum import layout
+from apd_jax.sites import leaf_name
 
 PyTree = Any
 

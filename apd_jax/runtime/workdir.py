@@ -12,6 +12,7 @@ from typing import Any, Self
 import jax
 from absl import logging
 
+from apd_jax.config_fields import present_value
 from apd_jax.errors import UserError
 from apd_jax.runtime import file_lock, paths
 
@@ -225,7 +226,7 @@ def _differences(old: dict[str, str], new: dict[str, str], free: Sequence[str]) 
 def _flat(config: Any, prefix: str = "") -> dict[str, str]:
     """Return values as JSON by dotted name; lists and empty groups are values."""
     if not isinstance(config, dict) or not config:
-        return {prefix: json.dumps(config)}
+        return {prefix: json.dumps(present_value(prefix.rpartition(".")[2], config))}
     fields: dict[str, str] = {}
     for key, value in config.items():
         fields |= _flat(value, f"{prefix}.{key}" if prefix else key)
