@@ -62,7 +62,8 @@ class FullSizeTest(parameterized.TestCase):
         targets = jax.eval_shape(draw, plan.seeds)
         trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
         states, step = jax.eval_shape(trainer.init_state), trainer.step
-        chunk = loop._chunk.lower(step, 10, None, targets, states, plan.seeds, None).compile()
+        program, leaves = loop.chunk_program(step, targets), jax.tree.leaves(targets)
+        chunk = program.lower(10, None, leaves, states, plan.seeds, None).compile()
         memory = chunk.memory_analysis()
         most = (
             memory.argument_size_in_bytes

@@ -4,7 +4,7 @@ The same loop trains target networks and their decompositions. Letters: S seeds 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -14,13 +14,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from apd_jax import randomness
 from apd_jax.errors import UserError
-from apd_jax.runtime import memory
+from apd_jax.runtime import memory, programs
 from apd_jax.runtime.mesh import SEEDS, seeds_mesh
 from apd_jax.runtime.outcome import DataFailed, Diverged, Stopped
+from apd_jax.sites import leaf_name
 
 PyTree = Any
 StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
-Feed = Callable[[int, int], PyTree]
+Feed = Callable[[int, int], Iterable[tuple[int, PyTree]]]
 
 _SUMS = ("loss/total", "gradient_norm")
 _HINT = "try a lower learning rate or more warmup"
@@ -85,19 +86,18 @@ class Observer:
         return False
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
-def _chunk(
-    step_fn: StepFn,
-    length: int,
-    mesh: Mesh | None,
-    context: PyTree,
-    state: PyTree,
-    seeds: jax.Array,
-    fed: PyTree,
-):
-    """`length` steps of every seed. Metrics come back as [S, length]."""
+def chunk_program(step_fn: StepFn, context: PyTree) -> Callable[..., Any]:
+    """The compiled steps of a step function with a context of this structure.
 
-    def one_seed(seed_context, seed_state, seed, fed):
+    Returns:
+      `(length, mesh, leaves of the context, state, seeds, fed) -> (state, metrics [S, length])`;
+      the state's buffers are donated.
+    """
+    return programs.kept_with(step_fn, _make_chunk, jax.tree.structure(context))
+
+
+def _make_chunk(step_fn: StepFn, tree: Any) -> Callable[..., Any]:
+    def one_seed(length, seed_context, seed_state, seed, fed):
         key = randomness.root(seed)
         reads = seed_context if fed is None else (seed_context, fed)
 
@@ -106,21 +106,25 @@ def _chunk(
 
         return jax.lax.scan(body, seed_state, length=length)
 
-    all_seeds = jax.vmap(one_seed, in_axes=(0, 0, 0, None))
-    if mesh is not None:
-        axis = PartitionSpec(SEEDS)
-        all_seeds = jax.shard_map(
-            all_seeds,
-            mesh=mesh,
-            in_specs=(axis, axis, axis, PartitionSpec()),
-            out_specs=axis,
-            check_vma=False,
-        )
-    return all_seeds(context, state, seeds, fed)
+    @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
+    def chunk(length, mesh, leaves, state, seeds, fed):
+        one = functools.partial(one_seed, length)
+        all_seeds = jax.vmap(one, in_axes=(0, 0, 0, None))
+        if mesh is not None:
+            axis = PartitionSpec(SEEDS)
+            all_seeds = jax.shard_map(
+                all_seeds,
+                mesh=mesh,
+                in_specs=(axis, axis, axis, PartitionSpec()),
+                out_specs=axis,
+                check_vma=False,
+            )
+        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds, fed)
+
+    return chunk
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
-def _between(function, mesh, context, state, seeds):
+def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., Any]:
     """One call for every seed, one after another: `cond` then skips what a seed does not need."""
 
     def one_seed(arguments):
@@ -128,15 +132,19 @@ def _between(function, mesh, context, state, seeds):
         key = randomness.step_key(randomness.root(seed), seed_state.step)
         return function(seed_context, seed_state, key)
 
-    def all_seeds(*arguments):
-        return jax.lax.map(one_seed, arguments)
+    @functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(2,))
+    def between(mesh, leaves, state, seeds):
+        def all_seeds(*arguments):
+            return jax.lax.map(one_seed, arguments)
 
-    if mesh is not None:
-        axis = PartitionSpec(SEEDS)
-        all_seeds = jax.shard_map(
-            all_seeds, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
-        )
-    return all_seeds(context, state, seeds)
+        if mesh is not None:
+            axis = PartitionSpec(SEEDS)
+            all_seeds = jax.shard_map(
+                all_seeds, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
+            )
+        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds)
+
+    return between
 
 
 def run_steps(
@@ -167,8 +175,9 @@ def run_steps(
       save_every: saves happen at its multiples, each rounded up to a whole chunk, at the end, and
         where the training stops early; None for the latter two only.
       observer: receives metrics and states.
-      feed: `(step, length) -> fed`, what the next steps read besides, the same for all seeds; step
-        functions then get `(context, fed)` as their context.
+      feed: `(step, length) -> pairs (count, fed)`: `fed` is what the next `count` steps read
+        besides, the same for all seeds, and the counts add up to `length`; step functions then get
+        `(context, fed)` as their context.
       between: work between steps. A state is saved before it, so that resuming repeats it.
 
     Returns:
@@ -189,35 +198,46 @@ def run_steps(
         sharding = NamedSharding(mesh, PartitionSpec(SEEDS))
         context, state, seeds = jax.device_put((context, state, seeds), sharding)
     memory.give_back()  # what making the state took
+    leaves, tree = jax.tree.flatten(context)
+    chunk = chunk_program(step_fn, context)
     waiting = None
     while done < steps:
         length = min(chunk_steps, steps - done)
         if between is not None:
             length = min(length, between.next_after(done) - done)
-        try:
-            fed = None if feed is None else feed(done, length)
-        except Exception as error:
-            if done == start:
-                raise
-            if waiting is not None:
-                _report(observer, *waiting)
-                _save(observer, done, state)
-            raise DataFailed(
-                f"the data failed after step {done} of {steps}: {error}",
-                step=done,
-                state=_gathered(mesh, state),
-            ) from error
-        if between is not None and between.due(done):
-            state = _between(between.function, mesh, context, state, seeds)
-        state, metrics = _chunk(step_fn, length, mesh, context, state, seeds, fed)
+        pieces = iter([(length, None)] if feed is None else feed(done, length))
+        begun, parts = done, []
+        while done < begun + length:
+            try:
+                count, fed = next(pieces)
+            except Exception as error:
+                if done == start:
+                    raise
+                if waiting is not None:
+                    _report(observer, *waiting)
+                if parts:
+                    _report(observer, done, parts)
+                if waiting is not None or parts:
+                    _save(observer, done, state)
+                raise DataFailed(
+                    f"the data failed after step {done} of {steps}: {error}",
+                    step=done,
+                    state=_gathered(mesh, state),
+                ) from error
+            if between is not None and not parts and between.due(done):
+                call = programs.kept_with(between.function, _make_between, tree)
+                state = call(mesh, leaves, state, seeds)
+            jax.block_until_ready(parts)  # else what was fed would pile up on the device
+            state, metrics = chunk(count, mesh, leaves, state, seeds, fed)
+            done += count
+            parts.append(metrics)
         if waiting is None:
             memory.give_back()  # what compiling took; the device is at work already
         if waiting is not None:
             _report(observer, *waiting)  # while the device works on the chunk after it
-        done += length
-        waiting = done, metrics
+        waiting = done, parts
         stop = observer.should_stop()
-        due = save_every and done // save_every > (done - length) // save_every
+        due = save_every and done // save_every > begun // save_every
         if due or stop or done == steps:
             _report(observer, *waiting)
             waiting = None
@@ -232,9 +252,9 @@ def _gathered(mesh: Mesh | None, state: PyTree) -> PyTree:
     return state if mesh is None else jax.device_put(state, jax.devices()[0])
 
 
-def _report(observer: Observer, done: int, metrics: dict[str, jax.Array]) -> None:
+def _report(observer: Observer, done: int, parts: list[dict[str, jax.Array]]) -> None:
     """Fetch a chunk's metrics, check that they are finite, and pass on those of its last step."""
-    values = {name: np.asarray(value) for name, value in metrics.items()}
+    values = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
     length = next(iter(values.values())).shape[1]
     broken = {name: ~np.isfinite(value) for name, value in values.items()}
     steps = {name: np.argmax(bad.any(axis=0)) for name, bad in broken.items() if bad.any()}
@@ -263,9 +283,9 @@ def _save(observer: Observer, done: int, state: PyTree) -> None:
     if not finite.all():
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
         broken = [paths[i] for i in np.flatnonzero(~finite)]
-        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in broken]
         raise Diverged(
-            f"{' and '.join(names)} of the state stopped being finite by step {done}; {_HINT}"
+            f"{' and '.join(map(leaf_name, broken))} of the state stopped being finite by step "
+            f"{done}; {_HINT}"
         )
     observer.save(done, state)
 

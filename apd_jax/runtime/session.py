@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from apd_jax.runtime import loop
+from apd_jax.runtime import loop, metric_names
 from apd_jax.runtime.outcome import Diverged, EndedEarly, Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
@@ -141,8 +141,7 @@ class Recorder(loop.Observer):
             row["steps_per_second"] = (step - self._last[0]) / max(now - self._last[1], 1e-9)
         self._last = step, now
         self.store.write(step, row)
-        shown = {name.removeprefix("loss/"): v for name, v in metrics.items() if "loss" in name}
-        self._progress.update(step, **shown)
+        self._progress.update(step, **metric_names.losses(metrics))
         self._observer.on_metrics(step, metrics)
 
     def save(self, step, state):

@@ -81,9 +81,9 @@ class Trainer:
         self.settings, self.steps = settings, settings.steps
         self._init, self._own_seeds = init, seeds
         self.context, self.seeds = spread(targets, seeds, restarts)
-        source = as_source(data)
+        source = as_source(data).with_batch_size(settings.batch_size)
         self._sample = source.draw(int(np.asarray(seeds)[0]))
-        self.feed = source.feed if source.feeds else None
+        self.feed = source.pieces if source.feeds else None
         self.rate, self.optimizer = settings.rate(), settings.optimizer()
         self.step = _make_step(settings, self.optimizer, self.rate, source)
         self.between = _make_between(settings, self._sample)
