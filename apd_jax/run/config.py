@@ -39,9 +39,7 @@ class Config:
     restarts: int = setting(1, "Restarts of each seed; the one with the least loss is chosen.")
     settings: Settings = setting(Settings(), "The decomposition.", flat=True)
     target: Any = setting(None, "The network: the study's `Task`.")
-    evaluation_samples: int = setting(
-        20_000, "Number of sampled inputs for the measurements."
-    )
+    evaluation_samples: int = setting(20_000, "Number of sampled inputs for the measurements.")
     chunk_steps: int = setting(100, "Number of steps between two rows of metrics.jsonl.")
     checkpoint_every: int = setting(1000, "Number of steps between two checkpoints.", free=True)
     max_to_keep: int = setting(3, "Number of newest checkpoints that are kept.", free=True)
