@@ -109,7 +109,7 @@ class LockTest(WorkdirTestCase):
             self.assertLogs("absl", "WARNING") as logs,
         ):
             Workdir(self.path).close()
-        self.assertIn("one process in a workdir only", logs.output[0])
+        self.assertIn("use a workdir in one process only", logs.output[0])
 
 
 class PathTest(WorkdirTestCase):
