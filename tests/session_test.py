@@ -313,7 +313,9 @@ class SmallDiskTest(SessionTestCase):
         ):
             while True:
                 file.write(bytes(1 << 12))
-        with self.assertRaisesRegex((CheckpointError, OSError), "(?s)No space left.*[Ff]ree disk space"):
+        with self.assertRaisesRegex(
+            (CheckpointError, OSError), "(?s)No space left.*[Ff]ree disk space"
+        ):
             self.run_stage(width=20_000)
         self.assertEqual(self.steps_on_disk(), [10])
         (self.disk / "filler").unlink()
