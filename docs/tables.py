@@ -47,9 +47,9 @@ may differ.
 Gated functions: `scaled purity` measures weights of x, of bits and to the output each in units of
 their size in the target; in `weight purity` the weights of bits, 100 where others are near 1, drown
 the rest. The run of one step shows the partitioned start by itself: it has the weights of bits in
-their places at once, and the rest, and with it every curve, is left to the training (scaled purity 0.74,
-curve error 2.0, against 0.95 and 0.034 on average over the 16 seeds after 3000 steps). With a
-random start and the paper's attributions not one of 16 seeds of the small network is solved. The
+their places at once, and the rest, and with it every curve, is left to the training (scaled purity
+0.74, curve error 2.0, against 0.95 and 0.034 on average over the 16 seeds after 3000 steps). With
+a random start and the paper's attributions not one of 16 seeds of the small network is solved. The
 paper's settings, all 200k steps, fail on the one seed that was run (below): every component is a
 mixture of all functions, purity is 0.22. The paper shows one seed that succeeds.
 
