@@ -1,9 +1,9 @@
-"""What logging and saving cost a run: `python -m benchmarks.logging_cost --config=tms:5-2`.
+"""Cost of logging and saving: `python -m benchmarks.logging_cost --config=tms:5-2`.
 
-The same steps are run bare, with every logger that is installed, and with saves as the config has
-them, in turns, so that a machine that slows down slows all of them. Printed are medians over the
-rounds of the time for a step and of the processor time of all threads, and what is added to those
-of the bare loop. On a machine that does other work too, only the processor time tells something.
+The same steps are run bare, with every installed logger, and with checkpoints as configured. The
+variants alternate, so that a slower machine affects all of them. The output has medians over the
+rounds of the time per step and of the processor time of all threads, and the increase over the bare
+loop. On a machine with other load, only the processor time is meaningful.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks import problem
 
 
 class Times(NamedTuple):
-    """Seconds on the clock, and of all cores together."""
+    """Elapsed seconds, and processor seconds of all cores together."""
 
     wall: float
     processor: float
@@ -50,7 +50,7 @@ class Timed(NamedTuple):
 
 
 class _Saving(loop.Observer):
-    """Saves and does nothing else; waits for the last save, which overlaps with no step."""
+    """An observer that only saves; it waits for the last save, which overlaps with no step."""
 
     def __init__(self, checkpointer: Checkpointer, steps: int):
         self._checkpointer, self._steps = checkpointer, steps

@@ -1,6 +1,6 @@
-"""The process that measures this project's own training step: `python -m benchmarks.worker`.
+"""The process that measures apd_jax's training step: `python -m benchmarks.worker`.
 
-It is started by the commands of this folder and answers their requests.
+The commands of this folder start it, and it answers their requests.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from benchmarks import machine, problem, process, stages
 
 
 class Session:
-    """One config, brought to a realistic state, whose steps are timed on request."""
+    """A config in a realistic state of training, whose steps are timed on request."""
 
     def __init__(self, request: dict[str, Any]):
         """Train targets, compile, and take the first steps.
 
         Args:
-          request: `config`, `overrides`, `target_steps`, `warm` (steps before any timing) and
-            `chunk` (steps in one execution; that of the config if None).
+          request: Request with `config`, `overrides`, `target_steps`, `warm` (steps before any
+            timing) and `chunk` (steps in one execution; that of the config if None).
         """
         self._libraries = machine.peak_memory()
         self._plan = problem.find_plan(request["config"], request["overrides"])
@@ -51,7 +51,7 @@ class Session:
             self._chunk()
 
     def _chunk(self) -> float:
-        """Take a chunk of steps; returns its seconds. After the config's last step, start over."""
+        """Take a chunk of steps and return its seconds; restart after the config's last step."""
         if self._done + self._chunk_steps > self._plan.settings.steps:
             self._restart()
             self._warm_up()
@@ -69,7 +69,7 @@ class Session:
         return time.perf_counter() - start
 
     def ready(self) -> dict[str, Any]:
-        """What was prepared."""
+        """Return a description of the prepared state."""
         return {
             "config": self._plan.config.flags(),
             "chunk": self._chunk_steps,
@@ -79,7 +79,7 @@ class Session:
         }
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Take steps until a request is filled: seconds per step of every chunk."""
+        """Take steps until a request is complete; return seconds per step of every chunk."""
         chunks: list[float] = []
         times: list[float] = []
         while not process.enough(times, request):
@@ -114,7 +114,7 @@ class Session:
 
 def main() -> None:
     channel = process.Channel()
-    # A cache of compiled programs would hide the time that compiling takes.
+    # A cache of compiled programs would hide the compile time.
     jax.config.update("jax_enable_compilation_cache", False)
     request = channel.receive()
     seeds = request["overrides"].get("seeds", problem.CONFIGS[request["config"]].seeds)

@@ -1,11 +1,11 @@
-"""Draw what goes wrong in a decomposition, and what a round of refinement mends.
+"""Draw faults of decompositions, and the effect of a round of refinement.
 
 python docs/faults.py
 
-`docs/images/faults.png`: a fault a panel, each from a TMS 5-2 without rounds of refinement, 2500
-steps of the robust settings with what the panel's title names; of eight seeds the first that has
-the fault. `docs/images/round.png`: a TMS 40-10 after 400 steps of the robust settings, and after
-one round. Letters: C components, F features, S seeds.
+`docs/images/faults.png` has one fault per panel, each from a TMS 5-2 without rounds of refinement,
+after 2500 steps of the robust settings with the changes in the panel's title. The panel shows the
+first of eight seeds that has the fault. `docs/images/round.png` shows a TMS 40-10 after 400 steps
+of the robust settings, and after one round. Letters: C components, F features, S seeds.
 """
 
 import pathlib
@@ -31,7 +31,7 @@ SITE = "linear1/kernel"
 
 
 class Fault(NamedTuple):
-    """A fault, settings under which it happens, and a rule on shares [C, F] that finds it."""
+    """A fault, settings that cause it, and a function of shares [C, F] that detects it."""
 
     name: str
     settings: dict[str, str | int | float]
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _train(variant: str, changed: dict, of_steps: int | None = None):
-    """Trainer, targets and states after `steps` steps of a training of `of_steps`; all seeds [S]."""
+    """Trainer, targets and states [S] after `steps` steps of a training of `of_steps`."""
     config = runpy.run_path(str(ROOT / "configs" / "tms.py"))["get_config"](variant)
     steps = changed["steps"]
     config.update_from_flattened_dict(changed | {"steps": of_steps or steps})
@@ -96,7 +96,7 @@ def _run(training: loop.Training, chunk_steps: int, steps: int | None = None):
 
 
 def _shares(target, components) -> np.ndarray:
-    """[C, F], the share of each feature's vector that each component holds, components sorted."""
+    """Return the share of each feature's vector in each component, sorted by component, [C, F]."""
     weight, parts = target.weights[SITE], components[SITE].matrices()
     shares = jnp.einsum("cfh,fh->cf", parts, weight) / jnp.sum(jnp.square(weight), axis=1)
     shares = np.asarray(shares)

@@ -271,7 +271,11 @@ class BadInputTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("unused", lambda p, x: x @ p["a"], r"b \[3, 3\]: the outputs don't depend on it"),
         ("scaled", lambda p, x: x @ p["b"] @ (2 * p["a"]), r"a \[3, 3\]: mul is no product"),
-        ("outputs", lambda p, x: jnp.sum(x @ p["b"] @ p["a"]), r"must give outputs \[B, \.\.\.\]"),
+        (
+            "outputs",
+            lambda p, x: jnp.sum(x @ p["b"] @ p["a"]),
+            r"must return outputs \[B, \.\.\.\]",
+        ),
     )
     def test_networks(self, network, message):
         target = apd_jax.Target(network, {"a": jnp.eye(3), "b": jnp.eye(3)}, ["a", "b"])

@@ -4,6 +4,8 @@ import dataclasses
 import json
 from typing import Literal
 
+import jax.numpy as jnp
+import numpy as np
 from absl.testing import absltest, parameterized
 
 from apd_jax import config_fields
@@ -30,6 +32,20 @@ class Whole:
     flat: Sizes = setting(Sizes(), "Sizes.", flat=True)
     deep: Sizes = setting(Sizes(wide=5), "More sizes.")
     given: tuple[str, ...] = setting((), "From elsewhere.", flag=False)
+
+
+class NumbersTest(parameterized.TestCase):
+    @parameterized.parameters((np.int64(7),), (np.uint8(7),), (np.array(7),), (jnp.int32(7),))
+    def test_scalars_become_python_numbers(self, seven):
+        sizes = Sizes(wide=seven, layers=(seven, 2), span=(np.float32(0.5), np.array(1.0)))
+        self.assertEqual(sizes, Sizes(wide=7, layers=(7, 2), span=(0.5, 1.0)))
+        text = json.dumps(config_fields.to_mapping(sizes))
+        self.assertEqual(json.loads(text)["layers"], [7, 2])
+
+    @parameterized.parameters((np.float32(2.5),), (np.array([1, 2]),), (np.bool_(True),))
+    def test_other_arrays_are_refused(self, value):
+        with self.assertRaisesRegex(UserError, "wide must be a whole number"):
+            Sizes(wide=value)
 
 
 class MappingTest(parameterized.TestCase):

@@ -369,7 +369,7 @@ class ReadmeTest(absltest.TestCase):
     @pytest.mark.slow
     def test_the_lines_for_ones_own_network_run_as_they_stand(self):
         text = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-        section = text.partition("## Decompose a network of your own")[2]
+        section = text.partition("## Decompose your own network")[2]
         code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
         names = {}
         before = os.getcwd()

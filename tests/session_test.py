@@ -226,7 +226,7 @@ class DamagedTest(SessionTestCase):
     def test_none_whole(self):
         self.stop_at(10)
         shutil.rmtree(self.checkpoints / "10" / "state")
-        with self.assertRaisesRegex(CheckpointError, "(?s)is whole:.*step 10"):
+        with self.assertRaisesRegex(CheckpointError, "(?s)is intact:.*step 10"):
             self.fit()
 
 
@@ -290,7 +290,7 @@ class FullDiskTest(SessionTestCase):
         size = (self.directory / "metrics.jsonl").stat().st_size
         with (
             file_size_limit(size + 50),
-            self.assertRaisesRegex(OSError, "the metrics cannot be written .File too large.*make"),
+            self.assertRaisesRegex(OSError, "the metrics cannot be written .File too large.*free"),
         ):
             self.fit(tensorboard=False)
         self.assertEqual(self.steps_on_disk(), [10])

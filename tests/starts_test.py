@@ -23,7 +23,7 @@ from apd_jax.training.trainer import Trainer
 pytestmark = pytest.mark.slow
 
 
-def _started(target, x, num_components, rank=None, start="parted"):
+def _started(target, x, num_components, rank=None, start="partitioned"):
     components = init_components(
         jax.random.key(0), target, num_components=num_components, rank=rank
     )
@@ -148,7 +148,7 @@ class CoveringTest(absltest.TestCase):
 
 
 class UnitNormTest(parameterized.TestCase):
-    @parameterized.parameters("parted", "covering")
+    @parameterized.parameters("partitioned", "covering")
     def test_products_stay_with_more_terms_than_a_site_has(self, start):
         target, x = _map(2 * np.eye(4, dtype=np.float32)), SparseFeatures(4, 0.05)
 

@@ -36,7 +36,7 @@ def scales(
     Returns:
       `{term: scalar}` for the terms that have a unit (`terms.Term.unit`).
     """
-    whole = {name: _svd_factors(weight) for name, weight in target.weights.items()}
+    whole = {name: Factors.from_matrices(w[None]) for name, w in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)
     rows = (sites.num_positions(target, x),) if objective.per_position else ()
     scores = jnp.ones((sites.batch_size(x), *rows, 1))
@@ -50,10 +50,3 @@ def scales(
             value = term.value(Step(objective, target, components, x, attributed, always, key))
             values[name] = jnp.where(value > 0, value, 1.0)
     return values
-
-
-def _svd_factors(weight: jax.Array) -> Factors:
-    """A site's matrix [(G,) d_in, d_out] as a single component of full rank."""
-    u, s, vt = jnp.linalg.svd(weight, full_matrices=False)
-    root = jnp.sqrt(s)[..., None]
-    return Factors((root * jnp.swapaxes(u, -1, -2))[None], (root * vt)[None])

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import randomness, sites
-from apd_jax.attribution import METHODS, Attributed, Mode, Source, metrics
+from apd_jax.attribution import METHODS, Attributed, Linearisation, Mode, metrics
 from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_takes, check_values, setting
 from apd_jax.errors import UserError
@@ -123,7 +123,7 @@ class Objective:
         "logits, or a Python function (outputs, target_outputs).",
     )
     attribution: str = setting("gradient", f"How components are scored: {', '.join(METHODS)}.")
-    attribution_source: Source = setting(
+    attribution_source: Linearisation = setting(
         "target",
         "Model that gradient attributions linearise: the target, or the sum of the components, "
         "which ablation and activation attributions always use.",

@@ -1,4 +1,4 @@
-"""What stands on a command line besides plain flags: configs of the checkout, `none`, --help."""
+"""The parts of a command line besides plain flags: paths of configs, `none`, --help."""
 
 import functools
 import operator
@@ -13,11 +13,11 @@ from apd_jax.run.config import Config
 
 _HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort"}
 _USAGE = """\
-Train a network, take its weights apart into parameter components, measure, draw and report:
+Train a network, decompose its weights into parameter components, measure, draw and report:
 
   python -m apd_jax.main --config=CONFIG [--workdir=DIR] [--config.FIELD=VALUE ...]
 
-The same command on the same directory goes on where it stopped. Fields marked * can be unset with
+Rerunning the command resumes the run in its directory. Fields marked * can be unset with
 --config.FIELD=none. Values below are {whose}."""
 
 
@@ -32,7 +32,7 @@ def without_help(argv: list[str]) -> list[str]:
 
 
 def find_config(argv: list[str]) -> list[str]:
-    """Take a config that is not where the command is given from the checkout of this package."""
+    """Look for a config that is not in the current directory in this package's checkout."""
     checkout, found = pathlib.Path(__file__).parents[2], list(argv)
     for i, argument in enumerate(argv):
         flag, path = argument.split("=", 1) if "=" in argument else (argv[i - 1], argument)
@@ -46,7 +46,8 @@ def find_config(argv: list[str]) -> list[str]:
 def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
     """Split a command line into arguments that set something, and names of fields set to none.
 
-    Only fields that may be None are taken; `none` for another is left for its own complaint.
+    Only fields that may be None are taken; `none` for any other field is left to the flag's own
+    error.
     """
     if not any(argument.lower().endswith("=none") for argument in argv):
         return argv, []  # nothing to look up
@@ -72,10 +73,10 @@ def help_text(config: ml_collections.ConfigDict | None = None) -> str:
     """The text of --help: configs with their variants, and every field with its sentence.
 
     Args:
-      config: whose values are shown; the defaults if None.
+      config: the config whose values are shown; the defaults if None.
     """
     shown = studies.find_all() if config is None else {config.name: studies.find(config.name)}
-    whose = "defaults; a config sets its own" if config is None else "those of the config given"
+    whose = "defaults; a config sets its own" if config is None else "those of the given config"
     parts = [_USAGE.format(whose=whose), "Configs and their variants:\n" + _configs()]
     common = Config(target=None)
     values = None if config is None else config_fields.to_mapping(common) | config.to_dict()
@@ -96,7 +97,7 @@ def _configs() -> str:
 
 
 def _fields(record, values, *, prefix: str = "", skip: str = "") -> str:
-    """Lines of all flags of a record; `values` replace those of the record."""
+    """The lines of all flags of a record; `values` replace the record's."""
     lines = []
     for name, field, value in config_fields.leaves(record):
         if name == skip:

@@ -1,6 +1,6 @@
-"""Configs: everything that a command may set, as flags and back.
+"""Configs: everything that a command line may set, as flags and as records.
 
-A file in configs/ starts from `base_config` and sets the numbers of its experiment.
+A file in configs/ starts from `base_config` and sets the values of its experiment.
 """
 
 import dataclasses
@@ -20,27 +20,29 @@ from apd_jax.training.config import Settings
 class WandB:
     """Arguments of `wandb.init`; nothing is logged there without a project."""
 
-    project: str | None = setting(None, "Project in Weights & Biases; no logging there if not set.")
-    entity: str | None = setting(None, "Whose project it is.")
+    project: str | None = setting(
+        None, "Project in Weights & Biases; nothing is logged there if not set."
+    )
+    entity: str | None = setting(None, "Owner of the project.")
     name: str | None = setting(None, "Name of the run there.")
     mode: str | None = setting(None, "online, offline or disabled.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All hyperparameters of a run; fields that are `free` don't change its numbers."""
+    """All hyperparameters of a run; those marked `free` do not change its results."""
 
     name: str = setting("", "Study, one of apd_jax/studies/.")
     variant: str = setting("", "Variant of the study.")
     seed: int = setting(0, "First seed.")
     seeds: int = setting(1, "Runs side by side, with seeds seed, seed + 1, ...")
-    restarts: int = setting(1, "Initialisations of each seed; the one of least loss stays.")
+    restarts: int = setting(1, "Restarts of each seed; the one with the least loss is chosen.")
     settings: Settings = setting(Settings(), "The decomposition.", flat=True)
     target: Any = setting(None, "The network: the study's `Task`.")
-    evaluation_samples: int = setting(20_000, "Samples of the inputs that measures are taken on.")
-    chunk_steps: int = setting(100, "Steps between two records in metrics.jsonl.")
-    checkpoint_every: int = setting(1000, "Steps between two checkpoints.", free=True)
-    max_to_keep: int = setting(3, "Number of newest checkpoints that stay.", free=True)
+    evaluation_samples: int = setting(20_000, "Number of sampled inputs for the measurements.")
+    chunk_steps: int = setting(100, "Number of steps between two rows of metrics.jsonl.")
+    checkpoint_every: int = setting(1000, "Number of steps between two checkpoints.", free=True)
+    max_to_keep: int = setting(3, "Number of newest checkpoints that are kept.", free=True)
     tensorboard: bool = setting(True, "Write TensorBoard files.", free=True)
     wandb: WandB = setting(WandB(), "Weights & Biases.", free=True)
 
@@ -52,12 +54,12 @@ class Config:
             raise UserError(f"seed must be in [0, 2**32 - seeds], got {self.seed}")
 
     def flags(self) -> dict[str, Any]:
-        """What the command line may set, as plain nested values."""
+        """The values that the command line may set, as a nested mapping."""
         return config_fields.to_mapping(self, flags_only=True)
 
 
 def base_config(name: str, variant: str) -> ml_collections.ConfigDict:
-    """All flags of a study, with their defaults.
+    """Make the config of a study, with the default of every flag.
 
     Raises:
       UserError: no such study.
@@ -81,7 +83,7 @@ def _fill(config: ml_collections.ConfigDict, record: Any) -> None:
 
 
 def _kind(field: dataclasses.Field, value: Any) -> type:
-    """The type of a flag's values; `int` for `int | None`, `str` for a choice of words."""
+    """The type of a flag's values; `int` for `int | None`, `str` for a choice of strings."""
     options = [option for option in get_args(field.type) if option is not type(None)]
     kind = options[0] if config_fields.optional(field) else field.type
     if kind is Any:
@@ -92,7 +94,7 @@ def _kind(field: dataclasses.Field, value: Any) -> type:
 
 
 def read_config(config: ml_collections.ConfigDict, study: Study) -> Config:
-    """The record of a config, every field checked.
+    """Check every field of a config, and make its record.
 
     Raises:
       UserError: a field out of its range.

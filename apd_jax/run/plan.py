@@ -1,4 +1,4 @@
-"""A config, checked and taken apart: what a run will do.
+"""The plan of a run: its config, checked, and the study that it belongs to.
 
 Letters: S seeds side by side.
 """
@@ -39,18 +39,18 @@ class Plan:
 
     @property
     def training(self) -> Training | None:
-        """How the target is trained; None where it is taken as it is drawn."""
+        """How the target is trained; None where it is used as drawn."""
         training = self.task.training
         return training if training is not None and training.steps else None
 
     @property
     def settings(self) -> Settings:
-        """How it is decomposed."""
+        """The hyperparameters of the decomposition."""
         return self.config.settings
 
     @property
     def seeds(self) -> jax.Array:
-        """Seeds of the runs side by side, uint32 [S]."""
+        """The seeds of the runs side by side, uint32 [S]."""
         first = np.uint32(self.config.seed)
         return first + jnp.arange(self.config.seeds, dtype=jnp.uint32)
 
@@ -59,8 +59,7 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
     """Check every field of a config, and the network it describes.
 
     Raises:
-      UserError: the first field that is out of its range, and how to mend it; or Weights & Biases
-        is asked for and not installed.
+      UserError: a field is out of its range; or Weights & Biases is requested and not installed.
     """
     study = studies.find(config.name)
     plan = Plan(read_config(config, study), study)
@@ -74,7 +73,7 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
 
 
 def _check_memory(plan: Plan) -> None:
-    """Raise UserError where the states alone, or a batch of inputs, are larger than the memory."""
+    """Raise UserError where the states and a batch of inputs alone exceed the memory."""
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
     params = jax.eval_shape(lambda seed: plan.task.init(randomness.root(seed)), seed)
     example = jax.eval_shape(lambda seed: plan.task.inputs(randomness.root(seed), 1), seed)
@@ -89,7 +88,7 @@ def _check_memory(plan: Plan) -> None:
         training.batch_size * width if training else 0,
     ]
     needed, there = 4 * plan.config.seeds * sum(floats), memory.total()
-    if needed > there:
+    if there is not None and needed > there:
         large = [
             f"{name}={value}"
             for name, _, value in config_fields.leaves(plan.config)

@@ -17,6 +17,7 @@ from apd_jax.errors import UserError
 from apd_jax.runtime import memory, programs
 from apd_jax.runtime.mesh import SEEDS, seeds_mesh
 from apd_jax.runtime.outcome import DataFailed, Diverged, Stopped
+from apd_jax.sites import leaf_name
 
 PyTree = Any
 StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
@@ -282,9 +283,9 @@ def _save(observer: Observer, done: int, state: PyTree) -> None:
     if not finite.all():
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
         broken = [paths[i] for i in np.flatnonzero(~finite)]
-        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in broken]
         raise Diverged(
-            f"{' and '.join(names)} of the state stopped being finite by step {done}; {_HINT}"
+            f"{' and '.join(map(leaf_name, broken))} of the state stopped being finite by step "
+            f"{done}; {_HINT}"
         )
     observer.save(done, state)
 

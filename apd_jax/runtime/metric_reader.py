@@ -1,4 +1,4 @@
-"""The rows of a metrics.jsonl that are whole, and what is missing among them."""
+"""Reading of metrics.jsonl: the intact rows, and which are missing."""
 
 import json
 import pathlib
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def read(path: pathlib.Path, *, steps: int, chunk_steps: int) -> tuple[list[dict[str, Any]], str]:
-    """Read what is there: curves are worth showing in part, and no reason to show nothing.
+    """Read the intact rows: incomplete curves are better than none.
 
     Args:
-      path: a metrics.jsonl, which may be missing, cut short or damaged.
-      steps, chunk_steps: of the loop that wrote it, a row a chunk.
+      path: a metrics.jsonl, which may be missing, truncated or damaged.
+      steps, chunk_steps: those of the loop that wrote it, one row per chunk.
 
     Returns:
-      The whole rows by step, and a sentence on what is missing, empty where nothing is.
+      The intact rows in order of their steps, and a sentence that says what is missing, or "".
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -27,7 +27,7 @@ def read(path: pathlib.Path, *, steps: int, chunk_steps: int) -> tuple[list[dict
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    """The row that a line holds, or None where it is not a whole one."""
+    """The row of a line, or None where it is damaged."""
     try:
         row = json.loads(line)
         whole = all(map(_is_metric, row.values())) and isinstance(row["step"], int)
@@ -37,6 +37,6 @@ def _row(line: str) -> dict[str, Any] | None:
 
 
 def _is_metric(value: Any) -> bool:
-    """Whether a value is a number or null, or a list of such."""
+    """Whether a value is a number or null, or a list of these."""
     items = value if isinstance(value, list) else [value]
     return all(item is None or isinstance(item, int | float) for item in items)

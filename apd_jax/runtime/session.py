@@ -1,4 +1,4 @@
-"""The run of a training, in memory or in its directory, from where it is to its end or to a stop.
+"""The run of a training, in memory or in a directory, to its last step or an early end.
 
 Letters: S seeds side by side.
 """
@@ -7,9 +7,11 @@ import os
 import time
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from absl import logging
 
-from apd_jax.runtime import loop
+from apd_jax.runtime import loop, metric_names
 from apd_jax.runtime.outcome import Diverged, EndedEarly, Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
@@ -60,7 +62,6 @@ def fit(
             logging.info("%s: all %d steps are done", name, training.steps)
             return Outcome(restored.state, done, store.rows(done), seconds)
         state = restored.state if restored else None
-        restored = None  # the loop gives the state's buffers up
         if flag.requested:
             stopped = Stopped(done, name)
             state = training.init_state() if state is None else state
@@ -96,7 +97,7 @@ def _run(
 
 
 def _with_outcome(ended: EndedEarly, name: str, recorder: "Recorder") -> EndedEarly:
-    """The same end, by the training's name, and with the last state that is finite."""
+    """The same error with the training's name, and with the last finite state as its outcome."""
     store = recorder.store
     if isinstance(ended, Stopped):
         error: EndedEarly = Stopped(ended.step, name)
@@ -106,6 +107,7 @@ def _with_outcome(ended: EndedEarly, name: str, recorder: "Recorder") -> EndedEa
         error = type(ended)(f"{name}: {ended}", step=ended.step)
     step, state = (ended.step, ended.state) if ended.state is not None else store.saved()
     if state is not None:
+        state = jax.tree.map(jnp.asarray, state)
         error.outcome = Outcome(state, step, store.rows(step), recorder.seconds)
     return error
 
@@ -139,8 +141,7 @@ class Recorder(loop.Observer):
             row["steps_per_second"] = (step - self._last[0]) / max(now - self._last[1], 1e-9)
         self._last = step, now
         self.store.write(step, row)
-        shown = {name.removeprefix("loss/"): v for name, v in metrics.items() if "loss" in name}
-        self._progress.update(step, **shown)
+        self._progress.update(step, **metric_names.losses(metrics))
         self._observer.on_metrics(step, metrics)
 
     def save(self, step, state):

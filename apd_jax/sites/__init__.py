@@ -17,6 +17,7 @@ from apd_jax.sites.evaluate import (
     run,
 )
 from apd_jax.sites.layout import Placement, Site
+from apd_jax.sites.leaf_names import leaf_name
 from apd_jax.sites.rows import batch_size
 from apd_jax.sites.target import PyTree, Sites, Target
 
@@ -33,6 +34,7 @@ __all__ = [
     "as_is",
     "batch_size",
     "batched",
+    "leaf_name",
     "num_positions",
     "over_examples",
     "run",

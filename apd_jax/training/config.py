@@ -9,7 +9,7 @@ from typing import Any, Literal
 import optax
 
 from apd_jax.components import Projection
-from apd_jax.config_fields import check_at_least, check_values, setting
+from apd_jax.config_fields import check_at_least, check_values, present_value, setting
 from apd_jax.errors import UserError
 from apd_jax.objective.objective import Multipliers, Objective
 from apd_jax.training import optimizers
@@ -53,12 +53,11 @@ class Settings:
         "Precision of a step's matrix products on GPU and TPU; attributions and faithfulness "
         "always use highest.",
     )
-    start: Literal["random", "parted", "covering"] = setting(
+    start: Literal["random", "partitioned", "covering"] = setting(
         "random",
-        "Components at the first step: drawn at random, as in the paper, or from the target's "
-        "weights: parted among groups of inputs that they treat alike, or covering each group as "
-        "the target does, with the difference in spare components (without rounds of refinement, "
-        "which would merge these).",
+        "Initial components: drawn at random, as in the paper, or made from the target's weights: "
+        "partitioned by input cluster, or covering each cluster as the target does, with the "
+        "difference in spare components (without rounds of refinement, which would merge these).",
     )
     init_scale: float = setting(1.0, "Gain of the random initialisation.")
     init_instances: int = setting(
@@ -80,6 +79,7 @@ class Settings:
     refine: Rules = setting(Rules(), "Rounds of refinement.")
 
     def __post_init__(self):
+        object.__setattr__(self, "start", present_value("start", self.start))
         check_values(self)
         check_at_least(self, 1, "num_components", "batch_size", "init_instances")
         if self.rank is not None and self.rank < 1:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules of the paper, the optimiser, and a step of it.
+"""The paper's learning-rate schedules, the optimiser, and its step.
 
 Letters: t step counted from the end of warmup, T number of steps after warmup.
 """
@@ -17,7 +17,7 @@ from apd_jax.components import Components, Projection, normalise_reads, project_
 from apd_jax.errors import UserError
 from apd_jax.training import schedules
 
-_LEAST_UNIT = 1e-6  # of a relative learning rate: a leaf of zeros can still learn
+_LEAST_UNIT = 1e-6  # smallest unit of a relative learning rate: a leaf of zeros can still learn
 
 
 def learning_rate_schedule(
@@ -28,22 +28,22 @@ def learning_rate_schedule(
     warmup_fraction: float = 0.0,
     halflife: float | None = None,
 ) -> optax.Schedule:
-    """Linear warmup from 0, then a schedule of the steps that are left (`schedules.factor`).
+    """Make a schedule with linear warmup from 0, then `schedules.factor` over the remaining steps.
 
-    Warmup takes `W = floor(steps · warmup_fraction)` steps with rate `peak · step / W`.
+    Warmup takes `W = floor(steps · warmup_fraction)` steps, with rate `peak · step / W`.
 
     Args:
       peak: learning rate after warmup.
       steps: number of optimiser steps, warmup included.
       schedule: shape after warmup.
-      warmup_fraction: share of the steps spent in warmup, in [0, 1).
-      halflife: steps in which `exponential` falls to a half.
+      warmup_fraction: fraction of the steps spent in warmup, in [0, 1).
+      halflife: steps in which `exponential` falls by half.
 
     Returns:
       A function from the step (int or int array) to the learning rate.
 
     Raises:
-      UserError: a value out of its range, an unknown shape, a missing halflife.
+      UserError: a value out of its range, an unknown schedule, a missing halflife.
     """
     if not 0 < peak < math.inf:
         raise UserError(f"learning_rate must be positive and finite, got {peak}")
@@ -63,15 +63,15 @@ def learning_rate_schedule(
 
 
 def adam(schedule: optax.Schedule, *, weight_decay: float = 0.0) -> optax.GradientTransformation:
-    """AdamW as in the paper's code: betas 0.9 and 0.999, epsilon 1e-8, decoupled decay."""
+    """Make AdamW as in the paper's code: betas 0.9 and 0.999, epsilon 1e-8, decoupled decay."""
     return optax.adamw(schedule, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay)
 
 
 def keep_unit_norm(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Keep the columns of U at unit norm, where they are from the start (the paper's option).
+    """Keep the columns of U at unit norm, which they must have from the start (paper's option).
 
-    Updates are changed to end on the sphere, at `(U + update) / ‖U + update‖`. What `inner` sees
-    should have no part along U (`components.project_gradient`).
+    Updates are changed to end on the unit sphere, at `(U + update) / ‖U + update‖`. The gradient
+    should have no component along U (`components.project_gradient`).
     """
 
     def update(gradient, state, components=None):
@@ -87,13 +87,13 @@ def keep_unit_norm(inner: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 class Optimizer(NamedTuple):
-    """How components follow a gradient.
+    """An optax transformation for components, with a projection of the gradient before it.
 
     Attributes:
-      transformation: makes updates from the gradient.
-      projection: how the gradient of unit-norm U loses its part along U before
-        (`components.project_gradient`): `"auto"` holds only for losses that know a column of U and
-        its row of V by their product alone. None where U may have any norm.
+      transformation: turns the gradient into updates.
+      projection: how the gradient's component along unit-norm U is removed
+        (`components.project_gradient`); `"auto"` is right only for losses that depend on a column
+        of U and its row of V by their product alone. None where U may have any norm.
     """
 
     transformation: optax.GradientTransformation
@@ -109,15 +109,15 @@ class Optimizer(NamedTuple):
         """Take a step.
 
         Args:
-          gradient: of the loss, `{site: Factors}`.
-          state: of the optimiser.
-          components: where the gradient was taken.
+          gradient: the loss's gradient, `{site: Factors}`.
+          state: the optimiser's state.
+          components: the components that the gradient was taken at.
 
         Returns:
-          The components and the state after the step, and the norm of the gradient that was
-          followed: where U is kept at unit norm, of its part along the sphere.
+          The components and the state after the step, and the norm of the gradient, after its
+          projection where U is kept at unit norm.
         """
-        # Not within the outlined program: the compiler merges it with the sum of all gradients.
+        # Not within the outlined program: XLA can fuse it with the sum of the gradients here.
         if self.projection is not None:
             gradient = project_gradient(gradient, components, self.projection)
         norm = optax.tree.norm(gradient)
@@ -133,12 +133,13 @@ def decomposition_optimizer(
     unit_norm: bool = False,
     projection: Projection = "auto",
 ) -> Optimizer:
-    """Adam for components, as `train_step.train_step` takes it.
+    """Make the optimiser of the components: Adam, with options.
 
     Args:
       schedule: the learning rate.
-      relative: multiply it by the root mean square of each leaf, U or V of a site: Adam's steps,
-        which have the size of the rate whatever the gradient, then have that of the weights.
+      relative: multiply it by the root mean square of each leaf (U or V of a site). Adam's steps
+        have the size of the learning rate whatever the gradient; this makes them relative to the
+        weights.
       unit_norm: see `keep_unit_norm`.
       projection: see `Optimizer`.
     """
@@ -148,10 +149,10 @@ def decomposition_optimizer(
 
 
 def _outlined() -> contextlib.AbstractContextManager:
-    """Keep the jitted functions called within as programs of their own, on CPU.
+    """Keep XLA from inlining the jitted functions called within, on CPU.
 
-    Merged into the step, the optimiser would form the gradient anew, from all of its summands, for
-    each of its averages: passes over memory that take longer than everything it computes.
+    If the optimiser is inlined, XLA fuses it with the sum of the gradient's summands, and forms
+    that sum again for each of Adam's moments: passes over memory that take longer than Adam itself.
     """
     if jax.default_backend() != "cpu":
         return contextlib.nullcontext()

@@ -1,10 +1,10 @@
-"""Settings that come out right on every seed, without knowing the number of mechanisms.
+"""Settings for reliable training across seeds, without knowing the number of mechanisms.
 
-The paper's settings are in configs/, an experiment each; these are one for all networks: losses
-relative to those of no component, a learning rate relative to the weights, rounds of refinement in
-the first part of the training, and a simplicity that fades in the rest, so that components get
-their full length. What is left to choose is C (twice the number of mechanisms that one expects) and
-k.
+The paper's settings, one per experiment, are in configs/. These are the same for every network:
+losses relative to those without components, a learning rate relative to the weights, rounds of
+refinement in the first part of the training, and a simplicity coefficient that falls to zero in the
+rest, so that components reach their full norm. What is left to choose is k, and C (about twice the
+expected number of mechanisms).
 """
 
 from apd_jax.objective.objective import Coefficients, Objective
@@ -12,7 +12,7 @@ from apd_jax.training.config import Settings
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.schedules import Schedules
 
-SUFFIX = "-robust"  # of the variant of a config that takes these settings
+SUFFIX = "-robust"  # ends the name of the variant of a config with these settings
 
 ROBUST = Settings(
     objective=Objective(Coefficients(faithfulness=1.0, minimality=1.0, simplicity=6.0)),

@@ -151,8 +151,8 @@ def _make_init(
     return one
 
 
-# The functions that the loop compiles hold no trainer: JAX keeps them, and what they hold, for as
-# long as the process runs, and parameters of a network should not stay that long.
+# A plain function, and no method: compiled programs live as long as the function they are made of
+# (`runtime.programs`), and a bound method is a new object at every access.
 def _make_step(
     settings: Settings, optimizer: Optimizer, rate: optax.Schedule, source: Source
 ) -> loop.StepFn:
