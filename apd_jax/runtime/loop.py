@@ -213,11 +213,9 @@ def run_steps(
             except Exception as error:
                 if done == start:
                     raise
-                if waiting is not None:
-                    _report(observer, *waiting)
-                if parts:
-                    _report(observer, done, parts)
-                if waiting is not None or parts:
+                for report in filter(None, (waiting, parts and (done, parts))):
+                    _report(observer, *report)
+                if waiting or parts:
                     _save(observer, done, state)
                 raise DataFailed(
                     f"the data failed after step {done} of {steps}: {error}",
