@@ -12,21 +12,21 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.errors import UserError
-from apd_jax.sites import adapters
+from apd_jax.sites.adapters import linen
 from apd_jax.sites.layout import Site
 from apd_jax.sites.program import Left, leaf_paths, trace
 
 PyTree = Any
 Selection = str | Sequence[str] | Callable[[str, Any], bool] | None
 # Last parts of a path that may be left out where no other leaf is meant.
-_ENDINGS = ("/kernel", "/weight", "/w", "/embedding", "/value")
+_ENDINGS = ("/kernel", "/weight", "/w", "/embedding", "/value", ".weight")
 
 
 class Sites(Mapping[str, Site]):
     """The decomposed sites of a network by name, and the parameters that are left as they are.
 
-    Printed, it is a table. A trailing `/kernel`, `/weight`, `/w`, `/embedding` or `/value` of a
-    name may be left out where no other site is meant.
+    Printed, it is a table. A trailing `/kernel`, `/weight`, `/w`, `/embedding`, `/value` or
+    `.weight` of a name may be left out where no other site is meant.
 
     Attributes:
       left: the other parameters, each with the reason.
@@ -148,7 +148,7 @@ class Target:
         Raises:
           UserError: variables without `params`; see `Target`.
         """
-        apply_fn, params = adapters.from_linen(module, variables, method, fixed)
+        apply_fn, params = linen.from_linen(module, variables, method, fixed)
         return cls(apply_fn, params, sites, inputs=inputs)
 
     @classmethod
@@ -156,14 +156,67 @@ class Target:
         cls, model: Any, sites: Selection = None, *, inputs: PyTree | None = None
     ) -> "Target":
         """A Flax NNX model `model(x)`; all but its `nnx.Param`s stays fixed."""
-        return cls(*adapters.from_nnx(model), sites, inputs=inputs)
+        from apd_jax.sites.adapters import nnx  # takes a quarter of the time to import this package
+
+        return cls(*nnx.from_nnx(model), sites, inputs=inputs)
 
     @classmethod
     def from_equinox(
         cls, model: Any, sites: Selection = None, *, inputs: PyTree | None = None
     ) -> "Target":
         """An Equinox model `model(x)` of one example, mapped over a batch of them."""
-        return cls(*adapters.from_equinox(model), sites, inputs=inputs)
+        from apd_jax.sites.adapters import equinox  # optional: only who has such a model needs it
+
+        return cls(*equinox.from_equinox(model), sites, inputs=inputs)
+
+    @classmethod
+    def from_torch(
+        cls,
+        module: Any,
+        inputs: PyTree,
+        output: str | int | Callable | None = None,
+        sites: Selection = None,
+        *,
+        valid: Callable[[PyTree], Any] | None = None,
+        dtype: Any = None,
+        **fixed: Any,
+    ) -> "Target":
+        """A torch module in eval mode, run in JAX by torchax; the module itself is not changed.
+
+        Its outputs on `inputs` are compared with torch's own on two batch sizes; parameters are
+        called by torch's names, `"encoder.layer.0.output.dense.weight"`. Needs `apd_jax[torch]`.
+
+        Args:
+          module: the module; all but its parameters stays fixed.
+          inputs: what `forward` takes, [B, ...] tensors or arrays: one, a tuple for positions, or
+            a dict for keywords. The target takes the same as JAX arrays.
+          output: which part of what `forward` returns is the output: a key or attribute
+            (`"logits"`), an index, or a function of it; all of it if None.
+          sites: see `Target`.
+          valid: function of a batch of inputs to bool [B] or [B, T], the outputs that are
+            compared, such as those of positions that are not padding; all if None.
+          dtype: `"float32"` to convert a copy of a module of other precision.
+          **fixed: keywords of `forward`, the same for all examples, such as `use_cache=False`.
+
+        Raises:
+          UserError: torch or torchax is not installed; the module is in training mode, its weights
+            are computed from others, not floating or not float32; an operator is missing in
+            torchax; the outputs differ by more than 1e-4 of the largest; see `Target`.
+        """
+        try:
+            from apd_jax.sites.adapters import torch  # optional, too
+        except ImportError as error:
+            raise UserError(f"from_torch needs pip install 'apd_jax[torch]' ({error})") from error
+        apply_fn, params, x = torch.from_torch(module, inputs, output, dtype, valid, fixed)
+        return cls(apply_fn, params, sites, inputs=x)
+
+    @property
+    def conversion_error(self) -> float | None:
+        """The largest difference to torch's own outputs, in parts of the largest; see `from_torch`.
+
+        None for a network that was not converted.
+        """
+        return getattr(self.apply_fn, "conversion_error", None)
 
     def at(self, x: PyTree) -> "Target":
         """This target, its sites found by tracing with inputs like `x` if they weren't yet.
