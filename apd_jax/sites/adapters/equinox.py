@@ -7,7 +7,7 @@ import equinox
 import jax
 import jax.numpy as jnp
 
-from apd_jax.sites.adapters.fixed import Fixed
+from apd_jax.sites.adapters.fixed import Fixed, check_state
 
 PyTree = Any
 
@@ -37,6 +37,7 @@ class EquinoxApply:
 
     def with_state(self, state: PyTree) -> "EquinoxApply":
         """The same model with other arrays in the place of those that are no parameters."""
+        check_state(self.state, state)
         leaves, tree = jax.tree.flatten(self.fixed.value)
         places = [i for i, leaf in enumerate(leaves) if equinox.is_array(leaf)]
         for place, array in zip(places, state, strict=True):

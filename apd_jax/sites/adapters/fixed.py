@@ -2,6 +2,9 @@
 
 from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
+
 from apd_jax.errors import UserError
 
 PyTree = Any
@@ -57,6 +60,16 @@ def refuse_unsaved(what: str, value: Any, constructor: str) -> None:
     if isinstance(value, dict) and "not saved" in value:
         raise UserError(
             f"{what} was a {value['not saved']}, which is not saved: load with {constructor}"
+        )
+
+
+def check_state(own: PyTree, saved: PyTree) -> None:
+    """Raise UserError unless saved arrays have the names and shapes of a model's own."""
+    if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, saved):
+        found = [[*map(jnp.shape, jax.tree.leaves(state))] for state in (own, saved)]
+        raise UserError(
+            "what is fixed of the model, such as its buffers, is not what was saved: it has arrays "
+            f"of shapes {found[0]}, saved were {found[1]}"
         )
 
 

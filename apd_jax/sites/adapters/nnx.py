@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from apd_jax.sites.adapters.fixed import Fixed
+from apd_jax.sites.adapters.fixed import Fixed, check_state
 
 PyTree = Any
 
@@ -40,6 +40,7 @@ class NnxApply:
     def with_state(self, state: PyTree) -> "NnxApply":
         """The same model with other arrays in the place of those that are no parameters."""
         graph, rest = self.fixed.value
+        check_state(self.state, state)
         leaves, tree = jax.tree.flatten(rest)
         new = [_like(old, array) for old, array in zip(leaves, state, strict=True)]
         return NnxApply(Fixed((graph, jax.tree.unflatten(tree, new))))

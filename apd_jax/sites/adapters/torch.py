@@ -20,7 +20,13 @@ from apd_jax.sites.adapters import (
     torch_copy,
     torch_refused,
 )
-from apd_jax.sites.adapters.fixed import Fixed, plain_keywords, refuse_unsaved, saved_keywords
+from apd_jax.sites.adapters.fixed import (
+    Fixed,
+    check_state,
+    plain_keywords,
+    refuse_unsaved,
+    saved_keywords,
+)
 
 PyTree = Any
 _CONSTRUCTOR = "a Target, Target.from_torch(module, inputs, ...), that has it"
@@ -70,14 +76,13 @@ class TorchApply:
           UserError: they are not those of the module.
         """
         tensors, keywords = self.fixed.value
-        shapes = [{n: np.shape(a) for n, a in of.items()} for of in (tensors, state)]
-        if shapes[0] != shapes[1]:
-            differing = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))
-            raise UserError(
-                f"the module's buffers are not those that were saved; differing: {differing[:6]}"
-            )
-        arrays = {name: jnp.asarray(array) for name, array in state.items()}
-        return dataclasses.replace(self, fixed=Fixed((arrays, keywords)))
+        check_state(tensors, state)
+        return dataclasses.replace(self, fixed=Fixed((state, keywords)))
+
+    @staticmethod
+    def to_tensors(arrays: Mapping[str, jax.Array]) -> dict[str, torch.Tensor]:
+        """Arrays as tensors with memory of their own."""
+        return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
 def from_torch(
@@ -142,7 +147,7 @@ def _converted(
     module: torch.nn.Module, output: Any, dtype: torch.dtype | None, keywords: dict[str, Any]
 ) -> tuple[TorchApply, dict[str, jax.Array]]:
     skeleton, params, fixed = torch_copy.split(module)
-    huggingface.use_eager_experts(skeleton.module)
+    huggingface.run_every_expert(skeleton.module)
     name = None if dtype is None else str(dtype).removeprefix("torch.")
     return TorchApply(skeleton, Fixed((fixed, keywords)), output, name), params
 
@@ -234,8 +239,3 @@ def _as_torch(leaf: Any, module: torch.nn.Module, dtype: torch.dtype | None) -> 
     if dtype is not None and tensor.is_floating_point():
         tensor = tensor.to(dtype)
     return tensor.to(first.device)
-
-
-def to_tensors(arrays: Mapping[str, jax.Array]) -> dict[str, torch.Tensor]:
-    """Arrays as tensors with memory of their own."""
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}

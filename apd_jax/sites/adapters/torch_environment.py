@@ -6,6 +6,7 @@ Letters: B batch, L queries, S keys, d width.
 import contextlib
 import functools
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,8 +56,10 @@ def running() -> Iterator[None]:
     env = environment()
     # Draws within a network must not leave a key of this trace behind.
     key = env.override_property(prng=jax.random.key(0))
-    with torchax_import.without_fast_path(), torch.no_grad(), key, env:
-        yield
+    with torchax_import.without_fast_path(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Explicitly requested dtype")  # JAX has int32 for int64
+        with torch.no_grad(), key, env:
+            yield
 
 
 def to_jax(tensors: Any) -> Any:

@@ -28,6 +28,7 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     module = getattr(module, "_orig_mod", module)  # of torch.compile
     if isinstance(module, torch.jit.ScriptModule):
         raise UserError("a ScriptModule can't be followed in JAX: give the module it was made of")
+    _check_floating(module)
     training = [name or type(module).__name__ for name, m in module.named_modules() if m.training]
     if training:
         raise UserError(
@@ -38,11 +39,7 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         _check_numbers(name, tensor, dtype)
     if not dict(module.named_parameters()):
-        raise UserError(
-            f"{type(module).__name__} has no parameters; weights kept in another form, as those of "
-            "quantised layers are, have to be floating parameters first"
-        )
-    _check_floating(module)
+        raise UserError(f"{type(module).__name__} has no parameters: there is nothing to decompose")
     return module
 
 
