@@ -113,7 +113,8 @@ class LoadTest(absltest.TestCase):
 
     def check(self, target, *models):
         components = apd_jax.init_components(jax.random.key(3), target, num_components=2, rank=1)
-        settings = apd_jax.Settings(num_components=2, topk=1.0)
+        objective = apd_jax.Objective(coefficients=apd_jax.Coefficients(minimality=1.0), topk=1.0)
+        settings = apd_jax.Settings(objective=objective, num_components=2)
         made = apd_jax.Decomposition(target, components, settings, example=self.x)
         directory = self.enterContext(tempfile.TemporaryDirectory())
         made.save(directory)

@@ -88,7 +88,7 @@ class ExportTest(parameterized.TestCase):
 
     def test_a_plain_file_of_something_else_is_noticed(self):
         def save(arrays, path, real=safetensors.numpy.save_file):
-            real({name: array + 1 for name, array in arrays.items()}, path)
+            real({name: np.asarray(array + 1) for name, array in arrays.items()}, path)
 
         with (
             mock.patch.object(safetensors.numpy, "save_file", save),

@@ -275,7 +275,8 @@ class BackTest(absltest.TestCase):
     def made(self):
         target = apd_jax.Target.from_torch(block(), self.x, "y", factor=2.0)
         components = apd_jax.init_components(jax.random.key(0), target, num_components=3, rank=1)
-        settings = apd_jax.Settings(num_components=3, topk=1.0)
+        objective = apd_jax.Objective(coefficients=apd_jax.Coefficients(minimality=1.0), topk=1.0)
+        settings = apd_jax.Settings(objective=objective, num_components=3)
         x = jnp.asarray(self.x.numpy())
         return apd_jax.Decomposition(target, components, settings, example=x[:3]), x
 
@@ -329,9 +330,8 @@ class BackTest(absltest.TestCase):
 
     def test_only_networks_of_torch_go_back(self):
         made, _ = self.made
-        target = apd_jax.Target(
-            lambda params, x: made.target.apply_fn(params, x), made.target.params
-        )
+        apply_fn = lambda params, x: made.target.apply_fn(params, x)  # noqa: E731
+        target = apd_jax.Target(apply_fn, made.target.params)
         other = apd_jax.Decomposition(target.at(self.made[1]), made.components, made.settings)
         with self.assertRaisesRegex(apd_jax.UserError, "from_torch"):
             other.to_torch()
