@@ -62,6 +62,12 @@ def _with_a_history():
     return module
 
 
+def _halved(y):
+    y = y.clone()
+    y.chunk(2, dim=-1)[0].mul_(0.5)
+    return y
+
+
 MODULES = {
     "no_module": (lambda: lambda x: x, "needs a torch.nn.Module, got a function"),
     "training": (lambda: nn.Linear(4, 4).train(), r"training mode \(Linear\).*module.eval\(\)"),
@@ -94,6 +100,10 @@ MODULES = {
     "number_of_rows": (lambda: Inner(lambda y: y[y > 0]), r"stops in then \(Then\)"),
     "outside": (lambda: Inner(lambda y: y + OUTSIDE), "tensors must be its own"),
     "random": (lambda: Inner(lambda y: y + torch.rand_like(y)), "differs from torch's own by 0"),
+    "change_through_a_view": (
+        lambda: Inner(_halved),
+        "in place through a view of it",
+    ),
     "no_tensor": (lambda: Inner(lambda y: {"a": y, "b": None}), "returns a NoneType.*output="),
 }
 

@@ -22,7 +22,7 @@ from zoo.torch_models import TORCH  # noqa: E402
 import apd_jax  # noqa: E402
 
 C, FEW = 3, 3
-_QUICK = ("transformer_encoder_layer", "tied_weights")
+_QUICK = ("tied_weights",)
 every_model = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in _QUICK else pytest.mark.slow) for n in TORCH]
 )

@@ -85,11 +85,11 @@ def _target(
         apply_fn, template = adapter.restored(network, saved or {})
     else:
         apply_fn, template = network, None
+    values = trees.rebuild(config["params"], leaves, template if params is None else params)
     if saved is not None and hasattr(apply_fn, "with_state"):
         ordered = {str(i): jnp.asarray(state[str(i)]) for i in range(len(state))}
         like = apply_fn.state if trees.code(saved["state"]) else None
         apply_fn = apply_fn.with_state(trees.rebuild(saved["state"], ordered, like))
-    values = trees.rebuild(config["params"], leaves, template if params is None else params)
     return Target(apply_fn, values, config["sites"])
 
 

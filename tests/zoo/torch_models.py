@@ -103,7 +103,8 @@ def gemma() -> TorchModel:
 
 @TORCH.entry
 def mixtral() -> TorchModel:
-    config = transformers.MixtralConfig(**_GROUPED, num_local_experts=3, num_experts_per_tok=2)
+    sizes = _GROUPED | {"intermediate_size": 8}  # what torch's grouped_mm takes
+    config = transformers.MixtralConfig(**sizes, num_local_experts=3, num_experts_per_tok=2)
     return language_model(transformers.MixtralForCausalLM(config), 9)
 
 

@@ -27,6 +27,7 @@ from apd_jax.sites.adapters.fixed import (
     refuse_unsaved,
     saved_keywords,
 )
+from apd_jax.sites.rows import batch_size
 
 PyTree = Any
 _CONSTRUCTOR = "a Target, Target.from_torch(module, inputs, ...), that has it"
@@ -98,6 +99,7 @@ def from_torch(
     module = torch_refused.check(module, wanted)
     own = copy.deepcopy(module).to(wanted) if wanted else torch_copy.sharing_parameters(module)
     x = jax.tree.map(_as_jax, _plain(inputs))
+    batch_size(x)
     apply_fn, params = _converted(own, output, wanted, keywords)
     given = jax.tree.map(lambda leaf: _as_torch(leaf, own, wanted), _plain(inputs))
 
