@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# torchax 0.0.13 with torch 2.13.0: importing it turns torch's fast path of attention layers off in
-# the whole process, and sets an environment variable of telemetry that child processes get, too.
-# Expected: an import changes neither. Fails if that is so.
+# torchax 0.0.13 with torch 2.13.0: importing it makes torch.random.fork_rng and
+# DataLoader(pin_memory=True) raise in the whole process (torch sees an accelerator "jax"), turns the
+# fast path of attention layers off, and sets an environment variable of telemetry that child
+# processes get, too. Expected: an import changes none of that. Fails if that is so.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -28,9 +29,27 @@ def found(self, name):
         raise
 
 
+def error_of(function):
+    try:
+        function()
+    except Exception as error:
+        return type(error).__name__
+    return None
+
+
+def fork():
+    with torch.random.fork_rng():
+        pass
+
+
+def pin():
+    list(torch.utils.data.DataLoader(torch.arange(4), batch_size=2, pin_memory=True))
+
+
 def state():
     variable = os.environ.get("ENABLE_RUNTIME_UPTIME_TELEMETRY")
-    return torch.backends.mha.get_fastpath_enabled(), variable
+    fast = torch.backends.mha.get_fastpath_enabled()
+    return fast, variable, error_of(fork), error_of(pin)
 
 
 before = state()
@@ -40,8 +59,9 @@ import torchax  # noqa: F401
 packet.__getattr__ = original
 for package in ("torch", "torchax", "jax"):
     print(package, metadata.version(package))
-print("fast path, telemetry: before", before, "after", state())
-as_recorded = (before, state()) == ((True, None), (False, "1"))
+print("fast path, telemetry, fork_rng, pin_memory: before", before, "after", state())
+wanted = (True, None, None, None), (False, "1", "TypeError", "RuntimeError")
+as_recorded = (before, state()) == wanted
 print("as recorded" if as_recorded else "this has changed")
 sys.exit(not as_recorded)
 PYTHON

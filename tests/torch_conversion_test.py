@@ -51,7 +51,7 @@ class Block(nn.Module):
 
 
 def block():
-    with torch.random.fork_rng():
+    with torch.random.fork_rng():  # which torchax breaks
         torch.manual_seed(0)
         module = Block()
     for seed in range(3):
@@ -108,6 +108,14 @@ class InputsTest(parameterized.TestCase):
         np.testing.assert_array_equal(target(jnp.asarray(ids.numpy())), own(module, ids))
         with self.assertRaisesRegex(apd_jax.UserError, "1099511627776, which int32 does not"):
             apd_jax.Target.from_torch(module, torch.tensor([2**40]))
+
+    def test_a_row_for_padding_has_a_derivative(self):
+        module = nn.Sequential(nn.Embedding(4, 3, padding_idx=0), nn.Linear(3, 2)).eval()
+        target = apd_jax.Target.from_torch(module, torch.tensor([[0, 1], [2, 0], [3, 1]]))
+        ids = jnp.zeros((3, 2), int)
+        gradient = jax.grad(lambda params: jnp.sum(target.apply_fn(params, ids)))(target.params)
+        self.assertGreater(np.abs(gradient["0.weight"][0]).max(), 0)
+        apd_jax.check_target(target, jnp.asarray([[0, 1], [2, 0], [3, 1]]))
 
     def test_other_precision_by_a_copy(self):
         module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).half().eval()
@@ -238,6 +246,12 @@ class UnchangedTest(absltest.TestCase):
         self.assertEqual(torch.get_default_device().type, "cpu")
         with self.assertRaises(AttributeError):
             torch.ops.aten.prod.no_such_dimname  # noqa: B018
+
+    def test_no_accelerator_appears(self):
+        torchax_import.load()
+        self.assertFalse(torch.accelerator.is_available() and not torch.cuda.is_available())
+        loader = torch.utils.data.DataLoader(torch.arange(4), batch_size=2, pin_memory=True)
+        self.assertLen(list(loader), 2)
 
     def test_after_an_error(self):
         with self.assertRaises(ZeroDivisionError), torch_environment.running():

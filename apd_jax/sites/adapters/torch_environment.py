@@ -33,15 +33,16 @@ def environment() -> Any:
 
     made = Environment()
 
-    def attention(*args, **kwargs):
-        args, kwargs = made.t2j_iso(made.v2t_iso((args, kwargs)))
-        return made.j2t_iso(_attention(*args, **kwargs))
+    def override(operator, function):
+        def on_tensors(*args, **kwargs):
+            args, kwargs = made.t2j_iso(made.v2t_iso((args, kwargs)))
+            return made.j2t_iso(function(*args, **kwargs))
 
-    for operator in (
-        torch.nn.functional.scaled_dot_product_attention,
-        torch.ops.aten.scaled_dot_product_attention,
-    ):
-        made.override_op_definition(operator, attention)
+        made.override_op_definition(operator, on_tensors)
+
+    override(torch.nn.functional.scaled_dot_product_attention, _attention)
+    override(torch.ops.aten.scaled_dot_product_attention, _attention)
+    override(torch.ops.aten.embedding, _embedding)
     return made
 
 
@@ -65,6 +66,14 @@ def running() -> Iterator[None]:
 def to_jax(tensors: Any) -> Any:
     """Tensors of a pytree of torch's as JAX arrays."""
     return environment().t2j_iso(tensors)
+
+
+def _embedding(weight: jax.Array, indices: jax.Array, *unused: Any, **unused_too: Any) -> jax.Array:
+    """Rows of a table; the row of `padding_idx`, too, has its derivative.
+
+    That a row is not trained does not make the outputs independent of it.
+    """
+    return jnp.take(weight, indices, axis=0)
 
 
 def _attention(

@@ -9,6 +9,7 @@ that imports by itself asks for none.
 import contextlib
 import functools
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -31,19 +32,33 @@ def load() -> Any:
     Raises:
       UserError: it is not installed, or does not fit this torch.
     """
+    others = "torchax" in sys.modules  # who imported it before may rely on what it changes
     try:
         with _as_it_was(), named_overloads():
-            return _everything()
+            torchax = _everything()
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"torchax can't be imported with torch {torch.__version__} ({error}): "
             "pip install 'apd_jax[torch]' takes versions that fit"
         ) from error
+    if not others:
+        _hide_device(torchax.device_module)
+    return torchax
+
+
+def _hide_device(module: Any) -> None:
+    """Let torch see no accelerator called jax, which it would pin memory and draw numbers on.
+
+    With it, `DataLoader(pin_memory=True)` and `torch.random.fork_rng` raise in the whole process.
+    """
+    module.is_available = lambda: False
+    module.device_count = lambda: 0
 
 
 def _everything() -> Any:
     import torchax
     import torchax.decompositions
+    import torchax.device_module
     import torchax.ops.jaten
     import torchax.ops.jtorch
     import torchax.ops.ops_registry
