@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.components import Components, num_components
+from apd_jax.components import Components, Factors, num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.errors import UserError
 from apd_jax.evaluation import seen, summary, tables
@@ -144,6 +144,53 @@ class Decomposition:
         mask = jnp.broadcast_to(jnp.asarray(kept), (batch, len(kept)))
         return forward.masked_apply(self.target, self.components, x, mask)
 
+    def edited(self, scales: Mapping[int, float]) -> PyTree:
+        """The network's parameters with some components taken out or scaled.
+
+        Every site holds `Σ_c s_c P_c`, so that the network computes what `masked_apply` gives for
+        the mask s; `edited({})` is the sum of all components. Other parameters stay.
+
+        Args:
+          scales: `{component: s_c}`, 0 to take it out; 1 for all others.
+
+        Returns:
+          A pytree like the target's parameters.
+
+        Raises:
+          UserError: no such component, a scale that is no finite number.
+        """
+        amounts = np.ones(num_components(self.components), np.float32)
+        for component, scale in scales.items():
+            self._check(component)
+            if not np.isscalar(scale) or not np.isreal(scale) or not np.isfinite(scale):
+                raise UserError(f"component {component} must be scaled by a number, got {scale!r}")
+            amounts[component] = scale
+        return _scaled(self.target, self.components, amounts)
+
+    def to_torch(self, scales: Mapping[int, float] | None = None) -> dict[str, Any]:
+        """The decomposed weights, edited, as torch tensors under torch's names.
+
+        `module.load_state_dict(decomposition.to_torch({3: 0.0}), strict=False)` takes component 3
+        out of the torch module.
+
+        Args:
+          scales: see `edited`; the sum of all components if None.
+
+        Returns:
+          `{name: tensor}` of the parameters that are decomposed, float32.
+
+        Raises:
+          UserError: the network is no torch module; see `edited`.
+        """
+        if not hasattr(self.target.apply_fn, "to_tensors"):
+            raise UserError(
+                "to_torch needs a decomposition of a torch module, Target.from_torch; edited() "
+                "gives the parameters of any network"
+            )
+        params = self.edited(scales or {})
+        names = dict.fromkeys(site.path for site in self.target.sites.values())
+        return self.target.apply_fn.to_tensors({name: params[name] for name in names})
+
     def plot(self, component: int) -> "Figure":
         """Draw a component's matrices beside those of the target, site by site."""
         from apd_jax.plotting import decomposition_figures  # matplotlib is slow to import
@@ -183,6 +230,17 @@ class Decomposition:
         total = num_components(self.components)
         if not isinstance(component, int | np.integer) or not 0 <= component < total:
             raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTree:
+    """The parameters with `Σ_c s_c P_c` at every site; amounts: s [C]."""
+    scaled = {
+        name: Factors(f.reads * amounts.reshape(-1, *(1,) * (f.reads.ndim - 1)), f.writes)
+        for name, f in components.items()
+    }
+    return forward.summed(target, scaled).params
 
 
 def top_of(found: seen.Seen, component: int, count: int) -> TopExamples:
