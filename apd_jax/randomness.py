@@ -22,6 +22,7 @@ _STREAMS = {
     "examples": 2**31 + 9,
     "zero terms": 2**31 + 10,
     "evidence": 2**31 + 20,
+    "shuffled matrices": 2**31 + 21,
 }
 # Folded into the key of a step; the last two into that of its attributions, or of a round's.
 _STREAMS_OF_A_STEP = {

@@ -17,7 +17,7 @@ from apd_jax.evaluation import baselines, curves, ranks
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import ALWAYS, Summary, summarise_seen
 from apd_jax.plotting import decomposition_figures, style
-from apd_jax.report import numbers, parts, words
+from apd_jax.report import evidence_section, numbers, parts, words
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import atomic_write_text
 from apd_jax.sites import PyTree
@@ -81,6 +81,7 @@ def render(decomposition: Any, x: PyTree, labels: Any) -> tuple[str, list[parts.
     found = decomposition.see(x)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = _panels(decomposition, x, found, summary, labels)
+    evidence = evidence_section.section(evidence_section.few(decomposition, x, labels))
     settings = config_fields.plain(config_fields.to_mapping(decomposition.settings))
     sentences = dict(config_fields.sentences(decomposition.settings))
     subject = words.Subject(_title(decomposition), "", {}, sentences)
@@ -93,6 +94,7 @@ def render(decomposition: Any, x: PyTree, labels: Any) -> tuple[str, list[parts.
         facts=_facts(decomposition, summary),
         remarks=[r for r in summary.remarks if r.startswith("Trivial")],
         **_summary(summary),
+        **evidence_section.content(evidence),
         **_sites(decomposition, summary),
         **_components(decomposition, x, found, summary),
         **parts.assets(False),
@@ -104,7 +106,7 @@ def render(decomposition: Any, x: PyTree, labels: Any) -> tuple[str, list[parts.
         versions=versions(),
         config=words.config_rows(settings, sentences),
     )
-    return text, panels
+    return text, [*panels, *evidence.panels]
 
 
 def _title(decomposition: Any) -> str:
