@@ -132,7 +132,7 @@ def per_row(
     found: dict[int, Sums] = {}
     for start in range(adversary.starts):
         r = jax.random.uniform(jax.random.fold_in(key, start), mask.shape)
-        best, done = jnp.full(mask.shape[:1], -jnp.inf), 0
+        best, done = jnp.full(mask.shape[:1], -jnp.inf, jnp.float32), 0
         for steps in adversary.steps:
             r, sums = ascend(
                 kind, target, parts, block, mask, r, best, steps - done, adversary.step_size

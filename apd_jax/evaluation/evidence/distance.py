@@ -22,7 +22,7 @@ Kind = Literal["kl", "mse"]
 
 
 class Number(NamedTuple):
-    """A measured number and its standard error, None where it is no mean over examples."""
+    """A measured number and its standard error, None where it is no mean over several examples."""
 
     value: float
     se: float | None = None
@@ -118,14 +118,16 @@ def of_weights(kind: Kind, target: Target, weights: dict[str, jax.Array], block:
 def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None) -> Number:
     """`Σ e / Σ w` and its standard error, the examples (or groups of them) drawn independently.
 
-    `SE = sqrt( n/(n−1) Σ (e_i − d w_i)² ) / Σ w`, over the n with any weight.
+    `SE = sqrt( n/(n−1) Σ (e_i − d w_i)² ) / Σ w`, over the n with any weight; none for n = 1.
     """
     error, unit = np.asarray(error, np.float64), np.asarray(unit, np.float64)
-    total = max(unit.sum(), 1e-300)
+    total = unit.sum() or 1e-300
     value = float(error.sum() / total)
     if groups is not None:
         _, groups = np.unique(groups, return_inverse=True)
         error, unit = (np.bincount(groups, weights=a) for a in (error, unit))
     rest = error - value * unit
-    count = max(int(np.count_nonzero((unit != 0) | (error != 0))), 2)
+    count = int(np.count_nonzero((unit != 0) | (error != 0)))
+    if count < 2:
+        return Number(value)
     return Number(value, float(np.sqrt(count / (count - 1) * np.sum(rest**2)) / abs(total)))
