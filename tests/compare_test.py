@@ -91,6 +91,11 @@ class CompareTest(parameterized.TestCase):
         other = networks.components(networks.mlp(hidden=6), 4, 2)
         with self.assertRaisesRegex(apd_jax.UserError, "different networks"):
             apd_jax.compare(self.first, other)
+        x = networks.normal(5, 4, 3)
+        moved = self.target.with_weights({"first/w": networks.normal(8, 3, 5)})
+        two = [cases.decomposition(t, self.first, x) for t in (self.target, moved)]
+        with self.assertRaisesRegex(apd_jax.UserError, "weights of 'first/w' differ"):
+            apd_jax.compare(*two)
         with self.assertRaisesRegex(apd_jax.UserError, "got a int"):
             apd_jax.compare(self.first, 3)
         with self.assertRaisesRegex(apd_jax.UserError, "threshold"):

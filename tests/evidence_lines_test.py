@@ -220,6 +220,8 @@ class ValuesTest(parameterized.TestCase):
         found = self.evidence.to_dict()
         self.assertEqual(set(found), expected)
         self.assertTrue(all(isinstance(value, float | int) for value in found.values()))
+        prefixed = self.evidence.to_dict(prefix="evidence_")
+        self.assertEqual(prefixed["evidence_own_se"], found["own_se"])
 
     def test_tables(self):
         text, html = repr(self.evidence), self.evidence._repr_html_()

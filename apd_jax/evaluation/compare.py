@@ -117,12 +117,13 @@ def compare(first: Any, second: Any, *, threshold: float = MATCHED) -> Match:
       A `Match`.
 
     Raises:
-      UserError: what is no decomposition, other sites or shapes, a threshold outside of (0, 1].
+      UserError: what is no decomposition, another network, a threshold outside of (0, 1].
     """
     if not 0 < threshold <= 1:
         raise UserError(f"threshold must be in (0, 1], got {threshold}")
     ours, theirs = _components(first), _components(second)
     _check_alike(ours, theirs)
+    _check_network(first, second)
     table = cosines(ours, theirs)
     mine, other = _full(ours), _full(theirs)
     kept = table[np.ix_(mine, other)]
@@ -228,3 +229,17 @@ def _check_alike(first: Components, second: Components) -> None:
         raise UserError(
             f"the decompositions are of different networks: sites {shapes[0]} and {shapes[1]}"
         )
+
+
+def _check_network(first: Any, second: Any) -> None:
+    """Refuse decompositions of networks with other weights, whose components have no partners."""
+    targets = getattr(first, "target", None), getattr(second, "target", None)
+    if targets[0] is None or targets[1] is None or targets[0] is targets[1]:
+        return
+    ours, theirs = (target.weights for target in targets)
+    for site, weight in ours.items():
+        if not np.allclose(weight, theirs[site], rtol=1e-4, atol=1e-6):
+            raise UserError(
+                f"the decompositions are of different networks: the weights of {site!r} differ; "
+                "compare decompositions of one network that began from different seeds"
+            )

@@ -140,8 +140,8 @@ class Evidence:
         """Names of the verdicts that fail."""
         return [verdict.name for verdict in self.verdicts if not verdict.passed]
 
-    def to_dict(self) -> dict[str, float]:
-        """Numbers by name, flat, and standard errors as `<name>_se`.
+    def to_dict(self, prefix: str = "") -> dict[str, float]:
+        """Numbers by name, flat, and standard errors as `<name>_se`, a prefix before each.
 
         Numbers that are no mean over examples (of weights, and counts) have no standard error.
         """
@@ -149,9 +149,9 @@ class Evidence:
         for name, number in self.numbers.items():
             if name in _LEFT_OUT:
                 continue
-            found[name] = number.value
+            found[prefix + name] = number.value
             if number.se is not None:
-                found[f"{name}_se"] = number.se
+                found[f"{prefix}{name}_se"] = number.se
         return found
 
     @property
