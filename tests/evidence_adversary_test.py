@@ -14,8 +14,9 @@ from absl.testing import absltest
 
 import apd_jax
 from apd_jax.evaluation.evidence import Adversary, adversary, distance, rows
-from apd_jax.evaluation.evidence.parts import Parts
+from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
 from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.masked import forward
 
 COUNT = 12
 
@@ -58,13 +59,25 @@ class AdversaryTest(absltest.TestCase):
 
     def test_the_shared_mask_is_within_5_percent_too(self):
         found = adversary.shared(
-            *self.search(),
+            *self.search()[:-1],
+            self.parts.terms,
             lambda: [(self.block, self.mask)],
             jax.random.key(0),
             lambda _: None,
         )
         worst = self.every.sum(axis=1).max()
         self.assertGreaterEqual(found[40][0].error.sum(), 0.95 * worst)
+
+    def test_a_shared_mask_by_its_active_pairs_is_the_dense_one(self):
+        x = networks.normal(6, 64, 3)
+        mask = jnp.zeros((64, COUNT), bool).at[::2, 3].set(True).at[5, 7].set(True)
+        r = jnp.linspace(0, 1, COUNT)
+        shared = jnp.broadcast_to(r, mask.shape)
+        dense = run(self.target, self.parts, x, rows.partial(mask, shared))
+        for most, route in ((33, "grouped"), (40, "grouped"), (64 * COUNT, "dense")):
+            self.assertEqual(forward.choose_masked_route(most, 64, COUNT), route)
+            found = run_shared(self.target, self.parts.terms, x, mask, r, most)
+            np.testing.assert_allclose(found, dense, rtol=1e-4, atol=1e-5)
 
     def test_more_steps_and_starts_find_no_less(self):
         key = jax.random.key(1)

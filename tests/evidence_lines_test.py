@@ -16,7 +16,7 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax import randomness
 from apd_jax.evaluation import baselines, ranks
-from apd_jax.evaluation.evidence import distance, rows
+from apd_jax.evaluation.evidence import distance, equal_rank, rows
 from apd_jax.evaluation.evidence.rows import Examples
 
 N, SIZE, K, DRAWS, STEPS = 21, 10, 1.3, 2, (2, 3)
@@ -396,6 +396,26 @@ class RowsTest(absltest.TestCase):
         distilled = dataclasses.replace(found.objective, distil=True, selection="batch")
         mask = rows.choose(distilled, target, found.components, block)
         self.assertTrue(np.asarray(mask)[:, -1].all())
+
+
+class BundlesTest(absltest.TestCase):
+    def test_terms_used_together_are_one_bundle(self):
+        rng = np.random.default_rng(0)
+        owner = rng.permutation(np.arange(20) % 4)
+        used = rng.uniform(size=(200, 4)) * (rng.uniform(size=(200, 4)) < 0.3)
+        scores = used[:, owner] * rng.uniform(1, 2, 20) + 1e-3 * rng.uniform(size=(200, 20))
+        found = equal_rank.bundles(scores, 4)
+        for bundle in range(4):
+            self.assertLen(set(owner[found == bundle].tolist()), 1)
+        self.assertEqual(set(found.tolist()), {0, 1, 2, 3})
+
+    def test_terms_are_scored_as_components_that_have_nothing_elsewhere(self):
+        target, x = networks.mlp(), networks.normal(5, 6, 3)
+        padded = baselines.baseline(target, "svd")
+        expected = networks.literal_attributions(target, padded, x, "target")
+        terms, _ = equal_rank._terms("svd", target)
+        found = equal_rank.term_scores(apd_jax.Objective(), target, terms, x)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 class RefusedTest(parameterized.TestCase):

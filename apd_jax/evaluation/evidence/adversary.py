@@ -5,17 +5,18 @@ Letters: B examples, T positions, C components, e an example's summed distance.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence import rows
 from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
-from apd_jax.evaluation.evidence.parts import Parts, run
+from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.sites import Target
 
@@ -102,15 +103,21 @@ def ascend(
     return r, last._replace(error=jnp.maximum(best, last.error))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 @jax.default_matmul_precision("highest")
 def _shared_gradient(
-    kind: Kind, target: Target, parts: Parts, block: Examples, mask: jax.Array, r: jax.Array
+    kind: Kind,
+    most: int,
+    target: Target,
+    components: Components,
+    block: Examples,
+    mask: jax.Array,
+    r: jax.Array,
 ) -> tuple[jax.Array, Sums]:
     """Gradient [C] of a block's total e with respect to the r [C] of all rows, and its sums."""
 
     def total(r):
-        outputs = run(target, parts, block.x, rows.partial(mask, r))
+        outputs = run_shared(target, components, block.x, mask, r, most)
         sums = compare(kind, outputs, target(block.x), block)
         return jnp.sum(sums.error), sums
 
@@ -156,8 +163,8 @@ def shared(
     adversary: Adversary,
     kind: Kind,
     target: Target,
-    parts: Parts,
-    blocks: Callable[[], Sequence[tuple[Examples, jax.Array]]],
+    components: Components,
+    blocks: Callable[[], Iterable[tuple[Examples, jax.Array]]],
     key: jax.Array,
     advance: Callable[[int], None],
 ) -> dict[int, list[Sums]]:
@@ -167,19 +174,22 @@ def shared(
       adversary: the ascent.
       kind: the distance.
       target: the network.
-      parts: what the mask scales.
+      components: `{site: Factors}`.
       blocks: gives the blocks and their masks anew, one after another.
       key: PRNG key for the starts.
       advance: is told how many passes through a block were made.
     """
     best: dict[int, _Path] = {}
+    most = max(1, *(int(jnp.sum(mask)) for _, mask in blocks()), 1)
     for start in range(adversary.starts):
-        r = jax.random.uniform(jax.random.fold_in(key, start), (parts.num_weights(),))
+        r = jax.random.uniform(jax.random.fold_in(key, start), (num_components(components),))
         strongest = _Path(-np.inf, [])
         for step in range(adversary.steps[-1] + 1):
             gradient, sums = jnp.zeros_like(r), []
             for block, mask in blocks():
-                one, here = _shared_gradient(kind, target, parts, block.without_labels(), mask, r)
+                one, here = _shared_gradient(
+                    kind, most, target, components, block.without_labels(), mask, r
+                )
                 gradient = gradient + one
                 sums.append(jax.device_get(here))
                 advance(1)

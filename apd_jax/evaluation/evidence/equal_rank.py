@@ -70,33 +70,31 @@ def make(
       active_rank: rank of the decomposition's active components, the mean over rows.
       active: L0, the mean number of active components.
     """
-    kind = "neurons" if name == "neurons" else "svd"
-    terms = {}
-    for site, weight in target.weights.items():
-        sides = baselines.site_terms(np.asarray(weight, np.float32), baselines.BASELINES[kind])
-        terms[site] = Factors(*(jnp.asarray(side, jnp.float32) for side in sides))
+    terms, owner = _terms("neurons" if name == "neurons" else "svd", target)
     total = sum(factors.num_components for factors in terms.values())
     if max(total * block.counts.size, sum(f.size for f in jax.tree.leaves(terms))) > _MOST_NUMBERS:
         return None
-    owner, start = {}, 0
-    for site, factors in terms.items():
-        owner[site] = jnp.arange(start, start + factors.num_components)
-        start += factors.num_components
+    num_rows = block.counts.size if objective.per_position else len(block.counts)
     if name != "bundled":
-        k = _within(active_rank, total, block)
+        k = float(np.clip(active_rank, 1.0 / num_rows, total))
         return Baseline(Parts(terms, owner), terms, None, seen.with_k(objective, k))
-    scores = np.asarray(term_scores(objective, target, terms, block.x)).reshape(-1, total)
-    valid = np.asarray(rows.rows_that_count(block.counts, (len(block.counts),)))
-    if len(scores) != len(valid):
-        valid = np.asarray(block.counts).reshape(-1) > 0
+    scores = np.asarray(term_scores(objective, target, terms, block.x))
+    valid = np.asarray(rows.rows_that_count(block.counts, scores.shape[:-1]))
     bundle = jnp.asarray(bundles(scores[valid][:_ROWS], min(count, total)), jnp.int32)
     owner = {site: bundle[places] for site, places in owner.items()}
-    k = _within(active, int(bundle.max()) + 1, block)
+    k = float(np.clip(active, 1.0 / num_rows, int(bundle.max()) + 1))
     return Baseline(Parts(terms, owner), terms, bundle, seen.with_k(objective, k))
 
 
-def _within(k: float, most: int, block: Examples) -> float:
-    return float(np.clip(k, 1.0 / block.counts.size, most))
+def _terms(kind: str, target: Target) -> tuple[Components, dict[str, jax.Array]]:
+    """Rank-one terms of every site, and their numbers counted through the sites."""
+    terms, numbers, start = {}, {}, 0
+    for site, weight in target.weights.items():
+        sides = baselines.site_terms(np.asarray(weight, np.float32), baselines.BASELINES[kind])
+        terms[site] = Factors(*(jnp.asarray(side, jnp.float32) for side in sides))
+        numbers[site] = jnp.arange(start, start + len(sides[0]))
+        start += len(sides[0])
+    return terms, numbers
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -190,7 +190,7 @@ def _shared(run: Run) -> None:
         run.adversary,
         run.kind,
         run.target,
-        run.parts,
+        run.parts.terms,
         run.masked_blocks,
         jax.random.fold_in(run.key, 2**31),
         run.steps,
