@@ -2,6 +2,7 @@
 
 import evidence_cases as cases
 import jax
+import markupsafe
 import networks
 import numpy as np
 from absl.testing import absltest
@@ -31,9 +32,9 @@ class PageTest(absltest.TestCase):
         self.assertEqual([panel.name for panel in made.panels], ["evidence", "seeds"])
         for verdict in self.evidence.verdicts:
             self.assertIn(f'<span class="name">{verdict.name}</span>', text)
-            self.assertIn(verdict.meaning, text)
+            self.assertIn(str(markupsafe.escape(verdict.meaning)), text)
         self.assertEqual(text.count("> FAIL<"), len(self.evidence.failed))
-        self.assertIn("of the squared weights missing at second", text)
+        self.assertIn("a share of the squared weights missing at second", text)
         self.assertIn("singular vectors: own mask", text)
 
     def test_a_page_without_evidence_has_no_section(self):
@@ -58,8 +59,9 @@ class ControlTest(absltest.TestCase):
         seeds = np.arange(2, dtype=np.uint32)
         targets = jax.vmap(lambda seed: networks.tms(1))(seeds)
         moved = experiment.shuffle(targets, seeds)
-        for name, weights in targets.weights.items():
-            after = moved.weights[name]
+        before_all, after_all = (jax.vmap(lambda t: t.weights)(t) for t in (targets, moved))
+        for name, weights in before_all.items():
+            after = after_all[name]
             for before, one in zip(weights, after, strict=True):
                 np.testing.assert_array_equal(np.sort(before, axis=None), np.sort(one, axis=None))
                 self.assertFalse(np.array_equal(before, one))

@@ -28,6 +28,7 @@ SEEDS_CAPTION = (
 )
 _EXAMPLES, _POSITIONS = 512, 8192  # of a report's evidence
 _STEPS, _DRAWS = (20,), 2
+_UNIT_WORDS = {"components": "a number of components"}
 
 
 class Section(NamedTuple):
@@ -102,7 +103,8 @@ def _verdict(verdict: Any) -> dict[str, Any]:
     return {
         "name": verdict.name,
         "passed": verdict.passed,
-        "value": f"{value} {verdict.unit}{where}",
+        "value": value,
+        "unit": f"{_UNIT_WORDS.get(verdict.unit, 'a share ' + verdict.unit)}{where}",
         "limit": numbers.threshold(float(verdict.limit)),
         "meaning": verdict.meaning,
     }
