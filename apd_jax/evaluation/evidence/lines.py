@@ -110,18 +110,7 @@ def _measure(
         run.masks.append(rows.packed(mask))
         size.add(run.tally, mask, block)
         run.advance(1)
-    used = size.active > 0
-    fewest = POOLED[-1]
-    for number, (block, mask) in enumerate(run.masked_blocks()):
-        key = jax.random.fold_in(run.key, number)
-        _masks(run, block, mask, jnp.asarray(used), key)
-        _adversary(run, "adversarial", run.parts, block, mask, key, run.adversary)
-        fewest = min(fewest, int(rows.rows_that_count(block.counts, mask.shape[:-1]).sum()))
-    if fewest < POOLED[-1]:
-        notes.append(
-            f"Some block has {fewest} rows that count: where these are fewer than a group of "
-            "pooled rows, all of them are one group."
-        )
+    notes += _all_masks(run, jnp.asarray(size.active > 0))
     _shared(run)
     sites = _sites(run, size)
     numbers = size.numbers(run.tally) | _distances(run) | _cross_entropies(run)
@@ -144,6 +133,22 @@ def _measure(
         notes=tuple(notes),
         cost=stated,
     )
+
+
+def _all_masks(run: Run, used: jax.Array) -> list[str]:
+    """Lines that are measured block by block; sentences on what is different about them."""
+    fewest = POOLED[-1]
+    for number, (block, mask) in enumerate(run.masked_blocks()):
+        key = jax.random.fold_in(run.key, number)
+        _masks(run, block, mask, used, key)
+        _adversary(run, "adversarial", run.parts, block, mask, key, run.adversary)
+        fewest = min(fewest, int(rows.rows_that_count(block.counts, mask.shape[:-1]).sum()))
+    if fewest == POOLED[-1]:
+        return []
+    return [
+        f"Some block has {fewest} rows that count: where these are fewer than a group of pooled "
+        "rows, all of them are one group."
+    ]
 
 
 def _masks(run: Run, block: Examples, mask: jax.Array, used: jax.Array, key: jax.Array) -> None:
