@@ -15,7 +15,7 @@ import numpy as np
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.errors import UserError
-from apd_jax.evaluation import seen, summary, tables
+from apd_jax.evaluation import evidence, seen, summary, tables
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -118,6 +118,58 @@ class Decomposition:
           UserError: an unknown baseline, labels that don't fit the outputs.
         """
         return summary.summarise(self, x, labels, baselines)
+
+    def evidence(
+        self,
+        x: PyTree,
+        labels: Any = None,
+        *,
+        valid: Any = None,
+        adversary_steps: Sequence[int] = (20, 80),
+        adversary_step_size: float = 0.1,
+        adversary_starts: int = 1,
+        draws: int = 4,
+        baselines: Sequence[str] = ("svd", "bundled", "neurons"),
+        limits: evidence.Limits | None = None,
+        seed: int = 0,
+    ) -> evidence.Evidence:
+        """Measure what a sceptic asks of a decomposition, with standard errors and verdicts.
+
+        The distance of outputs is the KL divergence in nats where the training minimises it, else
+        the mean squared difference over that of a zero output. What it will cost is logged first.
+
+        Args:
+          x: [N, ...] examples that the training did not see.
+          labels: classes [N] or [N, T], or `"next_tokens"` where x is tokens [N, T]: adds the cross
+            entropy.
+          valid: bool [N] or [N, T], or a function of x that gives it: what counts. Default: all.
+          adversary_steps: numbers of steps of signed gradient ascent that are reported.
+          adversary_step_size: of a step, on masks between 0 and 1.
+          adversary_starts: random starts, of which the strongest is taken.
+          draws: random masks a line.
+          baselines: what to compare with at equal size: `"svd"`, `"bundled"`, `"neurons"`.
+          limits: the largest values with which verdicts pass.
+          seed: of everything that is drawn.
+
+        Returns:
+          An `Evidence`: tables when printed, `to_dict()` for numbers.
+
+        Raises:
+          UserError: options out of their range, labels or `valid` that don't fit the outputs.
+        """
+        return evidence.evidence(
+            self,
+            x,
+            labels,
+            valid=valid,
+            adversary_steps=adversary_steps,
+            adversary_step_size=adversary_step_size,
+            adversary_starts=adversary_starts,
+            draws=draws,
+            baselines=baselines,
+            limits=limits,
+            seed=seed,
+        )
 
     def top_examples(self, component: int, x: PyTree, count: int = 10) -> TopExamples:
         """The examples on which a component has the largest attributions.
