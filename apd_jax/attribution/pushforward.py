@@ -201,4 +201,6 @@ def push_forward(
     assert order == jax.tree.structure(example)
     leaves = order.flatten_up_to(tangents)
     (out,) = _walk(closed.jaxpr, closed.consts, [(term,) for term in leaves])
+    if not _is_terms(out):  # the outputs don't depend on the sites: a zero, [B, O]
+        return jnp.broadcast_to(_widths_first(out), (len(leaves[0].coefficients), *out.shape[::-1]))
     return _dense(out)
