@@ -1,8 +1,9 @@
 """Gradient attributions: how much every component matters for the output on every example.
 
-Letters: B batch, T positions, C components, O outputs, n directions of the outputs.
+Letters: B batch, T positions (one axis or several), C components, O outputs, n directions of the outputs.
 """
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -128,7 +129,7 @@ def _squares(rule: _Rule, target, at, components, x, keys) -> jax.Array:
             )
             return metrics.squared(rule.metric, at.outputs, along)
 
-        length = next(iter(at.zeros.values())).shape[1]
+        length = math.prod(next(iter(at.zeros.values())).shape[1 : at.lead])
         table = jax.lax.map(one, jnp.arange(length))  # [T, C, B]
         return jnp.moveaxis(table, 0, -1).reshape(table.shape[1], -1)
     if rule.mode in ("forward", "literal"):
@@ -245,8 +246,8 @@ def gradient_attributions(
       source: linearise the target (`"target"`) or the component model (`"components"`).
       metric: what of the outputs counts: `"rms"`, `"fisher"`, or a function of the outputs
         (`metrics.squared`).
-      per_position: a score for every position of outputs [B, T, O]: how much the outputs change if
-        the component changes the weights at this position alone.
+      per_position: a score for every position of outputs [B, T, O], T of one axis or several: how
+        much the outputs change if the component changes the weights at this position alone.
       num_probes: number of random directions of the sketch.
       key: random key of the sketch.
 

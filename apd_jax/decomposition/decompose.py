@@ -14,7 +14,7 @@ from apd_jax.components import Components
 from apd_jax.config_fields import check_whole, from_mapping
 from apd_jax.data import Data, Source, as_source
 from apd_jax.decomposition import auto_topk, function_claims, own
-from apd_jax.decomposition.checks import check_seed, check_start, check_target
+from apd_jax.decomposition.checks import check_positions, check_seed, check_start, check_target
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.jax_settings import own_settings
 from apd_jax.runtime import loop
@@ -58,6 +58,7 @@ class _Job:
     def check(self) -> None:
         """Refuse what can't be decomposed, before any training."""
         check_target(self.target, self.example, self.settings.objective)
+        check_positions(self.target, self.example, self.settings)
         check_start(self.target, self.init, self.settings)
         self.source.check(self.settings.batch_size)
 

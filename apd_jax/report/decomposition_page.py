@@ -277,13 +277,14 @@ def as_images(x: PyTree) -> np.ndarray | None:
     return array[:, None]
 
 
-def as_text(x: PyTree, example: int, position: int | None = None) -> str:
+def as_text(x: PyTree, example: int, *positions: int) -> str:
     """An example in short: up to 16 whole numbers, or up to 8 others in two digits.
 
-    Of a longer sequence of whole numbers those around the position are shown, which stands in
-    brackets. Several leaves have their names before them. Empty where nothing is short enough.
+    Of a longer sequence of whole numbers those around the position, if it is one number, are shown,
+    which stands in brackets. Several leaves have their names before them. Empty where nothing is short enough.
     """
     leaves = jax.tree_util.tree_leaves_with_path(x)
+    position = positions[0] if len(positions) == 1 else None
     texts = []
     for path, leaf in leaves:
         values = np.asarray(leaf[example])

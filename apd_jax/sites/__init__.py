@@ -12,7 +12,7 @@ from apd_jax.sites.evaluate import (
     SiteRecord,
     as_is,
     batched,
-    num_positions,
+    position_shape,
     over_examples,
     run,
 )
@@ -33,7 +33,7 @@ __all__ = [
     "as_is",
     "batch_size",
     "batched",
-    "num_positions",
+    "position_shape",
     "over_examples",
     "run",
 ]

@@ -85,8 +85,10 @@ class Settings:
                 f"selection={self.objective.selection!r} and topk={self.objective.topk}; leave it "
                 "'constant'"
             )
-        self.objective.check_sizes(self.batch_size, self.num_components)
-        self.objective_at_end.check_sizes(self.batch_size, self.num_components)
+        # How many positions there are is known with the network alone.
+        rows = None if self.objective.per_position else self.batch_size
+        self.objective.check_sizes(rows, self.num_components)
+        self.objective_at_end.check_sizes(rows, self.num_components)
 
     def optimizer(self) -> optimizers.Optimizer:
         """The optimiser, which keeps U at unit norm where that is wanted."""
