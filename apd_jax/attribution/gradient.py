@@ -1,6 +1,7 @@
 """Gradient attributions: how much every component matters for the output on every example.
 
-Letters: B batch, T positions (one axis or several), C components, O outputs, n directions of the outputs.
+Letters: B batch, T positions (one axis or several), C components, O outputs, n directions of the
+outputs.
 """
 
 import math

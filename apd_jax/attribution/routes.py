@@ -2,7 +2,8 @@
 
 Every route gives derivatives [C, n, L]: of all outputs (n = O) along every component, or of n
 directions pulled back; for L = B examples, or B·T positions of them.
-Letters: B batch, T positions (one axis or several), C components, O outputs, G stacked blocks, m rank, d width of rows.
+Letters: B batch, T positions (one axis or several), C components, O outputs, G stacked blocks,
+m rank, d width of rows.
 """
 
 import math

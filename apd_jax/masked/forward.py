@@ -1,6 +1,7 @@
 """Forward passes in which components take the place of the network's own matrices.
 
-Letters: B batch, T positions (one axis or several), C components, G stacked blocks, m rank, P active pairs.
+Letters: B batch, T positions (one axis or several), C components, G stacked blocks, m rank,
+P active pairs.
 """
 
 import math

@@ -281,7 +281,8 @@ def as_text(x: PyTree, example: int, *positions: int) -> str:
     """An example in short: up to 16 whole numbers, or up to 8 others in two digits.
 
     Of a longer sequence of whole numbers those around the position, if it is one number, are shown,
-    which stands in brackets. Several leaves have their names before them. Empty where nothing is short enough.
+    which stands in brackets. Several leaves have their names before them. Empty where nothing is
+    short enough.
     """
     leaves = jax.tree_util.tree_leaves_with_path(x)
     position = positions[0] if len(positions) == 1 else None

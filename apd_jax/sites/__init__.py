@@ -12,8 +12,8 @@ from apd_jax.sites.evaluate import (
     SiteRecord,
     as_is,
     batched,
-    position_shape,
     over_examples,
+    position_shape,
     run,
 )
 from apd_jax.sites.layout import Placement, Site
