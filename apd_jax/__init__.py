@@ -15,13 +15,15 @@ from apd_jax.errors import UserError
 from apd_jax.masked.forward import composed_apply, masked_apply
 from apd_jax.objective.objective import Coefficients, Objective, Routes
 from apd_jax.objective.selection import batch_topk_mask, topk_mask
-from apd_jax.runtime.loop import Diverged, Observer
+from apd_jax.runtime.loop import Observer
+from apd_jax.runtime.outcome import DataFailed, Diverged, Terminated
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
 
 __all__ = [
     "Coefficients",
     "Components",
+    "DataFailed",
     "Decomposition",
     "Diverged",
     "Factors",
@@ -31,6 +33,7 @@ __all__ = [
     "Settings",
     "SparseFeatures",
     "Target",
+    "Terminated",
     "UserError",
     "ablation_attributions",
     "activation_attributions",

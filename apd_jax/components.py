@@ -25,8 +25,8 @@ class Factors(NamedTuple):
     them, and sums over components are one flat matrix product without moving memory.
 
     Attributes:
-      reads: [C, (G,) m, d_in], row r is the input direction that term r reads; `Uᵀ`.
-      writes: [C, (G,) m, d_out], row r is the output direction that term r writes; `V`.
+      reads: [C, (G,) m, d_in]; row r is the input direction that term r reads, so this is `Uᵀ`.
+      writes: [C, (G,) m, d_out]; row r is the output direction that term r writes; this is `V`.
     """
 
     reads: jax.Array
@@ -38,14 +38,37 @@ class Factors(NamedTuple):
         return cls(jnp.swapaxes(U, -1, -2), V)
 
     @classmethod
-    def from_matrices(cls, matrices: jax.Array, rank: int) -> "Factors":
-        """Matrices [C, d_in, d_out] cut to rank m: the largest singular values, half on a side."""
+    def from_matrices(cls, matrices: jax.Array, rank: int | None = None) -> "Factors":
+        """Factor matrices by their largest singular values.
+
+        Args:
+          matrices: [C, (G,) d_in, d_out].
+          rank: m; full rank if None. A rank above the matrices' own is filled up with zeros.
+        """
         u, s, vt = jnp.linalg.svd(matrices, full_matrices=False)
-        kept = min(rank, s.shape[1])
-        root = jnp.sqrt(s[:, :kept, None])
-        pad = ((0, 0), (0, rank - kept), (0, 0))
-        reads, writes = root * jnp.swapaxes(u[:, :, :kept], 1, 2), root * vt[:, :kept]
-        return cls(jnp.pad(reads, pad), jnp.pad(writes, pad))
+        return cls.from_svd(u, s, vt, rank)
+
+    @classmethod
+    def from_svd(
+        cls, u: jax.Array, s: jax.Array, vt: jax.Array, rank: int | None = None
+    ) -> "Factors":
+        """Factors [..., m, d] of `u s vt`, with the root of each singular value on either side.
+
+        The even split keeps both factors at the same scale, which Adam's steps, equal for all
+        entries, depend on.
+
+        Args:
+          u: [..., d_in, q] left singular vectors.
+          s: [..., q] singular values in descending order.
+          vt: [..., q, d_out] right singular vectors.
+          rank: m; q if None. Values beyond it are dropped, and missing ones filled up with zeros.
+        """
+        rank = s.shape[-1] if rank is None else rank
+        kept = min(rank, s.shape[-1])
+        root = jnp.sqrt(s[..., :kept, None])
+        pad = [(0, 0)] * (s.ndim - 1) + [(0, rank - kept), (0, 0)]
+        reads = root * jnp.swapaxes(u[..., :kept], -1, -2)
+        return cls(jnp.pad(reads, pad), jnp.pad(root * vt[..., :kept, :], pad))
 
     @property
     def U(self) -> jax.Array:
@@ -72,7 +95,10 @@ class Factors(NamedTuple):
         return self.reads.ndim == 4
 
     def placed(self, placement: Placement) -> "Factors":
-        """The factors of what one use of the site multiplies by: transposed, or a part of it."""
+        """The factors of the matrix that one use of the site multiplies by.
+
+        A use may transpose the site's matrix, or take some of its blocks, rows or columns.
+        """
         factors = self.transpose() if placement.transposed else self
         reads, writes = factors
         if placement.blocks is not None:
@@ -84,7 +110,7 @@ class Factors(NamedTuple):
         return Factors(reads, writes)
 
     def matrices(self) -> jax.Array:
-        """Every component's matrix `U_c V_c`, [C, (G,) d_in, d_out]. For small sites."""
+        """Every component's matrix `U_c V_c`, [C, (G,) d_in, d_out]; only for small sites."""
         return jnp.einsum("c...mi,c...mo->c...io", self.reads, self.writes)
 
     def sum(self) -> jax.Array:
@@ -99,10 +125,10 @@ class Factors(NamedTuple):
 
 @jax.custom_vjp
 def _sum_terms(reads: jax.Array, writes: jax.Array) -> jax.Array:
-    """`readsᵀ writes` of [n, d_in] and [n, d_out], the smaller one turned around in memory.
+    """`readsᵀ writes` of [n, d_in] and [n, d_out], transposing only the smaller one in memory.
 
-    The gradient is spelled out so that its products, too, come out in the layout of the factors;
-    left to itself the compiler transposes the large ones.
+    The gradient is spelled out so that its products, too, come out in the layout of the factors.
+    Derived automatically, they come out transposed, and the compiler adds a copy of the large ones.
     """
     if reads.shape[1] <= writes.shape[1]:
         return jnp.einsum("ni,no->io", reads, writes)
@@ -119,6 +145,7 @@ def _sum_terms_backward(saved, gradient):
 
 
 _sum_terms.defvjp(_sum_terms_forward, _sum_terms_backward)
+# `{site: Factors}`.
 Components = dict[str, Factors]
 
 
@@ -133,17 +160,17 @@ def init_components(
 ) -> Components:
     """Draw components from the published initialisation.
 
-    Xavier normal with the fan counts of the stacked tensor: `U` has standard deviation
-    `scale · sqrt(2 / ((C + instances) · d_in · m))`, and `V` the same with d_out (the paper's code
-    trains `instances` runs in one tensor, and its fan counts follow from that).
+    Xavier normal with the fan counts of a stacked tensor: `U` has standard deviation
+    `scale · sqrt(2 / ((C + instances) · d_in · m))`, and `V` the same with d_out. The paper's code
+    trains `instances` runs in one tensor, whose shape determines its fan counts.
 
     Args:
-      key: random key.
+      key: PRNG key for the factors.
       target: the network.
       num_components: C.
       rank: m, the same at every site; `min(d_in, d_out)` of each site if None.
       scale: gain of the initialisation.
-      instances: number of runs in the stacked tensor whose statistics are wanted.
+      instances: number of runs in the stacked tensor whose statistics the factors get.
 
     Returns:
       `{site: Factors}`, float32.
@@ -186,14 +213,14 @@ def project_gradient(
 ) -> Components:
     """Remove from the gradient of unit-norm `U` its part along `U`: `g − (g·u) u` per column.
 
-    A loss that knows a column u of U and its row v of V by their product `u vᵀ` alone stays the
-    same when u is scaled up and v down, so that `g_u·u = g_v·v`: the sum can run over the narrower
-    of the two. All loss terms of APD are of that kind; a test compares both sums for each of them,
-    and a term that is not (a penalty on U alone, say) fails it and needs `"literal"`.
+    A loss that depends on a column u of U and its row v of V only through their product `u vᵀ`
+    stays the same when u is scaled up and v down, so that `g_u·u = g_v·v`: the sum can run over the
+    narrower of the two. All loss terms of APD are of that kind. A test compares both sums for each
+    term; a term of another kind (a penalty on U alone, say) fails it and needs `"literal"`.
 
     Args:
-      gradient: of such a loss, `{site: Factors}`.
-      components: where it was taken, U at unit norm.
+      gradient: gradient of such a loss, `{site: Factors}`.
+      components: the components at which it was taken, U at unit norm.
       mode: `"auto"` sums over the narrower side, `"literal"` over d_in.
     """
 
@@ -235,7 +262,7 @@ def check_components(target: Target, components: Components) -> None:
 
 
 def in_parameter_space(target: Target, components: Components) -> PyTree:
-    """Components as the vectors that they are: one for every parameter of the network.
+    """Write components as vectors in parameter space.
 
     Args:
       target: the network.
@@ -243,8 +270,8 @@ def in_parameter_space(target: Target, components: Components) -> PyTree:
 
     Returns:
       A pytree like `target.params` with leaves [C, ...]: `P_c` where a leaf is a site, and zeros
-      where it is none. The attribution of component c is the derivative of the network along its
-      vector (section 2.2 of the paper).
+      elsewhere. The attribution of component c is the derivative of the network along its vector
+      (section 2.2 of the paper).
 
     Raises:
       UserError: components that do not fit the target's sites.

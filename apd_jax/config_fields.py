@@ -1,8 +1,8 @@
-"""Hyperparameters: each is one field of a frozen dataclass, with its default and its sentence.
+"""Hyperparameters: each is a field of a frozen dataclass, with a default and a description.
 
-A *record* is such a dataclass; a field of it may hold another record, a part of it. Flags, keywords
-and saved files know a record as a mapping from names to plain values. A part is a mapping of its
-own there, except where it is `flat`: then its fields stand among those of the whole.
+Such a dataclass is called a *record*. A field of a record may hold another record, a *part*. Flags,
+keywords and saved files represent a record as a mapping from names to plain values. A part is a
+nested mapping, unless it is `flat`: then its fields are merged into those of the whole record.
 """
 
 import dataclasses
@@ -25,41 +25,52 @@ def setting(
     """Declare a hyperparameter, or a part of the record.
 
     Args:
-      default: its value unless another is asked for.
-      sentence: what it is, and which values it may have.
-      flag: whether the command line knows it; False where the study decides.
-      flat: of a part: its fields stand among those of the whole.
-      free: it may differ between the commands of one run, as it does not change the numbers.
+      default: Default value.
+      sentence: Description of the hyperparameter and its allowed values.
+      flag: Whether it is a flag of the command line; False if the study determines it.
+      flat: For a part: whether its fields are merged into those of the whole record.
+      free: Whether it may differ between the commands of one run, since it does not change results.
     """
     metadata = {"sentence": sentence, "flag": flag, "flat": flat, "free": free}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def is_record(value: Any) -> bool:
-    """Whether a value is a record, and not a type."""
+    """Return whether a value is a record (an instance, not a type)."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def choices(field: dataclasses.Field) -> tuple[Any, ...]:
-    """The values that a field of a `Literal` type may have; empty for other types."""
-    options = (field.type, *get_args(field.type))  # of `Literal[...] | None` the first
+    """Return the allowed values of a field of a `Literal` type; empty for other types."""
+    options = (field.type, *get_args(field.type))  # for `Literal[...] | None`, the first
     return next((get_args(option) for option in options if get_origin(option) is Literal), ())
 
 
 def marked(field: dataclasses.Field, mark: str) -> bool:
-    """A mark of `setting`; a field declared without it is an ordinary flag."""
+    """Return a mark of `setting`; a field declared without `setting` is an ordinary flag."""
     return field.metadata.get(mark, mark == "flag")
 
 
 def optional(field: dataclasses.Field) -> bool:
-    """Whether a field may be None."""
+    """Return whether a field may be None."""
     return type(None) in get_args(field.type)
 
 
+def number(value: Any) -> Any:
+    """A NumPy scalar or an array [] as a Python number; any other value as it is."""
+    is_scalar = isinstance(value, np.generic) or getattr(value, "shape", None) == ()
+    return value.item() if is_scalar and hasattr(value, "item") else value
+
+
 def check_values(record: Any, *, skip: tuple[str, ...] = ()) -> None:
-    """Raise UserError where a value is not of its field's kind: a choice, a finite number, ..."""
+    """Raise UserError if a value is not of its field's kind: a choice, a finite number, ...
+
+    NumPy scalars and arrays [] become Python numbers first, in the record itself, so that settings
+    compare and save as what they are.
+    """
     for field in dataclasses.fields(record):
-        value, allowed = getattr(record, field.name), choices(field)
+        value, allowed = _numbers(getattr(record, field.name)), choices(field)
+        object.__setattr__(record, field.name, value)
         if field.name in skip or (value is None and optional(field)):
             continue
         if allowed and value not in allowed:
@@ -75,24 +86,37 @@ def check_values(record: Any, *, skip: tuple[str, ...] = ()) -> None:
             raise UserError(f"each of {field.name} must be {_NOUNS[each]}, got {value!r}")
 
 
+def _numbers(value: Any) -> Any:
+    return tuple(map(number, value)) if type(value) is tuple else number(value)
+
+
 def _is_count(value: Any) -> bool:
-    """Whether a value is a whole number that an int32, such as the counter of steps, can hold."""
+    """Return whether a value is an integer that fits into an int32, like the step counter."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value < 2**31
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a value is a number that is finite as float32."""
+    """Return whether a value is a number that is finite as float32."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     return abs(value) <= float(np.finfo(np.float32).max)
 
 
-_KINDS = {int: _is_count, float: _is_finite, bool: lambda v: isinstance(v, bool | np.bool_)}
+_KINDS = {int: _is_count, float: _is_finite, bool: lambda v: isinstance(v, bool)}
 _NOUNS = {int: "a whole number below 2**31", float: "a finite number", bool: "True or False"}
 
 
+# Values that earlier versions wrote, by field: saved configs and decompositions hold them.
+_FORMER_VALUES = {"start": {"parted": "partitioned"}}
+
+
+def present_value(field: str, value: Any) -> Any:
+    """The present name of an option's value that an earlier version may have written."""
+    return _FORMER_VALUES.get(field, {}).get(value, value) if isinstance(value, str) else value
+
+
 def check_whole(**values: Any) -> None:
-    """Raise UserError where a value is not a whole number, or below 1."""
+    """Raise UserError if a value is not a whole number or is below 1."""
     for name, value in values.items():
         if not _is_count(value):
             raise UserError(f"{name} must be {_NOUNS[int]}, got {value!r}")
@@ -101,20 +125,20 @@ def check_whole(**values: Any) -> None:
 
 
 def check_takes(name: str, function: Callable, *arguments: str) -> None:
-    """Raise UserError where a function can't be called with so many arguments by position."""
+    """Raise UserError if a function cannot be called with these positional arguments."""
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError as error:
         given = ", ".join(arguments)
         raise UserError(f"{name} must be a function of ({given}): {error}") from error
     except ValueError:
-        return  # what is compiled may have no signature to look at
+        return  # compiled functions may have no signature
 
 
 def check_at_least(record: Any, least: float, *names: str) -> None:
-    """Raise UserError where a field is below its least value; None passes.
+    """Raise UserError if a field is below its minimum; None passes.
 
-    After `check_values`: what is no number can't be compared.
+    Call `check_values` first, since only numbers can be compared.
     """
     for name in names:
         value = getattr(record, name)
@@ -123,11 +147,11 @@ def check_at_least(record: Any, least: float, *names: str) -> None:
 
 
 def to_mapping(record: Any, *, flags_only: bool = False) -> dict[str, Any]:
-    """Write a record as a mapping of plain values.
+    """Convert a record to a mapping of plain values.
 
     Args:
-      record: the record.
-      flags_only: leave out what is no flag.
+      record: The record to convert.
+      flags_only: Whether to omit fields that are not flags.
     """
     mapping: dict[str, Any] = {}
     for field in flags(record) if flags_only else _fields(record):
@@ -142,15 +166,15 @@ def to_mapping(record: Any, *, flags_only: bool = False) -> dict[str, Any]:
 
 
 def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
-    """Give a record the values of a mapping; it keeps those that are not in the mapping.
+    """Return a record with the values of a mapping, and its own values for the other fields.
 
     Args:
-      record: defaults, and the record's type.
-      mapping: as `to_mapping` writes it, or a part of that; a part of the record may stand in it
-        as a record. Lists (from JSON) become tuples.
+      record: The record with the default values.
+      mapping: Values as returned by `to_mapping`, or some of them. A part of the record may be
+        given as a record. Lists (from JSON) become tuples.
 
     Raises:
-      UserError: an unknown name, or what the record refuses.
+      UserError: A name is unknown, or the record refuses a value.
     """
     unknown = [name for name in mapping if name not in _names(record)]
     if unknown:
@@ -169,7 +193,7 @@ def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
 
 
 def plain(value: Any) -> Any:
-    """A value of a mapping as JSON has it; a function by its name."""
+    """Convert a value of a mapping for JSON; a function is represented by its name."""
     if isinstance(value, Mapping):
         return {name: plain(inner) for name, inner in value.items()}
     if callable(value):
@@ -178,12 +202,12 @@ def plain(value: Any) -> Any:
 
 
 def flags(record: Any) -> list[dataclasses.Field]:
-    """The fields that the command line knows."""
+    """Return the fields that are flags of the command line."""
     return [field for field in _fields(record) if marked(field, "flag")]
 
 
 def leaves(record: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
-    """Yield (dotted name, field, value) of every flag of a record that is no part."""
+    """Yield (dotted name, field, value) of every flag of a record that is not a part."""
     for field in flags(record):
         value = getattr(record, field.name)
         if is_record(value):
@@ -194,13 +218,13 @@ def leaves(record: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fie
 
 
 def sentences(record: Any) -> Iterator[tuple[str, str]]:
-    """Yield (dotted name, sentence) of every flag of a record."""
+    """Yield (dotted name, description) of every flag of a record."""
     for name, field, _ in leaves(record):
         yield name, field.metadata.get("sentence", "")
 
 
 def free_names(record: Any) -> tuple[str, ...]:
-    """Names of the fields that may differ between the commands of one run."""
+    """Return the names of the fields that may differ between the commands of one run."""
     return tuple(field.name for field in _fields(record) if marked(field, "free"))
 
 
@@ -209,14 +233,14 @@ def _fields(record: Any) -> list[dataclasses.Field]:
 
 
 def _names(record: Any) -> set[str]:
-    """Names that may stand in a mapping of a record."""
+    """Return the names that are allowed in a mapping of a record."""
     names = {field.name for field in _fields(record)}
     parts = [getattr(record, f.name) for f in _fields(record) if marked(f, "flat")]
     return names.union(*(_names(part) for part in parts))
 
 
 def _replaced(name: str, old: Any, new: Any) -> Any:
-    """What a field becomes that is in a mapping."""
+    """Return the new value of a field that is in a mapping."""
     if is_record(old) and isinstance(new, Mapping):
         try:
             return from_mapping(old, new)

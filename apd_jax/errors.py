@@ -1,9 +1,8 @@
-"""The one class of errors that whoever uses the package can mend."""
+"""The class of errors that users can fix."""
 
 
 class UserError(ValueError):
-    """Something asked for cannot be had; the text says what, what was expected, and the way out.
+    """A request that cannot be met. The message says why, what was expected, and how to fix it.
 
-    The command line shows its text alone. Every other error is a mistake in the code and keeps its
-    traceback.
+    The command line shows only the message. Any other error is a bug and keeps its traceback.
     """

@@ -1,7 +1,7 @@
-"""Settings of JAX around a run, kept from changing its numbers or from breaking it.
+"""JAX settings that a run fixes, so that the caller's settings neither change nor break it.
 
-They come from environment variables or from the program that calls: a resumed run has to draw the
-same numbers under any of them, and networks are written for JAX's own rules of promotion.
+Such settings come from environment variables or from the calling program. A resumed run must draw
+the same random numbers under any of them, and networks expect JAX's default promotion rules.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ KEYS = "threefry2x32"
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Run a block, or a decorated function, under settings of its own.
+    """Run a block, or a decorated function, under fixed JAX settings.
 
     Raises:
-      UserError: keys are shifted by `jax_random_seed_offset`, which no block can undo.
+      UserError: `jax_random_seed_offset` is set, which shifts all keys and cannot be overridden.
     """
     if jax.config.jax_random_seed_offset:
         raise UserError(

@@ -11,7 +11,8 @@ from ml_collections import config_flags
 
 from apd_jax.errors import UserError
 from apd_jax.run import command_line, experiment
-from apd_jax.runtime import compilation_cache, loop, mesh, preemption, streams
+from apd_jax.runtime import compilation_cache, mesh, preemption, streams
+from apd_jax.runtime.outcome import Stopped
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME-VARIANT if unset.")
@@ -31,11 +32,11 @@ def main(argv: list[str]) -> int:
         command = shlex.join(["python", "-m", "apd_jax.main", *sys.argv[1:]])
         with preemption.catch_signals() as flag:
             results = experiment.run(config, workdir, command=command, flag=flag)
-    except loop.Stopped as stopped:
-        logging.info("%s; the same command goes on from there", stopped)
+    except Stopped as stopped:
+        logging.info("%s; rerun the command to resume", stopped)
         return preemption.EXIT_RESUME
     except KeyboardInterrupt:
-        logging.error("stopped at once; the same command goes on from the last checkpoint")
+        logging.error("stopped at once; rerun the command to resume from the last checkpoint")
         return 128 + signal.SIGINT
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
         reason = str(error).splitlines()[0]
         logging.error("%s: lower seeds, batch_size, num_components or rank", reason)
         return 1
-    except (UserError, OSError) as error:  # anything else is a mistake of ours: with traceback
+    except (UserError, OSError) as error:  # anything else is a bug, and keeps its traceback
         logging.error("%s", error)
         logging.debug("This happened here:", exc_info=True)
         return 1
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Read the flags, or leave with one line; for a config, ml_collections raises many."""
+    """Read the flags, or exit with a one-line error; ml_collections raises many kinds."""
     try:
         argv = command_line.find_config(argv)
         if command_line.asks_for_help(argv):

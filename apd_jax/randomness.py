@@ -1,14 +1,14 @@
-"""The random streams of a run: one root key a seed, and a number for everything that draws.
+"""The random streams of a run: one root key per seed, and a number for every use of randomness.
 
-No key is split on the way: a stream depends on its seed, its number and its step alone, so that
-resuming, chunks and the other seeds change nothing, and a new stream leaves the others as they are.
+Keys are never split in sequence. A stream depends on its seed, its number and its step only, so
+resuming, chunk sizes and other seeds do not change it, and a new stream does not change the others.
 """
 
 import jax
 
 from apd_jax.jax_settings import KEYS
 
-# Folded into the root key; the numbers below 2**31 are those of the steps.
+# Numbers that are folded into the root key. Numbers below 2**31 are reserved for the steps.
 _STREAMS = {
     "target parameters": 2**31,
     "target loss": 2**31 + 1,
@@ -22,7 +22,8 @@ _STREAMS = {
     "examples": 2**31 + 9,
     "zero terms": 2**31 + 10,
 }
-# Folded into the key of a step; the last two into that of its attributions, or of a round's.
+# Numbers that are folded into the key of a step; the last two into the key of its attributions, or
+# of those of a round of refinement.
 _STREAMS_OF_A_STEP = {
     "target batch": 0,
     "batch": 1,
@@ -36,20 +37,20 @@ _STREAMS_OF_A_STEP = {
 
 
 def root(seed: int | jax.Array) -> jax.Array:
-    """The key that all streams of a seed come from."""
+    """Return the root key of a seed, from which all its streams derive."""
     return jax.random.key(seed, impl=KEYS)
 
 
 def stream(seed: int | jax.Array, name: str) -> jax.Array:
-    """The key of one of the streams of a seed."""
+    """Return the key of a named stream of a seed."""
     return jax.random.fold_in(root(seed), _STREAMS[name])
 
 
 def step_key(root_key: jax.Array, step: int | jax.Array) -> jax.Array:
-    """The key of a step, counted from 0."""
+    """Return the key of a step; steps are counted from 0."""
     return jax.random.fold_in(root_key, step)
 
 
 def stream_of_step(key: jax.Array, name: str) -> jax.Array:
-    """The key of one of the streams of a step, from the step's key."""
+    """Return the key of a named stream of a step, given the step's key."""
     return jax.random.fold_in(key, _STREAMS_OF_A_STEP[name])

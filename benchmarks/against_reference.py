@@ -1,7 +1,7 @@
-"""The step of this project against that of the paper's own code.
+"""Compare the training step with that of the paper's own code.
 
 `python -m benchmarks.against_reference --reference=CHECKOUT --python=PYTHON_WITH_TORCH`
-Both are processes that sleep while the other one works; rounds alternate between them.
+Two processes alternate in rounds; each sleeps while the other one works.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from benchmarks.run import WORKER
 
 
 def translate(config: dict[str, Any]) -> dict[str, Any]:
-    """A config of this project in the terms of the reference's driver.
+    """Translate a config to the arguments of the reference's driver.
 
-    The reference has no switch for attributions from the component model, which the paper's 5-2
-    needs: it takes them from the target, which is less work.
+    The reference has no option for attributions from the component model, which the paper's 5-2
+    needs. It computes them from the target, which is less work.
     """
     weights = config["coefficients"]
     spd = {
@@ -70,7 +70,7 @@ def _model(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Time both on one config, in alternating rounds."""
+    """Time both programs on one config, in alternating rounds."""
     driver = [str(args.python.absolute()), "-m", "benchmarks.reference_driver"]
     with process.worker(WORKER, options.request(name, args)) as ours:
         request = {
@@ -103,7 +103,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _round(ours, theirs, args: argparse.Namespace, number: int) -> dict[str, float]:
-    """Mean seconds per step of both; who goes first changes from round to round."""
+    """Return the mean seconds per step of both; their order alternates from round to round."""
     sides = [("ours", ours), ("theirs", theirs)]
     answers = {}
     for side, worker in sides if number % 2 == 0 else reversed(sides):

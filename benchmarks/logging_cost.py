@@ -1,9 +1,9 @@
-"""What logging and saving cost a run: `python -m benchmarks.logging_cost --config=tms:5-2`.
+"""Cost of logging and saving: `python -m benchmarks.logging_cost --config=tms:5-2`.
 
-The same steps are run bare, with every logger that is installed, and with saves as the config has
-them, in turns, so that a machine that slows down slows all of them. Printed are medians over the
-rounds of the time for a step and of the processor time of all threads, and what is added to those
-of the bare loop. On a machine that does other work too, only the processor time tells something.
+The same steps are run bare, with every installed logger, and with checkpoints as configured. The
+variants alternate, so that a slower machine affects all of them. The output has medians over the
+rounds of the time per step and of the processor time of all threads, and the increase over the bare
+loop. On a machine with other load, only the processor time is meaningful.
 """
 
 import argparse
@@ -16,24 +16,41 @@ from importlib import util
 from typing import NamedTuple
 from unittest import mock
 
-from apd_jax.runtime import compilation_cache, loop, session
+from apd_jax.runtime import compilation_cache, loop
 from apd_jax.runtime.checkpoint import Checkpointer
 from apd_jax.runtime.metric_writer import MetricWriter
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
-from apd_jax.training.trainer import init_states, make_step
+from apd_jax.runtime.session import Recorder
+from apd_jax.runtime.stores import Memory
+from apd_jax.training.trainer import Trainer
 from benchmarks import problem
 
 
 class Times(NamedTuple):
-    """Seconds on the clock, and of all cores together."""
+    """Elapsed seconds, and processor seconds of all cores together."""
 
     wall: float
     processor: float
 
 
+class Timed(NamedTuple):
+    """A training, and how it is measured.
+
+    Attributes:
+      trainer: the training.
+      steps: number of its steps.
+      chunk_steps, save_every: see `loop.run_steps`.
+    """
+
+    trainer: Trainer
+    steps: int
+    chunk_steps: int
+    save_every: int
+
+
 class _Saving(loop.Observer):
-    """Saves and does nothing else; waits for the last save, which overlaps with no step."""
+    """An observer that only saves; it waits for the last save, which overlaps with no step."""
 
     def __init__(self, checkpointer: Checkpointer, steps: int):
         self._checkpointer, self._steps = checkpointer, steps
@@ -44,72 +61,62 @@ class _Saving(loop.Observer):
             self._checkpointer.wait()
 
 
-def _logging(stage: session.Stage, run: Callable[[loop.Observer], Times]) -> Times:
+def _logging(steps: int, run: Callable[[loop.Observer], Times]) -> Times:
     """Times with metrics.jsonl, TensorBoard, wandb (offline, if installed), progress."""
     wandb = {"project": "benchmark", "mode": "offline"} if util.find_spec("wandb") else None
     with (
         tempfile.TemporaryDirectory() as folder,
         MetricWriter(folder, wandb=wandb) as writer,
-        Progress(stage.steps, "benchmark") as progress,
+        Progress(steps, "benchmark") as progress,
     ):
-        nowhere = mock.Mock(Checkpointer)
-        return run(session.Session(stage, None, nowhere, writer, progress, StopFlag()))
+        store = mock.Mock(Memory, write=writer.write)
+        return run(Recorder(store, progress, StopFlag(), loop.Observer()))
 
 
-def _saving(stage: session.Stage, run: Callable[[loop.Observer], Times]) -> Times:
+def _saving(steps: int, run: Callable[[loop.Observer], Times]) -> Times:
     """Times with checkpoints."""
     with (
         tempfile.TemporaryDirectory() as folder,
         Checkpointer(pathlib.Path(folder) / "checkpoints", max_to_keep=3) as checkpointer,
     ):
-        return run(_Saving(checkpointer, stage.steps))
+        return run(_Saving(checkpointer, steps))
 
 
-def make_stage(name: str, saves: int) -> session.Stage:
+def make_timed(name: str, saves: int) -> Timed:
     """The decomposition of a config, with one seed and as many steps as `saves` saves take."""
     plan = problem.find_plan(name, {"seeds": 1})
     targets = problem.train_targets(plan, 0)
-    step = make_step(plan.settings, plan.task.inputs)  # one for all rounds: compiled once
-    return session.Stage(
-        name=name,
-        directory=pathlib.Path(),
-        make_state=lambda: init_states(plan.settings, targets, plan.seeds),
-        make_step=lambda: step,
-        context=targets,
-        seeds=plan.seeds,
-        steps=saves * plan.config.checkpoint_every,
-        chunk_steps=plan.config.chunk_steps,
-        save_every=plan.config.checkpoint_every,
-        max_to_keep=3,
-        config={},
-    )
+    every = plan.config.checkpoint_every
+    trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
+    return Timed(trainer, saves * every, plan.config.chunk_steps, every)
 
 
-def measure(stage: session.Stage, rounds: int) -> dict[str, list[Times]]:
+def measure(timed: Timed, rounds: int) -> dict[str, list[Times]]:
     """Times for a step of every variant, an entry a round."""
+    trainer, steps = timed.trainer, timed.steps
 
     def run(observer: loop.Observer) -> Times:
-        state = stage.make_state()
+        state = trainer.init_state()
         state.step.block_until_ready()
         start, used = time.perf_counter(), time.process_time()
         state = loop.run_steps(
-            stage.make_step(),
-            stage.context,
+            trainer.step,
+            trainer.context,
             state,
-            stage.seeds,
-            steps=stage.steps,
-            chunk_steps=stage.chunk_steps,
-            save_every=stage.save_every,
+            trainer.seeds,
+            steps=steps,
+            chunk_steps=timed.chunk_steps,
+            save_every=timed.save_every,
             observer=observer,
         )
         state.step.block_until_ready()
         wall, processor = time.perf_counter() - start, time.process_time() - used
-        return Times(wall / stage.steps, processor / stage.steps)
+        return Times(wall / steps, processor / steps)
 
     variants = {
         "bare": lambda: run(loop.Observer()),
-        "every logger": lambda: _logging(stage, run),
-        "checkpoints": lambda: _saving(stage, run),
+        "every logger": lambda: _logging(steps, run),
+        "checkpoints": lambda: _saving(steps, run),
     }
     run(loop.Observer())  # compiles
     times: dict[str, list[Times]] = {name: [] for name in variants}
@@ -126,9 +133,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     compilation_cache.enable()
-    stage = make_stage(args.config, args.saves)
-    times = measure(stage, args.rounds)
-    print(f"{args.config}, {stage.steps} steps a round, {args.rounds} rounds")
+    timed = make_timed(args.config, args.saves)
+    times = measure(timed, args.rounds)
+    print(f"{args.config}, {timed.steps} steps a round, {args.rounds} rounds")
     medians = {
         name: Times(*map(statistics.median, zip(*rounds, strict=True)))
         for name, rounds in times.items()

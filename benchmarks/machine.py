@@ -1,4 +1,4 @@
-"""What this machine can do: `python -m benchmarks.machine` prints its rates as JSON."""
+"""Rates of this machine: `python -m benchmarks.machine` prints them as JSON."""
 
 import json
 import platform
@@ -12,7 +12,7 @@ from benchmarks.timing import repeat
 
 
 def describe() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return a description of machine and versions."""
     return {
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": process.cores(),
@@ -23,13 +23,13 @@ def describe() -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """The most bytes held so far: on an accelerator of its memory, else of the process."""
+    """Return the peak memory in bytes: of the accelerator if there is one, else of the process."""
     held = jax.devices()[0].memory_stats()
     return held["peak_bytes_in_use"] if held else process.peak_memory()
 
 
 def matrix_rate(size: int = 2000, seconds: float = 0.5) -> float:
-    """Operations per second of a float32 product of two [size, size] matrices, the best seen."""
+    """Return the best rate of a float32 product of two [size, size] matrices, in operations/s."""
     key_a, key_b = jax.random.split(jax.random.key(0))
     a = jax.random.normal(key_a, (size, size))
     b = jax.random.normal(key_b, (size, size)) / size**0.5
@@ -39,7 +39,7 @@ def matrix_rate(size: int = 2000, seconds: float = 0.5) -> float:
 
 
 def memory_rate(size: int = 2**26, seconds: float = 0.5) -> float:
-    """Bytes per second of `y <- y / 2 + x` on arrays of `size` floats (two read, one written)."""
+    """Return bytes per second of `y <- y / 2 + x` on arrays of `size` floats (2 reads, 1 write)."""
     values = {"x": jnp.ones(size), "y": jnp.ones(size)}
     timed = repeat(lambda v: {"y": 0.5 * v["y"] + v["x"]}, values, seconds)
     return 3 * 4 * size / timed.best()

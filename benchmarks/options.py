@@ -12,7 +12,7 @@ CONFIGS = ("tms:5-2", "tms:40-10", "resid_mlp:1", "resid_mlp:2")
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Which configs are measured, and in what state."""
+    """Add options for the choice of configs and their state."""
     parser.add_argument(
         "--configs", nargs="+", choices=CONFIGS, default=list(CONFIGS), metavar="CONFIG",
         help=f"which of {', '.join(CONFIGS)}",
@@ -21,7 +21,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_state_options(parser: argparse.ArgumentParser) -> None:
-    """How a config is changed and prepared before anything is timed."""
+    """Add options for changes of a config and its preparation before anything is timed."""
     parser.add_argument(
         "--set", nargs="*", type=_override, default=[], metavar="FIELD=VALUE",
         help="change fields of the configs, such as attribution_mode=literal",
@@ -37,7 +37,7 @@ def add_state_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output_option(parser: argparse.ArgumentParser, name: str) -> None:
-    """Where the JSON goes."""
+    """Add the option for the path of the JSON file."""
     parser.add_argument(
         "--out", type=pathlib.Path, default=RESULTS / name, help="default: %(default)s"
     )
@@ -54,7 +54,7 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def request(name: str, args: argparse.Namespace, **overrides: Any) -> dict[str, Any]:
-    """The first request to a worker: what it shall prepare."""
+    """Return the first request to a worker: the config and state to prepare."""
     return {
         "config": name,
         "overrides": dict(args.set) | overrides,
@@ -65,7 +65,7 @@ def request(name: str, args: argparse.Namespace, **overrides: Any) -> dict[str, 
 
 
 def write(args: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Write results, with the options they were measured under; where files lay doesn't matter."""
+    """Write results with the options of the measurement, except paths of files."""
     used = {name: v for name, v in vars(args).items() if not isinstance(v, pathlib.Path)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({**results, "options": used}, indent=1) + "\n")

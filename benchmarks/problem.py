@@ -1,11 +1,10 @@
-"""The paper's four configs: what is measured, built as a run builds it."""
+"""The measured problems: the paper's four configs, built as in a run."""
 
 import dataclasses
 import importlib.util
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from apd_jax.run.plan import Plan, make_plan
 from apd_jax.runtime import loop
@@ -16,11 +15,11 @@ from benchmarks.process import ROOT
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """How a config is run in the paper, and measured here.
+    """Settings of a config in the paper, and of its measurement.
 
     Attributes:
-      seeds: runs side by side.
-      chunk: steps in one execution.
+      seeds: Number of runs side by side.
+      chunk: Number of steps in one execution.
     """
 
     seeds: int
@@ -36,15 +35,15 @@ CONFIGS = {
 
 
 def find_plan(name: str, overrides: dict[str, Any]) -> Plan:
-    """The checked config of `configs/<file>.py:<variant>`.
+    """Return the checked config of `configs/<file>.py:<variant>`.
 
     Args:
-      name: `<file>:<variant>`, one of `CONFIGS`.
-      overrides: fields to change, `{"num_components": 500, "target.d_resid": 2000}`.
+      name: Name `<file>:<variant>`, one of `CONFIGS`.
+      overrides: Fields to change, `{"num_components": 500, "target.d_resid": 2000}`.
 
     Raises:
-      ValueError: an unknown config, a field out of its range.
-      KeyError: a field that the config does not have.
+      ValueError: The config is unknown, or a field is out of range.
+      KeyError: The config has no such field.
     """
     if name not in CONFIGS:
         raise ValueError(f"config must be one of {sorted(CONFIGS)}, got {name!r}")
@@ -58,13 +57,14 @@ def find_plan(name: str, overrides: dict[str, Any]) -> Plan:
 
 
 def train_targets(plan: Plan, steps: int) -> Target:
-    """Targets of all seeds, leaves [S, ...], trained for `steps` steps (0: as drawn)."""
+    """Return targets of all seeds, leaves [S, ...], trained for `steps` steps (0: untrained)."""
     training = dataclasses.replace(plan.task.training, steps=max(steps, 1))
-    state = pretraining.init_state(plan.task, training, plan.seeds)
+    trainer = pretraining.TargetTrainer(plan.task, training, plan.seeds)
+    state = trainer.init_state()
     if steps:
         state = loop.run_steps(
-            pretraining.make_step(plan.task, training),
-            jnp.zeros(plan.seeds.shape),
+            trainer.step,
+            trainer.context,
             state,
             plan.seeds,
             steps=steps,

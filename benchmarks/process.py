@@ -1,7 +1,7 @@
-"""Measuring processes: JSON objects, one a line, on their standard input and output.
+"""Measuring processes, which exchange JSON objects, one per line, on standard input and output.
 
-Every config is measured in a process of its own, so that its peak memory is its own. This module
-needs the standard library alone: a Python without JAX runs it too.
+Every config is measured in a separate process, so that peak memory is measured per config. This
+module needs only the standard library, so that a Python without JAX can run it.
 """
 
 import contextlib
@@ -20,28 +20,28 @@ _ERROR_TAIL = 3000
 
 
 class Channel:
-    """The measuring side. What else is printed goes to standard error."""
+    """The measuring side of the exchange; other prints go to standard error."""
 
     def __init__(self):
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Answer with a JSON object."""
+        """Send a JSON object as answer."""
         self._out.write(json.dumps(message) + "\n")
         self._out.flush()
 
     def receive(self) -> dict[str, Any] | None:
-        """The next request; None when the asking side has closed."""
+        """Return the next request; None if the requesting side has closed."""
         line = sys.stdin.readline()
         return json.loads(line) if line else None
 
 
 class Worker:
-    """The asking side: a process that measures while a request is open and sleeps in between.
+    """The requesting side: a process that measures while a request is open and sleeps otherwise.
 
     Attributes:
-      ready: its answer to the first request.
+      ready: Answer of the process to the first request.
     """
 
     def __init__(self, process: subprocess.Popen, errors: IO[bytes], request: dict[str, Any]):
@@ -52,7 +52,7 @@ class Worker:
         """Send a request and wait for its answer.
 
         Raises:
-          RuntimeError: the process ended; the message has the end of its standard error.
+          RuntimeError: The process ended; the message has the end of its standard error.
         """
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -71,14 +71,14 @@ class Worker:
 
 @contextlib.contextmanager
 def worker(command: list[str], request: dict[str, Any]) -> Iterator[Worker]:
-    """Start a process in the checkout, wait until it is ready, and end it in the end.
+    """Start a process in the checkout, wait until it is ready, and end it on exit.
 
     Args:
-      command: the command line.
-      request: its first request, which names what it shall prepare.
+      command: Command line of the process.
+      request: First request to the process, which says what to prepare.
 
     Raises:
-      RuntimeError: the process ended.
+      RuntimeError: The process ended.
     """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with (
@@ -92,21 +92,21 @@ def worker(command: list[str], request: dict[str, Any]) -> Iterator[Worker]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def enough(seconds: list[float], request: dict[str, Any]) -> bool:
-    """Whether steps that took `seconds` fill a request: its `steps`, else its `seconds`."""
+    """Return whether steps that took `seconds` complete a request for `steps` or `seconds`."""
     if request.get("steps"):
         return len(seconds) >= request["steps"]
     return bool(seconds) and sum(seconds) >= request["seconds"]
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes."""
+    """Return the peak memory of this process in bytes."""
     status = pathlib.Path("/proc/self/status")
     if status.exists():
         # getrusage would do, but its maximum is inherited from the parent process.

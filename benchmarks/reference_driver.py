@@ -1,8 +1,8 @@
-"""Times the training step of the paper's own code, called from a checkout of it.
+"""Time the training step of the paper's own code, called from a checkout of it.
 
-Started by `benchmarks.against_reference` in a Python that has what that code imports. Batches
-are handed to the reference's `optimize` by a data loader that notes the time, so that a step is
-what happens between two batches, drawing the batch included; between two requests it waits.
+`benchmarks.against_reference` starts this program in a Python that can import that code. A data
+loader passes batches to the reference's `optimize` and records the time. A step therefore lasts
+from one batch to the next, including drawing the batch. Between two requests the program waits.
 """
 
 import os
@@ -14,11 +14,11 @@ from benchmarks import process
 
 
 class _Finished(Exception):
-    """No further request: leave the reference's loop."""
+    """Raised without a further request, to leave the reference's loop."""
 
 
 class _Device:
-    """What the reference runs on: `cpu` or `cuda`. To be made before any model."""
+    """The device of the reference, `cpu` or `cuda`; must be created before any model."""
 
     def __init__(self, name: str):
         import torch
@@ -27,19 +27,19 @@ class _Device:
         self.libraries_memory = self.peak_memory()
 
     def wait(self) -> None:
-        """Until everything asked of it is done."""
+        """Wait until all submitted work is done."""
         if self.name == "cuda":
             self._cuda.synchronize()
 
     def peak_memory(self) -> int:
-        """The most bytes held so far: of the accelerator's memory, else of the process."""
+        """Return the peak memory in bytes: of the accelerator if used, else of the process."""
         if self.name == "cuda":
             return self._cuda.max_memory_allocated()
         return process.peak_memory()
 
 
 class _PacedData:
-    """A data set of the reference that hands out batches while a request is open."""
+    """A data set of the reference that returns batches while a request is open."""
 
     def __init__(self, data, channel: process.Channel, warm: int, device: "_Device"):
         self._data, self._channel, self._device = data, channel, device

@@ -1,4 +1,4 @@
-"""Time, compile time and memory of a training step: `python -m benchmarks.run`."""
+"""Measure time, compile time and memory of a training step: `python -m benchmarks.run`."""
 
 import argparse
 import json
@@ -17,17 +17,17 @@ ROUTES = {
 
 
 def machine_rates() -> dict[str, float]:
-    """Rates of this machine, measured in a process of their own."""
+    """Return the rates of this machine, measured in a separate process."""
     command = [sys.executable, "-m", "benchmarks.machine"]
     printed = subprocess.run(command, cwd=process.ROOT, check=True, stdout=subprocess.PIPE)
     return json.loads(printed.stdout)
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure one config in a process of its own."""
+    """Measure one config in a separate process."""
     with process.worker(WORKER, options.request(name, args)) as asked:
         result = {key: asked.ready[key] for key in ("compile_seconds", "chunk", "machine")}
-        # Before the stages, so that the peak of memory is that of training.
+        # Measured before the stages, so that peak memory is that of training.
         result |= asked.ask({"do": "run", "seconds": args.seconds, "steps": args.steps})
         ask = {"do": "stages", "seconds": args.stage_seconds}
         if args.stage_seconds:

@@ -1,4 +1,4 @@
-"""Time per step as the number of components and the width grow: `python -m benchmarks.scaling`."""
+"""Time per step against the number of components and the width: `python -m benchmarks.scaling`."""
 
 import argparse
 import pathlib
@@ -17,15 +17,15 @@ PLOT = process.ROOT / "docs" / "images" / "performance_scaling.png"
 
 
 class Sweep(NamedTuple):
-    """One size that grows while all others stay.
+    """A sweep of one size with all others fixed.
 
     Attributes:
-      title: what grows, and where.
-      letter: its letter.
-      config: one of the paper's configs.
-      field: the field of the config that grows.
-      values: its values.
-      fixed: other fields that differ from the config.
+      title: Title with the varied size and the network.
+      letter: Letter of the varied size.
+      config: One of the paper's configs.
+      field: Field of the config that is varied.
+      values: Values of the field.
+      fixed: Other fields that differ from the config.
     """
 
     title: str
@@ -55,7 +55,7 @@ SWEEPS = {
 
 
 def measure(sweep: Sweep, args: argparse.Namespace) -> dict[str, Any]:
-    """Time per step at every value of a sweep."""
+    """Measure the time per step at every value of a sweep."""
     points = []
     for value in args.values or sweep.values:
         print(f"{sweep.title}: {sweep.letter} = {value} ...", file=sys.stderr, flush=True)
@@ -75,7 +75,7 @@ def measure(sweep: Sweep, args: argparse.Namespace) -> dict[str, Any]:
 
 @style.styled
 def plot(results: dict[str, Any]) -> Figure:
-    """Time per step on logarithmic axes, a panel a sweep, with a line of proportional growth."""
+    """Plot time per step on logarithmic axes, one panel per sweep, with proportional growth."""
     sweeps = results["sweeps"]
     figure = style.new_figure(3.2)
     axes = figure.subplots(1, len(sweeps), squeeze=False)[0]

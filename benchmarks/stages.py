@@ -1,7 +1,7 @@
-"""The stages of a training step, each timed by itself and its work counted.
+"""Time and count the work of each stage of a training step.
 
-A step is written here as a list of stages, functions from named values to the values that they
-compute. Letters: S seeds side by side.
+A step is a list of stages, which are functions from named values to the values that they compute.
+Letters: S seeds side by side.
 """
 
 import dataclasses
@@ -24,9 +24,10 @@ _OF_PASSES = tuple(name for name in TERMS if name not in _OF_WEIGHTS)
 
 
 def make_stages(settings: Settings, sample_batch: SampleBatch) -> dict[str, Stage]:
-    """The stages of a step of the top-k objective, in their order, for a single seed.
+    """Return the stages of a step of the top-k objective, in order, for a single seed.
 
-    The first reads `target`, `seed`, `state` and `components`, the last computes the next state.
+    The first stage reads `target`, `seed`, `state` and `components`; the last one computes the next
+    state.
     """
     objective = settings.objective
     flowing = [n for n, term in TERMS.items() if term.flows and getattr(objective.coefficients, n)]
@@ -64,7 +65,7 @@ def make_stages(settings: Settings, sample_batch: SampleBatch) -> dict[str, Stag
 
 
 def _gradient(objective: Objective, values: Values, names: tuple[str, ...]) -> Components:
-    """Gradient of some of the objective's terms, at the attributions and mask that are given."""
+    """Return the gradient of some of the objective's terms, for given attributions and mask."""
     weights = dataclasses.asdict(objective.coefficients)
 
     def loss(components):
@@ -106,22 +107,22 @@ def measure(
     """Time every stage and count its work.
 
     Args:
-      steps: the stages.
-      values: `target`, `seed`, `state` and the `components` that it stands for; leaves [S, ...].
-      shares_pass: whether the attributions contain the pass over the target, as they do where it
-        is the target that is linearised. It is not counted again then.
-      seconds: for every timing of a stage.
-      only: names of the stages to measure; all if None. All are run once.
+      steps: Stages of the step.
+      values: `target`, `seed`, `state` and the `components` of the state; leaves [S, ...].
+      shares_pass: Whether the attributions include the target pass, as they do if the target is
+        linearised. The pass is then not counted twice.
+      seconds: Time for every timing of a stage.
+      only: Names of the stages to measure; all if None. All stages are run once.
 
     Returns:
-      `{stage: {"seconds", "spread", "operations", "bytes"}}` of one step of all seeds: the median,
-      half the distance of its quartiles, operations of matrix products, and bytes that the stage
-      reads and writes at least.
+      `{stage: {"seconds", "spread", "operations", "bytes"}}` for one step of all seeds: the median,
+      half the interquartile range, operations of matrix products, and the minimum of bytes that the
+      stage reads and writes.
     """
     measured: dict[str, dict[str, float]] = {}
     for name, stage in steps.items():
         batched = jax.vmap(stage)
-        # Not donated: the state belongs to the training that goes on after this.
+        # Not donated: the training continues with this state.
         computed = jax.jit(batched)(values)
         if only is None or name in only:
             measured[name] = _measure_one(batched, values, seconds)

@@ -1,4 +1,4 @@
-"""Tables of the measured numbers in Markdown: `python -m benchmarks.tables` puts them into docs."""
+"""Markdown tables of the measurements: `python -m benchmarks.tables` writes them into docs."""
 
 import argparse
 import json
@@ -17,14 +17,14 @@ PAGE = ROOT / "docs" / "performance.md"
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table whose first column is text and whose other columns are numbers."""
+    """Format a table whose first column is text and whose other columns are numbers."""
     header = list(header)
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *map(list, rows)])
 
 
 def _time(seconds: float) -> str:
-    """Three digits in ms, μs or s."""
+    """Format a time with three digits in ms, μs or s."""
     if seconds >= 1:
         return f"{seconds:.3g} s"
     if seconds >= 1e-3:
@@ -37,13 +37,13 @@ def _megabytes(size: float) -> str:
 
 
 def _step(config: dict[str, Any]) -> tuple[float, float]:
-    """Median seconds per step, and half the distance of the quartiles."""
+    """Return the median seconds per step, and half the interquartile range."""
     low, median, high = np.quantile(config["seconds_per_step"], (0.25, 0.5, 0.75))
     return float(median), float(high - low) / 2
 
 
 def steps(results: dict[str, Any]) -> str:
-    """Time per step, compile time and memory of every config."""
+    """Return a table of time per step, compile time and memory of every config."""
     rows = []
     for name, config in results["configs"].items():
         median, spread = _step(config)
@@ -54,7 +54,7 @@ def steps(results: dict[str, Any]) -> str:
 
 
 def stages(results: dict[str, Any]) -> str:
-    """Time of every stage of every config, their sum, and the whole step."""
+    """Return a table of the time of every stage of every config, their sum, and the step."""
     configs = {name: c for name, c in results["configs"].items() if "stages" in c}
     names = list(dict.fromkeys(name for c in configs.values() for name in c["stages"]))
     rows = []
@@ -68,7 +68,7 @@ def stages(results: dict[str, Any]) -> str:
 
 
 def floors(results: dict[str, Any]) -> str:
-    """Work of every stage, the least time this machine needs for it, and the time it took."""
+    """Return a table of the work of every stage, its floor on this machine, and its time."""
     rates = results["rates"]
     operations, size = rates["operations_per_second"], rates["bytes_per_second"]
     rows = []
@@ -97,7 +97,7 @@ def _over_floor(work: dict[str, float], seconds: float, floor: float) -> list[st
 
 
 def routes(results: dict[str, Any]) -> str:
-    """Time of a stage on every route that an option can choose; empty if none was measured."""
+    """Return a table of the time of a stage on every route; empty if none was measured."""
     configs = {name: c["routes"] for name, c in results["configs"].items() if "routes" in c}
     rows = []
     if not configs:
@@ -110,7 +110,7 @@ def routes(results: dict[str, Any]) -> str:
 
 
 def reference(results: dict[str, Any]) -> str:
-    """Time and memory against the paper's own code, of every config."""
+    """Return a table of time and memory against the paper's own code, for every config."""
     rows = []
     for name, config in results["configs"].items():
         times, ratios = config["seconds_per_step"], config["ratios"]
@@ -129,13 +129,13 @@ def reference(results: dict[str, Any]) -> str:
 
 
 def _memory(config: dict[str, Any], side: str) -> str:
-    """Peak memory, and how much of it was there before any model was made."""
+    """Format peak memory, and the memory before a model was created."""
     libraries = _megabytes(config["libraries_memory"][side])
     return f"{_megabytes(config['peak_memory'][side])} ({libraries})"
 
 
 def scaling(results: dict[str, Any]) -> str:
-    """Time per step along every sweep, and the power of growth from point to point."""
+    """Return tables of time per step along every sweep, with the power of growth."""
     parts = []
     for sweep in results["sweeps"]:
         rows = []
@@ -156,7 +156,7 @@ def scaling(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-# What may stand on the page: the table's name, its file, and what makes it.
+# Tables of the page: name, file, and the function that formats it.
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "steps": ("steps.json", steps),
     "stages": ("steps.json", stages),
@@ -169,14 +169,14 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 
 
 def fill(page: str, results: pathlib.Path) -> str:
-    """Put tables between their marks, `<!-- table: steps -->` and `<!-- end -->`.
+    """Insert tables between their marks, `<!-- table: steps -->` and `<!-- end -->`.
 
     Args:
-      page: the page; what stands between marks is replaced.
-      results: directory of the JSON files. A table without its file stays as it is.
+      page: Text of the page; everything between marks is replaced.
+      results: Directory of the JSON files. A table without its file is not changed.
 
     Raises:
-      ValueError: a mark with an unknown name.
+      ValueError: A mark has an unknown name.
     """
 
     def replace(found: re.Match) -> str:

@@ -1,4 +1,4 @@
-"""Time of a computation that is repeated inside one execution."""
+"""Time a computation that is repeated inside one execution."""
 
 import statistics
 import time
@@ -14,12 +14,12 @@ SAMPLES = 5
 
 
 class Timing(NamedTuple):
-    """Executions of one repetition and of many.
+    """Times of executions with one repetition and with many.
 
     Attributes:
-      times: by how many repetitions they differ.
-      once: seconds of the short ones.
-      many: seconds of the long ones.
+      times: Difference in the number of repetitions.
+      once: Seconds of the short executions.
+      many: Seconds of the long executions.
     """
 
     times: int
@@ -27,15 +27,15 @@ class Timing(NamedTuple):
     many: list[float]
 
     def median(self) -> float:
-        """Seconds per repetition."""
+        """Return the median of the seconds per repetition."""
         return max(statistics.median(self.many) - statistics.median(self.once), 0) / self.times
 
     def best(self) -> float:
-        """Seconds per repetition when nothing disturbs."""
+        """Return the least seconds per repetition, without disturbance."""
         return max(min(self.many) - min(self.once), 0) / self.times
 
     def spread(self) -> float:
-        """Half the distance of the quartiles of the long executions, per repetition."""
+        """Return half the interquartile range of the long executions, per repetition."""
         low, _, high = statistics.quantiles(self.many, n=4)
         return (high - low) / 2 / self.times
 
@@ -58,18 +58,18 @@ def _repeated(stage: Stage) -> Callable[[int, Values], Values]:
 
 
 def repeat(stage: Stage, values: Values, seconds: float) -> Timing:
-    """Time a stage as it runs in training: over and over inside one execution.
+    """Time a stage as it runs in training: repeatedly inside one execution.
 
-    Calling a compiled stage once would also measure the call and the first touch of fresh memory,
-    which a scanned step does not pay. So executions of 1 and of n + 1 repetitions are compared.
+    Calling a compiled stage once would also measure the call and the first access to fresh memory,
+    which a scanned step does not have. Executions of 1 and of n + 1 repetitions are compared.
 
     Args:
-      stage: the stage; what it computes takes the place of the values of that name.
-      values: what it reads.
-      seconds: how long the n repetitions take at least.
+      stage: The stage; the values that it computes replace the inputs of the same name.
+      values: Inputs of the stage.
+      seconds: Minimum time of the n repetitions.
 
     Returns:
-      `SAMPLES` executions of either kind, in turns.
+      `SAMPLES` executions of either kind, alternating.
     """
 
     repeated = _repeated(stage)

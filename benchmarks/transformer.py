@@ -1,4 +1,4 @@
-"""Time and memory of decomposing a transformer language model: `python -m benchmarks.transformer`.
+"""Time and memory of a decomposed transformer language model: `python -m benchmarks.transformer`.
 
 Random weights; per-position masks, KL loss, Fisher attributions sketched with one probe.
 Letters: B batch, T positions, C components, L layers, d width.
@@ -21,7 +21,7 @@ from apd_jax.objective.objective import Coefficients, Objective, Routes
 from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
-from apd_jax.training.trainer import init_states, make_step
+from apd_jax.training.trainer import Trainer
 from benchmarks import machine, options, tables
 
 
@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
 
 
 def init_params(key: jax.Array, sizes: Sizes) -> dict[str, Any]:
-    """Random weights of a pre-norm decoder with learned positions."""
+    """Return random weights of a pre-norm decoder with learned positions."""
     d, v = sizes.width, sizes.vocabulary
     shapes = {"qkv": (d, 3 * d), "out": (d, d), "up": (d, 4 * d), "down": (4 * d, d)}
     keys = iter(jax.random.split(key, 4 * sizes.layers + 3))
@@ -56,7 +56,7 @@ def init_params(key: jax.Array, sizes: Sizes) -> dict[str, Any]:
 
 
 def apply(params: dict[str, Any], tokens: jax.Array, *, heads: int) -> jax.Array:
-    """Logits [B, T, V] of tokens [B, T]."""
+    """Return logits [B, T, V] of tokens [B, T]."""
     h = params["tokens"][tokens] + params["positions"]
     batch, positions, width = h.shape
     causal = jnp.tril(jnp.ones((positions, positions), bool))
@@ -77,7 +77,7 @@ def _norm(h: jax.Array) -> jax.Array:
 
 
 def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
-    """Seconds per step and the most memory held, of this process."""
+    """Return seconds per step and peak memory of this process."""
     shape = (sizes.batch, sizes.positions)
 
     def sample(key, batch_size):
@@ -108,11 +108,9 @@ def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
     )
     seeds = jnp.zeros(1, jnp.uint32)
     targets = loop.stack([target])
-    state = init_states(settings, targets, seeds)
-    step = jax.jit(
-        jax.vmap(lambda t, s, key: make_step(settings, sample)(t, s, key), (0, 0, None)),
-        donate_argnums=1,
-    )
+    trainer = Trainer(settings, targets, sample, seeds)
+    state = trainer.init_state()
+    step = jax.jit(jax.vmap(trainer.step, (0, 0, None)), donate_argnums=1)
     times = []
     for number in range(steps + 1):
         start = time.perf_counter()
@@ -144,7 +142,7 @@ SWEEPS = (
 
 
 def _measure_apart(sizes: Sizes, steps: int, cache: str) -> dict[str, Any]:
-    """`measure` in a process of its own, with compiled programs kept in `cache`."""
+    """Run `measure` in a separate process, with compiled programs kept in `cache`."""
     print(sizes, file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "benchmarks.transformer", f"--steps={steps}"]
     command += ["--sizes", json.dumps(sizes._asdict())]
@@ -156,10 +154,10 @@ def _measure_apart(sizes: Sizes, steps: int, cache: str) -> dict[str, Any]:
 
 
 def measure_sweeps(steps: int, rounds: int) -> dict[str, Any]:
-    """Every size of every sweep, in `rounds` turns, so that a slow minute falls on all alike.
+    """Measure every size of every sweep in each of `rounds` rounds, to spread slow minutes evenly.
 
-    A problem that stands in several sweeps is measured once a turn. Time to compile and memory
-    are those of the first turn; later ones load what it compiled.
+    A problem in several sweeps is measured once per round. Compile time and memory are those of the
+    first round; later rounds load its compiled programs.
     """
     problems = {Sizes(**{sweep.field: value}) for sweep in SWEEPS for value in sweep.values}
     measured: dict[Sizes, list[dict[str, Any]]] = {sizes: [] for sizes in sorted(problems)}

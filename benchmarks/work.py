@@ -8,12 +8,12 @@ from jax.extend import core
 
 
 class Work(NamedTuple):
-    """What a program does.
+    """The work of a program.
 
     Attributes:
-      operations: floating point operations of its matrix products, an addition and a
-        multiplication counting as two.
-      bytes: size of the arrays that it reads and gives back.
+      operations: Floating-point operations of its matrix products; an addition and a
+        multiplication count as two.
+      bytes: Size of the arrays that it reads and returns.
     """
 
     operations: int
@@ -23,11 +23,12 @@ class Work(NamedTuple):
 def count(function: Callable[..., Any], *args: Any) -> Work:
     """Count the work of a function.
 
-    Loops of unknown length are left out, and of branches the least counts: it is a lower bound.
+    The result is a lower bound: loops of unknown length are ignored, and of branches the cheapest
+    counts.
 
     Args:
-      function: what JAX can trace.
-      *args: its arguments; only those it uses are counted as read.
+      function: A function that JAX can trace.
+      *args: Arguments of the function; only those that it uses are counted as read.
     """
     closed = jax.make_jaxpr(function)(*args)
     used = {atom for eqn in closed.jaxpr.eqns for atom in eqn.invars if isinstance(atom, core.Var)}
@@ -57,5 +58,5 @@ def _operations(jaxpr) -> int:
 def least_seconds(
     operations: float, size: float, operations_per_second: float, bytes_per_second: float
 ) -> float:
-    """The floor of a stage: its matrix products or its memory traffic, whichever takes longer."""
+    """Return the floor of a stage: the longer of its matrix products and its memory traffic."""
     return max(operations / operations_per_second, size / bytes_per_second)

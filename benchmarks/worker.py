@@ -1,6 +1,6 @@
-"""The process that measures this project's own training step: `python -m benchmarks.worker`.
+"""The process that measures apd_jax's training step: `python -m benchmarks.worker`.
 
-It is started by the commands of this folder and answers their requests.
+The commands of this folder start it, and it answers their requests.
 """
 
 import dataclasses
@@ -10,25 +10,26 @@ from typing import Any
 import jax
 
 from apd_jax.runtime import loop, mesh
-from apd_jax.training.trainer import init_states, make_step
+from apd_jax.training.trainer import Trainer
 from benchmarks import machine, problem, process, stages
 
 
 class Session:
-    """One config, brought to a realistic state, whose steps are timed on request."""
+    """A config in a realistic state of training, whose steps are timed on request."""
 
     def __init__(self, request: dict[str, Any]):
         """Train targets, compile, and take the first steps.
 
         Args:
-          request: `config`, `overrides`, `target_steps`, `warm` (steps before any timing) and
-            `chunk` (steps in one execution; that of the config if None).
+          request: Request with `config`, `overrides`, `target_steps`, `warm` (steps before any
+            timing) and `chunk` (steps in one execution; that of the config if None).
         """
         self._libraries = machine.peak_memory()
         self._plan = problem.find_plan(request["config"], request["overrides"])
         self._chunk_steps = request["chunk"] or problem.CONFIGS[request["config"]].chunk
         self._targets = problem.train_targets(self._plan, request["target_steps"])
-        self._step = make_step(self._plan.settings, self._plan.task.inputs)
+        plan = self._plan
+        self._trainer = Trainer(plan.settings, self._targets, plan.task.inputs, plan.seeds)
         needed = request["warm"] + 2 * self._chunk_steps
         if needed > self._plan.settings.steps:
             raise ValueError(
@@ -41,9 +42,8 @@ class Session:
         self._warm_up()
 
     def _restart(self) -> None:
-        plan = self._plan
         self._done, self._state = 0, None  # the old state goes before the new one comes
-        self._state = init_states(plan.settings, self._targets, plan.seeds)
+        self._state = self._trainer.init_state()
         jax.block_until_ready(self._state)
 
     def _warm_up(self) -> None:
@@ -51,14 +51,14 @@ class Session:
             self._chunk()
 
     def _chunk(self) -> float:
-        """Take a chunk of steps; returns its seconds. After the config's last step, start over."""
+        """Take a chunk of steps and return its seconds; restart after the config's last step."""
         if self._done + self._chunk_steps > self._plan.settings.steps:
             self._restart()
             self._warm_up()
         self._done += self._chunk_steps
         start = time.perf_counter()
         self._state = loop.run_steps(
-            self._step,
+            self._trainer.step,
             self._targets,
             self._state,
             self._plan.seeds,
@@ -69,7 +69,7 @@ class Session:
         return time.perf_counter() - start
 
     def ready(self) -> dict[str, Any]:
-        """What was prepared."""
+        """Return a description of the prepared state."""
         return {
             "config": self._plan.config.flags(),
             "chunk": self._chunk_steps,
@@ -79,7 +79,7 @@ class Session:
         }
 
     def run(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Take steps until a request is filled: seconds per step of every chunk."""
+        """Take steps until a request is complete; return seconds per step of every chunk."""
         chunks: list[float] = []
         times: list[float] = []
         while not process.enough(times, request):
@@ -114,7 +114,7 @@ class Session:
 
 def main() -> None:
     channel = process.Channel()
-    # A cache of compiled programs would hide the time that compiling takes.
+    # A cache of compiled programs would hide the compile time.
     jax.config.update("jax_enable_compilation_cache", False)
     request = channel.receive()
     seeds = request["overrides"].get("seeds", problem.CONFIGS[request["config"]].seeds)

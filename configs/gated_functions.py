@@ -1,11 +1,11 @@
-"""Hand-coded gated functions (the paper's appendix): every weight's owner is known.
+"""Hand-coded gated functions (the paper's appendix): each weight belongs to a known function.
 
     python -m apd_jax.main --config=configs/gated_functions.py:small --config.seeds=16
     python -m apd_jax.main --config=configs/gated_functions.py:paper
 
-Variants: paper (4 functions of 10 neurons in 2 layers, the paper's numbers: hours on a CPU), small
-(2 functions of 3 neurons in 1 layer), robust (the paper's network, settings that solve it on nearly
-every seed). The network is drawn anew from every seed.
+Variants: paper (4 functions of 10 neurons in 2 layers, with the paper's settings: hours on a CPU),
+small (2 functions of 3 neurons in 1 layer), robust (the paper's network, with settings that solve
+it for nearly every seed). Every seed has a network of its own.
 """
 
 from apd_jax.errors import UserError
@@ -21,7 +21,7 @@ def _paper(config):
 
 def _robust(config):
     config.num_components, config.topk = 4, 0.2217
-    config.start = "parted"
+    config.start = "partitioned"
     config.attribution = "activation"
     config.coefficients.update(faithfulness=0.1, minimality=5.0, simplicity=5.0)
     config.steps, config.batch_size = 3000, 1024
@@ -45,6 +45,6 @@ def get_config(variant: str = "paper"):
         )
     config = base_config("gated_functions", variant)
     config.schatten_p, config.schedule = 1.0, "cosine"
-    config.checkpoint_every = 5000  # steps are short: saving more often would be felt
+    config.checkpoint_every = 5000  # steps are short: saving more often would slow down the run
     _VARIANTS[variant](config)
     return config

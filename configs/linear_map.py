@@ -1,10 +1,10 @@
-"""Linear maps y = x W: the smallest study, to see what a loss does.
+"""Linear maps y = x W: the smallest study, to examine the effect of a loss term.
 
     python -m apd_jax.main --config=configs/linear_map.py:identity-sparse
     python -m apd_jax.main --config=configs/linear_map.py:orthogonal-gaussian
 
-Variants: W is the identity, orthogonal or low-rank (random); x is sparse or gaussian. A run
-takes a minute.
+Variants: W is the identity, a random orthogonal matrix or a random low-rank matrix; x is sparse or
+Gaussian. A run takes a minute.
 """
 
 from apd_jax.errors import UserError
@@ -28,5 +28,5 @@ def get_config(variant: str = "identity-sparse"):
     if config.target.sample == "gaussian":
         config.topk = 10.0  # every input is active
     else:
-        config.start = "parted"  # from a random one, two rows may stay in one component
+        config.start = "partitioned"  # with random initialisation, two rows may share a component
     return config

@@ -4,12 +4,13 @@
     python -m apd_jax.main --config=configs/resid_mlp.py:2
     python -m apd_jax.main --config=configs/resid_mlp.py:1-robust
 
-Variants: 1 and 2 layers (the paper's) and 3 layers (SPD's; the settings of 2 layers); each with
-`-robust` behind it with those of apd_jax/training/presets.py: rounds of refinement, components of
-rank 4, a little fewer active ones than there are active features, and fewer steps. Paper, MSE to
-the target for top-k / scrubbed / anti-scrubbed: 1.2e-4 / 2.65e-4 / 1.36e-3 with 1 layer,
-0.9e-4 / 4.0e-4 / 1.55e-3 with 2. The paper trains with 1 layer for 40k steps, its released config
-for 10k.
+Variants: 1 and 2 layers (the paper's), and 3 layers (SPD's, with the settings of 2 layers). The
+suffix `-robust` selects the settings of apd_jax/training/presets.py: rounds of refinement,
+components of rank 4, slightly fewer active components than active features, and fewer steps.
+
+The paper's MSE against the target for top-k / scrubbed / anti-scrubbed is 1.2e-4 / 2.65e-4 /
+1.36e-3 with 1 layer and 0.9e-4 / 4.0e-4 / 1.55e-3 with 2 layers. With 1 layer the paper trains for
+40k steps, its released config for 10k.
 """
 
 from apd_jax import config_fields
@@ -24,12 +25,12 @@ _NEURONS = {"1": (50,), "2": (25, 25), "3": (17, 17, 17)}
 def _robust(config, layers):
     config.update(config_fields.to_mapping(ROBUST, flags_only=True))
     config.steps, config.num_components, config.rank = 4000, 200, 4
-    config.topk = 0.85  # of one active feature a sample: the weakest ones are not worth a place
+    config.topk = 0.85  # below the mean of 1 active feature: the weakest are not worth a slot
     config.unit_norm, config.init_scale = False, 1.0
     config.batch_size, config.refine.share = 256, True
     config.learning_rate = 0.05  # at 0.1 some runs diverge
     config.coefficients.activation = 0.2
-    # Components find their features first, then learn to do without halves of the others.
+    # Components find their features first, then adapt to random halves of the others.
     config.coefficients.stochastic = 0.35 if layers == "1" else 0.12
     config.schedules.stochastic = "0:0 0.45:0 0.65:1"
 

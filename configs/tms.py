@@ -4,11 +4,13 @@
     python -m apd_jax.main --config=configs/tms.py:40-10 --config.seeds=3
     python -m apd_jax.main --config=configs/tms.py:40-10-robust --config.seeds=16
 
-Variants: 5-2 and 40-10 (features-hidden; the paper's), 5-2-id and 40-10-id (with a fixed identity
-between encoder and decoder; SPD's), with the paper's settings; each with `-robust` behind it with
-those of apd_jax/training/presets.py in half the steps, the same for all but C and k; with an
-identity a start from the weights and a loss on hidden activations stand in the place of rounds.
-Paper: 5-2 has MMCS 0.998 and ML2R 0.893, 40-10 has MMCS 0.996 and ML2R 0.935.
+Variants: 5-2 and 40-10 (number of features - hidden width; the paper's), 5-2-id and 40-10-id (with
+a fixed identity between encoder and decoder; SPD's), all with the paper's settings. The suffix
+`-robust` selects the settings of apd_jax/training/presets.py with half the steps; only C and k
+differ between networks. With an identity, initialisation from the weights and a loss on hidden
+activations replace the rounds of refinement.
+
+The paper's 5-2 has MMCS 0.998 and ML2R 0.893, its 40-10 has MMCS 0.996 and ML2R 0.935.
 """
 
 from apd_jax import config_fields
@@ -51,9 +53,9 @@ def _robust(config):
     config.num_components, config.topk = (80, 1.0) if wide else (10, 0.211)
     config.rank, config.steps = 4, 4000
     if config.target.hidden_layers:
-        # Pieces of the identity that are it on one feature each are more than the identity: the
-        # start has them, and rounds would merge the spare components that hold the difference.
-        # Only hidden activations tell how much of a feature's length is W's, how much its piece's.
+        # The pieces of the identity, one per feature, sum to more than the identity, so spare
+        # components hold the difference. Rounds of refinement would merge these. Only the hidden
+        # activations determine how a feature's length is divided between W and its piece.
         config.start, config.steps, config.refine.every = "covering", 2000, 0.0
         config.coefficients.activation, config.hidden_uses = 10.0, "first"
 
@@ -63,7 +65,7 @@ def get_config(variant: str = "5-2"):
         raise UserError(f"unknown variant {variant!r}; configs/tms.py has {TMSStudy.variants}")
     config = base_config("tms", variant)
     config.steps, config.batch_size, config.warmup_fraction = 20_000, 2048, 0.05
-    config.checkpoint_every = 5000  # steps are short: saving more often would be felt
+    config.checkpoint_every = 5000  # steps are short: saving more often would slow down the run
     config.target.update(probability=0.05, learning_rate=5e-3, schedule="linear")
     set_sizes, config.target.hidden_layers = _VARIANTS[variant.removesuffix(SUFFIX)]
     set_sizes(config)

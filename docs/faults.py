@@ -1,11 +1,11 @@
-"""Draw what goes wrong in a decomposition, and what a round of refinement mends.
+"""Draw faults of decompositions, and the effect of a round of refinement.
 
 python docs/faults.py
 
-`docs/images/faults.png`: a fault a panel, each from a TMS 5-2 without rounds of refinement, 2500
-steps of the robust settings with what the panel's title names; of eight seeds the first that has
-the fault. `docs/images/round.png`: a TMS 40-10 after 400 steps of the robust settings, and after
-one round. Letters: C components, F features, S seeds.
+`docs/images/faults.png` has one fault per panel, each from a TMS 5-2 without rounds of refinement,
+after 2500 steps of the robust settings with the changes in the panel's title. The panel shows the
+first of eight seeds that has the fault. `docs/images/round.png` shows a TMS 40-10 after 400 steps
+of the robust settings, and after one round. Letters: C components, F features, S seeds.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ from apd_jax import randomness
 from apd_jax.run.plan import make_plan
 from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
-from apd_jax.training.trainer import init_states, make_between, make_step, moves_of
+from apd_jax.training.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -31,7 +31,7 @@ SITE = "linear1/kernel"
 
 
 class Fault(NamedTuple):
-    """A fault, settings under which it happens, and a rule on shares [C, F] that finds it."""
+    """A fault, settings that cause it, and a function of shares [C, F] that detects it."""
 
     name: str
     settings: dict[str, str | int | float]
@@ -62,39 +62,41 @@ def main() -> None:
         panels.append(tables[seed])
     _draw_faults(panels).savefig(IMAGES / "faults.png", dpi=80)
 
-    plan, targets, states = _train("40-10-robust", {"seeds": 1, "steps": STEPS}, of_steps=8000)
+    trainer, targets, states = _train("40-10-robust", {"seeds": 1, "steps": STEPS}, of_steps=8000)
     target, state = loop.pick(targets, 0), loop.pick(states, 0)
-    key = randomness.step_key(randomness.root(plan.seeds[0]), STEPS)
-    after = jax.jit(make_between(plan.settings, plan.task.inputs).function)(target, state, key)
-    print(moves_of(after))
+    key = randomness.step_key(randomness.root(trainer.seeds[0]), STEPS)
+    after = jax.jit(trainer.between.function)(target, state, key)
+    print(after.refined.counts)
     tables = [_shares(target, s.components) for s in (state, after)]
     _draw_round(tables).savefig(IMAGES / "round.png", dpi=80)
 
 
 def _train(variant: str, changed: dict, of_steps: int | None = None):
-    """Plan, targets and states after `steps` steps, of a training of `of_steps`; all seeds [S]."""
+    """Trainer, targets and states [S] after `steps` steps of a training of `of_steps`."""
     config = runpy.run_path(str(ROOT / "configs" / "tms.py"))["get_config"](variant)
     steps = changed["steps"]
     config.update_from_flattened_dict(changed | {"steps": of_steps or steps})
     plan = make_plan(config)
-    settings, inputs, seeds = plan.settings, plan.task.inputs, plan.seeds
-    trained = loop.run_steps(
-        pretraining.make_step(plan.task, plan.training),
-        jnp.zeros(seeds.shape),
-        pretraining.init_state(plan.task, plan.training, seeds),
-        seeds,
-        steps=plan.training.steps,
-        chunk_steps=500,
-    )
+    trained = _run(pretraining.TargetTrainer(plan.task, plan.training, plan.seeds), 500)
     targets = jax.vmap(plan.task.target)(trained.params)
-    states = init_states(settings, targets, seeds, inputs)
-    step = make_step(settings, inputs)
-    states = loop.run_steps(step, targets, states, seeds, steps=steps, chunk_steps=steps)
-    return plan, targets, states
+    trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
+    return trainer, targets, _run(trainer, steps, steps)
+
+
+def _run(training: loop.Training, chunk_steps: int, steps: int | None = None):
+    """The state of a training after some of its steps, or after all of them."""
+    return loop.run_steps(
+        training.step,
+        training.context,
+        training.init_state(),
+        training.seeds,
+        steps=steps or training.steps,
+        chunk_steps=chunk_steps,
+    )
 
 
 def _shares(target, components) -> np.ndarray:
-    """[C, F], the share of each feature's vector that each component holds, components sorted."""
+    """Return the share of each feature's vector in each component, sorted by component, [C, F]."""
     weight, parts = target.weights[SITE], components[SITE].matrices()
     shares = jnp.einsum("cfh,fh->cf", parts, weight) / jnp.sum(jnp.square(weight), axis=1)
     shares = np.asarray(shares)

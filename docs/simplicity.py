@@ -1,8 +1,8 @@
-"""Draw what the two norms of the simplicity loss make of the identity map.
+"""Draw the effect of the two norms of the simplicity loss on the identity map.
 
-python docs/simplicity.py    # decompose where docs/results/linear_map/ lacks numbers, and draw
+python docs/simplicity.py    # run the decompositions missing in docs/results/linear_map/, and draw
 
-The map has 10 sparse inputs, and 10 components of full rank share it. Good is rank 1 and size 1.
+The map has 10 sparse inputs and 10 components of full rank. Rank 1 and size 1 are perfect.
 """
 
 import itertools
@@ -52,7 +52,7 @@ def measure(norm: str, coefficient: float) -> dict[str, float]:
 
 @style.styled
 def draw(rows: list[dict]) -> Figure:
-    """Rank and size of the components against the coefficient."""
+    """Draw rank and size of the components against the coefficient."""
     figure = style.new_figure(3.2, width=8.0)
     left, right = figure.subplots(1, 2)
     for norm, (label, color, marks) in NORMS.items():
@@ -74,7 +74,7 @@ def draw(rows: list[dict]) -> Figure:
 
 
 def main() -> None:
-    """Measure what is missing, keep it, and draw."""
+    """Measure missing entries, save them, and draw the figure."""
     rows = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else []
     known = {(row["norm"], row["coefficient"]) for row in rows}
     for norm, coefficient in itertools.product(NORMS, COEFFICIENTS):

@@ -1,10 +1,10 @@
-"""Decompose an Equinox network: which of its weights serve which of five inputs?
+"""Decompose an Equinox network: which weights serve which of five inputs?
 
-    python examples/equinox_mlp.py        # 47 s of CPU time, most of it compiling
+    python examples/equinox_mlp.py
 
-The network gives the absolute values of five inputs. Each sign of each input has a component of its
-own, ten in all (attributions .68 to .97, every other one at most .27): the neurons that are on
-where an input is positive are others than those that are on where it is negative. Two of the twelve
+The network computes the absolute values of five inputs. Each sign of each input has a component of
+its own, ten in all (attributions .68 to .97, all others at most .27): the neurons that are active
+for positive inputs differ from those that are active for negative ones. Two of the twelve
 components are not needed.
 """
 
@@ -22,14 +22,14 @@ STEPS = 20 if "--quick" in sys.argv else 4000
 
 
 def sample(key, n):
-    """Five inputs, each different from zero on a fifth of the examples: [n, 5]."""
+    """Return five inputs, each nonzero in a fifth of the examples, [n, 5]."""
     value, active = jax.random.split(key)
     return jax.random.uniform(value, (n, 5), minval=-1) * jax.random.bernoulli(active, 0.2, (n, 5))
 
 
 @eqx.filter_jit
 def improve(model, state, key):
-    """A step of training towards the absolute value of every input."""
+    """Take a training step towards the absolute value of every input."""
 
     def loss(model, x):
         return jnp.mean((jax.vmap(model)(x) - jnp.abs(x)) ** 2)
@@ -45,11 +45,11 @@ state = optimizer.init(eqx.filter(model, eqx.is_array))
 for step in range(STEPS):
     model, state = improve(model, state, jax.random.key(step))
 
-# Ten lines from here.
+# The decomposition.
 target = apd_jax.Target.from_equinox(model, inputs=sample(jax.random.key(0), 2))
 print(target.sites)
 decomposition = apd_jax.decompose(target, sample, num_components=12, topk=0.7, rank=4, steps=STEPS)
-inputs = jnp.concatenate([jnp.eye(5), -jnp.eye(5)])  # each alone, once positive, once negative
+inputs = jnp.concatenate([jnp.eye(5), -jnp.eye(5)])  # one nonzero input, positive and negative
 attributions = decomposition.attributions(inputs)
 print(np.asarray(attributions).round(2))
 print("component of each input:", attributions.argmax(axis=1).reshape(2, 5))

@@ -1,15 +1,11 @@
 """Which parameter components are the induction circuit of a two-layer attention-only transformer?
 
-    python examples/induction.py          # 164 s of CPU time
+    python examples/induction.py
 
-No two of them. The network has the circuit: head 1 of layer 0 gives .41 of its attention to the
-token before, head 0 of layer 1 gives .42 to the token after the last occurrence; where sequences
-repeat themselves it is right on .94, where they count upwards on all. With 2 of 6 components a
-sequence it keeps .88 and 1.00. But one component is active on .98 of the sequences of either kind
-and holds the better part of both heads: without it the two attentions fall to .18 and .12. The
-other five mend details: without any one of them accuracy is .84 or more, the attentions .40 and
-.34. The heads are needed together, and for counting too, so that nothing asks for their being
-apart.
+The network contains the circuit: one head attends to the previous token, and a head of the next
+layer to the token after the last occurrence of the current one. One component holds most of both
+heads, since they are needed together whenever a sequence repeats. They are not separated.
+docs/examples.md has the results.
 """
 
 import argparse
@@ -27,15 +23,15 @@ import optax
 import apd_jax
 
 VOCABULARY, LENGTH, WIDTH, HEADS, HEAD_WIDTH = 16, 20, 32, 2, 16
-PERIODS = (5, 9)  # shortest and longest repeated stretch
+PERIODS = (5, 9)  # shortest and longest repeated segment
 INTO = ("query", "key", "value")
 IMAGES = pathlib.Path(__file__).parents[1] / "docs" / "images"
 
 
 def sequences(key, n):
-    """Half repeat a random stretch of 5 to 9 tokens, half count upwards from a random token.
+    """Return sequences that repeat a random segment of 5 to 9 tokens, or that count upwards.
 
-    Returns tokens int32 [n, T], and the period of each [n], 0 where it counts.
+    Returns tokens int32 [n, T], and the period of each sequence [n], 0 if it counts.
     """
     keys = jax.random.split(key, 4)
     stretch = jax.random.randint(keys[0], (n, PERIODS[1]), 0, VOCABULARY)
@@ -48,12 +44,12 @@ def sequences(key, n):
 
 
 def sample(key, n):
-    """Sequences int32 [n, T]."""
+    """Return sequences, int32 [n, T]."""
     return sequences(key, n)[0]
 
 
 def init(key):
-    """Parameters; heads are axes of their own, so every head is a block of its site."""
+    """Return initial parameters; heads are separate axes, so every head is a block of its site."""
 
     def normal(index, *shape, fan):
         return jax.random.normal(jax.random.fold_in(key, index), shape) / fan**0.5
@@ -73,7 +69,7 @@ def init(key):
 
 
 def attention(layer, x):
-    """What a layer adds to x [B, T, d], and its patterns [B, heads, T, T]."""
+    """Return what a layer adds to x [B, T, d], and its attention patterns [B, heads, T, T]."""
     q, k, v = (jnp.einsum("btd,dnh->bnth", x, layer[n]) for n in INTO)
     scores = jnp.einsum("bnth,bnsh->bnts", q, k) / HEAD_WIDTH**0.5
     past = jnp.tril(jnp.ones((LENGTH, LENGTH), bool))
@@ -82,7 +78,7 @@ def attention(layer, x):
 
 
 def forward(params, tokens):
-    """Logits of the next token [B, T, V], and the patterns of both layers."""
+    """Return logits of the next token [B, T, V], and the attention patterns of both layers."""
     x = params["embed"][tokens] + params["position"]
     patterns = []
     for layer in params["layers"]:
@@ -93,12 +89,12 @@ def forward(params, tokens):
 
 
 def apply(params, tokens):
-    """The network: logits [B, T, V]."""
+    """Return logits of the next token [B, T, V]."""
     return forward(params, tokens)[0]
 
 
 def train(params, steps):
-    """Train to predict the next token; returns parameters and losses."""
+    """Train to predict the next token; return parameters and losses."""
     optimizer = optax.adamw(optax.cosine_onecycle_schedule(steps, 1e-2), weight_decay=1e-2)
 
     def loss(params, key):
@@ -129,13 +125,13 @@ def measure(params, tokens, period):
 
 
 def predictable(period):
-    """Where the next token can be known, [B, T - 1]: of repeating, and of counting sequences."""
+    """Return masks [B, T - 1] of predictable tokens, for repeating and for counting sequences."""
     t, period = jnp.arange(LENGTH - 1), period[:, None]
     return (period > 0) & (t + 1 >= period), (period == 0) & (t > 0)
 
 
 def attended(patterns, period):
-    """Attention to the token before, and after the last occurrence, [layers, heads] each."""
+    """Return attention to the previous token and after the last occurrence, [layers, heads]."""
     t = jnp.arange(LENGTH)
     repeated = (period[:, None] > 0) & (t >= period[:, None])
     sources = t - 1 + 0 * period[:, None], t - period[:, None] + 1
@@ -146,19 +142,19 @@ def attended(patterns, period):
 
 
 def accuracy(logits, tokens, period):
-    """Accuracy where sequences repeat, and where they count."""
+    """Return the accuracy on repeating and on counting sequences."""
     right = logits[:, :-1].argmax(-1) == tokens[:, 1:]
     for where in predictable(period):
         yield jnp.sum(right * where) / where.sum()
 
 
 def without(params, vectors):
-    """The network without each component in turn, leaves [C, ...]."""
+    """Return the parameters without each component in turn, leaves [C, ...]."""
     return jax.tree.map(lambda w, p: w - p, params, vectors)
 
 
 def draw(shares, kept, params, others, sequence, path):
-    """What is active on which kind; what is left without each; patterns with and without one."""
+    """Draw activity by kind of sequence, accuracy without each component, attention patterns."""
     figure = plt.figure(figsize=(11, 5.6), layout="constrained")
     left, right = figure.subfigures(1, 2)
     upper, lower = left.subplots(2, 1)

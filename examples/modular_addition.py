@@ -1,15 +1,10 @@
-"""Do the components of a network that adds modulo 23 line up with Fourier frequencies?
+"""Do the components of a network that adds modulo 23 align with Fourier frequencies?
 
-    python examples/modular_addition.py   # 45 s of CPU time
+    python examples/modular_addition.py
 
-They don't, though the network does: it adds all pairs right, the held-out fifth too, with the
-frequencies 3 to 6 and some 10 and 11, and its neurons read one frequency each (the strongest has
-.95 of their power in the median). Of what a component reads, the strongest frequency has .31; of
-what singular vectors read .58, of random functions .20. That follows from what APD asks: every
-frequency is needed for every pair, so that parting them would leave nothing inactive. Instead each
-of the 24 components is active on .15 to .40 of the pairs, 6 at a time (accuracy .996).
-What they follow is the sum, weakly: functions of a + b explain .18 of the variance of attributions
-(.04 by chance), of a - b .08. A few pairs have far larger attributions than the others.
+They do not, although the network's neurons do. Every frequency is needed for every pair, so
+separating the frequencies would leave no component inactive. Instead each component serves some of
+the pairs, and depends weakly on their sum. docs/examples.md has the results.
 """
 
 import argparse
@@ -33,13 +28,13 @@ IMAGES = pathlib.Path(__file__).parents[1] / "docs" / "images"
 
 
 def apply(params, pairs):
-    """Logits [B, 23] of the sum of the numbers in pairs [B, 2]."""
+    """Return logits [B, 23] of the sum of the numbers in pairs [B, 2]."""
     x = params["embed"][pairs].sum(axis=1)
     return jax.nn.relu(x @ params["hidden"] + params["bias"]) @ params["out"]
 
 
 def init(key):
-    """Parameters."""
+    """Return initial parameters."""
     draw = [jax.random.fold_in(key, index) for index in range(3)]
     return {
         "embed": jax.random.normal(draw[0], (MODULUS, WIDTH)) / WIDTH**0.5,
@@ -50,7 +45,7 @@ def init(key):
 
 
 def train(params, pairs, steps):
-    """AdamW on all training pairs at once, with the weight decay that makes networks generalise."""
+    """Train with AdamW on all training pairs, with enough weight decay to generalise."""
     optimizer = optax.adamw(optax.cosine_decay_schedule(5e-3, steps), weight_decay=1.0)
 
     def loss(params):
@@ -77,8 +72,11 @@ def spectra(readings):
 
 
 def explained(scores):
-    """Share of the variance of scores [23, 23, C] over pairs (a, b) that functions of a + b, of
-    a - b, and sums of one function of a and one of b explain, each [C]."""
+    """Return explained shares of the variance of scores [23, 23, C] over pairs (a, b), each [C].
+
+    The explaining functions are those of a + b, those of a - b, and sums of a function of a and one
+    of b.
+    """
     scores = np.asarray(scores)
     a, b = np.divmod(np.arange(MODULUS**2), MODULUS)
     flat = scores.reshape(-1, scores.shape[-1])
@@ -96,7 +94,7 @@ def explained(scores):
 
 
 def draw(spectrum, purities, scores, used, path):
-    """Spectra of components, purities beside those of the baselines, attributions by pair."""
+    """Draw spectra of components, frequency shares with baselines, and attributions by pair."""
     figure = plt.figure(figsize=(11, 6), layout="constrained")
     left, right = figure.subfigures(1, 2)
     upper, lower = left.subplots(2, 1)
@@ -120,7 +118,7 @@ def draw(spectrum, purities, scores, used, path):
 
 
 def look(target, components, pairs, path):
-    """Print and draw which components are active, what they read, and what they follow."""
+    """Print and draw active components, their input spectra, and the sums that they follow."""
     score = jax.jit(lambda c: apd_jax.gradient_attributions(target, c, pairs, metric="fisher"))
     scores = score(components)
     mask = apd_jax.batch_topk_mask(scores, TOPK)

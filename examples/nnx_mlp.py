@@ -1,11 +1,11 @@
-"""Decompose a Flax NNX network: which of its weights serve which of five inputs?
+"""Decompose a Flax NNX network: which weights serve which of five inputs?
 
-    python examples/nnx_mlp.py            # 50 s of CPU time, most of it compiling
+    python examples/nnx_mlp.py
 
-The network gives the squares of five inputs. Each sign of each input has a component of its own but
-for input 0, whose two signs share one (6; attributions .99 to 1.13, every other one at most .20),
-with two flaws: where negative, input 1 is divided between components 3 (.61) and 11 (.54), and
-input 2 between 9 (.68) and 0 (.50).
+The network computes the squares of five inputs. Each sign of each input has a component of its own,
+except for input 0, whose signs share component 6 (attributions .99 to 1.13, all others at most
+.20). Two inputs are split if negative: input 1 between components 3 (.61) and 11 (.54), and input 2
+between 9 (.68) and 0 (.50).
 """
 
 import sys
@@ -22,26 +22,26 @@ STEPS = 20 if "--quick" in sys.argv else 4000
 
 
 class Network(nnx.Module):
-    """Two layers."""
+    """An MLP with two layers."""
 
     def __init__(self, rngs):
         self.hidden = nnx.Linear(5, 20, rngs=rngs)
         self.out = nnx.Linear(20, 5, rngs=rngs)
 
     def __call__(self, x):
-        """Outputs [B, 5]."""
+        """Return outputs [B, 5]."""
         return self.out(nnx.relu(self.hidden(x)))
 
 
 def sample(key, n):
-    """Five inputs, each different from zero on a fifth of the examples: [n, 5]."""
+    """Return five inputs, each nonzero in a fifth of the examples, [n, 5]."""
     value, active = jax.random.split(key)
     return jax.random.uniform(value, (n, 5), minval=-1) * jax.random.bernoulli(active, 0.2, (n, 5))
 
 
 @nnx.jit
 def improve(model, optimizer, key):
-    """A step of training towards the square of every input."""
+    """Take a training step towards the square of every input."""
     x = sample(key, 256)
     gradient = nnx.grad(lambda model: jnp.mean((model(x) - x**2) ** 2))(model)
     optimizer.update(model, gradient)
@@ -52,11 +52,11 @@ optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
 for step in range(STEPS):
     improve(model, optimizer, jax.random.key(step))
 
-# Ten lines from here.
+# The decomposition.
 target = apd_jax.Target.from_nnx(model, inputs=sample(jax.random.key(0), 2))
 print(target.sites)
 decomposition = apd_jax.decompose(target, sample, num_components=12, topk=0.7, rank=4, steps=STEPS)
-inputs = jnp.concatenate([jnp.eye(5), -jnp.eye(5)])  # each alone, once positive, once negative
+inputs = jnp.concatenate([jnp.eye(5), -jnp.eye(5)])  # one nonzero input, positive and negative
 attributions = decomposition.attributions(inputs)
 print(np.asarray(attributions).round(2))
 print("component of each input:", attributions.argmax(axis=1).reshape(2, 5))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up if needed, then run an experiment: launch/run.sh --config=configs/tms.py:40-10 ...
-# Relative paths are those of the directory where the command is given.
+# Create .venv if needed, then run an experiment: launch/run.sh --config=configs/tms.py:40-10 ...
+# Relative paths are relative to the current directory.
 set -euo pipefail
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 bash "$root/launch/setup.sh"

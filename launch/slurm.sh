@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One experiment as a SLURM job that goes on after preemption. From the checkout, after
-# launch/setup.sh:
+# Run one experiment as a SLURM job that resumes after preemption. Submit it from the checkout,
+# after launch/setup.sh:
 #   sbatch launch/slurm.sh --config=configs/resid_mlp.py:2 --workdir=/scratch/me/resid2
 #SBATCH --job-name=apd
 #SBATCH --gpus=1
@@ -15,11 +15,11 @@ if ! [ -x .venv/bin/python ]; then
   echo "slurm.sh: no .venv in $PWD: submit from the checkout, after bash launch/setup.sh." >&2
   exit 1
 fi
-trap : TERM  # the run gets it too; what follows it must still happen
+trap : TERM  # the run gets the signal too; the commands after it must still be executed
 srun .venv/bin/python -m apd_jax.main "$@"
 status=$?
-# 75: the run was asked to stop and has saved; the same command goes on from there. A job that
-# somebody cancelled is not running any more, and stays cancelled.
+# Status 75: the run was asked to stop and has saved; rerunning the command resumes it. A cancelled
+# job is no longer in state RUNNING, and stays cancelled.
 if [ "$status" = 75 ] &&
   [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then
   scontrol requeue "$SLURM_JOB_ID"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up if needed, then run the tests: launch/test.sh -m "not slow" for the fast ones.
+# Create .venv if needed, then run the tests: launch/test.sh -m "not slow" for the fast ones.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 bash launch/setup.sh

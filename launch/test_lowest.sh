@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run tests with the lowest versions that setup.cfg allows, in an environment of their own.
+# Run the fast tests with the lowest versions that setup.cfg allows, in .venv-lowest.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 python=.venv-lowest/bin/python
@@ -11,6 +11,6 @@ if ! cmp -s requirements-lowest.txt .venv-lowest/installed; then
   "$python" -m pip check
   cp requirements-lowest.txt .venv-lowest/installed
 fi
-# Here kernels are emitted as in every real run; tests/conftest.py asks for the quicker way.
+# Use the fusion emitters, as in every real run; tests/conftest.py turns them off to save time.
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_cpu_use_fusion_emitters=true"
 exec "$python" -m pytest -q -m "not slow" "$@"

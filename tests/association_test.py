@@ -25,7 +25,7 @@ class FactorTest(parameterized.TestCase):
         x = draw(3, 5, 3)
         expected = function(x)
         with jax.disable_jit():
-            first, second = association.factor(function, x)
+            first, second = association.reassociate(function, x)
         self.assertEqual(first.rows.shape, (5, 3))
         self.assertEqual(second.rows.shape, (5, 3 + 2))
         for factored, value in zip((first, second), expected, strict=True):
@@ -34,7 +34,7 @@ class FactorTest(parameterized.TestCase):
     def test_chains_transposes_and_sequences(self):
         a, b = draw(0, 3, 4), draw(1, 6, 4)
         x = draw(2, 5, 7, 3)
-        (factored,) = association.factor(
+        (factored,) = association.reassociate(
             lambda x: [jax.lax.dot_general(x @ a, b, (((2,), (1,)), ((), ())))], x
         )
         self.assertEqual(factored.rows.shape, (5, 7, 3))
@@ -50,7 +50,7 @@ class FactorTest(parameterized.TestCase):
         (lambda x: x @ x.T,),
     )
     def test_what_is_no_such_product(self, function):
-        self.assertEqual(association.factor(lambda x: [function(x)], draw(0, 5, 3)), [None])
+        self.assertEqual(association.reassociate(lambda x: [function(x)], draw(0, 5, 3)), [None])
 
 
 class AttributionsTest(parameterized.TestCase):
@@ -63,17 +63,17 @@ class AttributionsTest(parameterized.TestCase):
         components = apd_jax.init_components(jax.random.key(1), target, num_components=3, scale=9.0)
         scores = jax.jit(apd_jax.gradient_attributions, static_argnames="mode")
         narrow = []
-        original = association.factor
+        original = association.reassociate
 
         def spy(function, x):
             narrow.append([f.rows.shape[-1] if f else None for f in original(function, x)])
             return original(function, x)
 
-        association.factor = spy
+        association.reassociate = spy
         try:
             fast = scores(target, components, x, mode="forward")
         finally:
-            association.factor = original
+            association.reassociate = original
         widths = [width for i in range(layers) for width in (4 + 3 * i, None)]
         self.assertEqual(narrow, [widths])
         literal = scores(target, components, x, mode="literal")

@@ -219,7 +219,7 @@ class MetricTest(absltest.TestCase):
         metrics = (lambda y: y.T, lambda y: y.sum(axis=0), lambda y: y.mean())
         for metric in metrics:
             for inputs in (x[:width], x[: width - 1]):
-                with self.assertRaisesRegex(ValueError, "the metric must give arrays"):
+                with self.assertRaisesRegex(ValueError, "the metric must return arrays"):
                     apd_jax.gradient_attributions(target, components, inputs, metric=metric)
 
 

@@ -110,7 +110,7 @@ class DecomposeTest(parameterized.TestCase):
             patched = mock.patch.object(auto_topk, "look", side_effect=interrupted)
             with patched, self.assertLogs(level="WARNING") as logs:
                 short = decompose(workdir=workdir)
-            self.assertIn("Stopped while k was looked for", logs.output[-1])
+            self.assertIn("Stopped during the search for k", logs.output[-1])
             self.assertEqual(short.settings.steps, 100)
             self.assertEqual(short.settings.objective.topk, 0.25)
             self.assertFalse((workdir / "components").exists())

@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 
 from apd_jax.runtime import loop
 from apd_jax.training.step import train_step
-from apd_jax.training.trainer import init_states
+from apd_jax.training.trainer import Trainer
 from benchmarks import (
     against_reference,
     problem,
@@ -110,9 +110,10 @@ class StagesTest(absltest.TestCase):
     def _check_stages(self, name, overrides):
         plan = problem.find_plan(name, TINY | overrides)
         targets = problem.train_targets(plan, steps=0)
-        states = init_states(plan.settings, targets, plan.seeds)
+        trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
+        states = trainer.init_state()
         objective = plan.settings.objective
-        optimizer = plan.settings.optimizer()
+        optimizer = trainer.optimizer
         steps = stages.make_stages(plan.settings, plan.task.inputs)
 
         @jax.jit

@@ -64,7 +64,7 @@ class PaperTest(parameterized.TestCase):
         objective = settings.objective
         self.assertEqual((objective.topk, objective.schatten_p), (k, p))
         self.assertEqual(objective.attribution_source, source)
-        self.assertEqual(objective.unit_norm, spec in ("resid_mlp.py", "resid_mlp.py:1"))
+        self.assertEqual(settings.unit_norm, spec in ("resid_mlp.py", "resid_mlp.py:1"))
 
     @parameterized.parameters(
         ("tms.py:5-2", 1, 1, 0.7, 0),

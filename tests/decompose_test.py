@@ -21,7 +21,7 @@ from apd_jax.studies import pretraining
 from apd_jax.studies.task import Training
 from apd_jax.studies.tms.network import TMSTask
 from apd_jax.training.config import Settings
-from apd_jax.training.trainer import init_states, make_step
+from apd_jax.training.trainer import Trainer
 
 # Two steps of a tiny decomposition: enough to compile and run everything.
 TINY = {"num_components": 3, "topk": 1.0, "steps": 2, "batch_size": 8, "rank": 2}
@@ -203,13 +203,20 @@ class PrecisionTest(parameterized.TestCase):
         objective = Objective(
             coefficients,
             topk=1.0,
-            routes=Routes(masked_route=route, matmul_precision=precision),
+            routes=Routes(masked_route=route),
         )
         settings = Settings(
-            objective, num_components=3, steps=1, batch_size=8, learning_rate=1e-3, rank=2
+            objective,
+            num_components=3,
+            steps=1,
+            batch_size=8,
+            learning_rate=1e-3,
+            rank=2,
+            matmul_precision=precision,
         )
-        state = loop.pick(init_states(settings, loop.stack([target]), jnp.arange(1)), 0)
-        products = self.products(make_step(settings, inputs), target, state)
+        trainer = Trainer(settings, loop.stack([target]), inputs, jnp.arange(1))
+        state = loop.pick(trainer.init_state(), 0)
+        products = self.products(trainer.step, target, state)
         short = [line for line in products if "[HIGHEST, HIGHEST]" not in line]
         self.assertGreater(len(products), 10)
         self.assertEqual(bool(short), precision == "default")
@@ -217,8 +224,9 @@ class PrecisionTest(parameterized.TestCase):
     def test_target_training(self):
         task = TMSTask(SparseFeatures(4, 0.5), num_hidden=2, hidden_layers=1)
         training = Training(1, batch_size=8, learning_rate=0.1, schedule="constant")
-        state = loop.pick(pretraining.init_state(task, training, jnp.arange(1)), 0)
-        products = self.products(pretraining.make_step(task, training), None, state)
+        trainer = pretraining.TargetTrainer(task, training, jnp.arange(1))
+        state = loop.pick(trainer.init_state(), 0)
+        products = self.products(trainer.step, None, state)
         self.assertNotEmpty(products)
         for line in products:
             self.assertIn("[HIGHEST, HIGHEST]", line)
@@ -263,7 +271,11 @@ class BadInputTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("unused", lambda p, x: x @ p["a"], r"b \[3, 3\]: the outputs don't depend on it"),
         ("scaled", lambda p, x: x @ p["b"] @ (2 * p["a"]), r"a \[3, 3\]: mul is no product"),
-        ("outputs", lambda p, x: jnp.sum(x @ p["b"] @ p["a"]), r"must give outputs \[B, \.\.\.\]"),
+        (
+            "outputs",
+            lambda p, x: jnp.sum(x @ p["b"] @ p["a"]),
+            r"must return outputs \[B, \.\.\.\]",
+        ),
     )
     def test_networks(self, network, message):
         target = apd_jax.Target(network, {"a": jnp.eye(3), "b": jnp.eye(3)}, ["a", "b"])

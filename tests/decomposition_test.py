@@ -15,8 +15,10 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax.components import Factors
+from apd_jax.components import Factors, init_components
 from apd_jax.evaluation import baselines, ranks
+from apd_jax.evaluation import labels as labels_module
+from apd_jax.report import decomposition_page
 
 X = networks.normal(5, 40, 3)
 
@@ -100,6 +102,41 @@ class SummaryTest(parameterized.TestCase):
         self.assertAlmostEqual(found.summary(X, labels).row("network").quality, 0.75)
         with self.assertRaisesRegex(apd_jax.UserError, r"whole numbers \(40,\) for classes"):
             found.summary(X, labels[:3])
+        with self.assertRaisesRegex(apd_jax.UserError, "labels are -1 and .1, .* use 0 and 1"):
+            found.summary(X, 2 * labels - 1)
+
+    @parameterized.parameters(-100, -1)
+    def test_negative_labels_are_ignored_and_counted(self, padding):
+        found = exact()
+        labels = np.array(found.target(X)).argmax(axis=1)
+        labels[:20] = padding
+        summary = found.summary(X, labels, baselines=())
+        self.assertEqual(summary.network.quality, 1.0)
+        self.assertIn("20 of 40 labels are negative and ignored.", repr(summary))
+
+    @parameterized.parameters(
+        (lambda classes: classes + 1, "hold class 2, but the outputs have 2 classes"),
+        (lambda classes: 0 * classes - 100, "all 40 labels are negative"),
+    )
+    def test_labels_that_are_no_class_are_refused(self, change, message):
+        found = exact()
+        labels = np.arange(40) % 2
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            found.summary(X, change(labels), baselines=())
+
+    def test_one_logit_knows_two_classes(self):
+        values = np.array([[-1.0], [2.0], [3.0]])
+        self.assertEqual(labels_module.quality(values, np.array([0, 1, -1])), 1.0)
+        self.assertEqual(labels_module.quality(values, np.array([False, True, False])), 2 / 3)
+        with self.assertRaisesRegex(apd_jax.UserError, "hold class 2"):
+            labels_module.quality(values, np.array([1, 2, 2]))
+
+    def test_scores_that_are_not_finite_are_said(self):
+        found = exact()
+        broken = X.at[3].set(jnp.nan)
+        summary = found.summary(broken, baselines=())
+        self.assertIn("attributions on 1 of 40 rows are NaN or infinite", repr(summary))
+        np.testing.assert_array_equal(found.see(broken).mask[3], False)
 
     def test_one_baseline_by_its_name(self):
         self.assertEqual(exact().summary(X, baselines="svd").rows[-1].name, "svd")
@@ -131,6 +168,7 @@ class SummaryTest(parameterized.TestCase):
     def test_an_active_rank_near_that_of_the_network_is_trivial(self):
         summary = exact(topk=4.0).summary(X, baselines=())
         self.assertRegex(summary.remarks[-1], "Trivial: .* rank 4.0 .* network's 5")
+        self.assertEqual([finding.kind for finding in summary.findings], ["trivial"])
 
     def test_few_active_components_are_not_trivial(self):
         self.assertFalse(exact(topk=1.5).summary(X, baselines=()).trivial)
@@ -156,6 +194,62 @@ class SummaryTest(parameterized.TestCase):
                 components = baselines.baseline(target, name)
                 missing = ranks.unfaithfulness(target, components)
                 self.assertLess(missing["w"], 1e-10)
+
+
+def adapted_apply(params, x):
+    """A layer beside a low-rank adapter."""
+    hidden = jnp.tanh(x @ params["w"] + x @ params["A"] @ params["B"])
+    return jnp.einsum("bh,gho->bgo", hidden, params["heads"]).reshape(len(x), -1)
+
+
+def adapted(**zeros):
+    """The adapter as it is before training, B = 0, and a block of heads that is fresh."""
+    heads = networks.normal(3, 2, 5, 2).at[1].set(0)
+    shapes = {"w": (3, 5), "A": (3, 2), "B": (2, 5)}
+    params = {name: networks.normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+    params |= {"B": jnp.zeros((2, 5)), "heads": heads} | zeros
+    return apd_jax.Target(adapted_apply, params, inputs=X)
+
+
+class EmptySiteTest(absltest.TestCase):
+    """Sites whose weights are all zero, and blocks of zeros within a site."""
+
+    def found(self, target, scale=1.0):
+        components = init_components(jax.random.key(0), target, num_components=6, rank=1)
+        components |= {"B": jax.tree.map(lambda leaf: scale * leaf, components["B"])}
+        return dataclasses.replace(untrained(networks.mlp()), target=target, components=components)
+
+    def test_an_empty_site_has_no_rank_and_is_said_to_hold_nothing(self):
+        target = adapted()
+        summaries = [self.found(target, scale).summary(X) for scale in (1e-4, 1.0)]
+        for summary in summaries:
+            self.assertEqual(summary.empty_sites, ("B",))
+            self.assertEqual(summary.network_rank, 3 + 2 + 2)
+            self.assertTrue(np.isfinite(list(summary.unfaithfulness.values())).all())
+            self.assertIn("The site B holds nothing", repr(summary))
+            self.assertNotIn("of B, the worst site", repr(summary))
+        np.testing.assert_array_equal(summaries[0].ranks, summaries[1].ranks)
+        self.assertLessEqual(summaries[0].ranks.max(), 4)  # of w, A and two blocks of heads
+        self.assertRegex(repr(self.found(target)), "B +2 x 5 +1 +all zero")
+
+    def test_report(self):
+        everywhere = jax.tree.map(jnp.zeros_like, adapted().params)
+        for target in (adapted(), adapted(**everywhere)):
+            found = self.found(target)
+            text, panels = decomposition_page.render(found, X, None)
+            self.assertIn("The site B holds nothing", text)
+            self.assertIn("faithfulness", [panel.name for panel in panels])
+            words, _, _ = text.partition('<section id="figures">')
+            self.assertNotRegex(words, r"\de\+?2\d\d")
+            found.plot(0)
+
+    def test_all_sites_empty(self):
+        target = adapted(**jax.tree.map(jnp.zeros_like, adapted().params))
+        summary = self.found(target).summary(X)
+        self.assertEqual((summary.network_rank, summary.active.active_rank), (0, 0.0))
+        self.assertFalse(summary.trivial)
+        self.assertLen(summary.empty_sites, 4)
+        self.assertIn("always on", repr(summary).lower())
 
 
 class ExamplesTest(parameterized.TestCase):

@@ -1,10 +1,14 @@
-"""Code in docs/: that of your-own-network.md runs and prints what it says; diffs apply."""
+"""Documentation: code runs and prints what the page says, diffs apply, tables are current."""
 
 import contextlib
 import io
 import pathlib
 import re
+import runpy
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl.testing import absltest
 
@@ -31,6 +35,28 @@ class DocsTest(absltest.TestCase):
         for path, before, after in found:
             self.assertEqual((DOCS.parent / path).read_text().count(before + "\n"), 1, before)
             self.assertNotEqual(before, after)
+
+    def test_family_of_networks_is_made(self):
+        blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL)
+        names = {}
+        exec(compile(blocks[1], "study.py", "exec"), names)
+        task = names["STUDY"].task
+        target = task.target(task.init(jax.random.key(0)))
+        self.assertEqual(list(target.sites), ["w"])
+        np.testing.assert_allclose(jnp.linalg.norm(target(jnp.eye(6)), axis=1), 1, rtol=1e-5)
+
+    def test_tables_of_results_are_current(self):
+        page = (DOCS / "results.md").read_text()
+        self.assertEqual(runpy.run_path(str(DOCS / "tables.py"))["fill"](page), page)
+
+    def test_links_to_files_exist(self):
+        root = DOCS.parent
+        for page in (*root.glob("*.md"), *DOCS.glob("*.md"), *root.glob("*/README.md")):
+            for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+                self.assertTrue((page.parent / link).exists(), f"{page.name}: {link}")
+
+    def test_readme_is_short(self):
+        self.assertLessEqual(len((DOCS.parent / "README.md").read_text().split()), 900)
 
     @pytest.mark.slow
     def test_your_own_network(self):

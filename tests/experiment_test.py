@@ -23,6 +23,7 @@ from apd_jax.runtime.checkpoint import Checkpointer, to_host
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
 from apd_jax.studies import pretraining
+from apd_jax.training.trainer import Trainer
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
 import resid_mlp  # noqa: E402
@@ -197,7 +198,8 @@ class EvaluationTest(ExperimentTestCase):
         plan = experiment.make_plan(config)
         params = pretraining.init_params(plan.task, plan.seeds)
         targets = jax.vmap(plan.task.target)(params)
-        components = experiment.init_states(plan.settings, targets, plan.seeds).components
+        trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
+        components = trainer.init_state().components
         decomposition = Decomposition(
             loop.pick(targets, 0), loop.pick(components, 0), plan.settings
         )

@@ -84,7 +84,7 @@ class ExportTest(parameterized.TestCase):
     def test_other_peoples_files_stay(self):
         self.directory.mkdir()
         (self.directory / "thesis.tex").touch()
-        with self.assertRaisesRegex(ValueError, "thesis.tex.+take a new directory"):
+        with self.assertRaisesRegex(ValueError, "thesis.tex.+choose a new directory"):
             self.save(1)
         self.assertEqual([p.name for p in self.directory.iterdir()], ["thesis.tex"])
 

@@ -135,6 +135,28 @@ class GroupedTest(parameterized.TestCase):
         np.testing.assert_array_equal(groups.slots.taken.sum(axis=1), [2, 0, 2, 0])
         self.assertIsNone(groups.owner)
 
+    @parameterized.parameters(4, 9)
+    def test_pairs_without_a_component_add_nothing(self, num_components):
+        target = networks.mlp()
+        components = networks.components(target, num_components)
+        x = networks.normal(5, 3, 3)
+        pairs = (
+            jnp.array([0, 1, 2, 1, 0, 2]),
+            jnp.array([1, 0, 3, num_components] + [num_components] * 2),
+        )
+        mask = jnp.zeros((3, num_components)).at[pairs].set(1)  # out of bounds is dropped
+
+        def outputs(operation):
+            return lambda parts: sites.run(target, x, operation(parts))[0]
+
+        grouped = outputs(lambda parts: forward.masked_pairs(parts, pairs, (3,)))
+        dense = outputs(lambda parts: forward.masked(parts, mask))
+        np.testing.assert_allclose(grouped(components), dense(components), rtol=1e-5, atol=1e-6)
+        gradients = [
+            jax.grad(lambda p, f=f: jnp.sum(f(p) ** 2))(components) for f in (grouped, dense)
+        ]
+        chex.assert_trees_all_close(*gradients, rtol=1e-4, atol=1e-5)
+
     def test_more_pairs_than_can_be_numbered(self):
         pairs = jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
         with self.assertRaisesRegex(ValueError, r"below 2\*\*31, got 65536 \* 32768; use"):

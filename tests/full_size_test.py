@@ -15,7 +15,7 @@ from apd_jax.run.plan import make_plan
 from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
 from apd_jax.studies.reconstruction import baseline_outputs
-from apd_jax.training.trainer import init_states, make_step
+from apd_jax.training.trainer import Trainer
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
 import resid_mlp  # noqa: E402
@@ -27,10 +27,11 @@ def target_losses() -> tuple[float, float]:
     config.target.steps //= 10
     plan = make_plan(config)
     task, training, seeds = plan.task, plan.task.training, plan.seeds
+    trainer = pretraining.TargetTrainer(task, training, seeds)
     state = loop.run_steps(
-        pretraining.make_step(task, training),
-        jnp.zeros(seeds.shape),
-        pretraining.init_state(task, training, seeds),
+        trainer.step,
+        trainer.context,
+        trainer.init_state(),
         seeds,
         steps=training.steps,
         chunk_steps=1000,
@@ -59,11 +60,10 @@ class FullSizeTest(parameterized.TestCase):
         plan = make_plan(resid_mlp.get_config(variant))
         draw = jax.vmap(lambda seed: plan.task.target(plan.task.init(jax.random.key(seed))))
         targets = jax.eval_shape(draw, plan.seeds)
-        states = jax.eval_shape(
-            lambda targets: init_states(plan.settings, targets, plan.seeds), targets
-        )
-        step = make_step(plan.settings, plan.task.inputs)
-        chunk = loop._chunk.lower(step, 10, None, targets, states, plan.seeds, None).compile()
+        trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
+        states, step = jax.eval_shape(trainer.init_state), trainer.step
+        program, leaves = loop.chunk_program(step, targets), jax.tree.leaves(targets)
+        chunk = program.lower(10, None, leaves, states, plan.seeds, None).compile()
         memory = chunk.memory_analysis()
         most = (
             memory.argument_size_in_bytes

@@ -68,7 +68,6 @@ def load(case):
         schatten_p=meta["schatten_p"],
         hidden_sites=hidden,
         hidden_activation="relu" if residual else "identity",
-        unit_norm=meta["unit_norm"],
     )
     case = types.SimpleNamespace(meta=meta, data=data, names=names, objective=objective)
     case.x = jnp.array(data["x"])

@@ -126,7 +126,7 @@ class SetupTest(LaunchTestCase):
     def test_environment(self, make):
         make(self)
         error = self.launch("setup.sh")
-        self.assertIn(".venv has no Python of 3.11 to 3.13; it is made again.", error)
+        self.assertIn(".venv has no Python 3.11 to 3.13; recreating it.", error)
         self.assertLen(self.logged("pip"), 2)
         self.assertEqual(self.launch("setup.sh"), "")
 

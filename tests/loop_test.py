@@ -116,11 +116,46 @@ class SameTest(parameterized.TestCase):
         def own_step(*args):
             return step_fn(*args)
 
-        before = loop._chunk._cache_size()
         observer = Recorder()
         run(step=own_step, save_every=3, observer=observer)
         run(observer.states[6], step=own_step)
-        self.assertEqual(loop._chunk._cache_size() - before, 1)
+        self.assertEqual(loop.chunk_program(own_step, jnp.ones(2))._cache_size(), 1)
+
+
+class DataFailedTest(parameterized.TestCase):
+    """Data that raise an error cost nothing that was done before."""
+
+    def run_until(self, fails_at, observer=None, between=None):
+        def feed(step, length):
+            if step == fails_at:
+                raise OSError("the shard is gone")
+            return jnp.zeros(())
+
+        def fed_step(context, state, key):
+            return step_fn(context[0], state, key)
+
+        return run(step=fed_step, feed=feed, observer=observer, between=between, save_every=100)
+
+    def test_the_state_is_saved_and_carried(self):
+        observer = Recorder()
+        zeroed = loop.Between(
+            6, 12, lambda context, state, key: state._replace(weight=0 * state.weight)
+        )
+        with self.assertRaisesRegex(
+            loop.DataFailed, "after step 6 of 12: the shard is gone"
+        ) as caught:
+            self.run_until(6, observer, zeroed)
+        self.assertIsInstance(caught.exception.__cause__, OSError)
+        self.assertEqual(observer.told[-2:], [("row", 6), ("save", 6)])
+        # That of step 6, before the work that follows it: resuming does that again.
+        expected = run(steps=6)
+        self.assertEqual(caught.exception.step, 6)
+        for found in (observer.states[6], caught.exception.state):
+            np.testing.assert_array_equal(found.weight, expected.weight)
+
+    def test_before_the_first_step_there_is_nothing_to_save(self):
+        with self.assertRaisesRegex(OSError, "the shard is gone"):
+            self.run_until(0)
 
 
 class DivergedTest(parameterized.TestCase):

@@ -54,13 +54,15 @@ class StatusTest(parameterized.TestCase):
     def test_stopped(self):
         status, records = self.status({"side_effect": loop.Stopped(30, "decomposition")})
         self.assertEqual(status, 75)
-        message = "decomposition stopped at step 30; the same command goes on from there"
+        message = "decomposition stopped at step 30; rerun the command to resume"
         self.assertEqual(records[0].getMessage(), message)
 
     def test_second_ctrl_c(self):
         status, records = self.status({"side_effect": KeyboardInterrupt})
         self.assertEqual(status, 128 + signal.SIGINT)
-        self.assertIn("goes on from the last checkpoint", records[0].getMessage())
+        self.assertIn(
+            "rerun the command to resume from the last checkpoint", records[0].getMessage()
+        )
 
     def test_done(self):
         verdict = {"name": "mmcs_mean", "description": "d", "value": 0.995, "passed": True}

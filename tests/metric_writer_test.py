@@ -108,7 +108,9 @@ class RowsTest(MetricWriterTestCase):
             error = OSError(28, "No space left on device")
             with mock.patch.object(writer, "_file") as file:
                 file.write.side_effect = error
-                with self.assertRaisesRegex(OSError, "written .No space.+make room.+metrics.jsonl"):
+                with self.assertRaisesRegex(
+                    OSError, "written .No space.+free disk space.+metrics.jsonl"
+                ):
                     writer.write(5, {"a": 1.0})
 
 

@@ -40,7 +40,9 @@ class SelectTest(parameterized.TestCase):
             self.assertEqual(sorted(np.stack(pairs, 1).tolist()), np.argwhere(expected).tolist())
 
     def test_k_components_a_row(self):
-        objective = Objective(Coefficients(), topk=1.4, distil=True).per_row(2)
+        objective = Objective(Coefficients(), topk=1.4, distil=True).with_topk(
+            2, selection="sample"
+        )
         expected = np.array([[0, 1, 1, 1], [1, 1, 0, 1], [0, 1, 1, 1]], bool)
         np.testing.assert_array_equal(objective.select(self.scores, self.x).mask, expected)
 
@@ -82,7 +84,6 @@ class BadObjectiveTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"masked_route": "sparse"}, "masked_route must be one of .+, got 'sparse'"),
-        ({"projection": "narrow"}, "projection must be one of .+, got 'narrow'"),
         ({"attribution_mode": "back"}, "attribution_mode must be one of .+, got 'back'"),
         ({"num_probes": 0}, "num_probes must be at least 1, got 0"),
     )

@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 from report_page_test import CONTRAST, STICKING_OUT
 
 import apd_jax
-from apd_jax.report import decomposition_page
+from apd_jax.report import decomposition_page, examples
 
 X = networks.normal(5, 48, 3)
 
@@ -59,7 +59,7 @@ class OwnPageTest(absltest.TestCase):
             networks.mlp(), X, num_components=2, topk=2, steps=1, batch_size=16
         )
         text, _ = decomposition_page.render(whole, X, None)
-        self.assertIn("SAYS LITTLE", text)
+        self.assertIn("TRIVIAL</span>", text)
         self.assertIn("Trivial: components [0, 1] are active on more than 95%", text)
 
     def test_tokens_of_examples_by_position(self):
@@ -100,6 +100,55 @@ class OwnPageTest(absltest.TestCase):
             self.assertIn("step", browser.evaluate("document.querySelector('.tooltip').innerText"))
 
 
+class AsPicturesTest(parameterized.TestCase):
+    """A marked pixel is found again where it belongs."""
+
+    @parameterized.named_parameters(
+        ("a grey image", (9, 7), (2, 3), (9, 7)),
+        ("channels last", (9, 7, 3), (2, 3, 1), (9, 7, 3)),
+        ("channels first", (3, 9, 7), (1, 2, 3), (9, 7, 3)),
+        ("channels first, wide", (3, 3, 16), (1, 2, 3), (3, 16, 3)),
+        ("one channel last", (9, 7, 1), (2, 3, 0), (9, 7)),
+        ("one channel first", (1, 9, 7), (0, 2, 3), (9, 7)),
+        ("opacity", (4, 9, 7), (1, 2, 3), (9, 7, 4)),
+        ("large", (64, 64, 3), (2, 3, 1), (64, 64, 3)),
+    )
+    def test_images(self, shape, marked, expected):
+        for dtype, value in ((np.float32, 1.0), (np.uint8, 255)):
+            x = np.zeros((2, *shape), dtype)
+            x[(1, *marked)] = value
+            images, _ = examples.as_pictures(x)
+            self.assertEqual(images.shape, (2, *expected))
+            place = (1, 2, 3, 1)[: images.ndim]
+            self.assertEqual(np.argwhere(images).tolist(), [list(place)])
+            self.assertEqual(images[place], 255 if len(expected) == 2 and value == 255 else 1)
+
+    def test_colours_outside_of_0_to_1_are_scaled(self):
+        x = np.linspace(-2.0, 2.0, 2 * 6 * 5 * 3).reshape(2, 6, 5, 3)
+        images, why = examples.as_pictures(x)
+        self.assertEqual((images.min(), images.max()), (0, 1))
+        self.assertIn("-2 is drawn as 0 and 2 as 1", why)
+
+    def test_vectors(self):
+        self.assertEqual(examples.as_pictures(np.ones((2, 64)))[0].shape, (2, 8, 8))
+        self.assertEqual(examples.as_pictures(np.ones((2, 10)))[0].shape, (2, 1, 10))
+
+    @parameterized.named_parameters(
+        ("five channels", np.zeros((2, 5, 3, 16)), r"shape \(5, 3, 16\)"),
+        ("tokens", np.zeros((2, 9), int), "int64"),
+        ("bytes", np.zeros((2, 9), np.uint8), "whole numbers"),
+        ("several arrays", {"a": np.zeros((2, 9)), "b": np.zeros((2, 9))}, "2 arrays"),
+        ("a video", np.zeros((2, 4, 9, 7, 3)), "is no image"),
+        ("too large", np.zeros((1, 1024, 1024)), "1024 x 1024"),
+        ("a long vector", np.zeros((2, 5000)), "5,000 entries"),
+        ("no numbers", np.full((2, 9, 7), np.nan), "NaN"),
+    )
+    def test_what_is_not_drawn_says_why(self, x, why):
+        images, said = examples.as_pictures(x)
+        self.assertIsNone(images)
+        self.assertRegex(said, why)
+
+
 class AsTextTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("tokens", [3, 1, 4], None, "3 1 4"),
@@ -114,13 +163,11 @@ class AsTextTest(parameterized.TestCase):
         ("an image of whole numbers", np.zeros((5, 5), int), None, ""),
     )
     def test_an_example(self, values, position, expected):
-        self.assertEqual(
-            decomposition_page.as_text(np.asarray(values)[None], 0, position), expected
-        )
+        self.assertEqual(examples.as_text(np.asarray(values)[None], 0, position), expected)
 
     def test_leaves_have_names(self):
         x = {"tokens": np.array([[1, 2]]), "noise": np.zeros((1, 99)), "scale": np.array([0.5])}
-        self.assertEqual(decomposition_page.as_text(x, 0), "scale 0.5; tokens 1 2")
+        self.assertEqual(examples.as_text(x, 0), "scale 0.5; tokens 1 2")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from apd_jax.objective.objective import Objective
 from apd_jax.runtime import loop
 from apd_jax.runtime.workdir import WorkdirError
 from apd_jax.training.config import Settings
-from apd_jax.training.trainer import init_states
+from apd_jax.training.trainer import Trainer
 
 X = np.asarray(networks.normal(5, 32, 3))
 TINY = {
@@ -60,7 +60,7 @@ class DirectoryTest(parameterized.TestCase):
     def test_stop_go_on_and_call_again(self):
         with self.assertLogs("absl", "WARNING") as logs:
             part = self.decompose(observer=StopAt(2), checkpoint_every=100)
-        self.assertRegex(logs.output[-1], r"Stopped at step \d of 6; call again to go on")
+        self.assertRegex(logs.output[-1], r"Stopped at step \d of 6; call again to resume")
         self.assertLess(part.history[-1]["step"], 6)
         self.assertFalse((self.workdir / "report.html").exists())
         whole = self.decompose(checkpoint_every=100)
@@ -125,10 +125,11 @@ class MemoryTest(parameterized.TestCase):
         start = networks.components(networks.mlp(), num_components=3, rank=2)
         zeros = {site: f._replace(reads=f.reads.at[:, 1].set(0)) for site, f in start.items()}
         targets = loop.stack([networks.mlp()])
-        objective = Objective(unit_norm=True)
-        settings = Settings(objective, num_components=3, rank=2, steps=1)
+        settings = Settings(Objective(), num_components=3, rank=2, steps=1, unit_norm=True)
         for init in (start, zeros):
-            state = init_states(settings, targets, jnp.zeros(1, jnp.uint32), init=init)
+            state = Trainer(
+                settings, targets, networks.normal, jnp.zeros(1, jnp.uint32), init=init
+            ).init_state()
             for site, factors in loop.pick(state.components, 0).items():
                 np.testing.assert_allclose(
                     factors.matrices(), init[site].matrices(), rtol=1e-5, atol=1e-6
@@ -368,7 +369,7 @@ class ReadmeTest(absltest.TestCase):
     @pytest.mark.slow
     def test_the_lines_for_ones_own_network_run_as_they_stand(self):
         text = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-        section = text.partition("## Decompose a network of your own")[2]
+        section = text.partition("## Decompose your own network")[2]
         code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
         names = {}
         before = os.getcwd()

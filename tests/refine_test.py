@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import optax
 import pytest
 from absl.testing import absltest, parameterized
 
@@ -27,7 +28,7 @@ from apd_jax.training.refine.gather import gather
 from apd_jax.training.refine.merge import merge
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.refine.split import two_clusters
-from apd_jax.training.trainer import init_states, make_between, make_step
+from apd_jax.training.trainer import Trainer
 
 FEATURES, SPARE = 6, 3
 OBJECTIVE = Objective(Coefficients(1.0, 1.0, 0.1), topk=0.6)
@@ -273,7 +274,7 @@ class SharesTest(absltest.TestCase):
     def test_shares_sum_to_what_is_read(self):
         rows = networks.normal(0, 50, 2, 4)
         weights = jax.random.uniform(jax.random.key(0), (50, 3))
-        part = shares.sharing(rows, weights.sum(1))
+        part = shares.partition(rows, weights.sum(1))
         whole = sum(part(weights[:, g], jnp.eye(4)) for g in range(3))
         np.testing.assert_allclose(whole, np.eye(4), atol=5e-3)
 
@@ -327,18 +328,22 @@ def settings(**fields):
     )
 
 
-def train(chosen, seeds, start=None, steps=None, observer=None):
+def trainer(chosen, seeds):
     targets = loop.stack([handmade.exact_resid_mlp(FEATURES)] * len(seeds))
-    seeds = jnp.array(seeds, jnp.uint32)
+    return Trainer(chosen, targets, INPUTS, jnp.array(seeds, jnp.uint32))
+
+
+def train(chosen, seeds, start=None, steps=None, observer=None):
+    training = trainer(chosen, seeds)
     return loop.run_steps(
-        make_step(chosen, INPUTS),
-        targets,
-        init_states(chosen, targets, seeds) if start is None else start,
-        seeds,
+        training.step,
+        training.context,
+        training.init_state() if start is None else start,
+        training.seeds,
         steps=steps or chosen.steps,
         chunk_steps=30,
         observer=observer,
-        between=make_between(chosen, INPUTS),
+        between=training.between,
     )
 
 
@@ -355,18 +360,18 @@ class RoundsTest(parameterized.TestCase):
             )
 
     def test_looks_back_once_after_the_last_round(self):
-        between = make_between(settings(), INPUTS)
+        between = trainer(settings(), [0]).between
         self.assertEqual([t for t in range(100) if between.due(t)], [20, 40, 60])
-        self.assertIsNone(make_between(settings(refine=Rules()), INPUTS))
+        self.assertIsNone(trainer(settings(refine=Rules()), [0]).between)
 
     @pytest.mark.slow
     def test_a_round_that_did_not_pay_is_undone(self):
         chosen = settings()
         target = handmade.exact_resid_mlp(FEATURES)
         good, bad = (handmade.neuron_components(WHOLE[:8] * scale).copy() for scale in (1.0, 0.3))
-        targets = loop.stack([target])
-        state = loop.pick(init_states(chosen, targets, jnp.zeros(1, jnp.uint32)), 0)
-        function = jax.jit(make_between(chosen, INPUTS).function)
+        training = trainer(chosen, [0])
+        state = loop.pick(training.init_state(), 0)
+        function = jax.jit(training.between.function)
         for acted, undone in ((True, 1), (False, 0)):
             refined = state.refined._replace(before=good, acted=jnp.array(acted))
             after = function(
@@ -379,16 +384,26 @@ class RoundsTest(parameterized.TestCase):
             for site, factors in after.components.items():
                 np.testing.assert_allclose(factors.matrices(), expected[site].matrices(), atol=1e-6)
 
-    def test_terms_that_are_zero_read_again_and_moments_of_the_touched_are_zero(self):
+    def test_terms_that_are_zero_read_again(self):
         components = handmade.neuron_components(WHOLE)
         filled = rounds.refill(components, jax.random.key(0), unit_norm=True)
         for site, factors in filled.items():
             np.testing.assert_allclose(jnp.linalg.norm(factors.reads, axis=-1), 1, rtol=1e-5)
             np.testing.assert_allclose(factors.matrices(), components[site].matrices(), atol=1e-6)
-        moments = {"m": jnp.ones((3, 2, 2)), "count": jnp.int32(5)}
-        kept = rounds.forget(moments, jnp.array([True, False, True]))
-        self.assertEqual(kept["m"].sum(axis=(1, 2)).tolist(), [0, 4, 0])
-        self.assertEqual(int(kept["count"]), 5)
+
+    def test_moments_of_touched_components_are_zero(self):
+        """Only what has the components' structure is a moment, not every array of two axes."""
+        components = networks.components(networks.mlp())
+        adam = optax.adam(0.1)
+        _, state = adam.update(components, adam.init(components))
+        other = jnp.ones((3, 4))
+        kept, kept_other = rounds.forget((state, other), components, jnp.array([True, False, True]))
+        for moments, before in ((kept[0].mu, state[0].mu), (kept[0].nu, state[0].nu)):
+            for leaf, old in zip(jax.tree.leaves(moments), jax.tree.leaves(before), strict=True):
+                np.testing.assert_array_equal(leaf[jnp.array([0, 2])], 0)
+                np.testing.assert_array_equal(leaf[1], old[1])
+        self.assertEqual(int(kept[0].count), 1)
+        np.testing.assert_array_equal(kept_other, other)
 
     @pytest.mark.slow
     def test_shares_in_the_last_round(self):

@@ -25,7 +25,9 @@ class WordsTest(parameterized.TestCase):
     def test_what_is_relative_and_what_is_trained_on(self):
         config = {"relative_losses": True, "coefficients": {"stochastic": 0.3}}
         text = words.objective(config)
-        self.assertIn("loss = 0.3 × stochastic. Losses are divided by those of no component.", text)
+        self.assertIn(
+            "loss = 0.3 × stochastic. Losses are divided by those without any component.", text
+        )
         self.assertIn("is no independent check of this run", text)
         sizes = {"steps": 2, "batch_size": 3, "learning_rate": 0.1, "relative_rate": True}
         self.assertIn("0.1 times the root mean square of each factor.", words.how(sizes))
@@ -33,7 +35,7 @@ class WordsTest(parameterized.TestCase):
     @parameterized.parameters(
         ("batch", "0.2 per input on average"),
         ("sample", "0.2 of them"),
-        ("exact", "as many as inputs are active"),
+        ("exact", "as many as there are active inputs"),
     )
     def test_objective(self, selection, expected):
         config = report_example.results()["config"] | {"selection": selection}

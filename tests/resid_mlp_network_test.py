@@ -185,9 +185,10 @@ class TrainingTest(parameterized.TestCase):
         own = task(neurons=(4,), embedding=embedding)
         training = Training(steps=100, batch_size=32, learning_rate=0.02, schedule="cosine")
         seeds = jnp.array([3], jnp.uint32)
-        start = pretraining.init_state(own, training, seeds)
+        trainer = pretraining.TargetTrainer(own, training, seeds)
+        start = trainer.init_state()
         before = jax.tree.map(np.array, start.params)
-        step = pretraining.make_step(own, training)
+        step = trainer.step
         first = pretraining.final_loss(own, start.params, seeds, batch_size=256, batches=2)
         after = loop.run_steps(step, jnp.zeros(1), start, seeds, steps=100, chunk_steps=100)
         last = pretraining.final_loss(own, after.params, seeds, batch_size=256, batches=2)

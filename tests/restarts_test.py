@@ -16,8 +16,9 @@ import apd_jax
 from apd_jax.objective.objective import Coefficients, Objective
 from apd_jax.run import experiment
 from apd_jax.runtime import loop
-from apd_jax.training import restarts, trainer
+from apd_jax.training import restarts
 from apd_jax.training.config import Settings
+from apd_jax.training.trainer import Trainer
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
 import tms  # noqa: E402
@@ -34,9 +35,9 @@ class BestTest(absltest.TestCase):
         settings = Settings(objective=objective, num_components=3, steps=1, batch_size=8, rank=2)
         seeds = jnp.array([4, 5], jnp.uint32)
         targets = loop.stack([networks.tms()] * 2)
-        spread, all_seeds = restarts.spread(targets, seeds, 3)
-        np.testing.assert_array_equal(all_seeds, [4, 5, 6, 7, 8, 9])
-        states = trainer.init_states(settings, spread, all_seeds, inputs)
+        trainer = Trainer(settings, targets, inputs, seeds, restarts=3)
+        spread, states = trainer.context, trainer.init_state()
+        np.testing.assert_array_equal(trainer.seeds, [4, 5, 6, 7, 8, 9])
         places, losses = restarts.best(settings, spread, states, seeds, inputs)
         self.assertEqual(losses.shape, (2, 3))
         for decomposition, place in enumerate(places):
@@ -54,7 +55,7 @@ class BestTest(absltest.TestCase):
         settings = Settings(
             objective=Objective(topk=1.0), num_components=3, steps=1, batch_size=8, rank=2
         )
-        states = trainer.init_states(settings, targets, seeds, inputs)
+        states = Trainer(settings, targets, inputs, seeds).init_state()
         places, losses = restarts.best(settings, targets, states, seeds, sample_batch=None)
         self.assertEqual(places.tolist(), [0, 1])
         self.assertEqual(losses.shape, (2, 0))

@@ -144,7 +144,7 @@ class ResumeTest(absltest.TestCase):
             log = self.run_until(workdir, rows, number, pause=rng.uniform(0, 0.1))
             self.assertNotIn("broken", log)
             if saved:
-                self.assertIn(f"decomposition: going on from step {saved} of {STEPS}", log)
+                self.assertIn(f"decomposition: resuming from step {saved} of {STEPS}", log)
             saved = newest_step(workdir)
             if number == signal.SIGKILL:
                 self.assert_little_lost(workdir, saved)
@@ -161,7 +161,7 @@ class ResumeTest(absltest.TestCase):
 
     def assert_all_kept(self, workdir: pathlib.Path, log: str) -> None:
         """Of a run that was asked to stop."""
-        self.assertRegex(log, r"stopped at step \d+; the same command goes on from there")
+        self.assertRegex(log, r"stopped at step \d+; rerun the command to resume")
         name, step = re.findall(r"(\w+) stopped at step (\d+);", log)[0]
         place = workdir / "target" if name == "target" else workdir
         self.assertEqual(newest_step(place), int(step))

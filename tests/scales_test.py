@@ -13,7 +13,7 @@ from apd_jax.objective.normalisation import scales
 from apd_jax.objective.objective import Coefficients, Objective
 from apd_jax.runtime import loop
 from apd_jax.training.config import Settings
-from apd_jax.training.trainer import init_states
+from apd_jax.training.trainer import Trainer
 
 INPUTS = SparseFeatures(4, 0.3, (-1.0, 1.0))
 SITES = ("layers_0/mlp_in/kernel", "layers_0/mlp_out/kernel")
@@ -45,13 +45,13 @@ class ScalesTest(parameterized.TestCase):
         for scale in (1.0, unit):
             target = handmade.resid_mlp([np.eye(4) * scale], [np.eye(4) / 2 * scale])
             targets, seeds = loop.stack([target]), jnp.zeros(1, jnp.uint32)
-            state = loop.pick(init_states(settings, targets, seeds, INPUTS), 0)
+            state = loop.pick(Trainer(settings, targets, INPUTS, seeds).init_state(), 0)
             components = handmade.neuron_components(np.eye(6, 4) * 0.9 * scale)
             name = SITES[1]
             components[name] = Factors(components[name].reads / 2, components[name].writes)
-            x, factors = INPUTS(jax.random.key(0), 64), settings.factors(state)
-            terms, _ = jax.jit(OBJECTIVE.terms)(target, components, x, factors=factors)
-            relative = {n: float(v * factors[n]) for n, v in terms.items() if n != "simplicity"}
+            x, units = INPUTS(jax.random.key(0), 64), settings.multipliers(state).losses
+            terms, _ = jax.jit(OBJECTIVE.terms)(target, components, x)
+            relative = {n: float(v * units[n]) for n, v in terms.items() if n != "simplicity"}
             totals.append(relative)
         for name, value in totals[0].items():
             np.testing.assert_allclose(totals[1][name], value, rtol=1e-3)

@@ -13,7 +13,7 @@ from apd_jax.components import init_components
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.objective import selection
-from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.objective.objective import CONSTANT, Coefficients, Multipliers, Objective
 from apd_jax.training import schedules
 from apd_jax.training.config import Settings
 from apd_jax.training.schedules import Schedules
@@ -46,9 +46,11 @@ class FactorTest(parameterized.TestCase):
             Schedules(topk="0:1 1:2")
 
     def test_only_what_moves_has_a_factor(self):
-        factors = Schedules(simplicity="linear", topk="0:1 1:0.5").factors(jnp.int32(5), 10)
-        np.testing.assert_allclose(list(factors.values()), [0.5, 0.75])
-        self.assertEqual(list(factors), ["simplicity", "topk"])
+        schedules = Schedules(simplicity="linear", topk="0:1 1:0.5")
+        topk, losses = schedules.multipliers(jnp.int32(5), 10)
+        self.assertEqual(list(losses), ["simplicity"])
+        np.testing.assert_allclose([losses["simplicity"], topk], [0.5, 0.75])
+        self.assertEqual(Schedules().multipliers(jnp.int32(5), 10), CONSTANT)
 
 
 class PartOfKTest(parameterized.TestCase):
@@ -67,19 +69,19 @@ class PartOfKTest(parameterized.TestCase):
         objective = Objective(Coefficients(1.0, 1.0, 0.5), topk=2.0)
 
         @functools.partial(jax.jit, static_argnums=0)
-        def terms_of(objective, components, factors=None):
-            return objective.terms(target, components, x, factors=factors)
+        def terms_of(objective, components, multipliers=CONSTANT):
+            return objective.terms(target, components, x, multipliers=multipliers)
 
         for factor in (0.5, 1.0):
-            factors = {"topk": jnp.float32(factor), "simplicity": 0.25}
-            terms, chosen = terms_of(objective, components, factors)
+            multipliers = Multipliers(jnp.float32(factor), {"simplicity": 0.25})
+            terms, chosen = terms_of(objective, components, multipliers)
             literal = dataclasses.replace(objective, topk=2.0 * factor)
             expected, plain = terms_of(literal, components)
             np.testing.assert_array_equal(chosen.mask, plain.mask)
             for name, value in terms.items():
                 np.testing.assert_allclose(value, expected[name], rtol=1e-5)
             np.testing.assert_allclose(
-                objective.total(terms, factors),
+                objective.total(terms, multipliers),
                 terms["faithfulness"] + terms["minimality"] + 0.125 * terms["simplicity"],
                 rtol=1e-6,
             )
@@ -95,8 +97,8 @@ class PartOfKTest(parameterized.TestCase):
         self.assertEqual(int(mask.sum()), len(x))
 
     @parameterized.parameters(
-        ({"selection": "sample", "topk": 2}, "0:1 1:0.5", "of batch top-k alone"),
-        ({"topk": None, "coefficients": Coefficients()}, "0:1 1:0.5", "of batch top-k alone"),
+        ({"selection": "sample", "topk": 2}, "0:1 1:0.5", "needs batch top-k"),
+        ({"topk": None, "coefficients": Coefficients()}, "0:1 1:0.5", "needs batch top-k"),
         ({"topk": 2.0}, "linear", "topk does not fit batch_size"),
     )
     def test_refuses_what_has_no_such_k(self, objective, schedule, message):

@@ -1,4 +1,4 @@
-"""A loop in its directory: goes on where it was, says what went wrong, loses nothing."""
+"""A training in its directory: resumes, says what went wrong, loses nothing."""
 
 import contextlib
 import json
@@ -21,6 +21,7 @@ from apd_jax.errors import UserError
 from apd_jax.runtime import loop, session
 from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError
 from apd_jax.runtime.preemption import StopFlag
+from apd_jax.runtime.stores import Keeping
 
 SEEDS = jnp.array([3, 4], jnp.uint32)
 STEPS, CHUNK, SAVE_EVERY = 30, 5, 10
@@ -33,6 +34,21 @@ class State(NamedTuple):
 
 def init_state(width=3):
     return State(jnp.zeros(2, jnp.int32), jnp.ones((2, width)))
+
+
+class Training:
+    """A training without data; `fields` replace its own."""
+
+    steps, seeds, between, feed = STEPS, SEEDS, None, None
+
+    def __init__(self, growth, width, **fields):
+        self.context, self.width = jnp.full(2, growth, jnp.float32), width
+        self.step = step_fn
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def init_state(self):
+        return init_state(self.width)
 
 
 def step_fn(growth, state, key):
@@ -66,30 +82,26 @@ class SessionTestCase(parameterized.TestCase):
     def checkpoints(self):
         return self.directory / "checkpoints"
 
-    def run_stage(self, flag=None, growth=0.9, width=3, **fields):
-        stage = dict(
+    def fit(self, flag=None, growth=0.9, width=3, tensorboard=True, **fields):
+        outcome = session.fit(
+            Training(growth, width, **fields),
+            self.directory,
             name="training",
-            directory=self.directory,
-            make_state=lambda: init_state(width),
-            make_step=lambda: step_fn,
-            context=jnp.full(2, growth, jnp.float32),
-            seeds=SEEDS,
-            steps=STEPS,
-            chunk_steps=CHUNK,
-            save_every=SAVE_EVERY,
-            max_to_keep=3,
-            config={"seed": 3},
+            keeping=Keeping(CHUNK, SAVE_EVERY, 3, {"seed": 3}, tensorboard),
+            flag=flag,
         )
-        return session.run(session.Stage(**stage | fields), flag or StopFlag())
+        return outcome.state, outcome.seconds
 
     def stop_at(self, step, **fields):
         with self.assertRaises(loop.Stopped):
-            self.run_stage(FlagAfter(step // CHUNK), **fields)
+            self.fit(FlagAfter(step // CHUNK), **fields)
 
     def alone(self, **fields):
-        """The state of a run that nothing happened to."""
-        with tempfile.TemporaryDirectory() as folder:
-            return self.run_stage(directory=pathlib.Path(folder) / "alone", **fields)[0]
+        """The state of a run that nothing happened to, in memory."""
+        keeping = Keeping(CHUNK, SAVE_EVERY)
+        return session.fit(
+            Training(0.9, **{"width": 3} | fields), name="alone", keeping=keeping
+        ).state
 
     def steps_on_disk(self):
         return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdigit())
@@ -102,43 +114,43 @@ class GoesOnTest(SessionTestCase):
     @parameterized.parameters(5, 10, 25)
     def test_stop_saves_and_the_next_command_goes_on(self, step):
         with self.assertRaisesRegex(loop.Stopped, f"^training stopped at step {step}$"):
-            self.run_stage(FlagAfter(step // CHUNK))
+            self.fit(FlagAfter(step // CHUNK))
         self.assertEqual(self.steps_on_disk()[-1], step)
         with self.assertLogs("absl", "INFO") as logs:
-            state, _ = self.run_stage()
-        self.assertIn(f"training: going on from step {step} of 30", logs.output[0])
+            state, _ = self.fit()
+        self.assertIn(f"training: resuming from step {step} of 30", logs.output[0])
         self.assertEqual(bits(state), bits(self.alone()))
         self.assertEqual([row["step"] for row in self.rows()], [5, 10, 15, 20, 25, 30])
 
     def test_asked_before_the_first_step(self):
         with self.assertRaisesRegex(loop.Stopped, "stopped at step 0"):
-            self.run_stage(FlagAfter(0))
+            self.fit(FlagAfter(0))
 
     def test_finished_is_not_trained_again(self):
-        state, seconds = self.run_stage()
+        state, seconds = self.fit()
         with (
             mock.patch.object(loop, "run_steps", side_effect=AssertionError("trained again")),
             self.assertLogs("absl", "INFO") as logs,
         ):
-            again, same_seconds = self.run_stage()
+            again, same_seconds = self.fit()
         self.assertIn("training: all 30 steps are done", logs.output[0])
         self.assertEqual(bits(again), bits(state))
         self.assertEqual(same_seconds, seconds)
 
     @parameterized.parameters(10, STEPS)
     def test_checkpoints_of_another_context_are_refused(self, step):
-        self.run_stage() if step == STEPS else self.stop_at(step)
+        self.fit() if step == STEPS else self.stop_at(step)
         files = sorted(self.directory.rglob("*"))
         with self.assertRaisesRegex(
             UserError, f"training: step {step} in .*/run was made with another target.*put back"
         ):
-            self.run_stage(growth=np.nextafter(np.float32(0.9), np.float32(1)))
+            self.fit(growth=np.nextafter(np.float32(0.9), np.float32(1)))
         self.assertEqual(sorted(self.directory.rglob("*")), files)
-        self.run_stage()
+        self.fit()
 
     def test_finished_counts_although_asked_to_stop(self):
-        state, _ = self.run_stage()
-        self.assertEqual(bits(self.run_stage(FlagAfter(0))[0]), bits(state))
+        state, _ = self.fit()
+        self.assertEqual(bits(self.fit(FlagAfter(0))[0]), bits(state))
 
     def test_seconds_add_up(self):
         clock = time.monotonic
@@ -147,7 +159,7 @@ class GoesOnTest(SessionTestCase):
         with Checkpointer(self.checkpoints) as checkpointer:
             before = checkpointer.restore_latest(None).metadata["seconds"]
         began = clock()
-        _, seconds = self.run_stage()
+        _, seconds = self.fit()
         self.assertBetween(seconds, before, before + clock() - began)
 
     def test_checkpoint_holds_the_config(self):
@@ -163,10 +175,10 @@ class GoesOnTest(SessionTestCase):
             save(checkpointer, step, state, metadata)
 
         with mock.patch.object(Checkpointer, "save", looking):
-            self.run_stage()
+            self.fit()
 
     def test_loggers_are_as_asked(self):
-        self.run_stage(tensorboard=False)
+        self.fit(tensorboard=False)
         self.assertFalse((self.directory / "tensorboard").exists())
         self.assertEqual(self.rows()[0]["learning_rate"], np.float32(0.1))
         self.assertNotIn("steps_per_second", self.rows()[0])
@@ -200,28 +212,28 @@ class DamagedTest(SessionTestCase):
     @parameterized.product(damage=list(DAMAGES), step=(25, 30))
     def test_goes_on_from_the_one_before(self, damage, step):
         if step == STEPS:
-            self.run_stage()
+            self.fit()
         else:
             self.stop_at(step)
         DAMAGES[damage](self.checkpoints / str(step))
         with self.assertLogs("absl", "INFO") as logs:
-            state, _ = self.run_stage()
+            state, _ = self.fit()
         self.assertRegex(logs.output[0], f"WARNING.*checkpoints/{step} is broken and not used")
-        self.assertIn("going on from step 20 of 30", logs.output[1])
+        self.assertIn("resuming from step 20 of 30", logs.output[1])
         self.assertEqual(bits(state), bits(self.alone()))
         self.assertEqual([row["step"] for row in self.rows()], [5, 10, 15, 20, 25, 30])
 
     def test_none_whole(self):
         self.stop_at(10)
         shutil.rmtree(self.checkpoints / "10" / "state")
-        with self.assertRaisesRegex(CheckpointError, "(?s)is whole:.*step 10"):
-            self.run_stage()
+        with self.assertRaisesRegex(CheckpointError, "(?s)is intact:.*step 10"):
+            self.fit()
 
 
 class DivergedTest(SessionTestCase):
     def test_names_step_term_and_last_good_checkpoint(self):
         with self.assertRaises(loop.Diverged) as caught:
-            self.run_stage(growth=10)  # the largest float is 3e38, less than 10 ** (2 * 20)
+            self.fit(growth=10)  # the largest float is 3e38, less than 10 ** (2 * 20)
         good = self.steps_on_disk()[-1]
         self.assertRegex(
             str(caught.exception),
@@ -236,13 +248,13 @@ class DivergedTest(SessionTestCase):
         self.assertTrue(all(np.isfinite(row["loss/total"]).all() for row in rows))
         message = str(caught.exception)
         with self.assertRaises(loop.Diverged) as caught:  # the same command comes to the same end
-            self.run_stage(growth=10)
+            self.fit(growth=10)
         self.assertEqual(str(caught.exception), message)
         self.assertEqual(self.rows()[: len(rows)], self.rows())
 
     def test_before_the_first_save(self):
         with self.assertRaisesRegex(loop.Diverged, "No checkpoint had been saved.$"):
-            self.run_stage(growth=np.nan)
+            self.fit(growth=np.nan)
         self.assertEmpty(self.steps_on_disk())
         self.assertEmpty(self.rows())
 
@@ -267,9 +279,9 @@ class FullDiskTest(SessionTestCase):
                 CheckpointError, "(?s)step 20 cannot.*File too large.*Make room"
             ),
         ):
-            self.run_stage(width=20_000)
+            self.fit(width=20_000)
         self.assertEqual(self.steps_on_disk(), [10])
-        state, _ = self.run_stage(width=20_000)
+        state, _ = self.fit(width=20_000)
         self.assertEqual(bits(state), bits(self.alone(width=20_000)))
         self.assertEqual([row["step"] for row in self.rows()], [5, 10, 15, 20, 25, 30])
 
@@ -278,11 +290,11 @@ class FullDiskTest(SessionTestCase):
         size = (self.directory / "metrics.jsonl").stat().st_size
         with (
             file_size_limit(size + 50),
-            self.assertRaisesRegex(OSError, "the metrics cannot be written .File too large.*make"),
+            self.assertRaisesRegex(OSError, "the metrics cannot be written .File too large.*free"),
         ):
-            self.run_stage(tensorboard=False)
+            self.fit(tensorboard=False)
         self.assertEqual(self.steps_on_disk(), [10])
-        state, _ = self.run_stage()
+        state, _ = self.fit()
         self.assertEqual(bits(state), bits(self.alone()))
         self.assertEqual([row["step"] for row in self.rows()], [5, 10, 15, 20, 25, 30])
 
@@ -314,10 +326,10 @@ class SmallDiskTest(SessionTestCase):
             while True:
                 file.write(bytes(1 << 12))
         with self.assertRaisesRegex((CheckpointError, OSError), "(?s)No space left.*[Mm]ake room"):
-            self.run_stage(width=20_000)
+            self.fit(width=20_000)
         self.assertEqual(self.steps_on_disk(), [10])
         (self.disk / "filler").unlink()
-        state, _ = self.run_stage(width=20_000)
+        state, _ = self.fit(width=20_000)
         self.assertEqual(bits(state), bits(self.alone(width=20_000)))
         self.assertEqual([row["step"] for row in self.rows()], [5, 10, 15, 20, 25, 30])
 
@@ -325,9 +337,9 @@ class SmallDiskTest(SessionTestCase):
         self.stop_at(10)
         self.mount("-o", "remount,ro", self.disk)
         with self.assertRaisesRegex(OSError, "Read-only file system"):
-            self.run_stage()
+            self.fit()
         self.mount("-o", "remount,rw", self.disk)
-        self.assertEqual(bits(self.run_stage()[0]), bits(self.alone()))
+        self.assertEqual(bits(self.fit()[0]), bits(self.alone()))
 
 
 if __name__ == "__main__":

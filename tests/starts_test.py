@@ -18,12 +18,12 @@ from apd_jax.training.config import Settings
 from apd_jax.training.initialisation import STARTS
 from apd_jax.training.initialisation.groups import group_lines
 from apd_jax.training.refine.rules import Rules
-from apd_jax.training.trainer import init_states
+from apd_jax.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 
 
-def _started(target, x, num_components, rank=None, start="parted"):
+def _started(target, x, num_components, rank=None, start="partitioned"):
     components = init_components(
         jax.random.key(0), target, num_components=num_components, rank=rank
     )
@@ -148,16 +148,22 @@ class CoveringTest(absltest.TestCase):
 
 
 class UnitNormTest(parameterized.TestCase):
-    @parameterized.parameters("parted", "covering")
+    @parameterized.parameters("partitioned", "covering")
     def test_products_stay_with_more_terms_than_a_site_has(self, start):
         target, x = _map(2 * np.eye(4, dtype=np.float32)), SparseFeatures(4, 0.05)
 
         def begun(unit_norm):
             settings = Settings(
-                Objective(unit_norm=unit_norm), num_components=6, rank=6, start=start, steps=1
+                Objective(),
+                num_components=6,
+                rank=6,
+                start=start,
+                steps=1,
+                unit_norm=unit_norm,
             )
             targets, seeds = loop.stack([target]), jnp.zeros(1, jnp.uint32)
-            (factors,) = loop.pick(init_states(settings, targets, seeds, x).components, 0).values()
+            state = Trainer(settings, targets, x, seeds).init_state()
+            (factors,) = loop.pick(state.components, 0).values()
             return factors
 
         factors = begun(True)

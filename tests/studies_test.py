@@ -104,13 +104,13 @@ class StudiesTest(parameterized.TestCase):
         self.assertIn("W a random matrix of rank 2", linear.description(task))
         task = config_fields.from_mapping(gated.task, {"num_functions": 3, "neurons": 7})
         self.assertIn("of 3 gated functions", gated.description(task))
-        self.assertIn("coded by 7 of the neurons", gated.description(task))
+        self.assertIn("which 7 neurons compute", gated.description(task))
         for study in (linear, gated):
             self.assertTrue(all(study.thresholds(variant) for variant in study.variants))
             self.assertIn(study.main_figure, study.captions)
 
     @parameterized.parameters(
-        ({}, r"with 50 neurons that was trained to output x \+ ReLU\(x\) for each of 100 sparse"),
+        ({}, r"with 50 neurons. It is trained to output x \+ ReLU\(x\) for each of 100 sparse"),
         ({"neurons": (25, 30)}, "with 55 neurons"),
         ({"label_kind": "abs"}, r"output \|x\| for"),
         ({"activation": "gelu", "label_seed": 3}, r"x \+ GELU\(c·x\) .+ with c drawn between"),

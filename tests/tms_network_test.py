@@ -86,12 +86,13 @@ class TrainingTest(parameterized.TestCase):
         own = task(1, "identity", features=2)
         training = Training(steps=200, batch_size=64, learning_rate=0.02, schedule="linear")
         seeds = jnp.array([0, 7], jnp.uint32)
-        start = pretraining.init_state(own, training, seeds)
+        trainer = pretraining.TargetTrainer(own, training, seeds)
+        start = trainer.init_state()
         before = jax.tree.map(np.array, start.params)
         first = pretraining.final_loss(own, start.params, seeds, batch_size=256, batches=2)
         after = loop.run_steps(
-            pretraining.make_step(own, training),
-            jnp.zeros(2),
+            trainer.step,
+            trainer.context,
             start,
             seeds,
             steps=200,

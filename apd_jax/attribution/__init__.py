@@ -1,7 +1,8 @@
 """Attributions: how much every component matters on every example.
 
-`METHODS` is the table of methods that an objective can name. `gradient` is the paper's, by several
-`routes`; `metrics` say what of the outputs counts; `removal` has those without derivatives.
+`METHODS` is the table of methods that an objective can name. `gradient` implements the paper's
+method by several `routes`; `metrics` measure changes of the outputs; `removal` holds the methods
+that need no derivatives.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import jax
 from apd_jax import sites
 from apd_jax.attribution import gradient
 from apd_jax.attribution.attributed import Attributed
-from apd_jax.attribution.gradient import Source, gradient_attributions
+from apd_jax.attribution.gradient import Linearisation, gradient_attributions
 from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.removal import ablation_attributions, activation_attributions
 from apd_jax.attribution.routes import Mode
@@ -25,7 +26,7 @@ def _integrated(target, components, x, **options) -> Attributed:
 
 
 def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Callable:
-    """A method that runs the component model, whatever source is asked for."""
+    """Make a method of a function that runs the component model, whatever the linearisation."""
 
     def attribute(target, components, x, *, per_position=False, metric="rms", **_) -> Attributed:
         if metric != "rms" and not of_metric:
@@ -57,9 +58,9 @@ METHODS: dict[str, Callable[..., Attributed]] = {
 __all__ = [
     "METHODS",
     "Attributed",
+    "Linearisation",
     "Metric",
     "Mode",
-    "Source",
     "ablation_attributions",
     "activation_attributions",
     "gradient_attributions",

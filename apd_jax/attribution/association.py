@@ -1,8 +1,10 @@
-"""Site inputs taken apart into rows times fixed matrices.
+"""Reassociate site inputs as narrow rows times fixed matrices.
 
-A residual stream is a sum of products with fixed matrices, `r = x W_E + h W_out + ...`: it is
-wide, but all of it comes from narrow rows. Reading it along many directions `u` costs less if these
-meet the fixed matrices first: `r · u = x · (W_E u) + h · (W_out u) + ...`.
+A residual stream is a sum of products with fixed matrices, `r = x W_E + h W_out + ...`: it is wide,
+but everything in it comes from narrower rows. Reading it along many directions `u` takes fewer
+multiply-adds if the directions are multiplied by the fixed matrices first, since these products do
+not depend on the batch: `r · u = x · (W_E u) + h · (W_out u) + ...`. XLA does not reassociate
+matrix products by itself, so the traced program is followed back from each site input to the terms.
 Letters: B batch, d width of a site's input, f width of the rows.
 """
 
@@ -14,12 +16,12 @@ import jax.numpy as jnp
 from jax.extend import core
 
 
-class Factored(NamedTuple):
-    """A value `rows @ matrix`.
+class Reassociated(NamedTuple):
+    """A value as the product `rows @ matrix`.
 
     Attributes:
-      rows: [B, ..., f], depends on the inputs.
-      matrix: [f, d], does not.
+      rows: [B, ..., f], which depend on the inputs.
+      matrix: [f, d], which does not.
     """
 
     rows: jax.Array
@@ -27,42 +29,45 @@ class Factored(NamedTuple):
 
 
 class _Product(NamedTuple):
-    """A summand: a variable times fixed matrices, each with whether it is to be transposed."""
+    """A summand: a variable times a chain of fixed matrices, each with a flag for transposition."""
 
     source: Any
     matrices: tuple[tuple[Any, bool], ...]
 
 
-def factor(function: Callable[[Any], list[jax.Array]], x: Any) -> list[Factored | None]:
-    """Write every output of a function as rows times a fixed matrix, where it is that.
+def reassociate(function: Callable[[Any], list[jax.Array]], x: Any) -> list[Reassociated | None]:
+    """Write every output of a function as rows times a fixed matrix, where it is such a product.
 
     Args:
-      function: of inputs [B, ...] to a list of [B, ..., d]; what it closes over is fixed.
+      function: function from inputs [B, ...] to a list of [B, ..., d]; arrays in its closure count
+        as fixed.
       x: [B, ...] inputs.
 
     Returns:
-      For every output its factored form, or None where some summand is no product with a fixed
-      matrix.
+      For every output the product, or None where some summand is no product with a fixed matrix.
     """
     closed = jax.make_jaxpr(function)(x)
     jaxpr = closed.jaxpr
     sums = [_products(jaxpr, variable) for variable in jaxpr.outvars]
-    factorable = [all(product.matrices for product in products) for products in sums]
+    # One summand without a matrix would need rows of the full width d: nothing would be saved.
+    complete = [all(product.matrices for product in products) for products in sums]
     wanted: dict[Any, None] = {}
-    for products in (p for p, ok in zip(sums, factorable, strict=True) if ok):
+    for products in (p for p, ok in zip(sums, complete, strict=True) if ok):
         for product in products:
             wanted |= dict.fromkeys([product.source, *(matrix for matrix, _ in product.matrices)])
+    # The same program with other outputs: the rows and matrices, instead of the wide values.
     debug = jaxpr.debug_info.with_unknown_names()
     partial = jaxpr.replace(outvars=list(wanted), debug_info=debug)
     results = core.jaxpr_as_fun(core.ClosedJaxpr(partial, closed.consts))(*jax.tree.leaves(x))
     values = dict(zip(wanted, results, strict=True))
     return [
         _assemble(products, values) if ok else None
-        for products, ok in zip(sums, factorable, strict=True)
+        for products, ok in zip(sums, complete, strict=True)
     ]
 
 
-def _assemble(products: list[_Product], values: dict[Any, jax.Array]) -> Factored:
+def _assemble(products: list[_Product], values: dict[Any, jax.Array]) -> Reassociated:
+    """Put summands side by side: `x A + h B = [x h] [A; B]`, one product with one matrix."""
     rows, matrices = [], []
     for source, chain in products:
         oriented = [values[m].T if flipped else values[m] for m, flipped in chain]
@@ -72,12 +77,12 @@ def _assemble(products: list[_Product], values: dict[Any, jax.Array]) -> Factore
         rows.append(values[source])
         matrices.append(total)
     if len(rows) == 1:
-        return Factored(rows[0], matrices[0])
-    return Factored(jnp.concatenate(rows, axis=-1), jnp.concatenate(matrices, axis=0))
+        return Reassociated(rows[0], matrices[0])
+    return Reassociated(jnp.concatenate(rows, axis=-1), jnp.concatenate(matrices, axis=0))
 
 
 def _products(jaxpr, variable) -> list[_Product]:
-    """The summands of a variable, followed back through sums and fixed matrices."""
+    """Find the summands of a variable, following it back through sums and fixed matrices."""
     producers = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
     varying = set(jaxpr.invars)
     for eqn in jaxpr.eqns:
@@ -87,15 +92,15 @@ def _products(jaxpr, variable) -> list[_Product]:
     def follow(var) -> list[_Product]:
         eqn = producers.get(var)
         name = eqn.primitive.name if eqn else ""
-        # Of a sum, both sides must be rows of their own: a fixed side (a bias) is no product with
-        # rows, and one of another shape is broadcast, which would be another matrix.
+        # Both sides of a sum must depend on the inputs: a fixed side (a bias) is no product with
+        # rows. A side of another shape is broadcast, and its product would have another matrix.
         if name in ("add", "add_any") and all(
             isinstance(atom, core.Var) and atom in varying and atom.aval.shape == var.aval.shape
             for atom in eqn.invars
         ):
             return follow(eqn.invars[0]) + follow(eqn.invars[1])
         if name == "dot_general" and _is_fixed_product(eqn, varying):
-            # Contracted along its second axis, the matrix stands transposed.
+            # A matrix that is contracted along its second axis acts as its transpose.
             (_, (axis,)), _ = eqn.params["dimension_numbers"]
             step = (eqn.invars[1], axis == 1)
             return [_Product(s, (*chain, step)) for s, chain in follow(eqn.invars[0])]
@@ -107,8 +112,9 @@ def _products(jaxpr, variable) -> list[_Product]:
 def _is_fixed_product(eqn, varying: set) -> bool:
     """Whether an equation multiplies the last axis of a varying value by a fixed 2-D matrix.
 
-    The last axis, since rows are [B, ..., f]; no batch axes, and 2-D, since every example must meet
-    the same matrix; fixed, since a matrix that depends on the inputs can't be multiplied ahead.
+    It must be the last axis, since rows are [B, ..., f]; the matrix must be 2-D and have no batch
+    axes, since every example has to meet the same matrix; and it must not depend on the inputs,
+    since it could not be multiplied in advance.
     """
     left, right = eqn.invars
     (contract_left, contract_right), (batch_left, _) = eqn.params["dimension_numbers"]

@@ -1,4 +1,4 @@
-"""What an attribution method gives.
+"""The result of an attribution method.
 
 Letters: B batch, T positions, C components.
 """
@@ -11,12 +11,12 @@ from apd_jax.sites import PyTree, Records
 
 
 class Attributed(NamedTuple):
-    """Attributions, and a pass over the same inputs.
+    """Attributions, and a pass of the network over the same inputs.
 
     Attributes:
       scores: [B, C] attributions A_c(x), or [B, T, C].
-      outputs: what the network gave in that pass, [B, ...].
-      records: input and output rows of every use of a site in it.
+      outputs: outputs of the network in that pass, [B, ...].
+      records: input and output rows of every use of a site in that pass.
     """
 
     scores: jax.Array

@@ -20,12 +20,13 @@ from apd_jax.errors import UserError
 from apd_jax.masked.forward import summed
 from apd_jax.sites import PyTree, Target
 
-# Tangents of a block: 2 MB in float32, about what a core's own cache holds. In smaller blocks the
-# products that don't depend on the batch would weigh more than the cache gains.
+# Tangents of a block: 2 MB in float32, about the size of a core's own cache. Smaller blocks would
+# repeat the products that don't depend on the batch more often than the cache makes up for.
 _BLOCK_ELEMENTS = 500_000
 _MIN_BLOCK = 256
-_DIRECTIONS = 128  # pulled back at once
-Source = Literal["target", "components"]
+_DIRECTIONS = 128  # output directions that are pulled back at once
+# The network at whose parameters derivatives are taken: `f(x, θ*)` or `f(x, Σ_c P_c)`.
+Linearisation = Literal["target", "components"]
 
 
 def attribute(
@@ -34,15 +35,15 @@ def attribute(
     x: PyTree,
     *,
     mode: Mode = "auto",
-    source: Source = "target",
+    source: Linearisation = "target",
     metric: Metric = "rms",
     per_position: bool = False,
     num_probes: int | None = None,
     key: jax.Array | None = None,
     integration_steps: int = 1,
 ) -> Attributed:
-    """Gradient attributions together with the pass they come from; see `gradient_attributions`."""
-    for name, value, known in (("mode", mode, Mode), ("source", source, Source)):
+    """Compute gradient attributions, with the pass they come from; see `gradient_attributions`."""
+    for name, value, known in (("mode", mode, Mode), ("source", source, Linearisation)):
         if value not in get_args(known):
             raise UserError(f"{name} must be one of {get_args(known)}, got {value!r}")
     metrics.check_metric(metric)
@@ -57,7 +58,7 @@ def attribute(
     if source == "components":
         target = summed(target, jax.lax.stop_gradient(components))
     rule = _Rule(mode, metric, per_position, num_probes or 0, integration_steps)
-    # An example's probes are its own, however examples are divided into blocks.
+    # Every example has its own key, so that its probes do not depend on the division into blocks.
     keys = None if mode != "sketch" else jax.random.split(key, batch_size)
     with jax.default_matmul_precision("highest"):
         return sites.over_examples(
@@ -77,7 +78,10 @@ class _Rule(NamedTuple):
 
 
 def _in_blocks(rule: _Rule, target, components, x, keys=None) -> Attributed:
-    """Attributions in blocks of the batch: examples don't interact, and tangents stay in cache."""
+    """Compute attributions block by block, so that tangents stay in cache.
+
+    Examples don't interact in a linearised network, so blocks of the batch give the same result.
+    """
     blocks = 1 if rule.mode in ("literal", "sketch") else _num_blocks(rule, target, components, x)
     if blocks == 1:
         return _attributed(rule, target, components, x, keys)
@@ -107,7 +111,7 @@ def _attributed(rule: _Rule, target, components, x, keys) -> Attributed:
         shares = _num_shares(components, sites.batch_size(x) * width)
     if shares == 1:
         scores = _root(squares(components))
-    else:  # components don't interact in the linearised network
+    else:  # components don't interact either: shares of them give the same result
         parts = jax.tree.map(lambda leaf: leaf.reshape(shares, -1, *leaf.shape[1:]), components)
         scores = jax.lax.map(lambda part: _root(squares(part)), parts)
         scores = scores.reshape(-1, *scores.shape[2:])
@@ -158,14 +162,14 @@ def _squares(rule: _Rule, target, at, components, x, keys) -> jax.Array:
 
 
 def _sum_map(function, starts) -> jax.Array:
-    """The sum of a function over numbers, one after another."""
+    """Sum a function over an array of numbers, evaluated one after another to bound memory."""
     shape = jax.eval_shape(function, starts[0])
     zero = jnp.zeros(shape.shape, shape.dtype)
     return jax.lax.scan(lambda total, start: (total + function(start), None), zero, starts)[0]
 
 
 def _probes(rule: _Rule, outputs: PyTree, keys: jax.Array) -> jax.Array:
-    """Random directions [num_probes, B, O], those of an example from its own key."""
+    """Draw random directions [num_probes, B, O], those of an example from its own key."""
 
     def one(key, output):
         alone = jax.tree.map(lambda leaf: leaf[None], output)
@@ -175,7 +179,10 @@ def _probes(rule: _Rule, outputs: PyTree, keys: jax.Array) -> jax.Array:
 
 
 def _averaged(rule: _Rule, target, at, x, along) -> jax.Array:
-    """Derivatives at θ*, or their mean over `t·θ*` for t in (0, 1] (integrated gradients)."""
+    """Derivatives at θ*, or their mean over `t·θ*` for t in (0, 1] (integrated gradients).
+
+    The derivatives are averaged before they are squared: the squares of a mean, not their mean.
+    """
     steps = rule.integration_steps
     if steps == 1:
         return along(at)
@@ -189,12 +196,16 @@ def _averaged(rule: _Rule, target, at, x, along) -> jax.Array:
 
 
 def _root(squares: jax.Array) -> jax.Array:
-    """Square roots, with a gradient of 0 at 0; NaN stays NaN."""
+    """Square roots with a gradient of 0 at 0; NaN stays NaN.
+
+    The inner `where` keeps `sqrt` away from 0: its infinite slope there would turn the gradient of
+    the branch that is not taken, 0 · ∞, into NaN.
+    """
     return jnp.where(squares != 0, jnp.sqrt(jnp.where(squares != 0, squares, 1.0)), 0.0)
 
 
 def _num_blocks(rule: _Rule, target: Target, components: Components, x: PyTree) -> int:
-    """Into how many equal blocks the batch is cut, so that tangents [C, O, block] stay small."""
+    """Number of equal blocks of the batch, so that tangents [C, O, block] stay small."""
     batch_size = sites.batch_size(x)
     width = metrics.num_directions(rule.metric, jax.eval_shape(target, x))
     wanted = batch_size * num_components(components) * width // _BLOCK_ELEMENTS
@@ -205,9 +216,9 @@ def _num_blocks(rule: _Rule, target: Target, components: Components, x: PyTree) 
 
 
 def _num_shares(components: Components, outputs: int) -> int:
-    """Into how many equal shares components are cut, so that tangents [share, O, B] stay small.
+    """Number of equal shares of the components, so that tangents [share, O, B] stay small.
 
-    Cutting copies the factors: only where a component's tangents are larger than they are.
+    Dividing components copies their factors, which pays only where tangents are larger.
     """
     count = num_components(components)
     factors = sum(leaf.size for leaf in jax.tree.leaves(components))
@@ -224,7 +235,7 @@ def gradient_attributions(
     x: PyTree,
     *,
     mode: Mode = "auto",
-    source: Source = "target",
+    source: Linearisation = "target",
     metric: Metric = "rms",
     per_position: bool = False,
     num_probes: int | None = None,
@@ -242,15 +253,17 @@ def gradient_attributions(
       x: [B, ...] inputs.
       mode: `"forward"` pushes the C components' tangents through the linearised network,
         `"reverse"` pulls the O outputs back to the sites, `"auto"` traces both and takes the one
-        with fewer multiply-adds, `"sketch"` pulls back random directions, which is right for A² on
-        average whatever O is, `"literal"` materialises every component.
-      source: linearise the target (`"target"`) or the component model (`"components"`).
-      metric: what of the outputs counts: `"rms"`, `"fisher"`, or a function of the outputs
-        (`metrics.squared`).
-      per_position: a score for every position of outputs [B, T, O], T of one axis or several: how
-        much the outputs change if the component changes the weights at this position alone.
+        with fewer multiply-adds, `"sketch"` pulls back random directions, an unbiased estimate of
+        A² whose cost does not grow with O, `"literal"` materialises every component.
+      source: network to linearise, the target (`"target"`) or the component model
+        (`"components"`).
+      metric: measure of the change of the outputs: `"rms"`, `"fisher"`, or a function of the
+        outputs (`metrics.squared`).
+      per_position: compute a score for every position of outputs [B, T, O], T of one axis or
+        several: how much the outputs change if the component changes the weights at this position
+        only.
       num_probes: number of random directions of the sketch.
-      key: random key of the sketch.
+      key: PRNG key for the random directions of the sketch.
 
     Returns:
       [B, C] scores, not negative; [B, T, C] per position.

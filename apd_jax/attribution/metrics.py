@@ -1,6 +1,6 @@
-"""Metrics: what of a network's outputs an attribution measures, and in which norm.
+"""Metrics: which quantities of the outputs an attribution measures, and in which norm.
 
-A metric turns the change t of the outputs along a component into one number, `A² = Σ_v (v·t)²`.
+A metric reduces the change t of the outputs along a component to one number, `A² = Σ_v (v·t)²`.
 Letters: B batch, C components, O outputs, n directions v, K classes, J distributions of an example.
 """
 
@@ -25,12 +25,12 @@ def check_metric(metric: Metric) -> None:
 
 
 def quantities(metric: Metric, outputs: PyTree, batch_size: int | None = None) -> jax.Array:
-    """What the metric measures of outputs [B, ...], side by side: [B, O].
+    """The quantities that a metric measures of outputs [B, ...], concatenated: [B, O].
 
     Args:
       metric: the metric.
-      outputs: of the network.
-      batch_size: B, where the outputs are yet to be held against it.
+      outputs: outputs of the network.
+      batch_size: B, if the leading axis of the outputs has yet to be checked.
 
     Raises:
       UserError: outputs that are no floating arrays with the batch in front.
@@ -45,19 +45,19 @@ def quantities(metric: Metric, outputs: PyTree, batch_size: int | None = None) -
     if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
         found = [str(leaf.dtype) for leaf in leaves]
         raise UserError(
-            f"{whose} must give arrays of real numbers, got {found or 'none'}: let it return "
-            "what counts alone"
+            f"{whose} must return arrays of real numbers, got {found or 'none'}: let it return "
+            "only the outputs that count"
         )
     sizes = {shape[0] if shape else None for shape in shapes}
     if None in sizes or len(sizes) > 1 or (batch_size is not None and sizes != {batch_size}):
         of = "" if batch_size is None else f" of a batch of {batch_size}"
-        raise UserError(f"{whose} must give outputs [B, ...], got shapes {shapes}{of}")
+        raise UserError(f"{whose} must return outputs [B, ...], got shapes {shapes}{of}")
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
     return flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=1)
 
 
 def _check_batch_in_front(metric: Callable[[PyTree], PyTree], outputs: PyTree) -> None:
-    """Of more examples a metric must give more rows: sizes alone may be equal by chance."""
+    """Check that a metric returns more rows for more examples: B alone may match by chance."""
 
     def grown(leaf):
         return jax.ShapeDtypeStruct((leaf.shape[0] + 997, *leaf.shape[1:]), leaf.dtype)
@@ -67,13 +67,13 @@ def _check_batch_in_front(metric: Callable[[PyTree], PyTree], outputs: PyTree) -
     wanted = jax.tree.leaves(more)[0].shape[0]
     if any(shape[:1] != (wanted,) for shape in shapes):
         raise UserError(
-            f"the metric must give arrays [B, ...] of outputs [B, ...]; of {wanted} examples it "
-            f"gives shapes {shapes}"
+            f"the metric must return arrays [B, ...] for outputs [B, ...]; for {wanted} examples "
+            f"it returns shapes {shapes}"
         )
 
 
 def squared(metric: Metric, outputs: PyTree, along: jax.Array) -> jax.Array:
-    """The squared attribution of changes of the quantities, [C, O, B] to [C, B].
+    """Compute squared attributions from changes of the quantities, [C, O, B] to [C, B].
 
     `"rms"`, or a function: `(1/O) Σ_o t_o²` of the outputs, or of what the function makes of them
     (section 2.2 of the paper). `"fisher"`: `(1/J) Σ_j (Σ_y p_y t_y² − (Σ_y p_y t_y)²)`, the Fisher
@@ -90,7 +90,7 @@ def squared(metric: Metric, outputs: PyTree, along: jax.Array) -> jax.Array:
 
 
 def num_directions(metric: Metric, outputs: PyTree) -> int:
-    """How many directions the metric has: O of them."""
+    """Number of directions of the metric, O."""
     return jax.eval_shape(lambda tree: quantities(metric, tree), outputs).shape[1]
 
 
@@ -99,8 +99,8 @@ def directions(metric: Metric, outputs: PyTree, index: jax.Array) -> jax.Array:
 
     Args:
       metric: the metric.
-      outputs: of the network, [B, ...].
-      index: [n] which directions; zeros for numbers past the last.
+      outputs: outputs of the network, [B, ...].
+      index: [n] numbers of the directions; a number past the last gives zeros.
 
     Returns:
       [n, B, O].
@@ -126,7 +126,7 @@ def directions(metric: Metric, outputs: PyTree, index: jax.Array) -> jax.Array:
 def probes(metric: Metric, key: jax.Array, outputs: PyTree, count: int) -> jax.Array:
     """Random directions [count, B, O] whose `Σ_v (v·t)²` is the squared attribution on average.
 
-    Signs at random for `"rms"`; for `"fisher"` `onehot(y) − p` with y drawn from p.
+    For `"rms"`, random signs; for `"fisher"`, `onehot(y) − p` with y drawn from p.
     """
     flat = quantities(metric, outputs)
     batch_size, width = flat.shape
@@ -144,7 +144,7 @@ def probes(metric: Metric, key: jax.Array, outputs: PyTree, count: int) -> jax.A
 
 
 def _probabilities(outputs: PyTree) -> jax.Array:
-    """Distributions that logits [B, ..., K] stand for, without gradient: [B, J, K]."""
+    """Probabilities [B, J, K] of logits [B, ..., K], without gradient."""
     leaves = jax.tree.leaves(outputs)
     if len(leaves) != 1 or leaves[0].ndim < 1:
         raise UserError(

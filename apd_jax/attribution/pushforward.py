@@ -1,10 +1,11 @@
-"""Push the tangents of all components through a linearised network, products reassociated.
+"""Push the tangents of all components through a linearised network, reassociating products.
 
-A tangent of a component is low-rank when it is born at a site, `(x U_c) V_c`, and meets fixed
-matrices on its way to the output: `((x U_c) V_c) W`. It is kept as a sum of terms
-`coefficients · basis`; a fixed matrix is multiplied into the basis where that is cheaper than
-into the B tangents, and the sum is only formed where the network is not a fixed matrix.
-Widths stand in front of the batch, [C, d, B, ...], so that products and sums over d run along B.
+At its site the tangent of a component is low-rank, `(x U_c) V_c`, and on its way to the output it
+is multiplied by fixed matrices: `((x U_c) V_c) W`. JAX would form the tangent [B, d] of every
+component first. Here it is kept as a sum of terms `coefficients · basis`, and a fixed matrix is
+multiplied into the basis, once for all examples, where that is cheaper than into the B tangents.
+The sum is formed only where the network does something else, such as the mask of a ReLU.
+Widths precede the batch, [C, d, B, ...], so that products and sums over d run along B.
 Letters: B batch, C components, r rank of a term, d width.
 """
 
@@ -33,7 +34,12 @@ class Term(NamedTuple):
         return _dense((self,))
 
     def times(self, matrix: jax.Array) -> "Term":
-        """Multiply by a fixed [d, d'] matrix, on the side where it costs less."""
+        """Multiply by a fixed [d, d'] matrix, on the side where it costs less.
+
+        Into the basis, `(c · b) W = c · (b W)`: the coefficients are multiplied once more when the
+        sum is formed. Into the tangents, `(c · b) W`: the sum is formed now, and W becomes the
+        basis of its entries, which all components share.
+        """
         if self.basis is None:
             return Term(self.coefficients, matrix[None])
         rows = self.coefficients.size // self.coefficients.shape[1]
@@ -44,21 +50,22 @@ class Term(NamedTuple):
             return Term(self.coefficients, flat.reshape(*self.basis.shape[:-1], -1))
         return Term(self.dense(), matrix[None])
 
-    def scale(self, factor: Any) -> "Term":
+    def scale(self, scalar: Any) -> "Term":
         """Multiply by a scalar."""
-        return self._replace(coefficients=self.coefficients * factor)
+        return self._replace(coefficients=self.coefficients * scalar)
 
 
 Terms = tuple[Term, ...]
 
 
 def _dense(terms: Terms) -> jax.Array:
-    """Form the tangents [C, d, B, ...]: all terms that have a basis in one product."""
+    """Form the tangents [C, d, B, ...], with one product for all terms that have a basis."""
     formed = [term.coefficients for term in terms if term.basis is None]
     factored = [term for term in terms if term.basis is not None]
     if factored:
         count = factored[0].coefficients.shape[0]
-        # Shared bases too are given to every component: the product then needs no transposing.
+        # A shared basis is broadcast to every component too: contracting it without the axis C
+        # would put the axes of the product in another order, and transpose all tangents.
         bases = [jnp.broadcast_to(t.basis, (count, *t.basis.shape[1:])) for t in factored]
         basis = jnp.concatenate(bases, axis=1)
         coefficients = jnp.concatenate([t.coefficients for t in factored], axis=1)
@@ -73,8 +80,8 @@ def _is_terms(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and isinstance(value[0], Term)
 
 
-def _scale(terms: Terms, factor: Any) -> Terms:
-    return tuple(term.scale(factor) for term in terms)
+def _scale(terms: Terms, scalar: Any) -> Terms:
+    return tuple(term.scale(scalar) for term in terms)
 
 
 def _widths_first(fixed: jax.Array) -> jax.Array:
@@ -91,8 +98,8 @@ def _widths_last(tangents: jax.Array) -> jax.Array:
     return tangents if tangents.ndim < 2 else jnp.moveaxis(tangents, 1, -1)
 
 
-# A linear program adds tangents to tangents alone; a fixed side would be one that forgot its own
-# tangent, a zero, which `_evaluate` then treats as JAX does.
+# A linear program adds tangents only to tangents. A fixed side can only be a zero that stands for a
+# missing tangent: the rule declines, and `_evaluate` treats it as JAX does.
 def _add(eqn, left, right):
     return left + right if _is_terms(left) and _is_terms(right) else None
 
@@ -101,17 +108,18 @@ def _subtract(eqn, left, right):
     return left + _scale(right, -1) if _is_terms(left) and _is_terms(right) else None
 
 
-# Linear: one side is fixed. A scalar goes into the coefficients, and the sum stays unformed; any
-# other factor differs by entry, as a ReLU's derivative does, and no basis outlives it.
+# In a linear program one side of a product is fixed. A scalar is multiplied into the coefficients,
+# and the sum stays unformed. Any other array differs by entry of the tangents, as the derivative of
+# a ReLU does, so that the sum has to be formed.
 def _multiply(eqn, left, right):
-    terms, factor = (left, right) if _is_terms(left) else (right, left)
-    if np.ndim(factor) == 0:
-        return _scale(terms, factor)
-    return (Term(_dense(terms) * _widths_first(factor), None),)
+    terms, fixed = (left, right) if _is_terms(left) else (right, left)
+    if np.ndim(fixed) == 0:
+        return _scale(terms, fixed)
+    return (Term(_dense(terms) * _widths_first(fixed), None),)
 
 
-# The way of `jnp.where` and of a ReLU's derivative. A scalar choice has no batch to move and is
-# left to JAX; a fixed case is the same for all components, so it gets their axis.
+# `jnp.where` and the derivative of a ReLU become `select_n`. A scalar condition has no batch axis
+# to move and is left to JAX. A fixed case is the same for all components, so it gets their axis.
 def _select(eqn, which, *cases):
     if np.shape(which) != eqn.outvars[0].aval.shape:
         return None
@@ -121,8 +129,8 @@ def _select(eqn, which, *cases):
     return (Term(jax.lax.select_n(which, *(jnp.broadcast_to(t, shape) for t in tangents)), None),)
 
 
-# Only `tangent @ matrix` keeps the terms: a batch axis would be another matrix for every example,
-# a matrix on the left or another axis of the tangent no product with the basis.
+# Only `tangent @ matrix` keeps the terms. A batch axis would mean another matrix for every example;
+# with the matrix on the left, or another axis contracted, it is no product with the basis.
 def _matrix_product(eqn, left, right):
     (contract_left, contract_right), (batch_left, _) = eqn.params["dimension_numbers"]
     if not _is_terms(left) or batch_left or np.ndim(right) != 2:
@@ -133,7 +141,7 @@ def _matrix_product(eqn, left, right):
     return tuple(term.times(matrix) for term in left)
 
 
-# How a primitive acts on terms without forming them. A rule gives None where it does not apply.
+# How primitives act on terms without forming the sum. A rule returns None where it does not apply.
 _RULES: dict[str, Callable] = {
     "add": _add,
     "add_any": _add,
@@ -147,7 +155,7 @@ _RULES: dict[str, Callable] = {
 
 
 def _evaluate(eqn, inputs: Sequence[Any]) -> Sequence[Any]:
-    """One equation of the linear program on fixed values and terms."""
+    """Evaluate one equation of the linear program on fixed values and terms."""
     if eqn.primitive.name in ("jit", "pjit", "closed_call"):
         inner = eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
         return _walk(inner.jaxpr, inner.consts, inputs)
@@ -159,7 +167,8 @@ def _evaluate(eqn, inputs: Sequence[Any]) -> Sequence[Any]:
     result = rule(eqn, *inputs) if rule else None
     if result is not None:
         return [result]
-    # Anything else is linear too: it takes the formed tangents one by one, in the usual layout.
+    # Any other primitive of a linear program is linear in the tangents too: it is applied to the
+    # formed tangents of one component at a time, in the layout of the network.
     dense = [_widths_last(_dense(v)) if _is_terms(v) else v for v in inputs]
     axes = [0 if _is_terms(value) else None for value in inputs]
     bind = jax.vmap(lambda *args: eqn.primitive.bind(*args, **params), in_axes=axes)
@@ -186,12 +195,12 @@ def push_forward(
 ) -> jax.Array:
     """Apply a linear map to the tangents of all components.
 
-    Equal to `jax.vmap(linear_map)` on the formed tangents, up to rounding.
+    The result equals `jax.vmap(linear_map)` on the formed tangents, up to rounding.
 
     Args:
-      linear_map: a linear function of a dictionary with the keys of `tangents`.
-      example: one input of `linear_map` (its shapes are used).
-      tangents: for every entry the tangents of the C components as a term.
+      linear_map: linear function of a dictionary with the keys of `tangents`.
+      example: an input of `linear_map`, of which only the shapes are used.
+      tangents: for every entry of the dictionary, the tangents of the C components as a term.
 
     Returns:
       [C, O, B], the map's value for every component.
@@ -201,6 +210,7 @@ def push_forward(
     assert order == jax.tree.structure(example)
     leaves = order.flatten_up_to(tangents)
     (out,) = _walk(closed.jaxpr, closed.consts, [(term,) for term in leaves])
-    if not _is_terms(out):  # the outputs don't depend on the sites: a zero, [B, O]
-        return jnp.broadcast_to(_widths_first(out), (len(leaves[0].coefficients), *out.shape[::-1]))
+    if not _is_terms(out):  # the derivative is zero everywhere, and no tangent reaches the output
+        count = leaves[0].coefficients.shape[0]
+        return jnp.broadcast_to(_widths_first(out), (count, *_widths_first(out).shape))
     return _dense(out)

@@ -1,4 +1,4 @@
-"""Attributions without derivatives: by removing a component, and by what it writes.
+"""Attributions without derivatives: by ablation of a component, and by what it writes.
 
 Letters: B batch, C components, O outputs, l uses of sites.
 """
@@ -19,14 +19,14 @@ def ablation_attributions(
     """Squared change of the output when one component is removed.
 
     With the metric `"rms"`, `(1/O) Σ_o ( f_o(x, Σ_j P_j) − f_o(x, Σ_{j≠c} P_j) )²`, one pass per
-    component. Where both are the same infinity, as logits of classes that are ruled out, nothing
-    changes.
+    component. Where both outputs are the same infinity, as for logits of excluded classes, the
+    change is 0.
 
     Args:
       target: the network.
       components: `{site: Factors}` with C components.
       x: [B, ...] inputs.
-      metric: the norm of the change, and of what; see `gradient_attributions`.
+      metric: measure of the change of the outputs; see `gradient_attributions`.
 
     Returns:
       [B, C].
@@ -56,7 +56,7 @@ def ablation_attributions(
 def activation_attributions(target: Target, components: Components, x: PyTree) -> jax.Array:
     """Squared norm of what every component writes in the full component model.
 
-    `Σ_l ‖x_l P_{c,l}‖²`, every use of a site counted, x_l from the pass with all components.
+    `Σ_l ‖x_l P_{c,l}‖²`, summed over all uses of sites, with x_l from the pass of all components.
 
     Args:
       target: the network.

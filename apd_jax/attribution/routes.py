@@ -1,7 +1,7 @@
-"""Routes: derivatives of the outputs along all components, from the linearised network.
+"""Routes to the derivatives of the outputs along all components, in the linearised network.
 
 Every route gives derivatives [C, n, L]: of all outputs (n = O) along every component, or of n
-directions pulled back; for L = B examples, or B·T positions of them.
+output directions that are pulled back; for L = B examples, or B·T positions of them.
 Letters: B batch, T positions (one axis or several), C components, O outputs, G stacked blocks,
 m rank, d width of rows.
 """
@@ -22,38 +22,43 @@ from apd_jax.masked import forward
 from apd_jax.sites import PyTree, Records, SiteRecord, Target
 
 Mode = Literal["auto", "forward", "reverse", "sketch", "literal"]
-# What writing a number to memory and reading it again costs, in multiply-adds of matrix products.
+# Cost of writing a number to memory and reading it again, in multiply-adds of matrix products.
 _MOVED = 20
 
 
 class Linearised(NamedTuple):
-    """A network, linear in what is added to the outputs of its sites.
+    """A network, linearised in taps that are added to the outputs of its sites.
+
+    A component changes a site's output rows by `x P_c`, so that the derivative along all of its
+    matrices at once is one application of `push` to these changes; nothing of the size of the
+    parameters is formed.
 
     Attributes:
-      outputs: what the network gives, [B, ...].
+      outputs: outputs of the network, [B, ...].
       records: input and output rows of every use of a site.
-      factored: input rows as narrower rows times fixed matrices, None where they aren't that.
+      reassociated: input rows as narrower rows times a fixed matrix; None where they are no such
+        product.
       zeros: the point of linearisation, zeros in the shapes of the sites' output rows.
-      push: from what is added to every site's output rows to the change of the quantities [B, O].
-      lead: number of axes that rows begin with: B, and those of T where positions are wanted.
+      push: linear map from taps at every site's output rows to the change of the quantities [B, O].
+      lead: number of leading axes of rows: 1 for B, and the axes of T if positions are wanted.
     """
 
     outputs: PyTree
     records: Records
-    factored: dict[Any, association.Factored | None]
+    reassociated: dict[Any, association.Reassociated | None]
     zeros: dict[Any, jax.Array]
     push: Callable[[dict[Any, jax.Array]], jax.Array]
     lead: int
 
 
 def linearise(target: Target, x: PyTree, metric: Metric, positions: bool = False) -> Linearised:
-    """Linearise what a metric measures in taps added to every site's output, at tap = 0.
+    """Linearise what a metric measures in taps that are added to every site's output, at tap = 0.
 
     Args:
       target: the network.
       x: [B, ...] inputs.
-      metric: see `metrics`.
-      positions: have rows begin with batch and positions.
+      metric: measure of the outputs; see `metrics`.
+      positions: give rows the leading axes batch and position, instead of batch alone.
     """
 
     def records_of(inputs):
@@ -76,8 +81,8 @@ def linearise(target: Target, x: PyTree, metric: Metric, positions: bool = False
         found = records_of(inputs)
         return [found[key].x for key in shapes]
 
-    factored = dict(zip(shapes, association.factor(rows, x), strict=True))
-    return Linearised(outputs, records, factored, zeros, push, 1 + len(axes))
+    products = dict(zip(shapes, association.reassociate(rows, x), strict=True))
+    return Linearised(outputs, records, products, zeros, push, 1 + len(axes))
 
 
 def along_outputs(
@@ -89,14 +94,14 @@ def along_outputs(
       at: the network at the inputs.
       components: `{site: Factors}`.
       mode: `"forward"` or `"literal"`.
-      position: let the components change the weights at this position alone, counted through
-        the axes of positions; literally only.
+      position: number, counted through the axes of positions, of the position at which alone the
+        components change the weights; literal mode only.
     """
     return _forward(at, components) if mode == "forward" else _literal(at, components, position)
 
 
 def along_directions(at: Linearised, components: Components, directions: jax.Array) -> jax.Array:
-    """Derivatives in directions [n, B, O] of the outputs, by pulling these back: [C, n, L]."""
+    """Derivatives of the outputs in directions [n, B, O], by pulling these back: [C, n, L]."""
     pull = jax.linear_transpose(at.push, at.zeros)
     dtype = jax.eval_shape(at.push, at.zeros).dtype
     (gradients,) = jax.vmap(pull)(directions.astype(dtype))
@@ -120,32 +125,34 @@ def _contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Facto
     count, rank, width = len(gradient), hidden.shape[-1], inner[-1]
     pulled_first = count * rank * (width + _MOVED)
     written_first = width * (count + rank + _MOVED)
-    if pulled_first < written_first:  # few directions: they meet V first
+    # Associate `g · ((x U_c) V_c)` by cost: with few directions g meets V first, and no output rows
+    # of all components are formed.
+    if pulled_first < written_first:
         pulled = jnp.einsum(f"nlr{g}d,c{g}md->nlr{g}cm", gradient, factors.writes)
         return jnp.einsum(f"nlr{g}cm,lr{g}cm->cnl", pulled, hidden)
     written = forward.write_each(hidden, factors)
     return jnp.einsum(f"nlr{g}d,lr{g}cd->cnl", gradient, written)
 
 
-def _associate(
-    reads: jax.Array, x: jax.Array, factored: association.Factored | None
+def _cheaper_read(
+    reads: jax.Array, x: jax.Array, product: association.Reassociated | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Directions [C, m, f] and rows [B, ..., f] whose products are `reads · x`, where f costs less.
+    """Directions [C, m, f] and rows [B, ..., f] whose products are `reads · x`, if that is cheaper.
 
-    Reading x [B, ..., d] = rows · matrix directly takes B·d multiply-adds a direction; with the
-    matrix first it takes f·d + B·f.
+    Reading x [B, ..., d] = rows · matrix directly takes B·d multiply-adds per direction;
+    multiplying the direction by the matrix first takes f·d + B·f.
     """
-    if factored is None:
+    if product is None:
         return reads, x
-    width, full = factored.matrix.shape
+    width, full = product.matrix.shape
     count = x.size // full
     if width * (full + count) >= count * full:
         return reads, x
-    return jnp.einsum("crd,fd->crf", reads, factored.matrix), factored.rows
+    return jnp.einsum("crd,fd->crf", reads, product.matrix), product.rows
 
 
 def _tangent(at: Linearised, key, record: SiteRecord, factors: Factors) -> pushforward.Term:
-    """The tangents of all components at one use, low-rank where the program can keep them so."""
+    """The tangents of all components at one use, kept low-rank where `pushforward` can use that."""
     tap = at.zeros[key]
     if factors.stacked or tap.dtype != factors.writes.dtype:
         dense = forward.write_each(forward.read_all(record.x, factors), factors)
@@ -153,7 +160,7 @@ def _tangent(at: Linearised, key, record: SiteRecord, factors: Factors) -> pushf
         return pushforward.Term(pushforward.widths_second(dense), None)
     if forward.is_look_up(record.x):
         return pushforward.Term(jnp.take(factors.reads, record.x, axis=-1), factors.writes)
-    reads, rows = _associate(factors.reads, record.x, at.factored[key])
+    reads, rows = _cheaper_read(factors.reads, record.x, at.reassociated[key])
     return pushforward.Term(jnp.einsum("crd,b...d->crb...", reads, rows), factors.writes)
 
 
@@ -166,7 +173,7 @@ def _forward(at: Linearised, components: Components) -> jax.Array:
 
 
 def _literal(at: Linearised, components: Components, position: jax.Array | None) -> jax.Array:
-    """Materialised components, one JVP each."""
+    """Derivatives by one JVP for each component with its matrices formed: the definition."""
 
     def here(tangent):
         if position is None:
@@ -195,7 +202,11 @@ def _times(rows: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def cheaper(at: Linearised, components: Components, num_outputs: int) -> str:
-    """The route of forward and reverse mode that needs fewer multiply-adds."""
+    """The mode, forward or reverse, that needs fewer multiply-adds.
+
+    Both routes are traced, not run, and the products in their programs counted: which one wins
+    depends on ranks, widths and the reassociations that the network allows.
+    """
     batch_size = len(next(iter(at.zeros.values())))
     basis = jnp.zeros((num_outputs, batch_size, num_outputs))
     routes = {

@@ -1,43 +1,77 @@
-"""Batches from arrays that are there as a whole.
+"""Batches from rows that are there as a whole, in shuffled epochs.
 
 Letters: B batch, N examples.
 """
 
+import copy
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import randomness
-from apd_jax.data.source import Source, as_array, take
+from apd_jax.data import tables
+from apd_jax.data.source import MOST_BYTES, Source, affordable, take
 from apd_jax.errors import UserError
-from apd_jax.runtime.checksum import fingerprint
+from apd_jax.runtime import checksum
 from apd_jax.sites import PyTree
 
+_ON_DEVICE = 256 * 2**20  # bytes; larger data stay where they are
 _permutation = jax.jit(jax.random.permutation, static_argnums=1)
 
 
 class Arrays(Source):
-    """Shuffled epochs of arrays [N, ...]; the order of an epoch follows from seed and epoch."""
+    """Shuffled epochs of N rows; the order of an epoch follows from seed and epoch.
 
-    feeds = True
+    Small arrays are put on the device once. Of others, and of what is in files, the rows of the
+    next steps are read. Both give the same batches.
+
+    Args:
+      tree: pytree of arrays, memory-mapped arrays, Hugging Face data sets or their columns.
+      seed: decides the order.
+    """
 
     def __init__(self, tree: PyTree, seed: int):
-        self._arrays = jax.tree.map(as_array, tree)
-        lengths = {leaf.shape[:1] for leaf in jax.tree.leaves(self._arrays)}
-        if len(lengths) != 1 or () in lengths or (0,) in lengths:
-            shapes = [leaf.shape for leaf in jax.tree.leaves(self._arrays)]
-            raise UserError(
-                f"data must be arrays [N, ...] of the same N, got shapes {shapes}; a list is taken "
-                "for batches"
-            )
-        (self._count,) = lengths.pop()
+        self._tables = jax.tree.map(tables.as_table, tree)
+        leaves = self._leaves()
+        self._count = _rows(leaves)
+        self._bytes_each = sum(table.nbytes for table in leaves) // self._count
         self._key = randomness.stream(np.uint32(seed), "order of the data")
-        self._batch_size = 1
+        self._batch_size: int | None = None
         self._orders: dict[int, np.ndarray] = {}
+        self._resident: PyTree = None
+        if self._bytes_each * self._count <= _ON_DEVICE and all(t.in_memory for t in leaves):
+            self._resident = jax.tree.map(lambda table: table.on_device(), self._tables)
+            return
+        for table in leaves:
+            table.check()
 
-    def check(self, batch_size):
-        self._batch_size = batch_size
+    def _leaves(self) -> list[tables.Table]:
+        return jax.tree.leaves(self._tables)
+
+    def with_batch_size(self, batch_size):
+        other = copy.copy(self)
+        other._batch_size, other._orders = batch_size, {}
+        return other
+
+    def most_steps(self):
+        if self._resident is not None:
+            return None
+        return max(1, MOST_BYTES // (self._bytes_each * self._batch_size))
 
     def feed(self, step, length):
+        rows = self._rows_of(step, length)
+        if self._resident is not None:
+            rows = rows.reshape(length, self._batch_size).astype(np.int32)
+            return {"arrays": self._resident, "rows": rows, "start": np.int32(step)}
+        batches = jax.tree.map(
+            lambda leaf: leaf.reshape(length, self._batch_size, *leaf.shape[1:]),
+            tables.read(self._tables, rows),
+        )
+        return {"batches": batches, "start": np.int32(step)}
+
+    def _rows_of(self, step: int, length: int) -> np.ndarray:
+        """The rows [length·B] that the steps from `step` read, one batch after another."""
         places = np.arange(step * self._batch_size, (step + length) * self._batch_size)
         epochs, rows = np.divmod(places, self._count)
         wanted = range(epochs[0], epochs[-1] + 1)
@@ -45,18 +79,34 @@ class Arrays(Source):
         for epoch in wanted:
             here = epochs == epoch
             rows[here] = self._orders[epoch][rows[here]]
-        rows = rows.reshape(length, self._batch_size).astype(np.int32)
-        return {"arrays": self._arrays, "rows": rows, "start": np.int32(step)}
+        return rows
 
     def _order(self, epoch: int) -> np.ndarray:
         return np.asarray(_permutation(jax.random.fold_in(self._key, epoch), self._count))
 
     def batch(self, fed, step, key, batch_size):
+        if "batches" in fed:
+            return take(fed["batches"], step - fed["start"])
         return take(fed["arrays"], fed["rows"][step - fed["start"]])
 
     def examples(self, seed, count):
-        return take(self._arrays, np.sort(self._order(0)[:count]))
+        rows = np.sort(self._order(0)[: affordable(count, self._bytes_each)])
+        if self._resident is not None:
+            return take(self._resident, rows)
+        return jax.tree.map(jnp.asarray, tables.read(self._tables, rows))
 
     def describe(self):
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(self._arrays)]
-        return f"arrays {[list(leaf.shape) for leaf in leaves]}, sha256 {fingerprint(leaves)}"
+        leaves = self._leaves()
+        found = {str(i): table.sha256() for i, table in enumerate(leaves)}
+        return f"arrays {[t.describe() for t in leaves]}, sha256 {checksum.combine(found)}"
+
+
+def _rows(leaves: list[tables.Table]) -> int:
+    """N, the same of all."""
+    counts = [len(table) for table in leaves]
+    if len(set(counts)) != 1 or 0 in counts:
+        raise UserError(
+            f"data must be arrays [N, ...] of the same N, at least one, got N = {counts}; a list "
+            "is taken for batches"
+        )
+    return counts[0]

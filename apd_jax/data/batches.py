@@ -1,41 +1,49 @@
-"""Batches that come ready-made."""
+"""Batches that come ready-made.
+
+Letters: B batch.
+"""
 
 import collections
-import concurrent.futures
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
-from apd_jax.data.source import Source, as_array, take
+from apd_jax.data.numbers import is_rows_of_numbers, layout, plain, to_numpy
+from apd_jax.data.source import MOST_BYTES, Source, take
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
 
+_SINGLE = (
+    "if its items are single examples, give batches of them: np.stack(list(data)) as data, a "
+    "loader's batch_size, or the .batch() of a data set"
+)
+
 
 class Batches(Source):
-    """Ready-made batches, one a step, fetched in a thread while the device works.
+    """Ready-made batches, one a step.
 
-    What can be iterated again starts over at its end. Going on at step t passes over t batches.
+    What can be iterated again starts over at its end, where a smaller batch is left out. Resuming
+    at step t passes over t batches.
     """
-
-    feeds = True
 
     def __init__(self, batches: Iterable[PyTree]):
         self._batches, self._iterator = batches, iter(batches)
         self.repeats = isinstance(batches, list)  # a loader may shuffle anew
-        self._waiting: collections.deque[PyTree] = collections.deque()
+        self._waiting: collections.deque[PyTree] = collections.deque()  # looked at already
         self._position = 0  # of the first batch that waits
-        self._ended = self._fresh = False
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._pending: concurrent.futures.Future[None] | None = None
-        self._layout: Any = None
-        self._taken: list[PyTree] | None = None  # by the last steps
+        self._fresh = self._warned = False
+        self._first: PyTree = None  # shapes and dtypes
+        self._seen: PyTree = None  # rows of the last steps
 
     def sizes(self):
-        self._fill(1)
-        return {"batch_size": jax.tree.leaves(self._waiting[0])[0].shape[0]}
+        self._look(1)
+        if not self._waiting and self._first is None:
+            raise self._ended()
+        return {"batch_size": self._size}
 
     def check(self, batch_size):
         found = self.sizes()["batch_size"]
@@ -44,6 +52,10 @@ class Batches(Source):
                 f"batches have {found} examples, batch_size is {batch_size}: leave it out"
             )
 
+    def most_steps(self):
+        self.sizes()
+        return max(1, MOST_BYTES // self._bytes)
+
     def feed(self, step, length):
         if step < self._position:
             raise UserError(
@@ -51,15 +63,15 @@ class Batches(Source):
                 "read already: call decompose with a fresh iterator"
             )
         while self._position < step:
-            self._fill(1)
-            self._waiting.popleft()
-            self._position += 1
-        self._fill(length)
-        taken = self._taken = [self._waiting.popleft() for _ in range(length)]
-        self._position += length
-        self._pending = self._thread.submit(self._pull, length)
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
-        return {"batches": stacked, "start": np.int32(step)}
+            self._take()
+        first = self._take()
+        fed = jax.tree.map(lambda leaf: np.empty((length, *leaf.shape), leaf.dtype), first)
+        for place in range(length):
+            batch = first if place == 0 else self._take()
+            for rows, leaf in zip(jax.tree.leaves(fed), jax.tree.leaves(batch), strict=True):
+                rows[place] = leaf
+        self._seen = jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), fed)
+        return {"batches": fed, "start": np.int32(step)}
 
     def batch(self, fed, step, key, batch_size):
         return take(fed["batches"], step - fed["start"])
@@ -73,68 +85,124 @@ class Batches(Source):
         return Batches(self._batches)
 
     def examples(self, seed, count):
-        if self._taken is None:
-            self._fill(1)
-        size = self._layout[0][0][0]
-        self._wait()
-        self._pull(-(-count // size) - len(self._waiting))
-        batches = list(self._waiting) or self._taken  # a generator may be used up
-        together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf[:count]), together)
+        self.sizes()
+        self._look(min(-(-count // self._size), max(1, MOST_BYTES // self._bytes)))
+        if self._waiting:
+            found = jax.tree.map(lambda *leaves: np.concatenate(leaves), *self._waiting)
+        else:  # a generator may be used up
+            found = self._seen
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf[:count]), found)
 
     def describe(self):
         return "iterable of batches"
 
-    def _wait(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def _fill(self, count: int) -> None:
-        """Have at least `count` batches waiting."""
-        self._wait()
-        self._pull(count - len(self._waiting))
-        if len(self._waiting) < count:
-            raise UserError(
-                f"the data ended after {self._position + len(self._waiting)} batches, and the "
-                "training takes one a step: give something that can be iterated again, such as a "
-                "list or a data loader, or set fewer steps"
+    @property
+    def hint(self):
+        if isinstance(self._first, list | tuple) and len(self._first) == 1:
+            kind = type(self._first).__name__
+            return (
+                f"an item of the data is a {kind} of one array, and so are the network's inputs: "
+                "give an object whose __iter__ returns (batch[0] for batch in loader)"
             )
+        single = all(leaf.ndim == 1 for leaf in jax.tree.leaves(self._first))
+        return f"an item of the data is {layout(self._first)}; {_SINGLE}" if single else ""
 
-    def _pull(self, count: int) -> None:
-        """Let `count` more batches wait, or as many as there are."""
-        for _ in range(count):
+    @property
+    def _size(self) -> int:
+        return jax.tree.leaves(self._first)[0].shape[0]
+
+    @property
+    def _bytes(self) -> int:
+        leaves = jax.tree.leaves(self._first)
+        return max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
+
+    def _look(self, count: int) -> None:
+        """Let at least `count` batches wait, or as many as there are; copies, for a loader may
+        fill the same array again."""
+        while len(self._waiting) < count:
             batch = self._next()
-            if self._ended:
+            if batch is None:
                 return
-            self._waiting.append(self._checked(batch))
+            self._waiting.append(jax.tree.map(np.array, batch))
 
-    def _next(self) -> PyTree:
-        try:
-            batch = next(self._iterator)
-            self._fresh = False
-            return batch
-        except StopIteration:
-            again = iter(self._batches)
-            if again is self._iterator or self._fresh:  # used up, or empty
-                self._ended = True
-                return None
-            self._iterator, self._fresh = again, True
-            return self._next()
-
-    def _checked(self, batch: PyTree) -> PyTree:
-        batch = jax.tree.map(lambda leaf: np.asarray(as_array(leaf)), batch)
-        layout = [(leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(batch)]
-        sizes = {shape[:1] for shape, _ in layout}
-        if len(sizes) != 1 or () in sizes or (0,) in sizes:
-            raise UserError(
-                f"a batch must be arrays of the same number of rows, at least one, got {layout}"
-            )
-        if self._layout is None:
-            self._layout = layout
-        if layout != self._layout:
-            raise UserError(
-                f"all batches must be alike; the first is {self._layout}, a later one {layout} "
-                "(leave out the rest of an epoch, as drop_last=True does)"
-            )
+    def _take(self) -> PyTree:
+        """The next batch, which the next call may overwrite."""
+        batch = self._waiting.popleft() if self._waiting else self._next()
+        if batch is None:
+            raise self._ended()
+        self._position += 1
         return batch
+
+    def _ended(self) -> UserError:
+        count = self._position + len(self._waiting)
+        return UserError(
+            f"the data ended after {count} batches, and the training takes one a step: give "
+            "something that can be iterated again, such as a list or a data loader, or set fewer "
+            "steps"
+        )
+
+    def _next(self) -> PyTree | None:
+        """The next batch that is not smaller than the others; None at the end."""
+        while True:
+            try:
+                batch = self._checked(next(self._iterator))
+            except StopIteration:
+                again = iter(self._batches)
+                if again is self._iterator or self._fresh:  # used up, or without a batch
+                    return None
+                self._iterator, self._fresh = again, True
+                continue
+            if batch is not None:
+                self._fresh = False
+                return batch
+
+    def _checked(self, batch: Any) -> PyTree | None:
+        """The batch in NumPy's arrays; None if it is to be left out."""
+        item = type(batch).__name__
+        batch = jax.tree.map(to_numpy, plain(batch), is_leaf=is_rows_of_numbers)
+        leaves = jax.tree.leaves(batch)
+        sizes = {leaf.shape[:1] for leaf in leaves}
+        if not leaves or () in sizes:
+            raise UserError(
+                f"an item of the data is {layout(batch) if leaves else item}, and must be a batch "
+                f"of arrays [B, ...]; {_SINGLE}"
+            )
+        if len(sizes) != 1 or (0,) in sizes:
+            raise UserError(
+                "a batch must be arrays of the same number of rows, at least one, got "
+                f"{layout(batch)}"
+            )
+        if self._first is None:
+            self._first = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch
+            )
+        return batch if self._alike(batch) else None
+
+    def _alike(self, batch: PyTree) -> bool:
+        """Whether a batch is like the first; False if it only has fewer rows, at which it warns.
+
+        Raises:
+          UserError: it differs otherwise.
+        """
+
+        def kinds(tree):
+            return jax.tree.map(lambda leaf: (leaf.dtype.name, *leaf.shape[1:]), tree)
+
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        if kinds(batch) == kinds(self._first) and rows == self._size:
+            return True
+        if kinds(batch) != kinds(self._first) or rows > self._size:
+            raise UserError(
+                f"all batches must be alike; the first is {layout(self._first)}, a later one "
+                f"{layout(batch)} (pad or cut examples to one length; a smaller last batch of an "
+                f"epoch is left out); {_SINGLE}"
+            )
+        if not self._warned:
+            self._warned = True
+            logging.warning(
+                "A batch of %d examples is left out, as are all later ones smaller than %d: a "
+                "loader's drop_last=True does the same.",
+                rows,
+                self._size,
+            )
+        return False

@@ -1,19 +1,18 @@
-"""What all sources of batches share.
+"""The interface of all sources of batches.
 
 Letters: B batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
 
 SampleBatch = Callable[[jax.Array, int], PyTree]
+MOST_BYTES = 32 * 2**20  # that are read from the data at a time
+_LEAST_EXAMPLES = 64  # that are looked at, however large they are
 _POOL = 4096
 
 
@@ -23,10 +22,12 @@ class Source:
     Attributes:
       feeds: whether steps read what `feed` gives, besides their context.
       repeats: whether `examples` are the same in every process, which `describe` does not say.
+      hint: what to try if the network refuses the examples, or "".
     """
 
     feeds = True
     repeats = False
+    hint = ""
 
     def sizes(self) -> dict[str, int]:
         """Settings that the data decide, such as the size of batches that come ready-made."""
@@ -35,14 +36,34 @@ class Source:
     def check(self, batch_size: int) -> None:
         """Raise UserError unless the data give fresh batches of this size."""
 
+    def with_batch_size(self, batch_size: int) -> "Source":
+        """The same source, whose `feed` and `pieces` give batches of this size."""
+        return self
+
     def feed(self, step: int, length: int) -> PyTree:
-        """What the steps from `step` on to `step + length` read."""
+        """What the steps from `step` to `step + length` read."""
+
+    def most_steps(self) -> int | None:
+        """How many steps' batches are fed at a time at most; None for any number."""
+        return None
+
+    def pieces(self, step: int, length: int) -> Iterator[tuple[int, PyTree]]:
+        """What the steps from `step` to `step + length` read, divided to bound the memory.
+
+        Yields:
+          `(count, fed)`: `fed` is for the next `count` steps. All counts are the same, so that one
+          compiled program serves them.
+        """
+        most = self.most_steps() or length
+        count = max(n for n in range(1, min(most, length) + 1) if length % n == 0)
+        for start in range(step, step + length, count):
+            yield count, self.feed(start, count)
 
     def batch(self, fed: PyTree, step: jax.Array, key: jax.Array, batch_size: int) -> PyTree:
         """The batch of a step, [B, ...], from what was fed; traced."""
 
     def again(self) -> "Source":
-        """The same from its beginning, for another training.
+        """The same data from the beginning, for another training.
 
         Raises:
           UserError: data that are given once.
@@ -50,16 +71,19 @@ class Source:
         return self
 
     def examples(self, seed: int, count: int) -> PyTree:
-        """At most `count` examples to look at, which the training may see too."""
+        """At most `count` examples to look at, which the training may see too.
+
+        Fewer where examples are so large that `count` of them exceed `MOST_BYTES`.
+        """
 
     def describe(self) -> str:
         """What the data are, for the config of a directory."""
         return type(self).__name__
 
     def draw(self, seed: int) -> SampleBatch:
-        """A function `(key, count) -> x` that JAX can trace, for what is no step of the training.
+        """A function `(key, count) -> x` that JAX can trace, for computations beside the steps.
 
-        Data that are not drawn at random give examples out of a pool of them.
+        Data that are not drawn at random give examples from a pool of `examples`.
         """
 
         def sample(key: jax.Array, count: int) -> PyTree:
@@ -71,16 +95,11 @@ class Source:
         return sample
 
 
-def as_array(leaf: Any) -> jax.Array | np.ndarray:
-    """An array of numbers of JAX's width, all finite."""
-    array = np.asarray(leaf)
-    if not (array.dtype.kind in "biu" or jnp.issubdtype(array.dtype, jnp.inexact)):
-        raise UserError(f"data must be numbers, got an array of {array.dtype}")
-    if jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
-        raise UserError("data hold NaN or infinity: leave such examples out")
-    return jnp.asarray(array)
-
-
 def take(tree: PyTree, rows: Any) -> PyTree:
     """Some of the rows of every array."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def affordable(count: int, bytes_each: int) -> int:
+    """How many of `count` examples are looked at."""
+    return min(count, max(_LEAST_EXAMPLES, MOST_BYTES // max(bytes_each, 1)))

@@ -1,11 +1,12 @@
-"""k from the curve of masked error over k, of short trainings.
+"""The search for k, by short trainings (pilots) and the curves of their masked error over k.
 
-With too few places for the active mechanisms the error with the active components alone is large.
-With too many, spare places are filled with pieces that matter little, or mechanisms are spread over
-many pieces. So short trainings have ever more places, twice as many each, until the error is below
-a fifth of that of no component and more places are not needed: they lower it by no more than 3 %,
-or the curve of a training's own error says that a good deal fewer leave only 0.5 % more. Then one
-of so few is tried. Only the k that was found goes into the decomposition itself, which starts anew.
+If k is smaller than the number of active mechanisms, the error with the active components alone
+is large. If k is larger, the additional active components hold pieces that matter little, or
+mechanisms are spread over several components. So k is doubled from one short training to the next,
+until the error is below a fifth of the error without components and a larger k is not needed: it
+lowers the error by no more than 3 %, or the training's own error curve shows that a clearly smaller
+k costs only 0.5 %. Then that smaller k is tried. Only the k that is found enters the decomposition
+itself, which starts from scratch.
 
 Letters: N examples, C components.
 """
@@ -22,31 +23,32 @@ from absl import logging
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.evaluation import seen
+from apd_jax.runtime.outcome import Stopped
 from apd_jax.runtime.workdir import Workdir, WorkdirError, atomic_write_text
 from apd_jax.sites import PyTree
 from apd_jax.training.config import Settings
 
 AUTO = "auto"
 FILE = "pilots.json"
-_FIRST = 0.25  # trainings with few places are the short ones
-_MOST = 0.5  # of all components; a decomposition that needs more on an example says little
-_SHORTER = 4  # than the decomposition are the trainings that look for k
-# In units of the error of no component. Short trainings are not so good that a smaller difference
-# between two would say anything; pieces of one training are weighed more finely.
+_FIRST = 0.25  # k of the first pilot: steps with a small k are the cheapest
+_MOST = 0.5  # largest k as a fraction of C; a decomposition that needs more explains little
+_SHORTER = 4  # a pilot has this fraction of the steps of the decomposition
+# Errors are in units of the error without components. Pilots are too short for a smaller difference
+# between two of them to mean anything; errors of one pilot under several k compare more precisely.
 _BETTER = 0.03
-_LARGE = 0.2  # of twenty equal mechanisms, one place more takes away little, and is needed
+_LARGE = 0.2  # with twenty equal mechanisms, one more active component lowers the error only a bit
 _LITTLE = 0.005
-_APART = 0.8  # nearer to one that was tried, another k says nothing new
-_FINENESS = 1.02
+_APART = 0.8  # ratio of two k above which a pilot with the other one tells nothing new
+_FINENESS = 1.02  # ratio of the bounds where the bisection ends
 
 
 class Pilot(TypedDict):
     """A short training.
 
     Attributes:
-      topk: the k that it had.
-      error: its masked error over that of no component.
-      enough: the smallest k that nearly does with its components.
+      topk: its k.
+      error: its masked error, divided by the error without components.
+      enough: the smallest k that nearly suffices for its components.
     """
 
     topk: float
@@ -56,12 +58,12 @@ class Pilot(TypedDict):
 
 @dataclasses.dataclass
 class Search:
-    """How far a search is.
+    """The progress of a search.
 
     Attributes:
       pilots: the short trainings so far.
-      topk: the k to take; None while it is looked for.
-      directory: where this is kept, if anywhere.
+      topk: the k that was found; None during the search.
+      directory: where the search is saved; None for nowhere.
     """
 
     pilots: list[Pilot] = dataclasses.field(default_factory=list)
@@ -69,17 +71,17 @@ class Search:
     directory: pathlib.Path | None = None
 
     def keep(self) -> None:
-        """Write it, whole or not at all."""
+        """Save the search, atomically."""
         if self.directory is not None:
             text = json.dumps({"pilots": self.pilots, "topk": self.topk}, indent=2)
             atomic_write_text(self.directory / FILE, text + "\n")
 
 
 def read(workdir: Workdir) -> Search:
-    """The search that was begun for the decomposition in this directory.
+    """Read the search that was started for the decomposition in this directory.
 
     Raises:
-      WorkdirError: it can't be read, or is missing though steps were made with what it found.
+      WorkdirError: it can't be read, or is missing although there are checkpoints with its k.
     """
     path = workdir.path / FILE
     lost = f"put it back, or delete {workdir.path}"
@@ -101,23 +103,16 @@ def read(workdir: Workdir) -> Search:
 
 def shorter(settings: Settings, topk: float) -> Settings:
     """The settings of a short training with this k."""
-    return dataclasses.replace(with_k(settings, topk), steps=max(settings.steps // _SHORTER, 1))
-
-
-def with_k(settings: Settings, topk: float) -> Settings:
-    """The settings with this k."""
-    return dataclasses.replace(
-        settings, objective=dataclasses.replace(settings.objective, topk=topk)
-    )
+    return settings.with_topk(topk, steps=max(settings.steps // _SHORTER, 1))
 
 
 def check(settings: Settings) -> None:
-    """Refuse settings for which k can't be looked for."""
+    """Refuse settings for which there is no search for k."""
     objective = settings.objective
     scheduled = settings.schedules.topk
     if objective.selection != "batch" or scheduled != "constant" or objective.distil:
         raise UserError(
-            f"topk='{AUTO}' looks for the one k of batch top-k among all components, got "
+            f"topk='{AUTO}' finds a constant k of batch top-k over all components, got "
             f"selection={objective.selection!r}, schedules.topk={scheduled!r} and "
             f"distil={objective.distil}; give a number"
         )
@@ -130,21 +125,22 @@ def find(
     train: Callable[[float], Decomposition],
     x: PyTree,
     stop: Callable[[], bool],
-) -> Decomposition | None:
-    """Make short trainings until the k to take is known.
+) -> float:
+    """Find k by short trainings.
 
     Args:
-      search: what was done before; goes on there, and is kept after every training.
-      settings: of the decomposition.
-      train: a short training with a given k.
+      search: what was done before; it is resumed, and saved after every training.
+      settings: those of the decomposition.
+      train: runs a short training with a given k.
       x: [N, ...] examples.
-      stop: whether to stop.
+      stop: tells whether a stop is requested.
 
     Returns:
-      None, or a short training that was stopped or is the last before a stop.
+      k.
 
     Raises:
-      UserError: with no k does a short training explain the output.
+      Stopped: a stop was requested; its `decomposition` is the last short training.
+      UserError: no short training explains the output, whatever its k.
     """
     bounds = first(settings), _MOST * settings.num_components
     while search.topk is None:
@@ -152,40 +148,43 @@ def find(
         if topk is None:
             search.topk = found(search.pilots)
             search.keep()
-            return None
-        short = train(topk)
-        whole = bool(short.history) and short.history[-1]["step"] == short.settings.steps
-        if whole:
+            break
+        try:
+            short = train(topk)
             search.pilots.append(look(short, x))
             search.keep()
-            logging.info("topk %.3g leaves error %.3g; %.3g does", *search.pilots[-1].values())
-        if not whole or stop():
+            logging.info("topk %.3g leaves error %.3g; %.3g suffices", *search.pilots[-1].values())
+            if stop():
+                stopped = Stopped(short.settings.steps, "the search for k")
+                stopped.decomposition = short
+                raise stopped
+        except Stopped:
             logging.warning(
-                "Stopped while k was looked for: this is a short training, with k = %.3g.", topk
+                "Stopped during the search for k: this is a short training, with k = %.3g.", topk
             )
-            return short
-    return None
+            raise
+    return search.topk
 
 
 def first(settings: Settings) -> float:
-    """k of the first training; at least one place in a batch."""
+    """k of the first training; large enough for one active component in a batch."""
     most = _MOST * settings.num_components
     return min(max(_FIRST, 1.5 / settings.batch_size), most)
 
 
 def found(pilots: Sequence[Pilot]) -> float:
-    """The k that is enough, by trainings of which at least one is there.
+    """The k that suffices, from one or more short trainings.
 
     Raises:
-      UserError: none explains the output.
+      UserError: none of them explains the output.
     """
     best = _least_that_does(pilots)
     if best["error"] > _LARGE:
         tried = ", ".join(f"{p['error']:.2g} with k = {p['topk']:.3g}" for p in pilots)
         raise UserError(
-            f"topk='{AUTO}' found no k: of the error of no component short trainings leave "
-            f"{tried}. Give more components, more steps, a smaller coefficient of simplicity, or "
-            "topk as a number"
+            f"topk='{AUTO}' found no k: short trainings leave these fractions of the error without "
+            f"components: {tried}. Use more components, more steps, or a smaller coefficient of "
+            "simplicity, or give topk as a number"
         )
     return best["enough"]
 
@@ -195,7 +194,7 @@ def following(pilots: Sequence[Pilot], least: float, most: float) -> float | Non
 
     Args:
       pilots: the trainings so far.
-      least: k of the first.
+      least: k of the first training.
       most: the largest k to try.
     """
     if not pilots:
@@ -209,18 +208,21 @@ def following(pilots: Sequence[Pilot], least: float, most: float) -> float | Non
 
 
 def _least_that_does(pilots: Sequence[Pilot]) -> Pilot:
-    """The one of least k that is hardly worse than the best; while none is good, the best."""
+    """The pilot with the smallest k among those nearly as good as the best one.
+
+    While no pilot is good, nothing counts as nearly as good as the best.
+    """
     least = min(pilot["error"] for pilot in pilots)
     allowed = least if least > _LARGE else least + _BETTER
     return min((p for p in pilots if p["error"] <= allowed), key=lambda pilot: pilot["topk"])
 
 
 def look(decomposition: Decomposition, x: PyTree) -> Pilot:
-    """The smallest k that nearly does with these components.
+    """Find the smallest k that nearly suffices for these components.
 
-    With E(k) the masked error on N examples under batch top-k with k, and E(0) that of no
-    component, it is the smallest one with `E(k) - E(topk) <= 0.005 (E(0) - E(topk))`, by bisection:
-    the curve falls.
+    With E(k) the masked error on N examples under batch top-k with k, and E(0) the error without
+    components, it is the smallest k with `E(k) - E(topk) <= 0.005 (E(0) - E(topk))`, found by
+    bisection, as E falls with k.
     """
     objective, size = decomposition.objective, decomposition.settings.batch_size
     target, components = decomposition.target, decomposition.components
@@ -234,8 +236,8 @@ def look(decomposition: Decomposition, x: PyTree) -> Pilot:
     nothing, least = error(0.0), error(topk)
     if not np.isfinite([nothing, least]).all():
         raise UserError(
-            f"topk='{AUTO}' compares errors, and that of no component is {nothing}, that with "
-            f"k = {topk:.3g} {least}; give a number"
+            f"topk='{AUTO}' compares errors, but the error without components is {nothing} and "
+            f"the error with k = {topk:.3g} is {least}; give topk as a number"
         )
     allowed = least + _LITTLE * (nothing - least)
     low, high = min(1 / size, topk), topk

@@ -126,8 +126,9 @@ def _check_finite(params: PyTree) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         real = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
         if real and not np.isfinite(np.asarray(leaf)).all():
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise UserError(f"parameter {name!r} holds NaN or infinity; train the network anew")
+            raise UserError(
+                f"parameter {sites.leaf_name(path)!r} holds NaN or infinity; train the network anew"
+            )
 
 
 def _check_precision(target: Target) -> None:

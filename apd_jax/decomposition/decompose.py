@@ -1,119 +1,36 @@
-"""Decompose a network: its checks, and the run of its training.
+"""Decompose a network: the checks, the search for k, and the training.
 
 Letters: B batch, C components.
 """
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from apd_jax.components import Components
-from apd_jax.config_fields import check_whole, from_mapping
+from apd_jax.config_fields import check_at_least, check_values, from_mapping
 from apd_jax.data import Data, Source, as_source
-from apd_jax.decomposition import auto_topk, function_claims, own
+from apd_jax.decomposition import auto_topk, directory, function_claims
 from apd_jax.decomposition.checks import check_positions, check_seed, check_start, check_target
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.jax_settings import own_settings
-from apd_jax.runtime import loop
+from apd_jax.runtime import loop, session
+from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped, Terminated
 from apd_jax.runtime.preemption import StopFlag, catch_signals
+from apd_jax.runtime.stores import Keeping
+from apd_jax.runtime.workdir import Workdir
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
 from apd_jax.training.presets import ROBUST
-from apd_jax.training.restarts import best, spread
-from apd_jax.training.trainer import init_states, make_between, make_step, moves_of
+from apd_jax.training.trainer import Trainer
 
-
-class _Quiet(loop.Observer):
-    """May ask for a stop as another observer does, and hears of nothing."""
-
-    def __init__(self, observer: loop.Observer):
-        self.should_stop = observer.should_stop
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What was asked for; fields are arguments of `decompose`, `example` a few inputs."""
-
-    target: Target
-    source: Source
-    example: PyTree
-    settings: Settings
-    seed: int
-    restarts: int
-    init: Components | None
-    chunk_steps: int
-    observer: loop.Observer
-    pilots: tuple[auto_topk.Pilot, ...] = ()
-
-    def examples(self, count: int) -> PyTree:
-        return self.source.examples(self.seed, count)
-
-    @property
-    def _seeds(self) -> jax.Array:
-        return jnp.array([self.seed], jnp.uint32)
-
-    def check(self) -> None:
-        """Refuse what can't be decomposed, before any training."""
-        check_target(self.target, self.example, self.settings.objective)
-        check_positions(self.target, self.example, self.settings)
-        check_start(self.target, self.init, self.settings)
-        self.source.check(self.settings.batch_size)
-
-    def work(self) -> own.Work:
-        """The training of all initialisations."""
-        settings, source, draw = self.settings, self.source, self.source.draw(self.seed)
-        targets, seeds = spread(loop.stack([self.target]), self._seeds, self.restarts)
-        return own.Work(
-            make_state=lambda: init_states(settings, targets, seeds, draw, self.init),
-            make_step=lambda: make_step(settings, source),
-            make_between=lambda: make_between(settings, draw),
-            context=targets,
-            seeds=seeds,
-            steps=settings.steps,
-            chunk_steps=self.chunk_steps,
-            feed=source.feed if source.feeds else None,
-            observer=self.observer,
-        )
-
-    def found(self, outcome: own.Outcome) -> Decomposition:
-        """The initialisation of least loss."""
-        draw, targets = self.source.draw(self.seed), loop.stack([self.target])
-        targets, _ = spread(targets, self._seeds, self.restarts)
-        (place,), (losses,) = best(self.settings, targets, outcome.state, self._seeds, draw)
-        state = loop.pick(outcome.state, int(place))
-        return Decomposition(
-            self.target,
-            state.components,
-            self.settings,
-            outcome.history(int(place)),
-            self.example,
-            losses.tolist(),
-            moves_of(state),
-            self.pilots,
-        )
-
-    def with_k(
-        self, flag: StopFlag, search: auto_topk.Search
-    ) -> tuple["_Job", Decomposition | None]:
-        """The same with the k that is enough, and a short training in its place after a stop."""
-
-        def train(topk: float) -> Decomposition:
-            settings = auto_topk.shorter(self.settings, topk)
-            short = {"settings": settings, "restarts": 1, "observer": _Quiet(self.observer)}
-            job = dataclasses.replace(self, source=self.source.again(), **short)
-            return job.found(own.run(job.work(), flag))
-
-        def stop() -> bool:
-            return flag.requested or self.observer.should_stop()
-
-        stopped = auto_topk.find(search, self.settings, train, self.examples(own.EXAMPLES), stop)
-        if search.topk is None:
-            return self, stopped
-        settings = auto_topk.with_k(self.settings, search.topk)
-        return dataclasses.replace(self, settings=settings, pilots=tuple(search.pilots)), None
+_EXAMPLES = 2048  # inputs of the report, and of the search for k
 
 
 @own_settings()
@@ -134,81 +51,229 @@ def decompose(
 ) -> Decomposition:
     """Decompose the sites of a network into parameter components.
 
-    A bar shows how far it is. Ctrl-C ends it after the running chunk of steps and hands back what
-    is done by then. With a `workdir` the same call goes on from there, after a stop or a crash;
-    the directory gets checkpoints/, metrics.jsonl and, at the end, components/ and report.html.
+    Shows a progress bar. Ctrl-C (or SIGTERM) ends the training after the running chunk of steps and
+    returns the partial decomposition. With a `workdir` the same call resumes it, after a stop or a
+    crash; the directory gets checkpoints/, metrics.jsonl and, at the end, components/ and
+    report.html.
 
     Args:
       target: the network and its sites.
       data: a sampling function `(key, batch_size) -> x [B, ...]`, traced by JAX; an array or a
-        dict, tuple or other pytree of arrays [N, ...], taken in shuffled epochs; or an iterable of
-        batches (a list, a data loader, a generator), one a step.
+        dict, tuple or other pytree of arrays [N, ...], used in shuffled epochs; or an iterable of
+        batches (a list, a data loader, a generator), one for each step.
       num_components: C.
-      topk: active components per example on average (batch top-k); `"auto"` looks for it by short
-        trainings (`auto_topk`), of which one that is stopped is handed back; None for the Lp
+      topk: active components per example on average (batch top-k); `"auto"` finds it by short
+        trainings (`auto_topk`), of which the last one is returned after a stop; None for the Lp
         objective.
       seed: root of all randomness, in [0, 2**32).
-      restarts: initialisations side by side; the one of least loss stays.
-      init: components to go on from, or another decomposition that has them.
-      workdir: directory of this decomposition, new or its own.
-      chunk_steps: steps between two looks of the host.
-      checkpoint_every: steps between two checkpoints in the workdir.
-      observer: told of metrics and saves (`loop.Observer`).
+      restarts: number of initialisations side by side; the one with the least loss is returned.
+      init: components to start from, or a decomposition that has them.
+      workdir: directory of this decomposition: a new one, or the one to resume.
+      chunk_steps: number of steps that run on the device between two progress reports.
+      checkpoint_every: number of steps between two checkpoints in the workdir, or between two
+        copies of the state that are kept in memory in case the training diverges.
+      observer: receives metrics and states (`Observer`).
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
         `learning_rate`, `coefficients`, `rank`, `schatten_p`, `hidden_sites`, `unit_norm`,
-        `metric`, `minimality_loss`. What is not given is as in `robust.ROBUST`, where losses and
-        the learning rate are relative to those of the network; the paper's are in configs/.
+        `metric`, `minimality_loss`. Unspecified options default to `presets.ROBUST`, where losses
+        and the learning rate are relative to those of the network; the paper's are in configs/.
 
     Returns:
       The `Decomposition`.
 
     Raises:
-      UserError: a setting out of its range, an unknown site, data or a network that can't be used,
-        a directory of something else: of other settings, another network, another sampling
-        function, metric or minimality_loss; before any training.
-      loop.Diverged: a loss stopped being finite.
+      UserError: a setting out of its range, an unknown site, unusable data or an unusable network,
+        or a workdir of another decomposition: of other settings, another network, another sampling
+        function, metric or minimality_loss. Raised before any training.
+      Diverged: a loss is no longer finite. Its `decomposition` has the last finite state that was
+        kept (None if it diverged before that).
+      DataFailed: the data raised an error during the training. Its `decomposition` has what was
+        trained before; with a workdir that is saved.
+      Terminated: SIGTERM stopped an earlier call in this process.
     """
-    check_seed(seed)
-    check_whole(num_components=num_components, restarts=restarts)
-    check_whole(chunk_steps=chunk_steps, checkpoint_every=checkpoint_every)
+    run = _Run(seed, restarts, chunk_steps, checkpoint_every)
     init = init.components if isinstance(init, Decomposition) else init
-    auto = topk == auto_topk.AUTO
-    k = 1.0 if auto else topk  # any, until the one to take is found
-    source = as_source(data, seed)
+    auto = isinstance(topk, str) and topk == auto_topk.AUTO
+    k = 1.0 if auto else topk  # a placeholder until k is found
+    source = as_source(data, run.seed)
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
     settings = from_mapping(ROBUST, given)
-    example, observer = source.examples(seed, 3), observer or loop.Observer()
-    job = _Job(target, source, example, settings, seed, restarts, init, chunk_steps, observer)
-    job.check()
+    example = source.examples(run.seed, 3)
+    check_target(target, example, settings.objective)
+    check_positions(target, example, settings)
+    check_start(target, init, settings)
+    source.check(settings.batch_size)
     if auto:
         auto_topk.check(settings)
         source.again()
+    target, init = _on_one_device((target, init))
+    described = dataclasses.asdict(run) | {"data": source.describe()}
+    described |= {"topk": topk} if auto else {}
+    config = directory.config_of(settings, target, init, **described)
 
-    with catch_signals() as flag:
-        if workdir is None:
-            stopped = None
-            if auto:
-                job, stopped = job.with_k(flag, auto_topk.Search())
-            return stopped or job.found(own.run(job.work(), flag))
-        described = {"seed": seed, "data": source.describe(), "restarts": restarts}
-        described |= {"chunk_steps": chunk_steps, "checkpoint_every": checkpoint_every}
-        described |= {"topk": topk} if auto else {}
-        config = own.config_of(settings, target, init, **described)
-        with own.directory(workdir, config) as place:
+    with _stop_flag() as flag, directory.hold(workdir, config) as place:
+        job = _Job(target, source, example, run, init, observer or loop.Observer(), flag)
+        if place:
             function_claims.claim(
                 place,
                 target,
                 settings.objective,
                 source,
-                seed=seed,
+                seed=run.seed,
                 batch_size=settings.batch_size,
             )
-            if auto:
-                job, stopped = job.with_k(flag, auto_topk.read(place))
-                if stopped:
-                    return stopped
-            outcome = own.run_in(place, job.work(), config, flag)
-            found = job.found(outcome)
-            if outcome.done == settings.steps:
-                own.publish(place, found, job.examples(own.EXAMPLES))
-            return found
+        try:
+            return job.decompose(settings, place, config, search_k=auto)
+        except Stopped as stopped:
+            return stopped.decomposition
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The numbers among the arguments of `decompose` that are no settings."""
+
+    seed: int
+    restarts: int
+    chunk_steps: int
+    checkpoint_every: int
+
+    def __post_init__(self):
+        check_values(self, skip=("seed",))
+        check_seed(self.seed)
+        check_at_least(self, 1, "restarts", "chunk_steps", "checkpoint_every")
+
+
+class _Quiet(loop.Observer):
+    """Requests a stop when another observer does, which receives nothing."""
+
+    def __init__(self, observer: loop.Observer):
+        self.should_stop = observer.should_stop
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """The checked arguments of `decompose`; `example` is a few inputs."""
+
+    target: Target
+    source: Source
+    example: PyTree
+    run: _Run
+    init: Components | None
+    observer: loop.Observer
+    flag: StopFlag
+
+    def decompose(
+        self, settings: Settings, place: Workdir | None, config: dict[str, Any], *, search_k: bool
+    ) -> Decomposition:
+        """Find k if asked to, then train, and publish what is finished in its directory."""
+        pilots: tuple[auto_topk.Pilot, ...] = ()
+        if search_k:
+            search = auto_topk.Search() if place is None else auto_topk.read(place)
+            settings = settings.with_topk(self.find_topk(settings, search))
+            pilots = tuple(search.pilots)
+        found = self.train(settings, place, config, pilots)
+        if place:
+            directory.publish(place, found, lambda: self.source.examples(self.run.seed, _EXAMPLES))
+        return found
+
+    def find_topk(self, settings: Settings, search: auto_topk.Search) -> float:
+        """Search for k with short trainings in memory, of one restart each."""
+        quiet = _Quiet(self.observer)
+        run = dataclasses.replace(self.run, restarts=1)
+
+        def train(topk: float) -> Decomposition:
+            short = dataclasses.replace(self, source=self.source.again(), run=run, observer=quiet)
+            return short.train(auto_topk.shorter(settings, topk))
+
+        def stop() -> bool:
+            return self.flag.requested or self.observer.should_stop()
+
+        examples = self.source.examples(self.run.seed, _EXAMPLES)
+        return auto_topk.find(search, settings, train, examples, stop)
+
+    def train(
+        self,
+        settings: Settings,
+        place: Workdir | None = None,
+        config: dict[str, Any] | None = None,
+        pilots: tuple[auto_topk.Pilot, ...] = (),
+    ) -> Decomposition:
+        """Train all restarts; returns the one with the least loss.
+
+        Raises:
+          EndedEarly: with its `decomposition`, what there is of it.
+        """
+        seeds = jnp.array([self.run.seed], jnp.uint32)
+        trainer = Trainer(
+            settings,
+            loop.stack([self.target]),
+            self.source,
+            seeds,
+            restarts=self.run.restarts,
+            init=self.init,
+        )
+
+        def found(outcome: Outcome) -> Decomposition:
+            (result,) = trainer.results(outcome.state)
+            return Decomposition(
+                self.target,
+                result.components,
+                settings,
+                outcome.history(result.place),
+                self.example,
+                result.losses,
+                result.moves,
+                pilots,
+            )
+
+        keeping = Keeping(self.run.chunk_steps, self.run.checkpoint_every, config=config or {})
+        try:
+            outcome = session.fit(
+                trainer,
+                place and place.path,
+                name="decomposition",
+                keeping=keeping,
+                flag=self.flag,
+                observer=self.observer,
+            )
+        except EndedEarly as ended:
+            if isinstance(ended, Stopped):
+                resume = "; call again to resume" if place else ""
+                logging.warning("Stopped at step %d of %d%s.", ended.step, settings.steps, resume)
+            if ended.outcome is not None:
+                ended.decomposition = found(ended.outcome)
+            raise
+        return found(outcome)
+
+
+def _on_one_device(tree: PyTree) -> PyTree:
+    """Put arrays that are on other devices where the states of a training are."""
+    device = jax.devices()[0]
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    if all(array.devices() == {device} for array in arrays):
+        return tree
+    return jax.device_put(tree, device)
+
+
+class _Process:
+    terminated = False  # whether SIGTERM has stopped a decomposition in this process
+
+
+@contextlib.contextmanager
+def _stop_flag() -> Iterator[StopFlag]:
+    """The flag that Ctrl-C and SIGTERM raise.
+
+    Raises:
+      Terminated: SIGTERM stopped an earlier decomposition. Whoever sent it waits for the process to
+        end, which further decompositions of a script must not delay.
+    """
+    if _Process.terminated:
+        raise Terminated(
+            "SIGTERM asked this process to end, so that no further decomposition starts; run the "
+            "script again, and decompositions with a workdir resume"
+        )
+    with catch_signals() as flag:
+        try:
+            yield flag
+        finally:
+            _Process.terminated |= flag.terminated

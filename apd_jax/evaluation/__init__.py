@@ -1,1 +1,1 @@
-"""What a decomposition does on examples: measured, summed up, drawn, and put on a page."""
+"""What a decomposition does on examples, in numbers: attributions, summaries, baselines, curves."""

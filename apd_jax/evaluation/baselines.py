@@ -1,4 +1,4 @@
-"""Components that need no training, to hold a decomposition against.
+"""Components that need no training, as baselines for a decomposition.
 
 Letters: C components, G stacked blocks, q rank-one terms of a site.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from apd_jax.components import Components, Factors
 from apd_jax.sites import Target
 
-# Above so many numbers in the factors a baseline is left out.
+# A baseline whose factors hold more numbers than this is omitted.
 _MAX_NUMBERS = 20_000_000
 _Terms = tuple[np.ndarray, np.ndarray]
 
@@ -33,14 +33,14 @@ MEANINGS = {
 
 
 def baseline(target: Target, name: str) -> Components | None:
-    """Components of rank one at one site each, that add up to the target exactly.
+    """Make components that have rank one at a single site each and add up to the target exactly.
 
     Args:
       target: the network.
       name: `"svd"`, every singular direction of every matrix; `"neurons"`, every column.
 
     Returns:
-      `{site: Factors}`, or None where they would be too large.
+      `{site: Factors}`, or None if they would be too large.
     """
     weights = {site: np.asarray(weight, np.float32) for site, weight in target.weights.items()}
     parts = {site: _site_terms(weight, BASELINES[name]) for site, weight in weights.items()}
@@ -61,7 +61,7 @@ def _padded(array: np.ndarray, padding: tuple[int, int]) -> jnp.ndarray:
 
 
 def _site_terms(weight: np.ndarray, terms: Callable[[np.ndarray], _Terms]) -> _Terms:
-    """Terms of a matrix [d_in, d_out] as factors [q, 1, d]; of a stack, [G·q, G, 1, d]."""
+    """Write a matrix [d_in, d_out] as factors [q, 1, d], or a stack as factors [G·q, G, 1, d]."""
     if weight.ndim == 2:
         reads, writes = terms(weight)
         return reads[:, None], writes[:, None]

@@ -1,4 +1,4 @@
-"""Output error against k, of the components and of baselines.
+"""Output error as a function of k, for the components and for baselines.
 
 Letters: N examples, C components.
 """
@@ -7,20 +7,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from apd_jax.components import Components
 from apd_jax.evaluation import baselines, ranks, seen
+from apd_jax.evaluation.labels import quality
+from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
-from apd_jax.evaluation.summary import Summary, quality
+from apd_jax.evaluation.summary import Summary
 from apd_jax.sites import PyTree
 
 _POINTS = 8
 
 
 class Curve(NamedTuple):
-    """Points in order of k.
+    """Points of a curve in ascending order of k.
 
     Attributes:
       k: active components per example.
-      active_rank: their rank, on average.
+      active_rank: their mean rank.
       error: distance of the output from the target's.
       quality: accuracy or error against labels; None without labels.
     """
@@ -32,16 +35,16 @@ class Curve(NamedTuple):
 
 
 def error_curves(
-    decomposition: Any, x: PyTree, found: Seen, summary: Summary, labels: Any = None
+    decomposition: ComponentModel, x: PyTree, found: Seen, summary: Summary, labels: Any = None
 ) -> dict[str, Curve]:
-    """Curves of `"components"`, and of the baselines that are not too large."""
+    """Curves of `"components"` and of every baseline that is not too large."""
     target, settings = decomposition.target, decomposition.settings
     curves = {
         "components": _curve(
             decomposition, decomposition.components, x, found, summary.ranks, labels
         )
     }
-    active_rank = summary.row("active components").active_rank
+    active_rank = summary.active.active_rank or 0.0
     for name in baselines.BASELINES:
         components = baselines.baseline(target, name)
         if components is None:
@@ -49,14 +52,19 @@ def error_curves(
         values = ranks.singular_values(components)
         own = ranks.ranks(values, ranks.target_singular_values(target))
         k = float(np.clip(active_rank, 1.0, len(own)))
-        objective = seen.with_k(decomposition.objective, k)
+        objective = decomposition.objective.with_topk(k, selection="batch", distil=False)
         there = seen.see(objective, target, components, x, settings.batch_size)
         curves[name] = _curve(decomposition, components, x, there, own, labels)
     return curves
 
 
 def _curve(
-    decomposition: Any, components: Any, x: PyTree, found: Seen, own_ranks: Any, labels: Any
+    decomposition: ComponentModel,
+    components: Components,
+    x: PyTree,
+    found: Seen,
+    own_ranks: np.ndarray,
+    labels: Any,
 ) -> Curve:
     settings, target = decomposition.settings, decomposition.target
     curve = Curve([], [], [], [])
@@ -72,7 +80,7 @@ def _curve(
 
 
 def _values(middle: float, total: int, rows: int) -> list[float]:
-    """Values of k around the one used, each selecting at least one pair in a block."""
+    """Values of k around the one in use, each large enough to select a pair in every block."""
     lowest = max(middle / 8, 1.5 / rows)
     highest = min(middle * 8, float(total))
     return np.unique(np.geomspace(min(lowest, highest), highest, _POINTS)).tolist()

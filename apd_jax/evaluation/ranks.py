@@ -10,14 +10,15 @@ import numpy as np
 from apd_jax.components import Components
 from apd_jax.sites import Target
 
-# A direction counts where its singular value is above this share of the target's largest there.
+# A direction counts if its singular value is above this share of the target's largest at the site.
 SHARE = 0.01
 
 
 def singular_values(components: Components) -> dict[str, np.ndarray]:
-    """Singular values of every component, `{site: [C, q]}`, of all blocks of a stacked site.
+    """Singular values of every component, `{site: [C, q]}`, those of all blocks of a stacked site.
 
-    Through QR of the two factors, so that no matrix of the site's size is made.
+    They are those of the core `R_in R_outᵀ` of QR decompositions of the two factors, so that no
+    matrix of the site's size is formed.
     """
     found = {}
     for name, factors in components.items():
@@ -29,7 +30,7 @@ def singular_values(components: Components) -> dict[str, np.ndarray]:
 
 
 def target_singular_values(target: Target) -> dict[str, np.ndarray]:
-    """Singular values of the target's matrices, `{site: [q]}`, in falling order."""
+    """Singular values of the target's matrices, `{site: [q]}`, in descending order."""
     found = {
         name: np.linalg.svd(np.asarray(weight, np.float64), compute_uv=False).ravel()
         for name, weight in target.weights.items()
@@ -37,24 +38,46 @@ def target_singular_values(target: Target) -> dict[str, np.ndarray]:
     return {name: np.sort(values)[::-1] for name, values in found.items()}
 
 
+def limits(target_values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Singular value above which a direction counts, by site.
+
+    A site whose weights are all zero has no scale to compare with: what components hold there is
+    rounding and noise that cancels, and none of its directions count.
+    """
+    largest = {name: float(values.max(initial=0.0)) for name, values in target_values.items()}
+    return {name: SHARE * value if value > 0 else np.inf for name, value in largest.items()}
+
+
 def ranks(values: Mapping[str, np.ndarray], target_values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Rank of every component over all sites, [C]; directions below `SHARE` don't count."""
-    counts = [
-        np.sum(values[name] > SHARE * target_values[name].max(), axis=1) for name in target_values
-    ]
+    """Rank of every component over all sites, [C]: the directions above the sites' `limits`."""
+    counts = [np.sum(values[name] > least, axis=1) for name, least in limits(target_values).items()]
     return np.sum(counts, axis=0)
 
 
 def network_rank(target_values: Mapping[str, np.ndarray]) -> int:
     """Rank of the target's matrices, all sites together."""
-    return int(sum(np.sum(values > SHARE * values.max()) for values in target_values.values()))
+    least = limits(target_values)
+    return int(sum(np.sum(values > least[name]) for name, values in target_values.items()))
 
 
 def unfaithfulness(target: Target, components: Components) -> dict[str, float]:
-    """`‖θ*_l − Σ_c P_{c,l}‖² / ‖θ*_l‖²` of every site: 0 where components add up, 1 for none."""
+    """The share of the squared weights of every site that the components' sum misses.
+
+    `‖θ*_l − Σ_c P_{c,l}‖² / ‖θ*_l‖²`: 0 where components add up, 1 without any. A site whose
+    weights are all zero is compared with the squared weights of all sites together; if these are
+    zero too, the share is 1 unless nothing is missing.
+    """
+    weights = {name: np.asarray(weight, np.float64) for name, weight in target.weights.items()}
+    squares = {name: float(np.sum(weight**2)) for name, weight in weights.items()}
+    total = sum(squares.values())
     found = {}
-    for name, weight in target.weights.items():
-        weight = np.asarray(weight, np.float64)
-        missing = weight - np.asarray(components[name].sum(), np.float64)
-        found[name] = float(np.sum(missing**2) / max(np.sum(weight**2), 1e-300))
+    for name, weight in weights.items():
+        missing = float(np.sum((weight - np.asarray(components[name].sum(), np.float64)) ** 2))
+        whole = squares[name] or total or missing
+        found[name] = missing / whole if missing else 0.0
     return found
+
+
+def empty_sites(target: Target) -> list[str]:
+    """Sites whose weights are all zero, such as the second factor of a fresh LoRA adapter."""
+    return [name for name, weight in target.weights.items() if not np.any(np.asarray(weight))]

@@ -1,13 +1,12 @@
-"""A decomposition on examples: attributions, active components, outputs.
+"""Attributions, active components and outputs on examples, computed in blocks.
 
 Letters: N examples, T positions, R rows (N, or N·T where components are chosen for every position),
 C components.
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +21,14 @@ from apd_jax.sites import PyTree, Target
 
 
 class Seen(NamedTuple):
-    """What was seen of N examples.
+    """Attributions, masks and outputs of N examples.
 
     Attributes:
       scores: [R, C] attributions.
       mask: [R, C] bool, the active components.
-      lead: (N,) or (N, T), the shape of the rows.
+      lead: (N,) or (N, T), the axes that rows stand for.
       outputs: the target's outputs, [N, ...].
-      active: outputs of the active components alone, [N, ...].
+      active: outputs with only the active components, [N, ...].
     """
 
     scores: np.ndarray
@@ -41,7 +40,7 @@ class Seen(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def score(objective: Objective, target: Target, components: Components, x: PyTree) -> jax.Array:
-    """Attributions [B, (T), C]; of a few examples too, of which k would select none."""
+    """Attributions [B, (T), C], also of batches that are too small for k to select anything."""
     return objective.attribute(target, components, x).scores
 
 
@@ -56,7 +55,11 @@ def look(
 
 
 def see(objective: Objective, target: Target, components: Components, x: PyTree, size: int) -> Seen:
-    """Look at examples in blocks of about `size`, the batch size of the training."""
+    """Compute what `Seen` holds, in blocks of about `size`, the batch size of the training.
+
+    Batch top-k selects by comparison within a block: blocks have the size of training batches, so
+    that the selection is as strict as in training.
+    """
     found = []
     for block in blocks(x, size):
         scores, mask, outputs = look(objective, target, components, block)
@@ -69,48 +72,44 @@ def see(objective: Objective, target: Target, components: Components, x: PyTree,
 
 
 def blocks(x: PyTree, size: int) -> Iterator[PyTree]:
-    """Divide examples in nearly equal blocks; none is smaller than `size` if there are so many."""
+    """Divide examples into nearly equal blocks, none of them smaller than `size` if possible."""
     count = sites.batch_size(x)
     for rows in np.array_split(np.arange(count), max(1, count // size)):
         yield jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf)[rows], x)
 
 
 def joined(parts: list[PyTree]) -> PyTree:
-    """Put blocks together again."""
+    """Concatenate blocks."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-def with_k(objective: Objective, k: float) -> Objective:
-    """The objective with another k, over the batch."""
-    return dataclasses.replace(objective, selection="batch", topk=k, distil=False)
 
 
 def outputs_at(
     k: float, target: Target, components: Components, x: PyTree, seen: Seen, size: int
 ) -> tuple[np.ndarray, PyTree]:
-    """The batch top-k mask [R, C] of the scores seen, in blocks, and the outputs under it."""
+    """Select with another k: the batch top-k mask [R, C] of given scores, and the outputs."""
     scores = seen.scores.reshape(*seen.lead, -1)
     found, start = [], 0
     for block in blocks(x, size):
         rows = slice(start, start + sites.batch_size(block))
-        mask = _largest(scores[rows], k)
-        found.append((mask, jax.device_get(forward.masked_apply(target, components, block, mask))))
+        mask = _batch_topk(scores[rows], k)
+        outputs = forward.masked_apply(target, components, block, jnp.asarray(mask))
+        found.append((mask, jax.device_get(outputs)))
         start = rows.stop
     mask, outputs = joined(found)
     return mask.reshape(-1, mask.shape[-1]), outputs
 
 
-def _largest(scores: np.ndarray, k: float) -> np.ndarray:
-    """As `selection.batch_topk_mask`, here for many k, each of which JAX would compile anew."""
-    flat = scores.ravel()
+def _batch_topk(scores: np.ndarray, k: float) -> np.ndarray:
+    """`selection.batch_topk_mask` in NumPy: JAX would compile it again for each of many k."""
+    flat = np.where(np.isfinite(scores), scores, -np.inf).ravel()
     mask = np.zeros(flat.shape, bool)
     mask[np.argsort(-flat, kind="stable")[: int(k * (flat.size // scores.shape[-1]))]] = True
-    return mask.reshape(scores.shape)
+    return (mask & (flat > -np.inf)).reshape(scores.shape)
 
 
 def distance(objective: Objective, outputs: PyTree, target_outputs: PyTree) -> float:
     """The distance between outputs that the training minimises."""
-    loss: Any = objective.minimality_loss
+    loss = objective.minimality_loss
     function = loss if callable(loss) else DISTANCES[loss]
     as_arrays = jax.tree.map(jnp.asarray, (outputs, target_outputs))
     return float(jnp.mean(function(*as_arrays)))

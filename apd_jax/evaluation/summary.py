@@ -1,24 +1,28 @@
-"""A decomposition in numbers: what is active, what it explains, and whether it is worth anything.
+"""A decomposition in numbers: what is active, what it explains, and whether it is trivial.
 
 Letters: N examples, T positions, R rows, C components.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites
+from apd_jax.components import num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines, ranks, seen, tables
+from apd_jax.evaluation import labels as against
+from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.masked import forward
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree
 
-ALWAYS = 0.95  # active on a larger share of the examples: always on
-MOST = 0.5  # an active rank above this share of the network's: most of it
+ALWAYS = 0.95  # a component that is active on a larger share of the examples is always on
+MOST = 0.5  # an active rank above this share of the network's is most of the network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +30,8 @@ class Row:
     """One way to run the network.
 
     Attributes:
-      name: what was on.
-      active_components, active_rank: how many, and of which rank, on an example on average.
+      name: what was switched on.
+      active_components, active_rank: mean number of active components per example, and their rank.
       error: distance of the output from the target's, as the training measures it.
       quality: accuracy, or mean squared error, against the labels; None without labels.
     """
@@ -40,29 +44,56 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something that a reader of the numbers has to know.
+
+    Attributes:
+      kind: `"trivial"`: the decomposition says little about the network; `"empty site"`: a site's
+        weights are all zero; `"scores"`: attributions are not finite; `"labels"`: some were
+        ignored; `"baseline"`: one was omitted.
+      text: a sentence.
+    """
+
+    kind: Literal["trivial", "empty site", "scores", "labels", "baseline"]
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Summary:
     """What `Decomposition.summary` finds; printed, it is a table.
 
     Attributes:
       num_examples: N.
-      rows: the network, the active components, all of them, none, and the baselines at the same
-        active rank.
-      quality_name: what the labels were compared by; empty without labels.
+      network, active, everything, nothing: the network itself, the active components, all
+        components, and no component.
+      baselines: the baselines at the active rank of the decomposition.
+      quality_name: the measure against the labels; empty without labels.
       active_share: [C] share of the examples (or positions) that a component is active on.
       ranks: [C] rank of every component, over all sites.
       network_rank: rank of the target's decomposed matrices.
-      unfaithfulness: `{site: ‖θ* − ΣP‖² / ‖θ*‖²}`.
-      remarks: sentences on what is wrong with it.
+      unfaithfulness: `{site: ‖θ* − ΣP‖² / ‖θ*‖²}`; see `ranks.unfaithfulness`.
+      empty_sites: sites whose weights are all zero.
+      findings: what a reader has to know besides.
     """
 
     num_examples: int
-    rows: tuple[Row, ...]
+    network: Row
+    active: Row
+    everything: Row
+    nothing: Row
+    baselines: tuple[Row, ...]
     quality_name: str
     active_share: np.ndarray
     ranks: np.ndarray
     network_rank: int
     unfaithfulness: Mapping[str, float]
-    remarks: tuple[str, ...]
+    empty_sites: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows, in the order of the table."""
+        return (self.network, self.active, self.everything, self.nothing, *self.baselines)
 
     @property
     def always_on(self) -> list[int]:
@@ -71,17 +102,29 @@ class Summary:
 
     @property
     def dead(self) -> list[int]:
-        """Components that are active on none."""
+        """Components that are active on no example."""
         return np.flatnonzero(self.active_share == 0).tolist()
 
     @property
     def trivial(self) -> bool:
         """Whether it says little: components are always on, or most of the network is active."""
-        return any(remark.startswith("Trivial") for remark in self.remarks)
+        return any(finding.kind == "trivial" for finding in self.findings)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The findings as sentences."""
+        return tuple(finding.text for finding in self.findings)
 
     def row(self, name: str) -> Row:
-        """A row by its name."""
-        return next(row for row in self.rows if row.name == name)
+        """A row by its name.
+
+        Raises:
+          UserError: no row has this name.
+        """
+        rows = {row.name: row for row in self.rows}
+        if name not in rows:
+            raise UserError(f"the summary has no row {name!r}; there are {list(rows)}")
+        return rows[name]
 
     def __repr__(self) -> str:
         return tables.summary_text(self)
@@ -91,7 +134,7 @@ class Summary:
 
 
 def summarise(
-    decomposition: Any,
+    decomposition: ComponentModel,
     x: PyTree,
     labels: Any = None,
     names: str | Sequence[str] = ("svd", "neurons"),
@@ -102,119 +145,152 @@ def summarise(
 
 
 def summarise_seen(
-    decomposition: Any, x: PyTree, found: Seen, labels: Any, names: Sequence[str]
+    decomposition: ComponentModel, x: PyTree, found: Seen, labels: Any, names: Sequence[str]
 ) -> Summary:
-    """`summarise` with what was seen of the examples already."""
+    """`summarise`, given the attributions, masks and outputs of the examples."""
     target, components = decomposition.target, decomposition.components
-    objective = decomposition.objective
     unknown = sorted(set(names) - set(baselines.BASELINES))
     if unknown:
         raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(baselines.BASELINES)}")
     target_values = ranks.target_singular_values(target)
     own_ranks = ranks.ranks(ranks.singular_values(components), target_values)
-    active = (found.mask.sum(axis=1).mean(), (found.mask @ own_ranks).mean())
-
-    def row(name, outputs, active=(None, None)):
-        error = seen.distance(objective, outputs, found.outputs)
-        numbers = (None if number is None else float(number) for number in active)
-        return Row(name, *numbers, error, quality(outputs, labels))
-
-    total = (len(own_ranks), own_ranks.sum())
-    rows = [
-        row("network", found.outputs, (None, ranks.network_rank(target_values))),
-        row("active components", found.active, active),
-        row("all components", in_blocks(decomposition, x, 1.0), total),
-        row("no components", in_blocks(decomposition, x, 0.0), (0, 0)),
-    ]
-    remarks = []
-    for name in names:
-        others = baselines.baseline(target, name)
-        if others is None:
-            remarks.append(f"The baseline {name} is left out: the network is too large for it.")
-            continue
-        k = min(active[1], next(iter(others.values())).num_components)
-        objective_k = seen.with_k(objective, max(float(k), 1.0))
-        size = decomposition.settings.batch_size
-        there = seen.see(objective_k, target, others, x, size)
-        count = there.mask.sum(axis=1).mean()
-        rows.append(row(name, there.active, (count, count)))
+    whole = ranks.network_rank(target_values)
+    measured = _Measures(decomposition.objective, found.outputs, labels)
+    active = measured.row(
+        "active components",
+        found.active,
+        found.mask.sum(axis=1).mean(),
+        (found.mask @ own_ranks).mean(),
+    )
+    everything, nothing = (in_blocks(decomposition, x, weight) for weight in (1.0, 0.0))
+    others = _baselines(decomposition, x, measured, active.active_rank or 0.0, names)
     share = found.mask.mean(axis=0)
+    empty = tuple(ranks.empty_sites(target))
     return Summary(
         num_examples=sites.batch_size(x),
-        rows=tuple(rows),
-        quality_name=quality_name(found.outputs, labels),
+        network=measured.row("network", found.outputs, None, whole),
+        active=active,
+        everything=measured.row("all components", everything, len(own_ranks), own_ranks.sum()),
+        nothing=measured.row("no components", nothing, 0, 0),
+        baselines=tuple(row for row in others.values() if row is not None),
+        quality_name=against.quality_name(labels),
         active_share=share,
         ranks=own_ranks,
-        network_rank=ranks.network_rank(target_values),
+        network_rank=whole,
         unfaithfulness=ranks.unfaithfulness(target, components),
-        remarks=tuple(_trivial(objective, share, active[1], ranks.network_rank(target_values)))
-        + tuple(remarks),
+        empty_sites=empty,
+        findings=(
+            *_trivial(decomposition.objective, share, active.active_rank or 0.0, whole),
+            *(Finding("empty site", _empty(name)) for name in empty),
+            *_not_finite(found.scores),
+            *_ignored(labels),
+            *(Finding("baseline", _omitted(name)) for name, row in others.items() if row is None),
+        ),
     )
 
 
-def in_blocks(decomposition: Any, x: PyTree, weight: float) -> PyTree:
+@dataclasses.dataclass(frozen=True)
+class _Measures:
+    """Compares outputs with those of the target, and with labels."""
+
+    objective: Objective
+    target_outputs: PyTree
+    labels: Any
+
+    def row(self, name: str, outputs: PyTree, components: float | None, rank: float | None) -> Row:
+        error = seen.distance(self.objective, outputs, self.target_outputs)
+        count, rank = (None if n is None else float(n) for n in (components, rank))
+        return Row(name, count, rank, error, against.quality(outputs, self.labels))
+
+
+def _baselines(
+    decomposition: ComponentModel,
+    x: PyTree,
+    measured: _Measures,
+    active_rank: float,
+    names: Sequence[str],
+) -> dict[str, Row | None]:
+    """Rows of baselines with as many active components of rank one; None for one too large."""
+    rows: dict[str, Row | None] = {}
+    for name in names:
+        components = baselines.baseline(decomposition.target, name)
+        if components is None:
+            rows[name] = None
+            continue
+        k = min(active_rank, num_components(components))
+        objective = decomposition.objective.with_topk(
+            max(float(k), 1.0), selection="batch", distil=False
+        )
+        size = decomposition.settings.batch_size
+        found = seen.see(objective, decomposition.target, components, x, size)
+        count = found.mask.sum(axis=1).mean()
+        rows[name] = measured.row(name, found.active, count, count)
+    return rows
+
+
+def in_blocks(decomposition: ComponentModel, x: PyTree, weight: float) -> PyTree:
     """Outputs with every component at the same weight."""
-    count = next(iter(decomposition.components.values())).num_components
+    count = num_components(decomposition.components)
     found = []
     for block in seen.blocks(x, decomposition.settings.batch_size):
-        mask = np.full((sites.batch_size(block), count), weight, np.float32)
+        mask = jnp.full((sites.batch_size(block), count), weight, jnp.float32)
         found.append(
             forward.masked_apply(decomposition.target, decomposition.components, block, mask)
         )
     return seen.joined(found)
 
 
-def _trivial(objective: Any, share: np.ndarray, active_rank: float, whole: int) -> list[str]:
-    """Sentences on why a decomposition says little."""
+def _trivial(
+    objective: Objective, share: np.ndarray, active_rank: float, whole: int
+) -> list[Finding]:
+    """Findings on why a decomposition says little."""
     if not objective.selects:
         return []
     counted = share[: len(share) - 1] if objective.distil else share
     always = np.flatnonzero(counted > ALWAYS).tolist()
-    found = []
+    texts = []
     if always:
         what = f"component {always[0]} is" if len(always) == 1 else f"components {always} are"
-        found.append(
-            f"Trivial: {what} active on more than {ALWAYS:.0%} of the examples, so that a part of "
-            "the network is not told apart by what it is used for. Try components of lower rank, "
-            "more of them, or a smaller topk."
+        texts.append(
+            f"Trivial: {what} active on more than {ALWAYS:.0%} of the examples, so a part of the "
+            "network is not divided by what it is used for. Try components of lower rank, more of "
+            "them, or a smaller topk."
         )
     if active_rank > MOST * whole:
-        found.append(
-            f"Trivial: what is active on an example has rank {active_rank:.1f} on average, of the "
-            f"network's {whole}: that is most of the network. Try components of lower rank, a "
-            "larger coefficient of simplicity, or a smaller topk."
+        texts.append(
+            f"Trivial: the components that are active on an example have rank {active_rank:.1f} on "
+            f"average, out of the network's {whole}: most of the network. Try components of lower "
+            "rank, a larger coefficient of simplicity, or a smaller topk."
         )
-    return found
+    return [Finding("trivial", text) for text in texts]
 
 
-def quality_name(outputs: PyTree, labels: Any) -> str:
-    """What outputs are compared with labels by."""
-    if labels is None:
-        return ""
-    return "accuracy" if np.asarray(labels).dtype.kind in "iub" else "MSE to labels"
+def _empty(name: str) -> str:
+    return (
+        f"The site {name} holds nothing: its weights are all zero. Ranks don't count what "
+        "components have there."
+    )
 
 
-def quality(outputs: PyTree, labels: Any) -> float | None:
-    """Accuracy against classes [N] or [N, T]; mean squared error against values.
+def _omitted(name: str) -> str:
+    return f"The baseline {name} is omitted: the network is too large for it."
 
-    Outputs [N] or [N, 1] are one logit of an example: the class is 1 where it is above 0.
 
-    Raises:
-      UserError: labels of another shape.
-    """
-    if labels is None:
-        return None
-    labels = np.asarray(labels)
-    (values, *more) = (np.asarray(leaf) for leaf in jax.tree.leaves(outputs))
-    classes = labels.dtype.kind in "iub"
-    logits = values[:, None] if values.ndim == 1 else values
-    if more or labels.shape != (logits.shape[:-1] if classes else values.shape):
-        raise UserError(
-            f"labels have shape {labels.shape}; expected whole numbers {logits.shape[:-1]} for "
-            f"classes, or values {values.shape}, for one array of outputs"
-        )
-    if classes and logits.shape[-1] == 1:
-        return float(np.mean((logits[..., 0] > 0) == labels.astype(bool)))
-    if classes:
-        return float(np.mean(logits.argmax(axis=-1) == labels))
-    return float(np.mean((values - labels) ** 2))
+def _not_finite(scores: np.ndarray) -> list[Finding]:
+    count = int(np.sum(~np.isfinite(scores)))
+    if not count:
+        return []
+    rows = int(np.sum(np.any(~np.isfinite(scores), axis=1)))
+    text = (
+        f"{count:,} attributions on {rows:,} of {len(scores):,} rows are NaN or infinite; these "
+        "components are not switched on there. Check the inputs."
+    )
+    return [Finding("scores", text)]
+
+
+def _ignored(labels: Any) -> list[Finding]:
+    count = 0 if labels is None else against.ignored(labels)
+    if not count:
+        return []
+    total = np.size(np.asarray(labels))
+    return [Finding("labels", f"{count:,} of {total:,} labels are negative and ignored.")]

@@ -2,9 +2,15 @@
 
 import html
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+from apd_jax.components import num_components
+from apd_jax.evaluation import ranks
+from apd_jax.evaluation.model import ComponentModel
+from apd_jax.runtime import metric_names
+
+if TYPE_CHECKING:
+    from apd_jax.evaluation.summary import Summary
 
 Rows = Sequence[Sequence[str]]
 
@@ -15,7 +21,7 @@ def number(value: float | None) -> str:
 
 
 def text(head: Sequence[str], rows: Rows) -> str:
-    """A table with columns of equal width."""
+    """Write a table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [
         "  ".join(f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(pairs))
@@ -25,7 +31,7 @@ def text(head: Sequence[str], rows: Rows) -> str:
 
 
 def as_html(title: str, head: Sequence[str], rows: Rows, below: Sequence[str] = ()) -> str:
-    """The same as HTML."""
+    """Write a table as HTML, with a title above it and sentences below it."""
 
     def line(cells, tag):
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
@@ -43,8 +49,8 @@ def _listed(components: Sequence[int]) -> str:
     return f"{len(components)} ({shown})" if components else "none"
 
 
-def _summary_table(summary: Any) -> tuple[list[str], list[list[str]]]:
-    head = ["on", "components", "rank", "output error"]
+def _summary_table(summary: "Summary") -> tuple[list[str], list[list[str]]]:
+    head = ["switched on", "components", "rank", "output error"]
     rows = [
         [row.name, number(row.active_components), number(row.active_rank), number(row.error)]
         for row in summary.rows
@@ -56,47 +62,51 @@ def _summary_table(summary: Any) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def _summary_notes(summary: Any) -> list[str]:
-    site, worst = max(summary.unfaithfulness.items(), key=lambda item: item[1])
-    return [
+def _summary_notes(summary: "Summary") -> list[str]:
+    notes = [
         f"Components and ranks are means over {summary.num_examples} examples.",
         f"Always on: {_listed(summary.always_on)}. Never on: {_listed(summary.dead)}.",
-        f"The components miss {worst:.2g} of the squared weights of {site}, the worst site.",
-        *summary.remarks,
     ]
+    shares = {s: v for s, v in summary.unfaithfulness.items() if s not in summary.empty_sites}
+    if shares:
+        site, worst = max(shares.items(), key=lambda item: item[1])
+        notes.append(
+            f"The components miss {worst:.2g} of the squared weights of {site}, the worst site."
+        )
+    return [*notes, *summary.remarks]
 
 
-def summary_text(summary: Any) -> str:
+def summary_text(summary: "Summary") -> str:
     """A summary for the terminal."""
     return "\n".join([text(*_summary_table(summary)), *_summary_notes(summary)])
 
 
-def summary_html(summary: Any) -> str:
+def summary_html(summary: "Summary") -> str:
     """A summary for a notebook."""
     return as_html("Summary", *_summary_table(summary), _summary_notes(summary))
 
 
-def decomposition_title(decomposition: Any) -> str:
+def decomposition_title(decomposition: ComponentModel) -> str:
     """A decomposition in one line."""
     settings, components = decomposition.settings, decomposition.components
-    count = next(iter(components.values())).num_components
+    count = num_components(components)
     plural = "" if len(components) == 1 else "s"
     line = f"{count} components at {len(components)} site{plural}"
     if decomposition.history:
         last = decomposition.history[-1]
         line += f", {last['step']:.0f} of {settings.steps} steps"
-        line += f", loss {number(last.get('loss/total'))}"
+        line += f", loss {number(metric_names.losses(last).get('total'))}"
     return line
 
 
-def decomposition_table(decomposition: Any) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of a decomposition's table, a row a site."""
+def decomposition_table(decomposition: ComponentModel) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a decomposition's table, with one row for each site."""
+    missing = ranks.unfaithfulness(decomposition.target, decomposition.components)
+    empty = ranks.empty_sites(decomposition.target)
     rows = []
     for name, site in decomposition.target.sites.items():
         factors = decomposition.components[name]
-        weight = np.asarray(decomposition.target.weights[name], np.float64)
-        missing = np.sum((weight - np.asarray(factors.sum(), np.float64)) ** 2)
-        share = missing / max(np.sum(weight**2), 1e-300)
         shape = " x ".join(map(str, site.shape))
-        rows.append([name, shape, str(factors.reads.shape[-2]), number(share)])
+        share = "all zero" if name in empty else number(missing[name])
+        rows.append([name, shape, str(factors.reads.shape[-2]), share])
     return ["site", "matrix", "rank", "missing share"], rows

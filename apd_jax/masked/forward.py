@@ -1,4 +1,4 @@
-"""Forward passes in which components take the place of the network's own matrices.
+"""Forward passes with components in place of the network's own matrices.
 
 Letters: B batch, T positions (one axis or several), C components, G stacked blocks, m rank,
 P active pairs.
@@ -20,7 +20,7 @@ MaskedRoute = Literal["auto", "dense", "grouped"]
 
 
 def is_look_up(x: jax.Array) -> bool:
-    """Whether rows are the indices of a look-up, which stand for one-hot rows."""
+    """Whether rows are indices of a look-up, which stand for one-hot rows."""
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
@@ -49,16 +49,16 @@ def write_each(hidden: jax.Array, factors: Factors) -> jax.Array:
 
 
 def summed(target: Target, components: Components) -> Target:
-    """The full component model: the network with `Σ_c P_c` in the place of its matrices."""
+    """The full component model: the network with `Σ_c P_c` in place of its matrices."""
     return target.with_weights({name: factors.sum() for name, factors in components.items()})
 
 
 def masked(components: Components, mask: jax.Array) -> Operation:
-    """The operation `Σ_c s_c(x_b) (x_b U_c) V_c`, a row of the mask for every example or position.
+    """Make the operation `Σ_c s_c(x_b) (x_b U_c) V_c`, with the mask applied between U and V.
 
     Args:
       components: `{site: Factors}`.
-      mask: [B, C], or [B, T, C] in a run with positions.
+      mask: [B, C], a row for every example; or [B, T, C], one for every position.
     """
 
     def operation(call: SiteCall) -> jax.Array:
@@ -75,15 +75,15 @@ def masked(components: Components, mask: jax.Array) -> Operation:
 def masked_pairs(
     components: Components, pairs: tuple[jax.Array, jax.Array], lead: tuple[int, ...]
 ) -> Operation:
-    """The masked operation for a boolean mask given by its P active (row, component) pairs.
+    """Make the masked operation for a boolean mask given by its P active (row, component) pairs.
 
-    Cost and memory follow P and the size of the factors of `min(C, P)` components, not B·C; only
-    the gradient has the size of all.
+    Cost and memory grow with P and the factors of `min(C, P)` components, not with B·C; only the
+    gradient has the size of all factors.
 
     Args:
       components: `{site: Factors}`.
-      pairs: (rows [P], components [P]).
-      lead: (B,), or (B, T) where rows are positions of examples, counted through.
+      pairs: (rows [P], components [P]); see `selection.Selected`.
+      lead: (B,), or (B, T) if rows are positions, numbered through all examples.
     """
     num_rows = math.prod(lead)
     total = num_components(components)
@@ -105,7 +105,10 @@ def masked_pairs(
 
 
 def choose_masked_route(num_pairs: int, num_rows: int, num_components: int) -> str:
-    """`"grouped"` where it leaves out at least three quarters of the products, else `"dense"`."""
+    """Choose `"grouped"` if it skips at least three quarters of the products, else `"dense"`.
+
+    Below that, gathering rows and factors costs more than the skipped products.
+    """
     slots = grouped_matmul.num_slots(num_pairs, num_components)
     return "grouped" if 4 * slots <= num_rows else "dense"
 
@@ -135,7 +138,7 @@ def composed_apply(target: Target, components: Components, x: PyTree) -> PyTree:
       x: [B, ...] inputs.
 
     Returns:
-      What the network gives, [B, ...].
+      Outputs of the network, [B, ...].
 
     Raises:
       UserError: components that do not fit the target's sites.
@@ -145,16 +148,16 @@ def composed_apply(target: Target, components: Components, x: PyTree) -> PyTree:
 
 
 def masked_apply(target: Target, components: Components, x: PyTree, mask: jax.Array) -> PyTree:
-    """Output with a choice of components on every example, `f(x, Σ_c s_c(x) P_c)`.
+    """Output with a selection of components on every example, `f(x, Σ_c s_c(x) P_c)`.
 
     Args:
       target: the network.
       components: `{site: Factors}` with C components.
       x: [B, ...] inputs.
-      mask: [B, C], bool or weights; [B, T, C] for a choice at every position.
+      mask: [B, C], bool or weights; [B, T, C] for a selection at every position.
 
     Returns:
-      What the network gives, [B, ...].
+      Outputs of the network, [B, ...].
 
     Raises:
       UserError: no example, a mask of another shape, components that do not fit the target's sites.

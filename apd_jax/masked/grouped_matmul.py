@@ -1,10 +1,11 @@
-"""Products of many rows with the factors of the one component each row belongs to.
+"""Multiply each row by the factors of the component that the row belongs to.
 
 Only `P = floor(k·B)` of the B·C (example, component) pairs are active. Sorted by component they
-fall into `G = min(C, P)` groups; every group is laid into a fixed number of slots, so that the
-whole product is one batched matrix product that reads each factor once. What is beyond a group's
-slots is laid into blocks of the same size, at most `(P - 1) // S` of all groups together, so the
-result never depends on the number of slots, and its cost hardly on how uneven the groups are.
+fall into `G = min(C, P)` groups. XLA needs fixed shapes, and how many pairs a group has is known
+only at run time, so every group gets a table of S slots: one batched matrix product over all tables
+then reads each factor once. The pairs that do not fit into their group's table fill further blocks
+of S slots, of which all groups together need at most `(P - 1) // S`. The result therefore does not
+depend on S, and the cost depends little on how uneven the groups are.
 Letters: P pairs, C components, G groups, S slots of a group, N blocks, r and d the two widths of a
 factor.
 """
@@ -23,8 +24,8 @@ class Slots(NamedTuple):
     """Blocks of pairs that belong to one group each.
 
     Attributes:
-      pair: int32 [N, S], the pair in every slot (any one where there is none).
-      taken: bool [N, S], whether there is one.
+      pair: int32 [N, S], the pair in every slot (any one in an empty slot).
+      taken: bool [N, S], whether the slot holds a pair.
     """
 
     pair: jax.Array
@@ -39,15 +40,15 @@ class Groups(NamedTuple):
     """Active pairs sorted by component.
 
     Attributes:
-      example: int32 [P], the example of every pair.
-      group: int32 [P], its group, ascending.
-      member: int32 [P], which one of its group it is.
+      example: int32 [P], the example of every pair; B for a pair without a component.
+      group: int32 [P], the group of every pair, ascending.
+      member: int32 [P], the place of every pair in its group.
       owner: int32 [G], the component of a group (any one for groups without pairs); None where
         every component has a group, in order.
       slots: [G, S], the first S members of every group.
       rest: [N, S], blocks of further members.
-      rest_group: int32 [N], the group of a block of `rest`, ascending.
-      rest_block: int32 [P], the block of a pair that is in `rest`.
+      rest_group: int32 [N], the group of every block of `rest`, ascending.
+      rest_block: int32 [P], the block in `rest` of every pair beyond its group's slots.
     """
 
     example: jax.Array
@@ -73,7 +74,8 @@ def group_pairs(
     """Sort (examples, components) pairs by component.
 
     Args:
-      pairs: (examples [P], components [P]), as the selection functions give them.
+      pairs: (examples [P], components [P]), as the selection functions give them. A component
+        number of C stands for none: such a pair adds nothing.
       batch_size: B.
       num_components: C.
       slots: S (any number gives the same results); `num_slots` if None.
@@ -81,13 +83,19 @@ def group_pairs(
     Raises:
       UserError: B·C of 2³¹ or more, since pairs are numbered.
     """
-    if batch_size * num_components >= 2**31:
+    if batch_size * (num_components + 1) > 2**31:
         raise UserError(
             f"the grouped masked pass numbers its pairs: batch size times components must be below "
             f"2**31, got {batch_size} * {num_components}; use masked_route='dense'"
         )
     # One number a pair: sorting a single array is many times faster than sorting with an index.
     component, example = jnp.divmod(jnp.sort(pairs[1] * batch_size + pairs[0]), batch_size)
+    # A pair without a component sorts last, takes part in the last group, and is dropped by the
+    # sum over examples, for which its example is out of bounds.
+    example = jnp.where(component < num_components, example, batch_size)
+    component = jnp.minimum(component, num_components - 1)
+    # With at least C pairs every component has a group, empty or not, and factors need no gather.
+    # With fewer, only components that occur get one, and only their factors are read.
     if component.size >= num_components:
         start = jnp.searchsorted(component, jnp.arange(num_components + 1), method="compare_all")
         start, count, group, owner = start[:-1], jnp.diff(start), component, None
@@ -118,46 +126,62 @@ def group_pairs(
 
 
 def _slots(start: jax.Array, count: jax.Array, slots: int, num_pairs: int) -> Slots:
-    """Slots of blocks that begin at a pair and have `count` of them left."""
+    """Slots of blocks that start at given pairs and have `count` pairs left to hold."""
     place = jnp.arange(slots)
     return Slots(jnp.minimum(start[:, None] + place, num_pairs - 1), place < count[:, None])
 
 
 def num_slots(num_pairs: int, num_components: int) -> int:
-    """Slots per group: the mean load and three Poisson deviations, in eights.
+    """Slots per group: the mean load plus three Poisson deviations, rounded up to eights.
 
-    Where loads are small, reading the factors takes most of the time: spare slots cost little.
+    Where loads are small, most of the time goes into reading the factors, so spare slots cost
+    little. Where loads are large, three deviations add little to the mean.
     """
     mean = num_pairs / min(num_pairs, num_components)
     return min(8 * math.ceil((mean + 3 * math.sqrt(mean)) / 8), num_pairs)
 
 
-_FEW = 8  # blocks: in most batches, no more are needed
+_FEW = 8  # blocks of further members, enough for most batches
 
 
 @jax.custom_batching.custom_vmap
-def _of_all(count: jax.Array) -> jax.Array:
-    """The count; the largest where runs go side by side, so that they still choose a branch."""
+def _shared_maximum(count: jax.Array) -> jax.Array:
+    """The count itself; under `vmap`, the largest count of all runs.
+
+    A `switch` on a batched index becomes a select that runs every branch. The maximum over the runs
+    is not batched, so that one branch is still chosen, large enough for all of them.
+    """
     return count
 
 
-@_of_all.def_vmap
-def _largest(axis_size, batched, count):
+@_shared_maximum.def_vmap
+def _shared_maximum_of_runs(axis_size, batched, count):
     del axis_size, batched
     return jnp.max(count), False
 
 
 def _with_rest(groups: Groups, first: jax.Array, more) -> jax.Array:
-    """`more(first, n)` with the n first blocks of `rest` where it has any, else `first`."""
+    """`more(first, n)` for the first n blocks of `rest` if any is used, else `first`.
+
+    The bound `(P - 1) // S` on the number of blocks is almost never reached. Computing that many in
+    every step would double the work, so a branch computes none, a few, or all.
+    """
     size = groups.rest_group.size
-    used = _of_all(jnp.sum(groups.rest.taken[:, 0]))  # they are the first ones
+    used = _shared_maximum(jnp.sum(groups.rest.taken[:, 0]))  # used blocks come first
     sizes = [n for n in (0, _FEW) if n < size] + [size]
     branches = [functools.partial(more, n=n) if n else lambda first: first for n in sizes]
     return jax.lax.switch(jnp.searchsorted(jnp.array(sizes), used), branches, first)
 
 
 def _of_pairs(groups: Groups, factor: jax.Array, product, get) -> jax.Array:
-    """Rows of all pairs, [P, ...], of the tables of a product with the blocks' factors."""
+    """Compute a product table by table, and collect its rows in the order of the pairs, [P, ...].
+
+    Args:
+      groups: the pairs.
+      factor: [G, r, d].
+      product: `(slots, factors of their groups) -> table`, a row for every slot.
+      get: `(table, block, slot) -> rows`, the rows at these places of the table.
+    """
     slots = groups.slots.pair.shape[1]
     here = groups.member < slots
     table = product(groups.slots, factor)
@@ -218,8 +242,8 @@ def _write(h, factor, groups):
     return _write_pairs(h, factor, groups)
 
 
-# The gradients are products with the same groups: spelled out, they take the same route, where
-# differentiating would keep every block's slots.
+# The gradients are products over the same groups, so they are spelled out to take the same route.
+# Automatic differentiation would instead store the slots of every block for the backward pass.
 def _read_backward(saved, g):
     x, factor, groups = saved
     return _write_pairs(g, factor, groups), _outer_pairs(g, x, groups), None
@@ -235,7 +259,7 @@ _write.defvjp(lambda *args: (_write_pairs(*args), args), _write_backward)
 
 
 def _block_by_block(product, rows, factor, groups):
-    """A product of rows [P, ..., G, width] with the blocks of a stacked site, one after another."""
+    """Apply a product of rows [P, ..., G, width] to every block of a stacked site."""
     if factor.ndim == 3:
         return product(rows, factor, groups)
     return jax.vmap(product, in_axes=(-2, 1, None), out_axes=-2)(rows, factor, groups)

@@ -14,6 +14,7 @@ from apd_jax.components import Components
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree, Records
 
+# Added to squares before they are raised to a power below 1, whose slope at 0 is infinite.
 EPSILON = 1e-16
 
 
@@ -25,7 +26,7 @@ def faithfulness(
     Args:
       components: `{site: Factors}`.
       weights: `{site: [d_in, d_out]}`, θ*.
-      uses: how often each site is used in a pass; its term and its share of N count that often.
+      uses: number of uses of each site in a pass; its term and its share of N count that often.
 
     Returns:
       Scalar.
@@ -56,7 +57,7 @@ def output_mse(outputs: PyTree, target_outputs: PyTree) -> jax.Array:
 def output_kl(logits: PyTree, target_logits: PyTree) -> jax.Array:
     """Mean over batch and positions of `KL(softmax(target) ‖ softmax(logits))`.
 
-    A single logit stands for the two classes of a sigmoid. Classes that the target rules out by a
+    A single logit stands for the two classes of a sigmoid. Classes that the target excludes by a
     logit of −∞ add nothing.
 
     Args:
@@ -74,6 +75,8 @@ def output_kl(logits: PyTree, target_logits: PyTree) -> jax.Array:
         our_log, their_log = jax.nn.log_sigmoid(ours), jax.nn.log_sigmoid(theirs)
     else:
         our_log, their_log = jax.nn.log_softmax(ours), jax.nn.log_softmax(theirs)
+    # 0 · (−∞ − …) is NaN: the logarithms of excluded classes are replaced before the product, so
+    # that gradients stay finite too.
     possible = their_log > -jnp.inf
     difference = jnp.where(possible, their_log, 0.0) - jnp.where(possible, our_log, 0.0)
     return jnp.mean(jnp.sum(jnp.exp(their_log) * difference, axis=-1))
@@ -101,9 +104,9 @@ def simplicity(
 
     Args:
       components: `{site: Factors}`.
-      active_counts: [C], on how many examples of the batch each component is active.
+      active_counts: [C], number of examples of the batch on which each component is active.
       p: Schatten power, in (0, 2].
-      uses: how often each site is used in a pass.
+      uses: number of uses of each site in a pass.
       batch_size: B.
     """
     total = _num_weights(components, uses) * batch_size
@@ -126,15 +129,15 @@ def scale_free_simplicity(
     """Schatten-p norms of the active components over their Frobenius norms.
 
     `(1/B) Σ_b Σ_c s_c(x_b) Σ_l Σ_m (‖U_{c,l,:,m}‖² ‖V_{c,l,m,:}‖² + ε)^{p/2} / ‖P_c‖^p` with
-    `‖P_c‖² = Σ_l ‖P_{c,l}‖² + ε`. A component that is scaled keeps its loss, so that it can fall
-    only by fewer singular values and sites: it is 1 for a component of rank one at one site, and
-    `n^{1−p/2}` for n equal singular values.
+    `‖P_c‖² = Σ_l ‖P_{c,l}‖² + ε`. Scaling a component does not change its loss, which falls only
+    with the number of its singular values and sites: it is 1 for a component of rank one at one
+    site, and `n^{1−p/2}` for n equal singular values.
 
     Args:
       components: `{site: Factors}`.
-      active_counts: [C], on how many examples of the batch each component is active.
+      active_counts: [C], number of examples of the batch on which each component is active.
       p: Schatten power, in (0, 2].
-      uses: how often each site is used in a pass.
+      uses: number of uses of each site in a pass.
       batch_size: B.
     """
     schatten, squares = jnp.float32(0), jnp.float32(0)
@@ -150,7 +153,7 @@ def scale_free_simplicity(
 
 
 def _per_component(values: jax.Array, norms: jax.Array) -> jax.Array:
-    """Values [..., C] in the shape of norms [C, ...] behind their leading axes."""
+    """Give values [..., C] trailing axes, so that they broadcast against norms [C, ...]."""
     return values.reshape(*values.shape, *(1,) * (norms.ndim - 1))
 
 
@@ -172,11 +175,11 @@ def hidden_activations(
     """Reconstruction of hidden activations, `mean_b (Σ_l ‖a_l(κ) − a_l(θ*)‖²) / Σ_l dim(a_l)`.
 
     Args:
-      records: what passed through the sites with the active components.
-      target_records: the same for the target.
-      sites: whose outputs count.
+      records: input and output rows of the sites in the pass with the active components.
+      target_records: input and output rows of the sites in the target's pass.
+      sites: names of the sites whose outputs are compared.
       activation: `"relu"`, `"gelu"` or `"identity"`, applied to a site's output (before the bias).
-      uses: of these sites, all or the first of each.
+      uses: compare all uses of these sites, or the first of each.
     """
     act = activation_function(activation)
     chosen = set(sites)
@@ -231,7 +234,7 @@ def lp_simplicity(
       scores: [B, C] attributions; their gradient flows.
       p: power of the attributions.
       schatten_p: Schatten power.
-      uses: how often each site is used in a pass.
+      uses: number of uses of each site in a pass.
     """
     weights = lp_weights(scores, p=p)
     terms = (

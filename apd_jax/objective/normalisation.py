@@ -1,4 +1,4 @@
-"""What each loss term is worth in a given network: coefficients then mean the same in every one.
+"""The scale of each loss term in a given network, so that coefficients transfer between networks.
 
 Letters: B batch, N number of decomposed weights.
 """
@@ -20,23 +20,23 @@ from apd_jax.sites import PyTree, Target
 def scales(
     objective: Objective, target: Target, x: PyTree, key: jax.Array | None = None
 ) -> dict[str, jax.Array]:
-    """Each term's value without any component, and of simplicity that of the target itself.
+    """Compute the values that relative losses are divided by.
 
     Terms that compare weights, outputs or activations are divided by their values with all weights
     zero; simplicity by the Schatten norms of the target's matrices, `(1/N) Σ_l Σ_i σ_{l,i}^p`, the
-    price of a single component that does everything. Losses do not depend then on the units of
+    loss of a single component that does everything. Losses then do not depend on the units of
     weights and outputs.
 
     Args:
-      objective: its terms of nonzero coefficient are measured.
+      objective: the terms of nonzero coefficient are measured.
       target: the network.
       x: [B, ...] inputs; a large batch.
-      key: of random masks.
+      key: PRNG key for the random masks.
 
     Returns:
-      `{term: scalar}` of the terms that have a unit.
+      `{term: scalar}` for the terms that have a unit (`terms.Term.unit`).
     """
-    whole = {name: _svd_factors(weight) for name, weight in target.weights.items()}
+    whole = {name: Factors.from_matrices(w[None]) for name, w in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)
     rows = sites.position_shape(target, x) if objective.per_position else ()
     scores = jnp.ones((sites.batch_size(x), *rows, 1))
@@ -50,10 +50,3 @@ def scales(
             value = term.value(Step(objective, target, components, x, attributed, always, key))
             values[name] = jnp.where(value > 0, value, 1.0)
     return values
-
-
-def _svd_factors(weight: jax.Array) -> Factors:
-    """A site's matrix [(G,) d_in, d_out] as a single component of full rank."""
-    u, s, vt = jnp.linalg.svd(weight, full_matrices=False)
-    root = jnp.sqrt(s)[..., None]
-    return Factors((root * jnp.swapaxes(u, -1, -2))[None], (root * vt)[None])

@@ -1,20 +1,21 @@
 """The objective: which components are active, by which attributions, and what is minimised.
 
 Training, evaluation and reports all call the same three methods: `attribute`, `select`, `terms`.
+How it is minimised (optimiser, precision) is in `training.config.Settings`.
 Letters: B batch, T positions, C components.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from apd_jax import randomness, sites
-from apd_jax.attribution import METHODS, Attributed, Mode, Source, metrics
-from apd_jax.components import Components, Projection
+from apd_jax.attribution import METHODS, Attributed, Linearisation, Mode, metrics
+from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_takes, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
@@ -23,7 +24,20 @@ from apd_jax.objective.selection import Selected
 from apd_jax.objective.terms import DISTANCES, TERMS, Step
 from apd_jax.sites import PyTree, Target
 
-StepFactors = Mapping[str, Any]  # of coefficients and of k at a step, by name
+
+class Multipliers(NamedTuple):
+    """What k and the coefficients are multiplied by at one step of a training.
+
+    Attributes:
+      topk: scalar in [0, 1]; None where k is constant.
+      losses: `{term: scalar}`; a term that is not in it keeps its coefficient.
+    """
+
+    topk: jax.Array | None = None
+    losses: Mapping[str, jax.Array | float] = {}
+
+
+CONSTANT = Multipliers()  # everything keeps its value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,27 +64,18 @@ class Coefficients:
 
 @dataclasses.dataclass(frozen=True)
 class Routes:
-    """By which of several ways an objective is computed; all but the sketch give the same."""
+    """Which of several algorithms computes an objective; all but the sketch agree exactly."""
 
     attribution_mode: Mode = setting(
         "auto",
-        "Route of the attributions: forward, reverse, literal, auto (the cheapest), or sketch, "
-        "which is right for squared attributions on average.",
+        "Algorithm of the attributions: forward, reverse, literal, auto (the cheapest), or sketch, "
+        "an unbiased estimate of squared attributions.",
     )
     num_probes: int = setting(1, "Random directions of the sketch.")
     masked_route: forward.MaskedRoute = setting(
         "auto",
-        "Masked pass: grouped computes only the active pairs, dense all of them, auto picks by "
+        "Masked pass: grouped computes only the active pairs, dense all of them, auto chooses by "
         "size.",
-    )
-    projection: Projection = setting(
-        "auto",
-        "Projection of the gradient of unit-norm U: literal sums over d_in, auto over the narrower "
-        "side.",
-    )
-    matmul_precision: Literal["highest", "high", "default"] = setting(
-        "highest",
-        "Matrix products of a step, on GPU and TPU; attributions and faithfulness stay at highest.",
     )
 
     def __post_init__(self):
@@ -100,8 +105,8 @@ class Objective:
     schatten_p: float = setting(0.9, "Power of the simplicity loss.")
     simplicity_norm: Literal["schatten", "schatten_over_frobenius"] = setting(
         "schatten",
-        "Of the simplicity loss: the paper's Schatten norm, or that over the Frobenius norm, which "
-        "stays the same where a component shrinks.",
+        "Norm in the simplicity loss: the paper's Schatten norm, or its ratio to the Frobenius "
+        "norm, which does not change when a component shrinks.",
     )
     lp_p: float = setting(0.9, "Power of the attributions in the Lp losses.")
     hidden_sites: tuple[str, ...] = setting(
@@ -109,8 +114,8 @@ class Objective:
     )
     hidden_uses: Literal["all", "first"] = setting(
         "all",
-        "Uses of these sites that the activation loss compares: all, or the first of each, where "
-        "the last one of a tied decoder gives the network's output.",
+        "Uses of these sites that the activation loss compares: all, or the first of each (the "
+        "last use of a tied decoder gives the network's output).",
     )
     hidden_activation: str = setting(
         "identity", "Nonlinearity that the activation loss applies first.", flag=False
@@ -118,21 +123,20 @@ class Objective:
     minimality_loss: Any = setting(
         "mse",
         "Distance of the active components' output from the target's: mse, kl for networks with "
-        "logits, or a function (outputs, target_outputs) of your own.",
+        "logits, or a Python function (outputs, target_outputs).",
     )
     attribution: str = setting("gradient", f"How components are scored: {', '.join(METHODS)}.")
-    attribution_source: Source = setting(
+    attribution_source: Linearisation = setting(
         "target",
-        "Which model gradient attributions linearise: the target, or the sum of the components, "
-        "which ablation and activation always run.",
+        "Model that gradient attributions linearise: the target, or the sum of the components, "
+        "which ablation and activation attributions always use.",
     )
     metric: Any = setting(
         "rms",
-        "What of the outputs attributions measure: rms, fisher for logits, or a function of the "
-        "outputs of your own.",
+        "Function of the outputs that attributions measure: rms, fisher for logits, or a Python "
+        "function of the outputs.",
     )
-    unit_norm: bool = setting(False, "Keep the columns of U at unit norm.")
-    routes: Routes = setting(Routes(), "How it is computed.", flat=True)
+    routes: Routes = setting(Routes(), "Algorithms that compute it.", flat=True)
 
     def __post_init__(self):
         check_values(self)
@@ -166,12 +170,17 @@ class Objective:
         """Whether there is a top-k selection; without one all components are active."""
         return self.topk is not None or self.selection == "exact"
 
-    def per_row(self, k: int) -> "Objective":
-        """The same with the k components of largest attribution on every example."""
-        return dataclasses.replace(self, selection="sample", topk=k)
+    def with_topk(self, k: float, **changes: Any) -> "Objective":
+        """The same objective with another k.
+
+        Args:
+          k: active components per example.
+          **changes: further fields, such as `selection="sample"` for k components on every example.
+        """
+        return dataclasses.replace(self, topk=k, **changes)
 
     def always_active(self, num_components: int) -> jax.Array:
-        """[C] bool: true for the component that k does not count, if there is one."""
+        """[C] bool: True for the component that k does not count, if there is one."""
         return jnp.arange(num_components) >= num_components - self.distil
 
     def check_sizes(self, num_rows: int | None, num_components: int) -> None:
@@ -186,7 +195,7 @@ class Objective:
         if candidates < 1:
             raise UserError(
                 f"distil needs num_components of at least 2, got {num_components}: the last one is "
-                "always active and not counted"
+                "always active and is not counted"
             )
         if self.topk is None or self.selection == "exact":
             return
@@ -210,8 +219,8 @@ class Objective:
           target: the network.
           components: `{site: Factors}`; gradients flow to them through the scores.
           x: [B, ...] inputs.
-          key: of the sketch's random directions; without one they are the same at every call, as
-            where results are measured.
+          key: PRNG key for the sketch's random directions; without one they are the same at every
+            call, which is what evaluation wants.
         """
         found = METHODS[self.attribution](
             target,
@@ -239,19 +248,19 @@ class Objective:
 
         return sites.over_examples(run, target, x)
 
-    def select(self, scores: jax.Array, x: PyTree, factor: jax.Array | None = None) -> Selected:
+    def select(self, scores: jax.Array, x: PyTree, multiplier: jax.Array | None = None) -> Selected:
         """Apply the selection rule to attributions.
 
         Args:
           scores: [B, C] or [B, T, C] attributions.
           x: [B, ...] inputs.
-          factor: of k at this step, in [0, 1], where k has a schedule (batch top-k only).
+          multiplier: what k is multiplied by, in [0, 1] (`Multipliers.topk`; batch top-k only).
         """
         rows = scores.reshape(-1, scores.shape[-1])
-        chosen = self._select_rows(rows, x, factor)
+        chosen = self._select_rows(rows, x, multiplier)
         return chosen._replace(mask=chosen.mask.reshape(scores.shape))
 
-    def _select_rows(self, scores, x, factor) -> Selected:
+    def _select_rows(self, scores, x, multiplier) -> Selected:
         if not self.selects:
             return Selected(jnp.ones(scores.shape, bool), None)
         counted = scores[:, :-1] if self.distil else scores
@@ -262,9 +271,9 @@ class Objective:
                     f"{type(x).__name__} of arrays; use 'batch' or 'sample'"
                 )
             chosen = Selected(selection.exact_topk_mask(counted, x), None)
-        elif factor is not None:
+        elif multiplier is not None:
             assert self.topk is not None
-            chosen = selection.batch_topk_part(counted, self.topk, factor)
+            chosen = selection.batch_topk_part(counted, self.topk, multiplier)
         else:
             assert self.topk is not None
             rule = selection.batch_topk if self.selection == "batch" else selection.sample_topk
@@ -277,7 +286,7 @@ class Objective:
         components: Components,
         x: PyTree,
         key: jax.Array | None = None,
-        factors: StepFactors | None = None,
+        multipliers: Multipliers = CONSTANT,
     ) -> tuple[dict[str, jax.Array], Selected]:
         """Every loss term of nonzero coefficient before weighting, and what was selected.
 
@@ -285,8 +294,8 @@ class Objective:
           target: the network.
           components: `{site: Factors}`; gradients flow through the terms to them.
           x: [B, ...] inputs.
-          key: of the sketch's directions and of random masks; see `attribute`.
-          factors: the one of `topk` at this step, where k has a schedule.
+          key: PRNG key for the sketch's directions and the random masks; see `attribute`.
+          multipliers: those of this step; only k's matters here.
         """
         weights = dataclasses.asdict(self.coefficients)
         wanted = [name for name in TERMS if weights[name]]
@@ -294,18 +303,18 @@ class Objective:
         attributed = self.attribute(
             target, components if flows else jax.lax.stop_gradient(components), x, key
         )
-        chosen = self.select(attributed.scores, x, (factors or {}).get("topk"))
+        chosen = self.select(attributed.scores, x, multipliers.topk)
         step = Step(self, target, components, x, attributed, chosen, key)
         return {name: TERMS[name].value(step) for name in wanted}, chosen
 
-    def total(self, terms: dict[str, jax.Array], factors: StepFactors | None = None) -> jax.Array:
-        """The total loss, `Σ coefficient · factor · term`; factors that are not given are 1."""
-        weights, factors = dataclasses.asdict(self.coefficients), factors or {}
-        weighted = (weights[n] * factors.get(n, 1.0) * value for n, value in terms.items())
+    def total(self, terms: dict[str, jax.Array], multipliers: Multipliers = CONSTANT) -> jax.Array:
+        """The total loss, `Σ coefficient · multiplier · term`; multipliers default to 1."""
+        weights, losses = dataclasses.asdict(self.coefficients), multipliers.losses
+        weighted = (weights[n] * losses.get(n, 1.0) * value for n, value in terms.items())
         return sum(weighted, jnp.float32(0))
 
     def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
-        """The masked operation of a whole batch, by the route that the objective names."""
+        """The masked operation of a whole batch, by the algorithm that `routes` names."""
         route = self.routes.masked_route
         lead = chosen.mask.shape[:-1]
         if chosen.pairs is None:

@@ -1,10 +1,12 @@
 """Which components are active on which example: exact top-k masks.
 
 Letters: B batch, C components, k active components per example, K = floor(k·B) in a batch.
-Ties go to the lower flat index. Masks carry no gradient.
+Ties go to the lower flat index. Masks carry no gradient. A score that is NaN or infinite is never
+selected: where fewer than K scores are finite, fewer are active.
 """
 
 import math
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -53,10 +55,29 @@ def check_topk(k: float, num_components: int) -> None:
 
 
 def _ranked(scores: jax.Array) -> jax.Array:
-    """Scores as they are compared: no gradient, -0 (below 0 for `top_k`) as 0, NaN below all."""
+    """Scores as they are compared: without gradient, -0 as 0, and -inf for what is not finite.
+
+    `lax.top_k` orders by bit pattern: -0 would rank below 0, and a NaN first or last by its sign,
+    which is negative for NaN computed on x86 and positive on GPUs. An infinite score is an
+    overflow: it says no more about the order than NaN does.
+    """
     scores = jax.lax.stop_gradient(scores)
-    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
     return jnp.where(scores == 0, jnp.zeros_like(scores), scores)
+
+
+def _warn_of_nonfinite(scores: jax.Array) -> None:
+    """Warn of scores that can't be selected; traced values are not known and pass."""
+    if isinstance(scores, jax.core.Tracer):
+        return
+    count = int(jnp.sum(~jnp.isfinite(scores)))
+    if count:
+        warnings.warn(
+            f"{count} of {jnp.size(scores)} scores are NaN or infinite: these pairs of example and "
+            "component are not selected",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 class Selected(NamedTuple):
@@ -65,7 +86,8 @@ class Selected(NamedTuple):
     Attributes:
       mask: [B, C] bool, or [B, T, C] where components are chosen for every position.
       pairs: (rows, components), int32 [K] each, in no particular order, positions counted through
-        the examples; None where their number depends on the data.
+        the examples; None where their number depends on the data. A component number of C fills
+        the places that no finite score took.
     """
 
     mask: jax.Array
@@ -76,7 +98,8 @@ class Selected(NamedTuple):
         if self.pairs is None:
             rows = self.mask.reshape(-1, self.mask.shape[-1])
             return jnp.sum(rows, axis=0, dtype=jnp.int32)
-        # Counting K pairs costs far less than summing B·C entries of the mask.
+        # Counting K pairs costs far less than summing B·C entries of the mask. The scatter drops
+        # the component number C, which is out of bounds.
         components = self.pairs[1]
         return jnp.zeros((self.mask.shape[-1],), jnp.int32).at[components].add(1)
 
@@ -84,8 +107,10 @@ class Selected(NamedTuple):
 def batch_topk(scores: jax.Array, k: float) -> Selected:
     """Activate the `floor(k·B)` pairs of highest attribution; see `batch_topk_mask`."""
     batch_size, num_components = scores.shape
-    mask, flat = _largest(scores.reshape(-1), num_active(k, batch_size, num_components))
-    pairs = flat // num_components, flat % num_components
+    count = num_active(k, batch_size, num_components)
+    mask, flat, finite = _top_entries(scores.reshape(-1), count)
+    rows, components = flat // num_components, flat % num_components
+    pairs = rows, jnp.where(finite, components, num_components)
     return Selected(mask.reshape(scores.shape), pairs)
 
 
@@ -110,23 +135,28 @@ def batch_topk_part(scores: jax.Array, k: float, factor: jax.Array) -> Selected:
     last = indices[count - 1]
     least = flat[last]
     mask = (flat > least) | ((flat == least) & (jnp.arange(flat.size) <= last))
-    return Selected(mask.reshape(scores.shape), None)
+    return Selected((mask & (flat > -jnp.inf)).reshape(scores.shape), None)
 
 
 def sample_topk(scores: jax.Array, k: float) -> Selected:
     """Activate the k components of highest attribution on each example; see `topk_mask`."""
     batch_size, num_components = scores.shape
     check_topk(k, num_components)
-    mask, chosen = _largest(scores, int(k))
+    mask, chosen, finite = _top_entries(scores, int(k))
     examples = jnp.repeat(jnp.arange(batch_size, dtype=chosen.dtype), int(k))
-    return Selected(mask, (examples, chosen.reshape(-1)))
+    components = jnp.where(finite, chosen, num_components)
+    return Selected(mask, (examples, components.reshape(-1)))
 
 
-def _largest(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Mask and indices of the `count` largest entries along the last axis, without a scatter.
+def _top_entries(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Find the `count` largest finite entries along the last axis, without a scatter.
 
-    `top_k` takes equal values by ascending index: of those equal to the least value selected, the
-    ones up to the highest index that it took.
+    `top_k` takes equal values by ascending index. Of the entries that equal the least value taken,
+    the selected ones are therefore those up to the highest index taken, which two comparisons find;
+    a scatter of the indices would be slower than the `top_k` itself on CPUs.
+
+    Returns:
+      The mask, the indices that `top_k` took, and whether each of these stands for a finite entry.
     """
     scores = _ranked(scores)
     # Only one of top_k's two results is read: with both, CPUs sort the whole table.
@@ -135,7 +165,8 @@ def _largest(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     least = jnp.min(values, axis=-1, keepdims=True)
     last = jnp.max(jnp.where(values == least, indices, -1), axis=-1, keepdims=True)
     tied = (scores == least) & (jnp.arange(scores.shape[-1], dtype=last.dtype) <= last)
-    return (scores > least) | tied, indices
+    mask = ((scores > least) | tied) & (scores > -jnp.inf)
+    return mask, indices, values > -jnp.inf
 
 
 def topk_mask(scores: jax.Array, k: int) -> jax.Array:
@@ -143,14 +174,19 @@ def topk_mask(scores: jax.Array, k: int) -> jax.Array:
 
     Args:
       scores: [B, C] attributions.
-      k: how many, a whole number in [1, C].
+      k: number of active components, a whole number in [1, C].
 
     Returns:
-      [B, C] bool, exactly k true in every row.
+      [B, C] bool, exactly k true in every row; fewer in a row with fewer than k finite scores.
 
     Raises:
       UserError: k not whole or out of range.
+
+    Warns:
+      RuntimeWarning: scores that are NaN or infinite, which are never selected (not under `jit`,
+        where values are not known).
     """
+    _warn_of_nonfinite(scores)
     return sample_topk(scores, k).mask
 
 
@@ -162,11 +198,16 @@ def batch_topk_mask(scores: jax.Array, k: float) -> jax.Array:
       k: active components per example on average; may be fractional.
 
     Returns:
-      [B, C] bool, exactly floor(k·B) true.
+      [B, C] bool, exactly floor(k·B) true; fewer where fewer scores are finite.
 
     Raises:
       UserError: k that selects nothing, or more than everything.
+
+    Warns:
+      RuntimeWarning: scores that are NaN or infinite, which are never selected (not under `jit`,
+        where values are not known).
     """
+    _warn_of_nonfinite(scores)
     return batch_topk(scores, k).mask
 
 
@@ -178,11 +219,12 @@ def exact_topk_mask(scores: jax.Array, x: jax.Array) -> jax.Array:
       x: [B, F] inputs; an input is active where it is not 0.
 
     Returns:
-      [B, C] bool, exactly `min(count_nonzero(x), B·C)` true.
+      [B, C] bool, exactly `min(count_nonzero(x), B·C)` true; fewer where fewer scores are finite.
     """
-    flat = jax.lax.stop_gradient(scores).reshape(-1)
+    flat = _ranked(scores).reshape(-1)
     rank = jnp.argsort(jnp.argsort(-flat, stable=True), stable=True)
-    return (rank < jnp.count_nonzero(x)).reshape(scores.shape)
+    mask = (rank < jnp.count_nonzero(x)) & (flat > -jnp.inf)
+    return mask.reshape(scores.shape)
 
 
 def add_always_active(selected: Selected) -> Selected:
@@ -199,6 +241,8 @@ def add_always_active(selected: Selected) -> Selected:
     if selected.pairs is None:
         return Selected(mask, None)
     examples, components = selected.pairs
+    # The number that stands for no component moves on with the number of components.
+    components = jnp.where(components == last, last + 1, components)
     every = jnp.arange(batch_size, dtype=examples.dtype)
     pairs = jnp.concatenate([examples, every]), jnp.concatenate([components, 0 * every + last])
     return Selected(mask, pairs)

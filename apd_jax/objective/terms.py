@@ -23,9 +23,9 @@ from apd_jax.sites import PyTree, Target
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What loss terms are made of; passes through the network are shared between them.
+    """The arguments of the loss terms; passes through the network are shared between them.
 
-    The key is of random masks; without one they are the same at every call.
+    `key` is the PRNG key for the random masks; without one they are the same at every call.
     """
 
     objective: Any
@@ -38,7 +38,7 @@ class Step:
 
     @functools.cached_property
     def uses(self) -> dict[str, float]:
-        """How often each site is used in a pass; a use of a part counts as that part."""
+        """How often each site is used in a pass; a use of half of a site counts as a half."""
         shares: collections.Counter[str] = collections.Counter()
         for record in self.attributed.records.values():
             shares[record.name] += record.placement.share
@@ -46,7 +46,7 @@ class Step:
 
     @functools.cached_property
     def masked(self) -> tuple[PyTree, sites.Records]:
-        """The pass of the active components, its outputs and records."""
+        """Outputs and records of the pass with the active components alone."""
         positions = self.objective.per_position
         if sites.batched(self.target, self.x):
             operation = self.objective.masked_operation(self.components, self.chosen)
@@ -139,15 +139,16 @@ def _lp_simplicity(step: Step) -> jax.Array:
 
 
 class Term(NamedTuple):
-    """A loss term, and what the objective and its units have to know of it.
+    """A loss term, and what the objective and the normalisation have to know about it.
 
     Attributes:
-      value: its function of a step.
-      selects: whether it is about the active components, so that some must be selected.
+      value: function from a step to the term's value.
+      selects: whether it depends on the active components, so that a selection is required.
       flows: whether gradients flow to the components through their attributions.
-      unit: what relative losses divide it by: its value with no component at all, or with the
-        target as a single component; None where it has no such unit.
-      error: whether it says how wrong the components are; rounds of refinement compare these.
+      unit: value that relative losses divide it by: the term's value without any component
+        ("nothing"), or with the target as a single component ("whole"); None where it is not
+        divided.
+      error: whether it measures an error of the components; rounds of refinement compare errors.
     """
 
     value: Callable[[Step], jax.Array]
@@ -161,7 +162,7 @@ class Term(NamedTuple):
 TERMS: dict[str, Term] = {
     "faithfulness": Term(_faithfulness, unit="nothing"),
     "minimality": Term(_minimality, selects=True, unit="nothing"),
-    # Of as many active components, halves of a mechanism have the lower simplicity: no error.
+    # Splitting a mechanism in halves lowers its simplicity loss, so that it is no error.
     "simplicity": Term(_simplicity, selects=True, unit="whole", error=False),
     "activation": Term(_activation, selects=True, unit="nothing"),
     "output": Term(_output, unit="nothing"),

@@ -1,8 +1,8 @@
-"""Drawing that studies share: arrays in, matplotlib figures out.
+"""Figures that studies and reports share: arrays in, matplotlib figures out.
 
-Figures here need no backend. Matplotlib reads MPLBACKEND while it is imported, and fails where the
-name, that of a notebook for instance, means nothing in this process: so it is imported without, and
-told afterwards.
+Figures here need no backend. Matplotlib reads MPLBACKEND while it is imported, and the import fails
+if this process does not have that backend, such as a notebook's. So it is imported without the
+variable, and given the backend afterwards.
 """
 
 import contextlib

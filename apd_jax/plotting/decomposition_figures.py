@@ -3,38 +3,39 @@
 Letters: N examples, R rows (examples, or positions of them), C components, q singular values.
 """
 
-from typing import Any
-
 import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from apd_jax.components import Components, Factors
 from apd_jax.evaluation import ranks
 from apd_jax.evaluation.curves import Curve
+from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
-from apd_jax.evaluation.summary import Summary
+from apd_jax.evaluation.summary import ALWAYS, Summary
 from apd_jax.plotting import style
+from apd_jax.sites import Target
 
-_MAX_ENTRIES = 1 << 18  # of a matrix that is drawn whole
+_MAX_ENTRIES = 1 << 18  # entries of a matrix that is drawn whole
 _MAX_SITES = 6
-_LOWEST = 1e-5  # share of the largest error, below which errors are drawn there
+_LOWEST = 1e-5  # smaller errors, in units of the largest, are drawn at this share
 _COLORS = {"components": style.ORANGE, "svd": style.BLUE, "neurons": style.GREEN}
 
 
 @style.styled
 def activity(summary: Summary) -> Figure:
-    """Draw on what share of the rows every component is active, most active first, and its rank."""
+    """Draw the share of the rows on which every component is active, and the component's rank."""
     order = np.argsort(-summary.active_share, kind="stable")
     places = np.arange(len(order))
     figure = style.new_figure(3.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     colors = [
-        style.VERMILION if summary.active_share[c] > 0.95 else style.BLUE for c in order.tolist()
+        style.VERMILION if summary.active_share[c] > ALWAYS else style.BLUE for c in order.tolist()
     ]
     upper.bar(places, summary.active_share[order], color=colors, width=0.85)
-    upper.axhline(0.95, color=style.GREY, linewidth=0.8, linestyle=":")
+    upper.axhline(ALWAYS, color=style.GREY, linewidth=0.8, linestyle=":")
     upper.set_ylim(0, 1.02)
     upper.set_ylabel("share of examples")
     lower.bar(places, summary.ranks[order], color=style.GREY, width=0.85)
@@ -48,16 +49,18 @@ def activity(summary: Summary) -> Figure:
 
 
 @style.styled
-def singular_values(decomposition: Any) -> Figure:
+def singular_values(target: Target, components: Components) -> Figure:
     """Draw the singular values of every component and of the target, site by site."""
-    own = ranks.singular_values(decomposition.components)
-    theirs = ranks.target_singular_values(decomposition.target)
-    names = _largest_sites(decomposition)
+    own = ranks.singular_values(components)
+    theirs = ranks.target_singular_values(target)
+    names = _largest_sites(target)
     figure, grid = _grid(len(names), 2.6)
     for axes, name in zip(grid, names, strict=True):
         values = np.sort(own[name], axis=1)[:, ::-1]
         places = np.arange(1, values.shape[1] + 1)
-        floor = 1e-3 * theirs[name].max()
+        # A site whose weights are all zero has no scale: that of the components takes its place.
+        largest = theirs[name].max() or values.max() or 1.0
+        floor = 1e-3 * largest
         axes.plot(places, np.maximum(values, floor).T, color=style.ORANGE, linewidth=0.7, alpha=0.6)
         if values.shape[1] == 1:
             axes.plot(places[:, None], np.maximum(values, floor).T, ".", color=style.ORANGE, ms=3)
@@ -66,7 +69,7 @@ def singular_values(decomposition: Any) -> Figure:
             np.arange(1, count + 1), np.maximum(theirs[name], floor), ".-", color=style.BLUE, ms=3
         )
         axes.set_yscale("log")
-        axes.set_ylim(floor, 2 * theirs[name].max())
+        axes.set_ylim(floor, 2 * largest)
         axes.set_title(name)
         axes.set_xlabel("number")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -79,17 +82,18 @@ def singular_values(decomposition: Any) -> Figure:
 
 @style.styled
 def attributions(seen: Seen) -> Figure:
-    """Draw the histogram of attributions, those of active components apart from the others."""
+    """Draw the histogram of attributions, with those of active components in another colour."""
     scores = np.asarray(seen.scores, np.float64)
-    positive = scores[scores > 0]
+    finite = np.isfinite(scores)
+    positive = scores[finite & (scores > 0)]
     figure = style.new_figure(2.8)
     axes = figure.subplots()
     if positive.size:
         top = np.log10(positive.max())
         bottom = max(np.log10(np.quantile(positive, 0.001)), top - 8)
-        bins = np.logspace(bottom, top + 1e-6, 60)
+        bins = np.logspace(bottom, top + 1e-6, 60).tolist()
         clipped = np.maximum(scores, bins[0])
-        groups = [clipped[~seen.mask], clipped[seen.mask]]
+        groups = [clipped[finite & ~seen.mask], clipped[finite & seen.mask]]
         axes.hist(
             groups, bins, stacked=True, color=[style.FAINT, style.ORANGE], label=["off", "active"]
         )
@@ -103,13 +107,13 @@ def attributions(seen: Seen) -> Figure:
 
 @style.styled
 def active_counts(seen: Seen, summary: Summary) -> Figure:
-    """Draw how many components are active on an example, and of which rank they are together."""
+    """Draw the number of components that are active on an example, and their total rank."""
     figure = style.new_figure(2.6)
     left, right = figure.subplots(1, 2, sharey=True)
     counts, active = seen.mask.sum(axis=1), seen.mask @ summary.ranks
     for axes, values, name in (
         (left, counts, "active components"),
-        (right, active, f"rank of what is active (of {summary.network_rank})"),
+        (right, active, f"rank of the active components (of {summary.network_rank})"),
     ):
         values = np.asarray(values)
         step = max(1, int(np.ceil((values.max() - values.min() + 1) / 60)))
@@ -130,8 +134,12 @@ def active_counts(seen: Seen, summary: Summary) -> Figure:
 
 @style.styled
 def faithfulness(summary: Summary) -> Figure:
-    """Draw which share of the squared weights the components miss, site by site."""
-    names = list(summary.unfaithfulness)
+    """Draw the share of the squared weights that the components miss, site by site."""
+    names = [name for name in summary.unfaithfulness if name not in summary.empty_sites]
+    if not names:
+        figure = style.new_figure(1.0)
+        figure.text(0.5, 0.5, "the weights of all sites are zero", ha="center", va="center")
+        return figure
     values = np.maximum([summary.unfaithfulness[name] for name in names], 1e-12)
     figure = style.new_figure(0.9 + 0.26 * max(len(names), 2))
     axes = figure.subplots()
@@ -142,13 +150,13 @@ def faithfulness(summary: Summary) -> Figure:
     axes.set_xlim(values.min() / 3, max(1.0, values.max() * 2))
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_yticks(places, names)
-    axes.set_xlabel("share of the squared weights that is missing")
+    axes.set_xlabel("missing share of the squared weights")
     return figure
 
 
 @style.styled
 def error_curves(curves: dict[str, Curve], used: float, quality_name: str) -> Figure:
-    """Draw the output error against k, and against the rank of what is active, with baselines."""
+    """Draw the output error against k, and against the rank of the active components."""
     panels = 3 if quality_name else 2
     figure = style.new_figure(3.0)
     grid = figure.subplots(1, panels)
@@ -166,10 +174,12 @@ def error_curves(curves: dict[str, Curve], used: float, quality_name: str) -> Fi
             grid[2].plot(curve.active_rank, curve.quality, ".-", color=_COLORS[name])
             grid[2].set_ylabel(quality_name)
     for axes in grid[1:]:
-        axes.set_xlabel("rank of what is active")
-        axes.set_xscale("log")
+        axes.set_xlabel("rank of the active components")
+        if any(rank > 0 for curve in curves.values() for rank in curve.active_rank):
+            axes.set_xscale("log")
     for axes in grid[:2]:
-        axes.set_yscale("log")
+        if lowest > 0:  # else every output is the target's, and all errors are zero
+            axes.set_yscale("log")
     grid[0].set_xscale("log")
     grid[1].legend()
     return figure
@@ -180,16 +190,16 @@ def top_examples(seen: Seen, summary: Summary, images: np.ndarray) -> Figure:
     """Draw the examples that activate each component most, as images.
 
     Args:
-      seen: what was seen of the examples.
-      summary: of the same.
-      images: [N, h, w], the examples as images.
+      seen: attributions and masks on the examples.
+      summary: summary of the same examples.
+      images: [N, h, w], or [N, h, w, 3 or 4] colours in [0, 1].
     """
     order = np.argsort(-summary.active_share, kind="stable")
     chosen = [c for c in order.tolist() if summary.active_share[c] > 0][:20]
     columns = 8
     figure = style.new_figure(0.62 * max(len(chosen), 1) + 0.2, width=8.0)
     grid = figure.subplots(max(len(chosen), 1), columns, squeeze=False)
-    scale = np.abs(images).max()
+    scale = np.abs(images).max().astype(float)
     lowest = 0.0 if images.min() >= 0 else -scale
     aspect = "auto" if images.shape[1] == 1 else "equal"
     colors = "Greys" if lowest == 0 else "RdBu_r"
@@ -210,9 +220,9 @@ def top_examples(seen: Seen, summary: Summary, images: np.ndarray) -> Figure:
 
 
 @style.styled
-def component(decomposition: Any, number: int) -> Figure:
+def component(decomposition: ComponentModel, number: int) -> Figure:
     """Draw a component's matrices under those of the target, site by site."""
-    names = _largest_sites(decomposition)
+    names = _largest_sites(decomposition.target)
     figure = style.new_figure(4.2, width=max(4.0, min(10.0, 2.4 * len(names))))
     grid = figure.subplots(2, len(names), squeeze=False)
     weights = decomposition.target.weights
@@ -228,7 +238,7 @@ def component(decomposition: Any, number: int) -> Figure:
             style.bare(grid[1, column])
         else:
             _matrix(grid[1, column], own, np.abs(own).max())
-        grid[1, column].set_title(f"{share:.0%} of its squares", fontsize=8)
+        grid[1, column].set_title(f"{share:.0%} of its squared norm", fontsize=8)
     grid[0, 0].set_ylabel("target")
     grid[1, 0].set_ylabel(f"component {number}")
     return figure
@@ -245,27 +255,27 @@ def _matrix(axes: Axes, matrix: np.ndarray, scale: float) -> None:
 
 
 def _flat(matrix: np.ndarray) -> np.ndarray:
-    """A matrix, or the blocks of a stack under one another."""
+    """A matrix as it is, or the blocks of a stack stacked vertically."""
     return matrix.reshape(-1, matrix.shape[-1])
 
 
-def _square(factors: Any, number: int) -> float:
-    """Squared norm of a component at a site, from its factors."""
+def _square(factors: Factors, number: int) -> float:
+    """Squared norm of a component at a site, computed from its factors."""
     reads, writes = (np.asarray(f[number], np.float64) for f in factors)
     inner = (reads @ reads.swapaxes(-1, -2)) * (writes @ writes.swapaxes(-1, -2))
     return float(inner.sum())
 
 
-def _largest_sites(decomposition: Any) -> list[str]:
-    """Names of the sites with the most weights, in the network's order, few enough to draw."""
-    sites = decomposition.target.sites
+def _largest_sites(target: Target) -> list[str]:
+    """Names of the few sites with the most weights, in the network's order."""
+    sites = target.sites
     sizes = {name: np.prod(site.shape) for name, site in sites.items()}
     kept = sorted(sizes, key=sizes.__getitem__, reverse=True)[:_MAX_SITES]
     return [name for name in sites if name in kept]
 
 
 def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Panels in rows of three."""
+    """Make axes in rows of three."""
     rows = -(-count // 3)
     columns = min(count, 3)
     figure = style.new_figure(height * rows, width=max(4.5, 3.4 * columns))

@@ -37,7 +37,7 @@ class Panel(NamedTuple):
 
 
 class Look(NamedTuple):
-    """Sizes that depend on how many panels share the page, in points.
+    """Sizes in points, which depend on the number of panels on the page.
 
     Attributes:
       title: font size.
@@ -58,7 +58,7 @@ SMALL = Look(title=7.5, thin=0.2, thick=1.0, dot=3)
 class Grid:
     """Places panels in rows of equal columns, each a title above stacked axes; sizes in inches.
 
-    `figure.subplots` would do, but for the titles of two lines and two colours.
+    `figure.subplots` has no titles of two lines in two colours.
     """
 
     def __init__(self, columns: int, rows: int, *, heights: list[float], look: Look, margin: float):
@@ -70,7 +70,7 @@ class Grid:
 
     @staticmethod
     def most_rows(heights: list[float], look: Look) -> int:
-        """How many rows a page holds, one at least."""
+        """Number of rows that a page holds, at least one."""
         band = sum(heights) + _TITLE_LINES * look.title / 72
         return max(int((style.PAGE - _BELOW) / band), 1)
 
@@ -118,7 +118,7 @@ class Grid:
 
 
 def draw_polygon(axes: Axes, weight: np.ndarray, target: np.ndarray) -> None:
-    """Draw the feature vectors of one matrix [F, 2], the target's pale behind them."""
+    """Draw the feature vectors of one matrix [F, 2], in front of the target's in a pale colour."""
     style.bare(axes)
     reach = 1.15 * np.linalg.norm(target, axis=-1).max()
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
@@ -184,11 +184,11 @@ def _draw_lines(axes, above, below, y, sizes, look: Look) -> None:
 
 
 def draw_panels(panels: list[Panel], *, columns: int, look: Look) -> Figure:
-    """Draw networks side by side, each below its polygon where h = 2; as many as a page holds.
+    """Draw networks side by side, each below its polygon if h = 2, as many as a page holds.
 
     Args:
-      panels: the first is the target, which the others are measured by; most important first.
-      columns: panels in a row.
+      panels: networks, the most important first; the first is the target, which sets the scale.
+      columns: number of panels in a row.
       look: sizes.
     """
     target = panels[0]

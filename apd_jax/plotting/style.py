@@ -19,9 +19,9 @@ from apd_jax.errors import UserError
 from apd_jax.runtime.preemption import stop_if_asked
 
 WIDTH = 10.0
-PAGE = 16.0  # the largest height of a figure: what has more to show picks, and says so
+PAGE = 16.0  # largest height of a figure; one with more to show shows a part, and says so
 DPI = 200
-_SOFTWARE = "apd_jax"  # in every file, to tell our figures from other people's
+_SOFTWARE = "apd_jax"  # written to every file, to recognise our own figures
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F"
@@ -67,7 +67,7 @@ P = ParamSpec("P")
 
 
 def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Run a function that makes a figure under the shared style, whatever the caller's settings."""
+    """Make a function that draws a figure use the shared style, not the caller's settings."""
 
     @functools.wraps(make)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -80,7 +80,7 @@ def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def make_figures(makers: Mapping[str, Callable[[], Figure]], only: str | None) -> dict[str, Figure]:
-    """Make the figures of a table by name; one of them alone if `only` names it.
+    """Make the figures of a table by name, or only the one that `only` names.
 
     Raises:
       UserError: `only` is not in the table.
@@ -95,7 +95,7 @@ def make_figures(makers: Mapping[str, Callable[[], Figure]], only: str | None) -
 
 
 def new_figure(height: float, *, width: float = WIDTH, constrained: bool = True) -> Figure:
-    """Make an empty figure, a page at most; in inches, with or without automatic layout."""
+    """Make an empty figure of at most a page; sizes in inches, with or without automatic layout."""
     size = width, min(height, PAGE)
     return Figure(figsize=size, layout="constrained" if constrained else None)
 
@@ -126,7 +126,7 @@ def feature_colors(count: int) -> np.ndarray:
 
 
 def layer_colors(layers: int) -> list[str]:
-    """Return one colour a layer; a single layer needs no colour and is dark grey."""
+    """Return one colour for each layer; a single layer is dark grey."""
     if layers == 1:
         return ["#444444"]
     return [LAYER_COLORS[i % len(LAYER_COLORS)] for i in range(layers)]

@@ -1,4 +1,4 @@
-"""Data of the report's component browser: plain arrays in, one JSON-able dict out.
+"""Data of the report's component browser: arrays in, one JSON-serialisable dict out.
 
 C components, F input features, O outputs, m rank of a factor pair, r singular triplets kept.
 Numbers travel as base64 little-endian arrays: weights as 16-bit or 8-bit integers with a scale,
@@ -13,15 +13,15 @@ import numpy as np
 
 FactorPair = tuple[np.ndarray, np.ndarray]
 
-# No site shows more than this many singular triplets: later ones are too small to see in a heatmap.
+# Limit on the singular triplets of a site: later ones are too small to see in a heatmap.
 _MAX_TRIPLETS = 16
 
 
 class View(NamedTuple):
     """How the browser shows one site's matrices: `left @ P @ right`, with named axes.
 
-    A residual stream of 1000 random directions can't be read; `left = W_E` shows an input matrix
-    by feature instead.
+    A residual stream of 1000 random directions is unreadable; `left = W_E` shows an input matrix by
+    feature instead.
 
     Fields:
       rows: what one row of the shown matrix is, e.g. "feature".
@@ -44,7 +44,7 @@ def encode_array(array: np.ndarray, dtype: str) -> dict[str, Any]:
       dtype: "int8", "int16", "uint8" or "float32"; stored little-endian.
 
     Returns:
-      A JSON-able dict.
+      A JSON-serialisable dict.
     """
     packed = np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<"))
     data = base64.b64encode(packed.tobytes()).decode("ascii")
@@ -112,7 +112,7 @@ def browser_data(
     seed: int | None = None,
     inputs: str = "one input feature is 1, all others are 0",
 ) -> dict[str, Any]:
-    """Collect what the component browser of one decomposition shows.
+    """Collect the data of the component browser of one decomposition.
 
     A site with at most `max_weights` entries is embedded whole (16 bits a weight) as long as its C
     matrices fit in `max_site_bytes`. Any other site is embedded as the leading singular triplets
@@ -129,9 +129,9 @@ def browser_data(
       represented: for each component, the indices of the features that it represents.
       max_weights: largest number of entries of a matrix that is embedded whole.
       max_site_bytes: how much one site may take, before base64 adds a third.
-      views: site -> View, how to show that site; sites left out are shown in their own basis.
-      seed: which seed the components come from, shown to the reader; None where there is only one.
-      inputs: what a probe input is, in words that follow "where".
+      views: site -> View, how to show that site; other sites are shown in their own basis.
+      seed: seed of the components, shown to the reader; None if there is only one.
+      inputs: description of a probe input, a clause that follows "where".
 
     Returns:
       A dict of strings, numbers, lists and packed arrays, for `render_report(browser=...)`.

@@ -1,12 +1,14 @@
 """Training curves as SVG geometry: metric records in, lines, ticks and readout values out.
 
-One chart a metric, one line a seed. Losses and the gradient norm get a log axis; points that a
-log axis can't show (zero, negative, NaN) are gaps.
+Every metric has a chart, and every seed a line in it. Losses and the gradient norm get a
+logarithmic axis; values that it can't show (zero, negative, NaN) leave gaps.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+from apd_jax.runtime import metric_names
 
 WIDTH, HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 24
@@ -27,13 +29,13 @@ class Chart(NamedTuple):
     Fields:
       key: the metric's name in metrics.jsonl.
       log: whether the y axis is logarithmic.
-      lines: one `Line` a seed.
+      lines: one `Line` for each seed.
       x_ticks, y_ticks: (position, label) pairs.
       steps: [T] the steps that are drawn.
       x: [T] their positions.
-      values: one list of T numbers (None for a gap) a seed.
+      values: for each seed a list of T numbers, None for a gap.
       y: like values, the heights at which they are drawn.
-      thinned: draw every n-th record, n = 1 for all.
+      thinned: n, if only every n-th record is drawn.
     """
 
     key: str
@@ -52,7 +54,8 @@ def charts(records: Sequence[dict[str, Any]], order: Iterable[str] = ()) -> list
     """Draw every metric of a metrics.jsonl.
 
     Args:
-      records: one dict a line, with "step" and for every metric a number or one number a seed.
+      records: one dict for each line, with "step" and, for every metric, a number or a list of one
+        number for each seed.
       order: metric names that come first, in this order; the others follow as they appear.
 
     Returns:
@@ -90,7 +93,7 @@ def _chart(key: str, records: list[dict[str, Any]], thinned: int) -> Chart | Non
     numbers = [v for line in values for v in line if v is not None]
     if not numbers:
         return None
-    log = max(numbers) > 0 and (key.startswith("loss/") or key in _LOGARITHMIC)
+    log = max(numbers) > 0 and _is_logarithmic(key)
     steps = [step for step, _ in rows]
     x_low, x_high, x_ticks = _step_axis(steps)
     if log:
@@ -125,6 +128,10 @@ def _chart(key: str, records: list[dict[str, Any]], thinned: int) -> Chart | Non
     )
 
 
+def _is_logarithmic(key: str) -> bool:
+    return metric_names.parse(key).group == metric_names.LOSS or key in _LOGARITHMIC
+
+
 def _number(row: Any, seed: int) -> float | None:
     """One seed's value in a record, None for a gap."""
     if isinstance(row, list):
@@ -140,7 +147,7 @@ def _place(value: float, low: float, high: float, at_low: float, at_high: float)
 
 
 def _path(x: Sequence[float], y: Sequence[float | None]) -> str:
-    """SVG path with a gap at every None; a point alone becomes a dot."""
+    """SVG path with a gap at every None; a single point becomes a dot."""
     parts, pen_down = [], False
     for px, py in zip(x, y, strict=True):
         if py is None:
@@ -152,7 +159,7 @@ def _path(x: Sequence[float], y: Sequence[float | None]) -> str:
 
 
 def _log_axis(low: float, high: float) -> tuple[float, float, list[tuple[float, str]]]:
-    """Range in decades and the coarsest of a few sets of ticks that puts at least three into it."""
+    """Range in decades, and the coarsest of a few sets of ticks of which at least three fit."""
     low, high = math.log10(low), math.log10(high)
     if high - low < 0.1:
         low, high = low - 0.15, high + 0.15

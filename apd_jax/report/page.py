@@ -1,7 +1,7 @@
 """The report of a run: results, metrics, figures and browser data in, one offline HTML page out.
 
-Nothing is read but the templates next to this file, nothing is written, and the page loads
-nothing: a content security policy in it forbids every request and every script but its own.
+Only the templates next to this file are read, and nothing is written. The page loads nothing: its
+content security policy forbids every request, and every script except its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,15 +30,15 @@ def render_report(
     """Write the report of one run as a single HTML page.
 
     Args:
-      subject: what the run is about, in words.
+      subject: title, description and words of the run.
       results: content of results.json; "verdicts", "comparison", "variant" and "machine" may be
         missing.
       metrics: records of metrics.jsonl, each with "step" and numbers or per-seed lists.
-      target_metrics: the same for the target's training; empty where it was not trained.
+      target_metrics: records of the target's training; empty if it was not trained.
       panels: figures in reading order.
-      browser: what `browser.browser_data` returned, or None for a report without component browser.
+      browser: result of `browser.browser_data`, or None for no component browser.
       command: the command line that reproduces the run.
-      gaps: sentences on what is missing of the curves.
+      gaps: sentences on missing parts of the curves.
 
     Returns:
       The page. Everything in it that came from the arguments is escaped.
@@ -122,9 +122,9 @@ def _verdicts(
 def _seed_table(
     results: Mapping[str, Any], measures: Mapping[str, tuple[str, str]]
 ) -> dict[str, Any]:
-    """Columns, one row a seed, and the row of means and standard deviations.
+    """Columns, one row for each seed, and a row of means and standard deviations.
 
-    Standard errors are in the comparison with the paper; as columns they would crowd out the rest.
+    Standard errors stand in the comparison with the paper: here they would double the columns.
     """
     seeds, summary = results["seeds"], results["summary"]
     keys = [

@@ -1,4 +1,4 @@
-"""Parts that pages are made of: template, styles and scripts, curves, figures, data blocks."""
+"""Parts of a page: template, styles and scripts, curves, figures, data blocks."""
 
 import base64
 import hashlib
@@ -39,7 +39,7 @@ class Panel(NamedTuple):
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill in a template; everything that came from the arguments is escaped."""
+    """Fill in a template; everything from the arguments is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -57,7 +57,7 @@ def curves(
     titles: Mapping[str, tuple[str, str]],
     seeds: Sequence[str],
 ) -> dict[str, Any]:
-    """What a template shows of the metrics of a decomposition and of its target's training."""
+    """Values for the template `curves.html.j2`: charts of the decomposition and of its target."""
     charts = _charts(metrics, target_metrics, titles)
     return {
         "charts": charts,
@@ -87,7 +87,7 @@ def _asset(name: str) -> str:
 
 
 def json_block(data: Any) -> markupsafe.Markup:
-    """JSON for a data block, without characters that could end the block or start markup."""
+    """Write JSON for a data block, without characters that could end the block or start markup."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -111,7 +111,7 @@ def _readout(chart: svg.Chart) -> dict[str, Any]:
 
 
 def figure(panel: Panel) -> dict[str, Any]:
-    """A panel as the template wants it, with its size in pixels so that the page doesn't jump."""
+    """Values of a panel for the template, with its size, which keeps the layout from shifting."""
     if panel.png[:8] != b"\x89PNG\r\n\x1a\n" or len(panel.png) < 24:
         raise ValueError(f"panel {panel.name!r} is not a PNG, it starts with {panel.png[:8]!r}")
     width, height = _page_size(panel.png)

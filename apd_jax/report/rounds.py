@@ -1,4 +1,4 @@
-"""What rounds of refinement did, in words for the report.
+"""The rounds of refinement in sentences for the report.
 
 Letters: S seeds side by side.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# Column of metrics.jsonl: one of these, and several.
+# Metric -> its noun in singular and plural.
 _NOUNS = {
     "refine/merges": ("merge", "merges"),
     "refine/splits": ("split", "splits"),
@@ -19,10 +19,10 @@ _NOUNS = {
 
 
 def sentences(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for every round: "Step 1600: 2 merges, 1 split, 3 gathers, in 2 of 4 seeds."
+    """Write a sentence for every round: "Step 1600: 2 merges, 1 split, in 2 of 4 seeds."
 
     Args:
-      metrics: records of metrics.jsonl, whose counts [S] sum up all rounds until then.
+      metrics: records of metrics.jsonl, whose counts [S] are totals over all rounds so far.
     """
     said = []
     before: dict[str, np.ndarray] = {}

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from apd_jax.report import numbers
+from apd_jax.runtime.metric_names import LOSS, MetricName
 
-# Numbers that every study may have: key -> (column title, meaning). A study adds its own.
+# Measures that any study may report: key -> (column title, meaning). A study adds its own.
 MEASURES = {
     "faithfulness_mse": (
         "faithfulness MSE",
@@ -16,7 +17,7 @@ MEASURES = {
     "topk_mse": (
         "top-k MSE",
         "mean squared difference between the target's output and the output with only the "
-        "top-k components on",
+        "top-k components switched on",
     ),
     "target_loss": ("target loss", "the target's own loss against the labels, on fresh inputs"),
 }
@@ -26,22 +27,25 @@ _CURVES = {
     "gradient_norm": ("Gradient norm", "over all factors"),
     "active_components": ("Active components", "mean number per input"),
     "dead_components": ("Dead components", "not active in the last 1000 steps"),
-    "refine/merges": ("Merges", "duplicates that became one component, all rounds so far"),
-    "refine/splits": ("Splits", "components that served two mechanisms"),
-    "refine/gathers": ("Gathers", "mechanisms that no component had taken"),
-    "refine/cleans": ("Cleans", "sites whose remainder went back to the components that read it"),
-    "refine/undone": ("Rounds undone", "since the errors were larger after them"),
-    "learning_rate": ("Learning rate", "schedule as it was run"),
+    "refine/merges": ("Merges", "pairs of duplicates merged, total of all rounds so far"),
+    "refine/splits": ("Splits", "components with two mechanisms that were split"),
+    "refine/gathers": ("Gathers", "mechanisms without a component of their own that got one"),
+    "refine/cleans": (
+        "Cleans",
+        "sites whose remainder was returned to the components reading it",
+    ),
+    "refine/undone": ("Rounds undone", "because the errors were larger after them"),
+    "learning_rate": ("Learning rate", "as it was in each step"),
     "steps_per_second": ("Steps per second", "all seeds together"),
     "target/loss": ("Target training loss", "MSE against the labels"),
 }
 
 
 class Subject(NamedTuple):
-    """What a report is about, in words that its study and its settings give.
+    """What a report is about, in the words of its study and its settings.
 
     Attributes:
-      title: name of what was decomposed: "Residual MLP, 2 layers".
+      title: name of the decomposed network: "Residual MLP, 2 layers".
       description: a sentence about the target.
       measures: `{key: (column title, meaning)}` of the study's own numbers.
       sentences: `{dotted name: sentence}` of the fields of the config.
@@ -54,18 +58,18 @@ class Subject(NamedTuple):
 
 
 def curves(subject: Subject) -> dict[str, tuple[str, str]]:
-    """Title and note of every curve, in reading order; loss terms have the coefficients' words."""
-    terms = {
-        f"loss/{name.removeprefix('coefficients.')}": sentence
-        for name, sentence in subject.sentences.items()
-        if name.startswith("coefficients.")
-    }
-    total = {"loss/total": _CURVES["loss/total"]}
+    """Title and note of every curve, in reading order.
+
+    The note of a loss term is the sentence of its coefficient, the field `coefficients.<term>`.
+    """
+    fields = {name.partition(".")[::2]: sentence for name, sentence in subject.sentences.items()}
     titled = {
-        key: (key.removeprefix("loss/").replace("_", " ").capitalize(), sentence.rstrip("."))
-        for key, sentence in terms.items()
+        str(MetricName(LOSS, term)): (term.replace("_", " ").capitalize(), sentence.rstrip("."))
+        for (record, term), sentence in fields.items()
+        if record == "coefficients"
     }
-    return total | titled | _CURVES
+    total = str(MetricName(LOSS, "total"))
+    return {total: _CURVES[total]} | titled | _CURVES
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -88,7 +92,7 @@ def config_rows(
 
 
 def how(config: Mapping[str, Any], inputs: str = "fresh inputs") -> str:
-    """Sentences about the decomposition, made of the config fields that are there."""
+    """Describe the decomposition in sentences, from those config fields that are present."""
     fields = ("num_components", "rank", "steps", "batch_size", "seeds")
     count, rank, steps, batch, seeds = (config.get(field) for field in fields)
     number = "" if count is None else f"{numbers.number(count)} "
@@ -102,7 +106,7 @@ def how(config: Mapping[str, Any], inputs: str = "fresh inputs") -> str:
             f"on batches of {numbers.number(batch)} {inputs}{_optimiser(config)}."
         )
     if seeds is not None and seeds > 1:
-        text.append(f" {numbers.number(seeds)} seeds ran side by side, each from its own start.")
+        text.append(f" {numbers.number(seeds)} seeds ran in parallel, each from its own start.")
     return "".join(text)
 
 
@@ -117,7 +121,7 @@ def _optimiser(config: Mapping[str, Any]) -> str:
 
 
 def objective(config: Mapping[str, Any]) -> str:
-    """Which components are on for an input, the loss with its coefficients, and its caveats."""
+    """Describe the selection of components, the loss with its coefficients, and its caveats."""
     terms = {name: c for name, c in (config.get("coefficients") or {}).items() if c}
     loss = " + ".join(
         (f"{numbers.threshold(c)} × " if c != 1 else "") + name.replace("_", " ")
@@ -125,16 +129,16 @@ def objective(config: Mapping[str, Any]) -> str:
     )
     caveats = ""
     if config.get("relative_losses"):
-        caveats += " Losses are divided by those of no component."
+        caveats += " Losses are divided by those without any component."
     if "stochastic" in terms:
         caveats += (
             " The stochastic term trains the output with a random half of the inactive components "
-            "on: a scrubbed error, which is measured that way, is no independent check of this run."
+            "on: the scrubbed error, measured the same way, is no independent check of this run."
         )
     return (
-        f"{_switched_on(config)} Training pulls the components towards adding up to the target's "
-        "weights (faithfulness), towards few of them being enough for an input (minimality) and "
-        f"towards low rank (simplicity){f': loss = {loss}' if loss else ''}.{caveats}"
+        f"{_switched_on(config)} Training makes the components add up to the target's weights "
+        "(faithfulness), makes a few of them sufficient for each input (minimality), and lowers "
+        f"their rank (simplicity){f': loss = {loss}' if loss else ''}.{caveats}"
     )
 
 
@@ -149,14 +153,14 @@ def _switched_on(config: Mapping[str, Any]) -> str:
     sentences = {
         "batch": f"In a batch {largest} are switched on, {count} per input on average.",
         "sample": f"For every input {largest} are switched on, {count} of them.",
-        "exact": f"In a batch {largest} are switched on, as many as inputs are active.",
+        "exact": f"In a batch {largest} are switched on, as many as there are active inputs.",
     }
-    general = f"For every input {largest} count most."
+    general = f"For every input {largest} matter most."
     return general if k is None else sentences.get(str(config.get("selection")), general)
 
 
 def measure(name: str, measures: Mapping[str, tuple[str, str]]) -> str:
-    """A summary entry in words: "MMCS, mean over seeds" for "mmcs_mean"."""
+    """Name an entry of the summary: "MMCS, mean over seeds" for "mmcs_mean"."""
     if name == "solve_rate":
         return "share of seeds that solved it"
     base = name.removesuffix("_mean")
@@ -171,7 +175,7 @@ def seed_names(results: Mapping[str, Any]) -> list[str]:
 
 
 def solved(results: Mapping[str, Any]) -> str:
-    """Say how many seeds solved the task and which did not; empty where no seed says so."""
+    """Say how many seeds solved the task and which did not; empty if no seed has a verdict."""
     seeds, names = results["seeds"], seed_names(results)
     if not any("solved" in seed for seed in seeds):
         return ""

@@ -1,14 +1,14 @@
-"""One run as a story: target, decomposition, evaluation, figures, report.
+"""A run from start to end: target, decomposition, evaluation, figures, report.
 
 Letters: S seeds side by side.
 """
 
+import dataclasses
 import os
 import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 from apd_jax import config_fields, randomness
@@ -18,14 +18,14 @@ from apd_jax.run.config import Config
 from apd_jax.run.plan import Plan, make_plan
 from apd_jax.run.publish import publish
 from apd_jax.runtime import loop, memory, preemption, session
+from apd_jax.runtime.outcome import Stopped
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
-from apd_jax.runtime.session import Stage
+from apd_jax.runtime.stores import Keeping
 from apd_jax.runtime.workdir import Workdir
 from apd_jax.sites import Target
 from apd_jax.studies import pretraining
-from apd_jax.training import restarts
-from apd_jax.training.trainer import init_states, make_between, make_step, moves_of
+from apd_jax.training.trainer import Trainer
 
 
 @own_settings()
@@ -36,13 +36,13 @@ def run(
     command: str = "",
     flag: StopFlag | None = None,
 ) -> dict[str, Any]:
-    """Run an experiment, or go on with it, or rebuild what a finished one shows.
+    """Run an experiment, or resume it, or rebuild the report of a finished one.
 
     Args:
       config: the experiment (see configs/).
       workdir_path: directory of the run.
       command: the command line, for the report.
-      flag: asked to stop between chunks.
+      flag: requests a stop between chunks.
 
     Returns:
       The content of results.json.
@@ -50,8 +50,8 @@ def run(
     Raises:
       UserError: a field out of its range, a directory that belongs to another config or cannot
         be written to, Weights & Biases asked for and not installed; before any training.
-      loop.Stopped: `flag` was raised; the work so far is saved.
-      loop.Diverged: a loss stopped being finite; the last good checkpoint stays.
+      Stopped: a stop was requested; the work so far is saved.
+      Diverged: a loss is no longer finite; the last good checkpoint stays.
       CheckpointError: a checkpoint can't be written, or there are some but none is whole.
       OSError: another file can't be written.
     """
@@ -68,66 +68,54 @@ def run(
         decompositions, seconds["decompose"] = decompose_targets(plan, targets, workdir, flag)
         save_components(plan, decompositions, workdir)
         start = time.monotonic()
-        with preemption.watch(flag, loop.Stopped(plan.settings.steps, "evaluation")):
+        with preemption.watch(flag, Stopped(plan.settings.steps, "evaluation")):
             rows, arrays = evaluate(plan, targets, decompositions)
         seconds["evaluate"] = time.monotonic() - start
-        with preemption.watch(flag, loop.Stopped(plan.settings.steps, "report")):
+        with preemption.watch(flag, Stopped(plan.settings.steps, "report")):
             return publish(
                 workdir, plan, decompositions, rows, arrays, seconds=seconds, command=command
             )
 
 
 def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target, float]:
-    """The targets of all seeds, leaves [S, ...], trained or from the workdir; and seconds."""
+    """The targets of all seeds, leaves [S, ...], trained or read from the workdir; and seconds."""
     training = plan.training
     if training is None:
         params = pretraining.init_params(plan.task, plan.seeds)
         return jax.vmap(plan.task.target)(params), 0.0
-    stage = Stage(
-        name="target",
-        directory=workdir.target,
-        make_state=lambda: pretraining.init_state(plan.task, training, plan.seeds),
-        make_step=lambda: pretraining.make_step(plan.task, training),
-        context=jnp.zeros(plan.seeds.shape),
-        seeds=plan.seeds,
-        steps=training.steps,
-        **_saving_and_logging(plan.config),
+    trainer = pretraining.TargetTrainer(plan.task, training, plan.seeds)
+    outcome = session.fit(
+        trainer, workdir.target, name="target", keeping=_keeping(plan.config), flag=flag
     )
-    state, seconds = session.run(stage, flag)
-    return jax.vmap(plan.task.target)(state.params), seconds
+    return jax.vmap(plan.task.target)(outcome.state.params), outcome.seconds
 
 
 def decompose_targets(
     plan: Plan, targets: Target, workdir: Workdir, flag: StopFlag
 ) -> tuple[list[Decomposition], float]:
-    """Decompose the targets of all seeds, from where the workdir is; and seconds."""
-    settings, inputs = plan.settings, plan.task.inputs
-    spread, seeds = restarts.spread(targets, plan.seeds, plan.config.restarts)
-    stage = Stage(
-        name="decomposition",
-        directory=workdir.path,
-        make_state=lambda: init_states(settings, spread, seeds, inputs),
-        make_step=lambda: make_step(settings, inputs),
-        make_between=lambda: make_between(settings, inputs),
-        context=spread,
-        seeds=seeds,
-        steps=settings.steps,
-        wandb=_wandb(plan.config),
-        **_saving_and_logging(plan.config),
+    """Decompose the targets of all seeds, or resume that in the workdir; and seconds."""
+    trainer = Trainer(
+        plan.settings, targets, plan.task.inputs, plan.seeds, restarts=plan.config.restarts
     )
-    state, seconds = session.run(stage, flag)
-    best, losses = restarts.best(settings, spread, state, plan.seeds, inputs)
-    state = loop.pick(state, best)
+    wandb = config_fields.to_mapping(plan.config.wandb) | {"config": plan.config.flags()}
+    outcome = session.fit(
+        trainer,
+        workdir.path,
+        name="decomposition",
+        keeping=dataclasses.replace(_keeping(plan.config), wandb=wandb),
+        flag=flag,
+    )
+    results = trainer.results(outcome.state)
     return [
         Decomposition(
             loop.pick(targets, i),
-            loop.pick(state.components, i),
-            settings,
-            losses=losses[i].tolist(),
-            moves=moves_of(loop.pick(state, i)),
+            result.components,
+            plan.settings,
+            losses=result.losses,
+            moves=result.moves,
         )
-        for i in range(len(plan.seeds))
-    ], seconds
+        for i, result in enumerate(results)
+    ], outcome.seconds
 
 
 def save_components(plan: Plan, decompositions: list[Decomposition], workdir: Workdir) -> None:
@@ -140,7 +128,7 @@ def save_components(plan: Plan, decompositions: list[Decomposition], workdir: Wo
 def evaluate(
     plan: Plan, targets: Target, decompositions: list[Decomposition]
 ) -> tuple[list[dict], list[Any]]:
-    """Numbers of results.json and arrays for the figures, an entry a seed."""
+    """Numbers for results.json and arrays for the figures, one entry per seed."""
     losses = None
     if plan.task.training is not None:
         losses = pretraining.final_loss(plan.task, targets.params, plan.seeds).tolist()
@@ -161,20 +149,12 @@ def evaluate(
     return rows, arrays
 
 
-def _saving_and_logging(config: Config) -> dict[str, Any]:
-    """Fields of `Stage` that all loops of a run share."""
-    return {
-        "chunk_steps": config.chunk_steps,
-        "save_every": config.checkpoint_every,
-        "max_to_keep": config.max_to_keep,
-        "config": config.flags(),
-        "tensorboard": config.tensorboard,
-    }
-
-
-def _wandb(config: Config) -> dict[str, Any]:
-    """Arguments of `wandb.init`."""
-    return {
-        **config_fields.to_mapping(config.wandb),
-        "config": config.flags(),
-    }
+def _keeping(config: Config) -> Keeping:
+    """How the trainings of a run are saved and logged."""
+    return Keeping(
+        config.chunk_steps,
+        config.checkpoint_every,
+        config.max_to_keep,
+        config.flags(),
+        config.tensorboard,
+    )

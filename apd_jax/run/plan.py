@@ -89,7 +89,7 @@ def _check_memory(plan: Plan) -> None:
         training.batch_size * width if training else 0,
     ]
     needed, there = 4 * plan.config.seeds * sum(floats), memory.total()
-    if needed > there:
+    if there is not None and needed > there:
         large = [
             f"{name}={value}"
             for name, _, value in config_fields.leaves(plan.config)

@@ -1,4 +1,4 @@
-"""What a run shows: results.json, figures, and the report made of them."""
+"""Outputs of a run: results.json, figures, and the report."""
 
 import json
 from typing import Any
@@ -31,11 +31,11 @@ def publish(
     """Write results.json, figures and report of a run.
 
     Args:
-      workdir: where to.
-      plan: what was run.
-      decompositions, rows, arrays: result, numbers and arrays for figures, an entry a seed.
-      seconds: spent on each part of the run.
-      command: the command line that reproduces it.
+      workdir: Directory of the run.
+      plan: Plan of the run.
+      decompositions, rows, arrays: Result, numbers and arrays for figures, one entry per seed.
+      seconds: Time spent on each part of the run.
+      command: Command line that reproduces the run.
 
     Returns:
       The content of results.json.
@@ -90,12 +90,12 @@ def _results(plan: Plan, rows: list[dict], seconds: dict[str, float]) -> dict[st
 
 
 def _shown_seed(rows: list[dict]) -> int:
-    """The place of the seed whose details are shown: the first that is solved, or the first."""
+    """Return the index of the seed that is shown in detail: the first solved one, or the first."""
     return next((i for i, row in enumerate(rows) if row["solved"]), 0)
 
 
 def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
-    """The main figure of every seed, and all figures of one seed."""
+    """Draw the main figure of every seed, and all figures of one seed."""
     shown, several = _shown_seed(rows), len(rows) > 1
     panels = []
     for index, (row, measured) in enumerate(zip(rows, arrays, strict=True)):
@@ -115,7 +115,7 @@ def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
 
 
 def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) -> dict[str, Any]:
-    """Data of the component browser for one seed."""
+    """Return the data of the component browser for one seed."""
     target = decomposition.target
     inputs = plan.study.probes(plan.task)
     probes = probe(
@@ -152,7 +152,7 @@ def _write_figures(workdir: Workdir, panels: list[page.Panel]) -> None:
 
 
 def _read_metrics(workdir: Workdir, plan: Plan) -> tuple[list[dict], list[dict], list[str]]:
-    """Rows of the decomposition, rows of the target's training, and what is missing among them."""
+    """Return rows of the decomposition and of the target's training, and messages on gaps."""
     chunk_steps = plan.config.chunk_steps
     rows, gap = metric_reader.read(
         workdir.metrics, steps=plan.settings.steps, chunk_steps=chunk_steps

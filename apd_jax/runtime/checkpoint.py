@@ -1,8 +1,8 @@
-"""Checkpoints of a run. The only file that knows orbax.
+"""Checkpoints of a run. This is the only file that uses orbax.
 
-A checkpoint is a directory `<step>/` with the state and, beside it, the caller's metadata and a
-record of every leaf (`checksum.py`): what is restored is bit for bit what was saved, or it is
-reported as broken and the checkpoint before it is taken.
+A checkpoint is a directory `<step>/` with the state, the caller's metadata and a record of every
+leaf (`checksum.py`). A restored state is bit-identical to the saved one; otherwise the checkpoint
+is reported as broken, and the one before it is used.
 """
 
 import concurrent.futures
@@ -26,16 +26,16 @@ from apd_jax.runtime import checksum, orbax_noise, paths
 
 
 class CheckpointError(UserError):
-    """A checkpoint could not be written, or none of those on disk is whole."""
+    """A checkpoint could not be written, or no checkpoint on disk is intact."""
 
 
 class Restored(NamedTuple):
-    """A whole checkpoint.
+    """A restored checkpoint.
 
     Attributes:
-      step: the number it was saved under.
-      state: pytree like the abstract state, on the devices that it names.
-      metadata: what was given to `save`.
+      step: The step it was saved under.
+      state: The state, a pytree like the abstract state, on the devices that this names.
+      metadata: The metadata given to `save`.
     """
 
     step: int
@@ -46,18 +46,18 @@ class Restored(NamedTuple):
 class Checkpointer:
     """Saves and restores the state of a run in one directory.
 
-    `save` copies the state to the host and returns; checksums and writing go on in a thread, one
-    save at a time. A step shows up in the directory by a rename, when all of it is written. All
-    processes of a run make the same calls: process 0 writes, all read, from a disk they share.
+    `save` copies the state to the host and returns. A thread computes checksums and writes, one
+    save at a time. A step appears in the directory by a rename, after all of it is written. All
+    processes of a run make the same calls: process 0 writes, and all read from a shared disk.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, max_to_keep: int = 3):
-        """Open `directory`, made where missing.
+        """Open a directory, which is created if missing.
 
         Args:
-          directory: holds checkpoints and nothing else.
-          max_to_keep: number of newest checkpoints that stay, >= 1; with 1 there is none to fall
-            back on.
+          directory: Directory that holds checkpoints and nothing else.
+          max_to_keep: Number of newest checkpoints to keep, >= 1. With 1 there is no fallback for
+            a broken checkpoint.
         """
         if max_to_keep < 1:
             raise UserError(f"max_to_keep must be at least 1, got {max_to_keep}.")
@@ -90,7 +90,7 @@ class Checkpointer:
         self.close()
 
     def steps(self) -> list[int]:
-        """The steps on disk, oldest first, whole or broken."""
+        """Return the steps on disk, oldest first, intact or broken."""
         if not self._directory.is_dir():
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
@@ -98,16 +98,16 @@ class Checkpointer:
     def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
         """Save `state` under `step`; its buffers may be donated as soon as this returns.
 
-        Waits for the save before. A step that was saved or restored here is left as it is.
+        Waits for the previous save. A step that this object saved or restored is not written again.
 
         Args:
-          step: int >= 0.
-          state: pytree of arrays, none of size zero.
-          metadata: a JSON object, which `restore_latest` gives back.
+          step: Step of the state, int >= 0.
+          state: Pytree of arrays, none of size zero.
+          metadata: A JSON object, which `restore_latest` returns.
 
         Raises:
-          CheckpointError: the save *before* this one failed.
-          UserError: `step` is on disk from a run that was not restored here.
+          CheckpointError: The *previous* save failed.
+          UserError: `step` is on disk from a run that was not restored by this object.
         """
         self.wait()
         if step in self._whole:
@@ -115,7 +115,7 @@ class Checkpointer:
         if step in self.steps() and step not in self._broken:
             raise UserError(
                 f"{self._directory} holds a checkpoint of step {step} from another run: call "
-                "restore_latest before the first save, or take another directory."
+                "restore_latest before the first save, or choose another directory."
             )
         plain = json.loads(json.dumps(metadata))  # fails here, not in the thread
         host = to_host(state)
@@ -124,17 +124,17 @@ class Checkpointer:
             self._pending = self._thread.submit(self._write, step, host, plain)
 
     def wait(self) -> None:
-        """Return when the last save is on disk.
+        """Wait until the last save is on disk.
 
         Raises:
-          CheckpointError: it failed (disk full, ...). The checkpoints before it are untouched.
+          CheckpointError: The save failed (disk full, ...). Earlier checkpoints are untouched.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()  # raises what the thread raised
 
     def close(self) -> None:
-        """Wait for the last save, raise what went wrong in it, and end the thread."""
+        """Wait for the last save, raise its error if it failed, and end the thread."""
         try:
             self.wait()
         finally:
@@ -142,22 +142,22 @@ class Checkpointer:
             self._closing.close()
 
     def restore_latest(self, abstract_state: Any | None) -> Restored | None:
-        """Restore the newest whole checkpoint, bit for bit.
+        """Restore the newest intact checkpoint, bit for bit.
 
-        A broken one (files cut short, changed or missing) is named in a warning and the one before
-        it is tried; the next save removes it.
+        A broken checkpoint (files truncated, changed or missing) is named in a warning, and the one
+        before it is tried. The next save removes it.
 
         Args:
-          abstract_state: pytree of `jax.ShapeDtypeStruct` (as from `jax.eval_shape`) or arrays:
-            structure, shapes, dtypes and, where a leaf has one, sharding of the result. None takes
-            what is there, with tuples as lists and NamedTuples as dicts.
+          abstract_state: Pytree of `jax.ShapeDtypeStruct` (as from `jax.eval_shape`) or arrays,
+            with the structure, shapes, dtypes and, if a leaf has one, sharding of the result. None
+            restores whatever was saved, with tuples as lists and NamedTuples as dicts.
 
         Returns:
-          The checkpoint, or None where there is none.
+          The checkpoint, or None if there is none.
 
         Raises:
-          CheckpointError: there are checkpoints, but none is whole.
-          UserError: the newest whole one holds other leaves, shapes or dtypes.
+          CheckpointError: There are checkpoints, but none is intact.
+          UserError: The newest intact checkpoint holds other leaves, shapes or dtypes.
         """
         self.wait()
         found, reasons = None, {}
@@ -173,8 +173,8 @@ class Checkpointer:
         if found is None and reasons:
             lines = "".join(f"\n  step {step}: {reason}" for step, reason in reasons.items())
             raise CheckpointError(
-                f"No checkpoint in {self._directory} is whole:{lines}\n"
-                "Put a good copy back, or delete the directory and start over."
+                f"No checkpoint in {self._directory} is intact:{lines}\n"
+                "Restore a good copy, or delete the directory and start over."
             )
         self._broken = set(reasons)
         if found is not None:
@@ -182,13 +182,13 @@ class Checkpointer:
         return found
 
     def _agree(self, step: int) -> None:
-        """Hold all processes until each has restored, and compare what they found."""
+        """Wait until all processes have restored, and check that they found the same step."""
         if jax.process_count() > 1:
             reason = f"Processes see different checkpoints: is {self._directory} a shared disk?"
             multihost_utils.assert_equal(np.int32(step), reason)
 
     def _write(self, step: int, host: Any, metadata: dict[str, Any]) -> None:
-        """Write one checkpoint; runs in the thread."""
+        """Write a checkpoint; runs in the thread."""
         try:
             for broken in self._broken:
                 shutil.rmtree(self._directory / str(broken))
@@ -197,18 +197,18 @@ class Checkpointer:
             self._broken = set()
             record = checksum.seal(host, metadata)
             items = {"state": ocp.args.StandardSave(host), "metadata": ocp.args.JsonSave(record)}
-            # Not forced, orbax silently skips a step below the newest that it has seen.
+            # Without force=True, orbax silently skips a step below the newest that it has seen.
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        except Exception as error:  # a full disk comes as OSError or as tensorstore's ValueError
+        except Exception as error:  # a full disk raises OSError, or ValueError from tensorstore
             self._whole.discard(step)
             raise CheckpointError(
                 f"The checkpoint of step {step} cannot be written to {self._directory}: "
-                f"{_brief(error)}\nEarlier checkpoints are untouched (steps {self.steps()}). Make "
-                "room, or the directory writable, and run the same command to go on from there."
+                f"{_brief(error)}\nEarlier checkpoints are untouched (steps {self.steps()}). Free "
+                "disk space or make the directory writable, then rerun the command to resume."
             ) from error
 
     def _read(self, step: int, abstract_state: Any | None) -> Restored:
-        """Read one checkpoint; raise `Damaged` where it is not what was written."""
+        """Read a checkpoint; raise `Damaged` if it differs from what was written."""
         host, metadata = _load(
             lambda arguments: self._manager.restore(step, args=arguments),
             abstract_state,
@@ -222,9 +222,9 @@ class Checkpointer:
 
 
 def to_host(tree: Any) -> Any:
-    """Copy every leaf to a numpy array of its own; a view would keep its buffer from donation.
+    """Copy every leaf to a new numpy array; a view would prevent donation of its buffer.
 
-    Leaves spread over processes are gathered, so all processes must call this.
+    Leaves that are distributed over processes are gathered, so all processes must call this.
     """
 
     def local(leaf):
@@ -239,7 +239,7 @@ def to_host(tree: Any) -> Any:
 def _load(
     restore: Callable[[ocp.args.Composite], Any], abstract_state: Any | None, path: pathlib.Path
 ) -> tuple[Any, dict[str, Any]]:
-    """State (as numpy arrays) and metadata of one checkpoint; `Damaged` where it is not whole."""
+    """Return state (as numpy arrays) and metadata of a checkpoint; raise `Damaged` if broken."""
     with _damage():
         record = restore(ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
         checksum.check_record(record)
@@ -262,14 +262,14 @@ def _check_layout(path: pathlib.Path, saved: dict[str, str], asked: dict[str, st
             f"\n  {n}: {saved.get(n, 'absent')} -> {asked.get(n, 'absent')}" for n in names[:9]
         ]
         raise UserError(
-            f"{path} is whole but holds another state, saved -> asked:{''.join(lines)}\n"
-            "It is from another config or version: take another directory, or delete this one."
+            f"{path} is intact but holds another state, saved -> requested:{''.join(lines)}\n"
+            "It is from another config or version: choose another directory, or delete this one."
         )
 
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """Turn whatever orbax and tensorstore make of a damaged file into `Damaged`."""
+    """Convert any error that orbax and tensorstore raise for a damaged file to `Damaged`."""
     try:
         yield
     except checksum.Damaged:
@@ -279,9 +279,9 @@ def _damage() -> Iterator[None]:
 
 
 def _brief(error: Exception) -> str:
-    """Kind of an error, start and end of its text.
+    """Return the type of an error with the start and the end of its text.
 
-    Tensorstore names the reason last, save for long notes `[key='value']` in any order.
+    Tensorstore names the reason last, except for long notes `[key='value']` in any order.
     """
     text = " ".join(str(error).split())
     text = re.split(r" \[[\w ]+='", text, maxsplit=1)[0]
@@ -290,7 +290,7 @@ def _brief(error: Exception) -> str:
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """Keep orbax from waiting for other processes: its thread runs in process 0 only."""
+    """Return options that keep orbax from waiting for other processes; only process 0 writes."""
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"

@@ -1,48 +1,45 @@
-"""What a checkpoint says about itself: shape, dtype and sha256 of every leaf, to tell damage.
+"""The record in a checkpoint: shape, dtype and sha256 of every leaf, to detect damage.
 
-File systems lose and flip bits, and copies stop half way; a restored state is held against this
+File systems lose and flip bits, and copies are interrupted. A restored state is compared with this
 record before it is used.
 """
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
 from apd_jax.errors import UserError
+from apd_jax.sites import leaf_name
 
 
 class Damaged(Exception):
-    """What was read is not what was written."""
-
-
-def leaf_name(path: Any) -> str:
-    """Name of the leaf at a key path of JAX: its keys, with "/" between."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    """The data that were read differ from the data that were written."""
 
 
 def layout(tree: Any) -> dict[str, str]:
-    """Leaf name -> dtype and shape, like `{"components/linear1/U": "float32[12,5,3]"}`.
+    """Return dtype and shape by leaf name, like `{"components/linear1/U": "float32[12,5,3]"}`.
 
     Args:
-      tree: pytree of arrays or `jax.ShapeDtypeStruct`.
+      tree: Pytree of arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-      UserError: two leaves have the same name, because a key contains a "/".
+      UserError: Two leaves have the same name, because a key contains a "/".
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     names = [leaf_name(path) for path, _ in leaves]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise UserError(f"each leaf needs a name of its own, got {twice} twice: rename the keys.")
+        raise UserError(f"each leaf needs a unique name, got {twice} twice: rename the keys.")
     shapes = [",".join(map(str, leaf.shape)) for _, leaf in leaves]
     return {n: f"{leaf.dtype}[{s}]" for n, (_, leaf), s in zip(names, leaves, shapes, strict=True)}
 
 
 def digests(tree: Any) -> dict[str, str]:
-    """Leaf name -> sha256 of the leaf's bytes in C order. `tree`: pytree of numpy arrays."""
+    """Return the sha256 of each leaf's bytes in C order, by leaf name, for numpy arrays."""
     leaves = [np.ascontiguousarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]
     hashes = [hashlib.sha256(leaf.view(np.uint8).data).hexdigest() for leaf in leaves]
     return dict(zip(layout(tree), hashes, strict=True))
@@ -50,24 +47,37 @@ def digests(tree: Any) -> dict[str, str]:
 
 def fingerprint(tree: Any) -> str:
     """One sha256 of all leaves with their names. `tree`: pytree of numpy arrays."""
-    return _digest(digests(tree))
+    return combine(digests(tree))
+
+
+def combine(found: dict[str, str]) -> str:
+    """The `fingerprint` of a tree whose `digests` these are."""
+    return _digest(found)
+
+
+def sha256_of_blocks(blocks: Iterable[np.ndarray]) -> str:
+    """The sha256, as `digests` has it, of an array that comes in blocks of its rows."""
+    whole = hashlib.sha256()
+    for block in blocks:
+        whole.update(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+    return whole.hexdigest()
 
 
 def seal(host: Any, metadata: dict[str, Any]) -> dict[str, Any]:
-    """The record of `host` (pytree of numpy arrays) and `metadata`, itself under a checksum."""
+    """Return the record of `host` (pytree of numpy arrays) and `metadata`, with a checksum."""
     record = {"metadata": metadata, "layout": layout(host), "digests": digests(host)}
     return record | {"sha256": _digest(record)}
 
 
 def check_record(record: Any) -> None:
-    """Raise `Damaged` where `record` is not what `seal` returned."""
+    """Raise `Damaged` if `record` differs from what `seal` returned."""
     content = {k: v for k, v in record.items() if k != "sha256"} if isinstance(record, dict) else {}
     if not content or record.get("sha256") != _digest(content):
         raise Damaged("its metadata is not what was saved")
 
 
 def check_leaves(record: dict[str, Any], host: Any) -> None:
-    """Raise `Damaged`, naming them, where leaves of `host` are not the ones that `seal` saw."""
+    """Raise `Damaged`, naming the leaves, if leaves of `host` differ from those given to `seal`."""
     found = digests(host)
     names = record["digests"].keys() | found.keys()
     wrong = sorted(name for name in names if record["digests"].get(name) != found.get(name))

@@ -1,4 +1,4 @@
-"""Compiled programs, kept on disk between runs."""
+"""JAX's cache of compiled programs on disk."""
 
 import os
 import pathlib
@@ -7,10 +7,10 @@ import jax
 
 
 def enable() -> None:
-    """Keep compiled programs in `$XDG_CACHE_HOME/apd_jax`, where only this user may write.
+    """Cache compiled programs in `$XDG_CACHE_HOME/apd_jax`, where only this user may write.
 
-    What lies there is run as it is: where others may write, nothing is kept. A cache that the user
-    chose for JAX stays in use.
+    Cached programs are executed without checks, so a directory that others may write to is not
+    used. A cache that the user configured for JAX stays in use.
     """
     if jax.config.jax_compilation_cache_dir or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -22,15 +22,17 @@ def enable() -> None:
         status = cache.stat()
     except OSError:
         return
-    if status.st_uid == os.getuid() and not status.st_mode & 0o022:
+    # Windows has no user numbers, and keeps home directories to their users by itself.
+    ours = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    if ours and not status.st_mode & 0o022:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _home_of_caches() -> pathlib.Path:
-    """Where this user keeps caches, not absolute where nobody knows.
+    """Return the user's cache directory, or a relative path if it is unknown.
 
-    By the XDG specification an empty or relative variable counts as not set.
+    By the XDG specification an empty or relative variable counts as unset.
     """
     named = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
     if named.is_absolute() or os.environ.get("HOME") == "":

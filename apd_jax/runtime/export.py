@@ -1,4 +1,4 @@
-"""Finished components on disk: for `load_components`, and as plain files for everyone else."""
+"""Finished components on disk: for `load_components`, and as plain files for other programs."""
 
 import contextlib
 import json
@@ -20,13 +20,13 @@ _FILES = {"orbax", "components.safetensors", "config.json"}
 
 
 class Saved(NamedTuple):
-    """What `load_components` reads.
+    """Data that `load_components` reads.
 
     Attributes:
-      components: `{site: {"U": U, "V": V}}`.
-      target: the target's params, with tuples come back as lists and NamedTuples as dicts.
-      config: a JSON object.
-      check: more arrays, such as outputs to check a network with; None where none were given.
+      components: Factors, `{site: {"U": U, "V": V}}`.
+      target: The target's parameters, with tuples as lists and NamedTuples as dicts.
+      config: A JSON object.
+      check: Further arrays, such as outputs to check a network with; None if none were saved.
     """
 
     components: dict[str, dict[str, jax.Array]]
@@ -42,22 +42,22 @@ def save_components(
     config: Mapping[str, Any],
     check: Any = None,
 ) -> None:
-    """Write finished components with their target and config, for `load_components` and others.
+    """Write finished components with their target and config.
 
-    The directory holds `orbax/`, `components.safetensors` (`<site>.U`, `<site>.V` and
-    `target/<name>`) and `config.json`. All of it is written aside and then renamed; other files in
-    a directory that was saved to before stay.
+    The directory gets `orbax/`, `components.safetensors` (`<site>.U`, `<site>.V` and
+    `target/<name>`) and `config.json`. Everything is written to a temporary directory that is then
+    renamed. Other files in a directory with saved components stay.
 
     Args:
-      directory: new, empty, or saved to before (what was saved is then replaced).
-      components: site -> factors with arrays `U` and `V`.
-      target_params: pytree of arrays.
-      config: a JSON object.
-      check: pytree of more arrays to keep beside.
+      directory: A directory that is new, empty, or has saved components, which are replaced.
+      components: Factors with arrays `U` and `V` by site.
+      target_params: Pytree of arrays.
+      config: A JSON object.
+      check: Pytree of further arrays to save.
 
     Raises:
-      CheckpointError: it cannot be written; what was in `directory` before is untouched.
-      UserError: `directory` holds other files, or isn't on this machine.
+      CheckpointError: The components cannot be written; `directory` is untouched.
+      UserError: `directory` holds other files, or is not on this machine.
     """
     factors = {site: {"U": both.U, "V": both.V} for site, both in components.items()}
     everything = {"components": factors, "target": target_params}
@@ -82,10 +82,10 @@ def save_components(
 
 
 def load_components(directory: str | os.PathLike[str]) -> Saved:
-    """Read what `save_components` wrote.
+    """Read components that `save_components` wrote.
 
     Raises:
-      CheckpointError: files were changed, cut short or lost since.
+      CheckpointError: Files were changed, truncated or lost.
       UserError: `directory` was not written by `save_components`.
     """
     path = paths.local(directory) / "orbax"
@@ -110,13 +110,13 @@ def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]
 
 
 def _names_beside(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """Where the next content of a directory is made, and where the one before goes."""
+    """Return the temporary paths of a directory's next and previous content."""
     short = os.fsdecode(os.fsencode(directory.name)[:200])  # names have up to 255 bytes
     return directory.with_name(f".{short}.new"), directory.with_name(f".{short}.before")
 
 
 def _clear(directory: pathlib.Path) -> None:
-    """Clear away what was left beside a directory that may have been half replaced."""
+    """Remove temporary directories of an earlier, possibly interrupted, replacement."""
     aside, before = _names_beside(directory)
     if not directory.exists():
         with contextlib.suppress(FileNotFoundError):
@@ -128,11 +128,11 @@ def _clear(directory: pathlib.Path) -> None:
 def _check_ours(directory: pathlib.Path) -> None:
     names = paths.names_in(directory)
     if names and not names >= _FILES:
-        raise UserError(f"{directory} holds other files, {sorted(names)}: take a new directory.")
+        raise UserError(f"{directory} holds other files, {sorted(names)}: choose a new directory.")
 
 
 def _replace_directory(new: pathlib.Path, directory: pathlib.Path) -> None:
-    """Rename `new` to `directory` and that one out of the way; files of others are in both."""
+    """Rename `new` to `directory`, after copying the user's own files into `new`."""
 
     def ours(folder, unused_names):
         return _FILES if pathlib.Path(folder) == directory else ()

@@ -1,11 +1,11 @@
-"""The loop around a step: chunks of scanned steps, checked, reported and saved between chunks.
+"""The loop around a step: chunks of scanned steps; checks, reports and saves between chunks.
 
 The same loop trains target networks and their decompositions. Letters: S seeds side by side.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +14,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from apd_jax import randomness
 from apd_jax.errors import UserError
-from apd_jax.runtime import memory
+from apd_jax.runtime import memory, programs
 from apd_jax.runtime.mesh import SEEDS, seeds_mesh
+from apd_jax.runtime.outcome import DataFailed, Diverged, Stopped
+from apd_jax.sites import leaf_name
 
 PyTree = Any
 StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
-Feed = Callable[[int, int], PyTree]
+Feed = Callable[[int, int], Iterable[tuple[int, PyTree]]]
 
 _SUMS = ("loss/total", "gradient_norm")
 _HINT = "try a lower learning rate or more warmup"
 
 
 class Between(NamedTuple):
-    """What a training does between steps, now and then.
+    """Work that a training does between steps, at regular intervals.
 
     Attributes:
-      every: it comes after every so many steps.
-      until: and not after this step.
+      every: number of steps between two calls.
+      until: last step after which there may be a call.
       function: `(context, state, key) -> state` for a single seed.
     """
 
@@ -39,31 +41,42 @@ class Between(NamedTuple):
     function: Callable[[PyTree, PyTree, jax.Array], PyTree]
 
     def due(self, done: int) -> bool:
-        """Whether it comes between step `done` and the next."""
+        """Whether there is a call between step `done` and the next."""
         return 0 < done <= self.until and done % self.every == 0
 
     def next_after(self, done: int) -> int:
-        """The first step after `done` that it may come after."""
+        """The first step after `done` that a call may follow."""
         return (done // self.every + 1) * self.every
 
 
-class Diverged(UserError):
-    """A loss, gradient or parameter stopped being finite."""
+class Training(Protocol):
+    """A training of S seeds side by side, as `session.fit` runs it.
 
+    Attributes:
+      steps: total number of steps.
+      seeds: uint32 [S].
+      context: what the steps read, every leaf [S, ...].
+      step: the step function, see `run_steps`.
+      between: work between steps, if any.
+      feed: what the next steps read besides, if anything.
+    """
 
-class Stopped(Exception):
-    """Somebody asked to stop; everything up to `step` is saved, and here as `state`."""
+    steps: int
+    seeds: jax.Array
+    context: PyTree
+    step: StepFn
+    between: Between | None
+    feed: Feed | None
 
-    def __init__(self, step: int, what: str = "training", *, state: PyTree = None):
-        super().__init__(f"{what} stopped at step {step}")
-        self.step, self.state = step, state
+    def init_state(self) -> PyTree:
+        """Make the state before the first step, every leaf [S, ...]."""
 
 
 class Observer:
-    """What happens between chunks. This one does nothing; override what is wanted."""
+    """Callbacks between chunks. These do nothing; override what is wanted."""
 
     def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Metrics [S] of the last of the first `step` steps."""
+        """Receive the metrics [S] of step `step`, the last one of a chunk."""
 
     def save(self, step: int, state: PyTree) -> None:
         """Keep the state after `step` steps. Its buffers are reused as soon as this returns."""
@@ -73,19 +86,18 @@ class Observer:
         return False
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(4,))
-def _chunk(
-    step_fn: StepFn,
-    length: int,
-    mesh: Mesh | None,
-    context: PyTree,
-    state: PyTree,
-    seeds: jax.Array,
-    fed: PyTree,
-):
-    """`length` steps of every seed. Metrics come back as [S, length]."""
+def chunk_program(step_fn: StepFn, context: PyTree) -> Callable[..., Any]:
+    """The compiled steps of a step function with a context of this structure.
 
-    def one_seed(seed_context, seed_state, seed, fed):
+    Returns:
+      `(length, mesh, leaves of the context, state, seeds, fed) -> (state, metrics [S, length])`;
+      the state's buffers are donated.
+    """
+    return programs.kept_with(step_fn, _make_chunk, jax.tree.structure(context))
+
+
+def _make_chunk(step_fn: StepFn, tree: Any) -> Callable[..., Any]:
+    def one_seed(length, seed_context, seed_state, seed, fed):
         key = randomness.root(seed)
         reads = seed_context if fed is None else (seed_context, fed)
 
@@ -94,37 +106,45 @@ def _chunk(
 
         return jax.lax.scan(body, seed_state, length=length)
 
-    all_seeds = jax.vmap(one_seed, in_axes=(0, 0, 0, None))
-    if mesh is not None:
-        axis = PartitionSpec(SEEDS)
-        all_seeds = jax.shard_map(
-            all_seeds,
-            mesh=mesh,
-            in_specs=(axis, axis, axis, PartitionSpec()),
-            out_specs=axis,
-            check_vma=False,
-        )
-    return all_seeds(context, state, seeds, fed)
+    @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
+    def chunk(length, mesh, leaves, state, seeds, fed):
+        one = functools.partial(one_seed, length)
+        all_seeds = jax.vmap(one, in_axes=(0, 0, 0, None))
+        if mesh is not None:
+            axis = PartitionSpec(SEEDS)
+            all_seeds = jax.shard_map(
+                all_seeds,
+                mesh=mesh,
+                in_specs=(axis, axis, axis, PartitionSpec()),
+                out_specs=axis,
+                check_vma=False,
+            )
+        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds, fed)
+
+    return chunk
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
-def _between(function, mesh, context, state, seeds):
-    """One call for every seed, one after another: what a seed does not need, it does not pay."""
+def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., Any]:
+    """One call for every seed, one after another: `cond` then skips what a seed does not need."""
 
     def one_seed(arguments):
         seed_context, seed_state, seed = arguments
         key = randomness.step_key(randomness.root(seed), seed_state.step)
         return function(seed_context, seed_state, key)
 
-    def all_seeds(*arguments):
-        return jax.lax.map(one_seed, arguments)
+    @functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(2,))
+    def between(mesh, leaves, state, seeds):
+        def all_seeds(*arguments):
+            return jax.lax.map(one_seed, arguments)
 
-    if mesh is not None:
-        axis = PartitionSpec(SEEDS)
-        all_seeds = jax.shard_map(
-            all_seeds, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
-        )
-    return all_seeds(context, state, seeds)
+        if mesh is not None:
+            axis = PartitionSpec(SEEDS)
+            all_seeds = jax.shard_map(
+                all_seeds, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
+            )
+        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds)
+
+    return between
 
 
 def run_steps(
@@ -148,17 +168,17 @@ def run_steps(
     Args:
       step_fn: `(context, state, key) -> (state, metrics)` for a single seed; `state.step` counts.
       context: what the steps read (a target), every leaf [S, ...].
-      state: the state to go on from, every leaf [S, ...]. Its buffers are given up.
+      state: the state to start from, every leaf [S, ...]. Its buffers are donated.
       seeds: uint32 [S].
-      steps: total number of steps, those that `state.step` counts already included.
-      chunk_steps: steps between two looks of the host.
-      save_every: saves are at its multiples, each rounded up to a whole chunk, at the end and
-        where the observer asks to stop; None for the latter two only.
-      observer: told of metrics and saves.
-      feed: `(step, length) -> fed`, what the next steps read besides, the same for all seeds; step
-        functions then get `(context, fed)` as their context.
-      between: what is done between steps. A state is saved before, so that going on from it does
-        the same again.
+      steps: total number of steps, including those that `state.step` counts already.
+      chunk_steps: number of steps that run on the device between two callbacks.
+      save_every: saves happen at its multiples, each rounded up to a whole chunk, at the end, and
+        where the training stops early; None for the latter two only.
+      observer: receives metrics and states.
+      feed: `(step, length) -> pairs (count, fed)`: `fed` is what the next `count` steps read
+        besides, the same for all seeds, and the counts add up to `length`; step functions then get
+        `(context, fed)` as their context.
+      between: work between steps. A state is saved before it, so that resuming repeats it.
 
     Returns:
       The state after `steps` steps.
@@ -166,47 +186,75 @@ def run_steps(
     Raises:
       Diverged: a metric or the state is not finite. What was saved before stays.
       Stopped: the observer asked for it.
+      DataFailed: `feed` raised an error after the first steps; the state was saved before.
       UserError: chunk_steps below 1.
     """
     if chunk_steps < 1:
         raise UserError(f"chunk_steps must be at least 1, got {chunk_steps}")
     observer = observer or Observer()
-    done = int(state.step[0])
+    start = done = int(state.step[0])
     mesh = seeds_mesh(len(seeds))
     if mesh is not None:
         sharding = NamedSharding(mesh, PartitionSpec(SEEDS))
         context, state, seeds = jax.device_put((context, state, seeds), sharding)
     memory.give_back()  # what making the state took
+    leaves, tree = jax.tree.flatten(context)
+    chunk = chunk_program(step_fn, context)
     waiting = None
     while done < steps:
         length = min(chunk_steps, steps - done)
         if between is not None:
-            if between.due(done):
-                state = _between(between.function, mesh, context, state, seeds)
             length = min(length, between.next_after(done) - done)
-        fed = None if feed is None else feed(done, length)
-        state, metrics = _chunk(step_fn, length, mesh, context, state, seeds, fed)
+        pieces = iter([(length, None)] if feed is None else feed(done, length))
+        begun, parts = done, []
+        while done < begun + length:
+            try:
+                count, fed = next(pieces)
+            except Exception as error:
+                if done == start:
+                    raise
+                if waiting is not None:
+                    _report(observer, *waiting)
+                if parts:
+                    _report(observer, done, parts)
+                if waiting is not None or parts:
+                    _save(observer, done, state)
+                raise DataFailed(
+                    f"the data failed after step {done} of {steps}: {error}",
+                    step=done,
+                    state=_gathered(mesh, state),
+                ) from error
+            if between is not None and not parts and between.due(done):
+                call = programs.kept_with(between.function, _make_between, tree)
+                state = call(mesh, leaves, state, seeds)
+            jax.block_until_ready(parts)  # else what was fed would pile up on the device
+            state, metrics = chunk(count, mesh, leaves, state, seeds, fed)
+            done += count
+            parts.append(metrics)
         if waiting is None:
             memory.give_back()  # what compiling took; the device is at work already
         if waiting is not None:
             _report(observer, *waiting)  # while the device works on the chunk after it
-        done += length
-        waiting = done, metrics
+        waiting = done, parts
         stop = observer.should_stop()
-        due = save_every and done // save_every > (done - length) // save_every
+        due = save_every and done // save_every > begun // save_every
         if due or stop or done == steps:
             _report(observer, *waiting)
             waiting = None
-            _check_state(done, state)
-            observer.save(done, state)
+            _save(observer, done, state)
         if stop and done < steps:
-            raise Stopped(done, state=state)
+            raise Stopped(done, state=_gathered(mesh, state))
+    return _gathered(mesh, state)
+
+
+def _gathered(mesh: Mesh | None, state: PyTree) -> PyTree:
+    """The state on one device, where everything else of a decomposition is."""
     return state if mesh is None else jax.device_put(state, jax.devices()[0])
 
 
-def _report(observer: Observer, done: int, metrics: dict[str, jax.Array]) -> None:
-    """Fetch a chunk's metrics, refuse what is not finite, and hand on those of its last step."""
-    values = {name: np.asarray(value) for name, value in metrics.items()}
+def _report(observer: Observer, done: int, parts: list[dict[str, jax.Array]]) -> None:
+    """Fetch a chunk's metrics, check that they are finite, and pass on those of its last step."""
+    values = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
     length = next(iter(values.values())).shape[1]
     broken = {name: ~np.isfinite(value) for name, value in values.items()}
     steps = {name: np.argmax(bad.any(axis=0)) for name, bad in broken.items() if bad.any()}
@@ -225,19 +273,21 @@ def _report(observer: Observer, done: int, metrics: dict[str, jax.Array]) -> Non
 
 @jax.jit
 def _finite(state: PyTree) -> jax.Array:
-    """For every leaf, whether all of it is finite; bool [number of leaves]."""
+    """Whether all of each leaf is finite; bool [number of leaves]."""
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)])
 
 
-def _check_state(done: int, state: PyTree) -> None:
+def _save(observer: Observer, done: int, state: PyTree) -> None:
+    """Let the observer save a state, if all of it is finite."""
     finite = np.asarray(_finite(state))
     if not finite.all():
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
         broken = [paths[i] for i in np.flatnonzero(~finite)]
-        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in broken]
         raise Diverged(
-            f"{' and '.join(names)} of the state stopped being finite by step {done}; {_HINT}"
+            f"{' and '.join(map(leaf_name, broken))} of the state stopped being finite by step "
+            f"{done}; {_HINT}"
         )
+    observer.save(done, state)
 
 
 def stack(items: list[PyTree]) -> PyTree:
@@ -246,5 +296,5 @@ def stack(items: list[PyTree]) -> PyTree:
 
 
 def pick(tree: PyTree, index: int) -> PyTree:
-    """The `index`-th of the pytrees that stand side by side."""
+    """The `index`-th of several pytrees that are side by side."""
     return jax.tree.map(lambda leaf: leaf[index], tree)

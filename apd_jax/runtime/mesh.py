@@ -1,4 +1,4 @@
-"""Where seeds are computed: a mesh over devices, one slice of the seeds on each."""
+"""The mesh of devices over which seeds are distributed."""
 
 import os
 
@@ -12,12 +12,12 @@ SEEDS = "seeds"
 
 
 def num_shares(num_seeds: int, num_devices: int) -> int:
-    """The largest number of devices, at most `num_devices`, that the seeds divide over evenly."""
+    """Return the largest number of devices, up to `num_devices`, that divides the seeds evenly."""
     return max(n for n in range(1, min(num_seeds, num_devices) + 1) if num_seeds % n == 0)
 
 
 def seeds_mesh(num_seeds: int) -> Mesh | None:
-    """A mesh that divides the seeds over devices, or None where one device has them all."""
+    """Return a mesh that divides the seeds over devices, or None if one device has them all."""
     shares = num_shares(num_seeds, jax.device_count())
     if shares == 1:
         return None
@@ -26,13 +26,13 @@ def seeds_mesh(num_seeds: int) -> Mesh | None:
 
 
 def split_cpu(num_seeds: int) -> None:
-    """Offer the CPU to JAX as several devices, so that seeds are computed on cores of their own.
+    """Split the CPU into several JAX devices, so that seeds are computed on separate cores.
 
-    Small programs gain little from more than one core each. To be called before JAX computes
-    anything; no effect on other backends, or where the user has chosen a number.
+    Small programs gain little from more than one core each. Call this before JAX computes anything.
+    It has no effect on other backends, or if the user has set the number of devices.
 
     Raises:
-      UserError: JAX has no device, as where JAX_PLATFORMS names one that isn't there.
+      UserError: JAX has no device, for instance because JAX_PLATFORMS names a missing one.
     """
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ
     if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):

@@ -1,4 +1,4 @@
-"""Numbers out of a run: metrics.jsonl always; TensorBoard and Weights & Biases as asked."""
+"""Metrics of a run: metrics.jsonl always, TensorBoard and Weights & Biases on request."""
 
 import contextlib
 import importlib
@@ -30,11 +30,11 @@ _NO_WANDB = (
 
 
 class MetricWriter:
-    """Writes what a loop measures, a row per step. Process 0 only; elsewhere it does nothing.
+    """Writes the metrics of a loop, one row per step; does nothing except in process 0.
 
-    metrics.jsonl holds one object per line, `{"step": 100, "loss/total": [one per seed], ...}`;
-    a number that is not finite is null there. TensorBoard and Weights & Biases get one curve per
-    number: `loss/total/seed_0`, ... and their mean as `loss/total`.
+    metrics.jsonl has one object per line, `{"step": 100, "loss/total": [one per seed], ...}`, with
+    null for numbers that are not finite. TensorBoard and Weights & Biases get one curve per number:
+    `loss/total/seed_0`, ... and their mean as `loss/total`.
     """
 
     def __init__(
@@ -45,18 +45,18 @@ class MetricWriter:
         tensorboard: bool = True,
         resume_step: int | None = None,
     ):
-        """Open the files, and drop from them what the run will write again.
+        """Open the files, and drop the rows that the run will write again.
 
         Args:
-          directory: gets `metrics.jsonl` and `tensorboard/`.
-          wandb: arguments of `wandb.init` (project, entity, name, mode, config, ...; those that are
-            None are left out). Without a project, Weights & Biases is off.
-          tensorboard: whether to write TensorBoard events.
-          resume_step: step that the run goes on from; rows after it are dropped. None for a run
-            from the start: all are.
+          directory: Directory for `metrics.jsonl` and `tensorboard/`.
+          wandb: Arguments of `wandb.init` (project, entity, name, mode, config, ...); those that
+            are None are omitted. Without a project, Weights & Biases is off.
+          tensorboard: Whether to write TensorBoard events.
+          resume_step: Step at which the run resumes; later rows are dropped. None for a new run
+            drops all rows.
 
         Raises:
-          UserError: a wandb project is set and wandb is not installed.
+          UserError: A wandb project is set and wandb is not installed.
           OSError: wandb does not start, or the files cannot be written.
         """
         self._closing = contextlib.ExitStack()
@@ -88,11 +88,11 @@ class MetricWriter:
         """Write one row.
 
         Args:
-          step: int, larger than in the row before.
-          metrics: name -> scalar, or array [S] or list of one number per seed.
+          step: Step of the row, larger than that of the previous row.
+          metrics: A scalar for each name, or an array [S] or list with one number per seed.
 
         Raises:
-          OSError: the row cannot be written, because the disk is full for instance.
+          OSError: The row cannot be written, for instance because the disk is full.
         """
         if self._file is None:
             return
@@ -107,7 +107,7 @@ class MetricWriter:
             self._run.log(curves, step=int(step))
 
     def close(self) -> None:
-        """Flush and close everything. Closing twice is fine."""
+        """Flush and close everything; may be called twice."""
         self._file = self._events = self._run = None
         with _explained(self._path):
             self._closing.close()
@@ -117,9 +117,9 @@ class _Events:
     """TensorBoard events, written in this thread: tensorboardX's own hangs on a full disk."""
 
     def __init__(self, directory: pathlib.Path, *, purge_step: int):
-        """Open a new file, under which TensorBoard hides all steps >= purge_step of older ones."""
+        """Open a new file, which makes TensorBoard hide all steps >= purge_step of older files."""
         directory.mkdir(exist_ok=True)
-        # Names sort by time, but on their own have whole seconds only, which two runs may share.
+        # File names sort by time, but by default in whole seconds, which two runs may share.
         self._writer = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
         self._flushed = -math.inf
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -141,20 +141,20 @@ class _Events:
 
 @contextlib.contextmanager
 def _explained(path: pathlib.Path) -> Iterator[None]:
-    """Say which file cannot be written and what to do: errors of a full disk name no file."""
+    """Add the path and a remedy to errors of writing: those of a full disk name no file."""
     try:
         yield
     except OSError as error:
-        reason = f"the metrics cannot be written ({error.strerror}): make room, and run the same "
-        reason += "command to go on from the last checkpoint"
+        reason = f"the metrics cannot be written ({error.strerror}): free disk space, then "
+        reason += "rerun the command to resume from the last checkpoint"
         raise OSError(error.errno, reason, str(path)) from error
 
 
 def import_wandb(project: str) -> types.ModuleType:
-    """The wandb module, for runs of `project`.
+    """Return the wandb module, for runs of `project`.
 
     Raises:
-      UserError: it is not installed.
+      UserError: wandb is not installed.
     """
     try:
         return importlib.import_module("wandb")
@@ -166,9 +166,9 @@ def import_wandb(project: str) -> types.ModuleType:
 
 
 def check_login(project: str, mode: str | None) -> None:
-    """Raise UserError where a run of `project` could not be logged, before it does any work.
+    """Raise UserError if a run of `project` could not be logged, before any work is done.
 
-    Weights & Biases asks for a key itself where somebody sits at a terminal.
+    On a terminal, Weights & Biases itself asks for a key.
     """
     wandb = import_wandb(project)
     mode = mode or os.environ.get("WANDB_MODE") or "online"
@@ -186,13 +186,13 @@ def check_login(project: str, mode: str | None) -> None:
 
 
 def _open_wandb(directory: pathlib.Path, settings: Mapping[str, Any], *, fresh: bool) -> Any:
-    """Start or, under the id kept in `wandb_id`, go on with a Weights & Biases run."""
+    """Start a Weights & Biases run, or resume the one whose id is saved in `wandb_id`."""
     wandb = import_wandb(settings["project"])
     id_file = directory / "wandb_id"
     if fresh or not id_file.exists():
         atomic_write_text(id_file, uuid.uuid4().hex)
     given = {name: value for name, value in settings.items() if value is not None}
-    # Steps that Weights & Biases has are not taken again after a resume: its steps only go up.
+    # Weights & Biases ignores steps that it already has after a resume: its steps only increase.
     fixed = {"id": id_file.read_text(), "resume": "allow", "dir": directory}
     try:
         return wandb.init(**fixed | given)
@@ -201,7 +201,7 @@ def _open_wandb(directory: pathlib.Path, settings: Mapping[str, Any], *, fresh: 
 
 
 def _drop_rows_after(path: pathlib.Path, step: int) -> None:
-    """Rewrite the file without rows after `step`, and without rows that were cut short."""
+    """Rewrite the file without rows after `step`, and without truncated rows."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -212,7 +212,7 @@ def _drop_rows_after(path: pathlib.Path, step: int) -> None:
 
 
 def _step(line: str) -> float:
-    """Step of a row, infinite where it is not a whole row."""
+    """Return the step of a row, or infinity for a truncated row."""
     try:
         return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
     except (ValueError, TypeError, KeyError):
@@ -220,7 +220,7 @@ def _step(line: str) -> float:
 
 
 def _plain(value: np.ndarray) -> Any:
-    """Numbers as JSON has them: nested lists, null for those that are not finite."""
+    """Convert numbers for JSON: nested lists, with null for those that are not finite."""
     if value.dtype.kind in "iub":
         return value.tolist()
     value = value.astype(np.float64)
@@ -230,7 +230,7 @@ def _plain(value: np.ndarray) -> Any:
 
 
 def _curves(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """One number for each curve: the mean over seeds and, with more than one seed, every seed."""
+    """Return one number per curve: the mean over seeds and, with several seeds, each seed."""
     curves = {}
     for name, value in values.items():
         curves[name] = float(np.mean(value))

@@ -1,4 +1,4 @@
-"""What orbax and tensorstore say beside the errors that they raise, kept out of the log."""
+"""Filters for messages of orbax and tensorstore that repeat the errors they raise."""
 
 import logging as std_logging
 import pathlib
@@ -9,10 +9,10 @@ from absl import logging
 
 
 def silence() -> None:
-    """Drop orbax's lines from the log, and complaints about event loops that it has closed.
+    """Drop orbax's lines from the log, and warnings about event loops that it has closed.
 
-    It tells every step, and tells errors that it raises as well. Where a write fails, tensorstore
-    goes on calling loops that orbax has closed, dozens of times; the failure itself is raised.
+    Orbax logs every step, and also errors that it raises. If a write fails, tensorstore calls event
+    loops that orbax has closed, dozens of times; the failure itself is raised.
     """
     logging.get_absl_logger().addFilter(_not_from_orbax)
     before = sys.unraisablehook
@@ -29,5 +29,5 @@ def silence() -> None:
 
 
 def _not_from_orbax(record: std_logging.LogRecord) -> bool:
-    """Whether to keep a line of the log."""
+    """Return whether to keep a line of the log."""
     return "orbax" not in pathlib.PurePath(record.pathname).parts

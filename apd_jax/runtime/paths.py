@@ -1,4 +1,4 @@
-"""Directories as users name them, and under a name that every library takes as it stands."""
+"""Paths of directories: as given by users, and in a form that every library accepts."""
 
 import contextlib
 import os
@@ -11,45 +11,46 @@ from apd_jax.errors import UserError
 
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")  # pathlib makes "gs:/b" of "gs://b"
 _PLAIN = re.compile(r"[\w/.+=@,-]*", re.ASCII)
-# What file systems and file managers put into any directory.
+# Files that file systems and file managers create in any directory.
 _LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.directory|lost\+found|\.nfs.*")
 _DEEPEST = 500  # longest path in a run's directory, below it
 _LONGEST = 4095
 
 
 def local(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The absolute path of a directory of this machine, with `~` for a home.
+    """Return the absolute path of a local directory; `~` is expanded.
 
     Raises:
-      UserError: it is no path, a remote one, of nobody's home, or too long for what goes into it.
+      UserError: The value is not a path, or the path is remote, names an unknown home, or is too
+        long for the files of a run.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"the path of a directory must be a str or a pathlib.Path, got {path!r}")
     text = os.fspath(path)
     if _REMOTE.match(text):
         raise UserError(
-            f"{text} is a remote path, and runs are kept on disks: mount it and give the path of "
-            f"the mount (or write ./{text} for a directory of that name)."
+            f"{text} is a remote path, and runs need a local directory: mount it and pass the path "
+            f"of the mount (or write ./{text} for a directory of that name)."
         )
     expanded = os.path.expanduser(text)
     if text.startswith("~") and expanded == text:
-        raise UserError(f"{text}: there is no such home; write the path in full.")
+        raise UserError(f"{text}: there is no such home directory; write the full path.")
     absolute = pathlib.Path(expanded).absolute()
     length, longest = len(os.fsencode(absolute)), _LONGEST - _DEEPEST
     if length > longest:
         raise UserError(
-            f"{text[:60]}... has {length} bytes, which leaves no room for the names of files in "
-            f"it: take a path of at most {longest}."
+            f"{text[:60]}... has {length} bytes, which is too long for the files in it: choose a "
+            f"path of at most {longest} bytes."
         )
     return absolute
 
 
 @contextlib.contextmanager
 def plain(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Another path of `directory`, without characters that mean something to a library.
+    """Yield a path of `directory` without characters that have a special meaning in a library.
 
-    Tensorstore looks for patterns in brackets, drops backslashes and takes UTF-8 only; orbax looks
-    for the names of clouds. A path without such characters is given back as it is.
+    Tensorstore interprets brackets as patterns, drops backslashes and accepts UTF-8 only; orbax
+    looks for names of cloud storage. A path without such characters is returned unchanged.
     """
     if _PLAIN.fullmatch(str(directory)):
         yield directory
@@ -61,7 +62,7 @@ def plain(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def names_in(directory: pathlib.Path) -> set[str]:
-    """Names of what somebody put into a directory, empty where there is none."""
+    """Return the names in a directory without system files; empty if it does not exist."""
     if not directory.is_dir():
         return set()
     return {path.name for path in directory.iterdir() if not _LITTER.fullmatch(path.name)}

@@ -1,4 +1,4 @@
-"""Stopping between two chunks: SIGTERM (a scheduler's notice) and SIGINT (Ctrl-C)."""
+"""Stops between two chunks of steps, on SIGTERM (from a scheduler) or SIGINT (Ctrl-C)."""
 
 import contextlib
 import contextvars
@@ -8,15 +8,18 @@ import threading
 from collections.abc import Iterator
 
 EXIT_RESUME = 75
-"""Exit status of a run that was asked to stop and saved: the same command goes on from there."""
+"""Exit status of a run that was stopped and is saved: rerunning the command resumes it."""
 
 
 class StopFlag:
-    """Whether the process was asked to stop.
+    """A flag that records a request to stop.
 
     Attributes:
       requested: becomes True with the first signal.
+      terminated: becomes True with SIGTERM, which asks the process to end.
     """
+
+    terminated = False
 
     def __init__(self) -> None:
         self.requested = False
@@ -25,10 +28,11 @@ class StopFlag:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+        self.terminated = self.terminated or number == signal.SIGTERM
         hint = "; again to stop at once" if number == signal.SIGINT else ""
-        # Straight to the file: the signal may have come while logging or printing.
+        # Written directly to the file: the signal may arrive while logging or printing.
         name = signal.Signals(number).name
-        with contextlib.suppress(OSError):  # nobody may be listening
+        with contextlib.suppress(OSError):  # stderr may be closed
             os.write(2, f"\n{name}: stopping after this chunk{hint}\n".encode())
 
 
@@ -39,7 +43,7 @@ _watched: contextvars.ContextVar[tuple[StopFlag, Exception] | None] = contextvar
 
 @contextlib.contextmanager
 def watch(flag: StopFlag, stopped: Exception) -> Iterator[None]:
-    """Let `stop_if_asked`, wherever in the block, raise `stopped` once `flag` is up."""
+    """Make `stop_if_asked`, anywhere in the block, raise `stopped` once `flag` is set."""
     token = _watched.set((flag, stopped))
     try:
         yield
@@ -48,7 +52,7 @@ def watch(flag: StopFlag, stopped: Exception) -> Iterator[None]:
 
 
 def stop_if_asked() -> None:
-    """Called between the pieces of work that takes long and has nothing to save."""
+    """Stop here if asked to; called between parts of long work that has nothing to save."""
     watched = _watched.get()
     if watched is not None and watched[0].requested:
         raise watched[1]
@@ -56,10 +60,10 @@ def stop_if_asked() -> None:
 
 @contextlib.contextmanager
 def catch_signals() -> Iterator[StopFlag]:
-    """Note SIGTERM and SIGINT instead of dying of them, as long as the block runs.
+    """Record SIGTERM and SIGINT in a flag, instead of terminating, while the block runs.
 
-    The loop asks `flag.requested` between chunks. A second SIGINT raises KeyboardInterrupt.
-    Python handles signals in the main thread only: in others the flag stays False.
+    The loop checks `flag.requested` between chunks. A second SIGINT raises KeyboardInterrupt.
+    Python handles signals in the main thread only; in other threads the flag stays False.
     """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""How far a loop is: a bar on a terminal or in a notebook, a line now and then elsewhere."""
+"""Progress of a loop: a bar on a terminal or in a notebook, log lines elsewhere."""
 
 import sys
 import time
@@ -16,18 +16,17 @@ class Progress:
     """Progress of one loop, on stderr, from process 0 only.
 
     On a terminal or in a notebook this is a tqdm bar. Elsewhere (a log file, a batch system) it is
-    one absl log line at the first update, at most one every 10 seconds after it, and one at the
-    end.
+    an absl log line at the first update, at most one every 10 seconds after it, and one at the end.
     """
 
     def __init__(self, total: int, description: str, unit: str = "step", *, initial: int = 0):
         """Start the clock.
 
         Args:
-          total: how many units there are.
-          description: what the loop does, like "decompose".
-          unit: name of one unit, in the singular.
-          initial: units that were done before, which the speed leaves out.
+          total: Number of units.
+          description: Name of the loop, like "decompose".
+          unit: Name of one unit, in the singular.
+          initial: Number of units done earlier, which do not count for the speed.
         """
         self._total, self._description, self._unit = total, description, unit
         self._initial = self._done = initial
@@ -48,11 +47,11 @@ class Progress:
         self.close()
 
     def update(self, done: int, **shown: Any) -> None:
-        """Show that `done` units are finished in all, with numbers beside it.
+        """Show the number of finished units, together with other numbers.
 
         Args:
-          done: units finished, counted from the start of the loop (not since the last update).
-          **shown: name -> number, or array of one per seed, of which the mean is shown.
+          done: Units finished since the start of the loop (not since the last update).
+          **shown: A number for each name, or an array with one number per seed, shown as its mean.
         """
         self._shown = {name: f"{np.mean(value):.3g}" for name, value in shown.items()}
         advance, self._done = done - self._done, done
@@ -64,7 +63,7 @@ class Progress:
             self._log()
 
     def close(self) -> None:
-        """Show the last update, where that was not shown yet, and end the bar."""
+        """Show the last update if it has not been shown, and end the bar."""
         if self._bar is not None:
             self._bar.close()
         elif self._stale:
@@ -86,5 +85,5 @@ class Progress:
 
 
 def _has_bars() -> bool:
-    """Whether stderr shows a bar that is drawn over: a terminal, or a cell of a notebook."""
+    """Return whether stderr can show a progress bar: a terminal or a notebook."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -1,159 +1,137 @@
-"""A loop of a run in its directory: from the newest whole checkpoint to the end, or to a stop.
+"""The run of a training, in memory or in its directory, from where it is to its end or to a stop.
 
 Letters: S seeds side by side.
 """
 
-import dataclasses
 import os
-import pathlib
 import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 
-from apd_jax.errors import UserError
-from apd_jax.runtime import loop, memory
-from apd_jax.runtime.checkpoint import Checkpointer, Restored, to_host
-from apd_jax.runtime.checksum import fingerprint
-from apd_jax.runtime.metric_writer import MetricWriter
+from apd_jax.runtime import loop, metric_names
+from apd_jax.runtime.outcome import Diverged, EndedEarly, Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
+from apd_jax.runtime.stores import Directory, Keeping, Memory, Store
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A loop of a run, and how it is saved and logged.
+def fit(
+    training: loop.Training,
+    directory: str | os.PathLike[str] | None = None,
+    *,
+    name: str,
+    keeping: Keeping,
+    flag: StopFlag | None = None,
+    observer: loop.Observer | None = None,
+) -> Outcome:
+    """Run a training to its end; in a directory, resume from the newest whole checkpoint there.
 
-    Attributes:
-      name: what it does, for people.
-      directory: gets checkpoints/, metrics.jsonl and tensorboard/.
-      make_state: gives the state before the first step, every leaf [S, ...].
-      make_step: gives the step function.
-      context: what the steps read, every leaf [S, ...]; a checkpoint holds its checksum.
-      seeds: uint32 [S].
-      steps, chunk_steps, save_every: see `loop.run_steps`.
-      max_to_keep: number of newest checkpoints that stay.
-      config: a JSON object that every checkpoint holds, for whoever finds one on its own.
-      tensorboard, wandb: see `MetricWriter`.
-      feed: see `loop.run_steps`.
-      observer: told of the metrics too, and may ask to stop.
-      make_between: gives what is done between steps.
-    """
-
-    name: str
-    directory: os.PathLike[str]
-    make_state: Callable[[], Any]
-    make_step: Callable[[], loop.StepFn]
-    context: Any
-    seeds: jax.Array
-    steps: int
-    chunk_steps: int
-    save_every: int
-    max_to_keep: int
-    config: Mapping[str, Any]
-    tensorboard: bool = True
-    wandb: Mapping[str, Any] | None = None
-    feed: loop.Feed | None = None
-    observer: loop.Observer = dataclasses.field(default_factory=loop.Observer)
-    make_between: Callable[[], loop.Between | None] = lambda: None
-
-
-def run(stage: Stage, flag: StopFlag) -> tuple[Any, float]:
-    """Go on with a stage to its end; where it is at its end, only say so.
+    Args:
+      training: what is run.
+      directory: gets checkpoints/, metrics.jsonl and tensorboard/; None for a run in memory.
+      name: what the training does, for people.
+      keeping: how it is saved and logged.
+      flag: requests a stop between chunks.
+      observer: receives metrics and states too, and may request a stop.
 
     Returns:
-      The state after the last step, and the seconds that all commands together spent on it.
+      The state after the last step, and the metrics.
 
     Raises:
-      loop.Stopped: `flag` was raised; the work so far is saved.
-      loop.Diverged: something stopped being finite; names the last good checkpoint.
+      Stopped: a stop was requested; the work so far is saved where there is a directory.
+      Diverged: something is no longer finite; names the last good checkpoint.
+      DataFailed: the data raised an error; the work so far is saved where there is a directory.
       CheckpointError: a checkpoint can't be written, or there are some but none is whole.
       UserError: the checkpoints were made with another context.
       OSError: the metrics can't be written.
+
+      The first three carry the last finite state as their `outcome`.
     """
-    directory = pathlib.Path(stage.directory) / "checkpoints"
-    metadata = {"config": stage.config, "context": fingerprint(to_host(stage.context))}
-    with Checkpointer(directory, max_to_keep=stage.max_to_keep) as checkpointer:
-        restored = checkpointer.restore_latest(jax.eval_shape(stage.make_state))
-        _check_context(stage, restored, metadata)
+    flag, observer = flag or StopFlag(), observer or loop.Observer()
+    store: Store = Memory(training.steps)
+    if directory is not None:
+        store = Directory(directory, training, name, keeping)
+    with store:
+        restored = store.restore(training)
         done = restored.step if restored else 0
-        if restored and done >= stage.steps:
-            logging.info("%s: all %d steps are done", stage.name, stage.steps)
-            return restored.state, restored.metadata["seconds"]
+        seconds = restored.metadata["seconds"] if restored else 0.0
+        if restored and done >= training.steps:
+            logging.info("%s: all %d steps are done", name, training.steps)
+            return Outcome(restored.state, done, store.rows(done), seconds)
+        state = restored.state if restored else None
+        restored = None  # the loop gives the state's buffers up
         if flag.requested:
-            state = restored.state if restored else stage.make_state()
-            raise loop.Stopped(done, stage.name, state=state)
-        if restored:
-            logging.info("%s: going on from step %d of %d", stage.name, done, stage.steps)
-        with (
-            MetricWriter(
-                stage.directory,
-                wandb=stage.wandb,
-                tensorboard=stage.tensorboard,
-                resume_step=done if restored else None,
-            ) as writer,
-            Progress(stage.steps, stage.name, initial=done) as progress,
-        ):
-            session = Session(stage, metadata, restored, checkpointer, writer, progress, flag)
-            return _run_steps(stage, restored, session), session.seconds
+            stopped = Stopped(done, name)
+            state = training.init_state() if state is None else state
+            stopped.outcome = Outcome(state, done, store.rows(done), seconds)
+            raise stopped
+        if state is not None:
+            logging.info("%s: resuming from step %d of %d", name, done, training.steps)
+        with store.log(done), Progress(training.steps, name, initial=done) as progress:
+            recorder = Recorder(store, progress, flag, observer, seconds)
+            state = _run(training, state, name, keeping, recorder)
+            return Outcome(state, training.steps, store.rows(training.steps), recorder.seconds)
 
 
-def _check_context(stage: Stage, restored: Restored | None, metadata: Mapping[str, Any]) -> None:
-    """Raise UserError where a checkpoint belongs to another context: its numbers would be mixed."""
-    if restored and restored.metadata.get("context", metadata["context"]) != metadata["context"]:
-        raise UserError(
-            f"{stage.name}: step {restored.step} in {stage.directory} was made with another target "
-            "than the one that is there now, trained again on another machine or version perhaps: "
-            "put back the target/ that belongs to it, or delete the directory and start over."
-        )
-
-
-def _run_steps(stage: Stage, restored: Restored | None, session: "Session") -> Any:
+def _run(
+    training: loop.Training, state: Any, name: str, keeping: Keeping, recorder: "Recorder"
+) -> Any:
     """The state after the last step."""
     try:
         return loop.run_steps(
-            stage.make_step(),
-            stage.context,
-            restored.state if restored else stage.make_state(),
-            stage.seeds,
-            steps=stage.steps,
-            chunk_steps=stage.chunk_steps,
-            save_every=stage.save_every,
-            observer=session,
-            feed=stage.feed,
-            between=stage.make_between(),
+            training.step,
+            training.context,
+            training.init_state() if state is None else state,
+            training.seeds,
+            steps=training.steps,
+            chunk_steps=keeping.chunk_steps,
+            save_every=keeping.save_every,
+            observer=recorder,
+            feed=training.feed,
+            between=training.between,
         )
-    except loop.Stopped as stopped:
-        raise loop.Stopped(stopped.step, stage.name, state=stopped.state) from stopped
-    except loop.Diverged as error:
-        raise loop.Diverged(f"{stage.name}: {error}. {session.last_good()}") from error
+    except EndedEarly as ended:
+        raise _with_outcome(ended, name, recorder) from ended
 
 
-class Session(loop.Observer):
-    """Puts what a loop tells into files: metrics, progress and checkpoints.
+def _with_outcome(ended: EndedEarly, name: str, recorder: "Recorder") -> EndedEarly:
+    """The same end, by the training's name, and with the last state that is finite."""
+    store = recorder.store
+    if isinstance(ended, Stopped):
+        error: EndedEarly = Stopped(ended.step, name)
+    elif isinstance(ended, Diverged):
+        error = Diverged(f"{name}: {ended}. {store.last_good()}")
+    else:
+        error = type(ended)(f"{name}: {ended}", step=ended.step)
+    step, state = (ended.step, ended.state) if ended.state is not None else store.saved()
+    if state is not None:
+        state = jax.tree.map(jnp.asarray, state)
+        error.outcome = Outcome(state, step, store.rows(step), recorder.seconds)
+    return error
+
+
+class Recorder(loop.Observer):
+    """Passes what the loop reports to a store, the progress bar and another observer.
 
     Attributes:
-      seconds: spent up to the last save, those before a resume included.
+      store: where metrics and states are kept.
+      seconds: time spent up to the last save, including the time before a resume.
     """
 
     def __init__(
         self,
-        stage: Stage,
-        metadata: Mapping[str, Any],
-        restored: Restored | None,
-        checkpointer: Checkpointer,
-        writer: MetricWriter,
+        store: Store,
         progress: Progress,
         flag: StopFlag,
+        observer: loop.Observer,
+        seconds: float = 0.0,
     ):
-        self._metadata, self._directory = metadata, pathlib.Path(stage.directory)
-        self._checkpointer, self._writer, self._progress = checkpointer, writer, progress
-        self._flag, self._observer = flag, stage.observer
-        self.seconds = restored.metadata["seconds"] if restored else 0.0
-        self._start = time.monotonic() - self.seconds
-        self._saved = restored.step if restored else None
+        self.store, self.seconds = store, seconds
+        self._progress, self._flag, self._observer = progress, flag, observer
+        self._start = time.monotonic() - seconds
         self._last: tuple[int, float] | None = None
 
     def on_metrics(self, step, metrics):
@@ -163,24 +141,14 @@ class Session(loop.Observer):
         if self._last is not None:
             row["steps_per_second"] = (step - self._last[0]) / max(now - self._last[1], 1e-9)
         self._last = step, now
-        self._writer.write(step, row)
-        shown = {name.removeprefix("loss/"): v for name, v in metrics.items() if "loss" in name}
-        self._progress.update(step, **shown)
+        self.store.write(step, row)
+        self._progress.update(step, **metric_names.losses(metrics))
         self._observer.on_metrics(step, metrics)
 
     def save(self, step, state):
         self.seconds = time.monotonic() - self._start
-        memory.give_back()  # what the checkpoint before this one took
-        self._checkpointer.save(step, state, {"seconds": self.seconds, **self._metadata})
-        self._saved = step
+        self.store.save(step, state, self.seconds)
         self._observer.save(step, state)
 
     def should_stop(self):
         return self._flag.requested or self._observer.should_stop()
-
-    def last_good(self) -> str:
-        """A sentence that names the newest checkpoint of this run."""
-        self._checkpointer.wait()
-        if self._saved is None:
-            return "No checkpoint had been saved."
-        return f"The last good checkpoint is {self._directory / 'checkpoints' / str(self._saved)}"

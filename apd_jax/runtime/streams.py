@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, or that nobody reads any more."""
+"""Standard streams that may be closed or whose reader may be gone."""
 
 import atexit
 import contextlib
@@ -9,10 +9,10 @@ from absl import logging
 
 
 def open_missing() -> None:
-    """Put /dev/null where a standard stream is closed, and at exit where stderr can't be written.
+    """Open /dev/null for closed standard streams, and at exit for a stderr that cannot be written.
 
-    Otherwise the next file that is opened takes its number, and gets what is written to it; and
-    a full disk under stderr would make Python 3.13 end with status 120, whatever the run's is.
+    Otherwise the next opened file would get the stream's number, and receive what is written to it.
+    If stderr is on a full disk, Python 3.13 would exit with status 120, whatever the run's status.
     """
     atexit.register(_flush, "stderr")
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -26,7 +26,7 @@ def open_missing() -> None:
 
 
 def say(*lines: str) -> None:
-    """Print lines. Where nobody reads or the disk is full, that is no failure of the run."""
+    """Print lines; a closed reader or a full disk is not a failure of the run."""
     with contextlib.suppress(OSError, ValueError):
         for line in lines:
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -35,7 +35,7 @@ def say(*lines: str) -> None:
 
 
 def _flush(name: str) -> None:
-    """Write what a standard stream holds back, or give it up, as the flush at exit would fail."""
+    """Flush a standard stream, or redirect it to /dev/null if it cannot be written."""
     stream = getattr(sys, name)
     try:
         if stream is not None:

@@ -1,7 +1,7 @@
-"""Pytrees on paper: the leaves by path, and the containers that hold them.
+"""Serialised pytrees: leaves by path, and a description of the containers.
 
-dict, list, tuple and None are written down and made again; other containers (NamedTuples,
-dataclasses) are code, and come back with the help of a tree like the one that was saved.
+dict, list, tuple and None are described and rebuilt. Other containers (NamedTuples, dataclasses)
+are code; rebuilding them needs a template, a tree with the structure of the saved one.
 """
 
 from typing import Any
@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
-from apd_jax.runtime.checksum import layout, leaf_name
+from apd_jax.runtime.checksum import layout
+from apd_jax.sites import leaf_name
 
 PyTree = Any
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a tree by their paths, `/`-separated, in order.
+    """Return the leaves of a tree by their `/`-separated paths, in order.
 
     Raises:
-      UserError: two leaves have the same path.
+      UserError: Two leaves have the same path.
     """
     arrays = jax.tree.map(jnp.asarray, tree)
     layout(arrays)
@@ -28,7 +29,7 @@ def leaves_by_path(tree: PyTree) -> dict[str, Any]:
 
 
 def describe(tree: PyTree) -> Any:
-    """The containers of a tree as a JSON object; one that is code by the name of its type."""
+    """Describe the containers of a tree as a JSON object; code by the name of its type."""
     if tree is None:
         return {"none": None}
     if type(tree) is dict:
@@ -41,23 +42,23 @@ def describe(tree: PyTree) -> Any:
 
 
 def rebuild(description: Any, leaves: dict[str, Any], template: PyTree | None = None) -> PyTree:
-    """Make a tree again from what `describe` and `leaves_by_path` gave.
+    """Rebuild a tree from the results of `describe` and `leaves_by_path`.
 
     Args:
-      description: its containers.
-      leaves: in their order.
-      template: a tree of the same types, wherever it comes from.
+      description: Description of the containers.
+      leaves: Leaves in order.
+      template: A tree with the same containers; required if some of them are code.
 
     Raises:
-      UserError: containers that are code without a template, or one with other leaves.
+      UserError: Containers are code and there is no template, or the template has other leaves.
     """
     if template is not None:
         return _like(template, leaves)
     name = code(description)
     if name:
         raise UserError(
-            f"the parameters are kept in a {name}, which is code and not saved: give a Target of "
-            "the network, or params like those that were decomposed"
+            f"the parameters are stored in a {name}, which is code and not saved: pass a Target of "
+            "the network, or params with the structure of those that were decomposed"
         )
     return _made(description, iter(leaves.values()))
 
@@ -68,14 +69,14 @@ def _like(template: PyTree, leaves: dict[str, Any]) -> PyTree:
     if structs != shapes:
         differing = sorted(set(structs.items()) ^ set(shapes.items()))
         raise UserError(
-            f"the network's parameters are not those that were saved; differing: {differing[:6]}"
+            f"the network's parameters are not those that were saved; different: {differing[:6]}"
         )
     ordered = [leaves[path] for path in structs]
     return jax.tree.unflatten(jax.tree.structure(template), ordered)
 
 
 def code(description: Any) -> str:
-    """Name of a type in a description that is code, empty where there is none."""
+    """Return the name of a container type that is code in a description, or an empty string."""
     ((kind, inner),) = description.items()
     if kind == "code":
         return inner

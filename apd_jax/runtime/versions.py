@@ -1,4 +1,4 @@
-"""What numbers depend on: versions of packages, and the machine."""
+"""Versions of packages and a description of the machine, for the record of a run."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ import jax
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     packages = ("apd_jax", "jax", "jaxlib", "flax", "optax", "numpy")
     found = {"python": platform.python_version()}
     for package in packages:
@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What the run was computed on."""
+    """Return platform, devices and number of CPU cores."""
     return {
         "platform": platform.platform(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

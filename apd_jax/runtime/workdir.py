@@ -1,8 +1,6 @@
-"""The directory of one run: where everything lies, who may write to it, and for which config."""
+"""The directory of a run: its files, its lock, and the config that it belongs to."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import pathlib
@@ -14,12 +12,12 @@ from typing import Any, Self
 import jax
 from absl import logging
 
+from apd_jax.config_fields import present_value
 from apd_jax.errors import UserError
-from apd_jax.runtime import paths
+from apd_jax.runtime import file_lock, paths
 
 _ABSENT = "absent"
 _BEFORE_CONFIG = {".lock", ".config.json.tmp"}  # what a run writes before it has a config
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what file systems without locks say
 
 
 class WorkdirError(UserError):
@@ -31,22 +29,23 @@ class WorkdirMismatch(WorkdirError):
 
 
 class Workdir:
-    """Directory of one run, held for as long as this object is open.
+    """Directory of a run, locked while this object is open.
 
     Attributes:
-      path: the directory. In it: `config` (config.json), `target`, `checkpoints`, `metrics`
-        (metrics.jsonl), `results` (results.json), `figures`, `report` (report.html).
+      path: The directory. Other attributes are paths in it: `config` (config.json), `target`,
+        `checkpoints`, `metrics` (metrics.jsonl), `results` (results.json), `figures`, `report`
+        (report.html).
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        """Make the directory, check that it can be written to, and lock out other processes.
+        """Create the directory, check that it is writable, and lock out other processes.
 
-        The lock is the kernel's and goes with the process, however that ends. Only process 0 of a
-        run with several takes it.
+        The kernel releases the lock when the process ends, in any way. In a run with several
+        processes only process 0 takes it.
 
         Raises:
-          WorkdirError: it is not on this machine, holds files that no run wrote (they are left
-            as they are), cannot be written to, or another process works in it.
+          WorkdirError: The directory is not on this machine, holds files that no run wrote (they
+            are not changed), cannot be written to, or is in use by another process.
         """
         try:
             self.path = paths.local(path)
@@ -72,16 +71,16 @@ class Workdir:
         self.close()
 
     def close(self) -> None:
-        """Let other processes in."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def read_config(self) -> dict[str, Any] | None:
-        """The config that the directory belongs to, or None while it belongs to none.
+        """Return the config that the directory belongs to, or None if it has none yet.
 
         Raises:
-          WorkdirError: config.json is not one that a run wrote.
+          WorkdirError: config.json was not written by a run.
         """
         try:
             config = json.loads(self.config.read_bytes())
@@ -102,26 +101,26 @@ class Workdir:
         free: Sequence[str] = (),
         defaults: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Make this the directory of `config`, or check that it is.
+        """Claim the directory for `config`, or check that it belongs to it.
 
         Args:
-          config: a JSON object; tuples count as lists.
-          free: dotted names of fields, or of groups of fields, that may change between the
-            commands of one run because they don't change its numbers.
-          defaults: the defaults of all fields. A saved config that is older than a field has its
-            default, which stands for how it was before.
+          config: A JSON object; tuples count as lists.
+          free: Dotted names of fields, or of groups of fields, that may change between the commands
+            of one run because they do not change results.
+          defaults: Default values of all fields. They apply to fields that are missing in a saved
+            config because it is older.
 
         Returns:
-          True where the directory was this run's already.
+          True if the directory already belonged to this run.
 
         Raises:
-          WorkdirMismatch: it is the directory of another config; names every field that differs.
-          WorkdirError: nobody can tell whose directory it is.
+          WorkdirMismatch: It belongs to another config; the message names every different field.
+          WorkdirError: The owner of the directory cannot be determined.
         """
         try:
             return self._claim(json.loads(json.dumps(config)), free, defaults or {})
         except WorkdirError:
-            if self._made_lock:  # nothing of ours stays in a directory of somebody else
+            if self._made_lock:  # leave no file in a directory that is not ours
                 self._lock_file.unlink(missing_ok=True)
             raise
 
@@ -132,22 +131,22 @@ class Workdir:
         if saved is not None:
             if 2 * len(asked.keys() & saved.keys()) < len(asked):
                 raise WorkdirError(
-                    f"{self.config} is not the config of a run: take a new or empty --workdir."
+                    f"{self.config} is not the config of a run: choose a new or empty --workdir."
                 )
             known = _flat(dict(defaults)) if defaults else {}
             differing = _differences(known | _flat(saved), _flat(asked), free)
             if differing:
                 raise WorkdirMismatch(
-                    f"{self.path} belongs to a run with another config (saved -> asked):\n  "
+                    f"{self.path} belongs to a run with another config (saved -> requested):\n  "
                     + "\n  ".join(differing)
-                    + "\nTake another --workdir, or delete this one."
+                    + "\nChoose another --workdir, or delete this one."
                 )
         if saved != asked and jax.process_index() == 0:
             atomic_write_text(self.config, json.dumps(asked, indent=2) + "\n")
         return saved is not None
 
     def _check_ours(self) -> None:
-        """Raise WorkdirError where the directory holds files that no run wrote."""
+        """Raise WorkdirError if the directory holds files that no run wrote."""
         try:
             names = paths.names_in(self.path) - _BEFORE_CONFIG
         except OSError as error:
@@ -156,7 +155,7 @@ class Workdir:
             shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
             raise WorkdirError(
                 f"{self.path} holds files ({shown}) and {self.config.name} is missing: put it back "
-                "if they are a run's, else take a new or empty --workdir."
+                "if the files belong to a run, otherwise choose a new or empty --workdir."
             )
 
     def _take(self) -> None:
@@ -170,37 +169,33 @@ class Workdir:
         except OSError as error:
             self.close()
             raise WorkdirError(
-                f"{self.path} cannot be written to ({error.strerror}): make room or writable, or "
-                "take another --workdir."
+                f"{self.path} cannot be written to ({error.strerror}): free disk space, make it "
+                "writable, or choose another --workdir."
             ) from error
         if holder:
             self.close()
             raise WorkdirError(
-                f"{self.path} is in use by process {holder}: wait for it, stop it, or take another "
-                "--workdir."
+                f"{self.path} is in use by process {holder}: wait for it, stop it, or choose "
+                "another --workdir."
             )
 
 
 def _lock(file: int) -> str | None:
-    """Lock an open file and write our name into it, or return the name of who holds it."""
+    """Lock an open file and write our name into it, or return the name of its holder."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.pread(file, 99, 0).decode() or "unknown"
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        logging.warning("The file system has no locks: start one process in a workdir only.")
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+        if not file_lock.acquire(file):
+            return file_lock.read(file, 99).decode() or "unknown"
+    except file_lock.NoLocks as error:
+        logging.warning("No file can be locked (%s): use a workdir in one process only.", error)
+    file_lock.write(file, f"{os.getpid()} on {socket.gethostname()}".encode())
     return None
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file whole or not at all: under another name, flushed to disk, then renamed.
+    """Write a file completely or not at all: to a temporary file that is then renamed.
 
     Raises:
-      OSError: it cannot be written; what was there before is untouched.
+      OSError: The file cannot be written; its previous content is untouched.
     """
     path = pathlib.Path(path)
     aside = path.with_name(f".{path.name}.tmp")
@@ -213,25 +208,25 @@ def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk has no name
+        raise OSError(error.errno, error.strerror, str(path)) from error  # adds the file's name
 
 
 def atomic_write_text(path: str | os.PathLike[str], content: str) -> None:
-    """`atomic_write_bytes` for text, in UTF-8, with escapes for names of files that are not."""
+    """Write text like `atomic_write_bytes`, in UTF-8; undecodable file names are escaped."""
     atomic_write_bytes(path, content.encode(errors="backslashreplace"))
 
 
 def _differences(old: dict[str, str], new: dict[str, str], free: Sequence[str]) -> list[str]:
-    """Lines `name: saved -> asked` for every field that differs and is not free."""
+    """Return lines `name: saved -> requested` for every field that differs and is not free."""
     names = [name for name in old | new if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
     bound = [n for n in names if not any(n == f or n.startswith(f"{f}.") for f in free)]
     return [f"{n}: {old.get(n, _ABSENT)} -> {new.get(n, _ABSENT)}" for n in sorted(bound)]
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, str]:
-    """Dotted name -> value as JSON; lists are values, an empty group is one too."""
+    """Return values as JSON by dotted name; lists and empty groups are values."""
     if not isinstance(config, dict) or not config:
-        return {prefix: json.dumps(config)}
+        return {prefix: json.dumps(present_value(prefix.rpartition(".")[2], config))}
     fields: dict[str, str] = {}
     for key, value in config.items():
         fields |= _flat(value, f"{prefix}.{key}" if prefix else key)

@@ -17,6 +17,7 @@ from apd_jax.sites.evaluate import (
     run,
 )
 from apd_jax.sites.layout import Placement, Site
+from apd_jax.sites.leaf_names import leaf_name
 from apd_jax.sites.rows import batch_size
 from apd_jax.sites.target import PyTree, Sites, Target
 
@@ -33,7 +34,8 @@ __all__ = [
     "as_is",
     "batch_size",
     "batched",
-    "position_shape",
+    "leaf_name",
     "over_examples",
+    "position_shape",
     "run",
 ]

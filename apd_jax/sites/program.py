@@ -17,6 +17,7 @@ from apd_jax.errors import UserError
 from apd_jax.sites.custom_derivatives import keeps_derivative
 from apd_jax.sites.interpreter import Interpreter
 from apd_jax.sites.layout import NoMatrix, Placement, Site, find_layout
+from apd_jax.sites.leaf_names import leaf_name
 from apd_jax.sites.uses import LinearUse
 
 PyTree = Any
@@ -59,7 +60,7 @@ def leaf_paths(params: PyTree) -> list[str]:
       UserError: two leaves with one path.
     """
     found = jax.tree_util.tree_leaves_with_path(params)
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
+    paths = [leaf_name(path) for path, _ in found]
     twice = sorted({path for path in paths if paths.count(path) > 1})
     if twice:
         raise UserError(f"several parameters are called {twice}; rename keys that hold a '/'")

@@ -1,4 +1,4 @@
-"""The experiments, a folder each, and what they share. `Study` says what a folder offers."""
+"""The experiments, one folder each, and their shared code. `Study` defines the interface."""
 
 import importlib
 
@@ -6,7 +6,7 @@ from apd_jax import plotting  # noqa: F401, before anything else imports matplot
 from apd_jax.errors import UserError
 from apd_jax.studies.study import Study
 
-# The folders; each has a study.py with its `STUDY`.
+# The folders. Each has a study.py that defines `STUDY`.
 NAMES = (
     "gated_functions",
     "linear_map",
@@ -16,10 +16,10 @@ NAMES = (
 
 
 def find(name: str) -> Study:
-    """The study called `name`.
+    """Return the study called `name`.
 
     Raises:
-      UserError: there is none.
+      UserError: There is no such study.
     """
     if name not in NAMES:
         raise UserError(f"config.name must be one of {sorted(NAMES)}, got {name!r}")
@@ -27,5 +27,5 @@ def find(name: str) -> Study:
 
 
 def find_all() -> dict[str, Study]:
-    """Every study by its name."""
+    """Return every study by its name."""
     return {name: find(name) for name in NAMES}

@@ -1,14 +1,14 @@
-"""What each figure shows and how to read it, in words for the report."""
+"""Captions of figures for the report: what each figure shows and how to read it."""
 
 from typing import NamedTuple
 
 
 class Caption(NamedTuple):
-    """The words that go with a figure.
+    """The caption of a figure.
 
     Attributes:
-      title: its name.
-      text: what is drawn, and what a good decomposition looks like.
+      title: Title of the figure.
+      text: What is drawn, and what a good decomposition looks like.
     """
 
     title: str
@@ -17,7 +17,8 @@ class Caption(NamedTuple):
 
 LABEL_ERRORS = (
     "Mean squared error against the labels, on the training distribution (inputs with at least one "
-    "active feature) and on inputs with exactly n active features. Blue: the target. Orange: only "
-    "the components with the largest attributions, as many as batch top-k selects, or n of them. "
-    "Grey: {baseline}. Good: orange as low as blue, both below grey."
+    "active feature) and on inputs with exactly n active features. Blue: the target. Orange: the "
+    "active components alone, selected by batch top-k on the training distribution, and the n "
+    "components of largest attribution otherwise. Grey: {baseline}. A good decomposition has "
+    "orange bars as low as the blue ones, and both below grey."
 )

@@ -1,4 +1,4 @@
-"""Errors against the labels by number of active features, for any target."""
+"""Figure of the errors against the labels by number of active features, for any target."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,14 +15,14 @@ _BARS = (
 
 @style.styled
 def label_errors(errors: LabelErrors) -> Figure:
-    """Draw the MSE against the labels for the training distribution and for exactly n active.
+    """Draw the MSE against the labels on the training distribution and for exactly n active.
 
-    Read off it: the orange bars should be as low as the blue ones, which says that the active
-    components do the target's task as well as the whole target; and both should be below the grey
-    ones, which says that the target computes more features than it has neurons.
+    If the orange bars are as low as the blue ones, the active components do the target's task as
+    well as the whole target. If both are below the grey ones, the target computes more features
+    than it has neurons.
 
     Args:
-      errors: G groups of inputs.
+      errors: Errors of G groups of inputs.
     """
     figure = style.new_figure(3.6)
     axes = figure.subplots()

@@ -17,7 +17,7 @@ from apd_jax.training import optimizers
 
 
 class PretrainState(NamedTuple):
-    """State of target training: int32 step, trained and fixed parameters, optimiser state."""
+    """State of a target's training: int32 step, trained and fixed parameters, optimiser state."""
 
     step: jax.Array
     trained: dict[str, Any]
@@ -31,7 +31,7 @@ class PretrainState(NamedTuple):
 
 
 def init_params(task: Task, seeds: jax.Array) -> Any:
-    """Parameters as the task draws them, every leaf [S, ...]."""
+    """Draw the parameters of all seeds, every leaf [S, ...]."""
     return jax.vmap(lambda seed: task.init(_init_key(seed)))(seeds)
 
 
@@ -39,31 +39,49 @@ def _init_key(seed: jax.Array) -> jax.Array:
     return randomness.stream(seed, "target parameters")
 
 
-def _optimizer(training: Training) -> optax.GradientTransformation:
-    return optimizers.adam(training.rate(), weight_decay=training.weight_decay)
+class TargetTrainer:
+    """A training of the target networks of S seeds, that `session.fit` runs.
+
+    Attributes:
+      steps: number of optimiser steps.
+      seeds: uint32 [S].
+      context: [S] zeros; steps read no context.
+      step: the step function `(context, state, key) -> (state, metrics)` for a single seed.
+      between, feed: None, see `loop.Training`.
+    """
+
+    between = feed = None
+
+    def __init__(self, task: TrainedTask, training: Training, seeds: jax.Array):
+        self._task, self.steps, self.seeds = task, training.steps, seeds
+        self.context = jnp.zeros(seeds.shape)
+        rate = training.rate()
+        self._optimizer = optimizers.adam(rate, weight_decay=training.weight_decay)
+        self.step = _make_step(task, training.batch_size, self._optimizer, rate)
+
+    def init_state(self) -> PretrainState:
+        """Make the states before the first step, every leaf [S, ...]."""
+        task = self._task
+
+        def one(seed):
+            params = task.init(_init_key(seed))
+            trained = {name: value for name, value in params.items() if task.is_trained(name)}
+            fixed = {name: value for name, value in params.items() if not task.is_trained(name)}
+            optimizer_state = self._optimizer.init(trained)
+            return PretrainState(jnp.zeros((), jnp.int32), trained, fixed, optimizer_state)
+
+        return jax.vmap(one)(self.seeds)
 
 
-def init_state(task: TrainedTask, training: Training, seeds: jax.Array) -> PretrainState:
-    """States before the first step, every leaf [S, ...]."""
-
-    def one(seed):
-        params = task.init(_init_key(seed))
-        trained = {name: value for name, value in params.items() if task.is_trained(name)}
-        fixed = {name: value for name, value in params.items() if not task.is_trained(name)}
-        optimizer_state = _optimizer(training).init(trained)
-        return PretrainState(jnp.zeros((), jnp.int32), trained, fixed, optimizer_state)
-
-    return jax.vmap(one)(seeds)
-
-
-def make_step(task: TrainedTask, training: Training) -> loop.StepFn:
-    """The step function for `loop.run_steps`; it reads no context."""
-    optimizer = _optimizer(training)
-    rate = training.rate()
-
+def _make_step(
+    task: TrainedTask,
+    batch_size: int,
+    optimizer: optax.GradientTransformation,
+    rate: optax.Schedule,
+) -> loop.StepFn:
     @jax.default_matmul_precision("highest")
     def step(_, state: PretrainState, key):
-        x = task.inputs(randomness.stream_of_step(key, "target batch"), training.batch_size)
+        x = task.inputs(randomness.stream_of_step(key, "target batch"), batch_size)
 
         def loss_fn(trained):
             return task.loss({**trained, **state.fixed}, x)
@@ -82,7 +100,7 @@ def make_step(task: TrainedTask, training: Training) -> loop.StepFn:
 def final_loss(
     task: TrainedTask, params: Any, seeds: jax.Array, batch_size: int = 4096, batches: int = 25
 ) -> jax.Array:
-    """Loss of trained targets on fresh data, [S]."""
+    """Compute the loss of trained targets on new data, [S]."""
 
     def one(seed_params, seed):
         keys = jax.random.split(randomness.stream(seed, "target loss"), batches)

@@ -1,9 +1,8 @@
-"""What a decomposition does feature by feature, for the component browser.
+"""Responses of a decomposition to probe inputs, for the component browser.
 
 Letters: B batch, C components, F probe inputs (features), O outputs.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -17,14 +16,15 @@ from apd_jax.studies.study import ProbeInputs
 
 
 class Probes(NamedTuple):
-    """Answers to probe inputs, and how often components are active.
+    """Responses to probe inputs, and the active share of every component.
 
     Attributes:
-      attributions: [F, C] of every probe input.
-      mask: [F, C] bool, batch top-k over the F inputs, one component an input on average.
-      target_outputs: [F, O].
-      topk_outputs: [F, O] with the components of `mask` alone.
-      active_share: [C] share of the examples of the input distribution that activate a component.
+      attributions: Attributions on every probe input, [F, C].
+      mask: Batch top-k over the F inputs, one component per input on average, [F, C] bool.
+      target_outputs: Outputs of the target, [F, O].
+      topk_outputs: Outputs of the components of `mask` alone, [F, O].
+      active_share: Share of the examples of the input distribution that activate each component,
+        [C].
     """
 
     attributions: np.ndarray
@@ -35,7 +35,7 @@ class Probes(NamedTuple):
 
 
 def one_hot(num_features: int) -> ProbeInputs:
-    """Every feature in turn at 1, the others at 0."""
+    """Return inputs with one feature at 1 and all others at 0, one for each feature."""
     return ProbeInputs(jnp.eye(num_features), "one input feature is 1, all others are 0")
 
 
@@ -47,18 +47,18 @@ def probe(
     key: jax.Array,
     num_batches: int = 20,
 ) -> Probes:
-    """Put probe inputs and batches of the input distribution through a decomposition.
+    """Run a decomposition on probe inputs and on batches of the input distribution.
 
     Args:
-      decomposition: what is probed.
-      sample_batch: the input distribution, `(key, batch_size) -> x [B, ...]`.
-      x: [F, ...] the probe inputs.
-      key: random key.
-      num_batches: batches for `active_share`, each of the training's size.
+      decomposition: The decomposition to probe.
+      sample_batch: The input distribution, `(key, batch_size) -> x [B, ...]`.
+      x: Probe inputs, [F, ...].
+      key: PRNG key for the batches.
+      num_batches: Number of batches for `active_share`, each of the training's batch size.
     """
     scores = decomposition.attributions(x)
     objective = decomposition.objective
-    mask = dataclasses.replace(objective, selection="batch", topk=1).select(scores, x).mask
+    mask = objective.with_topk(1, selection="batch").select(scores, x).mask
 
     @jax.jit
     def share(batch_key):

@@ -1,4 +1,4 @@
-"""How well components rebuild weights and outputs: the measures that every target shares.
+"""How well components reconstruct weights and outputs: measures that all studies share.
 
 Letters: B batch, C components, F features, O output width, G groups of inputs.
 """
@@ -27,12 +27,13 @@ class LabelErrors(NamedTuple):
     """MSE against the labels for groups of inputs with different numbers of active features.
 
     Attributes:
-      num_active: [G] int, the number of active features in the group; 0 stands for the training
-        distribution, of which rows without any active feature are left out.
-      target: [G] the target network.
-      topk: [G] the active components only: by the rule of the training on its distribution, the
-        `n` largest attributions of each row on rows with exactly `n` active features.
-      baseline: [G] the monosemantic baseline (see `baseline_outputs`).
+      num_active: Number of active features in the group, [G] int. 0 stands for the training
+        distribution without its rows that have no active feature.
+      target: MSE of the target network, [G].
+      topk: MSE of the active components, [G]. They are selected by the training's rule on the
+        training distribution, and are the `n` components of largest attribution on rows with
+        exactly `n` active features.
+      baseline: MSE of the monosemantic baseline (see `baseline_outputs`), [G].
     """
 
     num_active: np.ndarray
@@ -45,11 +46,11 @@ def faithfulness_mse(target: Target, components: Components) -> float:
     """Return the largest over sites of `mean_ij (θ*_l − Σ_c P_{c,l})²`.
 
     Args:
-      target: the decomposed network, with weights {site: [d_in, d_out]}.
-      components: {site: factors} whose sum should be those weights.
+      target: The decomposed network, with weights {site: [d_in, d_out]}.
+      components: Components {site: factors} whose sum should equal these weights.
 
     Returns:
-      A float, 0 where the components sum to the weights exactly.
+      The MSE as a float; 0 if the components sum to the weights exactly.
     """
     errors = [
         jnp.mean(jnp.square(target.weights[site] - factors.sum()))
@@ -61,30 +62,30 @@ def faithfulness_mse(target: Target, components: Components) -> float:
 def baseline_outputs(
     x: jax.Array, labels: jax.Array, *, num_exact: int, passthrough: bool
 ) -> jax.Array:
-    """Return what a network would output that spends each neuron on one feature.
+    """Return the outputs of the monosemantic baseline, which spends each neuron on one feature.
 
     Args:
-      x: [B, F] inputs.
-      labels: [B, F] what a perfect network outputs.
-      num_exact: the number of neurons (or hidden dimensions); that many features, the first
-        ones, get their exact label.
-      passthrough: whether the other features come out as they went in (a residual stream) or
-        as 0.
+      x: Inputs, [B, F].
+      labels: Outputs of a perfect network, [B, F].
+      num_exact: Number of neurons (or hidden dimensions). The first `num_exact` features get
+        their exact label.
+      passthrough: Whether the outputs of the other features equal their inputs (as with a
+        residual stream) instead of 0.
 
     Returns:
-      [B, F] outputs.
+      Outputs, [B, F].
     """
     rest = x if passthrough else jnp.zeros_like(x)
     return jnp.where(jnp.arange(x.shape[-1]) < num_exact, labels, rest)
 
 
 def row_mse(outputs: jax.Array, reference: jax.Array) -> jax.Array:
-    """Return [B] the mean over outputs of the squared difference of two [B, O] arrays."""
+    """Return the mean over outputs of the squared difference of two [B, O] arrays, [B]."""
     return jnp.mean(jnp.square(outputs - reference), axis=-1)
 
 
 def check_width(distribution: SparseFeatures, num_features: int) -> None:
-    """Raise UserError unless the inputs are as wide as the network."""
+    """Raise UserError unless the inputs have as many features as the network."""
     if distribution.num_features != num_features:
         raise UserError(
             f"distribution has {distribution.num_features} features, the network {num_features}; "
@@ -96,7 +97,7 @@ def num_batches(num_samples: int, batch_size: int) -> int:
     """Return the number of whole batches that hold at least `num_samples` rows.
 
     Raises:
-      UserError: where either number is below 1.
+      UserError: Either number is below 1.
     """
     if num_samples < 1 or batch_size < 1:
         raise UserError(
@@ -106,17 +107,17 @@ def num_batches(num_samples: int, batch_size: int) -> int:
 
 
 def stream(batch_fn: Callable[[jax.Array], PyTree], key: jax.Array, count: int) -> PyTree:
-    """Run one function on `count` batches and lay the results end to end on the host.
+    """Run a function on `count` batches and concatenate the results on the host.
 
-    Memory on the device stays that of one batch.
+    The device holds one batch at a time.
 
     Args:
-      batch_fn: key -> pytree of arrays with a leading batch axis.
+      batch_fn: Function of a key that returns a pytree of arrays with a leading batch axis.
       key: PRNG key; batch `i` gets `fold_in(key, i)`.
-      count: the number of batches.
+      count: Number of batches.
 
     Returns:
-      The same pytree with numpy arrays, of length `count * B`.
+      The same pytree with numpy arrays of length `count * B`.
     """
     batches = []
     for i in range(count):
@@ -129,19 +130,19 @@ def stream(batch_fn: Callable[[jax.Array], PyTree], key: jax.Array, count: int) 
 def attribution_scores(
     target: Target, components: Components, x: jax.Array, *, objective: Objective
 ) -> jax.Array:
-    """Return [B, C] attributions of a batch, compiled once for each shape."""
+    """Return the attributions of a batch, [B, C]; compiled once for each shape."""
     return objective.attribute(target, components, x).scores
 
 
 @functools.partial(jax.jit, static_argnames=("distribution", "batch_size"))
 def draw(key: jax.Array, *, distribution: SparseFeatures, batch_size: int) -> jax.Array:
-    """Return a batch of inputs, compiled once for each distribution."""
+    """Return a batch of inputs; compiled once for each distribution."""
     return distribution(key, batch_size)
 
 
 @functools.partial(jax.jit, static_argnames="objective")
 def select(scores: jax.Array, x: jax.Array, *, objective: Objective) -> jax.Array:
-    """Return the mask that the objective's rule selects, compiled once for each rule."""
+    """Return the mask that the objective's rule selects; compiled once for each rule."""
     return objective.select(scores, x).mask
 
 
@@ -163,7 +164,7 @@ def _label_rows(
     num_exact: int,
     passthrough: bool,
 ) -> _LabelRows:
-    """Squared errors of one batch against its labels, a row an input."""
+    """Return the squared errors of one batch against its labels, one row per input."""
     labels = label_fn(x)
     baseline = baseline_outputs(x, labels, num_exact=num_exact, passthrough=passthrough)
     return _LabelRows(
@@ -191,17 +192,17 @@ def label_errors(
     """Measure the MSE against labels on the training distribution and for exactly 1..n active.
 
     Args:
-      target: the decomposed network, [B, F] -> [B, F].
-      components: its components.
-      label_fn: [B, F] inputs -> [B, F] labels.
-      key: PRNG key.
-      distribution: the training distribution of the inputs.
-      objective: whose rule selects components on batches drawn from the training distribution.
-      max_active: the largest number of active features to measure (at most F is used).
-      num_exact: see `baseline_outputs`.
-      passthrough: see `baseline_outputs`.
-      batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
-      num_samples: rows per group, rounded up to whole batches.
+      target: The decomposed network, [B, F] -> [B, F].
+      components: The components of the target.
+      label_fn: Function of inputs [B, F] that returns labels [B, F].
+      key: PRNG key for the inputs.
+      distribution: Training distribution of the inputs.
+      objective: Objective whose rule selects components on the training distribution.
+      max_active: Largest number of active features to measure (at most F is used).
+      num_exact: See `baseline_outputs`.
+      passthrough: See `baseline_outputs`.
+      batch_size: Rows per batch. Batch top-k selects within a batch, so use the training's size.
+      num_samples: Rows per group, rounded up to whole batches.
 
     Returns:
       `LabelErrors` with G = 1 + min(max_active, F) groups.
@@ -219,7 +220,7 @@ def label_errors(
         x = draw(key, distribution=drawn, batch_size=batch_size)
         scores = attribution_scores(target, components, x, objective=objective)
         few = min(num_active, scores.shape[1] - objective.distil)
-        rule = objective.per_row(few) if num_active else objective
+        rule = objective.with_topk(few, selection="sample") if num_active else objective
         mask = select(scores, x, objective=rule)
         return _label_rows(
             target, components, label_fn, x, mask, num_exact=num_exact, passthrough=passthrough

@@ -1,4 +1,4 @@
-"""What a study offers: everything about one family of networks that a run needs to know."""
+"""The interface of a study: everything about one family of networks that a run needs."""
 
 import abc
 from collections.abc import Mapping
@@ -19,8 +19,9 @@ class ProbeInputs(NamedTuple):
     """Inputs that the component browser shows one by one; it calls them features.
 
     Attributes:
-      x: [P, ...] the inputs.
-      words: what one of them is, to follow "where": "one input feature is 1, all others are 0".
+      x: Inputs, [P, ...].
+      words: Description of one input, to follow "where": "one input feature is 1, all others
+        are 0".
     """
 
     x: jax.Array
@@ -28,18 +29,19 @@ class ProbeInputs(NamedTuple):
 
 
 class Study(abc.ABC):
-    """A family of networks: how one is made, decomposed, measured, shown and judged.
+    """A family of networks: how one is created, decomposed, measured, drawn and judged.
 
-    A study is a folder in studies/, named in studies/__init__.py; its study.py has a subclass of
-    this, and one object of that as `STUDY`.
+    A study is a folder in studies/ that is named in studies/__init__.py. Its study.py defines a
+    subclass of this class and an instance of it called `STUDY`.
 
     Attributes:
-      name: `config.name`.
-      variants: what `config.variant` may be.
-      task: a network of the family with its default hyperparameters.
-      captions: the words for every figure that `draw` makes.
-      main_figure: the figure that is drawn for every seed, the others for one of them.
-      measures: words for its own numbers in results.json, `{key: (column title, meaning)}`.
+      name: Value of `config.name`.
+      variants: Allowed values of `config.variant`.
+      task: A network of the family with its default hyperparameters.
+      captions: Captions of the figures that `draw` returns.
+      main_figure: Name of the figure that is drawn for every seed; the others are drawn for one.
+      measures: Descriptions of the study's own numbers in results.json,
+        `{key: (column title, meaning)}`.
     """
 
     name: str
@@ -51,20 +53,20 @@ class Study(abc.ABC):
 
     @abc.abstractmethod
     def title(self, variant: str) -> str:
-        """A name for people: "Residual MLP, 2 layers"."""
+        """Return a title for a variant, such as "Residual MLP, 2 layers"."""
 
     @abc.abstractmethod
     def description(self, task: Any) -> str:
-        """One sentence for the report: what the target is and computes."""
+        """Return a sentence for the report on what the target is and computes."""
 
     def published(self, variant: str) -> list[Published]:
-        """Numbers that others report for a variant, each with the key of a number of ours."""
+        """Return published numbers for a variant, each with the key of ours to compare with."""
         del variant
         return []
 
     @abc.abstractmethod
     def thresholds(self, variant: str) -> list[Threshold]:
-        """What a good decomposition reaches."""
+        """Return the conditions that a good decomposition meets."""
 
     @abc.abstractmethod
     def evaluate(
@@ -73,31 +75,31 @@ class Study(abc.ABC):
         """Measure the decomposition of one seed.
 
         Args:
-          task: what was decomposed.
-          decomposition: of it.
-          key: random key; the same key gives the same numbers.
-          samples: size of the samples of the input distribution.
+          task: The decomposed network and its inputs.
+          decomposition: The decomposition of one seed.
+          key: PRNG key; the same key gives the same numbers.
+          samples: Number of samples of the input distribution.
 
         Returns:
-          (numbers, arrays): the numbers of results.json as Python values, `solved` among them, and
-          whatever the methods below want to know.
+          (numbers, arrays): numbers for results.json as Python values, including `solved`, and
+          the arrays that the methods below need.
         """
 
     @abc.abstractmethod
     def draw(
         self, numbers: Mapping[str, Any], arrays: Any, only: str | None = None
     ) -> dict[str, Figure]:
-        """Figures by name; one of them alone if `only` is given."""
+        """Return the figures by name, or only the one called `only`."""
 
     @abc.abstractmethod
     def probes(self, task: Any) -> ProbeInputs:
-        """Inputs for the component browser."""
+        """Return the inputs for the component browser."""
 
     @abc.abstractmethod
     def represented(self, arrays: Any) -> list[list[int]]:
-        """For every component, the places of the probe inputs that it stands for."""
+        """Return, for every component, the indices of the probe inputs that it represents."""
 
     def views(self, target: Target) -> dict[str, View]:
-        """How the browser shows a site; sites left out are shown in their own basis."""
+        """Return how the browser shows sites; omitted sites are shown in their own basis."""
         del target
         return {}

@@ -1,4 +1,4 @@
-"""What is decomposed: a network, its inputs, and how it comes by its parameters.
+"""The interface of a task: a network, its inputs, and how its parameters are obtained.
 
 Letters: B batch.
 """
@@ -18,12 +18,12 @@ from apd_jax.training import optimizers
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How a target is trained: AdamW on fresh batches."""
+    """Hyperparameters of the target's training, by AdamW on fresh batches."""
 
-    steps: int = setting(1000, "Steps of its training; 0 to take the network as it is drawn.")
-    batch_size: int = setting(1024, "B, fresh inputs of a step.")
+    steps: int = setting(1000, "Steps of the target's training; 0 keeps the initial parameters.")
+    batch_size: int = setting(1024, "B, number of fresh inputs per step.")
     learning_rate: float = setting(1e-3, "Peak learning rate.")
-    schedule: str = setting("cosine", "Shape of the learning rate.")
+    schedule: str = setting("cosine", "Schedule of the learning rate.")
     weight_decay: float = setting(0.01, "Decoupled weight decay.")
 
     def __post_init__(self):
@@ -35,27 +35,27 @@ class Training:
         self.rate()
 
     def rate(self) -> optax.Schedule:
-        """The learning-rate schedule."""
+        """Return the learning-rate schedule."""
         return optimizers.learning_rate_schedule(
             self.learning_rate, steps=max(self.steps, 1), schedule=self.schedule
         )
 
 
 class Task(Protocol):
-    """A kind of network with its hyperparameters: a frozen dataclass of `fields.setting`.
+    """A kind of network with its hyperparameters: a frozen dataclass of `config_fields.setting`.
 
-    Its fields are the flags `--config.target.*`, so it checks them when it is made, and raises
-    UserError. It is hashable, as JAX compiles with it as a constant.
+    The fields are the flags `--config.target.*`. The constructor checks them and raises UserError.
+    A task must be hashable, since JAX compiles it in as a constant.
     """
 
     @property
     def inputs(self) -> SampleBatch:
-        """The distribution that it is decomposed on: `(key, batch_size) -> x [B, ...]`, traced."""
+        """Input distribution: `(key, batch_size) -> x [B, ...]`, traced by JAX."""
         ...
 
     @property
     def training(self) -> Training | None:
-        """How it is trained, then it is a `TrainedTask`; None where `init` gives it as it is."""
+        """Training of a `TrainedTask`; None if `init` returns the final parameters."""
         ...
 
     @property
@@ -65,25 +65,25 @@ class Task(Protocol):
 
     @property
     def hidden_activation(self) -> str:
-        """Nonlinearity that this loss applies to them first, see `losses.activation_function`."""
+        """Nonlinearity that this loss applies first, see `losses.activation_function`."""
         ...
 
     def init(self, key: jax.Array) -> Any:
-        """Parameters before training: drawn, made by hand, or loaded; traced by JAX."""
+        """Return the parameters before training: random, hand-coded, or loaded; traced by JAX."""
         ...
 
     def target(self, params: Any) -> Target:
-        """The network with its sites."""
+        """Return the network with its sites."""
         ...
 
 
 class TrainedTask(Task, Protocol):
-    """A task whose parameters, a dict, are trained here."""
+    """A task whose parameters, a dict, are trained before they are decomposed."""
 
     def is_trained(self, name: str) -> bool:
-        """Whether the parameters below a top-level name are trained; the others stay as drawn."""
+        """Return whether the parameters below a top-level name are trained instead of fixed."""
         ...
 
     def loss(self, params: Any, x: jax.Array) -> jax.Array:
-        """What is minimised on a batch x [B, ...]: a scalar."""
+        """Return the loss on a batch x [B, ...], a scalar."""
         ...

@@ -1,4 +1,4 @@
-"""Published numbers, and verdicts computed from ours."""
+"""Published numbers, and verdicts on our own."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ import numpy as np
 
 
 class Published(NamedTuple):
-    """One number that the paper or SPD reports.
+    """A number that the paper or SPD reports.
 
     Attributes:
-      key: the entry of the summary that it is compared with.
-      label: its name for a reader.
-      paper: the paper's value, as printed or "≈ " as read off a figure; None where it gives none.
-      spd: the same for SPD.
-      definition: how it is measured.
+      key: Entry of the summary to compare it with.
+      label: Name of the number for a reader.
+      paper: The paper's value as printed, or with "≈ " if read off a figure; None if not reported.
+      spd: The same for SPD.
+      definition: How the number is measured.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Threshold(NamedTuple):
 
 
 def summarise(seeds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean and standard deviation over seeds of every number, and the share of solved seeds."""
+    """Return mean and standard deviation over seeds of every number, and the solve rate."""
     summary = {}
     for key in seeds[0]:
         if key == "solved":
@@ -67,7 +67,7 @@ def judge(thresholds: Sequence[Threshold], summary: Mapping[str, float]) -> list
 
 
 def _scientific(value: float, digits: int) -> str:
-    """As small numbers are printed in the paper: `1.125e-4`."""
+    """Format a small number as in the paper: `1.125e-4`."""
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
@@ -75,9 +75,9 @@ def _scientific(value: float, digits: int) -> str:
 def compare(
     published: Sequence[Published], summary: Mapping[str, float], num_seeds: int
 ) -> list[dict[str, Any]]:
-    """Our numbers beside the published ones, as text.
+    """Return our numbers beside the published ones, as text.
 
-    Of several seeds the spread is shown, of one seed the standard error where it is known.
+    With several seeds, the standard deviation is shown; with one seed, the standard error if known.
     """
 
     def ours(key: str) -> str:

@@ -6,12 +6,12 @@ Letters: B batch, C components, m rank.
 import dataclasses
 from typing import Any, Literal
 
-import jax
 import optax
 
-from apd_jax.config_fields import check_at_least, check_values, setting
+from apd_jax.components import Projection
+from apd_jax.config_fields import check_at_least, check_values, present_value, setting
 from apd_jax.errors import UserError
-from apd_jax.objective.objective import Objective
+from apd_jax.objective.objective import Multipliers, Objective
 from apd_jax.training import optimizers
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.schedules import Schedules
@@ -19,51 +19,67 @@ from apd_jax.training.schedules import Schedules
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Every hyperparameter of a decomposition.
+    """Every hyperparameter of a decomposition: the objective, and how it is minimised.
 
-    Flags and the keywords of `decompose` are its fields and those of its parts (see `fields`).
+    Flags and the keywords of `decompose` are its fields and those of its parts
+    (see `config_fields`).
     """
 
-    objective: Objective = setting(Objective(), "Loss terms, selection and routes.", flat=True)
+    objective: Objective = setting(Objective(), "What is minimised.", flat=True)
     num_components: int = setting(1, "C, the number of components.")
     steps: int = setting(10_000, "Optimiser steps.")
-    batch_size: int = setting(256, "B, fresh inputs of a step.")
+    batch_size: int = setting(256, "B, number of new inputs in each step.")
     learning_rate: float = setting(1e-3, "Peak learning rate of Adam.")
-    rank: int | None = setting(None, "m of every site; min(d_in, d_out) if not set.")
+    rank: int | None = setting(
+        None, "m, the rank of each component at every site; min(d_in, d_out) if not set."
+    )
     schedule: str = setting(
         "cosine",
-        "Shape of the learning rate after warmup: constant, linear, cosine, exponential, or points "
-        "'0:1 0.7:1 1:0' (share of the steps:factor).",
+        "Schedule of the learning rate after warmup: constant, linear, cosine, exponential, or "
+        "points '0:1 0.7:1 1:0' (fraction of the steps:factor).",
     )
-    warmup_fraction: float = setting(0.01, "Share of the steps in which the learning rate rises.")
-    halflife: float | None = setting(
-        None, "Steps in which the exponential schedule falls to a half."
+    warmup_fraction: float = setting(
+        0.01, "Fraction of the steps in which the learning rate rises."
     )
-    start: Literal["random", "parted", "covering"] = setting(
+    halflife: float | None = setting(None, "Steps in which the exponential schedule falls by half.")
+    unit_norm: bool = setting(False, "Keep the columns of U at unit norm.")
+    projection: Projection = setting(
+        "auto",
+        "Projection of the gradient of unit-norm U: literal sums over d_in, auto over the narrower "
+        "side.",
+    )
+    matmul_precision: Literal["highest", "high", "default"] = setting(
+        "highest",
+        "Precision of a step's matrix products on GPU and TPU; attributions and faithfulness "
+        "always use highest.",
+    )
+    start: Literal["random", "partitioned", "covering"] = setting(
         "random",
-        "Components at the first step: drawn at random, as in the paper, or from the target's "
-        "weights: parted among groups of inputs that they treat alike, or covering each group as "
-        "the target does, with the difference in spare components (without rounds of refinement, "
-        "which would merge these).",
+        "Initial components: drawn at random, as in the paper, or made from the target's weights: "
+        "partitioned by input cluster, or covering each cluster as the target does, with the "
+        "difference in spare components (without rounds of refinement, which would merge these).",
     )
-    init_scale: float = setting(1.0, "Gain of the initialisation.")
+    init_scale: float = setting(1.0, "Gain of the random initialisation.")
     init_instances: int = setting(
-        1, "Runs in the stacked tensor whose statistics the initialisation has, as in the paper."
+        1,
+        "Number of runs in the stacked tensor whose statistics the random initialisation has, as "
+        "in the paper.",
     )
     relative_rate: bool = setting(
         False,
-        "Learning rate in units of the root mean square of each site's U and V, so that it means "
-        "the same in every network.",
+        "Learning rate in units of the root mean square of each site's U and V, so that one value "
+        "fits every network.",
     )
     relative_losses: bool = setting(
         False,
-        "Divide losses by those of no component (simplicity: of the target as one), so that "
-        "coefficients mean the same in every network.",
+        "Divide each loss by its value without components (simplicity: with the target as one "
+        "component), so that the same coefficients fit every network.",
     )
-    schedules: Schedules = setting(Schedules(), "How coefficients and k change over the run.")
+    schedules: Schedules = setting(Schedules(), "Schedules of the coefficients and of k.")
     refine: Rules = setting(Rules(), "Rounds of refinement.")
 
     def __post_init__(self):
+        object.__setattr__(self, "start", present_value("start", self.start))
         check_values(self)
         check_at_least(self, 1, "num_components", "batch_size", "init_instances")
         if self.rank is not None and self.rank < 1:
@@ -73,15 +89,15 @@ class Settings:
         self.rate()
         if self.start == "covering" and self.refine.rounds(self.steps):
             raise UserError(
-                "start='covering' keeps the difference to the target in spare components, which "
-                f"rounds of refinement would merge, got refine.every={self.refine.every}; set "
+                "start='covering' keeps the difference from the target in spare components, which "
+                f"rounds of refinement would merge; got refine.every={self.refine.every}, set "
                 "refine.every=0"
             )
         if self.schedules.topk != "constant" and (
             self.objective.selection != "batch" or self.objective.topk is None
         ):
             raise UserError(
-                f"schedules.topk is of batch top-k alone, got {self.schedules.topk!r} with "
+                f"schedules.topk needs batch top-k, got {self.schedules.topk!r} with "
                 f"selection={self.objective.selection!r} and topk={self.objective.topk}; leave it "
                 "'constant'"
             )
@@ -90,17 +106,21 @@ class Settings:
         self.objective.check_sizes(rows, self.num_components)
         self.objective_at_end.check_sizes(rows, self.num_components)
 
+    def with_topk(self, k: float, **changes: Any) -> "Settings":
+        """The same settings with another k, and other changes."""
+        return dataclasses.replace(self, objective=self.objective.with_topk(k), **changes)
+
     def optimizer(self) -> optimizers.Optimizer:
-        """The optimiser, which keeps U at unit norm where that is wanted."""
+        """Make the optimiser."""
         return optimizers.decomposition_optimizer(
             self.rate(),
             relative=self.relative_rate,
-            unit_norm=self.objective.unit_norm,
-            projection=self.objective.routes.projection,
+            unit_norm=self.unit_norm,
+            projection=self.projection,
         )
 
     def rate(self) -> optax.Schedule:
-        """The learning-rate schedule; after a round of refinement the rate rises again."""
+        """Make the learning-rate schedule; the rate rises again after each round of refinement."""
         schedule = optimizers.learning_rate_schedule(
             self.learning_rate,
             steps=self.steps,
@@ -114,14 +134,15 @@ class Settings:
 
     @property
     def objective_at_end(self) -> Objective:
-        """The objective as it is after training, with k at its last: what results are seen by."""
+        """The objective with the k of the last step, which results are evaluated with."""
         k = self.objective.topk
         if k is None or self.schedules.topk == "constant":
             return self.objective
-        return dataclasses.replace(self.objective, topk=k * self.schedules.last_of_k())
+        return self.objective.with_topk(k * self.schedules.last_of_k())
 
-    def factors(self, state: Any) -> dict[str, jax.Array]:
-        """Factors of coefficients and of k for a state: of schedules and of relative losses."""
-        factors = self.schedules.factors(state.step, self.steps)
+    def multipliers(self, state: Any) -> Multipliers:
+        """The multipliers for a state: those of the schedules and of the relative losses."""
+        topk, losses = self.schedules.multipliers(state.step, self.steps)
         scales = state.scales or {}
-        return factors | {name: factors.get(name, 1.0) / s for name, s in scales.items()}
+        relative = {name: losses.get(name, 1.0) / scale for name, scale in scales.items()}
+        return Multipliers(topk, {**losses, **relative})

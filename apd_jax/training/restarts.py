@@ -1,26 +1,29 @@
-"""Several initialisations of a decomposition side by side; the one of least loss stays.
+"""Several restarts of each decomposition side by side; the one with the least loss is chosen.
 
-Letters: S decompositions, n initialisations of each.
+Letters: S decompositions, n restarts of each.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from apd_jax import randomness
-from apd_jax.sites import PyTree, Target
+from apd_jax.data import SampleBatch
+from apd_jax.sites import Target
 from apd_jax.training.config import Settings
 
-_EXAMPLES = 4096  # that losses are compared on
+_EXAMPLES = 4096  # inputs that losses are compared on
 
 
 def spread(targets: Target, seeds: jax.Array, restarts: int) -> tuple[Target, jax.Array]:
-    """Targets and seeds of all initialisations, [n·S], those of one decomposition S places apart.
+    """Repeat targets and seeds for all restarts, [n·S], those of one decomposition S places apart.
 
-    The first of each decomposition has its own seed, the others those above the S seeds.
+    The first restart of each decomposition has its own seed, the others have the seeds that follow
+    the S seeds.
     """
+    if restarts == 1:
+        return targets, seeds
     repeated = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * restarts), targets)
     return repeated, seeds[0] + jnp.arange(restarts * len(seeds), dtype=jnp.uint32)
 
@@ -30,18 +33,18 @@ def best(
     targets: Target,
     states: Any,
     seeds: jax.Array,
-    sample_batch: Callable[[jax.Array, int], PyTree],
+    sample_batch: SampleBatch,
 ) -> tuple[jax.Array, jax.Array]:
-    """Which initialisation of each decomposition has the least total loss, on the same inputs.
+    """Find the restart of each decomposition with the least total loss, on the same inputs.
 
     Args:
       settings: the hyperparameters.
-      targets, states: of all initialisations, every leaf [n·S, ...].
-      seeds: uint32 [S], of the decompositions.
-      sample_batch: gives the inputs.
+      targets, states: those of all restarts, every leaf [n·S, ...].
+      seeds: uint32 [S], the seeds of the decompositions.
+      sample_batch: draws the inputs.
 
     Returns:
-      The places [S] of the best, and the losses of all [S, n]; without choice none, [S, 0].
+      The places [S] of the best, and the losses of all [S, n]; [S, 0] if there is no choice.
     """
     objective, size = settings.objective, len(seeds)
     if len(states.step) == size:
@@ -51,10 +54,10 @@ def best(
         target, state, seed = arguments
         key = randomness.stream(seed, "restarts")
         x = sample_batch(randomness.stream_of_step(key, "batch"), _EXAMPLES)
-        probes, factors = randomness.stream_of_step(key, "attribution"), settings.factors(state)
-        components = state.components
-        terms, _ = objective.terms(target, components, x, probes, factors)
-        return objective.total(terms, factors)
+        probes = randomness.stream_of_step(key, "attribution")
+        multipliers = settings.multipliers(state)
+        terms, _ = objective.terms(target, state.components, x, probes, multipliers)
+        return objective.total(terms, multipliers)
 
     repeated = jnp.tile(seeds, len(states.step) // size)
     losses = jax.jit(lambda *a: jax.lax.map(one, a))(targets, states, repeated)

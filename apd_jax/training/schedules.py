@@ -1,4 +1,4 @@
-"""How rates, coefficients and k change over a run: one factor by step, in a few shapes.
+"""Schedules of the learning rate, the coefficients and k: a factor for every step.
 
 Letters: t step, T number of steps.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from apd_jax.config_fields import setting
 from apd_jax.errors import UserError
-from apd_jax.objective.objective import Coefficients
+from apd_jax.objective.objective import Coefficients, Multipliers
 
 SHAPES = ("constant", "linear", "cosine", "exponential")
 Factor = Callable[[jax.Array], jax.Array]
@@ -24,17 +24,17 @@ def factor(schedule: str, steps: int, halflife: float | None = None) -> Factor:
 
     `constant` is 1, `linear` is `1 − t/T`, `cosine` is `cos(½π · t/(T−1))` (a quarter of a wave,
     where optax's decays by half a wave), `exponential` is `0.5^(t/halflife)`. Pairs
-    `"0:1 0.7:1 1:0"` of a share of T and a factor are points on a piecewise linear curve, which
-    stays at its first and last factor outside of them.
+    `"0:1 0.7:1 1:0"` (fraction of T : factor) are points of a piecewise linear curve, which is
+    constant before the first and after the last of them.
 
     Args:
-      schedule: a name or points.
+      schedule: one of `SHAPES`, or points.
       steps: T.
-      halflife: steps in which `exponential` falls to a half.
+      halflife: steps in which `exponential` falls by half.
 
     Raises:
-      UserError: another name, points that do not ascend or are not in [0, 1], a negative factor, a
-        missing halflife.
+      UserError: an unknown name, points that do not ascend or are not in [0, 1], a negative factor,
+        a missing halflife.
     """
     if schedule == "exponential" and not (halflife and halflife > 0):
         raise UserError(f"schedule 'exponential' needs a positive halflife, got {halflife}")
@@ -46,31 +46,35 @@ def factor(schedule: str, steps: int, halflife: float | None = None) -> Factor:
         return lambda t: jnp.cos(0.5 * jnp.pi * t / max(steps - 1, 1))
     if schedule == "exponential":
         return lambda t: 0.5 ** (t / halflife)
-    shares, factors = points(schedule)
-    places, factors = np.float32(shares) * np.float32(steps), np.float32(factors)
-    return lambda t: jnp.interp(t, places, factors)
+    shares, heights = points(schedule)
+    places, heights = np.float32(shares) * np.float32(steps), np.float32(heights)
+    return lambda t: jnp.interp(t, places, heights)
 
 
 def points(schedule: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Shares of the steps, and factors, of `"0:1 0.7:1 1:0"`."""
+    """Parse `"0:1 0.7:1 1:0"`: the fractions of the steps, and the factors there."""
     try:
         pairs = [tuple(map(float, pair.split(":"))) for pair in schedule.split()]
-        shares, factors = zip(*pairs, strict=True)
+        shares, heights = zip(*pairs, strict=True)
     except ValueError:
-        shares, factors = (), ()
+        shares, heights = (), ()
     ascending = all(a < b for a, b in zip(shares, shares[1:], strict=False))
-    if not shares or not ascending or not 0 <= shares[0] <= shares[-1] <= 1 or min(factors) < 0:
+    if not shares or not ascending or not 0 <= shares[0] <= shares[-1] <= 1 or min(heights) < 0:
         raise UserError(
-            f"schedule must be one of {SHAPES}, or points such as '0:1 0.7:1 1:0' (shares of the "
-            f"steps, ascending in [0, 1], and factors that are not negative), got {schedule!r}"
+            f"schedule must be one of {SHAPES}, or points such as '0:1 0.7:1 1:0' (fractions of "
+            f"the steps, ascending in [0, 1], and factors that are not negative), got {schedule!r}"
         )
-    return shares, factors
+    return shares, heights
 
 
 _OfCoefficients: Any = dataclasses.make_dataclass(
     "_OfCoefficients",
     [
-        (field.name, str, setting("constant", "Of this coefficient: a shape, or points '0:1 1:0'."))
+        (
+            field.name,
+            str,
+            setting("constant", "Schedule of this coefficient: a shape, or points '0:1 1:0'."),
+        )
         for field in dataclasses.fields(Coefficients)
     ],
     frozen=True,
@@ -79,10 +83,11 @@ _OfCoefficients: Any = dataclasses.make_dataclass(
 
 @dataclasses.dataclass(frozen=True)
 class Schedules(_OfCoefficients):
-    """How every coefficient and k change over the run: factors, by `factor`'s names or points."""
+    """Schedules of every coefficient and of k, each one of `factor`'s names or points."""
 
     topk: str = setting(
-        "constant", "Of k; factors are at most 1, and floor(k · factor · B) pairs are active."
+        "constant",
+        "Schedule of k; factors are at most 1, and floor(k · factor · B) pairs are active.",
     )
 
     def __post_init__(self):
@@ -95,13 +100,14 @@ class Schedules(_OfCoefficients):
             raise UserError(f"topk: factors of k must be at most 1, got {self.topk!r}")
 
     def last_of_k(self) -> float:
-        """The factor of k at the end of the run; every shape but the constant one falls to 0."""
+        """The factor of k at the last step; every shape but the constant one falls to 0."""
         if self.topk in SHAPES:
             return float(self.topk == "constant")
         return points(self.topk)[1][-1]
 
-    def factors(self, step: jax.Array, steps: int) -> dict[str, jax.Array]:
-        """The factors at a step, of what is not constant."""
+    def multipliers(self, step: jax.Array, steps: int) -> Multipliers:
+        """The multipliers at a step of those coefficients, and of k, that are not constant."""
         at = jnp.asarray(step, jnp.float32)
         moving = {n: s for n, s in dataclasses.asdict(self).items() if s != "constant"}
-        return {name: factor(schedule, steps)(at) for name, schedule in moving.items()}
+        losses = {name: factor(schedule, steps)(at) for name, schedule in moving.items()}
+        return Multipliers(losses.pop("topk", None), losses)

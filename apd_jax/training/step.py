@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.components import Components, num_components
-from apd_jax.objective.objective import Objective, StepFactors
+from apd_jax.objective.objective import CONSTANT, Multipliers, Objective
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.optimizers import Optimizer
 
@@ -21,12 +21,13 @@ class TrainState(NamedTuple):
     """Everything that changes while a network is decomposed.
 
     Attributes:
-      step: int32 scalar, optimiser steps taken.
+      step: int32 scalar, number of optimiser steps taken.
       components: `{site: Factors}`.
       optimizer: state of the optimiser.
       last_active: int32 [C], the last step at which a component was active on any example.
-      scales: `{term: scalar}` that losses are divided by (`scales.scales`); None for 1.
-      refined: what rounds of refinement leave (`refine.rounds.Refined`); None without any.
+      scales: `{term: scalar}` that losses are divided by (`objective.normalisation.scales`); None
+        for no division.
+      refined: state of the rounds of refinement (`refine.rounds.Refined`); None without rounds.
     """
 
     step: jax.Array
@@ -54,7 +55,7 @@ def train_step(
     state: TrainState,
     x: PyTree,
     key: jax.Array | None = None,
-    factors: StepFactors | None = None,
+    multipliers: Multipliers = CONSTANT,
 ) -> tuple[TrainState, Metrics]:
     """Take one step: attributions, selection, losses, gradient, Adam.
 
@@ -64,21 +65,21 @@ def train_step(
       target: the network.
       state: the state.
       x: [B, ...] a batch of inputs.
-      key: of random directions, where attributions are sketched, and of random masks.
-      factors: of the coefficients and of k at this step, where they have schedules.
+      key: PRNG key for the sketch's random directions and for the random masks.
+      multipliers: multipliers of the coefficients and of k at this step.
 
     Returns:
-      The next state, and metrics of this step measured before its update: `loss/<term>`,
+      The next state, and the metrics of this step, measured before its update: `loss/<term>`,
       `loss/total`, `gradient_norm`, `active_components` (mean per example, or per position where
-      components are chosen for these), `dead_components` (active on no example of the last 1000
-      steps).
+      components are selected for positions), `dead_components` (active on no example of the last
+      1000 steps).
     """
 
     def total(components):
-        terms, chosen = objective.terms(target, components, x, key, factors)
+        terms, chosen = objective.terms(target, components, x, key, multipliers)
         counts = chosen.counts()
         active = jnp.sum(counts) / (chosen.mask.size // chosen.mask.shape[-1])
-        return objective.total(terms, factors), (terms, counts, active)
+        return objective.total(terms, multipliers), (terms, counts, active)
 
     (loss, (terms, counts, active)), gradient = jax.value_and_grad(total, has_aux=True)(
         state.components

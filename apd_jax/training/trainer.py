@@ -1,9 +1,14 @@
-"""The training of components, as the loop runs it: first states, the step, rounds in between.
+"""The training of components: states, steps, rounds in between, and the best of several restarts.
 
-Letters: B batch, C components, S seeds side by side.
+Letters: S targets side by side, n restarts of each, B batch, C components.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
+import numpy as np
+import optax
 
 from apd_jax import randomness
 from apd_jax.components import Components, init_components, normalise_reads
@@ -13,32 +18,112 @@ from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
 from apd_jax.training.initialisation import STARTS
+from apd_jax.training.optimizers import Optimizer
 from apd_jax.training.refine import rounds as refine
+from apd_jax.training.restarts import best, spread
 from apd_jax.training.step import TrainState, init_state, train_step
 
-_SCALE_EXAMPLES = 4096  # that relative losses are scaled on
-_START_EXAMPLES = 8192
+_SCALE_EXAMPLES = 4096  # inputs that the scales of relative losses are measured on
+_START_EXAMPLES = 8192  # inputs that starts from the target's weights are made of
 
 
-def init_states(
-    settings: Settings,
-    targets: Target,
-    seeds: jax.Array,
-    sample_batch: SampleBatch | None = None,
-    init: Components | None = None,
-) -> TrainState:
-    """States before the first step, every leaf [S, ...].
+class Result(NamedTuple):
+    """The components of one target after training.
 
-    Args:
-      settings: the hyperparameters.
-      targets: S targets side by side (every leaf of the parameters [S, ...]).
-      seeds: uint32 [S].
-      sample_batch: inputs for starts from the weights and relative losses; needed for them alone.
-      init: components to start from, the same for all seeds; drawn at random if None.
+    Attributes:
+      components: `{site: Factors}`, those of the restart with the least loss.
+      place: its place among the n·S trainings side by side.
+      losses: final losses of all restarts; empty without a choice.
+      moves: how often each move of refinement was made, `{name: number}`; empty without rounds.
     """
-    optimizer = settings.optimizer()
 
-    def one(target, seed):
+    components: Components
+    place: int
+    losses: list[float]
+    moves: dict[str, int]
+
+
+class Trainer:
+    """A training of S targets, with n restarts of each, that `session.fit` runs.
+
+    Attributes:
+      settings: the hyperparameters.
+      steps: number of optimiser steps.
+      context: the targets of all n·S trainings, every leaf [n·S, ...].
+      seeds: their seeds, uint32 [n·S].
+      rate: the learning-rate schedule.
+      optimizer: the optimiser.
+      step: the step function `(context, state, key) -> (state, metrics)` for a single training.
+      between: the rounds of refinement, if there are any.
+      feed: what the data give to the next steps, if they are not drawn from a key.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        targets: Target,
+        data: SampleBatch | Source,
+        seeds: jax.Array,
+        *,
+        restarts: int = 1,
+        init: Components | None = None,
+    ):
+        """Build everything that the training needs; nothing is computed yet.
+
+        Args:
+          settings: the hyperparameters.
+          targets: S targets side by side, every leaf of the parameters [S, ...].
+          data: where batches come from.
+          seeds: uint32 [S].
+          restarts: n.
+          init: components to start from, the same for all trainings; drawn at random if None.
+        """
+        self.settings, self.steps = settings, settings.steps
+        self._init, self._own_seeds = init, seeds
+        self.context, self.seeds = spread(targets, seeds, restarts)
+        source = as_source(data).with_batch_size(settings.batch_size)
+        self._sample = source.draw(int(np.asarray(seeds)[0]))
+        self.feed = source.pieces if source.feeds else None
+        self.rate, self.optimizer = settings.rate(), settings.optimizer()
+        self.step = _make_step(settings, self.optimizer, self.rate, source)
+        self.between = _make_between(settings, self._sample)
+
+    def init_state(self) -> TrainState:
+        """Make the states before the first step, every leaf [n·S, ...]."""
+        one = _make_init(
+            self.settings, self.optimizer, self._sample, self._init, self.between is not None
+        )
+        return jax.jit(jax.vmap(one))(self.context, self.seeds)
+
+    def results(self, state: TrainState) -> list[Result]:
+        """Choose the best restart of each target.
+
+        Args:
+          state: the states of all trainings, every leaf [n·S, ...].
+        """
+        places, losses = best(self.settings, self.context, state, self._own_seeds, self._sample)
+        counts = {} if state.refined is None else state.refined.counts
+        return [
+            Result(
+                loop.pick(state.components, place),
+                place,
+                of_restarts,
+                {name: int(count[place]) for name, count in counts.items()},
+            )
+            for place, of_restarts in zip(places.tolist(), losses.tolist(), strict=True)
+        ]
+
+
+def _make_init(
+    settings: Settings,
+    optimizer: Optimizer,
+    sample: SampleBatch,
+    init: Components | None,
+    has_rounds: bool,
+) -> Callable[[Target, jax.Array], TrainState]:
+    """The function `(target, seed) -> state` that makes the first state of one training."""
+
+    def one(target: Target, seed: jax.Array) -> TrainState:
         components = init or init_components(
             randomness.stream(seed, "components"),
             target,
@@ -47,41 +132,38 @@ def init_states(
             scale=settings.init_scale,
             instances=settings.init_instances,
         )
-        made = init is not None  # not drawn at random: terms of zero may be among them
-        if settings.start in STARTS and not made:
-            assert sample_batch is not None
-            x = sample_batch(randomness.stream(seed, "start"), _START_EXAMPLES)
-            components, made = STARTS[settings.start](target, x, components), True
-        if settings.objective.unit_norm and made:
-            components = refine.refill(components, randomness.stream(seed, "zero terms"), True)
-        elif settings.objective.unit_norm:
+        drawn = init is None
+        if settings.start in STARTS and drawn:
+            x = sample(randomness.stream(seed, "start"), _START_EXAMPLES)
+            components, drawn = STARTS[settings.start](target, x, components), False
+        if settings.unit_norm and drawn:
             components = normalise_reads(components)
+        elif settings.unit_norm:  # there may be zeros, which have no direction
+            components = refine.refill(components, randomness.stream(seed, "zero terms"), True)
         state = init_state(components, optimizer)
         if settings.relative_losses:
-            assert sample_batch is not None
             key = randomness.stream(seed, "loss scales")
-            x = sample_batch(randomness.stream_of_step(key, "batch"), _SCALE_EXAMPLES)
+            x = sample(randomness.stream_of_step(key, "batch"), _SCALE_EXAMPLES)
             probes = randomness.stream_of_step(key, "attribution")
             state = state._replace(scales=scales(settings.objective, target, x, probes))
-        if not settings.refine.rounds(settings.steps):
-            return state
-        return state._replace(refined=refine.init(components))
+        return state._replace(refined=refine.init(components)) if has_rounds else state
 
-    return jax.jit(jax.vmap(one))(targets, seeds)
+    return one
 
 
-def make_step(settings: Settings, data: SampleBatch | Source) -> loop.StepFn:
-    """The step function for `loop.run_steps`; its context is the target, and what data feed."""
-    rate = settings.rate()
-    optimizer = settings.optimizer()
-    source = as_source(data)
+# The functions that the loop compiles hold no trainer: JAX keeps them, and what they hold, for as
+# long as the process runs, and parameters of a network should not stay that long.
+def _make_step(
+    settings: Settings, optimizer: Optimizer, rate: optax.Schedule, source: Source
+) -> loop.StepFn:
+    """The step function for `loop.run_steps`."""
 
     def step(context, state: TrainState, key: jax.Array):
         target, fed = context if source.feeds else (context, None)
         batch_key = randomness.stream_of_step(key, "batch")
         x = source.batch(fed, state.step, batch_key, settings.batch_size)
         metrics = {"learning_rate": rate(state.step)}
-        with jax.default_matmul_precision(settings.objective.routes.matmul_precision):
+        with jax.default_matmul_precision(settings.matmul_precision):
             state, measured = train_step(
                 settings.objective,
                 optimizer,
@@ -89,7 +171,7 @@ def make_step(settings: Settings, data: SampleBatch | Source) -> loop.StepFn:
                 state,
                 x,
                 randomness.stream_of_step(key, "attribution"),
-                settings.factors(state),
+                settings.multipliers(state),
             )
         if state.refined is not None:
             metrics |= {f"refine/{name}": n for name, n in state.refined.counts.items()}
@@ -98,22 +180,22 @@ def make_step(settings: Settings, data: SampleBatch | Source) -> loop.StepFn:
     return step
 
 
-def make_between(settings: Settings, sample_batch: SampleBatch) -> loop.Between | None:
-    """The rounds of refinement for `loop.run_steps`, if there are any.
+def _make_between(settings: Settings, sample: SampleBatch) -> loop.Between | None:
+    """The rounds of refinement, if there are any.
 
-    One look follows the last round, to undo it if it did not pay.
+    After the last round there is one more call, which only takes that round back if the errors
+    grew.
     """
     rounds = settings.refine.rounds(settings.steps)
     if not rounds:
         return None
     function = refine.make_round(
-        settings.objective, settings.refine, settings.steps, sample_batch, settings.factors
+        settings.objective,
+        settings.refine,
+        settings.steps,
+        sample,
+        settings.multipliers,
+        settings.unit_norm,
     )
     spacing = settings.refine.spacing(settings.steps)
     return loop.Between(spacing, (rounds + 1) * spacing, function)
-
-
-def moves_of(state: TrainState) -> dict[str, int]:
-    """How often each move was made in a training, by name; empty without rounds."""
-    counts = {} if state.refined is None else state.refined.counts
-    return {name: int(count) for name, count in counts.items()}

@@ -1,1 +1,1 @@
-"""The hand-coded network of gated functions, of which every weight's owner is known."""
+"""The hand-coded network of gated functions, in which each weight belongs to a known function."""

@@ -1,65 +1,67 @@
-"""Words of gated functions: what each figure shows and how to read it, what each number means."""
+"""Captions of the figures of gated functions, and the meaning of their measures."""
 
 from apd_jax.studies.captions import Caption
 
 CAPTIONS: dict[str, Caption] = {
     "networks": Caption(
         "Target and components, weight by weight",
-        "Each panel is one network. At the bottom stands what a layer reads (x, the control bits, "
-        "the output so far), in the shaded boxes the neurons of each layer, at the top what they "
-        "write to. A line's strength is its weight relative to the target's weights of that kind, "
-        "its colour the function that the weight belongs to; purple lines are weights where the "
-        "target has none. Good: every component has all lines of one colour, and no purple.",
+        "Each panel is one network. The inputs of a layer (x, the control bits, the output so far) "
+        "are at the bottom, the neurons of each layer in the shaded boxes, and the entries that "
+        "they write to at the top. The strength of a line is its weight relative to the target's "
+        "weights of that kind, and its colour is the function that the weight belongs to. Purple "
+        "lines are weights where the target has none. In a good decomposition every component has "
+        "all lines of one colour and no purple lines.",
     ),
     "functions": Caption(
         "Each function, target and component",
-        "The output over x with one control bit on: of the target (broad, pale) and of the one "
-        "component with the largest attribution on each input (dashed). Good: the dashed line lies "
-        "on the pale one. A flat or jagged dashed line means that no single component computes the "
-        "function.",
+        "The output as a function of x with one control bit on, for the target (broad, pale) and "
+        "for the component with the largest attribution on each input (dashed). In a good "
+        "decomposition the dashed line lies on the pale one. A flat or jagged dashed line means "
+        "that no single component computes the function.",
     ),
     "function_map": Caption(
         "Which component holds which function",
-        "Left: the share of each function's weights (row) that lies in each component (column); a "
-        "row sums to 1 for a faithful decomposition. Right: purity, the squared weight of the "
-        "function's component that lies on the function's weights, over all squared weight of that "
-        "component and of others on those weights. Good: one dark cell in every row and column, "
-        "and purities above 0.95. Two dark cells in a column are merged functions, several in a "
-        "row a split one.",
+        "Left: the share of each function's weights (row) in each component (column). In a "
+        "faithful decomposition each row sums to 1. Right: the purity of each function. It is the "
+        "squared weight of the function's component on the function's weights, divided by all "
+        "squared weight of that component plus that of the other components on these weights. A "
+        "good decomposition has one dark cell in every row and column, and purities above 0.95. "
+        "Two dark cells in a column mean merged functions, several in a row a split function.",
     ),
 }
 
 MEASURES: dict[str, tuple[str, str]] = {
     "weight_purity": (
         "weight purity",
-        "share of all squared weight that lies, on its own function's weights, in its component, "
-        "for the best assignment of components to functions",
+        "share of all squared weight that the components have on the weights of their own "
+        "functions, for the best assignment of components to functions",
     ),
     "least_purity": (
         "least purity",
-        "purity of the worst function: its component's squared weight on its weights, over all of "
-        "that component's and that of others on its weights",
+        "lowest purity of a function: the squared weight of its component on its weights, divided "
+        "by all squared weight of that component plus that of the others on its weights",
     ),
     "scaled_purity": (
         "scaled purity",
-        "weight purity where weights of x, of bits, and to the output are each measured in units "
-        "of their size in the target, so that the large weights of bits do not drown the others",
+        "weight purity with the weights of x, of the bits, and to the output each in units of "
+        "their size in the target, so that the large weights of the bits do not dominate",
     ),
     "weight_outside": (
         "weight outside",
-        "share of all squared weight that lies where the target has no weight",
+        "share of all squared weight at positions where the target has no weight",
     ),
     "curve_mse": (
         "curve MSE",
         "mean squared difference, over x and functions, between the target's output with one bit "
-        "on and that of the one component with the largest attribution",
+        "on and the output of the component with the largest attribution",
     ),
     "curve_error": (
         "curve error",
-        "root of the curve MSE over the mean square of the curves; 0 is perfect, 1 as bad as 0",
+        "square root of the curve MSE divided by the mean square of the curves; 0 is perfect, and "
+        "1 is as bad as an output of 0",
     ),
     "features_recovered": (
         "functions recovered",
-        "functions of purity at least 0.95",
+        "number of functions with a purity of at least 0.95",
     ),
 }

@@ -1,4 +1,4 @@
-"""Figures of decomposed gated functions: curves, drawn networks, who holds what.
+"""Figures of decomposed gated functions: curves, networks, and functions by component.
 
 Letters: C components, n functions, H neurons of a layer, D residual width.
 """
@@ -29,8 +29,8 @@ def gated_figures(arrays: GatedArrays, *, only: str | None = None) -> dict[str, 
     """Make the figures of one decomposition.
 
     Args:
-      arrays: what was measured.
-      only: the name of one figure; all of them if None.
+      arrays: Measurements of the decomposition.
+      only: Name of the only figure to draw; all of them if None.
     """
     makers = {
         "networks": lambda: networks(arrays),
@@ -41,16 +41,16 @@ def gated_figures(arrays: GatedArrays, *, only: str | None = None) -> dict[str, 
 
 
 def function_color(function: int) -> str:
-    """The colour of a function; purple is kept for weights that the target has not."""
+    """Return the colour of a function; purple is reserved for weights that the target lacks."""
     return _FUNCTION_COLORS[function % len(_FUNCTION_COLORS)]
 
 
 @style.styled
 def functions(arrays: GatedArrays) -> Figure:
-    """Draw functions, two dozen at most: the target's output with one bit on, and one component's.
+    """Draw up to 24 functions: the target's output with one bit on, and that of one component.
 
     Args:
-      arrays: curves of target and top-k components.
+      arrays: Curves of the target and of the top-k components.
     """
     count = min(len(arrays.curves), _MOST_CURVES)
     columns = min(count, 4)
@@ -69,7 +69,7 @@ def functions(arrays: GatedArrays) -> Figure:
         axes.set_title(rf"$F_{{{function + 1}}}$: {_holder(arrays, function)}")
         axes.margins(x=0)
         room = 0.5 * max(np.ptp(target), 0.2)
-        # A curve that runs away is cut off, one that stays near 0 is not.
+        # A diverging curve is cut off; one that stays near 0 is not.
         low, high = min(target.min() - room, 0), max(target.max() + room, 0)
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     for axes in grid[-1]:
@@ -94,7 +94,7 @@ def _holder(arrays: GatedArrays, function: int) -> str:
 
 
 class _Panel(NamedTuple):
-    """A drawn network: title, its colour, `{site: [D, H] or [H, D]}`."""
+    """A network to draw: title, colour of the title, `{site: [D, H] or [H, D]}`."""
 
     title: str
     color: str
@@ -102,12 +102,12 @@ class _Panel(NamedTuple):
 
 
 class _Places(NamedTuple):
-    """Where things stand in every panel.
+    """Positions in every panel.
 
     Attributes:
-      order: `{layer: [H]}` neurons from left to right: by function, then by knot.
-      neurons: `{layer: [H]}` their horizontal places, by neuron.
-      stream: [D] horizontal places of the residual stream's entries.
+      order: Neurons from left to right, by function and then by knot, `{layer: [H]}`.
+      neurons: Horizontal position of each neuron, `{layer: [H]}`.
+      stream: Horizontal positions of the residual stream's entries, [D].
     """
 
     order: dict[str, np.ndarray]
@@ -119,12 +119,13 @@ class _Places(NamedTuple):
 def networks(arrays: GatedArrays) -> Figure:
     """Draw the target and each function's component, weights coloured by function.
 
-    Below stand x, the control bits and the output as they are read, in the middle the neurons of
-    each layer, above the same entries as they are written. A line's strength is its weight relative
-    to the usual one of its kind in the target; purple lines are weights where the target has none.
+    The bottom row has x, the control bits and the output as inputs, the middle row the neurons of
+    each layer, and the top row the same entries as outputs. The strength of a line is its weight
+    relative to the typical weight of its kind in the target. Purple lines are weights where the
+    target has none.
 
     Args:
-      arrays: weights of target and components.
+      arrays: Weights of target and components.
     """
     panels = _panels(arrays)
     columns = min(len(panels), 3)
@@ -149,7 +150,7 @@ def networks(arrays: GatedArrays) -> Figure:
 
 
 def _panels(arrays: GatedArrays) -> list[_Panel]:
-    """The target, the components of the functions, and the others by size; a dozen at most."""
+    """Return panels of the target, the functions' components, and others by size; at most 12."""
     panels = [_Panel("target", style.INK, arrays.target)]
     norms = sum(np.square(m).sum(axis=(1, 2)) for m in arrays.components.values())
     assigned = [c for c in arrays.assignment if c >= 0]
@@ -165,7 +166,7 @@ def _panels(arrays: GatedArrays) -> list[_Panel]:
 
 
 def _places(arrays: GatedArrays) -> _Places:
-    """Layers side by side, with a gap between them."""
+    """Return the positions of layers side by side, with a gap between them."""
     order, neurons = {}, {}
     total = sum(len(own) for own in arrays.owners.values())
     gap = 0.06
@@ -216,19 +217,19 @@ def _draw_network(axes: Axes, panel: _Panel, places: _Places, own, units, arrays
 
 
 def _stream_colors(count: int) -> list[str]:
-    """Colours of x, the bits and the output."""
+    """Return the colours of x, the bits and the output."""
     return [style.INK, *(function_color(i) for i in range(count)), style.GREY]
 
 
 def _line_colors(own: np.ndarray) -> np.ndarray:
-    """[d_in, d_out, 3] colour of every weight, given whose it is, [n, d_in, d_out]."""
+    """Return the colour of every weight, [d_in, d_out, 3], from its function [n, d_in, d_out]."""
     palette = colors.to_rgba_array([function_color(i) for i in range(len(own))] + [FOREIGN])
     whose = np.where(own.any(axis=0), own.argmax(axis=0), len(own))
     return palette[whose][..., :3]
 
 
 def _draw_lines(axes, strength, shades, below, above, y) -> None:
-    """Lines of one matrix of relative weights [rows, columns], weak ones below strong ones."""
+    """Draw the lines of a matrix of relative weights [rows, columns], strong ones on top."""
     starts, ends = np.indices(strength.shape)
     strength = np.clip(strength, 0, 1).ravel()
     shown = [i for i in np.argsort(strength, kind="stable") if strength[i] > _INVISIBLE]
@@ -250,13 +251,13 @@ def _name_rows(axes: Axes, count: int, places: _Places) -> None:
 
 @style.styled
 def function_map(arrays: GatedArrays) -> Figure:
-    """Draw how much of every function's weight each component holds, and each function's purity.
+    """Draw the share of every function's weight in each component, and each function's purity.
 
-    A cell is `<P_c, θ_i> / ‖θ_i‖²`; over a row the cells sum to 1 where the sum of components is
-    the target.
+    A cell is `<P_c, θ_i> / ‖θ_i‖²`. The cells of a row sum to 1 if the components sum to the
+    target.
 
     Args:
-      arrays: shares, assignment and purity.
+      arrays: Shares, assignment and purity.
     """
     count = len(arrays.curves)
     first = [c for c in arrays.assignment if c >= 0]
@@ -273,7 +274,7 @@ def function_map(arrays: GatedArrays) -> Figure:
     bar = figure.colorbar(image, ax=left, pad=0.02, aspect=20, ticks=[-1, 0, 1])
     bar.set_label("share of the weights")
     bar.outline.set_visible(False)
-    left.set_xlabel("component, in the order of the functions")
+    left.set_xlabel("component, sorted by function")
     left.set_xticks(np.arange(len(order)), order)
     left.set_yticks(np.arange(count), [f"$F_{{{i + 1}}}$" for i in range(count)])
     left.tick_params(length=0)

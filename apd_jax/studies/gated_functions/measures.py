@@ -1,4 +1,4 @@
-"""How well components hold the functions of the hand-coded network, weight by weight.
+"""Measures of decomposed gated functions: which component holds which weights.
 
 Letters: C components, n functions, H neurons of a layer, D residual width, G points of a curve.
 """
@@ -24,18 +24,18 @@ CURVE_POINTS = 201
 
 
 class GatedArrays(NamedTuple):
-    """What the figures of gated functions and the component browser show.
+    """Arrays for the figures of gated functions and the component browser.
 
     Attributes:
-      target: `{site: [d_in, d_out]}` the target's weights.
-      components: `{site: [C, d_in, d_out]}` the components'.
-      owners: `{layer: [H] int}` the function of every neuron.
-      assignment: [n] int, the component of every function; -1 where there are too few.
-      purity: [n] see `function_purity`.
-      shares: [C, n] share of each function's weight in each component, `<P_c, θ_i> / ‖θ_i‖²`.
-      points: [G] values of x.
-      curves: [n, G] the target's output with one bit on.
-      topk_curves: [n, G] the same with only the component of largest attribution.
+      target: Weights of the target, `{site: [d_in, d_out]}`.
+      components: Weights of the components, `{site: [C, d_in, d_out]}`.
+      owners: Function of every neuron, `{layer: [H] int}`.
+      assignment: Component of every function, -1 if there are too few components, [n] int.
+      purity: Purity of every function (see `function_purity`), [n].
+      shares: Share of each function's weight in each component, `<P_c, θ_i> / ‖θ_i‖²`, [C, n].
+      points: Values of x, [G].
+      curves: The target's output with one bit on, [n, G].
+      topk_curves: The same with only the component of largest attribution, [n, G].
     """
 
     target: dict[str, np.ndarray]
@@ -50,7 +50,7 @@ class GatedArrays(NamedTuple):
 
     @property
     def represented(self) -> list[list[int]]:
-        """For every component, the functions that it holds purely."""
+        """Return, for every component, its functions with a purity of at least 0.95."""
         lists: list[list[int]] = [[] for _ in range(len(self.shares))]
         for function, component in enumerate(self.assignment):
             if component >= 0 and self.purity[function] >= PURE:
@@ -59,11 +59,11 @@ class GatedArrays(NamedTuple):
 
 
 class Energies(NamedTuple):
-    """Squared weights of components, by whose they are in the target.
+    """Sums of squared weights of the components.
 
     Attributes:
-      inside: [C, n] on the weights of each function.
-      total: [C] on all weights.
+      inside: Sums over the weights of each function, [C, n].
+      total: Sums over all weights, [C].
     """
 
     inside: np.ndarray
@@ -71,18 +71,19 @@ class Energies(NamedTuple):
 
     @property
     def outside(self) -> float:
-        """Share of all squared weight where the target has no weight."""
+        """Return the share of all squared weight at positions where the target has no weight."""
         return 1 - float(self.inside.sum() / self.total.sum()) if self.total.sum() else 0.0
 
 
 def supports(
     target: dict[str, np.ndarray], owned: dict[str, np.ndarray], num_functions: int
 ) -> dict[str, np.ndarray]:
-    """Where the target's weights are, by function: `{site: bool [n, d_in, d_out]}`.
+    """Return the positions of each function's weights, `{site: bool [n, d_in, d_out]}`.
 
     Args:
-      target: `{site: [d_in, d_out]}`, sites `LAYER/mlp_in/kernel` and `LAYER/mlp_out/kernel`.
-      owned: `{layer: [H]}` the function of every neuron.
+      target: Weights `{site: [d_in, d_out]}` of the sites `LAYER/mlp_in/kernel` and
+        `LAYER/mlp_out/kernel`.
+      owned: Function of every neuron, `{layer: [H]}`.
       num_functions: n.
     """
     places = {}
@@ -102,9 +103,9 @@ def energies(
     """Sum the squared weights of components over the weights of each function, and over all.
 
     Args:
-      components: `{site: [C, d_in, d_out]}`.
-      places: what `supports` returns.
-      units: `{site: [d_in, 1]}` what weights are measured in; 1 if None.
+      components: Weights of the components, `{site: [C, d_in, d_out]}`.
+      places: Positions of each function's weights, from `supports`.
+      units: Units of the weights, `{site: [d_in, 1]}`; 1 if None.
     """
     num_components = len(next(iter(components.values())))
     num_functions = len(next(iter(places.values())))
@@ -117,10 +118,10 @@ def energies(
 
 
 def row_units(target: dict[str, np.ndarray], num_functions: int) -> dict[str, np.ndarray]:
-    """RMS size of the target's weights of the same kind: of x, of bits, or written; `[d_in, 1]`.
+    """Return the size of the target's weights by kind (of x, of bits, written), `[d_in, 1]`.
 
-    Weights that read the output, which the target has none of, are measured in units of those
-    that read x.
+    Written weights have their RMS as unit, the others the largest of their kind. The target has no
+    weights that read the output; their unit is that of the weights that read x.
     """
     units = {}
     for site, weight in target.items():
@@ -133,13 +134,13 @@ def row_units(target: dict[str, np.ndarray], num_functions: int) -> dict[str, np
 
 
 def assign(inside: np.ndarray) -> np.ndarray:
-    """Give every function a component of its own so that most squared weight is in its place.
+    """Assign a component to every function, maximising the squared weight on their weights.
 
     Args:
-      inside: [C, n].
+      inside: Squared weights of components on the weights of functions, [C, n].
 
     Returns:
-      [n] int, -1 for the functions that are left where C < n.
+      Component of every function, [n] int; -1 for the functions without one if C < n.
     """
     components, functions = linear_sum_assignment(inside, maximize=True)
     chosen = np.full(inside.shape[1], -1)
@@ -148,9 +149,9 @@ def assign(inside: np.ndarray) -> np.ndarray:
 
 
 def weight_purity(table: Energies, assignment: np.ndarray) -> float:
-    """Share of all squared weight that lies, on its own function's weights, in its component.
+    """Return the share of squared weight that components have on their own function's weights.
 
-    `Σ_i ‖P_{a(i)} on θ_i‖² / Σ_c ‖P_c‖²`, 0 where there is no weight at all.
+    `Σ_i ‖P_{a(i)} on θ_i‖² / Σ_c ‖P_c‖²`, or 0 if all weights are 0.
     """
     held = np.flatnonzero(assignment >= 0)
     total = table.total.sum()
@@ -158,10 +159,10 @@ def weight_purity(table: Energies, assignment: np.ndarray) -> float:
 
 
 def function_purity(table: Energies, assignment: np.ndarray) -> np.ndarray:
-    """For every function, [n], how much its component and its weights are each other's alone.
+    """Return the purity of every function, [n].
 
-    The squared weight of component a(i) on the weights of function i, over that of all of
-    component a(i) and of the other components on the weights of function i.
+    The squared weight of component a(i) on the weights of function i, divided by all squared
+    weight of component a(i) plus that of the other components on the weights of function i.
     """
     purity = np.zeros(len(assignment))
     for function, component in enumerate(assignment):
@@ -178,7 +179,10 @@ def function_shares(
     components: dict[str, np.ndarray],
     places: dict[str, np.ndarray],
 ) -> np.ndarray:
-    """How much of each function's weights each component holds: `<P_c, θ_i> / ‖θ_i‖²`, [C, n]."""
+    """Return the share of each function's weight in each component, [C, n].
+
+    `<P_c, θ_i> / ‖θ_i‖²`.
+    """
     dots, norms = 0.0, 0.0
     for site, weight in target.items():
         own = weight * places[site]
@@ -188,7 +192,7 @@ def function_shares(
 
 
 def one_bit_inputs(task: GatedFunctions, points: np.ndarray) -> jax.Array:
-    """Inputs with one control bit on, function after function: [n·G, 1 + n]."""
+    """Return inputs with one control bit on, function after function: [n·G, 1 + n]."""
     n = task.num_functions
     bits = np.repeat(np.eye(n), len(points), axis=0)
     return jnp.asarray(np.concatenate([np.tile(points, n)[:, None], bits], axis=1), jnp.float32)
@@ -198,17 +202,17 @@ def one_bit_inputs(task: GatedFunctions, points: np.ndarray) -> jax.Array:
 def evaluate_gated(
     task: GatedFunctions, decomposition: Decomposition, *, key: jax.Array, samples: int
 ) -> tuple[dict[str, float | int | bool], GatedArrays]:
-    """Measure a decomposition of the hand-coded network against its known truth.
+    """Measure a decomposition of the hand-coded network against the known functions.
 
     Args:
-      task: the network.
-      decomposition: of one seed.
-      key: random key.
-      samples: inputs for the error of the top-k output, rounded up to whole batches.
+      task: The network.
+      decomposition: The decomposition of one seed.
+      key: PRNG key for the inputs.
+      samples: Inputs for the error of the top-k output, rounded up to whole batches.
 
     Returns:
-      (numbers, arrays): numbers of results.json, and `GatedArrays` on the host. `solved` where
-      every function has a purity of at least 0.95.
+      (numbers, arrays): numbers for results.json, and `GatedArrays` on the host. `solved` is true
+      if every function has a purity of at least 0.95.
     """
     target, components = decomposition.target, decomposition.components
     weights = {site: np.asarray(weight, np.float64) for site, weight in target.weights.items()}
@@ -249,27 +253,27 @@ def evaluate_gated(
 
 @functools.partial(jax.jit, static_argnames="objective")
 def _outputs(target: Target, components: Components, x: jax.Array, *, objective: Objective):
-    """Outputs [B, 1] of the target and of its active components."""
+    """Return the outputs of the target and of its active components, each [B, 1]."""
     scores = objective.attribute(target, components, x).scores
     mask = objective.select(scores, x).mask
     return target(x), masked_apply(target, components, x, mask)
 
 
 def _curves(task: GatedFunctions, decomposition: Decomposition):
-    """Points [G], the target's curves [n, G], and those of the one strongest component."""
+    """Return points [G], and the curves of the target and of the strongest component, [n, G]."""
     points = np.linspace(*task.domain, CURVE_POINTS)
     both = _outputs(
         decomposition.target,
         decomposition.components,
         one_bit_inputs(task, points),
-        objective=decomposition.objective.per_row(1),
+        objective=decomposition.objective.with_topk(1, selection="sample"),
     )
     shape = (task.num_functions, CURVE_POINTS)
     return points, *(np.asarray(y, np.float64).reshape(shape) for y in both)
 
 
 def _topk_mse(task: GatedFunctions, decomposition: Decomposition, key, samples: int) -> float:
-    """MSE of the output with the active components alone, on the training distribution."""
+    """Return the MSE of the active components' output on the training distribution."""
     settings = decomposition.settings
 
     def batch(batch_key: jax.Array) -> jax.Array:

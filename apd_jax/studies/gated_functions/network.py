@@ -37,7 +37,7 @@ class Waves(NamedTuple):
     g: jax.Array
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The n functions at points x [B], [B, n]."""
+        """Return the n functions at points x [B], [B, n]."""
         x = x[:, None]
         return (
             self.a * jnp.sin(self.b * x + self.c) + self.d * jnp.cos(self.e * x + self.f) + self.g
@@ -66,12 +66,12 @@ def draw_waves(key: jax.Array, count: int) -> Waves:
 
 @dataclasses.dataclass(frozen=True)
 class GatedInputs:
-    """The distribution of inputs: x uniform on its domain, every control bit on with chance p.
+    """Input distribution: x is uniform on its domain, control bits are on with probability p.
 
     Attributes:
-      num_functions: n.
-      probability: p.
-      domain: the interval of x.
+      num_functions: Number of functions n.
+      probability: Probability p that a control bit is on.
+      domain: Interval of x.
     """
 
     num_functions: int
@@ -89,24 +89,25 @@ class GatedInputs:
 
 @dataclasses.dataclass(frozen=True)
 class GatedFunctions:
-    """Size and constants of the hand-coded network; nothing of it is trained.
+    """Size and constants of the hand-coded network, which is not trained.
 
     Function i is a piecewise-linear interpolation on K evenly spaced knots. Its neuron k computes
-    `ReLU(x + S·bit_i − t_k − S)`: the ramp `ReLU(x − t_k)` where the bit is on, 0 where it is off;
-    it writes the change of slope at `t_k` to the output. The first ramp starts one knot early, so
-    that it gives the function its value at the first knot. Neurons are dealt at random over the
-    layers, as evenly as their number allows.
+    `ReLU(x + S·bit_i − t_k − S)`. This is the ramp `ReLU(x − t_k)` if the bit is on, and 0 if it is
+    off. The neuron's output weight is the change of slope at `t_k`. The first ramp starts one knot
+    early, so that it produces the function's value at the first knot. Neurons are assigned to
+    layers at random, as evenly as their number allows.
     """
 
-    num_functions: int = setting(4, "n, functions with a control bit each.")
-    neurons: int = setting(10, "K, neurons and knots of a function; at least 2.")
-    num_layers: int = setting(2, "MLP layers that the neurons are dealt over.")
+    num_functions: int = setting(4, "n, number of functions, each with its own control bit.")
+    neurons: int = setting(10, "K, neurons and knots per function; at least 2.")
+    num_layers: int = setting(2, "Number of MLP layers that the neurons are distributed over.")
     low: float = setting(0.0, "Lower end of the domain of x.")
     high: float = setting(5.0, "Upper end of the domain of x.")
     suppression: float = setting(
-        100.0, "S, what silences a neuron while its bit is off; more than the domain's length."
+        100.0,
+        "S, weight that silences a neuron while its bit is off; larger than the domain's length.",
     )
-    probability: float = setting(0.05, "Chance of every control bit to be on.")
+    probability: float = setting(0.05, "Probability that a control bit is on.")
 
     def __post_init__(self):
         check_values(self)
@@ -121,58 +122,58 @@ class GatedFunctions:
             raise UserError(f"low must be below high, got {self.low} and {self.high}")
         if not self.suppression > self.high - self.low:
             raise UserError(
-                f"suppression must exceed the length of the domain, {self.high - self.low}, or "
-                f"neurons are not silent while their bit is off; got {self.suppression}"
+                f"suppression must exceed the length of the domain, {self.high - self.low}, so "
+                f"that neurons are silent while their bit is off; got {self.suppression}"
             )
         if not 0 < self.probability <= 1:
             raise UserError(f"probability must be in (0, 1], got {self.probability}")
 
     @property
     def inputs(self) -> GatedInputs:
-        """Distribution of x and the control bits."""
+        """Return the distribution of x and the control bits."""
         return GatedInputs(self.num_functions, self.probability, self.domain)
 
     @property
     def training(self) -> None:
-        """The network is coded by hand."""
+        """Return None: the network is hand-coded."""
         return None
 
     @property
     def hidden_sites(self) -> tuple[str, ...]:
-        """Sites whose outputs the hidden-activation loss compares: what every neuron reads."""
+        """Return the sites that the hidden-activation loss compares: the inputs of all neurons."""
         return tuple(f"layers_{i}/mlp_in/kernel" for i in range(self.num_layers))
 
     @property
     def hidden_activation(self) -> str:
-        """Nonlinearity of the hidden-activation loss: the network's own."""
+        """Return the nonlinearity of the hidden-activation loss: the network's own."""
         return "relu"
 
     @property
     def domain(self) -> tuple[float, float]:
-        """The interval of x."""
+        """Return the interval of x."""
         return self.low, self.high
 
     @property
     def width(self) -> int:
-        """D, the width of the residual stream."""
+        """Return D, the width of the residual stream."""
         return self.num_functions + 2
 
     @property
     def layer_widths(self) -> tuple[int, ...]:
-        """H of every layer."""
+        """Return H of every layer."""
         parts = np.array_split(np.arange(self.num_functions * self.neurons), self.num_layers)
         return tuple(len(part) for part in parts)
 
     @property
     def knots(self) -> np.ndarray:
-        """The points [K] at which the network equals its functions."""
+        """Return the points at which the network equals its functions, [K]."""
         return np.linspace(*self.domain, self.neurons)
 
     def init(self, key: jax.Array) -> Params:
-        """Draw functions and code them into weights.
+        """Draw functions and encode them in weights.
 
         Args:
-          key: random key; the same key gives the same network.
+          key: PRNG key; the same key gives the same network.
 
         Returns:
           `{"layers_0": {"mlp_in": {"kernel": [D, H], "bias": [H]}, "mlp_out": {"kernel": [H, D]}}}`
@@ -192,7 +193,7 @@ class GatedFunctions:
         return params
 
     def _ramps(self, waves: Waves) -> tuple[jax.Array, jax.Array]:
-        """Where ramps start [K], and the change of slope of every function there [n, K]."""
+        """Return the starts of the ramps [K], and the functions' slope changes there [n, K]."""
         spacing = self.knots[1] - self.knots[0]
         starts = jnp.asarray(self.knots - spacing, jnp.float32)
         values = waves(jnp.asarray(self.knots, jnp.float32)).T
@@ -200,7 +201,7 @@ class GatedFunctions:
         return starts, jnp.diff(slopes, axis=1, prepend=0.0)
 
     def _layer(self, owners: jax.Array, starts: jax.Array, slopes: jax.Array):
-        """A layer of H neurons, given the function, ramp and change of slope of each, [H]."""
+        """Return a layer of H neurons, given function, ramp and slope change of each, [H]."""
         columns = jnp.arange(owners.size)
         reads = jnp.zeros((self.width, owners.size)).at[0].set(1.0)
         reads = reads.at[1 + owners, columns].set(self.suppression)
@@ -209,7 +210,7 @@ class GatedFunctions:
         return {"mlp_in": {"kernel": reads, "bias": bias}, "mlp_out": {"kernel": writes}}
 
     def target(self, params: Params) -> Target:
-        """The network with its sites, two a layer; biases stay fixed."""
+        """Return the network with its sites, two per layer; biases stay fixed."""
         inputs = jax.ShapeDtypeStruct((2, 1 + self.num_functions), jnp.float32)
         return Target(self.apply, params, inputs=inputs)
 
@@ -217,11 +218,11 @@ class GatedFunctions:
         """Run the network: `r = (x, bits, 0); r += ReLU(r W_in + b) W_out` for every layer.
 
         Args:
-          params: what `init` returns.
-          inputs: [B, 1 + n], x and the control bits.
+          params: Parameters as returned by `init`.
+          inputs: x and the control bits, [B, 1 + n].
 
         Returns:
-          [B, 1], the last entry of the residual stream.
+          The last entry of the residual stream, [B, 1].
         """
         residual = jnp.concatenate([inputs, jnp.zeros_like(inputs[:, :1])], axis=1)
         for layer in range(self.num_layers):
@@ -232,7 +233,7 @@ class GatedFunctions:
 
 
 def owners(params: Params) -> dict[str, np.ndarray]:
-    """The function of every neuron, `{layer: int [H]}`: that of the only bit it reads."""
+    """Return the function of every neuron, that of the only bit it reads, `{layer: int [H]}`."""
     return {
         name: np.asarray(layer["mlp_in"]["kernel"][1:-1]).argmax(axis=0)
         for name, layer in params.items()

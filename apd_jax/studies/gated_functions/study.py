@@ -1,4 +1,4 @@
-"""Hand-coded gated functions (the paper's appendix): is every weight where it belongs?"""
+"""Hand-coded gated functions (the paper's appendix): is every weight in the right component?"""
 
 import jax
 import numpy as np
@@ -30,21 +30,20 @@ class GatedFunctionsStudy(Study):
     def description(self, task: GatedFunctions) -> str:
         return (
             f"The target is a hand-coded network of {task.num_functions} gated functions: each "
-            f"control bit switches on one function of x, coded by {task.neurons} of the neurons "
-            "that are dealt over the layers. Every neuron belongs to one function, so the true "
-            "decomposition is known weight by weight."
+            f"control bit switches on one function of x, which {task.neurons} neurons compute. "
+            "Each neuron belongs to one function, so the true component of each weight is known."
         )
 
     def thresholds(self, variant: str) -> list[Threshold]:
         return [
             Threshold(
-                "weight_purity_mean", ">=", 0.98, "Weights lie in their function's component"
+                "weight_purity_mean", ">=", 0.98, "Weights are in the component of their function"
             ),
             Threshold(
                 "solve_rate",
                 ">=",
                 1.0 if variant == "small" else 14 / 16,
-                "Seeds on which every function has a purity of at least 0.95",
+                "Every function has a purity of at least 0.95 (share of seeds)",
             ),
         ]
 
@@ -57,7 +56,7 @@ class GatedFunctionsStudy(Study):
         return gated_figures(arrays, only=only)
 
     def probes(self, task: GatedFunctions) -> ProbeInputs:
-        """One bit on, x in the middle of its domain."""
+        """Return inputs with one bit on, and x in the middle of its domain."""
         middle = np.array([sum(task.domain) / 2])
         words = f"x is {middle[0]:g}, one control bit is 1, all others are 0"
         return ProbeInputs(one_bit_inputs(task, middle), words)

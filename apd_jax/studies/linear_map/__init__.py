@@ -1,1 +1,1 @@
-"""Linear maps `y = x W`: the smallest study, to see what a loss does."""
+"""Linear maps `y = x W`: the smallest study, to examine the effect of a loss term."""

@@ -15,7 +15,7 @@ _MOST_PANELS = 24
 
 
 def linear_map_figures(arrays: LinearArrays, *, only: str | None = None) -> dict[str, Figure]:
-    """Make the figures of one decomposition; the one called `only` alone if it is given."""
+    """Make the figures of one decomposition, or only the one called `only`."""
     makers = {"matrices": lambda: matrices(arrays), "spectra": lambda: spectra(arrays)}
     return style.make_figures(makers, only)
 
@@ -61,6 +61,6 @@ def spectra(arrays: LinearArrays) -> Figure:
         axes.plot(places, values, "o-", color=style.ORANGE, alpha=0.6, markersize=4, label=label)
     target = np.linalg.svd(arrays.target, compute_uv=False)
     axes.plot(places, target, "s--", color=style.BLUE, markersize=4, label="target")
-    axes.set(xlabel="place", ylabel="singular value", ylim=(-0.03, None), xticks=places)
+    axes.set(xlabel="index", ylabel="singular value", ylim=(-0.03, None), xticks=places)
     axes.legend()
     return figure

@@ -1,4 +1,4 @@
-"""How components part a linear map: by rows, where inputs are sparse, and by their rank.
+"""Measures of a decomposed linear map: recovery of its rows, and rank of the components.
 
 Letters: C components, d width.
 """
@@ -22,16 +22,16 @@ SMALL_ERROR = 0.01
 
 
 class LinearArrays(NamedTuple):
-    """What the figures of a linear map and the component browser show.
+    """Arrays for the figures of a linear map and the component browser.
 
     Attributes:
-      target: [d, d] W, a row an input.
-      components: [C, d, d].
-      singular_values: [C, d] of the components, in falling order.
-      effective_ranks: [C] see `effective_ranks`.
-      best_component: [d] int, for each row the component with the largest cosine to it.
-      recovered: [d] bool, whether that one has the row's direction and length.
-      order: [C] int, the components in the order of the rows they are best for.
+      target: W, one row per input, [d, d].
+      components: Matrices of the components, [C, d, d].
+      singular_values: Singular values of the components in decreasing order, [C, d].
+      effective_ranks: Effective ranks of the components (see `effective_ranks`), [C].
+      best_component: For each row, the component with the largest cosine to it, [d] int.
+      recovered: Whether the best component has the row's direction and length, [d] bool.
+      order: Components in the order of the rows that they are best for, [C] int.
     """
 
     target: np.ndarray
@@ -44,7 +44,7 @@ class LinearArrays(NamedTuple):
 
     @property
     def represented(self) -> list[list[int]]:
-        """For every component, the rows that it recovers."""
+        """Return the rows that each component recovers."""
         lists: list[list[int]] = [[] for _ in range(len(self.components))]
         for row, component in enumerate(self.best_component):
             if self.recovered[row]:
@@ -53,10 +53,12 @@ class LinearArrays(NamedTuple):
 
 
 def effective_ranks(singular_values: np.ndarray) -> np.ndarray:
-    """`(Σ σ)² / Σ σ²` of every component, [C]: r for r equal singular values; 0 for none.
+    """Return the effective rank `(Σ σ)² / Σ σ²` of every component, [C].
+
+    It is r for r equal nonzero singular values, and 0 if all are zero.
 
     Args:
-      singular_values: [C, d].
+      singular_values: Singular values of the components, [C, d].
     """
     squares = np.square(singular_values).sum(axis=1)
     sums = np.square(singular_values.sum(axis=1))
@@ -70,15 +72,15 @@ def evaluate_linear_map(
     """Measure a decomposition of a linear map.
 
     Args:
-      task: the map and its inputs.
-      decomposition: of one seed.
-      key: random key.
-      samples: inputs for the error of the top-k output, rounded up to whole batches.
+      task: The map and its inputs.
+      decomposition: The decomposition of one seed.
+      key: PRNG key for the inputs.
+      samples: Inputs for the error of the top-k output, rounded up to whole batches.
 
     Returns:
-      (numbers, arrays): numbers of results.json, and `LinearArrays`. `solved` where every row of W
-      has a component of its own (sparse inputs), or the top-k output has an error of at most 1 % of
-      its mean square (Gaussian ones).
+      (numbers, arrays): numbers for results.json, and `LinearArrays`. `solved` is true if every
+      row of W has a component of its own (sparse inputs), or if the error of the top-k output is
+      at most 1 % of its mean square (Gaussian inputs).
     """
     (site,) = decomposition.target.sites
     weight = np.asarray(decomposition.target.weights[site], np.float64)
@@ -103,7 +105,7 @@ def evaluate_linear_map(
 
 @functools.partial(jax.jit, static_argnames="objective")
 def _errors(target: Target, components: Components, x: jax.Array, *, objective: Objective):
-    """[B] squared error of the active components' output, and mean square of the target's."""
+    """Return the MSE of the active components' output and the target's mean square, both [B]."""
     mask = objective.select(objective.attribute(target, components, x).scores, x).mask
     outputs = target(x)
     masked = masked_apply(target, components, x, mask)
@@ -111,7 +113,7 @@ def _errors(target: Target, components: Components, x: jax.Array, *, objective: 
 
 
 def _topk_errors(task: LinearMap, decomposition: Decomposition, key: jax.Array, samples: int):
-    """MSE of the output with the active components alone, and the mean square of the target's."""
+    """Return the MSE of the active components' output, and the mean square of the target's."""
     settings = decomposition.settings
 
     def batch(batch_key: jax.Array):

@@ -20,10 +20,10 @@ SampleKind = Literal["sparse", "gaussian"]
 
 @dataclasses.dataclass(frozen=True)
 class GaussianInputs:
-    """Inputs [B, d], all of them active: independent standard normal entries.
+    """Dense inputs [B, d] with independent standard normal entries.
 
     Attributes:
-      width: d.
+      width: Number of inputs d.
     """
 
     width: int
@@ -34,25 +34,26 @@ class GaussianInputs:
 
 
 def multiply(params: Params, x: jax.Array) -> jax.Array:
-    """The network: `x W`, [B, d]."""
+    """Return the output of the network, `x W`, [B, d]."""
     return x @ params["w"]
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearMap:
-    """A drawn matrix and the distribution of its inputs; nothing of it is trained.
+    """A matrix that is not trained, and the distribution of its inputs.
 
-    With sparse inputs the mechanisms are the rows of W, one for each input. With Gaussian ones
-    every direction is as good as another.
+    With sparse inputs the mechanisms are the rows of W, one for each input. With Gaussian inputs
+    no direction is preferred.
     """
 
-    width: int = setting(10, "d, inputs and outputs.")
+    width: int = setting(10, "d, number of inputs and of outputs.")
     kind: Literal["identity", "orthogonal", "low-rank"] = setting(
-        "identity", "W: the identity, a random orthogonal matrix, or a random one of low rank."
+        "identity",
+        "W is the identity, a random orthogonal matrix, or a random matrix of low rank.",
     )
     map_rank: int = setting(3, "R, rank of the low-rank W.")
-    sample: SampleKind = setting("sparse", "x: sparse in [0, 1], or dense and Gaussian.")
-    probability: float = setting(0.05, "Chance of every sparse input to be active.")
+    sample: SampleKind = setting("sparse", "x is sparse in [0, 1], or dense and Gaussian.")
+    probability: float = setting(0.05, "Probability that a sparse input is active.")
 
     def __post_init__(self):
         check_values(self)
@@ -64,28 +65,28 @@ class LinearMap:
 
     @property
     def inputs(self) -> SparseFeatures | GaussianInputs:
-        """Distribution of x."""
+        """Return the distribution of x."""
         if self.sample == "sparse":
             return SparseFeatures(self.width, self.probability)
         return GaussianInputs(self.width)
 
     @property
     def training(self) -> None:
-        """The matrix is drawn."""
+        """Return None: the matrix is not trained."""
         return None
 
     @property
     def hidden_sites(self) -> tuple[str, ...]:
-        """The map has no hidden activations."""
+        """Return no sites: the map has no hidden activations."""
         return ()
 
     @property
     def hidden_activation(self) -> str:
-        """None."""
+        """Return the identity; it is not used."""
         return "identity"
 
     def init(self, key: jax.Array) -> Params:
-        """Draw W, rows of norm 1: `{"w": [d, d]}` float32."""
+        """Return W with rows of norm 1: `{"w": [d, d]}` float32."""
         d = self.width
         if self.kind == "identity":
             return {"w": jnp.eye(d)}
@@ -97,6 +98,6 @@ class LinearMap:
         return {"w": rows / jnp.linalg.norm(rows, axis=1, keepdims=True) @ basis}
 
     def target(self, params: Params) -> Target:
-        """The map with its only site, `w`."""
+        """Return the map with its only site, `w`."""
         inputs = jax.ShapeDtypeStruct((2, self.width), jnp.float32)
         return Target(multiply, params, inputs=inputs)

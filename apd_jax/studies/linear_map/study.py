@@ -1,4 +1,4 @@
-"""Linear maps: what do the losses make of the simplest network?"""
+"""Linear maps: the effect of the losses on the simplest network."""
 
 import jax
 
@@ -42,11 +42,16 @@ class LinearMapStudy(Study):
         if variant.endswith("gaussian"):
             return [
                 Threshold(
-                    "relative_error_mean", "<=", SMALL_ERROR, "Active components give the output"
+                    "relative_error_mean",
+                    "<=",
+                    SMALL_ERROR,
+                    "The active components reproduce the output",
                 )
             ]
         return [
-            Threshold("solve_rate", ">=", 1.0, "Every seed has each row in its own component"),
+            Threshold(
+                "solve_rate", ">=", 1.0, "In every seed, each row has a component of its own"
+            ),
             Threshold("effective_rank_mean", "<=", 1.1, "Components have rank 1"),
         ]
 

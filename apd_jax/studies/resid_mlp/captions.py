@@ -1,64 +1,67 @@
-"""What each figure of a residual MLP shows and how to read it; what its numbers mean."""
+"""Captions of the figures of a residual MLP, and the meaning of its measures."""
 
 from apd_jax.studies.captions import LABEL_ERRORS, Caption
 
 CAPTIONS: dict[str, Caption] = {
     "target_responses": Caption(
         "What the target computes",
-        "Top: one input feature alone. Left, all outputs when it is 1; right, its own output as "
-        "the input goes from -1 to 1. Bottom: the same for all features in turn, colour = feature; "
-        "crosses and dashes are the labels. The outputs of inactive features are not exactly 0: "
-        "that noise is the price of computing more features than there are neurons.",
+        "Top: a single input feature. Left, all outputs when it is 1; right, its own output as the "
+        "input varies from -1 to 1. Bottom: the same for every feature in turn, coloured by "
+        "feature; crosses and dashes are the labels. The outputs of inactive features are not "
+        "exactly 0. This noise is the cost of computing more features than there are neurons.",
     ),
     "neuron_contributions": Caption(
         "Neuron contributions, target and components",
-        "What each neuron passes from a feature's input to the same feature's output when it is "
-        "on, for the first ten features: in the target (top) and within the single component with "
-        "the largest contribution to that feature (bottom). Neurons above 0.1 in the target carry "
-        "their number in both rows, counted through all layers; with several layers, colour = "
-        "layer. Good: the bottom row repeats the top row. A component that repeats neurons of two "
-        "layers is a mechanism that spans layers.",
+        "The contribution of a neuron to a feature is what it passes from the feature's input to "
+        "its output when the neuron is active. Top: the first ten features in the target. Bottom: "
+        "the same within the single component with the largest contribution to the feature. "
+        "Neurons above 0.1 in the target are numbered in both rows, consecutively over all layers; "
+        "with several layers, colours mark the layer. In a good decomposition the bottom row "
+        "equals the top row. A component with neurons of two layers is a mechanism that spans "
+        "layers.",
     ),
     "random_ablation": Caption(
         "One feature under random ablation",
         "Output of the MLPs (without the direct path) when one input is 1 and a random half of the "
-        "components is off. Green: the feature's own component is kept on; purple: it is kept off; "
-        "blue crosses: the target. Dots are means, bars standard deviations over the draws. Good: "
-        "green stays at the crosses with short bars, purple falls to 0 at the feature's output.",
+        "components is off. Green: the feature's own component is always on; purple: it is always "
+        "off; blue crosses: the target. Dots are means and bars standard deviations over random "
+        "halves. In a good decomposition the green dots lie on the crosses with short bars, and "
+        "the purple dots are near 0 at the feature's output.",
     ),
     "scrubbing": Caption(
         "Scrubbing: errors against the target",
-        "Distribution over the training inputs of the squared error to the target's output, on a "
-        "logarithmic axis. Top-k: only the components that batch top-k selects. Scrubbed: a random "
-        "half of all components plus those of the active features. Anti-scrubbed: the same half "
-        "minus those. Each feature's component is the one with the largest attribution for its "
-        "one-hot input. Dashed lines are means over all inputs; inputs without any active feature "
-        "have error 0 and count in the means, but are not drawn. Grey: the mean error of a network "
-        "that computes one feature per neuron. Good: scrubbed close to top-k and left of grey, "
-        "anti-scrubbed right of grey.",
+        "Distribution over the training inputs of the squared difference from the target's output, "
+        "on a logarithmic axis. Top-k: only the components that batch top-k selects. Scrubbed: a "
+        "random half of all components plus those of the active features. Anti-scrubbed: the same "
+        "half without those of the active features. The component of a feature is the one with the "
+        "largest attribution for its one-hot input. Dashed lines are means over all inputs. Inputs "
+        "without any active feature have error 0; they count in the means but are not drawn. "
+        "Grey: the mean error of a network that computes one feature per neuron. In a good "
+        "decomposition scrubbed is close to top-k and left of grey, and anti-scrubbed is right of "
+        "grey.",
     ),
     "feature_errors": Caption(
         "Error of every feature",
-        "Mean squared error against the labels over inputs with that feature alone active, sorted "
-        "by the target's error. Blue: target; orange, behind it: APD. Top: only the one component "
-        "with the largest attribution; bottom: the components that batch top-k selects. Good: no "
-        "orange visible. Orange in the top panel alone marks features that more than one component "
-        "holds.",
+        "Mean squared error against the labels on inputs with only that feature active, sorted by "
+        "the target's error. Blue: target; orange, behind it: APD. Top: only the component with "
+        "the largest attribution; bottom: the components that batch top-k selects. In a good "
+        "decomposition no orange is visible. Orange in the top panel only marks features that are "
+        "divided among several components.",
     ),
     "components_needed": Caption(
         "Features that need more than one component",
-        "Each mark is a feature. Across: the error to the target with one component per input. "
-        "Up: how many components batch top-k activates on average when that feature alone is "
-        "active. A feature counts as held by one component (blue) where that component alone "
-        "brings the error below 10% of the error with no component. Good: all marks blue, at the "
-        "left, near 1.",
+        "Each mark is a feature. Horizontal: the difference from the target with one component per "
+        "input. Vertical: the mean number of components that batch top-k selects when only that "
+        "feature is active. A feature counts as held by one component (blue) if that component "
+        "alone brings the error below 10% of the error without any component. In a good "
+        "decomposition all marks are blue and at the left, near a height of 1.",
     ),
     "component_counts": Caption(
         "Components by number of features",
-        "A component represents a feature where its largest neuron contribution exceeds 0.04. Bars "
-        "count the components that represent no, one, two or more features; the last bar counts "
-        "the features that some component represents. Good: as many monosemantic components as "
-        "features, none that are duo- or polysemantic.",
+        "A component represents a feature if its largest neuron contribution to it exceeds 0.04. "
+        "Bars count the components that represent no, one, two or more features; the last bar "
+        "counts the features that are represented by a component. A good decomposition has as many "
+        "monosemantic components as features, and no duosemantic or polysemantic ones.",
     ),
     "label_errors": Caption(
         "Error on the task by number of active features",
@@ -68,8 +71,8 @@ CAPTIONS: dict[str, Caption] = {
     ),
     "neuron_contributions_all": Caption(
         "Neuron contributions of all features",
-        "As the neuron contributions above, for all features: in each pair of rows the target's on "
-        "top and those of each feature's best component below.",
+        "Neuron contributions as above, for all features. In each pair of rows, the upper row is "
+        "the target and the lower row each feature's best component.",
     ),
 }
 
@@ -77,30 +80,30 @@ CAPTIONS: dict[str, Caption] = {
 MEASURES = {
     "scrubbed_mse": (
         "scrubbed MSE",
-        "error with half of the components on at random, plus all those of the active features",
+        "error with a random half of the components on, plus those of the active features",
     ),
     "antiscrubbed_mse": (
         "anti-scrubbed MSE",
-        "error with half of the components on at random, minus those of the active features; "
+        "error with a random half of the components on, without those of the active features; "
         "should be large",
     ),
     "random_mse": (
         "random MSE",
-        "error with half of the components on at random, whatever the input",
+        "error with a random half of the components on, regardless of the input",
     ),
     "monosemantic_mse": (
         "monosemantic MSE",
-        "error of a baseline in which every neuron computes one feature perfectly and the "
-        "other features get y = x",
+        "error of a baseline in which every neuron computes one feature perfectly and all other "
+        "features get y = x",
     ),
-    "zero_mse": ("zero MSE", "error of an output of zeros: the target's mean squared output"),
+    "zero_mse": ("zero MSE", "error of an output of zeros, which is the target's mean square"),
     "antiscrubbed_over_monosemantic": (
         "anti-scrubbed / monosemantic",
-        "ratio of the two errors; above 1 the removed components do matter",
+        "ratio of the two errors; above 1, the removed components matter",
     ),
     "monosemantic_over_target": (
         "monosemantic / target",
-        "ratio of the errors against the labels on inputs with an active feature; above 1 the "
+        "ratio of the errors against the labels on inputs with an active feature; above 1, the "
         "target computes more functions than it has neurons",
     ),
     "contribution_cosine": (
@@ -110,20 +113,20 @@ MEASURES = {
     ),
     "features_represented": (
         "features represented",
-        "features that at least one component represents",
+        "number of features that at least one component represents",
     ),
-    "dead": ("dead", "components that represent no feature"),
-    "monosemantic": ("one feature", "components that represent exactly one feature"),
-    "duosemantic": ("two features", "components that represent two features"),
-    "polysemantic": ("more", "components that represent more than two features"),
+    "dead": ("dead", "number of components that represent no feature"),
+    "monosemantic": ("one feature", "number of components that represent exactly one feature"),
+    "duosemantic": ("two features", "number of components that represent two features"),
+    "polysemantic": ("more", "number of components that represent more than two features"),
     "single_component_features": (
         "single-component features",
-        "features for which one component alone removes 90% of the error over a sweep of that "
-        "input",
+        "number of features for which one component alone removes 90% of the error over a sweep "
+        "of the feature's input",
     ),
     "two_component_features": (
         "two-component features",
-        "features for which one component, or the two of largest attribution, remove 90% of that "
-        "error",
+        "number of features for which one component, or the two components of largest "
+        "attribution, remove 90% of that error",
     ),
 }

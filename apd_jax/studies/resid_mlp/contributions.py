@@ -21,12 +21,12 @@ class Contributions(NamedTuple):
     """Neuron contributions of a residual MLP and of its components.
 
     Attributes:
-      target: [F, N] contribution of every neuron to every feature in the target.
-      components: [C, F, N] the same inside each component alone.
-      layer: [N] int, the layer that a neuron lives in.
-      represents: [C, F] bool, whether the component's largest contribution for the feature exceeds
-        `REPRESENTS_ABOVE`.
-      best_component: [F] int, the component with the largest single contribution for the feature.
+      target: Contribution of every neuron to every feature in the target, [F, N].
+      components: The same within each component alone, [C, F, N].
+      layer: Layer of each neuron, [N] int.
+      represents: Whether the component's largest contribution to the feature exceeds
+        `REPRESENTS_ABOVE`, [C, F] bool.
+      best_component: Component with the largest contribution to the feature, [F] int.
     """
 
     target: np.ndarray
@@ -37,7 +37,7 @@ class Contributions(NamedTuple):
 
     @property
     def best(self) -> np.ndarray:
-        """[F, N] the contributions of each feature's best component."""
+        """Return the contributions of each feature's best component, [F, N]."""
         return self.components[self.best_component, np.arange(self.target.shape[0])]
 
 
@@ -45,7 +45,7 @@ def layer_names(target: Target) -> list[str]:
     """Return the layers of a residual MLP in order of depth: "layers_0", "layers_1", ...
 
     Raises:
-      UserError: where the target has no pair of sites "layers_i/mlp_in", "layers_i/mlp_out".
+      UserError: The target has no pair of sites "layers_i/mlp_in", "layers_i/mlp_out".
     """
     names: list[str] = []
     while f"layers_{len(names)}/mlp_in/kernel" in target.sites:
@@ -59,9 +59,9 @@ def layer_names(target: Target) -> list[str]:
 
 
 def target_contributions(target: Target) -> jax.Array:
-    """Return [F, N] `(W_E W_in) ⊙ (W_out W_U)ᵀ`, layers side by side.
+    """Return `(W_E W_in) ⊙ (W_out W_U)ᵀ`, layers side by side, [F, N].
 
-    Entry (i, n) is what neuron n passes from input i to output i when it is on.
+    Entry (i, n) is what neuron n passes from input i to output i when it is active.
     """
     layers = layer_names(target)
     embed, unembed = target.params["W_E"], target.params["W_U"]
@@ -74,9 +74,9 @@ def target_contributions(target: Target) -> jax.Array:
 
 
 def component_contributions(target: Target, components: Components) -> jax.Array:
-    """Return [C, F, N]: `target_contributions` with each component's own `W_in` and `W_out`.
+    """Return `target_contributions` with each component's `W_in` and `W_out`, [C, F, N].
 
-    The factors meet the embedding before each other, so no component is materialised.
+    The factors are multiplied with the embedding first, so that no component is materialised.
     """
     layers = layer_names(target)
     embed, unembed = target.params["W_E"], target.params["W_U"]
@@ -92,11 +92,11 @@ def component_contributions(target: Target, components: Components) -> jax.Array
 
 
 def neuron_contributions(target: Target, components: Components) -> Contributions:
-    """Compute the neuron contributions of a residual MLP and what follows from them.
+    """Compute the neuron contributions of a residual MLP and of its components.
 
     Args:
-      target: a residual MLP, with `params["W_E"]` [F, D] and `params["W_U"]` [D, F].
-      components: components of all of its MLP matrices.
+      target: A residual MLP with `params["W_E"]` [F, D] and `params["W_U"]` [D, F].
+      components: Components of all of its MLP matrices.
 
     Returns:
       `Contributions`, on the host.
@@ -117,11 +117,11 @@ def semantic_counts(represents: np.ndarray) -> dict[str, int]:
     """Count components by the number of features that they represent.
 
     Args:
-      represents: [C, F] bool.
+      represents: Whether a component represents a feature, [C, F] bool.
 
     Returns:
-      "dead", "monosemantic", "duosemantic", "polysemantic": components with 0, 1, 2 and more
-      features; "features_represented": features that at least one component represents.
+      "dead", "monosemantic", "duosemantic", "polysemantic": numbers of components with 0, 1, 2 and
+      more features; "features_represented": number of features that a component represents.
     """
     features = np.asarray(represents).sum(axis=1)
     return {
@@ -136,8 +136,8 @@ def semantic_counts(represents: np.ndarray) -> dict[str, int]:
 def contribution_cosine(contributions: Contributions) -> float:
     """Return the mean over features of cos(best component's contributions, target's).
 
-    1 where every feature's best component uses the target's neurons in the target's proportions. A
-    feature without any contribution counts as 0.
+    It is 1 if every feature's best component uses the target's neurons in the target's
+    proportions. A feature without any contribution counts as 0.
     """
     ours, theirs = contributions.best.astype(np.float64), contributions.target.astype(np.float64)
     norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)

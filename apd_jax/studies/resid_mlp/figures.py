@@ -28,12 +28,12 @@ from apd_jax.studies.resid_mlp.single_features import FeatureSweeps
 def resid_mlp_figures(
     numbers: Mapping[str, float], arrays: ResidualMLPArrays, *, only: str | None = None
 ) -> dict[str, Figure]:
-    """Make the figures of one decomposed residual MLP, under the names `figures.captions` knows.
+    """Make the figures of one decomposed residual MLP, under the names of their captions.
 
     Args:
-      numbers: the entries of results.json.
-      arrays: what was measured.
-      only: the name of one figure; all of them if None.
+      numbers: Entries of results.json.
+      arrays: Measurements of the decomposition.
+      only: Name of the only figure to draw; all of them if None.
     """
     feature = arrays.ablation.feature
     makers = {
@@ -54,14 +54,14 @@ def resid_mlp_figures(
 def target_responses(sweeps: FeatureSweeps, *, feature: int) -> Figure:
     """Draw what the target computes: one feature above, all features below.
 
-    Left, every output for a one-hot input; right, the feature's own output while its input goes
-    from -1 to 1. Read off it: the active feature's output should be at the label, the others near 0
-    (their spread is the noise of computing more features than there are neurons); the curves should
+    Left: every output for a one-hot input. Right: the feature's own output as its input varies
+    from -1 to 1. The active feature's output should be at the label and the others near 0 (their
+    spread is the noise of computing more features than there are neurons). The curves should
     follow the label.
 
     Args:
-      sweeps: every input swept alone.
-      feature: the feature of the upper row.
+      sweeps: Sweep of every input.
+      feature: Feature of the upper row.
     """
     figure = style.new_figure(7.0)
     axes = figure.subplots(2, 2, sharey=True)
@@ -85,7 +85,7 @@ def target_responses(sweeps: FeatureSweeps, *, feature: int) -> Figure:
 
 
 def _gradient():
-    """The colours of features by index; the bright end can't be seen on white."""
+    """Return the colour map of features by index, without the bright end, invisible on white."""
     viridis = matplotlib.colormaps["viridis"]
     return matplotlib.colors.ListedColormap(viridis(np.linspace(0.0, 0.88, 256)))
 
@@ -99,7 +99,7 @@ def _draw_one_feature(left: Axes, right: Axes, sweeps: FeatureSweeps, feature: i
     left.scatter(places, outputs, s=16, linewidths=0, **target)
     left.set_title(f"All outputs for $x_{{{feature}}} = 1$, other inputs 0")
     side = "right" if feature < len(places) / 2 else "left"
-    left.legend(loc=f"center {side}", frameon=True, edgecolor=style.FAINT)  # its marks are no data
+    left.legend(loc=f"center {side}", frameon=True, edgecolor=style.FAINT)  # a frame for its marks
     right.plot(sweeps.inputs, sweeps.labels[feature], linestyle="--", **label)
     right.plot(sweeps.inputs, sweeps.target[feature], linewidth=1.8, **target)
     right.set_title(f"Output {feature} as its input varies")
@@ -112,7 +112,7 @@ def _draw_all_features(left: Axes, right: Axes, sweeps: FeatureSweeps) -> None:
     colors = _gradient()(np.linspace(0, 1, count))
     rows, places = np.indices((count, outputs))
     own = rows == places
-    # Columns are drawn in a scattered order, so that no feature hides all others.
+    # Points are drawn in random order, so that no feature hides all others.
     order = np.random.default_rng(0).permutation(np.flatnonzero(~own))
     left.scatter(
         places.flat[order],
@@ -145,12 +145,12 @@ def _draw_all_features(left: Axes, right: Axes, sweeps: FeatureSweeps) -> None:
 def feature_errors(per_feature: PerFeature) -> Figure:
     """Draw the MSE against the labels for every feature, APD behind the target.
 
-    Read off it: orange that stands out above blue is what APD loses on that feature, blue above
-    orange what it gains. Above, one component may be active (a feature that needs more stands out);
-    below, batch top-k chooses how many.
+    Orange above blue is what APD loses on that feature, blue above orange what it gains. In the
+    upper panel one component is active, so that a feature that needs more stands out. In the lower
+    panel batch top-k chooses the number.
 
     Args:
-      per_feature: averages over the samples in which one feature alone is active.
+      per_feature: Averages over the samples in which only one feature is active.
     """
     figure = style.new_figure(5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
@@ -189,13 +189,13 @@ def feature_errors(per_feature: PerFeature) -> Figure:
 def components_needed(per_feature: PerFeature, sweeps: FeatureSweeps) -> Figure:
     """Draw the average number of active components against the error of one component alone.
 
-    Each dot is a feature. Read off it: features at the left with 1 component are held by a single
-    component; a feature whose single component errs gets more from batch top-k, so the dots rise to
-    the right.
+    Each mark is a feature. Features at the left with 1 component are held by a single component. If
+    a feature's single component is inaccurate, batch top-k selects more, so the marks rise to the
+    right.
 
     Args:
-      per_feature: averages over the samples in which one feature alone is active.
-      sweeps: every input swept alone.
+      per_feature: Averages over the samples in which only one feature is active.
+      sweeps: Sweep of every input.
     """
     figure = style.new_figure(4.2)
     axes = figure.subplots()
@@ -229,9 +229,9 @@ def components_needed(per_feature: PerFeature, sweeps: FeatureSweeps) -> Figure:
 def component_counts(numbers: Mapping[str, float]) -> Figure:
     """Draw how many components represent no, one, two or more features.
 
-    A component represents a feature where its largest neuron contribution exceeds 0.04. Read off
-    it: many monosemantic components, no duo- or polysemantic ones, and as many features
-    represented as there are.
+    A component represents a feature if its largest neuron contribution to it exceeds 0.04. A good
+    decomposition has many monosemantic components, no duosemantic or polysemantic ones, and all
+    features represented.
 
     Args:
       numbers: "dead", "monosemantic", "duosemantic", "polysemantic", "features_represented".
@@ -245,7 +245,7 @@ def component_counts(numbers: Mapping[str, float]) -> Figure:
         ("polysemantic", "polysemantic\n(more)", style.VERMILION),
         ("features_represented", "features\nrepresented", style.BLUE),
     )
-    # A gap sets the count of features apart from the counts of components.
+    # A gap separates the count of features from the counts of components.
     places = np.array([0, 1, 2, 3, 4.5])
     counts = [numbers[key] for key, _, _ in rows]
     bars = axes.bar(places, counts, width=0.7, color=[color for _, _, color in rows])

@@ -1,4 +1,4 @@
-"""Figures of neuron contributions: which neurons carry a feature, in the target and in a component.
+"""Figures of neuron contributions: the neurons of a feature, in the target and in a component.
 
 Letters: C components, F features, N neurons of all layers.
 """
@@ -19,14 +19,13 @@ _MOST_BANDS = int((style.PAGE - 0.3) / _BAND)
 def neuron_contributions(contributions: Contributions, *, num_features: int = 10) -> Figure:
     """Draw the neuron contributions of the first features, target above, best component below.
 
-    Each dot is a neuron; those with a contribution above 0.1 in the target carry their number, in
-    both rows. With more than one layer a dot's colour is its layer. Read off it: the component of a
-    feature should lift the same neurons to the same heights as the target does, and all other
-    neurons should be at 0.
+    Each dot is a neuron. Neurons with a contribution above 0.1 in the target are numbered in both
+    rows. With more than one layer, the colour of a dot is its layer. The component of a feature
+    should have the same neurons at the same heights as the target, and all other neurons at 0.
 
     Args:
-      contributions: those of the target and of the components.
-      num_features: how many features to draw.
+      contributions: Contributions of the target and of the components.
+      num_features: Number of features to draw.
     """
     count = min(num_features, contributions.target.shape[0])
     figure = style.new_figure(6.0)
@@ -45,11 +44,12 @@ def neuron_contributions(contributions: Contributions, *, num_features: int = 10
 def neuron_contributions_all(contributions: Contributions, *, per_band: int = 20) -> Figure:
     """Draw the neuron contributions of all features, in bands of target above best component.
 
-    Read it as `neuron_contributions`. A page holds five bands; more features are left out.
+    Bands are read like `neuron_contributions`. A page has five bands; further features are left
+    out.
 
     Args:
-      contributions: those of the target and of the components.
-      per_band: features in a band.
+      contributions: Contributions of the target and of the components.
+      per_band: Number of features in a band.
     """
     count = min(contributions.target.shape[0], _MOST_BANDS * per_band)
     bands = -(-count // per_band)
@@ -71,14 +71,14 @@ def neuron_contributions_all(contributions: Contributions, *, per_band: int = 20
 
 
 def _limits(contributions: Contributions, count: int) -> tuple[float, float]:
-    """The range of the first features' contributions, with some room."""
+    """Return the range of the first features' contributions, with a margin."""
     shown = np.stack([contributions.best[:count], contributions.target[:count]])
     low, high = min(shown.min(), 0), max(shown.max(), _NAMED_ABOVE)
     return low - 0.06 * (high - low), high + 0.06 * (high - low)
 
 
 def _draw_pair(upper, lower, contributions: Contributions, first: int, last: int, size: float):
-    """Features `first..last-1`: target in the upper axes, best components in the lower."""
+    """Draw features `first..last-1`: target in the upper axes, best components in the lower."""
     ours, theirs = contributions.best, contributions.target
     features = np.arange(first, last)
     named = theirs > _NAMED_ABOVE
@@ -94,7 +94,7 @@ def _draw_pair(upper, lower, contributions: Contributions, first: int, last: int
 
 
 def _draw_neurons(axes: Axes, values, named, layer, size: float) -> None:
-    """One column of dots a feature, values [features, N]; `named` neurons carry their number."""
+    """Draw a column of dots per feature, values [features, N]; number the `named` neurons."""
     count, neurons = values.shape
     colors = style.layer_colors(int(layer.max()) + 1)
     for place in range(0, count, 2):
@@ -137,7 +137,7 @@ def _name_neurons(axes: Axes, place: int, values, neurons, layer, size: float) -
 
 
 def _text_height(axes: Axes, size: float) -> float:
-    """The height of a line of text in the units of the y axis."""
+    """Return the height of a line of text in the units of the y axis."""
     low, high = axes.get_ylim()
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -169,7 +169,7 @@ def _spread(values: np.ndarray, gap: float) -> np.ndarray:
 
 
 def _name_layers(axes: Axes, contributions: Contributions) -> None:
-    """Add a legend of the layers' colours where there is more than one."""
+    """Add a legend of the layers' colours if there is more than one layer."""
     colors = style.layer_colors(int(contributions.layer.max()) + 1)
     if len(colors) == 1:
         return

@@ -1,4 +1,4 @@
-"""Figures of scrubbing: what is left when components that should not matter are switched off.
+"""Figures of scrubbing: outputs when components that should not matter are switched off.
 
 Letters: O outputs, S samples.
 """
@@ -20,12 +20,12 @@ _SMALLEST_ERROR = 1e-7
 def random_ablation(ablation: AblationResponse) -> Figure:
     """Draw the MLPs' output for a one-hot input while random halves of the components are off.
 
-    Dots are means and bars standard deviations over the draws. Read off it: with the feature's
-    component on (scrubbed), the outputs stay at the target's crosses whatever else is off; with it
-    off (anti-scrubbed), the feature's own output falls to 0.
+    Dots are means and bars standard deviations over random halves. With the feature's component on
+    (scrubbed), the outputs should stay at the target's crosses whatever else is off. With it off
+    (anti-scrubbed), the feature's own output should fall to 0.
 
     Args:
-      ablation: the response.
+      ablation: Response of the MLPs under ablation.
     """
     figure = style.new_figure(4.2)
     axes = figure.subplots()
@@ -68,12 +68,12 @@ def random_ablation(ablation: AblationResponse) -> Figure:
 def scrubbing(samples: ScrubbingSamples, numbers: Mapping[str, float]) -> Figure:
     """Draw the distribution of errors against the target's output, with means.
 
-    Read off it: scrubbed should lie near top-k, far left of anti-scrubbed, and the grey line (one
-    neuron a feature) should lie between them. Means (dashed) are over all samples; samples without
-    any active feature have error 0 and are left of the axis.
+    Scrubbed should lie near top-k and far left of anti-scrubbed, with the grey line (one neuron per
+    feature) between them. Means (dashed) are over all samples. Samples without any active feature
+    have error 0 and lie outside the axis.
 
     Args:
-      samples: S samples.
+      samples: Errors of S samples.
       numbers: "topk_mse", "scrubbed_mse", "antiscrubbed_mse", "monosemantic_mse".
     """
     figure = style.new_figure(4.2)

@@ -1,4 +1,4 @@
-"""Everything that is measured on a decomposed residual MLP.
+"""Measures of a decomposed residual MLP.
 
 Letters: C components, F features, N neurons of all layers, S samples.
 """
@@ -45,16 +45,16 @@ _MSES = ("topk", "scrubbed", "antiscrubbed", "random", "monosemantic", "zero")
 
 
 class ResidualMLPArrays(NamedTuple):
-    """What the figures of a residual MLP and its component browser show.
+    """Arrays for the figures of a residual MLP and its component browser.
 
     Attributes:
-      feature_map: [F] int, the component with the largest attribution for each one-hot input.
-      contributions: neuron contributions.
-      sweeps: every input swept alone.
-      samples: errors of S samples of the training distribution.
-      per_feature: their averages where one feature is active.
-      ablation: response to one feature under random ablation.
-      label_errors: MSE to the labels by number of active features.
+      feature_map: Component with the largest attribution for each one-hot input, [F] int.
+      contributions: Neuron contributions.
+      sweeps: Sweep of every input.
+      samples: Errors of S samples of the training distribution.
+      per_feature: Averages of these over the samples with one active feature.
+      ablation: Response to one feature under random ablation.
+      label_errors: MSE against the labels by number of active features.
     """
 
     feature_map: np.ndarray
@@ -67,7 +67,7 @@ class ResidualMLPArrays(NamedTuple):
 
 
 def relu_labels(x: jax.Array) -> jax.Array:
-    """Return `x + ReLU(x)`, [B, F]: what the paper's residual MLPs are trained to compute."""
+    """Return the labels of the paper's residual MLPs, `x + ReLU(x)`, [B, F]."""
     return x + jax.nn.relu(x)
 
 
@@ -86,27 +86,27 @@ def evaluate_resid_mlp(
 ) -> tuple[dict[str, float | int | bool], ResidualMLPArrays]:
     """Measure a decomposition of a residual MLP (section 3.2 and appendix of the paper).
 
-    A single run: no seed axis.
+    Arguments have no seed axis.
 
     Args:
-      target: the residual MLP, [B, F] -> [B, F].
-      components: components of all of its MLP matrices.
+      target: The residual MLP, [B, F] -> [B, F].
+      components: Components of all of its MLP matrices.
       key: PRNG key; the same key gives the same numbers.
-      objective: what the components were trained with; its rule selects those that are active.
-      label_fn: [B, F] inputs -> [B, F] what the target was trained to output.
-      distribution: what the inputs are drawn from; by default independent features, active with
-        p=0.01 and uniform in [-1, 1].
-      batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
-      num_samples: S, samples of the training distribution.
-      num_label_samples: samples for each number of active features.
+      objective: The objective of the training; its rule selects the active components.
+      label_fn: Function of inputs [B, F] that returns the labels [B, F] of the target's training.
+      distribution: Input distribution; by default independent features, active with p=0.01 and
+        uniform in [-1, 1].
+      batch_size: Rows per batch. Batch top-k selects within a batch, so use the training's size.
+      num_samples: S, number of samples of the training distribution.
+      num_label_samples: Number of samples for each number of active features.
 
     Returns:
-      (numbers, arrays): numbers under the names they have in results.json, as Python values, and
+      (numbers, arrays): numbers as Python values under their names in results.json, and
       `ResidualMLPArrays` on the host.
 
     Raises:
-      UserError: where the target has not the sites of a residual MLP, the distribution has
-        another number of features, or a count is below 1.
+      UserError: The target lacks the sites of a residual MLP, the distribution has another number
+        of features, or a count is below 1.
     """
     contributions = neuron_contributions(target, components)
     num_features, num_neurons = contributions.target.shape
@@ -166,8 +166,8 @@ def evaluate_resid_mlp(
 def _numbers(faithfulness: float, arrays: ResidualMLPArrays) -> dict[str, float | int | bool]:
     """Reduce the arrays to the numbers of results.json.
 
-    The standard error of a mean over S samples is `std / sqrt(S)`: how far it may be from that of
-    endlessly many samples of the same decomposition.
+    The standard error of a mean over S samples is `std / sqrt(S)`. It describes the sampling of
+    inputs for the same decomposition, not the variation over seeds.
     """
     samples, sweeps = arrays.samples, arrays.sweeps
     distinct = np.unique(arrays.feature_map).size == arrays.feature_map.size

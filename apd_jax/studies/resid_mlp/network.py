@@ -20,7 +20,7 @@ from apd_jax.studies.task import Training
 
 
 def _small_uniform(key, shape, dtype=jnp.float32):
-    """Uniform in ±sqrt(6 / (d_in · d_out)), the start of the published targets."""
+    """Draw uniformly in ±sqrt(6 / (d_in · d_out)), the initialisation of the paper's targets."""
     bound = (6 / (shape[0] * shape[1])) ** 0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -52,9 +52,9 @@ class ResidualMLP(nn.Module):
       num_features: F.
       d_resid: D.
       neurons: H of every layer.
-      activation: `"relu"` or `"gelu"`.
-      in_bias, out_bias: whether the MLPs have biases before and after the nonlinearity.
-      output_activation: apply the nonlinearity to the output as well.
+      activation: Nonlinearity, `"relu"` or `"gelu"`.
+      in_bias, out_bias: Whether the first and the second matrix of the MLPs have biases.
+      output_activation: Whether to apply the nonlinearity to the output as well.
     """
 
     num_features: int
@@ -78,7 +78,7 @@ class ResidualMLP(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ResidualMLPTask:
-    """A residual MLP, its inputs and labels, and how it is trained."""
+    """A residual MLP, its inputs and labels, and its training."""
 
     inputs: SparseFeatures = setting(
         SparseFeatures(100, 0.01, (-1.0, 1.0)), "Distribution of x.", flat=True
@@ -86,21 +86,25 @@ class ResidualMLPTask:
     d_resid: int = setting(1000, "D, width of the residual stream.")
     neurons: tuple[int, ...] = setting((50,), "H of every layer.")
     activation: str = setting("relu", "Nonlinearity of the MLPs, relu or gelu.")
-    in_bias: bool = setting(False, "MLPs have biases before the nonlinearity.")
-    out_bias: bool = setting(False, "MLPs have biases after their second matrix.")
-    output_activation: bool = setting(False, "Apply the nonlinearity to the output as well.")
+    in_bias: bool = setting(False, "Whether the MLPs have biases before the nonlinearity.")
+    out_bias: bool = setting(False, "Whether the MLPs have biases after their second matrix.")
+    output_activation: bool = setting(
+        False, "Whether to apply the nonlinearity to the output as well."
+    )
     embedding: Literal["random", "identity", "trained"] = setting(
-        "random", "Fixed random unit-norm rows with W_U = W_Eᵀ, fixed identity, or trained."
+        "random", "Embedding: fixed random unit-norm rows with W_U = W_Eᵀ, fixed identity, trained."
     )
     label_kind: Literal["act_plus_residual", "abs"] = setting(
-        "act_plus_residual", "Labels act(c·x) + x, or |c·x|."
+        "act_plus_residual", "Labels are act(c·x) + x, or |c·x|."
     )
-    label_seed: int | None = setting(None, "Seed of c, drawn from [1, 2]; c is 1 if not set.")
+    label_seed: int | None = setting(
+        None, "Seed of the factors c, drawn from [1, 2]; c is 1 if unset."
+    )
     importance: tuple[float, ...] = setting(
         (), "Weight of every feature in the loss; all 1 if empty."
     )
     training: Training = setting(
-        Training(10_000, 2048, 3e-3, "cosine"), "How it is trained.", flat=True
+        Training(10_000, 2048, 3e-3, "cosine"), "Training of the target.", flat=True
     )
 
     def __post_init__(self):
@@ -138,7 +142,7 @@ class ResidualMLPTask:
 
     @property
     def label_coefficients(self) -> jax.Array | None:
-        """c [F], random in [1, 2]; None where all are 1."""
+        """Return the factors c, random in [1, 2], [F]; None if all are 1."""
         if self.label_seed is None:
             return None
         key = randomness.root(self.label_seed)
@@ -146,7 +150,7 @@ class ResidualMLPTask:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """`mlp_in` and `mlp_out` of every layer."""
+        """Return `mlp_in` and `mlp_out` of every layer."""
         return tuple(
             f"layers_{i}/{name}/kernel"
             for i in range(len(self.neurons))
@@ -155,16 +159,16 @@ class ResidualMLPTask:
 
     @property
     def hidden_sites(self) -> tuple[str, ...]:
-        """Sites whose outputs the hidden-activation loss compares: `mlp_in` of every layer."""
+        """Return the sites that the hidden-activation loss compares: `mlp_in` of every layer."""
         return tuple(site for site in self.sites if site.endswith("mlp_in/kernel"))
 
     @property
     def hidden_activation(self) -> str:
-        """Nonlinearity of the hidden-activation loss: ReLU, as in the paper's code."""
+        """Return the nonlinearity of the hidden-activation loss: ReLU, as in the paper's code."""
         return "relu"
 
     def init(self, key: jax.Array):
-        """Draw the parameters before training, the embedding as configured."""
+        """Draw the initial parameters, with the embedding as configured."""
         params = self.module.init(key, jnp.zeros((1, self.inputs.num_features)))["params"]
         if self.embedding == "identity":
             params["W_E"] = params["W_U"] = jnp.eye(self.inputs.num_features)
@@ -175,11 +179,11 @@ class ResidualMLPTask:
         return params
 
     def is_trained(self, name: str) -> bool:
-        """Whether the parameters below a top-level name are trained."""
+        """Return whether the parameters below a top-level name are trained."""
         return name not in ("W_E", "W_U") or self.embedding == "trained"
 
     def labels(self, x: jax.Array) -> jax.Array:
-        """What the network is trained to output, [B, F]."""
+        """Return the outputs that the network is trained for, [B, F]."""
         coefficients = self.label_coefficients
         scaled = x if coefficients is None else x * coefficients
         if self.label_kind == "abs":
@@ -187,16 +191,16 @@ class ResidualMLPTask:
         return activation_function(self.activation)(scaled) + x
 
     def loss(self, params, x: jax.Array) -> jax.Array:
-        """Mean over batch and features of `importance · (f(x) − label)²`."""
+        """Return the mean over batch and features of `importance · (f(x) − label)²`."""
         error = jnp.square(self._outputs(params, x) - self.labels(x))
         return jnp.mean(error * jnp.array(self.importance) if self.importance else error)
 
     def _outputs(self, params, x: jax.Array) -> jax.Array:
-        """`module.apply`, reassociated: the batch never meets the residual width D.
+        """Return `module.apply(...)`, reassociated so that no array has size B × D.
 
-        The residual stream is only ever read through `W_in` and `W_U`, so every write into it is
-        multiplied by those first. For F, H << D and a large batch this is many times cheaper: with
-        one layer and batches of 2048 a step of training takes 4.5 ms of CPU instead of 40.
+        The residual stream is only read through `W_in` and `W_U`, so every write into it is
+        multiplied by these first. For F, H << D and a large batch this is many times cheaper: with
+        one layer and batches of 2048, a training step takes 4.5 ms of CPU time instead of 40.
         """
         layers = [params[f"layers_{i}"] for i in range(len(self.neurons))]
         writes = [(x, params["W_E"])]
@@ -214,6 +218,6 @@ class ResidualMLPTask:
         return act(output) if self.output_activation else output
 
     def target(self, params) -> Target:
-        """The trained network with its sites."""
+        """Return the network with its sites."""
         inputs = jax.ShapeDtypeStruct((2, self.module.num_features), jnp.float32)
         return Target.from_flax(self.module, {"params": params}, self.sites, inputs=inputs)

@@ -1,8 +1,9 @@
-"""Scrubbing: do the components that a feature needs suffice, and is it they that are needed?
+"""Scrubbing: tests whether a feature's component is sufficient and necessary for the feature.
 
 Each feature is mapped to one component. For every input a random half of all components is switched
-on; then the components of the active features are added (scrubbed) or removed (anti-scrubbed). A
+on. Then the components of the active features are added (scrubbed) or removed (anti-scrubbed). A
 good decomposition keeps its output in the first case and loses it in the second.
+
 Letters: B batch, C components, F features, O output width, S samples.
 """
 
@@ -31,17 +32,17 @@ Array = np.ndarray | jax.Array
 
 
 class ScrubbingSamples(NamedTuple):
-    """Errors of every sample of the training distribution, one entry a sample.
+    """Errors of every sample of the training distribution, one entry per sample.
 
     Attributes:
-      num_active: [S] int, the number of active features.
-      feature: [S] int, the active feature where there is exactly one (else the first, or 0).
-      components_active: [S] int, the number of components that the training's rule selects.
-      topk, scrubbed, antiscrubbed: [S] MSE to the target's output.
-      random: [S] the same with a random half of the components, whatever the input.
-      monosemantic, zero: [S] the same of the monosemantic baseline, and of an output of zeros.
-      label_target, label_topk, label_top1: [S] MSE to the labels of the target, of the components
-        that the training's rule selects, and of the component with the largest attribution alone.
+      num_active: Number of active features, [S] int.
+      feature: The active feature if there is exactly one, else the first or 0, [S] int.
+      components_active: Number of components that the training's rule selects, [S] int.
+      topk, scrubbed, antiscrubbed: MSE against the target's output, [S].
+      random: The same with a random half of the components, regardless of the input, [S].
+      monosemantic, zero: The same for the monosemantic baseline and for an output of zeros, [S].
+      label_target, label_topk, label_top1: MSE against the labels for the target, the components
+        that the training's rule selects, and the component of largest attribution alone, [S].
     """
 
     num_active: Array
@@ -59,12 +60,12 @@ class ScrubbingSamples(NamedTuple):
 
 
 class ScrubbingMasks(NamedTuple):
-    """Components that are on, each [B, C] bool; all three from the same draw.
+    """Masks of the components that are on, each [B, C] bool; all three from the same draw.
 
     Attributes:
-      random: a random half.
-      scrubbed: it and the components of the active features.
-      antiscrubbed: it without the components of the active features.
+      random: A random half of the components.
+      scrubbed: The random half and the components of the active features.
+      antiscrubbed: The random half without the components of the active features.
     """
 
     random: jax.Array
@@ -73,15 +74,16 @@ class ScrubbingMasks(NamedTuple):
 
 
 class PerFeature(NamedTuple):
-    """Averages over the samples in which one feature alone is active.
+    """Averages over the samples in which only one feature is active.
 
-    A feature that was never alone in the samples has NaN.
+    Entries are NaN for features that are never active alone.
 
     Attributes:
-      num_samples: [F] int, the number of such samples.
-      label_target, label_topk, label_top1: [F] mean MSE to the labels (see `ScrubbingSamples`).
-      components_active: [F] mean number of components that the training's rule selects.
-      order: [F] int, features sorted by `label_target`.
+      num_samples: Number of such samples, [F] int.
+      label_target, label_topk, label_top1: Mean MSE against the labels (see `ScrubbingSamples`),
+        [F].
+      components_active: Mean number of components that the training's rule selects, [F].
+      order: Features sorted by `label_target`, [F] int.
     """
 
     num_samples: np.ndarray
@@ -99,9 +101,9 @@ def feature_component_map(
     num_features: int,
     objective: Objective,
 ) -> jax.Array:
-    """Return [F] int32: the component with the largest attribution for each one-hot input.
+    """Return the component with the largest attribution for each one-hot input, [F] int32.
 
-    A component that is always active is no candidate.
+    A component that is always active is excluded.
     """
     one_hot = jnp.eye(num_features)
     scores = attribution_scores(target, components, one_hot, objective=objective)
@@ -112,13 +114,14 @@ def feature_component_map(
 def scrubbing_masks(
     key: jax.Array, active: jax.Array, feature_map: jax.Array, always: jax.Array
 ) -> ScrubbingMasks:
-    """Draw a random half of the components, alone, plus and minus those of the active features.
+    """Draw a random half of the components, with and without those of the active features.
 
     Args:
-      key: PRNG key. Each component is in the half with probability 1/2, anew for every row.
-      active: [B, F] bool, the active features.
-      feature_map: [F] int, the component of each feature.
-      always: [C] bool, the components that are on whatever the draw.
+      key: PRNG key for the random half. Each component is in it with probability 1/2,
+        independently for every row.
+      active: The active features, [B, F] bool.
+      feature_map: The component of each feature, [F] int.
+      always: The components that are always on, [C] bool.
     """
     half = always | jax.random.bernoulli(key, 0.5, (active.shape[0], always.size))
     needed = jnp.zeros(half.shape, bool).at[:, feature_map].max(active)
@@ -141,12 +144,13 @@ def _sample_batch(
     objective: Objective,
     num_neurons: int,
 ) -> ScrubbingSamples:
-    """One batch of `scrubbing_samples`."""
+    """Return one batch of `scrubbing_samples`."""
     input_key, mask_key = jax.random.split(key)
     x = distribution(input_key, batch_size)
     active, labels, outputs = x != 0, label_fn(x), target(x)
     scores = objective.attribute(target, components, x).scores
     selected = objective.select(scores, x).mask
+    strongest = objective.with_topk(1, selection="sample").select(scores, x).mask
     with_mask = functools.partial(masked_apply, target, components, x)
     always = objective.always_active(scores.shape[1])
     masks = scrubbing_masks(mask_key, active, feature_map, always)
@@ -164,7 +168,7 @@ def _sample_batch(
         zero=row_mse(jnp.zeros_like(outputs), outputs),
         label_target=row_mse(outputs, labels),
         label_topk=row_mse(topk_outputs, labels),
-        label_top1=row_mse(with_mask(objective.per_row(1).select(scores, x).mask), labels),
+        label_top1=row_mse(with_mask(strongest), labels),
     )
 
 
@@ -181,21 +185,21 @@ def scrubbing_samples(
     batch_size: int,
     num_samples: int,
 ) -> ScrubbingSamples:
-    """Measure every error that is defined on the training distribution, sample by sample.
+    """Measure the errors of every sample of the training distribution.
 
-    Samples without any active feature are among them (37% at 100 features and p=0.01), as in the
-    paper's means.
+    As in the paper's means, samples without any active feature are included (37% at 100 features
+    and p=0.01).
 
     Args:
-      target: a residual MLP, [B, F] -> [B, F].
-      components: its components.
-      label_fn: [B, F] inputs -> [B, F] labels.
-      feature_map: [F] int, the component of each feature.
-      key: PRNG key.
-      distribution: the training distribution of the inputs.
-      objective: whose rule selects the active components.
-      num_neurons: features that the monosemantic baseline gets exactly right.
-      batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
+      target: A residual MLP, [B, F] -> [B, F].
+      components: The components of the target.
+      label_fn: Function of inputs [B, F] that returns labels [B, F].
+      feature_map: The component of each feature, [F] int.
+      key: PRNG key for the inputs and the masks.
+      distribution: Training distribution of the inputs.
+      objective: Objective whose rule selects the active components.
+      num_neurons: Number of features that the monosemantic baseline computes exactly.
+      batch_size: Rows per batch. Batch top-k selects within a batch, so use the training's size.
       num_samples: S, rounded up to whole batches.
 
     Returns:
@@ -216,10 +220,10 @@ def scrubbing_samples(
 
 
 def per_feature(samples: ScrubbingSamples, *, num_features: int) -> PerFeature:
-    """Average the samples in which exactly one feature is active, feature by feature.
+    """Average over the samples in which exactly one feature is active, for each feature.
 
     Args:
-      samples: the outcome of `scrubbing_samples`.
+      samples: Samples as returned by `scrubbing_samples`.
       num_features: F.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One feature at a time: what the target and single components do when one input alone is on.
+"""Responses of the target and of single components to one active input at a time.
 
 Letters: B batch, C components, F features, O output width, P points of a sweep.
 """
@@ -22,23 +22,24 @@ SINGLE_COMPONENT_SHARE = 0.1
 
 
 class FeatureSweeps(NamedTuple):
-    """Every input in turn swept over [-1, 1], all others 0.
+    """Responses to each input swept over [-1, 1], with all others 0.
 
     Errors are means over the sweep and over all outputs.
 
     Attributes:
-      inputs: [P] the values of the swept input.
-      target: [F, P] the target's output of the swept feature.
-      component: [F, P] the same with the feature's component alone.
-      labels: [F, P] the same, as it should be.
-      one_hot_outputs: [F, O] row i is the target's whole output for x_i = 1.
-      one_hot_labels: [F, O] the labels of the same inputs.
-      component_mse: [F] MSE to the target with the feature's component alone.
-      no_component_mse: [F] MSE to the target without any component.
-      top1_mse: [F] MSE to the target with the component of largest attribution at every point.
-      top2_mse: [F] the same with two of them.
-      held: [F] bool, whether `component_mse` is below a tenth of `no_component_mse`.
-      held_by_two: [F] bool, whether the lower of `component_mse` and `top2_mse` is.
+      inputs: Values of the swept input, [P].
+      target: The target's output of the swept feature, [F, P].
+      component: The same output with the feature's component alone, [F, P].
+      labels: Labels of the swept feature, [F, P].
+      one_hot_outputs: Row i has all outputs of the target for x_i = 1, [F, O].
+      one_hot_labels: Labels of the same inputs, [F, O].
+      component_mse: MSE against the target with the feature's component alone, [F].
+      no_component_mse: MSE against the target without any component, [F].
+      top1_mse: MSE against the target with the component of largest attribution at every point,
+        [F].
+      top2_mse: The same with the two components of largest attribution, [F].
+      held: Whether `component_mse` is below a tenth of `no_component_mse`, [F] bool.
+      held_by_two: Whether the lower of `component_mse` and `top2_mse` is, [F] bool.
     """
 
     inputs: np.ndarray
@@ -58,14 +59,14 @@ class FeatureSweeps(NamedTuple):
 class AblationResponse(NamedTuple):
     """Output of the MLPs for a one-hot input under random ablation of half the components.
 
-    The output of the MLPs is the network's output minus its output without any component. Mean and
-    standard deviation are over draws of the ablation.
+    The output of the MLPs is the network's output minus its output without any component. Means
+    and standard deviations are over random halves.
 
     Attributes:
-      feature: int, the active feature.
-      target: [O] the target's.
-      scrubbed_mean, scrubbed_std: [O] with the feature's component always on.
-      antiscrubbed_mean, antiscrubbed_std: [O] with the feature's component always off.
+      feature: The active feature, int.
+      target: Output of the target's MLPs, [O].
+      scrubbed_mean, scrubbed_std: Output with the feature's component always on, [O].
+      antiscrubbed_mean, antiscrubbed_std: Output with the feature's component always off, [O].
     """
 
     feature: int
@@ -88,7 +89,7 @@ def _sweep(
     num_features,
     objective,
 ):
-    """The sweep of one feature: its row in each array of `FeatureSweeps`."""
+    """Return the row of one feature in each array of `FeatureSweeps`."""
     x = points[:, None] * jax.nn.one_hot(feature, num_features)
     one_hot = jax.nn.one_hot(feature, num_features)[None]
     outputs = target(x)
@@ -99,7 +100,8 @@ def _sweep(
     nothing = masked_apply(target, components, x, always)
 
     def largest(count):
-        return masked_apply(target, components, x, objective.per_row(count).select(scores, x).mask)
+        rule = objective.with_topk(count, selection="sample")
+        return masked_apply(target, components, x, rule.select(scores, x).mask)
 
     def mse(other):
         return jnp.mean(jnp.square(other - outputs))
@@ -126,14 +128,14 @@ def feature_sweeps(
     objective: Objective,
     num_points: int = 51,
 ) -> FeatureSweeps:
-    """Sweep every input over [-1, 1] and look at its own component.
+    """Sweep every input over [-1, 1] and measure its own component.
 
     Args:
-      target: a network [B, F] -> [B, F].
-      components: its components.
-      label_fn: [B, F] inputs -> [B, F] labels.
-      feature_map: [F] int, the component of each feature.
-      objective: which component, if any, is always active.
+      target: A network, [B, F] -> [B, F].
+      components: The components of the target.
+      label_fn: Function of inputs [B, F] that returns labels [B, F].
+      feature_map: The component of each feature, [F] int.
+      objective: Objective that determines attributions and any always-active component.
       num_points: P.
 
     Returns:
@@ -168,7 +170,7 @@ def feature_sweeps(
 def _ablated_outputs(
     target, components, feature_map, key, feature, *, num_draws, num_features, objective
 ):
-    """MLP outputs [O], [num_draws, O], [num_draws, O] of target, scrubbed and anti-scrubbed."""
+    """Return MLP outputs of target [O], scrubbed and anti-scrubbed, both [num_draws, O]."""
     one_hot = jax.nn.one_hot(feature, num_features)
     x = jnp.broadcast_to(one_hot, (num_draws, num_features))
     num_components = next(iter(components.values())).U.shape[0]
@@ -197,21 +199,21 @@ def ablation_response(
     """Ablate random halves of the components while one feature is set to 1.
 
     Args:
-      target: a residual MLP, [B, F] -> [B, F].
-      components: its components.
-      feature_map: [F] int, the component of each feature.
-      key: PRNG key.
-      feature: the active feature.
+      target: A residual MLP, [B, F] -> [B, F].
+      components: The components of the target.
+      feature_map: The component of each feature, [F] int.
+      key: PRNG key for the random halves.
+      feature: The active feature.
       num_features: F.
-      objective: which component, if any, is always active.
-      num_draws: random halves, rounded up to whole batches.
-      batch_size: draws per batch.
+      objective: Objective that determines any always-active component.
+      num_draws: Number of random halves, rounded up to whole batches.
+      batch_size: Random halves per batch.
 
     Returns:
       `AblationResponse`, on the host.
 
     Raises:
-      UserError: where there is no such feature.
+      UserError: There is no such feature.
     """
     if not 0 <= feature < num_features:
         raise UserError(f"feature={feature}: expected 0..{num_features - 1}.")

@@ -30,7 +30,7 @@ _KEYS = {
     ),
     "monosemantic_mse": (
         "MSE, monosemantic baseline",
-        "the same for exact labels of as many features as there are neurons, y = x for the rest",
+        "the same with exact labels for as many features as there are neurons, y = x for the rest",
     ),
 }
 _PAPER = {
@@ -62,13 +62,13 @@ class ResidualMLPStudy(Study):
         labels = f"|{inside}|" if task.label_kind == "abs" else f"x + {activation}({inside})"
         drawn = "" if inside == "x" else ", with c drawn between 1 and 2 for each"
         return (
-            f"The target is a residual MLP with {text.number(sum(task.neurons))} neurons that was "
+            f"The target is a residual MLP with {text.number(sum(task.neurons))} neurons. It is "
             f"trained to output {labels} for each of {text.number(task.inputs.num_features)} "
             f"sparse input features{drawn}."
         )
 
     def published(self, variant: str) -> list[Published]:
-        """Numbers of the paper; "≈" marks that they are read off its figures."""
+        """Return the paper's numbers; "≈" marks numbers that are read off its figures."""
         return [
             Published(key, label, paper, None, definition)
             for (key, (label, definition)), paper in zip(
@@ -79,22 +79,22 @@ class ResidualMLPStudy(Study):
     def thresholds(self, variant: str) -> list[Threshold]:
         topk, scrubbed = _LIMITS[variant.removesuffix(SUFFIX)]
         return [
-            Threshold("topk_mse_mean", "<=", topk, "Top-k output is close to the target's"),
+            Threshold("topk_mse_mean", "<=", topk, "The top-k output is close to the target's"),
             Threshold("scrubbed_mse_mean", "<=", scrubbed, "Inactive components can be removed"),
             Threshold(
                 "antiscrubbed_over_monosemantic_mean",
                 ">=",
                 1.0,
-                "Removing active components is worse than the monosemantic baseline",
+                "Removing the active components is worse than the monosemantic baseline",
             ),
             Threshold(
                 "monosemantic_over_target_mean",
                 ">=",
                 1.0,
-                "The target beats the monosemantic baseline",
+                "The target is better than the monosemantic baseline",
             ),
             Threshold(
-                "features_represented_mean", ">=", 95, "Features that a component represents"
+                "features_represented_mean", ">=", 95, "Number of features that are represented"
             ),
         ]
 
@@ -127,11 +127,11 @@ class ResidualMLPStudy(Study):
         return probes.one_hot(task.inputs.num_features)
 
     def represented(self, arrays: ResidualMLPArrays) -> list[list[int]]:
-        """For every component, the features with a large neuron contribution in it."""
+        """Return, for every component, the features with a large neuron contribution."""
         return [row.nonzero()[0].tolist() for row in arrays.contributions.represents]
 
     def views(self, target: Target) -> dict[str, View]:
-        """The residual stream by feature."""
+        """Return views that show the residual stream in the basis of features."""
         embed, unembed = (np.asarray(target.params[name]) for name in ("W_E", "W_U"))
         return {
             site: View("feature", "neuron", left=embed)
@@ -142,7 +142,7 @@ class ResidualMLPStudy(Study):
 
 
 def _ratio(above: float, below: float) -> float:
-    """NaN where `below` is 0, as in samples of which none has an active feature."""
+    """Return the ratio, or NaN if `below` is 0, as with samples without any active feature."""
     return float(above / below) if below else math.nan
 
 

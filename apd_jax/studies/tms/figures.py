@@ -18,11 +18,11 @@ _SHARES = LinearSegmentedColormap.from_list("shares", [style.VERMILION, "white",
 
 
 def tms_figures(arrays: TMSArrays, *, only: str | None = None) -> dict[str, Figure]:
-    """Make the figures of one decomposed TMS, under the names that `figures.captions` knows.
+    """Make the figures of one decomposed TMS, under the names of their captions.
 
     Args:
-      arrays: what was measured.
-      only: the name of one figure; all of them if None.
+      arrays: Measurements of the decomposition.
+      only: Name of the only figure to draw; all of them if None.
     """
     makers = {
         "components": lambda: component_drawings(arrays),
@@ -36,14 +36,14 @@ def tms_figures(arrays: TMSArrays, *, only: str | None = None) -> dict[str, Figu
 def component_drawings(arrays: TMSArrays) -> Figure:
     """Draw the target, the sum of the components, and every component as a network.
 
-    With two hidden dimensions a polygon of feature vectors stands above each network. A line's
-    grey is the size of its weight relative to the target's largest one. Read off it: a component
-    that holds one feature has one vector, as long as the target's (pale behind it), and one fan of
-    dark lines from that input to the hidden units and back to the same output; several fans are
-    merged features, a pale drawing is a component that does nothing.
+    With two hidden dimensions a polygon of feature vectors is drawn above each network. The grey
+    level of a line is the size of its weight relative to the target's largest. A component that
+    holds one feature has one vector, as long as the target's (pale behind it), and one fan of dark
+    lines from that input to the hidden units and back to the same output. Several fans mean merged
+    features; a pale drawing means a component that does nothing.
 
     Args:
-      arrays: the weights and what was measured on them.
+      arrays: Weights and measurements of the decomposition.
     """
     panels = _panels(arrays)
     if len(panels) > _FEW:
@@ -52,7 +52,7 @@ def component_drawings(arrays: TMSArrays) -> Figure:
 
 
 def _panels(arrays: TMSArrays) -> list[networks.Panel]:
-    """Target, sum, the components in the order of the features they hold, the rest by size."""
+    """Return panels of target, sum, components by the features they hold, and others by size."""
     features = arrays.target.shape[0]
     colors = style.feature_colors(features)
     panels = [
@@ -80,14 +80,14 @@ def _panels(arrays: TMSArrays) -> list[networks.Panel]:
 def component_map(arrays: TMSArrays) -> Figure:
     """Draw how much of every feature's vector lies in every component.
 
-    A cell is `P_{c,j} · W_j / ‖W_j‖²`; over a row the cells sum to 1. Read off it: one dark cell in
-    every row and at most one in a column means one component a feature. Two dark cells in a column
-    are merged features; several cells in a row, a split one; an empty column, a dead component.
-    To the right, the cosine and the norm ratio of each feature's best component (both 1 when
-    perfect; a norm ratio below 1 is shrinkage).
+    A cell is `P_{c,j} · W_j / ‖W_j‖²`; the cells of a row sum to 1. One dark cell in every row and
+    at most one in every column mean one component per feature. Two dark cells in a column mean
+    merged features, several in a row a split feature, and an empty column a dead component. The
+    right panel has the cosine and the norm ratio of each feature's best component. Both are 1 in a
+    perfect decomposition; a norm ratio below 1 means shrinkage.
 
     Args:
-      arrays: the weights and what was measured on them.
+      arrays: Weights and measurements of the decomposition.
     """
     features = arrays.target.shape[0]
     height = features * min(0.36, 5.4 / features) + 1.1
@@ -113,7 +113,7 @@ def _draw_shares(figure: Figure, axes: Axes, arrays: TMSArrays) -> None:
     bar.set_label(r"share of the vector $W_j$")
     bar.outline.set_visible(False)
     axes.set_ylabel("feature $j$")
-    axes.set_xlabel("component, in the order of the features")
+    axes.set_xlabel("component, sorted by feature")
     axes.set_yticks(np.arange(0, features, 1 if features <= _FEW else max(5, features // 20)))
     every = -(-count // _MOST_NAMES)
     axes.set_xticks(

@@ -1,4 +1,4 @@
-"""Everything that is measured on a decomposed toy model of superposition (TMS).
+"""Measures of a decomposed toy model of superposition (TMS).
 
 Letters: C components, F features, h hidden width, L hidden layers, G groups of inputs.
 """
@@ -34,20 +34,20 @@ RECOVERED_NORM_RATIO = (0.8, 1.2)
 
 
 class TMSArrays(NamedTuple):
-    """What the figures of a TMS and its component browser show.
+    """Arrays for the figures of a TMS and its component browser.
 
     Attributes:
-      target: [F, h] the target's W, a row a feature.
-      components: [C, F, h] the components of W.
-      hidden: [L, h, h] the target's hidden layers (L = 0 without any).
-      hidden_components: [C, L, h, h] their components.
-      cosines: [C, F] cosine of each component's row to the target's.
-      norm_ratios: [C, F] norm of each component's row over that of the target's.
-      best_component: [F] int, the component with the largest cosine.
-      recovered: [F] bool, whether the best component has the target's direction and length.
-      shares: [C, F] `P_{c,j} · W_j / ‖W_j‖²`, the part of each feature's vector in each component.
-      order: [C] int, the components in the order of the features they are best for, the rest last.
-      label_errors: MSE to the labels by number of active features.
+      target: The target's W, one row per feature, [F, h].
+      components: The components of W, [C, F, h].
+      hidden: The target's hidden layers, [L, h, h] (L = 0 if there are none).
+      hidden_components: The components of the hidden layers, [C, L, h, h].
+      cosines: Cosine between each component's row and the target's, [C, F].
+      norm_ratios: Norm of each component's row divided by the norm of the target's, [C, F].
+      best_component: The component with the largest cosine, [F] int.
+      recovered: Whether the best component has the target's direction and length, [F] bool.
+      shares: Share of each feature's vector in each component, `P_{c,j} · W_j / ‖W_j‖²`, [C, F].
+      order: Components in the order of the features that they are best for, then the rest, [C] int.
+      label_errors: MSE against the labels by number of active features.
     """
 
     target: np.ndarray
@@ -64,19 +64,19 @@ class TMSArrays(NamedTuple):
 
 
 def identity_labels(x: jax.Array) -> jax.Array:
-    """Return `x`, [B, F]: what a TMS is trained to compute."""
+    """Return the labels of a TMS, `x` itself, [B, F]."""
     return x
 
 
 def row_similarity(target: np.ndarray, components: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compare each row of each component with the same row of the target.
 
-    `cos(P_{c,j}, W_j)` and `‖P_{c,j}‖ / ‖W_j‖`, both 0 where the row of the component or of the
-    target is zero.
+    The measures are `cos(P_{c,j}, W_j)` and `‖P_{c,j}‖ / ‖W_j‖`, both 0 if the row of the
+    component or of the target is zero.
 
     Args:
-      target: [F, h].
-      components: [C, F, h].
+      target: Matrix of the target, [F, h].
+      components: Matrices of the components, [C, F, h].
 
     Returns:
       (cosines, norm ratios), each [C, F] float64.
@@ -95,13 +95,14 @@ def superposition_scores(
 ) -> tuple[dict[str, float | int], np.ndarray, np.ndarray]:
     """Score how well components isolate features.
 
-    MMCS = mean_j max_c cos(P_{c,j}, W_j); ML2R = mean_j ‖P_{m(j),j}‖ / ‖W_j‖ with m(j) that best c.
-    A feature is recovered where its cosine is at least 0.99 and its norm ratio in [0.8, 1.2];
-    `features_recovered` counts the distinct best components among those.
+    MMCS = mean_j max_c cos(P_{c,j}, W_j), and ML2R = mean_j ‖P_{m(j),j}‖ / ‖W_j‖, where m(j) is the
+    best component, the one with the largest cosine. A feature is recovered if its cosine is at
+    least 0.99 and its norm ratio in [0.8, 1.2]. `features_recovered` counts the distinct best
+    components of recovered features.
 
     Args:
-      cosines: [C, F].
-      norm_ratios: [C, F].
+      cosines: Cosines of rows, [C, F].
+      norm_ratios: Norm ratios of rows, [C, F].
 
     Returns:
       ({"mmcs", "ml2r", "features_recovered"}, best component [F] int, recovered [F] bool).
@@ -123,11 +124,11 @@ def component_order(best_component: np.ndarray, *, num_components: int) -> np.nd
     """Sort components by the first feature that they are best for; the others follow by index.
 
     Args:
-      best_component: [F] int.
+      best_component: Best component of each feature, [F] int.
       num_components: C.
 
     Returns:
-      [C] int, a permutation.
+      A permutation of the components, [C] int.
     """
     first = np.full(num_components, len(best_component))
     np.minimum.at(first, best_component, np.arange(len(best_component)))
@@ -136,7 +137,7 @@ def component_order(best_component: np.ndarray, *, num_components: int) -> np.nd
 
 @jax.jit
 def _topk_rows(target: Target, components: Components, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """[B] MSE of the masked output to the target's."""
+    """Return the MSE between the masked output and the target's, [B]."""
     return row_mse(masked_apply(target, components, x, mask), target(x))
 
 
@@ -153,26 +154,26 @@ def evaluate_tms(
 ) -> tuple[dict[str, float | int | bool], TMSArrays]:
     """Measure a decomposition of a TMS (section 3.1 of the paper).
 
-    A single run: no seed axis. The monosemantic baseline gives the first h features their exact
-    labels and 0 to the rest.
+    Arguments have no seed axis. The monosemantic baseline returns exact labels for the first h
+    features and 0 for the rest.
 
     Args:
-      target: the TMS, [B, F] -> [B, F], with site "linear1" and, if any, "hidden_0", ...
-      components: its components.
+      target: The TMS, [B, F] -> [B, F], with site "linear1" and, if any, "hidden_0", ...
+      components: The components of the target.
       key: PRNG key; the same key gives the same numbers.
-      objective: what the components were trained with; its rule selects those that are active.
-      distribution: what the inputs are drawn from; by default independent features, active with
-        p=0.05 and uniform in [0, 1].
-      batch_size: rows per batch; batch top-k selects within a batch, so use that of the training.
-      num_samples: samples of the training distribution, and for each number of active features.
+      objective: The objective of the training; its rule selects the active components.
+      distribution: Input distribution; by default independent features, active with p=0.05 and
+        uniform in [0, 1].
+      batch_size: Rows per batch. Batch top-k selects within a batch, so use the training's size.
+      num_samples: Samples of the training distribution, and for each number of active features.
 
     Returns:
-      (numbers, arrays): numbers under the names they have in results.json, as Python values, and
+      (numbers, arrays): numbers as Python values under their names in results.json, and
       `TMSArrays` on the host.
 
     Raises:
-      UserError: where the target has no site "linear1", the distribution has
-        another number of features, or a count is below 1.
+      UserError: The target has no site "linear1", the distribution has another number of
+        features, or a count is below 1.
     """
     if LINEAR not in target.sites:
         raise UserError(f"Target has sites {tuple(target.sites)}; a TMS has a site {LINEAR!r}.")
@@ -234,7 +235,7 @@ def evaluate_tms(
 def _matrices(
     target: Target, components: Components
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The matrices of the target [d_in, d_out] and of the components [C, d_in, d_out] by site."""
+    """Return the matrices of target [d_in, d_out] and components [C, d_in, d_out] by site."""
     depth = sum(1 for site in target.sites if site.startswith("hidden_"))
     names = [LINEAR, *hidden_names(depth)]
     weights = {name: np.asarray(target.weights[name]) for name in names}

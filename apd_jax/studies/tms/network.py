@@ -1,4 +1,4 @@
-"""The toy model of superposition: `ReLU(x W Wᵀ + b)`, features squeezed into few dimensions.
+"""The toy model of superposition `ReLU(x W Wᵀ + b)`: more features than hidden dimensions.
 
 Letters: B batch, F features, h hidden width.
 """
@@ -20,7 +20,7 @@ LINEAR = "linear1/kernel"
 
 
 def hidden_names(count: int) -> tuple[str, ...]:
-    """Sites of the hidden layers, first to last."""
+    """Return the names of the hidden layers' sites, first to last."""
     return tuple(f"hidden_{i}/kernel" for i in range(count))
 
 
@@ -68,18 +68,19 @@ class TMS(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class TMSTask:
-    """A TMS, its inputs and labels, and which of its parameters are trained."""
+    """A TMS, its inputs and labels, and the choice of trained parameters."""
 
     inputs: SparseFeatures = setting(
         SparseFeatures(5, 0.05), "Distribution of x; the labels are x itself.", flat=True
     )
     num_hidden: int = setting(2, "h, width of the hidden layer.")
-    hidden_layers: int = setting(0, "L, further layers between encoder and decoder.")
+    hidden_layers: int = setting(0, "L, number of layers between encoder and decoder.")
     hidden_kind: Literal["identity", "random", "trained"] = setting(
-        "identity", "These are the fixed identity, fixed random matrices, or trained."
+        "identity",
+        "Hidden layers are the fixed identity, fixed random matrices, or trained matrices.",
     )
     training: Training = setting(
-        Training(5000, 1024, 5e-3, "linear"), "How it is trained.", flat=True
+        Training(5000, 1024, 5e-3, "linear"), "Training of the target.", flat=True
     )
 
     def __post_init__(self):
@@ -101,7 +102,7 @@ class TMSTask:
 
     @property
     def hidden_sites(self) -> tuple[str, ...]:
-        """Sites whose outputs the hidden-activation loss compares: all."""
+        """Sites whose outputs the hidden-activation loss compares: all sites."""
         return self.sites
 
     @property
@@ -110,7 +111,7 @@ class TMSTask:
         return "identity"
 
     def init(self, key: jax.Array):
-        """Draw the parameters before training; fixed hidden layers have their final values."""
+        """Draw the initial parameters; fixed hidden layers already have their final values."""
         params = self.module.init(key, jnp.zeros((1, self.inputs.num_features)))["params"]
         width = self.num_hidden
         for layer in range(self.hidden_layers):
@@ -122,18 +123,18 @@ class TMSTask:
         return params
 
     def is_trained(self, name: str) -> bool:
-        """Whether the parameters below a top-level name are trained."""
+        """Return whether the parameters below a top-level name are trained."""
         return not name.startswith("hidden_") or self.hidden_kind == "trained"
 
     def labels(self, x: jax.Array) -> jax.Array:
-        """What the network is trained to output: the inputs."""
+        """Return the outputs that the network is trained for: its inputs."""
         return x
 
     def loss(self, params, x: jax.Array) -> jax.Array:
-        """Mean over batch and features of `(f(x) − x)²`."""
+        """Return the mean over batch and features of `(f(x) − x)²`."""
         return jnp.mean(jnp.square(self.module.apply({"params": params}, x) - x))
 
     def target(self, params) -> Target:
-        """The trained network with its sites."""
+        """Return the network with its sites."""
         inputs = jax.ShapeDtypeStruct((2, self.module.num_features), jnp.float32)
         return Target.from_flax(self.module, {"params": params}, self.sites, inputs=inputs)

@@ -15,7 +15,7 @@ from apd_jax.studies.verdicts import Published, Threshold
 from apd_jax.training.presets import SUFFIX
 
 _MMCS = "mean over features of the largest cosine between a component's row and the target's"
-_ML2R = "mean over features of the norm of the best component's row over the target's"
+_ML2R = "mean over features of the best component's row norm divided by the target's"
 _VALUES = {
     "5-2": (("0.998 ± 0.000", "0.893 ± 0.004"), ("1.000", "0.993 ± 0.002")),
     "40-10": (("0.996 ± 0.003", "0.935 ± 0.001"), ("1.000", "1.010 ± 0.007")),
@@ -39,8 +39,8 @@ class TMSStudy(Study):
 
     def description(self, task: TMSTask) -> str:
         return (
-            "The target is a toy model of superposition, y = ReLU(x W Wᵀ + b): more sparse "
-            "features than hidden dimensions."
+            "The target is a toy model of superposition, y = ReLU(x W Wᵀ + b), with more sparse "
+            "input features than hidden dimensions."
         )
 
     def published(self, variant: str) -> list[Published]:
@@ -53,8 +53,10 @@ class TMSStudy(Study):
     def thresholds(self, variant: str) -> list[Threshold]:
         return [
             Threshold("mmcs_mean", ">=", 0.99, "Components point along the features (MMCS)"),
-            Threshold("ml2r_mean", ">=", 0.85, "Components have the features' length (ML2R)"),
-            Threshold("solve_rate", ">=", 1.0, "Every seed has each feature in its own component"),
+            Threshold("ml2r_mean", ">=", 0.85, "Components have the norm of the features (ML2R)"),
+            Threshold(
+                "solve_rate", ">=", 1.0, "In every seed, each feature has a component of its own"
+            ),
         ]
 
     def evaluate(
@@ -77,7 +79,7 @@ class TMSStudy(Study):
         return probes.one_hot(task.inputs.num_features)
 
     def represented(self, arrays: TMSArrays) -> list[list[int]]:
-        """For every component, the features that it recovers."""
+        """Return the features that each component recovers."""
         lists: list[list[int]] = [[] for _ in range(arrays.components.shape[0])]
         for feature, component in enumerate(arrays.best_component):
             if arrays.recovered[feature]:

@@ -1,12 +1,12 @@
-"""A start for components: each covers a group of inputs as the target does, free ones the rest.
+"""Initial components that each cover a group of inputs as the target does.
 
-Where a site is narrower than there are mechanisms, what these read overlaps: an identity of two
-hidden units serves five features, and pieces of it that add up to it can't each be it on their own
-feature. So every component takes the whole of what the target's weights read on its group, and
-components that are left without a group hold the difference to the target: what overlaps, with the
-sign turned. They are active nowhere.
+Where a site is narrower than the number of mechanisms, the directions that mechanisms read overlap:
+an identity matrix of two hidden units serves five features, and no five matrices that add up to it
+can each act as the identity on their own feature. Every component therefore takes all that the
+target's weights read on its group. Spare components, which have no group and are active nowhere,
+hold the difference to the target: the overlaps, with a negative sign.
 
-Letters: B batch, N examples looked at, C components, m rank, d_in / d_out site widths.
+Letters: B batch, N examples in groups, C components, m rank, d_in / d_out site widths.
 """
 
 import jax
@@ -18,7 +18,8 @@ from apd_jax.training.initialisation.groups import find_groups
 
 EXAMPLES = 2048
 _RIDGE = 0.05
-# On TMS the last feature has .6 of the first one's crowd, the next thing less than .05.
+# On TMS the last feature's density is .6 of the first one's; that of the next candidate, a mixture
+# of features, is below .05.
 _LEAST = 0.2
 
 
@@ -27,19 +28,19 @@ def cover_target(target: Target, x: jax.Array, components: Components) -> Compon
 
     `P_{c,l} = (1 + ρ) (M_{c,l} + ρ λ I)⁻¹ M_{c,l} θ*_l`, `M_{c,l} = Σ_b w_{b,c} r_bᵀ r_b`, with r_b
     what site l reads on example b, w_{b,c} the example's weight in group c, λ the largest
-    eigenvalue of M and ρ = 0.05: the projection on what the group reads most, and nearly nothing
-    of what it reads by chance. Components without a group take the singular directions of the rest
-    `θ*_l - Σ_c P_{c,l}` in turn, each as few as will do: a component that held all of the rest
-    would point where the others point.
+    eigenvalue of M and ρ = 0.05: the projection onto the directions that the group reads most,
+    which suppresses those that it reads by chance. Components without a group take the singular
+    directions of the difference `θ*_l - Σ_c P_{c,l}` in turn, each as few as possible: a single
+    component with the whole difference would point in the same directions as the others.
 
     Args:
       target: the network.
       x: [B, ...] inputs, some thousands.
-      components: of the shapes that are wanted.
+      components: components of the shapes to return; their values are not used.
 
     Returns:
-      Components of these shapes, each site cut to rank m. They add up to the target where the
-      spare ones have terms enough for the rank of every site's rest, at most its narrower width.
+      Components, each site truncated to rank m. They add up to the target if the spare components
+      have as many terms as the rank of every site's difference, which is at most its smaller width.
 
     Raises:
       UserError: a site that is not multiplied by rows of its own, such as a stack or a look-up.
@@ -67,11 +68,19 @@ def _whole(rows: jax.Array, groups: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _in_turn(matrix: jax.Array, free: jax.Array, rank: int) -> Factors:
-    """A matrix as terms of free components, which take its singular directions in turn."""
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    """Write a matrix as terms of free components, which take its singular directions in turn.
+
+    With more free components than directions some directions have several holders, each of an
+    equal piece; with fewer, a component takes several directions.
+    """
+    (reads,), (writes,) = Factors.from_matrices(matrix[None])
+    count = len(reads)
+    # Free component i takes directions i, i + F, i + 2F, ... of F free ones: the largest singular
+    # values go to different components.
     place = (jnp.cumsum(free) - 1)[:, None] + jnp.sum(free) * jnp.arange(rank)
-    held = free[:, None] & ((place < len(s)) | (jnp.arange(rank) == 0))
-    direction = jnp.where(held, place % len(s), 0)
-    holders = jnp.zeros(len(s)).at[direction].add(held)
-    root = jnp.where(held, jnp.sqrt(s[direction] / jnp.maximum(holders[direction], 1)), 0)
-    return Factors(root[..., None] * u.T[direction], root[..., None] * vt[direction])
+    held = free[:, None] & ((place < count) | (jnp.arange(rank) == 0))
+    direction = jnp.where(held, place % count, 0)
+    holders = jnp.zeros(count).at[direction].add(held)
+    share = jnp.where(held, 1 / jnp.maximum(holders[direction], 1), 0)
+    root = jnp.sqrt(share)[..., None]
+    return Factors(root * reads[direction], root * writes[direction])

@@ -1,6 +1,6 @@
-"""Groups of inputs that the target's weights treat alike: what starts from the weights are made of.
+"""Groups of inputs that the target's weights treat alike, for initial components.
 
-Letters: B batch, N examples looked at, C components, d_in site width.
+Letters: B batch, N examples in groups, C components, d_in site width.
 """
 
 from typing import NamedTuple
@@ -16,17 +16,18 @@ from apd_jax.masked.forward import is_look_up
 from apd_jax.sites import Target
 
 _ROUNDS = 10
-# Examples between two groups tell little about either: they count for little.
+# Examples between two groups say little about either. Their weights are reduced by this power of
+# how clearly they belong to one.
 SHARPNESS = 8
 
 
 class Groups(NamedTuple):
-    """Examples in groups, one a component.
+    """Examples in groups, one group for each component.
 
     Attributes:
       rows: `{site: [N, d_in]}`, what every site reads on the examples.
       members: [N, C], weights of the examples in their groups.
-      used: [C] bool, whether the group is one of those that were asked for.
+      used: [C] bool, whether the group is used; see `least` of `group_lines`.
     """
 
     rows: dict[str, jax.Array]
@@ -37,14 +38,14 @@ class Groups(NamedTuple):
 def find_groups(
     target: Target, x: jax.Array, count: int, examples: int, least: float = 0.0
 ) -> Groups:
-    """Part examples by what all sites read on them, each site's rows in units of its weights.
+    """Group examples by what all sites read on them, each entry scaled by the weights it meets.
 
     Args:
       target: the network.
       x: [B, ...] inputs, some thousands.
       count: C.
-      examples: N at most; the first ones on which the weights matter.
-      least: as in `group_lines`.
+      examples: upper limit of N; the first examples on which the weights matter are taken.
+      least: see `group_lines`.
 
     Raises:
       UserError: a site that is not multiplied by rows of its own, such as a stack or a look-up.
@@ -52,7 +53,7 @@ def find_groups(
     rows, activity = _rows(target, x), _activity(target, x)
     sizes = {site: jnp.linalg.norm(target.weights[site], axis=1) for site in rows}
     signatures = jnp.concatenate([rows[site] * sizes[site] for site in rows], axis=1)
-    # The first active ones: x is in no order.
+    # The first active ones are a fair sample, since x is in random order.
     order = (activity > 0) * jnp.arange(len(activity), 0, -1)
     seen = jax.lax.top_k(order, min(examples, len(activity)))[1]
     members, used = group_lines(signatures[seen], activity[seen], count, least)
@@ -62,48 +63,52 @@ def find_groups(
 def group_lines(
     signatures: jax.Array, weights: jax.Array, count: int, least: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    """Part examples into groups by the lines that their signatures lie on.
+    """Group examples by the lines on which their signatures lie.
 
-    An example and its negative are alike. The first members stand each in a crowd, far from those
-    before it; then k-means with the cosines of `s sᵀ`.
+    An example and its negative belong together: k-means with the cosines of `s sᵀ`, whose inner
+    products are squared cosines of the signatures. Each group starts from an example in a dense
+    region that is far from the groups before it. Random first members would often leave a rare
+    group without one, and k-means does not move a group to a place where it has no members.
 
     Args:
       signatures: [N, d].
-      weights: [N], not negative.
+      weights: [N], how much each example counts, not negative.
       count: C.
-      least: a group whose first member stands in less than this share of the first one's crowd,
-        what is like the groups before it taken off, is not used: mixtures of groups, mostly.
+      least: a group is used if the density at its first member, less what the groups before it
+        explain, is at least this share of that of the first group. Sparser groups are mostly
+        mixtures of others.
 
     Returns:
-      [N, C], weights of the examples in their groups, less where two groups are near; and [C]
-      bool, the groups that are used.
+      [N, C], weights of the examples in their groups, reduced between two groups; and [C] bool, the
+      groups that are used.
     """
     norms = jnp.linalg.norm(signatures, axis=1, keepdims=True)
     directions = signatures / jnp.where(norms > 0, norms, 1)
     products = jnp.square(directions @ directions.T)
 
-    crowd = weights * (products**SHARPNESS @ weights)
+    # The power makes the kernel local: only examples on nearly the same line add to the density.
+    density = weights * (products**SHARPNESS @ weights)
 
     def choose(nearest, _):
-        value = crowd * (1 - nearest)
+        value = density * (1 - nearest)
         following = jnp.argmax(value)
         return jnp.maximum(nearest, products[following]), (following, value[following])
 
     _, (chosen, values) = jax.lax.scan(choose, jnp.zeros_like(weights), length=count)
     used = values >= least * values[0]
 
-    def assign(_, likeness):
-        members = weights[:, None] * jax.nn.one_hot(likeness.argmax(axis=1), count)
+    def assign(_, similarity):
+        members = weights[:, None] * jax.nn.one_hot(similarity.argmax(axis=1), count)
         to_all = products @ members
         within = jnp.sum(members * to_all, axis=0)
         return jnp.where(used, to_all / jnp.sqrt(jnp.maximum(within, 1e-30)), -1)
 
-    likeness = jax.lax.fori_loop(0, _ROUNDS, assign, jnp.where(used, products[:, chosen], -1))
-    ordered = jnp.sort(likeness, axis=1)
+    similarity = jax.lax.fori_loop(0, _ROUNDS, assign, jnp.where(used, products[:, chosen], -1))
+    ordered = jnp.sort(similarity, axis=1)
     best = ordered[:, -1]
     second = jnp.maximum(ordered[:, -2], 0) if count > 1 else jnp.zeros_like(weights)
     clear = (best - second) / jnp.maximum(best + second, 1e-30)
-    own = jax.nn.one_hot(likeness.argmax(axis=1), count)
+    own = jax.nn.one_hot(similarity.argmax(axis=1), count)
     return own * (weights * clear**SHARPNESS)[:, None], used
 
 
@@ -120,14 +125,18 @@ def _rows(target: Target, x: jax.Array) -> dict[str, jax.Array]:
     missing = [site for site in target.sites if site not in rows]
     if missing:
         raise UserError(
-            f"a start from the weights knows products x @ w of rows x [B, d_in] alone, which "
-            f"{missing} are not; use start 'random'"
+            "initial components from the weights need sites that are products x @ w of rows "
+            f"x [B, d_in], which {missing} are not; use start 'random'"
         )
     return rows
 
 
 def _activity(target: Target, x: jax.Array) -> jax.Array:
-    """How much the weights matter on each example, [B] in [0, 1): 0 where they don't."""
+    """How much the weights matter on each example, [B] in [0, 1); 0 where they don't.
+
+    This is the attribution of the whole network as a single component, squashed so that a few
+    examples with large outputs do not dominate.
+    """
     whole = {
         site: Factors(jnp.eye(weight.shape[0])[None], weight[None])
         for site, weight in target.weights.items()

@@ -1,15 +1,13 @@
-"""A start for components: the target's own weights, parted among groups of inputs.
+"""Initial components from the target's own weights, partitioned by input cluster.
 
-Inputs that the weights treat alike make a group; the component of a group takes what the weights
-read on it. So the components add up to the target from the first step, and each works on its group
-as the target does. Training has to sharpen them, not to find them: where most units are silent
-unless all of their weights are there, half of a mechanism gets no gradient, and components that
-start at random stay mixtures.
+Inputs that the weights treat alike form a group; the component of a group takes what the weights
+read on it. The components therefore add up to the target from the first step, and each computes on
+its group what the target does. Training only has to sharpen them. From a random initialisation it
+has to find them, which fails where most units are silent unless all of their weights are present:
+half of a mechanism then gets no gradient, and components stay mixtures.
 
-Letters: B batch, N examples looked at, C components, m rank, d_in / d_out site widths.
+Letters: B batch, N examples in groups, C components, m rank, d_in / d_out site widths.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,43 +15,40 @@ import jax.numpy as jnp
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.sites import Target
 from apd_jax.training.initialisation.groups import find_groups
+from apd_jax.training.refine import shares
 
 EXAMPLES = 1024
+# Smaller than that of the moves: groups here are clean, and the components should add up exactly.
 _RIDGE = 1e-4
 
 
-def part_target(target: Target, x: jax.Array, components: Components) -> Components:
+def partition_target(target: Target, x: jax.Array, components: Components) -> Components:
     """Give every component what the target's weights read on its group of inputs.
 
-    `P_{c,l} = Π_{c,l} θ*_l`, `Π_{c,l} = (Σ_b t_b r_bᵀ r_b + ε)⁻¹ Σ_b w_{b,c} r_bᵀ r_b`, with r_b
-    what site l reads on example b, w_{b,c} the example's weight in group c, and `t = Σ_c w_c`: the
-    linear map that best gives r back on the group and 0 on the others.
+    `P_{c,l} = Π_{c,l} θ*_l`, with the map `Π_{c,l}` of `shares.partition` for group c among all
+    groups, on what site l reads.
 
     Args:
       target: the network.
       x: [B, ...] inputs, some thousands.
-      components: of the shapes that are wanted.
+      components: components of the shapes to return; their values are not used.
 
     Returns:
-      Components of these shapes, each site cut to rank m.
+      Components, each site truncated to rank m.
 
     Raises:
       UserError: a site that is not multiplied by rows of its own, such as a stack or a look-up.
     """
     found = find_groups(target, x, num_components(components), EXAMPLES)
     return {
-        site: _part(found.rows[site], found.members, target.weights[site], factors.reads.shape[1])
+        site: _pieces(found.rows[site], found.members, target.weights[site], factors.reads.shape[1])
         for site, factors in components.items()
     }
 
 
-def _part(rows: jax.Array, groups: jax.Array, weight: jax.Array, rank: int) -> Factors:
-    """The parts of one site's matrix, of rank at most m."""
-    moments = jnp.einsum("bc,bi,bj->cij", groups, rows, rows)
-    second = jnp.sum(moments, axis=0)
-    width = second.shape[0]
-    ridge = _RIDGE * jnp.trace(second) / width + 1e-30
-    solve: Callable = jax.scipy.linalg.cho_solve
-    factor = jax.scipy.linalg.cho_factor(second + ridge * jnp.eye(width))
-    pieces = jax.vmap(lambda moment: solve(factor, moment) @ weight)(moments)
+def _pieces(rows: jax.Array, groups: jax.Array, weight: jax.Array, rank: int) -> Factors:
+    """The pieces of one site's matrix, one for each group, of rank at most m."""
+    part = shares.partition(rows[:, None], jnp.sum(groups, axis=1), _RIDGE)
+    every_input = jnp.eye(weight.shape[0])
+    pieces = jax.lax.map(lambda members: part(members, every_input).T @ weight, groups.T)
     return Factors.from_matrices(pieces, rank)

@@ -1,5 +1,8 @@
-"""Clean and share: what free components still hold goes back to the components that read it, where
-that pays; where it does not, all of them hold the same share of it.
+"""Clean and share: reassign what free components still hold.
+
+Free components are active on almost no example, but what they hold is part of the sum. `clean`
+returns it to the components that read it, if the loss falls. `share` spreads the rest evenly over
+all free components.
 
 Letters: R rows of the mask, C components, m rank.
 """
@@ -14,11 +17,11 @@ from apd_jax.training.refine import shares
 from apd_jax.training.refine.evidence import Evidence
 from apd_jax.training.refine.shares import Parts
 
-_PAYS = 0.999  # of the loss; rounding alone does not
+_PAYS = 0.999  # of the loss before: a smaller fall could be rounding
 
 
 def _remainder(factors: Factors, free: jax.Array) -> Factors:
-    """The sum of free components, a factor [n, width] each, n the narrower width of the site."""
+    """The sum of the free components as factors [n, d], with n the smaller width of the site."""
     kept = free[:, None, None]
     flat_reads = jnp.where(kept, factors.reads, 0).reshape(-1, factors.reads.shape[-1])
     flat_writes = jnp.where(kept, factors.writes, 0).reshape(-1, factors.writes.shape[-1])
@@ -26,21 +29,23 @@ def _remainder(factors: Factors, free: jax.Array) -> Factors:
 
 
 def fold(factors: Factors, rows: jax.Array, weights: jax.Array, free: jax.Array) -> Factors:
-    """Share a site's remainder, the sum over free components, among those that read it.
+    """Distribute a site's remainder, the sum over free components, among those that read it.
 
     Args:
-      factors: of the site.
-      rows: [R, n, d_in], what it reads.
-      weights: [R, C], what each component does for each example.
-      free: [C] bool.
+      factors: factors of the site.
+      rows: [R, n, d_in], what the site reads.
+      weights: [R, C], how much each component does for each row.
+      free: [C] bool, the free components.
 
     Returns:
-      The factors; those of free components hold what nobody reads.
+      The factors; those of free components keep what no other component reads.
     """
     num_components, rank = factors.reads.shape[:2]
     weights = jnp.where(free, 0.0, weights)
+    # Per component: a frequent component must not take what a rare one reads, only because its
+    # rows are more.
     weights = weights / jnp.maximum(jnp.sum(weights, axis=0), 1e-30)
-    part = shares.sharing(rows, jnp.sum(weights, axis=1))
+    part = shares.partition(rows, jnp.sum(weights, axis=1))
     kept = free[:, None, None]
     remainder = _remainder(factors, free)
 
@@ -64,10 +69,19 @@ def clean(
     free: jax.Array,
     loss: Callable[[Parts], jax.Array],
 ) -> tuple[Parts, jax.Array, jax.Array]:
-    """Fold the remainder of every site where the loss falls by it.
+    """Fold the remainder of every site at which that lowers the loss.
+
+    Sites are tried one after another, each from the result of those before: a remainder that helps
+    alone may do harm together with another.
+
+    Args:
+      components: `{part: Factors}`, blocks of stacked sites as parts of their own.
+      evidence: what the components do on a batch.
+      free: [C] bool, the free components.
+      loss: loss of components on the same batch.
 
     Returns:
-      The components, at how many sites, and [C] bool, which were touched.
+      The components, the number of sites folded, and [C] bool, the components that were touched.
     """
     before, count = loss(components), jnp.int32(0)
     for site, factors in components.items():
@@ -81,13 +95,13 @@ def clean(
 
 
 def share(components: Parts, free: jax.Array) -> Parts:
-    """Let all free components hold the same share of what they hold together.
+    """Spread what the free components hold together evenly over all of them.
 
-    Where mechanisms are more than the dimensions that a site reads, their components add up to more
-    than the target, and the others must hold the difference, which no example needs: in a few large
-    pieces it would disturb every example on which some of them are on. At each site the singular
-    directions of the sum go round over the terms of free components, each in as many equal pieces
-    as there are terms for it.
+    With more mechanisms than a site reads dimensions, the mechanisms' components add up to more
+    than the target, and free components must hold the difference, which no example needs. In a few
+    large pieces it would disturb every example on which one of them is selected; in many small
+    pieces it hardly matters. At each site the singular directions of the sum are dealt out in turn
+    to the terms of the free components, each in as many equal pieces as there are terms for it.
     """
     return {part: _shared(factors, free) for part, factors in components.items()}
 

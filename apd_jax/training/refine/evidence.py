@@ -1,11 +1,10 @@
-"""What the moves look at: which rows a component serves, what its sites read, where errors are.
+"""What the moves are based on: the rows that components serve, what sites read, and the errors.
 
 Letters: R rows of the mask (B examples, or B·T positions of them), C components, G blocks of a
 stacked site, n rows at a site, d_in width that a site reads.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +18,16 @@ from apd_jax.training.refine.shares import Part, Parts
 
 
 class Evidence(NamedTuple):
-    """One look at a batch, by the rule of the training.
+    """What the components do on a batch, with the selection of the training.
 
     Attributes:
       rows: `{part: [R, n, d_in]}`, what each part reads at its first use in the target's pass.
-      directions: [R, d_in of the part used first], its rows at unit norm (their mean, if several).
+      directions: [R, d_in], the rows of the part used first (their mean, if there are several) at
+        unit norm.
       weights: [R, C], `s_c A_c²`: how much each component does for each row; 0 for a component that
         is always active.
       errors: [R], mean squared error of the masked output.
-      stakes: [R], the same with no component at all.
+      stakes: [R], mean squared error with no component at all.
     """
 
     rows: dict[Part, jax.Array]
@@ -38,13 +38,14 @@ class Evidence(NamedTuple):
 
     @property
     def mass(self) -> jax.Array:
-        """[C], what each component does for the whole batch."""
+        """[C], how much each component does for the whole batch."""
         return jnp.sum(self.weights, axis=0)
 
     def free(self, share: float) -> jax.Array:
         """[C] bool: components whose mass is below a share of the typical one.
 
-        Typical is the mean over mass, `Σ mass² / Σ mass`, which components without any don't move.
+        The typical mass is the mean weighted by mass itself, `Σ mass² / Σ mass`: unlike the plain
+        mean or the median it does not depend on how many components have no mass.
         """
         mass = self.mass
         typical = jnp.sum(jnp.square(mass)) / jnp.maximum(jnp.sum(mass), 1e-30)
@@ -57,11 +58,11 @@ def look(
     components: Components,
     x: PyTree,
     key: jax.Array | None = None,
-    factors: Mapping[str, Any] | None = None,
+    multiplier: jax.Array | None = None,
 ) -> Evidence:
     """Run target and masked components on a batch x [B, ...]; see `Objective.terms`."""
     attributed = objective.attribute(target, components, x, key)
-    chosen = objective.select(attributed.scores, x, (factors or {}).get("topk"))
+    chosen = objective.select(attributed.scores, x, multiplier)
     masked, _ = Step(objective, target, components, x, attributed, chosen).masked
     without = target.with_weights({n: jnp.zeros_like(w) for n, w in target.weights.items()})(x)
     total = num_components(components)
@@ -82,18 +83,18 @@ def look(
 
 
 def always_transposed(records: Records) -> set[str]:
-    """Sites without a use that is not transposed: what they read is their output side."""
+    """Sites of which every use is transposed, so that they read by their output side."""
     straight = {r.name for r in records.values() if not r.placement.transposed}
     return {record.name for record in records.values()} - straight
 
 
 def read_rows(records: Records, components: Components, num_rows: int) -> dict[Part, jax.Array]:
-    """What every part reads at its first use, [R, n, d_in] each; look-ups as one-hot rows."""
-    turned = always_transposed(records)
+    """Rows [R, n, d_in] that every part reads at its first use; look-ups become one-hot rows."""
+    transposed = always_transposed(records)
     rows: dict[Part, jax.Array] = {}
     for record in records.values():
         factors = components[record.name]
-        if record.placement.transposed != (record.name in turned):
+        if record.placement.transposed != (record.name in transposed):
             continue
         width = (factors.writes if record.placement.transposed else factors.reads).shape[-1]
         x = _full_rows(record, width)
@@ -106,7 +107,7 @@ def read_rows(records: Records, components: Components, num_rows: int) -> dict[P
 
 
 def _full_rows(record: SiteRecord, width: int) -> jax.Array:
-    """Rows of a use over everything that its site can read."""
+    """Rows of a use in the full input width of its site; a use may read only a part of it."""
     places = record.placement.rows
     if is_look_up(record.x):
         index = record.x if places is None else jnp.array(places)[record.x]
@@ -116,11 +117,11 @@ def _full_rows(record: SiteRecord, width: int) -> jax.Array:
     return jnp.zeros((*record.x.shape[:-1], width)).at[..., jnp.array(places)].set(record.x)
 
 
-def apart(components: Components, turned: set[str]) -> Parts:
-    """Components by part, blocks of stacked sites apart, and every part as it is read."""
+def apart(components: Components, transposed: set[str]) -> Parts:
+    """Write components part by part: blocks of stacked sites separately, each as it is read."""
     parts = {}
     for name, factors in components.items():
-        factors = factors.transpose() if name in turned else factors
+        factors = factors.transpose() if name in transposed else factors
         if factors.stacked:
             for block in range(factors.reads.shape[1]):
                 parts[name, block] = jax.tree.map(lambda leaf, g=block: leaf[:, g], factors)
@@ -129,13 +130,13 @@ def apart(components: Components, turned: set[str]) -> Parts:
     return parts
 
 
-def together(parts: Parts, components: Components, turned: set[str]) -> Components:
-    """The inverse of `apart`; of `components` only the form counts."""
+def together(parts: Parts, components: Components, transposed: set[str]) -> Components:
+    """The inverse of `apart`; only the shapes of `components` are used."""
     result = {}
     for name, factors in components.items():
         own = parts[name, 0]
         if factors.stacked:
             blocks = [parts[name, block] for block in range(factors.reads.shape[1])]
             own = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *blocks)
-        result[name] = own.transpose() if name in turned else own
+        result[name] = own.transpose() if name in transposed else own
     return result

@@ -1,4 +1,4 @@
-"""Gather: what no component took, and many hold in part, becomes a free component's.
+"""Gather: a mechanism that many components hold in part is collected in a free component.
 
 Letters: R rows of the mask, C components.
 """
@@ -18,15 +18,17 @@ _ITERATIONS = 30
 
 
 def worst_direction(directions: jax.Array, errors: jax.Array) -> jax.Array:
-    """The single mechanism's input direction on which the masked output errs most.
+    """Find the input direction of the single mechanism on which the masked output errs most.
 
-    The leading generalised eigenvector of `Σ e x̂ x̂ᵀ` against `mean(e) Σ x̂ x̂ᵀ` mixes mechanisms
-    that err alike. From there, power iteration `v <- Σ e (ẑ·v)³ ẑ` on whitened inputs ẑ settles on
-    one of them, as long as mechanisms are sparse.
+    The leading generalised eigenvector of `Σ e x̂ x̂ᵀ` against `mean(e) Σ x̂ x̂ᵀ` is the direction of
+    most error per input, but if several mechanisms err alike it is any mixture of them: second
+    moments cannot tell them apart. Fourth moments can, as in independent component analysis: sparse
+    mechanisms are directions of maximal kurtosis. The fixed-point iteration `v <- Σ e (ẑ·v)³ ẑ` on
+    whitened inputs ẑ, started at the eigenvector, therefore converges to one of the mechanisms.
 
     Args:
       directions: [R, d], inputs at unit norm.
-      errors: [R], e.
+      errors: [R], the errors e.
 
     Returns:
       [d], at unit norm.
@@ -48,14 +50,23 @@ def worst_direction(directions: jax.Array, errors: jax.Array) -> jax.Array:
 
 
 def collect(components: Parts, evidence: Evidence, near: jax.Array, d, store) -> Parts:
-    """Give `d` everything that all components read on the examples of weight `near` [R]."""
+    """Give component `d` all that the components together read on the examples of weight `near`.
+
+    Args:
+      components: `{part: Factors}`.
+      evidence: what the components do on a batch.
+      near: [R] in [0, 1], how close each example is to the gathered direction.
+      d: component that collects; what it held goes to `store`.
+      store: component that takes what `d` held.
+    """
     collected = {}
     for site, factors in components.items():
         factors = shares.add_into(factors, store, d)
         rows = evidence.rows[site]
         width = factors.reads.shape[-1]
+        # Examples between the direction and the others would blur the partition: they count little.
         inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS
-        part = shares.sharing(rows, inside + outside)(inside, jnp.eye(width))
+        part = shares.partition(rows, inside + outside)(inside, jnp.eye(width))
         total = factors.sum()
         taken = shares.compress(part, total, factors.reads.shape[1])
         kept = factors.reads - factors.reads @ part
@@ -74,23 +85,23 @@ def gather(
     share: float,
     limit: int,
 ) -> tuple[Parts, jax.Array, jax.Array]:
-    """Gather the directions of largest error in free components, one after another.
+    """Gather the directions of largest error into free components, one after another.
 
     Args:
-      components: `{part: Factors}`, blocks of stacked sites apart.
-      evidence: what they do.
+      components: `{part: Factors}`, blocks of stacked sites as parts of their own.
+      evidence: what the components do on a batch.
       free: [C] bool, components that may be used.
-      errors_of: errors [R] of components on the examples of the evidence.
-      share: of the stakes that must be lost on the examples of a direction.
-      limit: at most so many directions.
+      errors_of: function from components to their errors [R] on the batch of the evidence.
+      share: least error on the examples of a direction, in units of the error of no component.
+      limit: largest number of directions.
 
     Returns:
-      The components, how many directions were gathered, and [C] bool, which were touched.
+      The components, the number of directions gathered, and [C] bool, the components touched.
     """
 
     def more(carry):
         _, _, free, count, tried = carry
-        # The next direction errs less: where one did not pay, neither will the others.
+        # Directions come in descending order of error: if one did not pay, the next ones won't.
         return (tried < limit) & (count == tried) & jnp.any(free)
 
     def attempt(carry):

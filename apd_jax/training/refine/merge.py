@@ -1,4 +1,7 @@
-"""Merge: components that are multiples of one another become one.
+"""Merge: components that are nearly multiples of each other become one.
+
+Two components that each hold half of a mechanism fit the target as well as one: no gradient joins
+them, but each example then activates two components.
 
 Letters: C components.
 """
@@ -15,16 +18,17 @@ def merge(
 ) -> tuple[Parts, jax.Array, jax.Array]:
     """Add up pairs of components whose matrices, over all sites, have a cosine above `cosine`.
 
-    Only components with at least a tenth of the largest norm count.
+    Components with less than a tenth of the largest norm are left alone: the direction of a small
+    component is mostly noise.
 
     Args:
-      components: `{part: Factors}`, blocks of stacked sites apart.
+      components: `{part: Factors}`, blocks of stacked sites as parts of their own.
       fixed: [C] bool, components that no move may touch.
-      cosine: from where on two are one.
+      cosine: threshold above which two components are merged.
 
     Returns:
-      The components, those that were added to others at zero; how many pairs; and [C] bool, which
-      were touched.
+      The components, in which those that were added to others are zero; the number of pairs; and
+      [C] bool, the components that were touched.
     """
     table = shares.gram(components)
     num_components = table.shape[0]
@@ -46,6 +50,7 @@ def merge(
         components, table, count, touched = carry
         c, d, _ = pair(table)
         components = {s: shares.add_into(f, c, d) for s, f in components.items()}
+        # Inner products are linear: the table of the merged components needs no new products.
         table = table.at[c].add(table[d])
         table = table.at[:, c].add(table[:, d])
         table = table.at[d].set(0).at[:, d].set(0)

@@ -1,4 +1,4 @@
-"""A round of refinement, as the loop runs it: look back on the last one, then move.
+"""A round of refinement, as the training loop runs it: judge the last round, then move.
 
 Letters: B batch, C components.
 """
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from apd_jax import randomness
 from apd_jax.components import Components, num_components
-from apd_jax.objective.objective import Objective, StepFactors
+from apd_jax.objective.objective import CONSTANT, Multipliers, Objective
 from apd_jax.objective.terms import TERMS
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.refine import shares
@@ -22,18 +22,20 @@ from apd_jax.training.refine.merge import merge
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.refine.split import split
 
+# A round is undone if errors are above this multiple of those before it: errors of two batches
+# differ, and a good move may need more steps to pay off.
 _SLACK = 1.2
 _ERRORS_ALONE = {name: 0.0 for name, term in TERMS.items() if not term.error}
 MOVES = ("merges", "splits", "gathers", "cleans")
 
 
 class Refined(NamedTuple):
-    """What rounds leave in the state of a training.
+    """The part of the training state that belongs to rounds.
 
     Attributes:
       before: `{site: Factors}`, the components before the last round.
       acted: bool, whether that round moved anything.
-      counts: `{name: int32 scalar}` of all rounds: the moves of each kind, and rounds `undone`.
+      counts: `{name: int32 scalar}`, totals over all rounds: moves of each kind, rounds `undone`.
     """
 
     before: Components
@@ -42,7 +44,7 @@ class Refined(NamedTuple):
 
 
 def init(components: Components) -> Refined:
-    """Before the first round."""
+    """The state before the first round."""
     counts = {name: jnp.zeros((), jnp.int32) for name in (*MOVES, "undone")}
     return Refined(jax.tree.map(jnp.copy, components), jnp.zeros((), bool), counts)
 
@@ -54,38 +56,38 @@ def move(
     components: Components,
     x: PyTree,
     key: jax.Array | None = None,
-    factors: StepFactors | None = None,
+    multipliers: Multipliers = CONSTANT,
     last: jax.Array | bool = False,
 ) -> tuple[Components, dict[str, jax.Array], jax.Array]:
     """Merge, split, gather and clean, in this order; the sum of components stays what it is.
 
-    Where `rules.share` asks for it, free components share what they hold in the last round; moves
-    would mix it again before.
+    With `rules.share`, free components share what they hold in the last round; in earlier rounds
+    the next moves would mix it again.
 
     Args:
-      objective: the rule of the training.
-      rules: what the moves take for a sign.
+      objective: the objective of the training.
+      rules: thresholds of the moves.
       target: the network.
       components: `{site: Factors}`.
       x: [B, ...] inputs.
-      key: of the sketch's random directions.
-      factors: of the coefficients and of k at this step, where they have schedules.
-      last: whether no round follows.
+      key: PRNG key for the random directions of sketched attributions.
+      multipliers: multipliers of the coefficients and of k at this step.
+      last: whether this is the last round.
 
     Returns:
-      The components, `{move: how many}`, and [C] bool, the components that were touched.
+      The components, `{move: number}`, and [C] bool, the components that were touched.
     """
     total = num_components(components)
-    turned = always_transposed(objective.attribute(target, components, x, key).records)
+    transposed = always_transposed(objective.attribute(target, components, x, key).records)
 
     def whole(parts):
-        return together(parts, components, turned)
+        return together(parts, components, transposed)
 
     def loss(parts):
-        return total_loss(objective, target, x, key, factors)(whole(parts))
+        return total_loss(objective, target, x, key, multipliers)(whole(parts))
 
     def seen_with(parts):
-        return look(objective, target, whole(parts), x, key, factors)
+        return look(objective, target, whole(parts), x, key, multipliers.topk)
 
     fixed = objective.always_active(total)
     steps = {
@@ -103,7 +105,7 @@ def move(
         ),
         "cleans": lambda parts, seen, free: clean(parts, seen, free, loss),
     }
-    parts, counts, touched = apart(components, turned), {}, jnp.zeros(total, bool)
+    parts, counts, touched = apart(components, transposed), {}, jnp.zeros(total, bool)
     for name in MOVES:
         seen = seen_with(parts)
         free = seen.free(rules.free_share) & ~fixed
@@ -120,13 +122,13 @@ def total_loss(
     target: Target,
     x: PyTree,
     key: jax.Array | None,
-    factors: StepFactors | None,
+    multipliers: Multipliers,
 ) -> Callable[[Components], jax.Array]:
     """The loss of components on a batch x."""
 
     def loss(components):
-        terms, _ = objective.terms(target, components, x, key, factors)
-        return objective.total(terms, factors)
+        terms, _ = objective.terms(target, components, x, key, multipliers)
+        return objective.total(terms, multipliers)
 
     return loss
 
@@ -136,29 +138,32 @@ def make_round(
     rules: Rules,
     steps: int,
     sample_batch: Callable[[jax.Array, int], PyTree],
-    factors: Callable[[Any], StepFactors],
+    multipliers: Callable[[Any], Multipliers],
+    unit_norm: bool = False,
 ) -> Callable[[Target, Any, jax.Array], Any]:
-    """The function `(target, state, key) -> state` that the loop calls between steps.
+    """Make the function `(target, state, key) -> state` that the loop calls between steps.
 
-    First it compares the errors of the components, the loss of the terms that are errors, with
-    those before the last round, on a fresh batch: a round that raised them is undone. Else, unless
-    it is late, the moves follow.
+    First it compares, on a fresh batch, the errors of the components (the loss terms that are
+    errors) with those of the components before the last round: a round that raised them is undone.
+    Otherwise, unless the last round is over, the moves follow.
 
     Args:
-      objective: the rule of the training.
-      rules: what the moves take for a sign.
-      steps: of the training.
-      sample_batch: gives the examples.
-      factors: of the coefficients and of k, for a state.
+      objective: the objective of the training.
+      rules: thresholds of the moves.
+      steps: number of steps of the training.
+      sample_batch: function that draws the examples.
+      multipliers: gives the multipliers of the coefficients and of k for a state.
+      unit_norm: whether the columns of U are kept at unit norm.
     """
     final = rules.rounds(steps) * rules.spacing(steps)
 
     def one_round(target, state, key):
         x = sample_batch(randomness.stream_of_step(key, "round batch"), rules.batch_size)
         probes = randomness.stream_of_step(key, "round attribution")
-        now = factors(state)
+        now = multipliers(state)
         components = state.components
-        error = total_loss(objective, target, x, probes, {**now, **_ERRORS_ALONE})
+        errors_alone = now._replace(losses={**now.losses, **_ERRORS_ALONE})
+        error = total_loss(objective, target, x, probes, errors_alone)
 
         def moves(parts):
             return move(objective, rules, target, parts, x, probes, now, state.step == final)
@@ -174,10 +179,8 @@ def make_round(
         moved, made, touched = jax.lax.cond(acts, moves, none, components)
         counts = {name: count + made.get(name, undo) for name, count in last.counts.items()}
         return state._replace(
-            components=refill(
-                moved, randomness.stream_of_step(key, "round factors"), objective.unit_norm
-            ),
-            optimizer=forget(state.optimizer, touched | undo),
+            components=refill(moved, randomness.stream_of_step(key, "round factors"), unit_norm),
+            optimizer=forget(state.optimizer, components, touched | undo),
             refined=Refined(components, jnp.any(touched), counts),
         )
 
@@ -188,24 +191,45 @@ def make_round(
     return at_highest_precision
 
 
-def forget(optimizer_state: Any, touched: jax.Array) -> Any:
-    """Set the moments of touched components, leaves [C, ...], to zero; scalars are counts."""
+def forget(optimizer_state: Any, components: Components, touched: jax.Array) -> Any:
+    """Set the optimiser's moments of touched components to zero.
+
+    The old moments point where the old content of a component was heading. Adam would follow them
+    for about `1 / (1 - b1)` steps, and the second moments would scale its steps by gradients that
+    no longer occur.
+
+    Args:
+      optimizer_state: any state of optax; its moments are the subtrees with the structure of the
+        components, and everything else, such as the count of steps, is kept.
+      components: `{site: Factors}`, for their structure.
+      touched: [C] bool.
+    """
+    structure = jax.tree.structure(components)
+
+    def is_moments(tree):
+        return jax.tree.structure(tree) == structure
 
     def reset(leaf):
-        if leaf.ndim < 2:
-            return leaf
         return jnp.where(touched.reshape(-1, *(1,) * (leaf.ndim - 1)), 0, leaf)
 
-    return jax.tree.map(reset, optimizer_state)
+    return jax.tree.map(
+        lambda tree: jax.tree.map(reset, tree) if is_moments(tree) else tree,
+        optimizer_state,
+        is_leaf=is_moments,
+    )
 
 
 def refill(components: Components, key: jax.Array, unit_norm: bool = False) -> Components:
     """Let terms that are zero read at random again and write nothing, so that they can learn.
 
+    A term with both factors at zero has no gradient: each factor's gradient is a product with the
+    other one. With random reads and zero writes the component's matrix is still zero, but the
+    gradient of the writes is not.
+
     Args:
       components: `{site: Factors}`.
-      key: random key.
-      unit_norm: give every term's reads unit norm, and its writes the length; `P_c` stays.
+      key: PRNG key for the random reads.
+      unit_norm: scale every term's reads to unit norm, and its writes inversely; `P_c` stays.
     """
     filled = {}
     for index, (site, factors) in enumerate(components.items()):

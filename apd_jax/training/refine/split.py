@@ -1,6 +1,6 @@
-"""Split: a component that serves two mechanisms hands one of them to a free component.
+"""Split: a component that serves two mechanisms gives one of them to a free component.
 
-Letters: R rows of the mask, C components, N examples looked at.
+Letters: R rows of the mask, C components, N examples in clusters.
 """
 
 from typing import NamedTuple
@@ -23,10 +23,10 @@ class Clusters(NamedTuple):
     """The two clusters of a component's examples.
 
     Attributes:
-      cosine: between their centres, as sets of lines; 1 where there are not two.
-      examples: int32 [N].
-      weights: [N], what the component does for each of them, less where the clusters are near.
-      second: [N], the same for the second cluster, 0 for the first.
+      cosine: cosine between the centres of the clusters, as sets of lines; 1 without two clusters.
+      examples: int32 [N], numbers of the examples.
+      weights: [N], how much the component does for each example, reduced between the clusters.
+      second: [N], the weights of examples in the second cluster, 0 for those in the first.
     """
 
     cosine: jax.Array
@@ -36,45 +36,47 @@ class Clusters(NamedTuple):
 
 
 def two_clusters(directions: jax.Array, weights: jax.Array) -> Clusters:
-    """Cluster a component's examples in two, by the lines that its inputs lie on.
+    """Divide a component's examples into two clusters, by the lines on which its inputs lie.
 
-    Lines, so that an input and its negative are one mechanism: k-means with cosines of `x̂ x̂ᵀ`,
-    whose products are squared cosines of the inputs. It starts from the signs along the leading
-    principal direction.
+    An input and its negative belong to one mechanism, so that examples are compared as lines: by
+    k-means with the cosines of `x̂ x̂ᵀ`, whose inner products are the squared cosines of the inputs.
+    Only these products are needed (kernel k-means), never the centres, which are d x d matrices.
+    The iteration starts from the signs along the leading principal component.
 
     Args:
       directions: [R, d], inputs at unit norm.
-      weights: [R], not negative.
+      weights: [R], how much the component does for each example, not negative.
     """
     count = min(EXAMPLES, weights.size)
     weights, examples = jax.lax.top_k(weights, count)
     products = jnp.square(directions[examples] @ directions[examples].T)
     first = _principal_signs(products, weights)
 
-    def likeness(members):
+    def similarity(members):
         members = members * weights
         to_all = products @ members
         return to_all / jnp.sqrt(jnp.maximum(members @ to_all, 1e-30))
 
     def assign(_, members):
-        return (likeness(members) >= likeness(1.0 - members)).astype(jnp.float32)
+        return (similarity(members) >= similarity(1.0 - members)).astype(jnp.float32)
 
     members = jax.lax.fori_loop(0, _ROUNDS, assign, first)
     one, two = members * weights, (1 - members) * weights
     cross = one @ products @ two
     within = (one @ products @ one) * (two @ products @ two)
     counts = jnp.sum((weights > 0) * members), jnp.sum((weights > 0) * (1 - members))
+    # A few examples, or a small minority, form a cluster by chance in a single mechanism too.
     enough = sum(counts) >= _LEAST_EXAMPLES
     minority = jnp.minimum(jnp.sum(one), jnp.sum(two)) / jnp.maximum(jnp.sum(weights), 1e-30)
     usable = enough & (minority >= _MINORITY) & (within > 0)
     cosine = jnp.where(usable, cross / jnp.sqrt(jnp.where(within > 0, within, 1)), 1.0)
-    near, far = likeness(members), likeness(1 - members)
+    near, far = similarity(members), similarity(1 - members)
     clear = (jnp.abs(near - far) / jnp.maximum(near + far, 1e-30)) ** SHARPNESS
     return Clusters(cosine, examples, clear * weights, clear * two)
 
 
 def _principal_signs(products: jax.Array, weights: jax.Array) -> jax.Array:
-    """[N], 1 where the leading coordinate of centred kernel PCA is positive, else 0."""
+    """[N], 1 where the leading coordinate of kernel principal component analysis is positive."""
     share = weights / jnp.maximum(jnp.sum(weights), 1e-30)
     means = products @ share
     centred = products - means[:, None] - means + share @ means
@@ -91,20 +93,20 @@ def _principal_signs(products: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def hand_over(components: Parts, evidence: Evidence, clusters: Clusters, c, d, store) -> Parts:
-    """Give `d` the part of `c` that reads the second cluster, at every site.
+    """Give component `d` the part of `c` that reads the second cluster, at every site.
 
-    What `d` held goes to `store`.
+    What `d` held before goes to `store`, so that the sum of components stays the same.
     """
-    parted = {}
+    divided = {}
     for site, factors in components.items():
         factors = shares.add_into(factors, store, d)
-        part = shares.sharing(evidence.rows[site][clusters.examples], clusters.weights)
+        part = shares.partition(evidence.rows[site][clusters.examples], clusters.weights)
         taken = part(clusters.second, factors.reads[c])
-        parted[site] = factors._replace(
+        divided[site] = factors._replace(
             reads=factors.reads.at[d].set(taken).at[c].add(-taken),
             writes=factors.writes.at[d].set(factors.writes[c]),
         )
-    return parted
+    return divided
 
 
 def split(
@@ -118,14 +120,14 @@ def split(
     """Split components whose examples fall into two clusters, the clearest first.
 
     Args:
-      parts: `{part: Factors}`, blocks of stacked sites apart.
-      evidence: what they do.
+      parts: `{part: Factors}`, blocks of stacked sites as parts of their own.
+      evidence: what the components do on a batch.
       free: [C] bool, components that may be used.
-      cosine: the clusters' centres must differ by more than this.
-      limit: at most so many splits.
+      cosine: a component is split if the cosine between its clusters is below this threshold.
+      limit: largest number of splits.
 
     Returns:
-      The components, how many were split, and [C] bool, which were touched.
+      The components, the number of splits, and [C] bool, the components that were touched.
     """
     clusters = jax.lax.map(
         lambda weights: two_clusters(evidence.directions, weights), evidence.weights.T
@@ -151,7 +153,11 @@ def split(
 
 
 def choose_free(components: Parts, free: jax.Array, otherwise) -> tuple[jax.Array, jax.Array]:
-    """The smallest free component, and the largest of the other free ones (or `otherwise`)."""
+    """Choose the smallest free component, and the largest of the other ones (or `otherwise`).
+
+    The smallest is used, since what it holds has to move. That goes to the largest: truncated to
+    rank m, a large component loses less by it than a small one would.
+    """
     norms = shares.squared_norms(components)
     smallest = jnp.argmin(jnp.where(free, norms, jnp.inf))
     others = free.at[smallest].set(False)

@@ -1,0 +1,161 @@
+"""Arrays of numbers from whatever data come as: NumPy, JAX, torch, lists, tables.
+
+Libraries are recognised only if the caller has imported them.
+"""
+
+import numbers
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.errors import UserError
+from apd_jax.sites import PyTree
+
+_BLOCK_BYTES = 16 * 2**20
+_MAPPINGS = ("dict", "OrderedDict", "defaultdict", "FrozenDict")  # that JAX takes for pytrees
+
+
+def to_numpy(leaf: Any) -> np.ndarray:
+    """The numbers of a leaf in JAX's dtypes, all finite; a view of the leaf's memory if possible.
+
+    Raises:
+      UserError: no array of numbers, numbers that are not finite, integers that JAX's narrower
+        dtype can't hold.
+    """
+    array = as_numpy(leaf)
+    check_kind(array.dtype)
+    narrow = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
+    if narrow != array.dtype and array.dtype.kind in "iu" and array.size:
+        limits = jnp.iinfo(narrow)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise UserError(
+                f"data hold integers from {array.min()} to {array.max()}, and JAX computes with "
+                f"{narrow}: use smaller numbers, or set jax_enable_x64"
+            )
+    with np.errstate(over="ignore"):
+        array = array.astype(narrow, copy=False)
+    check_finite(array)
+    return array
+
+
+def check_finite(array: np.ndarray | jax.Array) -> None:
+    """Raise UserError if some numbers are not finite."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return
+    finite = jnp.isfinite if isinstance(array, jax.Array) else np.isfinite
+    if not finite(array).all():
+        raise UserError("data hold NaN or infinity: leave such examples out")
+
+
+def blocks(array: Any) -> Iterator[np.ndarray]:
+    """The rows of an array as `to_numpy` gives them, a block of bounded size at a time."""
+    rows = max(1, _BLOCK_BYTES * len(array) // max(array.nbytes, 1))
+    for start in range(0, len(array), rows):
+        yield to_numpy(array[start : start + rows])
+
+
+def plain(tree: PyTree) -> PyTree:
+    """The tree with mappings that JAX does not know, such as a tokenizer's output, as dicts."""
+
+    def known(node: Any) -> Any:
+        if isinstance(node, Mapping) and type(node).__name__ not in _MAPPINGS:
+            return {name: plain(value) for name, value in node.items()}
+        return node
+
+    return jax.tree.map(known, tree)
+
+
+def is_rows_of_numbers(node: Any) -> bool:
+    """Whether this is a list of Python's numbers, or of such lists, rather than of arrays."""
+    while isinstance(node, list) and node:
+        node = node[0]
+        if isinstance(node, numbers.Number | str) and not hasattr(node, "dtype"):
+            return True
+    return False
+
+
+class _Bare(str):
+    """Text whose `repr` has no quotes."""
+
+    __repr__ = str.__str__
+
+
+def layout(tree: PyTree) -> str:
+    """Dtypes and shapes, such as `{'x': float32[32, 10]}`."""
+    return repr(jax.tree.map(lambda leaf: _Bare(f"{leaf.dtype.name}{list(leaf.shape)}"), tree))
+
+
+def is_torch(leaf: Any) -> bool:
+    """Whether this is a tensor of torch."""
+    torch = sys.modules.get("torch")
+    return isinstance(leaf, getattr(torch, "Tensor", ()))
+
+
+def as_numpy(leaf: Any) -> np.ndarray:
+    """The leaf as an array of NumPy, of torch a copy.
+
+    Raises:
+      UserError: it can't be one.
+    """
+    if isinstance(leaf, jax.Array):
+        check_kind(leaf.dtype)
+    if is_torch(leaf):
+        return _from_torch(leaf)
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise UserError(
+            "data must be numbers, got a masked array, whose mask would be lost: fill it with "
+            "leaf.filled(0), or leave masked examples out"
+        )
+    if hasattr(leaf, "toarray") and hasattr(leaf, "nnz"):
+        raise UserError("data must be arrays, got a sparse matrix: give its .toarray()")
+    try:
+        return np.asarray(leaf)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"data must be arrays of numbers, and this {type(leaf).__name__} is none ({error}): "
+            "rows of different lengths must be padded or cut to the same length"
+        ) from error
+
+
+def _from_torch(tensor: Any) -> np.ndarray:
+    """A copy of a tensor; nothing that torch does to it later is seen."""
+    if tensor.device.type == "meta":
+        raise UserError(
+            "data must be numbers, got a torch tensor on the device 'meta': it has none"
+        )
+    try:
+        tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        torch = sys.modules["torch"]
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(jnp.bfloat16).copy()
+        return np.array(tensor.numpy(), copy=True)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"data must be numbers, and a torch tensor of {tensor.dtype}, {tensor.layout} can't be "
+            f"converted ({str(error).splitlines()[0]}): give a dense tensor, such as "
+            "tensor.to_dense().float()"
+        ) from error
+
+
+def check_kind(dtype: np.dtype) -> None:
+    """Raise UserError unless these are numbers."""
+    if jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_):
+        return
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        way = "convert it to numbers"
+    elif dtype.names:
+        way = f"give a dict of its fields {list(dtype.names)}"
+    elif dtype.kind in "SUT":
+        way = "leave text out, or give the ids of its tokens"
+    elif dtype.kind == "O":
+        way = (
+            "choose the columns that hold numbers, or make one array of rows of the same length "
+            "with np.stack(rows), padding or cutting those that differ"
+        )
+    else:
+        way = "convert it to numbers"
+    raise UserError(f"data must be numbers, got an array of {dtype}: {way}")

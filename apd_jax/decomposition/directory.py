@@ -1,0 +1,75 @@
+"""The directory of a decomposition: whose it is, and what a finished one leaves in it."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from absl import logging
+
+from apd_jax import config_fields
+from apd_jax.components import Components
+from apd_jax.decomposition.result import Decomposition
+from apd_jax.runtime.checkpoint import to_host
+from apd_jax.runtime.checksum import fingerprint
+from apd_jax.runtime.workdir import Workdir, atomic_write_bytes
+from apd_jax.sites import PyTree, Target
+from apd_jax.training.config import Settings
+
+
+def config_of(
+    settings: Settings, target: Target, init: Components | None, **others: Any
+) -> dict[str, Any]:
+    """Everything that decides the numbers of a decomposition besides its target, as JSON."""
+    start = None if init is None else fingerprint(to_host(init))
+    plain = config_fields.plain(config_fields.to_mapping(settings))
+    return plain | others | {"init": start, "sites": list(target.sites)}
+
+
+@contextlib.contextmanager
+def hold(path: str | os.PathLike[str] | None, config: dict[str, Any]) -> Iterator[Workdir | None]:
+    """Hold the directory of a decomposition, if it has one.
+
+    Args:
+      path: the directory, or None.
+      config: the decomposition's, see `config_of`.
+
+    Raises:
+      WorkdirError: it belongs to another decomposition, or can't be written to.
+    """
+    if path is None:
+        yield None
+        return
+    with Workdir(path) as workdir:
+        defaults = config_fields.plain(config_fields.to_mapping(Settings()))
+        workdir.claim(config, free=("checkpoint_every",), defaults=defaults)
+        yield workdir
+
+
+def publish(workdir: Workdir, decomposition: Decomposition, examples: Callable[[], PyTree]) -> None:
+    """Write the components, then the report and its figures.
+
+    A report that fails is logged: it must not cost the decomposition.
+
+    Args:
+      workdir: the directory.
+      decomposition: a finished one.
+      examples: gives the inputs [N, ...] of the report.
+    """
+    decomposition.save(workdir.path / "components")
+    try:
+        _write_report(workdir, decomposition, examples())
+    except Exception:
+        logging.exception(
+            "The report could not be written. The components are in %s; rerun the call to try the "
+            "report again.",
+            workdir.path / "components",
+        )
+
+
+def _write_report(workdir: Workdir, decomposition: Decomposition, x: PyTree) -> None:
+    from apd_jax.report import decomposition_page  # matplotlib is slow to import
+
+    workdir.figures.mkdir(exist_ok=True)
+    for panel in decomposition_page.write(decomposition, workdir.report, x):
+        atomic_write_bytes(workdir.figures / f"{panel.name}.png", panel.png)

@@ -1,0 +1,85 @@
+"""How well outputs fit labels: classes or values.
+
+Letters: N examples, T positions, K classes.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from apd_jax.errors import UserError
+from apd_jax.sites import PyTree
+
+
+def quality_name(labels: Any) -> str:
+    """Name of the measure that labels allow; empty without labels."""
+    if labels is None:
+        return ""
+    return "accuracy" if _are_classes(np.asarray(labels)) else "MSE to labels"
+
+
+def ignored(labels: Any) -> int:
+    """Number of labels that stand for no class: negative ones, such as -100 for padding."""
+    labels = np.asarray(labels)
+    return int(np.sum(labels < 0)) if labels.dtype.kind == "i" else 0
+
+
+def quality(outputs: PyTree, labels: Any) -> float | None:
+    """Accuracy against classes [N] or [N, T]; mean squared error against values.
+
+    Classes are whole numbers from 0 to K - 1. Negative labels are ignored. Outputs [N] or [N, 1]
+    are the logit of class 1 against class 0.
+
+    Args:
+      outputs: outputs of the network, one array: logits [N, (T,) K], or values.
+      labels: classes or values; None for no labels.
+
+    Returns:
+      The accuracy or the error; None without labels.
+
+    Raises:
+      UserError: labels of another shape, or that name a class which the outputs don't have.
+    """
+    if labels is None:
+        return None
+    labels = np.asarray(labels)
+    (values, *more) = (np.asarray(leaf) for leaf in jax.tree.leaves(outputs))
+    classes = _are_classes(labels)
+    logits = values[:, None] if values.ndim == 1 else values
+    if more or labels.shape != (logits.shape[:-1] if classes else values.shape):
+        raise UserError(
+            f"labels have shape {labels.shape}; expected whole numbers {logits.shape[:-1]} for "
+            f"classes, or values {values.shape}, for one array of outputs"
+        )
+    if not classes:
+        return float(np.mean((values - labels) ** 2))
+    labels = labels.astype(np.int64)
+    _check_classes(labels, logits.shape[-1])
+    chosen = logits[..., 0] > 0 if logits.shape[-1] == 1 else logits.argmax(axis=-1)
+    counted = labels >= 0
+    return float(np.mean(chosen[counted] == labels[counted]))
+
+
+def _are_classes(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "iub"
+
+
+def _check_classes(labels: np.ndarray, num_logits: int) -> None:
+    """Raise UserError where a label is no class of the outputs, or none is."""
+    largest = int(labels.max())
+    if num_logits == 1 and np.all(np.abs(labels) == 1) and labels.min() < 0:
+        raise UserError(
+            "labels are -1 and +1, but a single logit tells class 1 from class 0: use 0 and 1, "
+            "(labels > 0).astype(int)"
+        )
+    if largest >= max(num_logits, 2):
+        raise UserError(
+            f"labels hold class {largest}, but the outputs have {max(num_logits, 2)} classes, "
+            f"counted from 0 to {max(num_logits, 2) - 1}; a label of -1 is ignored"
+        )
+    if largest < 0:
+        raise UserError(
+            f"all {labels.size} labels are negative, which is ignored; expected some classes from "
+            f"0 to {max(num_logits, 2) - 1}"
+        )

@@ -1,0 +1,35 @@
+"""Names of metrics: `group/name`, such as `loss/total`, or a name alone."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
+
+Value = TypeVar("Value")
+
+LOSS = "loss"  # the group of the loss terms and their total
+
+
+class MetricName(NamedTuple):
+    """A metric's name.
+
+    Attributes:
+      group: the kind of the metric; empty for a metric of its own.
+      name: its name within the group.
+    """
+
+    group: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.group}/{self.name}" if self.group else self.name
+
+
+def parse(key: str) -> MetricName:
+    """The name that a key of metrics.jsonl stands for."""
+    group, _, name = key.rpartition("/")
+    return MetricName(group, name)
+
+
+def losses(metrics: Mapping[str, Value]) -> dict[str, Value]:
+    """The loss terms among metrics, by the terms' names, and a metric that is called `loss`."""
+    names = {parse(key): value for key, value in metrics.items()}
+    return {name.name: value for name, value in names.items() if LOSS in name}

@@ -1,0 +1,70 @@
+"""How a training ended: at its last step, or before, and with what.
+
+Letters: S seeds side by side.
+"""
+
+from typing import Any, NamedTuple
+
+from apd_jax.errors import UserError
+
+Row = dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """A training's state where it ended.
+
+    Attributes:
+      state: the state, leaves [S, ...].
+      step: number of steps done, fewer than asked for after an early end.
+      rows: the metrics at the end of every chunk, `{"step": t, name: [S]}`.
+      seconds: time spent on these steps, by all commands together.
+    """
+
+    state: Any
+    step: int
+    rows: list[Row]
+    seconds: float
+
+    def history(self, index: int) -> list[Row]:
+        """The metrics of one of the seeds."""
+
+        def one(value):
+            return value[index] if isinstance(value, list) else value
+
+        return [{name: one(value) for name, value in row.items()} for row in self.rows]
+
+
+class EndedEarly(Exception):
+    """A training ended before its last step.
+
+    Attributes:
+      step: number of steps done; None where only `outcome` knows.
+      state: the state after these steps, leaves [S, ...]; None where it cannot be used.
+      outcome: what `session.fit` kept of the training; None without a usable state.
+      decomposition: the same as a `Decomposition`, from `decompose`; None without one.
+    """
+
+    def __init__(self, text: str, *, step: int | None = None, state: Any = None):
+        super().__init__(text)
+        self.step, self.state = step, state
+        self.outcome: Outcome | None = None
+        self.decomposition: Any = None
+
+
+class Stopped(EndedEarly):
+    """A stop was requested after `step`; its state is saved where there is a directory."""
+
+    def __init__(self, step: int, what: str = "training", *, state: Any = None):
+        super().__init__(f"{what} stopped at step {step}", step=step, state=state)
+
+
+class Diverged(EndedEarly, UserError):
+    """A loss, gradient or parameter is no longer finite; `outcome` has the last finite state."""
+
+
+class DataFailed(EndedEarly, UserError):
+    """The data raised an error after the first steps; the state is that of the last step done."""
+
+
+class Terminated(EndedEarly):
+    """SIGTERM asked the process to end, before this training's first step."""

@@ -1,0 +1,179 @@
+"""Where a training is kept while it runs: in memory, or in the files of its directory.
+
+Both stores have the same methods. Letters: S seeds side by side.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import jax
+
+from apd_jax.errors import UserError
+from apd_jax.runtime import loop, memory, metric_reader
+from apd_jax.runtime.checkpoint import Checkpointer, Restored, to_host
+from apd_jax.runtime.checksum import fingerprint
+from apd_jax.runtime.metric_writer import MetricWriter
+from apd_jax.runtime.outcome import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeping:
+    """How often a training is looked at and saved, and what is written beside its checkpoints.
+
+    Attributes:
+      chunk_steps, save_every: see `loop.run_steps`.
+      max_to_keep: number of newest checkpoints that are kept.
+      config: a JSON object that every checkpoint holds, for whoever finds one on its own.
+      tensorboard, wandb: see `MetricWriter`.
+    """
+
+    chunk_steps: int
+    save_every: int
+    max_to_keep: int = 3
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tensorboard: bool = False
+    wandb: Mapping[str, Any] | None = None
+
+
+class Memory:
+    """Keeps the metrics, and a copy of the last state saved."""
+
+    def __init__(self, steps: int):
+        self._steps = steps
+        self._rows: list[Row] = []
+        self._last: tuple[int, Any] = (0, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def restore(self, training: loop.Training) -> Restored | None:
+        """There is nothing to resume from."""
+
+    def log(self, done: int) -> contextlib.AbstractContextManager:
+        """Nothing to open."""
+        return contextlib.nullcontext()
+
+    def write(self, step: int, row: Row) -> None:
+        """Keep the metrics of a chunk."""
+        self._rows.append({"step": step} | row)
+
+    def save(self, step: int, state: Any, seconds: float) -> None:
+        """Keep a copy of a state that is not the last one: the loop donates its buffers."""
+        self._last = (0, None)  # so that there are never two copies
+        if step < self._steps:
+            self._last = (step, to_host(state))
+
+    def saved(self) -> tuple[int, Any]:
+        """The last state saved, and its step; None without any."""
+        return self._last
+
+    def rows(self, step: int) -> list[Row]:
+        """The metrics up to a step."""
+        return [row for row in self._rows if row["step"] <= step]
+
+    def last_good(self) -> str:
+        """A sentence that names the last state saved."""
+        if self._last[1] is None:
+            return "No state had been kept."
+        return f"The last good state that was kept is that of step {self._last[0]}."
+
+
+class Directory:
+    """Keeps checkpoints and metrics in files."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        training: loop.Training,
+        name: str,
+        keeping: Keeping,
+    ):
+        self._path, self._name, self._keeping = pathlib.Path(directory), name, keeping
+        self._steps, self._saved = training.steps, None
+        context = fingerprint(to_host(training.context))
+        self._metadata = {"config": keeping.config, "context": context}
+        self._shapes: Any = None
+        self._writer: MetricWriter | None = None
+
+    def __enter__(self) -> Self:
+        directory = self._path / "checkpoints"
+        self._checkpointer = Checkpointer(directory, max_to_keep=self._keeping.max_to_keep)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._checkpointer.close()
+
+    def restore(self, training: loop.Training) -> Restored | None:
+        """The newest whole checkpoint.
+
+        Raises:
+          UserError: it belongs to another context: numbers of two trainings would be mixed.
+        """
+        self._shapes = jax.eval_shape(training.init_state)
+        restored = self._checkpointer.restore_latest(self._shapes)
+        if restored is None:
+            return None
+        context = self._metadata["context"]
+        if restored.metadata.get("context", context) != context:
+            raise UserError(
+                f"{self._name}: step {restored.step} in {self._path} was made with another target "
+                "than the one that is there now, trained again on another machine or version "
+                "perhaps: put back the target/ that belongs to it, or delete the directory and "
+                "start over."
+            )
+        self._saved = restored.step
+        return restored
+
+    @contextlib.contextmanager
+    def log(self, done: int) -> Iterator[None]:
+        """Hold the metrics open, without rows after step `done`."""
+        with MetricWriter(
+            self._path,
+            wandb=self._keeping.wandb,
+            tensorboard=self._keeping.tensorboard,
+            resume_step=None if self._saved is None else done,
+        ) as self._writer:
+            yield
+
+    def write(self, step: int, row: Row) -> None:
+        """Write the metrics of a chunk."""
+        assert self._writer is not None
+        self._writer.write(step, row)
+
+    def save(self, step: int, state: Any, seconds: float) -> None:
+        """Write a checkpoint, in another thread."""
+        memory.give_back()  # what the checkpoint before this one took
+        self._checkpointer.save(step, state, {"seconds": seconds, **self._metadata})
+        self._saved = step
+
+    def saved(self) -> tuple[int, Any]:
+        """The state of the newest checkpoint, and its step; None without any."""
+        self._checkpointer.wait()
+        if self._saved is None:
+            return 0, None
+        restored = self._checkpointer.restore_latest(self._shapes)
+        return (restored.step, restored.state) if restored else (0, None)
+
+    def rows(self, step: int) -> list[Row]:
+        """The metrics up to a step, as far as they can be read."""
+        rows, _ = metric_reader.read(
+            self._path / "metrics.jsonl", steps=self._steps, chunk_steps=self._keeping.chunk_steps
+        )
+        return [row for row in rows if row["step"] <= step]
+
+    def last_good(self) -> str:
+        """A sentence that names the newest checkpoint."""
+        self._checkpointer.wait()
+        if self._saved is None:
+            return "No checkpoint had been saved."
+        return f"The last good checkpoint is {self._path / 'checkpoints' / str(self._saved)}"
+
+
+Store = Memory | Directory

@@ -1,0 +1,1 @@
+"""A byte-level language model of Python source, decomposed position by position."""

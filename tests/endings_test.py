@@ -1,0 +1,197 @@
+"""Decompositions that end early: nothing that was trained is lost."""
+
+import json
+import os
+import pathlib
+import signal
+import tempfile
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax.decomposition import decompose as module
+from apd_jax.runtime import loop
+
+X = np.asarray(networks.normal(5, 32, 3))
+OPTIONS = {
+    "num_components": 3,
+    "topk": 1.0,
+    "rank": 1,
+    "steps": 20,
+    "batch_size": 8,
+    "chunk_steps": 2,
+    "checkpoint_every": 4,
+    "refine": {"every": 0},
+    "relative_losses": False,
+}
+
+
+def decompose(data=X, **options):
+    return apd_jax.decompose(networks.mlp(), data, **(OPTIONS | options))
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a.components, b.components)
+
+
+class SendAt(loop.Observer):
+    """Sends this process a signal at a step."""
+
+    def __init__(self, step, number):
+        self._step, self._number = step, number
+
+    def on_metrics(self, step, metrics):
+        if step == self._step:
+            os.kill(os.getpid(), self._number)
+
+
+class EndingsTestCase(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
+
+
+class DivergedTest(EndingsTestCase):
+    @parameterized.parameters(False, True)
+    @pytest.mark.slow
+    def test_hands_back_the_last_finite_state(self, in_directory):
+        """From step 10 on the learning rate grows beyond all bounds."""
+        explodes = {"schedule": "0:1 0.5:1 0.6:1e38", "learning_rate": 0.01, "warmup_fraction": 0}
+        workdir = self.workdir if in_directory else None
+        with self.assertRaisesRegex(apd_jax.Diverged, "last good .*12") as caught:
+            decompose(**explodes, workdir=workdir)
+        found = caught.exception.decomposition
+        self.assertEqual(found.history[-1]["step"], 12)
+        for leaf in jax.tree.leaves(found.components):
+            self.assertTrue(np.isfinite(leaf).all())
+        self.assertEqual(found(X[:8]).shape, (8, 2))
+        same(found, decompose(**explodes, observer=StopAt(12)))
+
+    def test_before_anything_was_kept(self):
+        with self.assertRaisesRegex(apd_jax.Diverged, "No state had been kept") as caught:
+            decompose(learning_rate=1e38, relative_rate=False, warmup_fraction=0)
+        self.assertIsNone(caught.exception.decomposition)
+
+
+class StopAt(loop.Observer):
+    """Requests a stop after a step."""
+
+    def __init__(self, step):
+        self._left = step // OPTIONS["chunk_steps"]
+
+    def should_stop(self):
+        self._left -= 1
+        return not self._left
+
+
+class Batches:
+    """Batches that can be iterated again, of which one can't be read."""
+
+    def __init__(self, fails_at=None):
+        self._fails_at = fails_at
+
+    def __iter__(self):
+        for step in range(30):
+            if step == self._fails_at:
+                raise OSError("the shard is gone")
+            yield np.random.default_rng(step).standard_normal((8, 3)).astype("f4")
+
+
+class DataFailedTest(EndingsTestCase):
+    @pytest.mark.slow
+    def test_keeps_what_is_done_and_resumes(self):
+        with self.assertRaisesRegex(apd_jax.DataFailed, "the shard is gone") as caught:
+            decompose(Batches(fails_at=13), workdir=self.workdir)
+        part = caught.exception.decomposition
+        self.assertBetween(part.history[-1]["step"], 6, 12)
+        same(decompose(Batches(), workdir=self.workdir), decompose(Batches()))
+
+    def test_data_that_end(self):
+        with self.assertRaisesRegex(apd_jax.DataFailed, "the data ended after 14") as caught:
+            decompose(iter([X[:8]] * 14), restarts=2)
+        self.assertLen(caught.exception.decomposition.losses, 2)
+
+    def test_before_the_first_step_it_is_an_error_of_the_data(self):
+        with self.assertRaisesRegex(apd_jax.UserError, "the data ended after 1 batches") as caught:
+            decompose(iter([X[:8]]))
+        self.assertNotIsInstance(caught.exception, apd_jax.DataFailed)
+
+
+class SignalsTest(EndingsTestCase):
+    @mock.patch.object(module._Process, "terminated", False)
+    def test_after_sigterm_nothing_further_starts(self):
+        part = decompose(observer=SendAt(4, signal.SIGTERM))
+        self.assertLess(part.history[-1]["step"], 20)
+        with self.assertRaisesRegex(apd_jax.Terminated, "SIGTERM .*run the script again"):
+            decompose(workdir=self.workdir)
+        self.assertFalse(self.workdir.exists())
+
+    @pytest.mark.slow
+    def test_after_sigint_the_next_one_starts(self):
+        decompose(observer=SendAt(4, signal.SIGINT))
+        self.assertEqual(decompose().history[-1]["step"], 20)
+
+
+class PublishTest(EndingsTestCase):
+    def test_a_report_that_fails_costs_nothing(self):
+        with (
+            mock.patch("apd_jax.report.decomposition_page.write", side_effect=RuntimeError("font")),
+            self.assertLogs("absl", "ERROR") as logs,
+        ):
+            found = decompose(workdir=self.workdir)
+        self.assertIn("The report could not be written", logs.output[0])
+        self.assertIn("RuntimeError: font", logs.output[0])
+        same(apd_jax.load(self.workdir / "components", networks.mlp_apply), found)
+
+
+class NumbersTest(EndingsTestCase):
+    def test_numpy_scalars_are_numbers(self):
+        numbers = {
+            "num_components": np.int64(3),
+            "topk": np.float32(1.0),
+            "seed": np.int64(2),
+            "restarts": np.int32(1),
+            "chunk_steps": np.array(2),
+            "checkpoint_every": np.uint8(4),
+            "rank": jnp.int32(1),
+            "schatten_p": np.float64(0.5),
+            "coefficients": {"simplicity": np.float32(0.5)},
+            "unit_norm": np.bool_(False),
+        }
+        found = decompose(**numbers, steps=np.array(4), workdir=self.workdir)
+        config = json.loads((self.workdir / "config.json").read_text())
+        self.assertEqual((config["topk"], config["seed"], config["steps"]), (1.0, 2, 4))
+        self.assertIs(type(found.settings.objective.topk), float)
+        self.assertIs(type(found.settings.num_components), int)
+        python = {
+            name: getattr(value, "item", lambda v=value: v)() for name, value in numbers.items()
+        }
+        python["coefficients"] = {"simplicity": 0.5}
+        same(decompose(**python, steps=4, workdir=self.workdir), found)
+
+
+class DevicesTest(EndingsTestCase):
+    @parameterized.parameters("another", "replicated")
+    @pytest.mark.slow
+    def test_parameters_elsewhere(self, where):
+        if jax.device_count() < 2:
+            self.skipTest("needs two devices")
+        mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
+        replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        place = {"another": jax.devices()[1], "replicated": replicated}[where]
+        target = networks.mlp()
+        moved = apd_jax.Target(networks.mlp_apply, jax.device_put(target.params, place))
+        found = apd_jax.decompose(moved, X, **OPTIONS, restarts=2)
+        expected = apd_jax.decompose(target, X, **OPTIONS, restarts=2)
+        same(found, expected)
+        np.testing.assert_array_equal(found(X[:8]), expected(X[:8]))
+
+
+if __name__ == "__main__":
+    absltest.main()
