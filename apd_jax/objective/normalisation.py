@@ -34,7 +34,7 @@ def scales(
       key: PRNG key for the random masks.
 
     Returns:
-      `{term: scalar}` for the terms that have a unit (`terms.Term.unit`).
+      `{name in checkpoints: scalar}` for the terms that have a unit (`terms.Term.unit`).
     """
     whole = {name: Factors.from_matrices(w[None]) for name, w in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)
@@ -48,5 +48,5 @@ def scales(
         if weights[name] and term.unit:
             components = whole if term.unit == "whole" else nothing
             value = term.value(Step(objective, target, components, x, attributed, always, key))
-            values[name] = jnp.where(value > 0, value, 1.0)
+            values[term.saved or name] = jnp.where(value > 0, value, 1.0)
     return values

@@ -191,13 +191,6 @@ def _largest(scores: jax.Array, k: float, valid: jax.Array) -> jax.Array:
     return jnp.zeros(flat.shape, bool).at[order].set(chosen).reshape(scores.shape)
 
 
-@jax.jit
-def partial(mask: jax.Array, r: jax.Array) -> jax.Array:
-    """`s + (1 − s) r`: active components whole, the others scaled by r."""
-    s = mask.astype(jnp.float32)
-    return s + (1 - s) * r
-
-
 class Pooled(NamedTuple):
     """Masks of groups.
 

@@ -19,6 +19,7 @@ from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.evaluation.evidence.tally import Tally
 from apd_jax.objective.objective import Objective
+from apd_jax.objective.partial import scaled
 from apd_jax.runtime.progress import Progress
 from apd_jax.sites import Target
 
@@ -92,7 +93,7 @@ class Run:
         block, found = block.without_labels(), []
         for number in range(self.draws):
             r = draw(jax.random.fold_in(key, number), mask.shape)
-            weights = rows.partial(mask, r)
+            weights = scaled(mask, r)
             found.append(distance.of_mask(self.kind, self.target, parts, block, weights))
             self.advance(1)
         mean = sum(sums.error for sums in found) / self.draws
