@@ -54,11 +54,13 @@ class Settings:
         "Precision of a step's matrix products on GPU and TPU; attributions and faithfulness "
         "always use highest.",
     )
-    start: Literal["random", "partitioned", "covering"] = setting(
+    start: Literal["random", "partitioned", "covering", "singular"] = setting(
         "random",
         "Initial components: drawn at random, as in the paper, or made from the target's weights: "
         "partitioned by input cluster, or covering each cluster as the target does, with the "
-        "difference in spare components (without rounds of refinement, which would merge these).",
+        "difference in spare components (without rounds of refinement, which would merge these); "
+        "singular: the singular vectors of all sites, those that are used together in the same "
+        "component.",
     )
     init_scale: float = setting(1.0, "Gain of the random initialisation.")
     init_instances: int = setting(
