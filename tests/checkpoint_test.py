@@ -269,7 +269,7 @@ class DamageTest(CheckpointTestCase):
         flip(largest(self.directory / "100"))
         shutil.rmtree(self.directory / "200" / "state")
         with self.assertRaisesRegex(
-            CheckpointError, r"(?s)whole:\n  step 200: .+\n  step 100: .+or"
+            CheckpointError, r"(?s)intact:\n  step 200: .+\n  step 100: .+or"
         ):
             self.restore()
 

@@ -1,28 +1,36 @@
 """Batches from functions, arrays and iterables: what is given, in what order, what is refused."""
 
+import collections
 import itertools
+import pathlib
+import tempfile
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+import scipy.sparse
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax.data import as_source
+from apd_jax.data import arrays, as_source, numbers
+from apd_jax.data import batches as batches_module
+from apd_jax.data import source as source_module
+from apd_jax.runtime import checksum
 
 KEY = jax.random.key(0)
 
 
 def batches_of(source, steps, batch_size, chunks=(2, 3)):
     """The batches of the first steps, fed in chunks of these lengths in turn."""
+    source = source.with_batch_size(batch_size)
     found, step = [], 0
     for length in itertools.cycle(chunks):
-        length = min(length, steps - step)
-        fed = source.feed(step, length)
-        found += [source.batch(fed, jnp.int32(step + i), KEY, batch_size) for i in range(length)]
-        step += length
+        for count, fed in source.pieces(step, min(length, steps - step)):
+            found += [source.batch(fed, jnp.int32(step + i), KEY, batch_size) for i in range(count)]
+            step += count
         if step == steps:
             return found
 
@@ -36,7 +44,6 @@ def pairs(count):
 class ArraysTest(parameterized.TestCase):
     def test_every_epoch_has_every_row_once_in_an_order_of_its_own(self):
         source = as_source(pairs(12), seed=3)
-        source.check(4)
         tokens = [np.asarray(b["token"]) for b in batches_of(source, 9, 4)]
         epochs = np.stack(tokens).reshape(3, 12)
         for epoch in epochs:
@@ -45,7 +52,6 @@ class ArraysTest(parameterized.TestCase):
 
     def test_rows_of_all_leaves_stay_together_and_batches_cross_epochs(self):
         source = as_source(pairs(5))
-        source.check(3)
         found = batches_of(source, 5, 3)
         for batch in found:
             np.testing.assert_array_equal(batch["x"][:, 0], batch["token"])
@@ -56,7 +62,6 @@ class ArraysTest(parameterized.TestCase):
     def test_order_depends_on_the_seed_and_not_on_chunks(self):
         def order(seed, chunks):
             source = as_source(np.arange(10.0), seed)
-            source.check(5)
             return np.concatenate(batches_of(source, 6, 5, chunks)).tolist()
 
         self.assertEqual(order(1, (6,)), order(1, (1, 2)))
@@ -64,7 +69,6 @@ class ArraysTest(parameterized.TestCase):
 
     def test_batches_larger_than_the_data(self):
         source = as_source(np.arange(3.0))
-        source.check(8)
         (batch,) = batches_of(source, 1, 8)
         self.assertEqual(sorted(np.asarray(batch)[:6]), [0, 0, 1, 1, 2, 2])
 
@@ -72,15 +76,112 @@ class ArraysTest(parameterized.TestCase):
         ((np.zeros((3, 1)), np.zeros((4, 1))), "same N"),
         (np.zeros((0, 3)), "same N"),
         (np.array(1.0), "same N"),
+        ({"x": np.zeros((3, 1)), "y": np.zeros(())}, "a single number"),
         (np.array([1.0, np.nan]), "NaN or infinity"),
-        (np.array(["a", "b"]), "must be numbers"),
+        ((np.ones(2), jnp.array([1.0, -jnp.inf])), "NaN or infinity"),
+        (np.array([1e300, 1.0]), "NaN or infinity"),  # of float32
+        (np.array([2**40, 1]), r"integers from 1 to 1099511627776, and JAX computes with int32"),
+        (np.array([2**32 - 1], np.int64), "integers from 4294967295"),
+        (np.array(["a", "b"]), "must be numbers, got an array of <U1: leave text out"),
+        (np.array([b"a"]), "leave text out"),
+        (np.array([np.zeros(2), np.zeros(3)], object), r"of object: .* np.stack\(rows\)"),
+        (np.array([[1, "a"]], object), "columns that hold numbers"),
+        (np.zeros(3, [("a", "f4"), ("b", "i4")]), r"a dict of its fields \['a', 'b'\]"),
+        (np.array(["2026-01-01"], "M8[D]"), "convert it to numbers"),
+        (jax.random.split(KEY, 3), "convert it to numbers"),
+        (np.ma.masked_array([1.0, 2.0], [0, 1]), "masked array"),
+        (scipy.sparse.eye(3).tocsr(), "toarray"),
         ("text", "got str"),
+        (b"text", "got bytes"),
         (3, "got int"),
-        ({"x": "text"}, "got dict"),
+        (None, "got NoneType"),
+        ({"x": "text"}, "got dict of str: every leaf must be an array"),
+        ((np.zeros(3), [1, 2]), "got tuple of int, ndarray"),
+        ({}, "got dict of nothing"),
     )
     def test_refused(self, data, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):
             as_source(data)
+
+    @parameterized.parameters("u1", "i2", "i8", "?", "f2", "f8", "bfloat16")
+    def test_numbers_of_every_kind(self, kind):
+        rows = np.arange(6).reshape(3, 2).astype(kind)
+        found = as_source(rows).examples(0, 3)
+        np.testing.assert_array_equal(found, rows)
+        self.assertEqual(found.dtype, jax.dtypes.canonicalize_dtype(rows.dtype))
+
+    def test_mappings_that_are_no_dicts(self):
+        data = collections.UserDict(x=np.zeros((3, 2)), y=collections.UserDict(z=np.ones(3)))
+        found = as_source(data).examples(0, 2)
+        self.assertEqual(jax.tree.map(jnp.shape, found), {"x": (2, 2), "y": {"z": (2,)}})
+
+    def test_check_changes_nothing(self):
+        source = as_source(np.arange(10.0)).with_batch_size(2)
+        source.check(5)
+        self.assertEqual(source.feed(0, 1)["rows"].shape, (1, 2))
+
+
+class RowsTest(parameterized.TestCase):
+    """Data that are not put on the device as a whole."""
+
+    def setUp(self):
+        super().setUp()
+        self.enter_context(mock.patch.object(arrays, "_ON_DEVICE", 100))
+
+    def test_the_same_batches_as_of_small_arrays(self):
+        data = pairs(30)
+        read = batches_of(as_source(data, 3), 7, 4)
+        with mock.patch.object(arrays, "_ON_DEVICE", 10**6):
+            resident = batches_of(as_source(data, 3), 7, 4)
+        jax.tree.map(np.testing.assert_array_equal, read, resident)
+        source = as_source(data)
+        self.assertNotIn("arrays", source.with_batch_size(4).feed(0, 1))
+
+    @parameterized.parameters(np.asarray, jnp.asarray)
+    def test_the_description_does_not_depend_on_the_size(self, kind):
+        data = {"x": kind(np.random.default_rng(0).normal(size=(50, 3)))}
+        read = as_source(data).describe()
+        with (
+            mock.patch.object(arrays, "_ON_DEVICE", 10**6),
+            mock.patch.object(numbers, "_BLOCK_BYTES", 100),
+        ):
+            self.assertEqual(as_source(data).describe(), read)
+        values = np.asarray(data["x"], np.float32)
+        self.assertEqual(read, f"arrays [[50, 3]], sha256 {checksum.fingerprint([values])}")
+
+    @parameterized.parameters("r", "r+", "c")
+    def test_a_mapped_file(self, mode):
+        path = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory())) / "rows"
+        rows = np.random.default_rng(0).integers(0, 100, (40, 3)).astype(np.float64)
+        rows.tofile(path)
+        mapped = np.memmap(path, np.float64, mode, shape=(40, 3))
+        if mode == "c":
+            mapped[5] = rows[5] = -1  # nowhere but in memory
+        for view in (mapped, mapped[:], np.asarray(mapped)):
+            found = batches_of(as_source(view, 1), 5, 8)
+            jax.tree.map(np.testing.assert_array_equal, found, batches_of(as_source(rows, 1), 5, 8))
+        self.assertEqual(as_source(mapped).describe(), as_source(rows).describe())
+        np.testing.assert_array_equal(mapped, rows)
+
+    def test_nan_in_a_mapped_file_is_refused_when_it_is_read(self):
+        path = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory())) / "rows"
+        np.full((40, 3), np.nan).tofile(path)
+        with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity"):
+            as_source(np.memmap(path, np.float64, "r", shape=(40, 3))).examples(0, 1)
+        with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity"):
+            as_source(np.full((40, 3), np.nan))
+
+    @parameterized.parameters((100, 10), (7, 7), (13, 1))
+    def test_chunks_are_divided_into_equal_pieces(self, length, count):
+        with mock.patch.object(arrays, "MOST_BYTES", 4 * 11 * 10):  # 11 batches
+            source = as_source(np.arange(100.0, dtype=np.float32)).with_batch_size(10)
+            counts = [count for count, _ in source.pieces(3, length)]
+        self.assertEqual(counts, [count] * (length // count))
+
+    def test_large_examples_are_looked_at_in_smaller_numbers(self):
+        with mock.patch.object(source_module, "MOST_BYTES", 4 * 70):
+            self.assertLen(as_source(np.arange(200, dtype=np.int32)).examples(0, 500), 70)
+            self.assertLen(as_source(np.ones((200, 4), np.float32)).examples(0, 500), 64)
 
 
 class BatchesTest(parameterized.TestCase):
@@ -109,7 +210,15 @@ class BatchesTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ([], "ended after 0 batches"),
-        ([np.zeros(3), np.zeros(2)], "all batches must be alike"),
+        ([np.zeros(2), np.zeros(3)], "all batches must be alike"),
+        ([np.zeros((2, 3)), np.zeros((2, 4))], "pad or cut examples to one length"),
+        ([np.zeros(2, int), np.zeros(2)], "all batches must be alike"),
+        ([{"x": np.zeros(2)}, {"y": np.zeros(2)}], "all batches must be alike"),
+        ([{"x": 1.0, "y": np.zeros(3)}], r"'x': float32\[\].*np.stack\(list\(data\)\)"),
+        ([1.0, 2.0], "give batches of them"),
+        ([{"x": "text"}], "leave text out"),
+        ([[[1, 2], [3]]], "padded or cut to the same length"),
+        ([None], "data is NoneType, and must be a batch"),
         ([(np.zeros(3), np.zeros(2))], "same number of rows"),
         ([np.zeros((0, 3))], "same number of rows, at least one"),
         ([np.array([np.inf])], "NaN or infinity"),
@@ -118,9 +227,97 @@ class BatchesTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, message):
             as_source(data).feed(0, 2)
 
+    @parameterized.parameters(list, lambda batches: Loader(batches))
+    def test_a_smaller_last_batch_is_left_out_with_one_warning(self, kind):
+        source = as_source(kind([*self.batches(3), np.arange(1)]))
+        with self.assertLogs(level="WARNING") as logs:
+            found = np.concatenate(batches_of(source, 7, 2)).tolist()
+        self.assertEqual(found, [0, 1, 2, 3, 4, 5] * 2 + [0, 1])
+        self.assertLen(logs.records, 1)
+
+    def test_epochs_without_a_whole_batch_end_the_data(self):
+        class Shrinking:
+            sizes = itertools.chain([4], itertools.repeat(3))
+
+            def __iter__(self):
+                return iter([np.zeros(next(self.sizes))])
+
+        with self.assertRaisesRegex(apd_jax.UserError, "ended after 1 batches"):
+            batches_of(as_source(Shrinking()), 2, 4)
+
+    def test_an_array_that_is_filled_again_is_copied(self):
+        def loader():
+            buffer = np.zeros(2, np.float32)
+            for i in range(6):
+                buffer[:] = i
+                yield buffer
+
+        source = as_source(loader())
+        np.testing.assert_array_equal(source.examples(0, 4), [0, 0, 1, 1])
+        found = np.stack(batches_of(source, 6, 2))[:, 0].tolist()
+        self.assertEqual(found, [*range(6)])
+
+    def test_lists_of_numbers_are_arrays(self):
+        batch = {"x": [[1, 2], [3, 4]], "y": [0.5, 1.5]}
+        found = as_source([batch]).examples(0, 2)
+        np.testing.assert_array_equal(found["x"], batch["x"])
+        np.testing.assert_array_equal(found["y"], batch["y"])
+
+    def test_few_batches_are_read_at_a_time(self):
+        read = itertools.count()
+        source = as_source(np.full(5, next(read), np.float32) for _ in range(1000))
+        with mock.patch.object(batches_module, "MOST_BYTES", 3 * 20):  # 3 batches
+            source.examples(0, 4096)
+            self.assertEqual(next(read), 3)
+            for count, _ in source.pieces(0, 100):
+                self.assertLessEqual(count, 3)
+        self.assertEqual(next(read), 101)  # none too many
+
+    @parameterized.named_parameters(
+        ("rows", lambda x: [*x], r"item of the data is float32\[3\]; .* np.stack\(list\(data\)\)"),
+        ("iterator", iter, "item of the data is float32"),
+        ("lists", lambda x: x.tolist(), "item of the data is float32"),
+        ("dicts", lambda x: [{"x": row} for row in x], "item of the data is {'x': float32"),
+        (
+            "wrapped",
+            lambda x: [[x], [x]],
+            r"a list of one array.*\(batch\[0\] for batch in loader\)",
+        ),
+    )
+    def test_single_examples(self, data, message):
+        rows = np.asarray(networks.normal(7, 16, 3))
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            apd_jax.decompose(networks.mlp(), data(rows), num_components=3, topk=1.0, steps=2)
+
     def test_another_batch_size_is_refused(self):
         with self.assertRaisesRegex(apd_jax.UserError, "have 2 examples, batch_size is 4"):
             as_source(self.batches(2)).check(4)
+
+
+class Loader:
+    """Batches that can be iterated again."""
+
+    def __init__(self, batches):
+        self._batches = batches
+
+    def __iter__(self):
+        return iter(self._batches)
+
+
+class Examples:
+    """A data set by number, as torch has it."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return np.zeros(3)
+
+
+class KindsTest(absltest.TestCase):
+    def test_a_data_set_by_number_needs_a_loader(self):
+        with self.assertRaisesRegex(apd_jax.UserError, "DataLoader"):
+            as_source(Examples())
 
 
 class SamplerTest(parameterized.TestCase):
@@ -182,7 +379,6 @@ class TrainingTest(parameterized.TestCase):
     def test_arrays_and_their_batches(self):
         rows = np.asarray(networks.normal(7, 16, 3))
         source = as_source(rows, 5)
-        source.check(4)
         in_order = [np.asarray(b) for b in batches_of(source, 6, 4)]
         options = dict(num_components=3, topk=1.0, steps=6, chunk_steps=4, rank=1, seed=5)
         options["relative_losses"] = False  # they are relative to examples that differ

@@ -178,7 +178,7 @@ class ExportTest(parameterized.TestCase):
         self.save(1)
         data = max(self.directory.glob("orbax/0/state/**/d/*"), key=lambda p: p.stat().st_size)
         data.write_bytes(data.read_bytes()[:-5])
-        with self.assertRaisesRegex(checkpoint.CheckpointError, "whole"):
+        with self.assertRaisesRegex(checkpoint.CheckpointError, "intact"):
             export.load_components(self.directory)
 
     def test_not_a_saved_directory(self):

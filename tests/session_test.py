@@ -276,7 +276,7 @@ class FullDiskTest(SessionTestCase):
         with (
             file_size_limit(1 << 16),
             self.assertRaisesRegex(
-                CheckpointError, "(?s)step 20 cannot.*File too large.*Make room"
+                CheckpointError, "(?s)step 20 cannot.*File too large.*Free disk space"
             ),
         ):
             self.fit(width=20_000)
@@ -325,7 +325,9 @@ class SmallDiskTest(SessionTestCase):
         ):
             while True:
                 file.write(bytes(1 << 12))
-        with self.assertRaisesRegex((CheckpointError, OSError), "(?s)No space left.*[Mm]ake room"):
+        with self.assertRaisesRegex(
+            (CheckpointError, OSError), "(?s)No space left.*[Ff]ree disk space"
+        ):
             self.fit(width=20_000)
         self.assertEqual(self.steps_on_disk(), [10])
         (self.disk / "filler").unlink()

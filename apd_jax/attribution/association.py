@@ -91,7 +91,9 @@ def _products(jaxpr, variable) -> list[_Product]:
 
     def follow(var) -> list[_Product]:
         eqn = producers.get(var)
-        name = eqn.primitive.name if eqn else ""
+        if eqn is None:
+            return [_Product(var, ())]
+        name = eqn.primitive.name
         # Both sides of a sum must depend on the inputs: a fixed side (a bias) is no product with
         # rows. A side of another shape is broadcast, and its product would have another matrix.
         if name in ("add", "add_any") and all(

@@ -61,14 +61,14 @@ Terms = tuple[Term, ...]
 def _dense(terms: Terms) -> jax.Array:
     """Form the tangents [C, d, B, ...], with one product for all terms that have a basis."""
     formed = [term.coefficients for term in terms if term.basis is None]
-    factored = [term for term in terms if term.basis is not None]
+    factored = [(term.coefficients, term.basis) for term in terms if term.basis is not None]
     if factored:
-        count = factored[0].coefficients.shape[0]
+        count = factored[0][0].shape[0]
         # A shared basis is broadcast to every component too: contracting it without the axis C
         # would put the axes of the product in another order, and transpose all tangents.
-        bases = [jnp.broadcast_to(t.basis, (count, *t.basis.shape[1:])) for t in factored]
+        bases = [jnp.broadcast_to(basis, (count, *basis.shape[1:])) for _, basis in factored]
         basis = jnp.concatenate(bases, axis=1)
-        coefficients = jnp.concatenate([t.coefficients for t in factored], axis=1)
+        coefficients = jnp.concatenate([own for own, _ in factored], axis=1)
         formed.append(jnp.einsum("crd,cr...->cd...", basis, coefficients))
     total = formed[0]
     for tangents in formed[1:]:

@@ -16,6 +16,7 @@ from apd_jax.components import Components, check_components, init_components, nu
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
+from apd_jax.runtime.programs import jit_with_owner
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.program import trace
 from apd_jax.training.config import Settings
@@ -118,7 +119,7 @@ def _check_precision(target: Target) -> None:
             )
 
 
-@jax.jit
+@jit_with_owner
 @jax.default_matmul_precision("highest")
 def _outputs(target: Target, x: PyTree, rows: jax.Array) -> jax.Array:
     """Outputs of a batch of some rows of `x`."""
@@ -161,7 +162,7 @@ def _check_apart(target: Target, x: PyTree) -> None:
         )
 
 
-@jax.jit
+@jit_with_owner
 @jax.default_matmul_precision("highest")
 def _two_derivatives(
     target: Target, x: PyTree, component: Components

@@ -19,6 +19,7 @@ from apd_jax.data import Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory, function_claims
 from apd_jax.decomposition.checks import check_seed, check_start, check_target
 from apd_jax.decomposition.result import Decomposition
+from apd_jax.errors import UserError
 from apd_jax.jax_settings import own_settings
 from apd_jax.runtime import loop, session
 from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped, Terminated
@@ -99,7 +100,12 @@ def decompose(
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
     settings = from_mapping(ROBUST, given)
     example = source.examples(run.seed, 3)
-    check_target(target, example, settings.objective)
+    try:
+        check_target(target, example, settings.objective)
+    except UserError as error:
+        if not source.hint:
+            raise
+        raise UserError(f"{error}; {source.hint}") from error
     check_start(target, init, settings)
     source.check(settings.batch_size)
     if auto:

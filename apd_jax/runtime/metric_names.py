@@ -31,5 +31,5 @@ def parse(key: str) -> MetricName:
 
 def losses(metrics: Mapping[str, Value]) -> dict[str, Value]:
     """The loss terms among metrics, by the terms' names, and a metric that is called `loss`."""
-    names = {parse(key): value for key, value in metrics.items()}
-    return {name.name: value for name, value in names.items() if LOSS in name}
+    wanted = (key for key in metrics if key == LOSS or parse(key).group == LOSS)
+    return {parse(key).name: metrics[key] for key in wanted}

@@ -4,9 +4,12 @@
 the process runs, also after `jax.clear_caches()`. So a function is no static argument here.
 """
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
+
+import jax
 
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
@@ -28,3 +31,22 @@ def kept_with(function: Callable, make: Callable[..., Any], *arguments: Any) -> 
 
         kept[make, *arguments] = make(stand_in, *arguments)
     return kept[make, *arguments]
+
+
+def jit_with_owner(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit` of `function(owner, *arrays)` whose programs are kept while the owner lives.
+
+    The owner is a pytree, such as a network, whose structure holds functions of the caller.
+    """
+
+    @functools.wraps(function)
+    def call(owner, *arrays):
+        leaves, tree = jax.tree.flatten(owner)
+        kept = _kept.setdefault(owner, {})
+        if function not in kept:
+            kept[function] = jax.jit(
+                lambda leaves, *arrays: function(jax.tree.unflatten(tree, leaves), *arrays)
+            )
+        return kept[function](leaves, *arrays)
+
+    return call

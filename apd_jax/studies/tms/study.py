@@ -87,8 +87,10 @@ class TMSStudy(Study):
         return lists
 
     def views(self, target: Target) -> dict[str, View]:
-        hidden = {site: View("hidden", "hidden") for site in target.sites if site != LINEAR}
-        return {LINEAR: View("feature", "hidden"), **hidden}
+        hidden = {
+            site: View("hidden unit", "hidden unit") for site in target.sites if site != LINEAR
+        }
+        return {LINEAR: View("feature", "hidden unit"), **hidden}
 
 
 STUDY = TMSStudy()
