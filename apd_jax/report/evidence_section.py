@@ -3,6 +3,7 @@
 Letters: S decompositions.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -47,8 +48,8 @@ def few(decomposition: Any, x: Any, labels: Any = None) -> Evidence:
     """Evidence of a size that a report can wait for: the first 512 examples, 20 steps."""
     objective, count = decomposition.objective, min(_EXAMPLES, sites.batch_size(x))
     if objective.per_position:
-        length = sites.num_positions(decomposition.target, x)
-        count = min(count, max(8, _POSITIONS // length))
+        positions = math.prod(sites.position_shape(decomposition.target, x))
+        count = min(count, max(8, _POSITIONS // positions))
     some = jax.tree.map(lambda leaf: leaf[:count], x)
     labels = None if labels is None else np.asarray(labels)[:count]
     return evidence(decomposition, some, labels, adversary_steps=_STEPS, draws=_DRAWS)
