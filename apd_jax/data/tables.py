@@ -37,6 +37,7 @@ class ArrayTable:
 
     @property
     def nbytes(self) -> int:
+        """Size in bytes."""
         return self.array.nbytes
 
     def read(self, rows: np.ndarray) -> np.ndarray:
@@ -77,6 +78,7 @@ class ArrayTable:
         return checksum.sha256_of_blocks(self._blocks())
 
     def describe(self) -> list[int]:
+        """The shape."""
         return list(self.array.shape)
 
     def _blocks(self):
@@ -111,6 +113,7 @@ class DatasetTable:
 
     @property
     def nbytes(self) -> int:
+        """Size in bytes, if all rows are like the first."""
         return len(self) * sum(leaf.nbytes for leaf in jax.tree.leaves(self._row))
 
     def read(self, rows: np.ndarray) -> PyTree:
@@ -134,6 +137,7 @@ class DatasetTable:
         return checksum.fingerprint(self.read(self._sample()))
 
     def describe(self) -> str:
+        """Number and layout of the rows."""
         return f"{len(self)} rows of {layout(self._row)}, {len(self._sample())} of them compared"
 
     def _sample(self) -> np.ndarray:

@@ -134,6 +134,7 @@ class Recorder(loop.Observer):
         self._last: tuple[int, float] | None = None
 
     def on_metrics(self, step, metrics):
+        """Write a row of metrics, with the learning rate and the speed, and update the bar."""
         now = time.monotonic()
         row = {name: value.tolist() for name, value in metrics.items()}
         row["learning_rate"] = float(metrics["learning_rate"][0])
@@ -145,9 +146,11 @@ class Recorder(loop.Observer):
         self._observer.on_metrics(step, metrics)
 
     def save(self, step, state):
+        """Save a state together with the time spent."""
         self.seconds = time.monotonic() - self._start
         self.store.save(step, state, self.seconds)
         self._observer.save(step, state)
 
     def should_stop(self):
+        """Whether a signal or the other observer requests a stop."""
         return self._flag.requested or self._observer.should_stop()

@@ -23,6 +23,7 @@ class NnxApply:
     fixed: Fixed
 
     def __call__(self, params: PyTree, x: PyTree) -> PyTree:
+        """The model's outputs for inputs x."""
         graph, rest = self.fixed.value
         # New variables: the model's own can't be changed, as counts of draws are, in another trace.
         return nnx.merge(graph, *jax.tree.map(lambda leaf: leaf, (params, rest)))(x)
