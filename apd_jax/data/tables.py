@@ -30,7 +30,7 @@ class ArrayTable:
         file = _memmap(array)
         self.in_memory = file is None
         # Pages of a copy-on-write mapping may hold changes that are nowhere else.
-        self._mapping = None if file is None or file.mode == "c" else file._mmap
+        self._mapping = None if file is None or file.mode == "c" else _mapping_of(file)
 
     def __len__(self) -> int:
         return self.array.shape[0]
@@ -192,7 +192,12 @@ def _column(name: str, values: Any) -> PyTree:
 def _memmap(array: Any) -> np.memmap | None:
     """The memory-mapped file that an array is a view of, if any."""
     while isinstance(array, np.ndarray):
-        if isinstance(array, np.memmap) and isinstance(array._mmap, mmap.mmap):
+        if isinstance(array, np.memmap) and isinstance(_mapping_of(array), mmap.mmap):
             return array
         array = array.base
     return None
+
+
+def _mapping_of(array: Any) -> Any:
+    """The mapping under a `np.memmap`, which NumPy's types omit."""
+    return array._mmap

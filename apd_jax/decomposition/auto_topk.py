@@ -90,8 +90,8 @@ def read(workdir: Workdir) -> Search:
         try:
             kept = json.loads(path.read_text())
             search.pilots = [
-                Pilot(**{name: float(pilot[name]) for name in Pilot.__annotations__})
-                for pilot in kept["pilots"]
+                Pilot(topk=float(p["topk"]), error=float(p["error"]), enough=float(p["enough"]))
+                for p in kept["pilots"]
             ]
             search.topk = None if kept["topk"] is None else float(kept["topk"])
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -232,6 +232,7 @@ def look(decomposition: Decomposition, x: PyTree) -> Pilot:
         outputs = seen.outputs_at(k, target, components, x, found, size)[1]
         return seen.distance(objective, outputs, found.outputs)
 
+    assert objective.topk is not None  # the search sets it
     topk = float(objective.topk)
     nothing, least = error(0.0), error(topk)
     if not np.isfinite([nothing, least]).all():

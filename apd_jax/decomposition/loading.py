@@ -79,6 +79,7 @@ def _target(
     """The network with the saved parameters, and with the rest of it that was saved."""
     saved = config.get("network")
     adapter = adapters.adapter_of(network)
+    apply_fn: Any
     if isinstance(network, Target):
         apply_fn, template = network.apply_fn, network.params
     elif adapter is not None:
@@ -122,7 +123,7 @@ def _example(check: dict[str, Any], config: dict[str, Any], inputs: PyTree | Non
         )
     if inputs is None:
         return trees.rebuild(config["example"], leaves)
-    tree = jax.tree.structure(inputs)
+    tree: Any = jax.tree.structure(inputs)
     if tree.num_leaves != len(leaves):
         raise UserError(
             f"inputs= must be like those that were saved, of {len(leaves)} arrays; got {tree}"

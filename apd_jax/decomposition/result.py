@@ -65,7 +65,7 @@ class Decomposition:
     example: PyTree | None = None
     losses: Sequence[float] = ()
     moves: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    pilots: Sequence[Mapping[str, float]] = ()
+    pilots: Sequence[Mapping[str, Any]] = ()
 
     def __repr__(self) -> str:
         title = tables.decomposition_title(self)

@@ -233,10 +233,10 @@ def _check_alike(first: Components, second: Components) -> None:
 
 def _check_network(first: Any, second: Any) -> None:
     """Refuse decompositions of networks with other weights, whose components have no partners."""
-    targets = getattr(first, "target", None), getattr(second, "target", None)
-    if targets[0] is None or targets[1] is None or targets[0] is targets[1]:
+    one, other = getattr(first, "target", None), getattr(second, "target", None)
+    if one is None or other is None or one is other:
         return
-    ours, theirs = (target.weights for target in targets)
+    ours, theirs = one.weights, other.weights
     for site, weight in ours.items():
         if not np.allclose(weight, theirs[site], rtol=1e-4, atol=1e-6):
             raise UserError(

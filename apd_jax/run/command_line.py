@@ -57,7 +57,8 @@ def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
         for name, field, _ in config_fields.leaves(Config(target=study.task))
         if config_fields.optional(field)
     }
-    kept, unset = [], []
+    kept: list[str] = []
+    unset: list[str] = []
     for argument in argv:
         flag, _, value = argument.lstrip("-").partition("=")
         name = flag.removeprefix("config.")

@@ -4,7 +4,7 @@ The same loop trains target networks and their decompositions. Letters: S seeds 
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -21,7 +21,7 @@ from apd_jax.sites import leaf_name
 
 PyTree = Any
 StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
-Feed = Callable[[int, int], Iterable[tuple[int, PyTree]]]
+Feed = Callable[[int, int], Iterator[tuple[int, PyTree]]]
 
 _SUMS = ("loss/total", "gradient_norm")
 _HINT = "try a lower learning rate or more warmup"

@@ -105,7 +105,10 @@ def _with_outcome(ended: EndedEarly, name: str, recorder: "Recorder") -> EndedEa
         error = Diverged(f"{name}: {ended}. {store.last_good()}")
     else:
         error = type(ended)(f"{name}: {ended}", step=ended.step)
-    step, state = (ended.step, ended.state) if ended.state is not None else store.saved()
+    if ended.step is None or ended.state is None:
+        step, state = store.saved()
+    else:
+        step, state = ended.step, ended.state
     if state is not None:
         state = jax.tree.map(jnp.asarray, state)
         error.outcome = Outcome(state, step, store.rows(step), recorder.seconds)

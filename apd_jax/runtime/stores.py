@@ -96,7 +96,8 @@ class Directory:
         keeping: Keeping,
     ):
         self._path, self._name, self._keeping = pathlib.Path(directory), name, keeping
-        self._steps, self._saved = training.steps, None
+        self._steps = training.steps
+        self._saved: int | None = None
         context = fingerprint(to_host(training.context))
         self._metadata = {"config": keeping.config, "context": context}
         self._shapes: Any = None

@@ -134,7 +134,7 @@ class _Order:
 
     def backward(self, rows: jax.Array) -> jax.Array:
         """The inverse."""
-        return self._permuted(rows[0] if self._added else rows, np.argsort(self._order))
+        return self._permuted(rows[0] if self._added else rows, np.argsort(self._order).tolist())
 
     def _permuted(self, rows: jax.Array, order: Sequence[int]) -> jax.Array:
         rest = range(len(order), rows.ndim)

@@ -61,15 +61,16 @@ def join(parts: Sequence[View | None], axis: int) -> View | None:
 
     Apart from their place along the axis they must be the same entries of the leaf.
     """
-    if not parts or any(part is None or part.leaf != parts[0].leaf for part in parts):
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts) or any(p.leaf != known[0].leaf for p in known):
         return None
-    first = parts[0]
-    for part in parts[1:]:
+    first = known[0]
+    for part in known[1:]:
         for a, (table, own) in enumerate(zip(part.tables, first.tables, strict=True)):
             if a != axis and not np.array_equal(table, own):
                 return None
     tables = list(first.tables)
-    tables[axis] = np.concatenate([part.offset + part.tables[axis] for part in parts])
+    tables[axis] = np.concatenate([part.offset + part.tables[axis] for part in known])
     return View(first.leaf, 0, ()).with_tables(tables)
 
 
@@ -150,11 +151,14 @@ def _reshape(view: View, *, new_sizes, dimensions=None, **_):
     return View(view.leaf, view.offset + offset, ()).with_tables(tables)
 
 
-def _matching_groups(old: Sequence[int], new: Sequence[int]):
+def _matching_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Runs of old axes and runs of new axes that hold equally many entries, as short as can be."""
-    groups, i, j = [], 0, 0
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
     while i < len(old) or j < len(new):
-        olds, news, n, m = [], [], 1, 1
+        olds: list[int] = []
+        news: list[int] = []
+        n = m = 1
         while not olds and not news or n != m:
             if (n <= m and i < len(old)) or j == len(new):
                 n *= old[i]

@@ -49,7 +49,8 @@ class NnxApply:
 
 def from_nnx(model: Any) -> tuple[NnxApply, PyTree]:
     """`(apply_fn, params)` of a Flax NNX model; the model itself is never changed."""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graph, params, rest = parts
     return NnxApply(Fixed((graph, rest))), params
 
 

@@ -66,7 +66,10 @@ def split(module: torch.nn.Module) -> tuple[Skeleton, _Arrays, _Arrays]:
     Raises:
       UserError: it can't be copied.
     """
-    params, fixed, tensors, memo = {}, {}, {}, {}
+    params: _Arrays = {}
+    fixed: _Arrays = {}
+    tensors: dict[str, torch.Tensor] = {}
+    memo: dict[int, Any] = {}
 
     def take(name: str, tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
         empty = torch.empty_like(tensor.detach(), device="meta")

@@ -4,7 +4,7 @@ Letters: B batch, F features, h hidden width.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -136,7 +136,8 @@ class TMSTask(Control):
 
     def loss(self, params, x: jax.Array) -> jax.Array:
         """Return the mean over batch and features of `(f(x) − x)²`."""
-        return jnp.mean(jnp.square(self.module.apply({"params": params}, x) - x))
+        outputs: Any = self.module.apply({"params": params}, x)
+        return jnp.mean(jnp.square(outputs - x))
 
     def target(self, params) -> Target:
         """Return the network with its sites."""
