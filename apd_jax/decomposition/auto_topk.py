@@ -46,7 +46,7 @@ class Pilot(TypedDict):
     """A short training.
 
     Attributes:
-      topk: its k.
+      topk: k of the training.
       error: its masked error, divided by the error without components.
       enough: the smallest k that nearly suffices for its components.
     """
@@ -130,7 +130,7 @@ def find(
 
     Args:
       search: what was done before; it is resumed, and saved after every training.
-      settings: those of the decomposition.
+      settings: settings of the decomposition.
       train: runs a short training with a given k.
       x: [N, ...] examples.
       stop: tells whether a stop is requested.

@@ -35,7 +35,7 @@ def load(
       network: the network itself, which is code and not saved: the Flax, Equinox or torch model, a
         `Target` of it as at the decomposing, or the function `(params, x) -> output`. Parameters
         and what else was fixed of a model (other collections, buffers, keywords) may have any
-        values: those that were saved are taken.
+        values: the saved values replace its own.
       params: parameters of the same types and shapes, needed where these are kept in NamedTuples,
         dataclasses or other classes and `network` is no `Target`.
       inputs: inputs of the network, of any values, needed where these are kept in such classes: the

@@ -1,4 +1,4 @@
-"""Saving of decompositions: what is written beside the components."""
+"""Saving of decompositions: what is written in addition to the components."""
 
 import os
 from typing import TYPE_CHECKING, Any

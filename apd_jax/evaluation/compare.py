@@ -79,7 +79,7 @@ class SeedMatrix:
     Attributes:
       mmcs: [S, S], entry (i, j) the mean over i's components of the largest cosine with any of j.
       matched: [S, S], share of the components of i and j that have a partner.
-      names: of the decompositions.
+      names: names of the decompositions.
     """
 
     mmcs: np.ndarray
@@ -117,7 +117,8 @@ def compare(first: Any, second: Any, *, threshold: float = MATCHED) -> Match:
       A `Match`.
 
     Raises:
-      UserError: what is no decomposition, another network, a threshold outside of (0, 1].
+      UserError: an argument that is no decomposition, decompositions of different networks, or a
+        threshold outside of (0, 1].
     """
     if not 0 < threshold <= 1:
         raise UserError(f"threshold must be in (0, 1], got {threshold}")

@@ -1,4 +1,4 @@
-"""The parts of a command line besides plain flags: paths of configs, `none`, --help."""
+"""What a command line has in addition to plain flags: paths of configs, `none`, --help."""
 
 import functools
 import operator

@@ -30,10 +30,10 @@ def fit(
     """Run a training to its end; in a directory, resume from the newest whole checkpoint there.
 
     Args:
-      training: what is run.
+      training: the training to run.
       directory: gets checkpoints/, metrics.jsonl and tensorboard/; None for a run in memory.
-      name: what the training does, for people.
-      keeping: how it is saved and logged.
+      name: what the training does, for messages.
+      keeping: how often it is saved and logged.
       flag: requests a stop between chunks.
       observer: receives metrics and states too, and may request a stop.
 

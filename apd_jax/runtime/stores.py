@@ -22,7 +22,7 @@ from apd_jax.runtime.outcome import Row
 
 @dataclasses.dataclass(frozen=True)
 class Keeping:
-    """How often a training is looked at and saved, and what is written beside its checkpoints.
+    """How often a training is reported and saved, and what is written next to its checkpoints.
 
     Attributes:
       chunk_steps, save_every: see `loop.run_steps`.

@@ -198,7 +198,7 @@ def over_examples(function: Callable, target: Target, x: PyTree, *others: PyTree
     """`function(x, *others)` for the whole batch, or one example after another.
 
     Args:
-      function: of inputs [B, ...] and further arrays [B, ...] to arrays [B, ...], in which
+      function: maps inputs [B, ...] and further arrays [B, ...] to arrays [B, ...], in which
         examples don't meet.
       target: the network that the function runs.
       x, others: its arguments.

@@ -32,7 +32,7 @@ _SMALL = 16  # numbers of at most so many entries are computed while tracing
 
 
 class Value(NamedTuple):
-    """What a variable of the program stands for.
+    """The value of a variable of the program.
 
     Attributes:
       array: its value.

@@ -21,7 +21,7 @@ class View:
 
     Attributes:
       leaf: number of the leaf among the flattened parameters.
-      offset: of the value's first entry in the flattened leaf.
+      offset: place of the value's first entry in the flattened leaf.
       tables: for every axis of the value the offsets that are added along it; the least is 0.
     """
 
@@ -57,7 +57,7 @@ def outer_sum(tables: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def join(parts: Sequence[View | None], axis: int) -> View | None:
-    """The parts beside each other along an axis; None unless they are parts of one leaf in a grid.
+    """The parts concatenated along an axis; None unless they are parts of one leaf in a grid.
 
     Apart from their place along the axis they must be the same entries of the leaf.
     """
@@ -220,10 +220,10 @@ def follow(name: str, view: View, others: Sequence[Any], params: dict[str, Any])
     """The views that an equation makes of a view, or None where it does more than move entries.
 
     Args:
-      name: of the equation's primitive.
+      name: name of the equation's primitive.
       view: its first operand.
       others: its further operands, numbers where these are known while tracing, else None.
-      params: of the equation.
+      params: parameters of the equation.
 
     Returns:
       A list of views, one for every result, or None.

@@ -84,7 +84,7 @@ def _total(counts: jax.Array, values: jax.Array, reduce: Any) -> jax.Array:
 
 
 def _log_probabilities(logits: jax.Array) -> jax.Array:
-    """Of [B, ..., K]; one logit stands for the two classes (no, yes) of a sigmoid."""
+    """Log probabilities of logits [B, ..., K]; one logit means the two classes of a sigmoid."""
     if logits.ndim == 1 or logits.shape[-1] == 1:
         logits = logits if logits.ndim == 1 else logits[..., 0]
         return jax.nn.log_sigmoid(jnp.stack([-logits, logits], axis=-1))

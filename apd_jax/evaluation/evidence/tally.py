@@ -24,7 +24,7 @@ class Tally:
 
         Args:
           name: the line.
-          sums: of the block.
+          sums: sums of the block.
           groups: [B] numbers of groups whose examples are not independent; each example alone if
             None.
         """

@@ -1,4 +1,4 @@
-"""A converted network beside torch's own: the largest relative difference of their outputs.
+"""Comparison of a converted network with torch's own: the largest relative difference of outputs.
 
 Letters: B batch, T positions.
 """
@@ -95,7 +95,7 @@ def rows_that_count(count: np.ndarray | None, shape: tuple[int, ...]) -> np.ndar
 
     Args:
       count: bool [B] or [B, T]; an output without positions counts where any of its own do.
-      shape: of the output, [B, ...].
+      shape: shape of the output, [B, ...].
     """
     if count is None:
         return np.ones(shape, bool)

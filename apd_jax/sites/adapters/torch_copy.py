@@ -87,7 +87,7 @@ def split(module: torch.nn.Module) -> tuple[Skeleton, _Arrays, _Arrays]:
 
 
 class _Copying(torch.overrides.TorchFunctionMode):
-    """Copies tensors, wherever a module keeps them, by a function of one's own."""
+    """Copies all tensors that a module holds, anywhere, by a given function."""
 
     def __init__(self, copied: Callable):
         super().__init__()

@@ -19,7 +19,7 @@ from apd_jax.sites.adapters import torchax_import
 
 @functools.cache
 def environment() -> Any:
-    """The environment, of its own, so that whoever uses torchax besides is left alone."""
+    """A separate environment, so that other users of torchax are not affected."""
     base: Any = torchax_import.load().tensor.Environment
 
     class Environment(base):

@@ -16,8 +16,8 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     """The module that is to be converted.
 
     Args:
-      module: what was given.
-      dtype: to which it will be converted; None to leave its numbers as they are.
+      module: the object that was passed.
+      dtype: dtype to which it will be converted; None to leave its numbers as they are.
 
     Raises:
       UserError: it is no module, in training mode, without numbers, or its weights are computed
