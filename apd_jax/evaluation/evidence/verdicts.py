@@ -20,8 +20,8 @@ class Limits:
 
     Attributes:
       own, all, random, adversarial, pooled, never_needed: limits of the distance, as a share of
-        that with no component. Random: the larger of partial masks and halves. Adversarial: per row, at the
-        fewest steps. Pooled: the larger of the group sizes.
+        that with no component. Random: the larger of partial masks and halves. Adversarial: per
+        row, at the fewest steps. Pooled: the larger of the group sizes.
       permuted: limit of the own mask's distance over that with the mask of another row.
       size: limit of the active rank, as a share of the network's.
       always_on: limit of the number of components active on more than 95 % of the rows.
