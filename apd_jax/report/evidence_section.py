@@ -3,6 +3,7 @@
 Letters: S decompositions.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +17,8 @@ from apd_jax.plotting import evidence_figures, style
 from apd_jax.report import numbers, parts
 
 CAPTION = (
-    "Distance from the network's output under every mask, with standard errors; an arrow stands "
-    "for less than the axis shows. The dotted line is the distance with no component at all. A "
+    "Distance from the network's output under every mask, with standard errors; an arrow marks a "
+    "value below the axis. The dotted line is the distance with no component at all. A "
     "good decomposition stays far left of it in every line but the mask of another row, and left "
     "of the singular vectors and neurons of the same size."
 )
@@ -47,8 +48,8 @@ def few(decomposition: Any, x: Any, labels: Any = None) -> Evidence:
     """Evidence of a size that a report can wait for: the first 512 examples, 20 steps."""
     objective, count = decomposition.objective, min(_EXAMPLES, sites.batch_size(x))
     if objective.per_position:
-        length = sites.num_positions(decomposition.target, x)
-        count = min(count, max(8, _POSITIONS // length))
+        positions = math.prod(sites.position_shape(decomposition.target, x))
+        count = min(count, max(8, _POSITIONS // positions))
     some = jax.tree.map(lambda leaf: leaf[:count], x)
     labels = None if labels is None else np.asarray(labels)[:count]
     return evidence(decomposition, some, labels, adversary_steps=_STEPS, draws=_DRAWS)

@@ -31,8 +31,8 @@ class Adversary:
 
     Attributes:
       steps: the numbers of steps that are reported, in rising order.
-      step_size: of r; 0.1 crosses the interval in ten steps.
-      starts: how many random starts.
+      step_size: step size of r; 0.1 crosses the interval in ten steps.
+      starts: number of random starts.
     """
 
     steps: tuple[int, ...] = (20, 80)
@@ -78,10 +78,10 @@ def ascend(
       parts: what the mask scales.
       block: examples.
       mask: [B, (T), C] bool, active components.
-      r: of the same shape, where to begin.
+      r: starting point, of the same shape.
       best: [B] the largest e so far.
-      steps: how many.
-      step_size: of r.
+      steps: number of steps.
+      step_size: step size of r.
 
     Returns:
       r after the steps, and sums with the largest e of every example.
@@ -177,7 +177,7 @@ def shared(
       components: `{site: Factors}`.
       blocks: gives the blocks and their masks anew, one after another.
       key: PRNG key for the starts.
-      advance: is told how many passes through a block were made.
+      advance: called with the number of passes through a block that were made.
     """
     best: dict[int, _Path] = {}
     most = max(1, *(int(jnp.sum(mask)) for _, mask in blocks()), 1)

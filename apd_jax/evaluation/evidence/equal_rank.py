@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import Components, Factors
-from apd_jax.evaluation import baselines, seen
+from apd_jax.evaluation import baselines
 from apd_jax.evaluation.evidence import rows
 from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
@@ -75,15 +75,16 @@ def make(
     if max(total * block.counts.size, sum(f.size for f in jax.tree.leaves(terms))) > _MOST_NUMBERS:
         return None
     num_rows = block.counts.size if objective.per_position else len(block.counts)
+    rule = functools.partial(objective.with_topk, selection="batch", distil=False)
     if name != "bundled":
         k = float(np.clip(active_rank, 1.0 / num_rows, total))
-        return Baseline(Parts(terms, owner), terms, None, seen.with_k(objective, k))
+        return Baseline(Parts(terms, owner), terms, None, rule(k))
     scores = np.asarray(term_scores(objective, target, terms, block.x))
     valid = np.asarray(rows.rows_that_count(block.counts, scores.shape[:-1]))
     bundle = jnp.asarray(bundles(scores[valid][:_ROWS], min(count, total)), jnp.int32)
     owner = {site: bundle[places] for site, places in owner.items()}
     k = float(np.clip(active, 1.0 / num_rows, int(bundle.max()) + 1))
-    return Baseline(Parts(terms, owner), terms, bundle, seen.with_k(objective, k))
+    return Baseline(Parts(terms, owner), terms, bundle, rule(k))
 
 
 def _terms(kind: str, target: Target) -> tuple[Components, dict[str, jax.Array]]:

@@ -42,10 +42,10 @@ class Parts(NamedTuple):
 
 
 def run(target: Target, parts: Parts, x: PyTree, mask: jax.Array) -> PyTree:
-    """Outputs with the parts scaled by a mask [B, C] or [B, T, C]."""
+    """Outputs with the parts scaled by a mask [B, C] or [B, T, C], T of one axis or several."""
 
     def some(inputs, rows):
-        return sites.run(target, inputs, parts.operation(rows), positions=mask.ndim == 3)[0]
+        return sites.run(target, inputs, parts.operation(rows), positions=mask.ndim > 2)[0]
 
     return sites.over_examples(some, target, x, mask)
 
@@ -68,7 +68,7 @@ def run_shared(
     """
     base = target.with_weights({s: _scaled(f, r).sum() for s, f in components.items()})
     rest = {site: _scaled(factors, 1 - r) for site, factors in components.items()}
-    lead, positions = mask.shape[:-1], mask.ndim == 3
+    lead, positions = mask.shape[:-1], mask.ndim > 2
     grouped = forward.choose_masked_route(most, mask[..., 0].size, mask.shape[-1]) == "grouped"
     if grouped and sites.batched(target, x):
         return _with_added(base, x, _active_pairs(rest, mask, most, lead), positions)

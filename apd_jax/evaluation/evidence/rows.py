@@ -1,7 +1,8 @@
 """Examples in blocks of one shape, the masks chosen on their rows, and masks made of these.
 
 A row is what has a mask of its own: an example, or a position of one.
-Letters: N examples, B examples of a block, T positions, R rows of a block, C components.
+Letters: N examples, B examples of a block, T positions (one axis or several), R rows of a block,
+C components.
 """
 
 import functools
@@ -19,6 +20,7 @@ from apd_jax.objective import selection
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 
+Array = np.ndarray | jax.Array
 NEXT_TOKENS = "next_tokens"
 
 
@@ -33,9 +35,9 @@ class Examples(NamedTuple):
     """
 
     x: PyTree
-    counts: np.ndarray | jax.Array
-    labels: np.ndarray | jax.Array | None = None
-    label_counts: np.ndarray | jax.Array | None = None
+    counts: Array
+    labels: Array | None = None
+    label_counts: Array | None = None
 
     def without_labels(self) -> "Examples":
         """The same without labels."""
@@ -61,8 +63,8 @@ def examples(
       UserError: no example, none that counts, labels or `valid` of another shape.
     """
     count = sites.batch_size(x)
-    length = sites.num_positions(target, x) if per_position else None
-    counts = _counts(valid(x) if callable(valid) else valid, count, length, target, x)
+    positions = sites.position_shape(target, x) if per_position else ()
+    counts = _counts(valid(x) if callable(valid) else valid, count, positions, target, x)
     if labels is None:
         return Examples(x, counts), False
     if isinstance(labels, str):
@@ -77,20 +79,21 @@ def examples(
             f"labels have shape {labels.shape}; expected one class for each set of logits, "
             f"{logits}, of one array of outputs"
         )
-    weights = counts if labels.ndim >= counts.ndim else counts.any(axis=1)
+    weights = counts if labels.ndim >= counts.ndim else _any_beyond(counts, labels.ndim)
     weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim))
     weights = np.broadcast_to(weights, labels.shape).astype(np.float32)
     return Examples(x, counts, labels.astype(np.int32), weights), False
 
 
-def _counts(valid, count: int, length: int | None, target: Target, x: PyTree) -> np.ndarray:
+def _counts(
+    valid: Any, count: int, positions: tuple[int, ...], target: Target, x: PyTree
+) -> np.ndarray:
     if valid is None:
-        return np.ones((count,) if length is None else (count, length), np.float32)
+        return np.ones((count, *positions), np.float32)
     valid = np.asarray(valid)
-    if valid.ndim == 2:
-        length = sites.num_positions(target, x)
-    expected = [(count,), (count, length)]
-    if valid.dtype.kind not in "biu" or valid.shape not in expected:
+    if valid.ndim > 1:
+        positions = sites.position_shape(target, x)
+    if valid.dtype.kind not in "biu" or valid.shape not in [(count,), (count, *positions)]:
         raise UserError(
             f"valid must be true or false for every example, [{count}], or for every position of "
             f"outputs [N, T, O]; got {valid.dtype} of shape {valid.shape}"
@@ -98,9 +101,9 @@ def _counts(valid, count: int, length: int | None, target: Target, x: PyTree) ->
     counts = valid.astype(bool).astype(np.float32)
     if not counts.any():
         raise UserError("valid leaves no row that counts: evidence needs at least one")
-    if counts.ndim == 1 and length is not None:
-        counts = np.repeat(counts[:, None], length, axis=1)
-    return counts
+    if counts.ndim == 1:
+        counts = counts.reshape(count, *(1 for _ in positions))
+    return np.array(np.broadcast_to(counts, (count, *positions)))
 
 
 def _with_next_tokens(target: Target, x: PyTree, counts: np.ndarray, name: str) -> Examples:
@@ -140,18 +143,23 @@ def blocks(all_examples: Examples, size: int) -> Iterator[Examples]:
         )
 
 
-def _times(counts: jax.Array, rows: jax.Array) -> jax.Array:
+def _times(counts: Array, rows: Array) -> Array:
     """Counts [B, ...] times rows [B] or [B, T]."""
     rows = rows.astype(counts.dtype)
     return counts * rows.reshape(rows.shape + (1,) * (counts.ndim - rows.ndim))
 
 
-def rows_that_count(counts: jax.Array, lead: tuple[int, ...]) -> jax.Array:
+def rows_that_count(counts: Array, lead: tuple[int, ...]) -> jax.Array:
     """Bool of shape `lead`, (B,) or (B, T): rows with anything that counts."""
-    here = counts > 0
+    here = jnp.asarray(counts) > 0
     if here.ndim > len(lead):
-        return here.any(axis=tuple(range(len(lead), here.ndim)))
+        return _any_beyond(here, len(lead))
     return jnp.broadcast_to(here.reshape(here.shape + (1,) * (len(lead) - here.ndim)), lead)
+
+
+def _any_beyond(array: Any, axes: int) -> Any:
+    """Whether anything is true along the axes after the first ones."""
+    return array.any(axis=tuple(range(axes, array.ndim)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -231,7 +239,7 @@ def pool(mask: jax.Array, block: Examples, size: int) -> Pooled:
     pooled = (union[group] & kept[:, None]).reshape(mask.shape)
     rows = kept.reshape(lead)
     counts = block.counts
-    rows = rows if rows.ndim <= counts.ndim else rows.any(axis=1)
+    rows = rows if rows.ndim <= counts.ndim else _any_beyond(rows, counts.ndim)
     return Pooled(pooled, block._replace(counts=_times(counts, rows)), group.reshape(lead))
 
 
@@ -248,7 +256,7 @@ def permuted(mask: jax.Array, counts: jax.Array, key: jax.Array) -> jax.Array:
     return (table[source] & valid[:, None]).reshape(mask.shape)
 
 
-def packed(mask: jax.Array) -> np.ndarray:
+def packed(mask: Array) -> np.ndarray:
     """A mask on the host, eight entries a byte."""
     return np.packbits(np.asarray(mask), axis=-1)
 

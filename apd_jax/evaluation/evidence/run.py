@@ -34,7 +34,7 @@ class Run:
       kind: the distance.
       examples: all of them.
       block_size: B, about.
-      adversary: how the worst masks are searched for.
+      adversary: settings of the search for the worst masks.
       draws: random masks a line.
       key: PRNG key for all that is drawn.
       progress: shows how many passes are done, if given.
