@@ -35,7 +35,7 @@ _STREAMS_OF_A_STEP = {
     "round batch": 3,
     "round attribution": 4,
     "round factors": 5,
-    "stochastic masks": 6,
+    "partial masks": 6,
     "sketch directions": 7,
 }
 

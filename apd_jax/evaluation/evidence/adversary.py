@@ -14,10 +14,10 @@ import numpy as np
 
 from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
-from apd_jax.evaluation.evidence import rows
 from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
 from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
 from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.objective.partial import scaled
 from apd_jax.sites import Target
 
 
@@ -89,7 +89,7 @@ def ascend(
     targets = target(block.x)
 
     def total(r):
-        sums = compare(kind, run(target, parts, block.x, rows.partial(mask, r)), targets, block)
+        sums = compare(kind, run(target, parts, block.x, scaled(mask, r)), targets, block)
         return jnp.sum(sums.error), sums
 
     def step(_, state):

@@ -211,13 +211,6 @@ def largest(scores: np.ndarray, k: float, block: Examples) -> np.ndarray:
     return mask.reshape(scores.shape) & usable
 
 
-@jax.jit
-def partial(mask: jax.Array, r: jax.Array) -> jax.Array:
-    """`s + (1 − s) r`: active components whole, the others scaled by r."""
-    s = mask.astype(jnp.float32)
-    return s + (1 - s) * r
-
-
 class Pooled(NamedTuple):
     """Masks of groups.
 
