@@ -10,7 +10,7 @@ import difflib
 import inspect
 import numbers
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def _is_finite(value: Any) -> bool:
     """Return whether a value is a number that is finite as float32."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
-    return abs(value) <= float(np.finfo(np.float32).max)
+    return abs(float(value)) <= float(np.finfo(np.float32).max)
 
 
 _KINDS = {int: _is_count, float: _is_finite, bool: lambda v: isinstance(v, bool)}
@@ -183,7 +183,7 @@ def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
             changes[field.name] = from_mapping(old, inner)
         elif field.name in mapping:
             changes[field.name] = _replaced(field.name, old, mapping[field.name])
-    return dataclasses.replace(record, **changes)
+    return dataclasses.replace(cast(Any, record), **changes)
 
 
 def plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from absl.testing import absltest, parameterized
+from jax.extend import core
 
 from apd_jax.components import Factors, init_components
 from apd_jax.data.sparse_features import SparseFeatures
@@ -338,6 +339,44 @@ class EvidenceTest(absltest.TestCase):
             {site: (1024, 1, FEATURES) for site in components},
         )
         self.assertLess(float(seen.errors.max()), 0.1)
+
+
+def equations(jaxpr):
+    """Every equation of a program, those of the programs inside it too."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in core.jaxprs_in_params(eqn.params):
+            yield from equations(inner)
+
+
+class ProgramOfARoundTest(absltest.TestCase):
+    """Its size, without compiling it."""
+
+    def program(self, apply_fn, params, x):
+        target = Target(apply_fn, params, inputs=x)
+        components = init_components(jax.random.key(0), target, num_components=3, rank=1)
+        rules = Rules(every=10)
+        run = lambda c: rounds.move(OBJECTIVE, rules, target, c, x)  # noqa: E731
+        return list(equations(jax.make_jaxpr(run)(components).jaxpr))
+
+    def test_does_not_grow_with_the_blocks_of_a_site(self):
+        def apply_fn(p, x):
+            return jnp.tanh(jnp.einsum("bgi,gio->bgo", x, p["w"])).reshape(len(x), -1)
+
+        sizes = [
+            len(self.program(apply_fn, {"w": jnp.ones((g, 2, 2))}, jnp.ones((9, g, 2))))
+            for g in (2, 7)
+        ]
+        self.assertEqual(*sizes)
+
+    def test_has_no_matrix_of_the_vocabulary_squared(self):
+        vocabulary = 200
+        params = {"E": jnp.ones((vocabulary, 4)), "A": jnp.ones((4, 2))}
+        found = self.program(
+            lambda p, x: jnp.tanh(p["E"][x].mean(1)) @ p["A"], params, jnp.zeros((9, 3), jnp.int32)
+        )
+        largest = max(getattr(var.aval, "size", 0) for eqn in found for var in eqn.outvars)
+        self.assertLess(largest, vocabulary**2 // 4)
 
 
 def settings(**fields):
