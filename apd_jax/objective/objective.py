@@ -76,7 +76,7 @@ class Routes:
     num_probes: int | None = setting(
         None,
         "Random directions of the sketch; if not set 8 where components are chosen for positions, "
-        "else 1. A squared attribution has a relative standard error of about sqrt(2 / directions).",
+        "else 1. A squared attribution's relative standard error is about sqrt(2 / directions).",
     )
     masked_route: forward.MaskedRoute = setting(
         "auto",
