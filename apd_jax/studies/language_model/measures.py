@@ -129,7 +129,8 @@ def _reference(decomposition: Decomposition, block: Examples) -> dict[str, float
 
 
 def _ratio(values: jax.Array, counts: jax.Array) -> float:
-    return float(np.sum(values, dtype=np.float64) / np.sum(counts, dtype=np.float64))
+    values, counts = (np.asarray(array, np.float64) for array in (values, counts))
+    return float(values.sum() / counts.sum())
 
 
 def _point(
