@@ -4,7 +4,7 @@ Letters: B batch.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import jax
 import optax
@@ -45,13 +45,16 @@ class Training:
 class Control:
     """What every task has: its control, and how the loss of its target is measured."""
 
-    inputs: ClassVar[SampleBatch]
-
     shuffled: bool = setting(
         False,
         "A control: the entries of every decomposed matrix are shuffled before the decomposition, "
         "so that there is nothing to find.",
     )
+
+    @property
+    def inputs(self) -> SampleBatch:
+        """Input distribution, see `Task`; each task defines its own."""
+        raise NotImplementedError
 
     @property
     def loss_inputs(self) -> SampleBatch:

@@ -14,6 +14,7 @@ from apd_jax.evaluation import ranks
 from apd_jax.evaluation.evidence import distance, equal_rank, rows
 from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.objective.objective import Objective
 from apd_jax.report.contexts import Context, Described
 from apd_jax.studies.language_model.network import LanguageModel
 from apd_jax.studies.language_model.text import decode
@@ -102,12 +103,12 @@ class _Own(NamedTuple):
 
     parts: Parts
     scores: np.ndarray
-    objective: object
+    objective: Objective
     block: Examples
 
     def mask(self, k: float) -> np.ndarray:
-        objective = self.objective.with_topk(k)
-        return rows.select(objective, self.scores, self.block)
+        """The active components with k of them, [B, T, C] bool."""
+        return rows.select(self.objective.with_topk(k), self.scores, self.block)
 
 
 def _own(decomposition: Decomposition, block: Examples) -> _Own:
