@@ -58,7 +58,7 @@ class DecomposeTest(absltest.TestCase):
         )
         objective = found.settings.objective
         self.assertEqual((objective.selection, found.settings.start), ("sample", "singular"))
-        self.assertEqual(objective.num_probes, 8)
+        self.assertEqual(objective.routes.num_probes, 8)
         self.assertTrue(bool(jnp.all(found.mask(tokens).sum(axis=-1) == 4)))
         remarks = found.summary(tokens, baselines=()).remarks
         self.assertTrue(any("presets.LOGITS" in text for text in remarks), remarks)

@@ -46,7 +46,7 @@ LOGITS = Settings(
         per_position=True,
         minimality_loss="kl",
         masks=PartialMasks(adversary_share=0.5),
-        routes=Routes(attribution_mode="sketch"),
+        routes=Routes(attribution_mode="sketch", num_probes=8),
     ),
     steps=1200,
     batch_size=32,
@@ -101,8 +101,9 @@ def says(settings: Settings) -> str | None:
         text += ", with the settings for logits at every position (presets.LOGITS)"
     if objective.routes.attribution_mode != "sketch":
         return f"{text}, by exact attributions."
-    error = math.sqrt(2 / objective.num_probes)
+    count = objective.routes.num_probes
+    error = math.sqrt(2 / count)
     return (
-        f"{text}, by attributions that are estimated from {objective.num_probes} random "
-        f"directions: the squared ones have a relative standard error of about {error:.0%}."
+        f"{text}, by attributions that are estimated from {count} random directions: the squared "
+        f"ones have a relative standard error of about {error:.0%}."
     )
