@@ -102,15 +102,7 @@ def decompose(
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
     settings = from_mapping(ROBUST, given)
     example = source.examples(run.seed, 3)
-    try:
-        check_target(target, example, settings.objective)
-    except UserError as error:
-        if not source.hint:
-            raise
-        raise UserError(f"{error}; {source.hint}") from error
-    check_positions(target, example, settings)
-    check_start(target, start, settings)
-    source.check(settings.batch_size)
+    _check(target, source, example, settings, start)
     if auto:
         auto_topk.check(settings)
         source.again()
@@ -121,19 +113,25 @@ def decompose(
 
     with _stop_flag() as flag, directory.hold(workdir, config) as place:
         job = _Job(target, source, example, run, start, observer or loop.Observer(), flag)
-        if place:
-            function_claims.claim(
-                place,
-                target,
-                settings.objective,
-                source,
-                seed=run.seed,
-                batch_size=settings.batch_size,
-            )
         try:
             return job.decompose(settings, place, config, search_k=auto)
         except Stopped as stopped:
             return stopped.decomposition
+
+
+def _check(
+    target: Target, source: Source, example: PyTree, settings: Settings, start: Components | None
+) -> None:
+    """Raise UserError unless network, data, settings and start fit each other."""
+    try:
+        check_target(target, example, settings.objective)
+    except UserError as error:
+        if not source.hint:
+            raise
+        raise UserError(f"{error}; {source.hint}") from error
+    check_positions(target, example, settings)
+    check_start(target, start, settings)
+    source.check(settings.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +176,15 @@ class _Job:
         self, settings: Settings, place: Workdir | None, config: dict[str, Any], *, search_k: bool
     ) -> Decomposition:
         """Find k if asked to, then train, and publish what is finished in its directory."""
+        if place:
+            function_claims.claim(
+                place,
+                self.target,
+                settings.objective,
+                self.source,
+                seed=self.run.seed,
+                batch_size=settings.batch_size,
+            )
         pilots: tuple[auto_topk.Pilot, ...] = ()
         if search_k:
             search = auto_topk.Search() if place is None else auto_topk.read(place)
@@ -213,31 +220,13 @@ class _Job:
         """Train all restarts; returns the one with the least loss.
 
         Raises:
-          EndedEarly: with its `decomposition`, what there is of it.
+          EndedEarly: its `decomposition` is the partial one, if there is any.
         """
         seeds = jnp.array([self.run.seed], jnp.uint32)
+        targets = loop.stack([self.target])
         trainer = Trainer(
-            settings,
-            loop.stack([self.target]),
-            self.source,
-            seeds,
-            restarts=self.run.restarts,
-            init=self.init,
+            settings, targets, self.source, seeds, restarts=self.run.restarts, init=self.init
         )
-
-        def found(outcome: Outcome) -> Decomposition:
-            (result,) = trainer.results(outcome.state)
-            return Decomposition(
-                self.target,
-                result.components,
-                settings,
-                outcome.history(result.place),
-                self.example,
-                result.losses,
-                result.moves,
-                pilots,
-            )
-
         keeping = Keeping(self.run.chunk_steps, self.run.checkpoint_every, config=config or {})
         try:
             outcome = session.fit(
@@ -253,9 +242,25 @@ class _Job:
                 resume = "; call again to resume" if place else ""
                 logging.warning("Stopped at step %d of %d%s.", ended.step, settings.steps, resume)
             if ended.outcome is not None:
-                ended.decomposition = found(ended.outcome)
+                ended.decomposition = self.found(trainer, ended.outcome, pilots)
             raise
-        return found(outcome)
+        return self.found(trainer, outcome, pilots)
+
+    def found(
+        self, trainer: Trainer, outcome: Outcome, pilots: tuple[auto_topk.Pilot, ...]
+    ) -> Decomposition:
+        """The decomposition of the best restart."""
+        (result,) = trainer.results(outcome.state)
+        return Decomposition(
+            self.target,
+            result.components,
+            trainer.settings,
+            outcome.history(result.place),
+            self.example,
+            result.losses,
+            result.moves,
+            pilots,
+        )
 
 
 def _on_one_device(tree: PyTree) -> PyTree:

@@ -6,7 +6,7 @@ Letters: B batch, N examples, T positions, C components, O outputs.
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from apd_jax.components import Components, Factors, num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.errors import UserError
 from apd_jax.evaluation import evidence, seen, summary, tables
+from apd_jax.evaluation.top_examples import TopExamples, top_examples
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -23,23 +24,6 @@ from apd_jax.training.config import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class TopExamples(NamedTuple):
-    """The examples on which a component has the largest attributions.
-
-    Attributes:
-      examples: [n] numbers of the examples, largest attribution first.
-      positions: [n] numbers of the positions, [n, axes] where they have several, or None where
-        components are chosen for examples.
-      scores: [n] attributions.
-      active: [n] bool, whether the component is active there.
-    """
-
-    examples: np.ndarray
-    positions: np.ndarray | None
-    scores: np.ndarray
-    active: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -185,7 +169,7 @@ class Decomposition:
         """
         self._check(component)
         check_whole(count=count)
-        return top_of(self.see(x), component, count)
+        return top_examples(self.see(x), component, count)
 
     def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:
         """Output of all components but one or some, `f(x, Σ_{j≠c} P_j)`, [B, O]."""
@@ -294,13 +278,3 @@ def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTre
         for name, f in components.items()
     }
     return forward.summed(target, scaled).params
-
-
-def top_of(found: seen.Seen, component: int, count: int) -> TopExamples:
-    """`Decomposition.top_examples` of what was seen already."""
-    scores = found.scores[:, component]
-    rows = np.argsort(-scores, kind="stable")[:count]
-    places = np.unravel_index(rows, found.lead)
-    examples, *others = places
-    positions = np.stack(others, axis=1) if len(others) > 1 else next(iter(others), None)
-    return TopExamples(examples, positions, scores[rows], found.mask[rows, component])
