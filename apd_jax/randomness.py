@@ -24,6 +24,7 @@ _STREAMS = {
     "zero terms": 2**31 + 10,
     "evidence": 2**31 + 20,
     "shuffled matrices": 2**31 + 21,
+    "evidence inputs": 2**31 + 22,
 }
 # Numbers that are folded into the key of a step; the last two into the key of its attributions, or
 # of those of a round of refinement.
@@ -34,7 +35,7 @@ _STREAMS_OF_A_STEP = {
     "round batch": 3,
     "round attribution": 4,
     "round factors": 5,
-    "stochastic masks": 6,
+    "partial masks": 6,
     "sketch directions": 7,
 }
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.config_fields import check_whole
+from apd_jax.decomposition import saving
 from apd_jax.errors import UserError
 from apd_jax.evaluation import evidence, seen, summary, tables
 from apd_jax.evaluation.top_examples import TopExamples, top_examples
@@ -259,8 +260,6 @@ class Decomposition:
           UserError: it holds other files.
           runtime.checkpoint.CheckpointError: it can't be written; what was there before stays.
         """
-        from apd_jax.decomposition import saving
-
         saving.save(self, directory)
 
     def _check(self, component: int) -> None:

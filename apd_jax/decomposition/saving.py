@@ -1,20 +1,18 @@
 """Saving of decompositions: what is written in addition to the components."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from apd_jax import config_fields
 from apd_jax.decomposition import function_identity
+from apd_jax.evaluation.model import ComponentModel
 from apd_jax.runtime import export, trees
 from apd_jax.sites import PyTree
 
-if TYPE_CHECKING:
-    from apd_jax.decomposition.result import Decomposition
 
-
-def save(decomposition: "Decomposition", directory: str | os.PathLike[str]) -> None:
+def save(decomposition: ComponentModel, directory: str | os.PathLike[str]) -> None:
     """Write a decomposition; see `Decomposition.save`."""
     target, example = decomposition.target, decomposition.example
     config = {

@@ -130,10 +130,13 @@ def objective(config: Mapping[str, Any]) -> str:
     caveats = ""
     if config.get("relative_losses"):
         caveats += " Losses are divided by those without any component."
-    if "stochastic" in terms:
+    if "partial" in terms:
+        parts = "random parts"
+        if config.get("partial_masks") == "halves":
+            parts = "a random half"
         caveats += (
-            " The stochastic term trains the output with a random half of the inactive components "
-            "on: the scrubbed error, measured the same way, is no independent check of this run."
+            f" The partial term trains the output with {parts} of the inactive components on: the "
+            "scrubbed error, measured with random halves, is no independent check of this run."
         )
     return (
         f"{_switched_on(config)} Training makes the components add up to the target's weights "

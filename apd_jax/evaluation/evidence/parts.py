@@ -15,6 +15,9 @@ from apd_jax.components import Components, Factors
 from apd_jax.masked import forward
 from apd_jax.sites import PyTree, SiteCall, Target
 
+# Of a pass: with fewer, the pass takes milliseconds, and compiling it by active pairs seconds.
+_FEW_PRODUCTS = 100_000_000
+
 
 class Parts(NamedTuple):
     """Terms of every site, and which weight each of them has.
@@ -69,14 +72,20 @@ def run_shared(
     base = target.with_weights({s: _scaled(f, r).sum() for s, f in components.items()})
     rest = {site: _scaled(factors, 1 - r) for site, factors in components.items()}
     lead, positions = mask.shape[:-1], mask.ndim > 2
-    grouped = forward.choose_masked_route(most, mask[..., 0].size, mask.shape[-1]) == "grouped"
-    if grouped and sites.batched(target, x):
+    if _by_pairs(components, mask, most) and sites.batched(target, x):
         return _with_added(base, x, _active_pairs(rest, mask, most, lead), positions)
 
     def some(inputs, rows):
         return _with_added(base, inputs, forward.masked(rest, rows), positions)
 
     return sites.over_examples(some, target, x, mask)
+
+
+def _by_pairs(components: Components, mask: jax.Array, most: int) -> bool:
+    """Whether computing the active pairs alone saves more time than its compilation takes."""
+    products = sum(f.reads.size + f.writes.size for f in components.values()) * mask[..., 0].size
+    route = forward.choose_masked_route(most, mask[..., 0].size, mask.shape[-1])
+    return products > _FEW_PRODUCTS and route == "grouped"
 
 
 def _with_added(target: Target, x: PyTree, added: sites.Operation, positions: bool) -> PyTree:
