@@ -21,7 +21,6 @@ from apd_jax.objective import selection
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 
-Array = np.ndarray | jax.Array
 NEXT_TOKENS = "next_tokens"
 
 
@@ -81,9 +80,7 @@ def examples(
             f"labels have shape {labels.shape}; expected one class for each set of logits, "
             f"{logits}, of one array of outputs"
         )
-    weights = counts
-    if labels.ndim < counts.ndim:
-        weights = counts.any(axis=tuple(range(labels.ndim, counts.ndim)))
+    weights = _any_beyond(counts, labels.ndim)
     weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim))
     weights = np.broadcast_to(weights, labels.shape).astype(np.float32)
     return Examples(x, counts, labels.astype(np.int32), weights), False
@@ -157,8 +154,14 @@ def rows_that_count(counts: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
     """Bool of shape `lead`, (B,) or (B, T): rows with anything that counts."""
     here = np.asarray(counts) > 0
     if here.ndim > len(lead):
-        return here.any(axis=tuple(range(len(lead), here.ndim)))
+        return _any_beyond(here, len(lead))
     return np.broadcast_to(here.reshape(here.shape + (1,) * (len(lead) - here.ndim)), lead)
+
+
+def _any_beyond(array: np.ndarray, axes: int) -> np.ndarray:
+    """Whether anything is true along the axes after the first ones; the array if it has no more."""
+    later = tuple(range(axes, array.ndim))
+    return np.asarray(array.any(axis=later)) if later else array
 
 
 def choose(
@@ -184,11 +187,6 @@ def select(objective: Objective, scores: np.ndarray, block: Examples) -> np.ndar
     if objective.selection == "exact":  # counts inputs, those of rows that count
         x, scores = _times(x, valid), np.where(valid[..., None], scores, -np.inf)
     return np.asarray(_selected(objective, scores, x)) & valid[..., None]
-
-
-def _any_beyond(array: Any, axes: int) -> Any:
-    """Whether anything is true along the axes after the first ones."""
-    return array.any(axis=tuple(range(axes, array.ndim)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -240,9 +238,8 @@ def pool(mask: np.ndarray, block: Examples, size: int) -> Pooled:
     pooled, group = np.zeros_like(table), np.full(len(table), number)  # one more for what is left
     pooled[places] = np.repeat(union, width, axis=0)
     group[places] = np.arange(len(places)) // width
-    rows, counts = (group < number).reshape(lead), block.counts
-    if rows.ndim > counts.ndim:
-        rows = rows.any(axis=tuple(range(counts.ndim, rows.ndim)))
+    counts = block.counts
+    rows = _any_beyond((group < number).reshape(lead), counts.ndim)
     block = block._replace(counts=_times(counts, rows))
     return Pooled(pooled.reshape(mask.shape), block, group.reshape(lead))
 
@@ -257,7 +254,7 @@ def permuted(mask: np.ndarray, counts: np.ndarray, key: jax.Array) -> np.ndarray
     return moved.reshape(mask.shape)
 
 
-def packed(mask: Array) -> np.ndarray:
+def packed(mask: np.ndarray) -> np.ndarray:
     """A mask on the host, eight entries a byte."""
     return np.packbits(np.asarray(mask), axis=-1)
 
