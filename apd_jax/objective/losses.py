@@ -5,7 +5,7 @@ twice counts twice), p Schatten power, s_c(x) mask.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def faithfulness(
             uses[site] * jnp.sum(jnp.square(weights[site] - factors.sum()))
             for site, factors in components.items()
         )
-        return sum(squares) / total
+        return _sum(squares) / total
 
 
 def output_mse(outputs: PyTree, target_outputs: PyTree) -> jax.Array:
@@ -51,7 +51,7 @@ def output_mse(outputs: PyTree, target_outputs: PyTree) -> jax.Array:
     squares = [jnp.square(a - b) for a, b in zip(ours, theirs, strict=True)]
     if len(squares) == 1:
         return jnp.mean(squares[0])
-    return sum(jnp.sum(s) for s in squares) / sum(s.size for s in squares)
+    return _sum(jnp.sum(s) for s in squares) / sum(s.size for s in squares)
 
 
 def output_kl(logits: PyTree, target_logits: PyTree) -> jax.Array:
@@ -96,7 +96,7 @@ def simplicity(
     *,
     p: float,
     uses: dict[str, float],
-    batch_size: int,
+    batch_size: int | jax.Array,
 ) -> jax.Array:
     """Schatten-p norms of the active components.
 
@@ -115,7 +115,7 @@ def simplicity(
         uses[site] * jnp.sum(_per_component(counts, norms) * (norms + EPSILON) ** (p / 2))
         for site, norms in rank_one_norms(components).items()
     )
-    return sum(terms) / total
+    return _sum(terms) / total
 
 
 def scale_free_simplicity(
@@ -124,7 +124,7 @@ def scale_free_simplicity(
     *,
     p: float,
     uses: dict[str, float],
-    batch_size: int,
+    batch_size: int | jax.Array,
 ) -> jax.Array:
     """Schatten-p norms of the active components over their Frobenius norms.
 
@@ -187,7 +187,7 @@ def hidden_activations(
     squares = [
         jnp.square(act(records[key].flat_y()) - act(target_records[key].flat_y())) for key in keys
     ]
-    return sum(jnp.sum(jnp.mean(s, axis=0)) for s in squares) / sum(s.shape[1] for s in squares)
+    return _sum(jnp.sum(jnp.mean(s, axis=0)) for s in squares) / sum(s.shape[1] for s in squares)
 
 
 def activation_function(name: str):
@@ -241,4 +241,9 @@ def lp_simplicity(
         uses[site] * jnp.sum((_per_component(weights, norms) * norms + EPSILON) ** (schatten_p / 2))
         for site, norms in rank_one_norms(components).items()
     )
-    return sum(terms) / (_num_weights(components, uses) * scores.shape[0])
+    return _sum(terms) / (_num_weights(components, uses) * scores.shape[0])
+
+
+def _sum(values: Iterable[jax.Array]) -> jax.Array:
+    """`sum` of at least one array, whose type allows for none."""
+    return cast(jax.Array, sum(values))

@@ -202,10 +202,9 @@ class Objective:
         if self.topk is None or self.selection == "exact":
             return
         try:
-            if self.selection == "batch" and num_rows is None:
-                selection.num_active(self.topk, math.ceil(1 / self.topk), candidates)
-            elif self.selection == "batch":
-                selection.num_active(self.topk, num_rows, candidates)
+            if self.selection == "batch":
+                rows = math.ceil(1 / self.topk) if num_rows is None else num_rows
+                selection.num_active(self.topk, rows, candidates)
             else:
                 selection.check_topk(self.topk, candidates)
         except UserError as error:
@@ -317,14 +316,11 @@ class Objective:
 
     def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
         """The masked operation of a whole batch, by the algorithm that `routes` names."""
-        route = self.routes.masked_route
-        lead = chosen.mask.shape[:-1]
-        if chosen.pairs is None:
-            route = "dense"
-        elif route == "auto":
-            num_rows = chosen.mask.size // chosen.mask.shape[-1]
-            size = chosen.pairs[0].size
-            route = forward.choose_masked_route(size, num_rows, chosen.mask.shape[-1])
-        if route == "dense":
+        route: str = self.routes.masked_route
+        *lead, count = chosen.mask.shape
+        pairs = chosen.pairs
+        if route == "auto" and pairs is not None:
+            route = forward.choose_masked_route(pairs[0].size, math.prod(lead), count)
+        if route == "dense" or pairs is None:
             return forward.masked(components, chosen.mask)
-        return forward.masked_pairs(components, chosen.pairs, lead)
+        return forward.masked_pairs(components, pairs, tuple(lead))
