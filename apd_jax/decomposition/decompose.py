@@ -27,8 +27,8 @@ from apd_jax.runtime.preemption import StopFlag, catch_signals
 from apd_jax.runtime.stores import Keeping
 from apd_jax.runtime.workdir import Workdir
 from apd_jax.sites import PyTree, Target
+from apd_jax.training import presets
 from apd_jax.training.config import Settings
-from apd_jax.training.presets import ROBUST
 from apd_jax.training.trainer import Trainer
 
 _EXAMPLES = 2048  # inputs of the report, and of the search for k
@@ -79,7 +79,8 @@ def decompose(
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
         `learning_rate`, `coefficients`, `rank`, `schatten_p`, `hidden_sites`, `unit_norm`,
         `metric`, `minimality_loss`. Unspecified options default to `presets.ROBUST`, where losses
-        and the learning rate are relative to those of the network; the paper's are in configs/.
+        and the learning rate are relative to those of the network, or to `presets.LOGITS` with
+        `minimality_loss="kl", per_position=True`; the paper's are in configs/.
 
     Returns:
       The `Decomposition`.
@@ -100,9 +101,11 @@ def decompose(
     k = 1.0 if auto else topk  # a placeholder until k is found
     source = as_source(data, run.seed)
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
-    settings = from_mapping(ROBUST, given)
+    settings = from_mapping(presets.base(given | {"topk": topk}), given)
     example = source.examples(run.seed, 3)
     _check(target, source, example, settings, start)
+    if "attribution_mode" not in options:
+        settings = presets.with_exact_scores(settings, _output_shape(target, example))
     if auto:
         auto_topk.check(settings)
         source.again()
@@ -261,6 +264,11 @@ class _Job:
             result.moves,
             pilots,
         )
+
+
+def _output_shape(target: Target, example: PyTree) -> tuple[int, ...]:
+    """Shape of an example's first output."""
+    return jax.tree.leaves(jax.eval_shape(target, example))[0].shape[1:]
 
 
 def _on_one_device(tree: PyTree) -> PyTree:

@@ -39,6 +39,7 @@ class Multipliers(NamedTuple):
 
 
 CONSTANT = Multipliers()  # everything keeps its value
+_PROBES_OF_POSITIONS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,11 @@ class Routes:
         "Algorithm of the attributions: forward, reverse, literal, auto (the cheapest), or sketch, "
         "an unbiased estimate of squared attributions.",
     )
-    num_probes: int = setting(1, "Random directions of the sketch.")
+    num_probes: int | None = setting(
+        None,
+        "Random directions of the sketch; if not set 8 where components are chosen for positions, "
+        "else 1. A squared attribution's relative standard error is about sqrt(2 / directions).",
+    )
     masked_route: forward.MaskedRoute = setting(
         "auto",
         "Masked pass: grouped computes only the active pairs, dense all of them, auto chooses by "
@@ -172,6 +177,16 @@ class Objective:
         """Whether there is a top-k selection; without one all components are active."""
         return self.topk is not None or self.selection == "exact"
 
+    @property
+    def num_probes(self) -> int:
+        """Number of random directions of the sketch.
+
+        From one, a squared attribution is its value times a chi-square variable of one degree of
+        freedom. That is enough for one selection per example, but not for one per position: there
+        are T times as many, and components that matter everywhere disappear in the noise.
+        """
+        return self.routes.num_probes or (_PROBES_OF_POSITIONS if self.per_position else 1)
+
     def with_topk(self, k: float, **changes: Any) -> "Objective":
         """The same objective with another k.
 
@@ -231,7 +246,7 @@ class Objective:
             source=self.attribution_source,
             metric=self.metric,
             per_position=self.per_position,
-            num_probes=self.routes.num_probes,
+            num_probes=self.num_probes,
             key=randomness.stream_of_step(
                 randomness.root(0) if key is None else key, "sketch directions"
             ),

@@ -63,6 +63,7 @@ def publish(
         panels=panels,
         browser=_browse(plan, decompositions[shown], arrays[shown], rows[shown]["seed"]),
         evidence=content,
+        contexts=plan.study.contexts(arrays[shown]),
         command=command,
     )
     atomic_write_text(workdir.report, text)
@@ -152,10 +153,14 @@ def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
     return panels
 
 
-def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) -> dict[str, Any]:
-    """Return the data of the component browser for one seed."""
+def _browse(
+    plan: Plan, decomposition: Decomposition, arrays: Any, seed: int
+) -> dict[str, Any] | None:
+    """Return the data of the component browser for one seed; None where the study has none."""
     target = decomposition.target
     inputs = plan.study.probes(plan.task)
+    if inputs is None:
+        return None
     probes = probe(
         decomposition,
         plan.task.inputs,

@@ -95,6 +95,16 @@ class LanguageModel(NoHiddenSites, Control):
         return Contexts(self.context, max(self.text_bytes // 10, self.context), held_out=True)
 
     @property
+    def loss_inputs(self) -> Contexts:
+        """The held-out text."""
+        return self.held_out
+
+    @property
+    def loss_batches(self) -> tuple[int, int]:
+        """Half a thousand contexts."""
+        return 8, 64
+
+    @property
     def training(self) -> Training:
         """How the network is trained."""
         return Training(
