@@ -120,7 +120,7 @@ def examine(found, inputs, sentences, path, evidence_size):
     summary = found.summary(inputs)
     print(summary)
     seen = found.see(inputs)
-    embeddings, mask = np.asarray(seen.outputs), np.asarray(seen.mask)
+    mask, embeddings = np.asarray(seen.mask), np.asarray(found.target(inputs))
     used = np.flatnonzero(mask.mean(0) > 0.005)
     top = {c: np.argsort(-seen.scores[:, c], kind="stable")[:8] for c in used}
     pairs = similarity(embeddings, top.values())

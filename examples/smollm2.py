@@ -90,7 +90,7 @@ def examine(found, tokens, tokenizer, path):
     share = np.asarray(seen.mask).mean(0)
     shown = np.argsort(-share)[:16]
     for component in shown:
-        top = found_top(seen, component, tokens, tokenizer)
+        top = top_tokens(seen, component, tokens, tokenizer)
         print(f"component {component:2d}, active on {share[component]:.2f}: {top}")
     mask = np.asarray(seen.mask).reshape(*tokens.shape, -1)
     figure, axes = plt.subplots(2, 2, figsize=(12, 6), layout="constrained")
@@ -104,7 +104,7 @@ def examine(found, tokens, tokenizer, path):
     figure.savefig(path, dpi=80)
 
 
-def found_top(seen, component, tokens, tokenizer, count=6):
+def top_tokens(seen, component, tokens, tokenizer, count=6):
     """Return the tokens of largest attribution of a component, each with the one before it."""
     rows = np.argsort(-seen.scores[:, component], kind="stable")[:count]
     places = zip(*np.unravel_index(rows, tokens.shape), strict=True)

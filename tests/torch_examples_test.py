@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -129,3 +130,20 @@ def test_torch_digits(tmp_path, monkeypatch, capsys):
     example.main()
     assert "without component" in capsys.readouterr().out
     assert (tmp_path / "torch_digits.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_notebook_with_few_steps():
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(ROOT / "examples" / "pytorch_model.ipynb", as_version=4)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("2000", "20").replace("20_000", "600")
+    client = nbclient.NotebookClient(
+        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    )
+    client.execute()
+    printed = [
+        out.text for cell in notebook.cells for out in cell.get("outputs", []) if "text" in out
+    ]
+    (difference,) = re.findall(r"largest difference (\S+)", "".join(printed))
+    assert float(difference) < 1e-5
