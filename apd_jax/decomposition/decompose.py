@@ -232,6 +232,7 @@ class _Job:
                 result.losses,
                 result.moves,
                 pilots,
+                result.others,
             )
 
         keeping = Keeping(self.run.chunk_steps, self.run.checkpoint_every, config=config or {})

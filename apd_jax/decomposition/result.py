@@ -15,7 +15,7 @@ import numpy as np
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.errors import UserError
-from apd_jax.evaluation import evidence, seen, summary, tables
+from apd_jax.evaluation import compare, evidence, seen, summary, tables
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -56,6 +56,7 @@ class Decomposition:
         least.
       moves: how often each move of refinement was made, `{name: number}`.
       pilots: the short trainings that k was found by (`auto_topk.Pilot`), if it was looked for.
+      others: components of the other initialisations, in their order, to compare with; not saved.
     """
 
     target: Target
@@ -66,6 +67,7 @@ class Decomposition:
     losses: Sequence[float] = ()
     moves: Mapping[str, int] = dataclasses.field(default_factory=dict)
     pilots: Sequence[Mapping[str, float]] = ()
+    others: Sequence[Components] = ()
 
     def __repr__(self) -> str:
         title = tables.decomposition_title(self)
@@ -171,6 +173,19 @@ class Decomposition:
             limits=limits,
             seed=seed,
         )
+
+    def agreement(self) -> compare.SeedMatrix | None:
+        """Compare what the initialisations side by side found; None where there was only one.
+
+        Returns:
+          MMCS and the share of components with a partner of cosine 0.9, for every pair; see
+          `apd_jax.compare`.
+        """
+        if not self.others:
+            return None
+        every = list(self.others)
+        every.insert(int(np.argmin(self.losses)), self.components)
+        return compare.compare_seeds(every)
 
     def top_examples(self, component: int, x: PyTree, count: int = 10) -> TopExamples:
         """The examples on which a component has the largest attributions.

@@ -15,6 +15,7 @@ from apd_jax.components import num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines, ranks, seen, tables
 from apd_jax.evaluation import labels as against
+from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.masked import forward
@@ -74,6 +75,7 @@ class Summary:
       unfaithfulness: `{site: ‖θ* − ΣP‖² / ‖θ*‖²}`; see `ranks.unfaithfulness`.
       empty_sites: sites whose weights are all zero.
       findings: what a reader has to know besides.
+      agreement: what the initialisations side by side found, compared; None where there was one.
     """
 
     num_examples: int
@@ -89,6 +91,7 @@ class Summary:
     unfaithfulness: Mapping[str, float]
     empty_sites: tuple[str, ...]
     findings: tuple[Finding, ...]
+    agreement: SeedMatrix | None = None
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -186,6 +189,7 @@ def summarise_seen(
             *_ignored(labels),
             *(Finding("baseline", _omitted(name)) for name, row in others.items() if row is None),
         ),
+        agreement=decomposition.agreement(),
     )
 
 

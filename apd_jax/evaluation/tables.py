@@ -73,6 +73,8 @@ def _summary_notes(summary: "Summary") -> list[str]:
         notes.append(
             f"The components miss {worst:.2g} of the squared weights of {site}, the worst site."
         )
+    if summary.agreement is not None:
+        notes.append(summary.agreement.sentence())
     return [*notes, *summary.remarks]
 
 

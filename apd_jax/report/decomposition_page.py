@@ -83,7 +83,9 @@ def render(decomposition: ComponentModel, x: PyTree, labels: Any) -> tuple[str, 
     found = decomposition.see(x)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = _panels(decomposition, x, found, summary, labels)
-    evidence = evidence_section.section(evidence_section.few(decomposition, x, labels))
+    evidence = evidence_section.section(
+        evidence_section.few(decomposition, x, labels), summary.agreement
+    )
     settings = config_fields.plain(config_fields.to_mapping(decomposition.settings))
     sentences = dict(config_fields.sentences(decomposition.settings))
     subject = words.Subject(_title(decomposition), "", {}, sentences)
