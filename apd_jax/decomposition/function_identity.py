@@ -26,7 +26,7 @@ def given(
     Args:
       target: the network.
       x: [B, ...] inputs.
-      metric, minimality_loss: those of the objective; one that goes by its name is left out.
+      metric, minimality_loss: functions of the objective; one that is chosen by name is left out.
 
     Returns:
       `"network"`, the outputs [B, O]; `"metric"`, what it measures of them; `"minimality_loss"`,

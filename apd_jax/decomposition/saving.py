@@ -1,20 +1,18 @@
-"""Saving of decompositions: what is written beside the components."""
+"""Saving of decompositions: what is written in addition to the components."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from apd_jax import config_fields
 from apd_jax.decomposition import function_identity
+from apd_jax.evaluation.model import ComponentModel
 from apd_jax.runtime import export, trees
 from apd_jax.sites import PyTree
 
-if TYPE_CHECKING:
-    from apd_jax.decomposition.result import Decomposition
 
-
-def save(decomposition: "Decomposition", directory: str | os.PathLike[str]) -> None:
+def save(decomposition: ComponentModel, directory: str | os.PathLike[str]) -> None:
     """Write a decomposition; see `Decomposition.save`."""
     target, example = decomposition.target, decomposition.example
     config = {
@@ -32,9 +30,10 @@ def save(decomposition: "Decomposition", directory: str | os.PathLike[str]) -> N
         config["example"] = trees.describe(example)
         check["inputs"] = _numbered(example)
         check["outputs"] = function_identity.given(target, example)["network"]
-    if hasattr(target.apply_fn, "with_state"):  # what was fixed of a model of a known library
-        state = target.apply_fn.state
-        config["network"] = target.apply_fn.settings | {"state": trees.describe(state)}
+    network: Any = target.apply_fn
+    if hasattr(network, "with_state"):  # what was fixed of a model of a known library
+        state = network.state
+        config["network"] = network.settings | {"state": trees.describe(state)}
         if jax.tree.leaves(state):
             check["state"] = _numbered(state)
     params = trees.leaves_by_path(target.params)

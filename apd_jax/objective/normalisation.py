@@ -12,6 +12,7 @@ from apd_jax import sites
 from apd_jax.attribution.attributed import Attributed
 from apd_jax.components import Factors
 from apd_jax.objective.objective import Objective
+from apd_jax.objective.partial import PartialMasks
 from apd_jax.objective.selection import Selected
 from apd_jax.objective.terms import TERMS, Step
 from apd_jax.sites import PyTree, Target
@@ -34,8 +35,9 @@ def scales(
       key: PRNG key for the random masks.
 
     Returns:
-      `{term: scalar}` for the terms that have a unit (`terms.Term.unit`).
+      `{name in checkpoints: scalar}` for the terms that have a unit (`terms.Term.unit`).
     """
+    objective = dataclasses.replace(objective, masks=PartialMasks())  # all are active: no adversary
     whole = {name: Factors.from_matrices(w[None]) for name, w in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)
     rows = sites.position_shape(target, x) if objective.per_position else ()
@@ -48,5 +50,5 @@ def scales(
         if weights[name] and term.unit:
             components = whole if term.unit == "whole" else nothing
             value = term.value(Step(objective, target, components, x, attributed, always, key))
-            values[name] = jnp.where(value > 0, value, 1.0)
+            values[term.saved or name] = jnp.where(value > 0, value, 1.0)
     return values

@@ -19,8 +19,8 @@ from apd_jax.plotting import evidence_figures, style
 from apd_jax.report import numbers, parts
 
 CAPTION = (
-    "Distance from the network's output under every mask, with standard errors; an arrow stands "
-    "for less than the axis shows. The dotted line is the distance with no component at all. A "
+    "Distance from the network's output under every mask, with standard errors; an arrow marks a "
+    "value below the axis. The dotted line is the distance with no component at all. A "
     "good decomposition stays far left of it in every line but the mask of another row, and left "
     "of the singular vectors and neurons of the same size."
 )

@@ -92,7 +92,7 @@ def _fill(config: ml_collections.ConfigDict, record: Any) -> None:
 def _kind(field: dataclasses.Field, value: Any) -> type:
     """The type of a flag's values; `int` for `int | None`, `str` for a choice of strings."""
     options = [option for option in get_args(field.type) if option is not type(None)]
-    kind = options[0] if config_fields.optional(field) else field.type
+    kind: Any = options[0] if config_fields.optional(field) else field.type
     if kind is Any:
         return type(value)
     if get_origin(kind) is Literal:

@@ -219,7 +219,8 @@ def _read_metrics(workdir: Workdir, plan: Plan) -> tuple[list[dict], list[dict],
     rows, gap = metric_reader.read(
         workdir.metrics, steps=plan.settings.steps, chunk_steps=chunk_steps
     )
-    target_rows, target_gap = [], ""
+    target_rows: list[dict] = []
+    target_gap = ""
     if plan.training:
         target_rows, target_gap = metric_reader.read(
             workdir.target / "metrics.jsonl", steps=plan.training.steps, chunk_steps=chunk_steps

@@ -144,7 +144,8 @@ def _make_init(
         drawn = init is None
         if settings.start in STARTS and drawn:
             x = sample(randomness.stream(seed, "start"), _START_EXAMPLES)
-            components, drawn = STARTS[settings.start](target, x, components), False
+            make, drawn = STARTS[settings.start], False
+            components = make(settings.objective, target, x, components)
         if settings.unit_norm and drawn:
             components = normalise_reads(components)
         elif settings.unit_norm:  # there may be zeros, which have no direction

@@ -14,10 +14,10 @@ import numpy as np
 
 from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
-from apd_jax.evaluation.evidence import rows
 from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
 from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
 from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.objective.partial import scaled
 from apd_jax.sites import Target
 
 
@@ -31,8 +31,8 @@ class Adversary:
 
     Attributes:
       steps: the numbers of steps that are reported, in rising order.
-      step_size: of r; 0.1 crosses the interval in ten steps.
-      starts: how many random starts.
+      step_size: step size of r; 0.1 crosses the interval in ten steps.
+      starts: number of random starts.
     """
 
     steps: tuple[int, ...] = (20, 80)
@@ -78,10 +78,10 @@ def ascend(
       parts: what the mask scales.
       block: examples.
       mask: [B, (T), C] bool, active components.
-      r: of the same shape, where to begin.
+      r: starting point, of the same shape.
       best: [B] the largest e so far.
-      steps: how many.
-      step_size: of r.
+      steps: number of steps.
+      step_size: step size of r.
 
     Returns:
       r after the steps, and sums with the largest e of every example.
@@ -89,7 +89,7 @@ def ascend(
     targets = target(block.x)
 
     def total(r):
-        sums = compare(kind, run(target, parts, block.x, rows.partial(mask, r)), targets, block)
+        sums = compare(kind, run(target, parts, block.x, scaled(mask, r)), targets, block)
         return jnp.sum(sums.error), sums
 
     def step(_, state):
@@ -177,7 +177,7 @@ def shared(
       components: `{site: Factors}`.
       blocks: gives the blocks and their masks anew, one after another.
       key: PRNG key for the starts.
-      advance: is told how many passes through a block were made.
+      advance: called with the number of passes through a block that were made.
     """
     best: dict[int, _Path] = {}
     most = max(1, *(int(mask.sum()) for _, mask in blocks()), 1)

@@ -45,7 +45,7 @@ class Parts(NamedTuple):
 
 
 def run(target: Target, parts: Parts, x: PyTree, mask: jax.Array) -> PyTree:
-    """Outputs with the parts scaled by a mask [B, C] or [B, T, C]."""
+    """Outputs with the parts scaled by a mask [B, C] or [B, T, C], T of one axis or several."""
 
     def some(inputs, rows):
         return sites.run(target, inputs, parts.operation(rows), positions=mask.ndim > 2)[0]

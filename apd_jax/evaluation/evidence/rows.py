@@ -1,7 +1,8 @@
 """Examples in blocks of one shape, the masks chosen on their rows, and masks made of these.
 
 A row is what has a mask of its own: an example, or a position of one.
-Letters: N examples, B examples of a block, T positions, R rows of a block, C components.
+Letters: N examples, B examples of a block, T positions (one axis or several), R rows of a block,
+C components.
 """
 
 import functools
@@ -20,6 +21,7 @@ from apd_jax.objective import selection
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 
+Array = np.ndarray | jax.Array
 NEXT_TOKENS = "next_tokens"
 
 
@@ -184,6 +186,11 @@ def select(objective: Objective, scores: np.ndarray, block: Examples) -> np.ndar
     return np.asarray(_selected(objective, scores, x)) & valid[..., None]
 
 
+def _any_beyond(array: Any, axes: int) -> Any:
+    """Whether anything is true along the axes after the first ones."""
+    return array.any(axis=tuple(range(axes, array.ndim)))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _selected(objective: Objective, scores: jax.Array, x: PyTree) -> jax.Array:
     return objective.select(scores, x).mask
@@ -202,13 +209,6 @@ def largest(scores: np.ndarray, k: float, block: Examples) -> np.ndarray:
     mask = np.zeros(flat.shape, bool)
     mask[np.argsort(-flat, kind="stable")[:count]] = True
     return mask.reshape(scores.shape) & usable
-
-
-@jax.jit
-def partial(mask: jax.Array, r: jax.Array) -> jax.Array:
-    """`s + (1 − s) r`: active components whole, the others scaled by r."""
-    s = mask.astype(jnp.float32)
-    return s + (1 - s) * r
 
 
 class Pooled(NamedTuple):
@@ -257,7 +257,7 @@ def permuted(mask: np.ndarray, counts: np.ndarray, key: jax.Array) -> np.ndarray
     return moved.reshape(mask.shape)
 
 
-def packed(mask: jax.Array) -> np.ndarray:
+def packed(mask: Array) -> np.ndarray:
     """A mask on the host, eight entries a byte."""
     return np.packbits(np.asarray(mask), axis=-1)
 

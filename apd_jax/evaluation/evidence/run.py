@@ -18,6 +18,7 @@ from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.evaluation.evidence.tally import Tally
 from apd_jax.objective.objective import Objective
+from apd_jax.objective.partial import scaled
 from apd_jax.runtime.progress import Progress
 from apd_jax.sites import Target
 
@@ -33,7 +34,7 @@ class Run:
       kind: the distance.
       examples: all of them.
       block_size: B, about.
-      adversary: how the worst masks are searched for.
+      adversary: settings of the search for the worst masks.
       draws: random masks a line.
       key: PRNG key for all that is drawn.
       progress: shows how many passes are done, if given.
@@ -91,7 +92,7 @@ class Run:
         block, found = block.without_labels(), []
         for number in range(self.draws):
             r = draw(jax.random.fold_in(key, number), mask.shape)
-            weights = rows.partial(mask, r)
+            weights = scaled(mask, r)
             sums = distance.of_mask(self.kind, self.target, parts, block, weights)
             found.append(jax.device_get(sums))
             self.advance(1)

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 
-import jax
-
 from apd_jax.components import Components
-from apd_jax.sites import Target
+from apd_jax.objective.objective import Objective
+from apd_jax.sites import PyTree, Target
 from apd_jax.training.initialisation.covering import cover_target
 from apd_jax.training.initialisation.partitioned import partition_target
+from apd_jax.training.initialisation.singular import deal_singular_vectors
 
-# (target, inputs, components of the shapes to return) -> components
-STARTS: dict[str, Callable[[Target, jax.Array, Components], Components]] = {
-    "partitioned": partition_target,
-    "covering": cover_target,
+# (objective, target, inputs, components of the shapes to return) -> components
+STARTS: dict[str, Callable[[Objective, Target, PyTree, Components], Components]] = {
+    "partitioned": lambda _, *others: partition_target(*others),
+    "covering": lambda _, *others: cover_target(*others),
+    "singular": deal_singular_vectors,
 }
