@@ -255,9 +255,14 @@ class ExamplesTest(parameterized.TestCase):
     def test_top_examples(self):
         found = untrained(networks.mlp())
         top = found.top_examples(1, X, count=4)
-        scores = np.concatenate([found.attributions(X[i : i + 8]) for i in range(0, 40, 8)])[:, 1]
-        np.testing.assert_array_equal(top.examples, np.argsort(-scores)[:4])
-        np.testing.assert_allclose(top.scores, np.sort(scores)[::-1][:4], rtol=1e-5)
+        scores = np.concatenate([found.attributions(X[i : i + 8]) for i in range(0, 40, 8)])
+        total = [sum(a * a for a in row) for row in scores.tolist()]
+        shares = [
+            row[1] ** 2 / (t + np.median(total)) for row, t in zip(scores, total, strict=True)
+        ]
+        np.testing.assert_array_equal(top.examples, np.argsort(-np.array(shares))[:4])
+        np.testing.assert_allclose(top.shares, sorted(shares)[::-1][:4], rtol=1e-5)
+        np.testing.assert_allclose(top.scores, scores[top.examples, 1], rtol=1e-5)
         self.assertIsNone(top.positions)
         self.assertEqual(top.active.dtype, bool)
 

@@ -5,7 +5,7 @@ Letters: B batch, N examples, T positions, C components, O outputs.
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from apd_jax.components import Components, Factors, num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.decomposition import saving
 from apd_jax.errors import UserError
-from apd_jax.evaluation import compare, evidence, seen, summary, tables
+from apd_jax.evaluation import compare, evidence, seen, summary, tables, top
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -27,20 +27,22 @@ if TYPE_CHECKING:
 
 
 class TopExamples(NamedTuple):
-    """The examples on which a component has the largest attributions.
+    """The examples that a component is most important for.
 
     Attributes:
-      examples: [n] numbers of the examples, largest attribution first.
+      examples: [n] numbers of the examples, largest share first.
       positions: [n] numbers of the positions, [n, axes] where they have several, or None where
         components are chosen for examples.
       scores: [n] attributions.
       active: [n] bool, whether the component is active there.
+      shares: [n] share of the example's (or position's) squared attributions, see `top.shares`.
     """
 
     examples: np.ndarray
     positions: np.ndarray | None
     scores: np.ndarray
     active: np.ndarray
+    shares: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -189,7 +191,10 @@ class Decomposition:
         return compare.compare_seeds(every)
 
     def top_examples(self, component: int, x: PyTree, count: int = 10) -> TopExamples:
-        """The examples on which a component has the largest attributions.
+        """The examples that a component is most important for.
+
+        They are ranked by its share of the squared attributions, so that the examples of large
+        gradients don't come first for every component.
 
         Args:
           component: its number.
@@ -267,17 +272,29 @@ class Decomposition:
         self._check(component)
         return decomposition_figures.component(self, component)
 
-    def report(self, path: str | os.PathLike[str], x: PyTree, labels: Any = None) -> None:
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        x: PyTree,
+        labels: Any = None,
+        *,
+        decode: Callable[[np.ndarray], str] | None = None,
+    ) -> None:
         """Write an offline HTML page on this decomposition.
 
         Args:
           path: path of the page.
           x: [N, ...] examples.
           labels: see `summary`.
+          decode: function that gives the text of tokens [T]; contexts are then shown as text, with
+            the position marked.
+
+        Raises:
+          UserError: labels that don't fit the outputs; `decode` for inputs without tokens.
         """
         from apd_jax.report import decomposition_page
 
-        decomposition_page.write(self, path, x, labels)
+        decomposition_page.write(self, path, x, labels, decode)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write components, the target's parameters and the settings; `load` reads them.
@@ -313,8 +330,9 @@ def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTre
 def top_of(found: seen.Seen, component: int, count: int) -> TopExamples:
     """`Decomposition.top_examples` of what was seen already."""
     scores = found.scores[:, component]
-    rows = np.argsort(-scores, kind="stable")[:count]
+    share = top.shares(found.scores)[:, component]
+    rows = top.rows(share, count)
     places = np.unravel_index(rows, found.lead)
     examples, *others = places
     positions = np.stack(others, axis=1) if len(others) > 1 else next(iter(others), None)
-    return TopExamples(examples, positions, scores[rows], found.mask[rows, component])
+    return TopExamples(examples, positions, scores[rows], found.mask[rows, component], share[rows])

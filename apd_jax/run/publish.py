@@ -195,6 +195,7 @@ def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) ->
         topk_mask=probes.mask,
         target_outputs=probes.target_outputs,
         topk_outputs=probes.topk_outputs,
+        without=probes.without,
         active_share=probes.active_share,
         represented=plan.study.represented(arrays),
         views=plan.study.views(target),
