@@ -276,7 +276,7 @@ class CheckTest(parameterized.TestCase):
             return x @ w
 
         doubtful.defjvp(lambda at, along: (doubtful(*at), at[1] @ along[0] / 2))
-        with self.assertRaisesRegex(ValueError, "not that of its own equations"):
+        with self.assertRaisesRegex(ValueError, "inside a custom derivative"):
             self.check(lambda p, x: doubtful(p["w"], x))
 
     def test_parameters_that_are_not_finite(self):

@@ -1,8 +1,10 @@
 """Gradient attributions: how much every component matters for the output on every example.
 
-Letters: B batch, T positions, C components, O outputs, n directions of the outputs.
+Letters: B batch, T positions (one axis or several), C components, O outputs, n directions of the
+outputs.
 """
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -132,7 +134,7 @@ def _squares(rule: _Rule, target, at, components, x, keys) -> jax.Array:
             )
             return metrics.squared(rule.metric, at.outputs, along)
 
-        length = next(iter(at.zeros.values())).shape[1]
+        length = math.prod(next(iter(at.zeros.values())).shape[1 : at.lead])
         table = jax.lax.map(one, jnp.arange(length))  # [T, C, B]
         return jnp.moveaxis(table, 0, -1).reshape(table.shape[1], -1)
     if rule.mode in ("forward", "literal"):
@@ -257,8 +259,9 @@ def gradient_attributions(
         (`"components"`).
       metric: measure of the change of the outputs: `"rms"`, `"fisher"`, or a function of the
         outputs (`metrics.squared`).
-      per_position: compute a score for every position of outputs [B, T, O]: how much the outputs
-        change if the component changes the weights at this position only.
+      per_position: compute a score for every position of outputs [B, T, O], T of one axis or
+        several: how much the outputs change if the component changes the weights at this position
+        only.
       num_probes: number of random directions of the sketch.
       key: PRNG key for the random directions of the sketch.
 

@@ -2,7 +2,8 @@
 
 Every route gives derivatives [C, n, L]: of all outputs (n = O) along every component, or of n
 output directions that are pulled back; for L = B examples, or B·T positions of them.
-Letters: B batch, T positions, C components, O outputs, G stacked blocks, m rank, d width of rows.
+Letters: B batch, T positions (one axis or several), C components, O outputs, G stacked blocks,
+m rank, d width of rows.
 """
 
 import math
@@ -39,7 +40,7 @@ class Linearised(NamedTuple):
         product.
       zeros: the point of linearisation, zeros in the shapes of the sites' output rows.
       push: linear map from taps at every site's output rows to the change of the quantities [B, O].
-      lead: number of leading axes of rows, 1 for (B) or 2 for (B, T).
+      lead: number of leading axes of rows: 1 for B, and the axes of T if positions are wanted.
     """
 
     outputs: PyTree
@@ -73,6 +74,7 @@ def linearise(target: Target, x: PyTree, metric: Metric, positions: bool = False
         outputs, records = sites.run(target, x, operation, positions=positions)
         return quantities(metric, outputs, sites.batch_size(x)), (outputs, records)
 
+    axes = sites.position_shape(target, x) if positions else ()
     _, push, (outputs, records) = jax.linearize(tapped, zeros, has_aux=True)
 
     def rows(inputs):
@@ -80,7 +82,7 @@ def linearise(target: Target, x: PyTree, metric: Metric, positions: bool = False
         return [found[key].x for key in shapes]
 
     products = dict(zip(shapes, association.reassociate(rows, x), strict=True))
-    return Linearised(outputs, records, products, zeros, push, 2 if positions else 1)
+    return Linearised(outputs, records, products, zeros, push, 1 + len(axes))
 
 
 def along_outputs(
@@ -92,7 +94,8 @@ def along_outputs(
       at: the network at the inputs.
       components: `{site: Factors}`.
       mode: `"forward"` or `"literal"`.
-      position: position at which alone the components change the weights; literal mode only.
+      position: number, counted through the axes of positions, of the position at which alone the
+        components change the weights; literal mode only.
     """
     return _forward(at, components) if mode == "forward" else _literal(at, components, position)
 
@@ -175,8 +178,9 @@ def _literal(at: Linearised, components: Components, position: jax.Array | None)
     def here(tangent):
         if position is None:
             return tangent
-        is_here = jnp.arange(tangent.shape[1]) == position
-        return jnp.where(is_here.reshape(-1, *(1,) * (tangent.ndim - 2)), tangent, 0)
+        shape = tangent.shape[1 : at.lead]
+        is_here = jnp.arange(math.prod(shape)) == position
+        return jnp.where(is_here.reshape(*shape, *(1,) * (tangent.ndim - at.lead)), tangent, 0)
 
     def one(component: Components):
         tangents = {}

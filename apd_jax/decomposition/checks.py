@@ -4,11 +4,13 @@ Letters: B batch.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from apd_jax import randomness, sites
 from apd_jax.attribution.metrics import quantities
@@ -18,10 +20,15 @@ from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.runtime.programs import jit_with_owner
 from apd_jax.sites import PyTree, Target
-from apd_jax.sites.program import trace
+from apd_jax.sites.program import ONE_EXAMPLE, takes_batches_of, trace
 from apd_jax.training.config import Settings
 
 _TOLERANCE = 1e-3
+_MIXED = (
+    "the output of an example depends on the other examples of its batch, as with batch statistics "
+    "in training mode, or on its place there, as with dropout; run the network as it is used "
+    "(train=False, model.eval()), or fix what is shared"
+)
 _UNITS = 8  # of rounding, where the network computes with narrower numbers than float32
 
 
@@ -48,17 +55,26 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     target.at(x)
     _check_precision(target)
     trace(target.apply_fn, target.params, x)  # says so where its sites are known and x is new
+    _check_batch_axis(target, x)
     metric = "rms" if objective is None else objective.metric
     jax.eval_shape(lambda inputs: quantities(metric, target(inputs), sites.batch_size(x)), x)
     if objective is not None:
         for name in objective.hidden_sites:
             target.sites.full_name(name)
-        if objective.per_position:
-            sites.num_positions(target, x)
         _check_attributions(target, x, objective)
     _check_outputs(target, x, objective)
     _check_apart(target, x)
     _check_derivatives(target, x)
+
+
+def _check_batch_axis(target: Target, x: PyTree) -> None:
+    """Refuse single examples where batches are expected, as a list of examples is read."""
+    size = sites.batch_size(x)
+    outputs = jax.tree.leaves(jax.eval_shape(target, x))
+    if all(leaf.shape[:1] == (size,) for leaf in outputs):
+        return
+    if takes_batches_of(target.apply_fn, target.params, x):
+        raise UserError(ONE_EXAMPLE)
 
 
 def _check_attributions(target: Target, x: PyTree, objective: Objective) -> None:
@@ -77,6 +93,14 @@ def check_seed(seed: int) -> None:
     """Raise UserError unless a seed is a whole number in [0, 2**32)."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise UserError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
+
+
+def check_positions(target: Target, x: PyTree, settings: Settings) -> None:
+    """Raise UserError where k does not fit the positions of a batch, if they are what it counts."""
+    if settings.objective.per_position:
+        rows = settings.batch_size * math.prod(sites.position_shape(target, x))
+        settings.objective.check_sizes(rows, settings.num_components)
+        settings.objective_at_end.check_sizes(rows, settings.num_components)
 
 
 def check_start(target: Target, init: Components | None, settings: Settings) -> None:
@@ -155,28 +179,15 @@ def _check_apart(target: Target, x: PyTree) -> None:
     first = np.asarray(_outputs(target, x, np.array([0, *[1] * (size - 1)])))[0]
     other = np.asarray(_outputs(target, x, np.array([2, 0, *[2] * (size - 2)])))[1]
     if not _close(first, other):
-        raise UserError(
-            "the output of an example depends on the other examples of its batch, as with batch "
-            "statistics in training, or on its place there, as with dropout; run the network as it "
-            "is used (train=False, model.eval()), or fix what is shared"
-        )
+        raise UserError(_MIXED)
 
 
-@jit_with_owner
-@jax.default_matmul_precision("highest")
-def _two_derivatives(
-    target: Target, x: PyTree, component: Components
-) -> tuple[jax.Array, jax.Array]:
-    """Along one component: by the network itself, and through its sites.
+def _through_sites(target: Target, x: PyTree, component: Components, amounts: jax.Array):
+    """Outputs [B, O] with an amount [B] of one component added at every use of a site.
 
     Each example has an amount of its own, so that examples which change places in the batch, and
     would get each other's components, are seen too.
     """
-    matrices = {name: factors.matrices()[0] for name, factors in component.items()}
-
-    def network(amount):
-        moved = {name: w + amount * matrices[name] for name, w in target.weights.items()}
-        return quantities("rms", target.with_weights(moved)(x))
 
     def tapped(inputs, amounts):
         def operation(call):
@@ -187,13 +198,44 @@ def _two_derivatives(
 
         return quantities("rms", sites.run(target, inputs, operation)[0])
 
-    def through_sites(amounts):
-        return sites.over_examples(tapped, target, x, amounts)
+    return sites.over_examples(tapped, target, x, amounts)
 
+
+def _moved(target: Target, x: PyTree, component: Components, amount: jax.Array) -> jax.Array:
+    """Outputs [B, O] of the network itself with an amount of one component in its parameters."""
+    matrices = {name: factors.matrices()[0] for name, factors in component.items()}
+    weights = {name: w + amount * matrices[name] for name, w in target.weights.items()}
+    return quantities("rms", target.with_weights(weights)(x))
+
+
+@jit_with_owner
+@jax.default_matmul_precision("highest")
+def _two_derivatives(target, x, component) -> tuple[jax.Array, jax.Array]:
+    """Along one component, [B, O]: by the network itself, and through its sites."""
     amounts = 1 + jnp.arange(sites.batch_size(x), dtype=jnp.float32)
+    network = functools.partial(_moved, target, x, component)
+    through = functools.partial(_through_sites, target, x, component)
     own = jax.jvp(network, (jnp.float32(0),), (jnp.float32(1),))[1].astype(jnp.float32)
-    ours = jax.jvp(through_sites, (jnp.zeros_like(amounts),), (amounts,))[1].astype(jnp.float32)
+    ours = jax.jvp(through, (jnp.zeros_like(amounts),), (amounts,))[1].astype(jnp.float32)
     return own * amounts[:, None], ours
+
+
+@jit_with_owner
+@jax.default_matmul_precision("highest")
+def _two_gradients(target, x, component) -> tuple[jax.Array, jax.Array]:
+    """The same pulled back, [B, B]: of a random combination of each example's outputs.
+
+    For networks that have no derivative along a direction. Through the sites, the gradient of an
+    example with respect to the amounts of others, off the diagonal, is to be 0.
+    """
+    size = sites.batch_size(x)
+    network, pull = jax.vjp(functools.partial(_moved, target, x, component), jnp.float32(0))
+    through = functools.partial(_through_sites, target, x, component)
+    _, pull_sites = jax.vjp(through, jnp.zeros(size))
+    weights = jax.random.normal(randomness.root(0), network.shape)
+    each = (jnp.eye(size)[..., None] * weights).astype(network.dtype)
+    (own,), (ours,) = jax.vmap(pull)(each), jax.vmap(pull_sites)(each)
+    return jnp.diag(own), ours
 
 
 def _check_derivatives(target: Target, x: PyTree) -> None:
@@ -202,18 +244,36 @@ def _check_derivatives(target: Target, x: PyTree) -> None:
     component = jax.tree.map(
         lambda leaf: drawn.normal(size=leaf.shape).astype(leaf.dtype), jax.eval_shape(one, target)
     )
+    if not _can_change(target, x, component):
+        raise UserError(
+            "nothing can be attributed: the outputs' derivatives with respect to all sites are 0, "
+            "as behind rounding, a step or an argmax; let the network return what comes before it"
+        )
     try:
         own, ours = _two_derivatives(target, x, component)
     except TypeError as error:
         if "custom_vjp" not in str(error):
             raise
-        return  # such a network has no derivative along a direction to compare with
+        own, ours = _two_gradients(target, x, component)  # no derivative along a direction
     if not _close(own, ours, tolerance(target, x)):
         raise UserError(
-            "the network's derivative with respect to its sites is not that of its own equations, "
-            "as where a custom derivative stands around a weight, or where examples change places "
-            "in the batch before they meet one; leave that site out"
+            "the network's derivative with respect to its sites is not that of its own equations: "
+            "examples meet, as by batch statistics in training mode (use train=False, "
+            "model.eval()), or change places in the batch before they meet a weight, or a custom "
+            "derivative stands around one; leave that site out"
         )
+
+
+def _can_change(target: Target, x: PyTree, component: Components) -> bool:
+    """Whether the outputs' derivative depends on what is added at the sites at all."""
+
+    def pushed(target, x, component, amounts):
+        through = functools.partial(_through_sites, target, x, component)
+        return jax.linearize(through, jnp.zeros_like(amounts))[1](amounts)
+
+    amounts = jnp.zeros(sites.batch_size(x))
+    jaxpr = jax.make_jaxpr(pushed)(target, x, component, amounts).jaxpr
+    return partial_eval.dce_jaxpr(jaxpr, [True])[1][-1]
 
 
 def tolerance(target: Target, x: PyTree) -> float:

@@ -17,7 +17,7 @@ from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_values, from_mapping
 from apd_jax.data import Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory, function_claims
-from apd_jax.decomposition.checks import check_seed, check_start, check_target
+from apd_jax.decomposition.checks import check_positions, check_seed, check_start, check_target
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.jax_settings import own_settings
@@ -106,6 +106,7 @@ def decompose(
         if not source.hint:
             raise
         raise UserError(f"{error}; {source.hint}") from error
+    check_positions(target, example, settings)
     check_start(target, init, settings)
     source.check(settings.batch_size)
     if auto:

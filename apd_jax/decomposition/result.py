@@ -30,7 +30,8 @@ class TopExamples(NamedTuple):
 
     Attributes:
       examples: [n] numbers of the examples, largest attribution first.
-      positions: [n] numbers of the positions, or None where components are chosen for examples.
+      positions: [n] numbers of the positions, [n, axes] where they have several, or None where
+        components are chosen for examples.
       scores: [n] attributions.
       active: [n] bool, whether the component is active there.
     """
@@ -190,5 +191,6 @@ def top_of(found: seen.Seen, component: int, count: int) -> TopExamples:
     scores = found.scores[:, component]
     rows = np.argsort(-scores, kind="stable")[:count]
     places = np.unravel_index(rows, found.lead)
-    positions = places[1] if len(places) > 1 else None
-    return TopExamples(places[0], positions, scores[rows], found.mask[rows, component])
+    examples, *others = places
+    positions = np.stack(others, axis=1) if len(others) > 1 else next(iter(others), None)
+    return TopExamples(examples, positions, scores[rows], found.mask[rows, component])

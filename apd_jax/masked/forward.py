@@ -1,8 +1,10 @@
 """Forward passes with components in place of the network's own matrices.
 
-Letters: B batch, T positions, C components, G stacked blocks, m rank, P active pairs.
+Letters: B batch, T positions (one axis or several), C components, G stacked blocks, m rank,
+P active pairs.
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -83,7 +85,7 @@ def masked_pairs(
       pairs: (rows [P], components [P]); see `selection.Selected`.
       lead: (B,), or (B, T) if rows are positions, numbered through all examples.
     """
-    num_rows = lead[0] if len(lead) == 1 else lead[0] * lead[1]
+    num_rows = math.prod(lead)
     total = num_components(components)
     groups = grouped_matmul.group_pairs(pairs, num_rows, total)
 
@@ -122,7 +124,7 @@ def _composed_apply(target, components, x):
 def _masked_apply(target, components, x, mask):
     def some(inputs, rows):
         operation = masked(components, rows)
-        return sites.run(target, inputs, operation, positions=mask.ndim == 3)[0]
+        return sites.run(target, inputs, operation, positions=mask.ndim > 2)[0]
 
     return sites.over_examples(some, target, x, mask)
 
@@ -170,11 +172,9 @@ def masked_apply(target: Target, components: Components, x: PyTree, mask: jax.Ar
 
 
 def check_mask(target: Target, components: Components, x: PyTree, mask: jax.Array) -> None:
-    """Raise UserError unless a mask is [B, C] or [B, T, C]."""
-    lead: tuple[int, ...] = (sites.batch_size(x),)
-    if mask.ndim == 3:
-        lead = (*lead, sites.num_positions(target, x))
-    expected = (*lead, num_components(components))
+    """Raise UserError unless a mask is [B, C] or [B, T, C], T of one axis or several."""
+    positions = sites.position_shape(target, x) if mask.ndim > 2 else ()
+    expected = (sites.batch_size(x), *positions, num_components(components))
     if mask.shape != expected:
-        form = "[B, T, C]" if mask.ndim == 3 else "[B, C]"
+        form = "[B, T, C]" if positions else "[B, C]"
         raise UserError(f"mask has shape {mask.shape}, expected {form} = {expected}")

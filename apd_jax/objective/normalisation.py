@@ -38,7 +38,7 @@ def scales(
     """
     whole = {name: Factors.from_matrices(w[None]) for name, w in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)
-    rows = (sites.num_positions(target, x),) if objective.per_position else ()
+    rows = sites.position_shape(target, x) if objective.per_position else ()
     scores = jnp.ones((sites.batch_size(x), *rows, 1))
     attributed = Attributed(scores, *objective.own_pass(target, x))
     always = Selected(scores > 0, None)

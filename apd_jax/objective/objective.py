@@ -6,6 +6,7 @@ Letters: B batch, T positions, C components.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -96,7 +97,9 @@ class Objective:
         "pairs as there are active inputs; k is not used).",
     )
     per_position: bool = setting(
-        False, "Choose components for every position of outputs [B, T, O], not every example."
+        False,
+        "Choose components for every position of outputs [B, T, O], T of one axis or several, not "
+        "every example.",
     )
     distil: bool = setting(False, "The last component is always active and not counted.")
     schatten_p: float = setting(0.9, "Power of the simplicity loss.")
@@ -180,8 +183,14 @@ class Objective:
         """[C] bool: True for the component that k does not count, if there is one."""
         return jnp.arange(num_components) >= num_components - self.distil
 
-    def check_sizes(self, num_rows: int, num_components: int) -> None:
-        """Raise UserError where k does not fit the rows of a batch and the number of components."""
+    def check_sizes(self, num_rows: int | None, num_components: int) -> None:
+        """Raise UserError where k does not fit a batch and the number of components.
+
+        Args:
+          num_rows: examples, or positions of all examples together; None where their number is
+            not known before the network is run.
+          num_components: C.
+        """
         candidates = num_components - self.distil
         if candidates < 1:
             raise UserError(
@@ -191,7 +200,9 @@ class Objective:
         if self.topk is None or self.selection == "exact":
             return
         try:
-            if self.selection == "batch":
+            if self.selection == "batch" and num_rows is None:
+                selection.num_active(self.topk, math.ceil(1 / self.topk), candidates)
+            elif self.selection == "batch":
                 selection.num_active(self.topk, num_rows, candidates)
             else:
                 selection.check_topk(self.topk, candidates)

@@ -91,12 +91,14 @@ def _sized(images: np.ndarray, how: str = "") -> Pictures:
     return Pictures(images, how)
 
 
-def as_text(x: PyTree, example: int, position: int | None = None) -> str:
+def as_text(x: PyTree, example: int, *positions: int) -> str:
     """Write an example in short: up to 16 whole numbers, or up to 8 others with two digits.
 
     Of a longer sequence of whole numbers those around the position are shown, with the position in
-    brackets. Several arrays are preceded by their names. Empty if no array is short enough.
+    brackets, unless positions have several axes. Several arrays are preceded by their names. Empty
+    if no array is short enough.
     """
+    position = positions[0] if len(positions) == 1 else None
     leaves = jax.tree_util.tree_leaves_with_path(x)
     texts = []
     for path, leaf in leaves:

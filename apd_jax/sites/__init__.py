@@ -12,8 +12,8 @@ from apd_jax.sites.evaluate import (
     SiteRecord,
     as_is,
     batched,
-    num_positions,
     over_examples,
+    position_shape,
     run,
 )
 from apd_jax.sites.layout import Placement, Site
@@ -35,7 +35,7 @@ __all__ = [
     "batch_size",
     "batched",
     "leaf_name",
-    "num_positions",
     "over_examples",
+    "position_shape",
     "run",
 ]

@@ -2,12 +2,13 @@
 
 Rows of a use come with the batch in front, [B, ..., (G), d_in], and with the positions after it
 where these are asked for. A network of which that can't be told is run example by example.
-Letters: B batch, T positions, G stacked blocks, d_in / d_out widths of a use.
+Letters: B batch, T positions (one axis or several), G stacked blocks, d_in / d_out widths of a use.
 """
 
 import collections
 import dataclasses
 import math
+import os.path
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -122,7 +123,7 @@ class _Order:
     """Moves the batch, and the positions, of rows [*R, ...] to the front and back."""
 
     def __init__(self, num_axes: int, lead: Lead):
-        first = [axis for axis in lead if axis is not None]
+        first = [axis for axis in (lead.batch, *lead.positions) if axis is not None]
         self._added = lead.batch is None
         self._order = (*first, *(a for a in range(num_axes) if a not in first))
 
@@ -142,18 +143,18 @@ class _Order:
 
 
 def _leads(target: Target, x: PyTree, program, positions: bool) -> dict[int, list[Lead]]:
-    length = num_positions(target, x) if positions else None
-    leads = find_leads(target.apply_fn, target.params, x, program, length)
+    lengths = position_shape(target, x) if positions else ()
+    leads = find_leads(target.apply_fn, target.params, x, program, lengths)
     if batch_size(x) > 1 and not _all_known(target, program, leads):
         raise AssertionError("the batch of some rows is unknown: take examples one by one")
-    if positions:
-        for site, lead in _used(target, program, leads):
-            if lead.position is None:
-                raise UserError(
-                    f"site {site!r} is used on rows among which no axis is that of the positions; "
-                    "a mask for every position needs one: choose other sites, or one mask for "
-                    "every example"
-                )
+    for site, lead in _used(target, program, leads):
+        if None in lead.positions:
+            raise UserError(
+                f"site {site!r} is used on rows among which no axes are those of the positions, "
+                f"which are the axes {list(lengths)} of the outputs before their last; a mask for "
+                "every position needs them: choose other sites, let the network merge axes of its "
+                "outputs that are no positions with the last, or choose one mask for every example"
+            )
     return leads
 
 
@@ -169,25 +170,27 @@ def _all_known(target: Target, program, leads) -> bool:
     return all(lead.batch is not None for _, lead in _used(target, program, leads))
 
 
-def num_positions(target: Target, x: PyTree) -> int:
-    """T, the length of the outputs' axis after the batch.
+def position_shape(target: Target, x: PyTree) -> tuple[int, ...]:
+    """T, the lengths of the outputs' axes between the batch and the last; those that all share.
 
     Raises:
-      UserError: outputs without such an axis before their last.
+      UserError: outputs without such an axis.
     """
     shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
-    if not all(len(shape) >= 3 for shape in shapes) or len({shape[1] for shape in shapes}) != 1:
+    shared = os.path.commonprefix([shape[1:-1] for shape in shapes])
+    if not shared:
         raise UserError(
-            f"per_position, a choice for every position, needs outputs [B, T, O], got {shapes}"
+            "per_position, a choice for every position, needs outputs [B, T, O] with one or more "
+            f"axes T, got {shapes}"
         )
-    return shapes[0][1]
+    return shared
 
 
 def batched(target: Target, x: PyTree) -> bool:
     """Whether the rows of every use of a site have an axis that is the batch."""
     target.at(x)
     program = trace(target.apply_fn, target.params, x)
-    leads = find_leads(target.apply_fn, target.params, x, program, None)
+    leads = find_leads(target.apply_fn, target.params, x, program)
     return _all_known(target, program, leads)
 
 

@@ -1,7 +1,8 @@
 """The traced program, evaluated equation by equation, with every parameter leaf followed.
 
-Inner programs that a leaf enters (jit, remat, custom derivatives) are evaluated in place, and scans
-turn by turn, so that each linear use of a leaf is met by itself.
+Inner programs that a leaf enters (jit, remat, custom derivatives) are evaluated in place. Scans,
+and while loops whose number of iterations the program fixes, are unrolled, so that each linear use
+of a leaf is met by itself.
 """
 
 import re
@@ -13,12 +14,19 @@ import numpy as np
 from jax.extend import core, source_info_util
 
 from apd_jax.sites import views
+from apd_jax.sites.trip_count import MOST_ITERATIONS, trip_count
 from apd_jax.sites.uses import LinearUse, recognise
 from apd_jax.sites.views import View
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call")
 # Entered only where a leaf goes in: elsewhere their own derivatives and savings stay.
-_WRAPPERS = ("remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+_CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+_WRAPPERS = ("remat2", "checkpoint", *_CUSTOM)
+_SOLVER = "(with diffrax, fixed steps and adjoint=DirectAdjoint())"
+_LOST = (
+    "whose rule is not that of the equations inside, or can't be compared with it; leave this "
+    f"parameter out, or call the function without its rule {_SOLVER}"
+)
 _INSTALLED = re.compile(r"^.*[\\/]site-packages[\\/]")  # a library is named from here on
 _SMALL = 16  # numbers of at most so many entries are computed while tracing
 
@@ -30,11 +38,23 @@ class Value(NamedTuple):
       array: its value.
       view: the leaf whose entries it holds, if it holds nothing else.
       varying: whether it depends on the inputs.
+      known: whether the program's own constants fix it, and it was computed while tracing.
     """
 
     array: Any
     view: View | None = None
     varying: bool = False
+    known: bool = False
+
+    @classmethod
+    def constant(cls, array: Any) -> "Value":
+        """A constant of the program; those of an outer trace have no value yet."""
+        return cls(array, known=not isinstance(array, jax.core.Tracer))
+
+    @property
+    def number(self) -> int | None:
+        """The value as a whole number, where it is a known scalar."""
+        return int(self.array) if self.known and np.ndim(self.array) == 0 else None
 
 
 class Interpreter:
@@ -44,14 +64,18 @@ class Interpreter:
       on_use: `(use, as_is) -> result` of an equation that is linear in a leaf; `as_is()` gives what
         the network itself computes.
       on_other: `(leaf, reason)` is told of every other use.
+      keeps_derivative: `(eqn, inside) -> bool`: whether an equation with a custom derivative may
+        be replaced by the program inside it; asked only where a leaf goes in.
     """
 
     def __init__(
         self,
         on_use: Callable[[LinearUse, Callable[[], jax.Array]], jax.Array],
         on_other: Callable[[int, str], None],
+        keeps_derivative: Callable[[Any, core.ClosedJaxpr], bool] = lambda eqn, inside: True,
     ):
         self._on_use, self._on_other = on_use, on_other
+        self._keeps_derivative = keeps_derivative
 
     def run(
         self,
@@ -82,11 +106,11 @@ class Interpreter:
         return [result.array for result in results]
 
     def _walk(self, jaxpr, consts, arguments: Sequence[Value]) -> list[Value]:
-        env: dict[Any, Value] = dict(zip(jaxpr.constvars, map(Value, consts), strict=True))
+        env: dict[Any, Value] = dict(zip(jaxpr.constvars, map(Value.constant, consts), strict=True))
         env |= dict(zip(jaxpr.invars, arguments, strict=True))
 
         def read(atom):
-            return Value(atom.val) if isinstance(atom, core.Literal) else env[atom]
+            return Value.constant(atom.val) if isinstance(atom, core.Literal) else env[atom]
 
         for eqn in jaxpr.eqns:
             results = self._equation(eqn, [read(atom) for atom in eqn.invars])
@@ -96,44 +120,59 @@ class Interpreter:
     def _equation(self, eqn, operands: list[Value]) -> Sequence[Value]:
         name = eqn.primitive.name
         held = [i for i, operand in enumerate(operands) if operand.view is not None]
-        if name in _CALLS or (held and name in _WRAPPERS):
+        if name in _CALLS or (held and name in _WRAPPERS and self._may_enter(eqn)):
             inner, consts = _inner_program(eqn.params)
             return self._walk(inner, consts, operands)
         if not held:
             return _bind(eqn, operands)
-        if name == "scan":
-            return self._unrolled(eqn, operands)
-        moved = self._moved(eqn, operands, held)
+        followed = self._control_flow(eqn, operands)
+        if followed is not None:
+            return followed
+        moved = _moved(eqn, operands, held)
         if moved is not None:
             plain = _bind(eqn, operands)
             return [v._replace(view=view) for v, view in zip(plain, moved, strict=True)]
-        found = self._recognised(eqn, operands, held)
+        found = _recognised(eqn, operands, held)
         if isinstance(found, LinearUse):
             array = self._on_use(found, lambda: _bind(eqn, operands)[0].array)
             return [Value(array, varying=any(operand.varying for operand in operands))]
-        where = _INSTALLED.sub("", source_info_util.summarize(eqn.source_info))
-        for place in held:
-            reason = f"{found} ({where})" if where.strip("() ") else found
-            self._on_other(operands[place].view.leaf, reason)
+        self._other_use(eqn, operands, found)
         return _bind(eqn, operands)
 
-    def _moved(self, eqn, operands, held):
-        """Views of the results where the equation only moves the entries of its first operand."""
-        if held != [0] or any(operand.varying for operand in operands[1:]):
-            return None
-        others = [_number(operand.array) for operand in operands[1:]]
-        return views.follow(eqn.primitive.name, operands[0].view, others, eqn.params)
+    def _other_use(self, eqn, operands: list[Value], reason: str) -> None:
+        where = _INSTALLED.sub("", source_info_util.summarize(eqn.source_info))
+        reason = f"{reason} ({where})" if where.strip("() ") else reason
+        for operand in operands:
+            if operand.view is not None:
+                self._on_other(operand.view.leaf, reason)
 
-    def _recognised(self, eqn, operands, held) -> LinearUse | str:
-        name = eqn.primitive.name
-        if name in ("while", "cond"):
-            return f"used inside a {name}, whose course depends on values"
-        if len(held) > 1:
-            return f"{name} of a parameter with a parameter"
-        if name in ("gather", "dynamic_slice") and not any(o.varying for o in operands):
-            return "looked up at places that don't depend on the inputs, as a bias"
-        arrays = [operand.array for operand in operands]
-        return recognise(eqn, arrays, held[0], operands[held[0]].view)
+    def _may_enter(self, eqn) -> bool:
+        """Whether the equations inside a wrapper have the derivative of the wrapper."""
+        if eqn.primitive.name not in _CUSTOM:
+            return True
+        inner, consts = _inner_program(eqn.params)
+        return self._keeps_derivative(eqn, core.ClosedJaxpr(inner, consts))
+
+    def _control_flow(self, eqn, operands: list[Value]) -> list[Value] | None:
+        """The results of a loop or a condition whose course the program fixes; None of others."""
+        name, params = eqn.primitive.name, eqn.params
+        if name == "scan":
+            return self._unrolled(eqn, operands)
+        if name == "cond" and operands[0].number is not None:
+            last = len(params["branches"]) - 1
+            branch = params["branches"][min(max(operands[0].number, 0), last)]
+            return self._walk(branch.jaxpr, branch.consts, operands[1:])
+        if name != "while":
+            return None
+        count = trip_count(eqn, operands)
+        if count is None or count > MOST_ITERATIONS:
+            return None
+        body, first = params["body_jaxpr"], params["cond_nconsts"]
+        consts = operands[first : first + params["body_nconsts"]]
+        carry = operands[first + params["body_nconsts"] :]
+        for _ in range(count):
+            carry = self._walk(body.jaxpr, body.consts, [*consts, *carry])
+        return carry
 
     def _unrolled(self, eqn, operands: list[Value]) -> list[Value]:
         params = eqn.params
@@ -152,14 +191,51 @@ class Interpreter:
         columns = []
         for place, var in enumerate(eqn.outvars[num_carry:]):
             values = [row[place] for row in rows]
-            for value in values:
+            view = views.stack([value.view for value in values])
+            for value in values if view is None else ():
                 if value.view is not None:
                     self._on_other(value.view.leaf, "a scan collects it")
             arrays = [value.array for value in values]
             empty = jax.numpy.zeros(var.aval.shape, var.aval.dtype)
             array = jax.numpy.stack(arrays) if arrays else empty
-            columns.append(Value(array, varying=any(value.varying for value in values)))
+            columns.append(Value(array, view, any(value.varying for value in values)))
         return columns
+
+
+def _moved(eqn, operands: list[Value], held: list[int]) -> list[View] | None:
+    """Views of the results where the equation only moves entries of the leaf that it is given."""
+    name = eqn.primitive.name
+    if name in ("concatenate", "stack"):
+        parts = [operand.view for operand in operands]
+        join = views.join if name == "concatenate" else views.stack
+        joined = join(parts, eqn.params["dimension" if name == "concatenate" else "axis"])
+        return None if joined is None else [joined]
+    if held != [0] or any(operand.varying for operand in operands[1:]):
+        return None
+    others = [operand.number for operand in operands[1:]]
+    return views.follow(name, operands[0].view, others, eqn.params)
+
+
+def _recognised(eqn, operands: list[Value], held: list[int]) -> LinearUse | str:
+    name = eqn.primitive.name
+    if name in _CUSTOM:
+        return f"used inside a custom derivative, {_LOST}"
+    if name == "while":
+        return (
+            "used inside a while loop whose number of iterations depends on values, or is above "
+            f"{MOST_ITERATIONS}; write it as a scan of fixed length {_SOLVER}"
+        )
+    if name == "cond":
+        return (
+            "used inside a cond, whose course depends on values; compute both branches and choose "
+            f"by jnp.where {_SOLVER}"
+        )
+    if len(held) > 1:
+        return f"{name} of a parameter with a parameter"
+    if name in ("gather", "dynamic_slice") and not any(o.varying for o in operands):
+        return "looked up at places that don't depend on the inputs, as a bias"
+    arrays = [operand.array for operand in operands]
+    return recognise(eqn, arrays, held[0], operands[held[0]].view)
 
 
 def _inner_program(params) -> tuple[Any, Sequence[Any]]:
@@ -171,7 +247,11 @@ def _inner_program(params) -> tuple[Any, Sequence[Any]]:
 
 def _at(stack: Value, turn: int) -> Value:
     """One turn's share of what a scan runs over."""
-    array = stack.array[turn]
+    if stack.known:
+        with jax.ensure_compile_time_eval():
+            array = jax.numpy.asarray(stack.array)[turn]
+    else:
+        array = stack.array[turn]
     if stack.view is None:
         return stack._replace(array=array)
     first, *rest = stack.view.tables
@@ -179,33 +259,29 @@ def _at(stack: Value, turn: int) -> Value:
     return Value(array, View(moved.leaf, moved.offset, moved.tables[1:]))
 
 
-def _number(array: Any) -> int | None:
-    known = not isinstance(array, jax.core.Tracer) and np.ndim(array) == 0
-    return int(array) if known else None
-
-
 def _bind(eqn, operands: Sequence[Value]) -> list[Value]:
     """Compute an equation as the network does; small numbers at once, to be read while tracing."""
     arrays = [operand.array for operand in operands]
     params = eqn.primitive.get_bind_params(eqn.params)
-    if _is_small(eqn, arrays):
+    known = _is_small(eqn) and bool(operands) and all(operand.known for operand in operands)
+    if known:
         with jax.ensure_compile_time_eval():
             out = eqn.primitive.bind(*arrays, **params)
     else:
         out = eqn.primitive.bind(*arrays, **params)
     outs = out if eqn.primitive.multiple_results else [out]
     varying = any(operand.varying for operand in operands)
-    return [Value(array, varying=varying) for array in outs]
+    return [Value(array, varying=varying, known=known) for array in outs]
 
 
-def _is_small(eqn, arrays) -> bool:
-    if not arrays or any(isinstance(array, jax.core.Tracer) for array in arrays):
+def _is_small(eqn) -> bool:
+    """Whether an equation gives few whole numbers or truth values alone."""
+    avals = [var.aval for var in eqn.outvars]
+    whole = all(_is_real(getattr(aval, "dtype", None)) for aval in avals)
+    return whole and all(aval.size <= _SMALL for aval in avals)
+
+
+def _is_real(dtype) -> bool:
+    if dtype is None:
         return False
-    dtypes = [getattr(var.aval, "dtype", None) for var in eqn.outvars]
-    whole = all(dtype is not None and _is_whole(dtype) for dtype in dtypes)
-    return whole and all(var.aval.size <= _SMALL for var in eqn.outvars)
-
-
-def _is_whole(dtype) -> bool:
-    """Whether numbers are integers or truth values."""
-    return any(jax.numpy.issubdtype(dtype, kind) for kind in (np.integer, np.bool_))
+    return any(jax.numpy.issubdtype(dtype, kind) for kind in (np.integer, np.floating, np.bool_))

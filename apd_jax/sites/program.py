@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from apd_jax.errors import UserError
+from apd_jax.sites.custom_derivatives import keeps_derivative
 from apd_jax.sites.interpreter import Interpreter
 from apd_jax.sites.layout import NoMatrix, Placement, Site, find_layout
 from apd_jax.sites.leaf_names import leaf_name
@@ -73,6 +74,27 @@ def abstract(tree: PyTree) -> PyTree:
     )
 
 
+ONE_EXAMPLE = (
+    "the inputs look like a single example, without the batch axis in front: give batches "
+    "[B, ...], a list or an iterator of single examples as one array, numpy.stack(list(examples)), "
+    "and one example as x[None]"
+)
+
+
+def takes_batches_of(apply_fn: Callable, params: PyTree, x: PyTree) -> bool:
+    """Whether the network runs on inputs like `x` with one axis more, and gives it back in front.
+
+    It is tried with 997 examples, a number that no other axis is likely to have.
+    """
+    more = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((997, *leaf.shape), leaf.dtype), x)
+    try:
+        outputs = jax.eval_shape(apply_fn, params, more)
+    except Exception:  # whatever a network says to a shape that it was not written for
+        return False
+    leaves = jax.tree.leaves(outputs)
+    return bool(leaves) and all(leaf.shape[:1] == (997,) for leaf in leaves)
+
+
 class _Uncached(Exception):
     """Carries a program that holds values of an outer trace, and must not outlive it."""
 
@@ -109,9 +131,10 @@ def _trace(apply_fn, params_tree, inputs_tree, shapes, ambient) -> Program:
     except Exception as error:  # whatever a network says to inputs that it does not take
         found = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(x)]
         reason = (str(error).splitlines() or [""])[0]
+        one = f"; {ONE_EXAMPLE}" if takes_batches_of(apply_fn, params, x) else ""
         raise UserError(
             f"the network can't be run on inputs {', '.join(found)} "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {reason}){one}"
         ) from error
     uses, others = _all_uses(closed, structs, params_tree.num_leaves)
     sites: dict[str, Site] = {}
@@ -135,6 +158,11 @@ def _trace(apply_fn, params_tree, inputs_tree, shapes, ambient) -> Program:
 
 def _why_not(leaf, uses: list[LinearUse], others: list[str]) -> str:
     """Why a leaf is no site; empty where it is one."""
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return (
+            f"its numbers are {leaf.dtype}, not real; give the network the real and the imaginary "
+            "part as two parameters, and multiply by each: x (R + iI) is x @ R and x @ I"
+        )
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return f"its numbers are {leaf.dtype}, not real"
     if others:
@@ -152,7 +180,10 @@ def _all_uses(closed, structs, num_leaves: int):
         uses[use.view.leaf].append(dataclasses.replace(use, **nothing))
         return as_is()
 
-    interpreter = Interpreter(on_use, lambda leaf, reason: others[leaf].append(reason))
+    def on_other(leaf, reason):
+        others[leaf].append(reason)
+
+    interpreter = Interpreter(on_use, on_other, keeps_derivative)
     jax.eval_shape(
         lambda *arrays: interpreter.run(
             closed, arrays[:num_leaves], arrays[num_leaves:], range(num_leaves)

@@ -1,9 +1,9 @@
 """Where the batch and the positions lie among the rows of every use.
 
-The network is traced, abstractly, with one example more and with one position less: the axis of a
-use's rows whose length follows is the one. Where none does, or where axes were merged, examples
-are taken one at a time instead.
-Letters: B batch, T positions, R row axes.
+The network is traced, abstractly, with one example more, and for every axis of positions with one
+position less along it: the axis of a use's rows whose length follows is the one. Where none does,
+or where axes were merged, examples are taken one at a time instead.
+Letters: B batch, T positions (one axis or several), R row axes.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Lead(NamedTuple):
     """Which row axes of a use are the batch and the positions; None where no single axis is."""
 
     batch: int | None
-    position: int | None = None
+    positions: tuple[int | None, ...] = ()
 
 
 def batch_size(x: PyTree) -> int:
@@ -41,33 +41,37 @@ def batch_size(x: PyTree) -> int:
 
 
 def find_leads(
-    apply_fn: Callable, params: PyTree, x: PyTree, program: Program, positions: int | None
+    apply_fn: Callable, params: PyTree, x: PyTree, program: Program, positions: tuple[int, ...] = ()
 ) -> dict[int, list[Lead]]:
     """Batch and position axes of the rows of every use, by leaf.
 
     Args:
       apply_fn, params, x, program: the network, and its program at these inputs.
-      positions: T, where positions are wanted.
-
-    Raises:
-      UserError: positions are wanted and no use tells where they are.
+      positions: lengths T of the axes of positions, where these are wanted.
     """
     examples = batch_size(x)
     longer = _traced(apply_fn, params, _resized(x, 0, examples, 1))
-    shorter = None
-    if positions is not None:
-        shorter = _traced(apply_fn, params, _resized(x, 1, positions, -1))
+    shorter = [
+        _traced(apply_fn, params, _resized(x, 1 + axis, length, -1))
+        for axis, length in enumerate(positions)
+    ]
     leads: dict[int, list[Lead]] = {}
     for leaf, shapes in program.row_shapes.items():
         batches = _followers(shapes, longer, leaf, examples, 1)
-        if positions is None:
-            leads[leaf] = [Lead(batch) for batch in batches]
-            continue
-        places = _followers(shapes, shorter, leaf, positions, -1)
-        if shorter is None:  # of a fixed number of positions: told by their number alone
-            places = [_only(s, b, positions) for s, b in zip(shapes, batches, strict=True)]
-        leads[leaf] = [Lead(b, t) for b, t in zip(batches, places, strict=True)]
+        axes = [
+            _followers(shapes, other, leaf, length, -1)
+            if other is not None  # else of a fixed number of positions: told by their number alone
+            else [_only(shape, b, length) for shape, b in zip(shapes, batches, strict=True)]
+            for other, length in zip(shorter, positions, strict=True)
+        ]
+        places = zip(*axes, strict=True) if axes else [()] * len(shapes)
+        leads[leaf] = [Lead(b, _distinct(t)) for b, t in zip(batches, places, strict=True)]
     return leads
+
+
+def _distinct(places: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """The axes of positions, unknown where two of them are one axis of the rows."""
+    return places if len(set(places)) == len(places) else (None,) * len(places)
 
 
 def _resized(x: PyTree, axis: int, length: int, by: int) -> PyTree:

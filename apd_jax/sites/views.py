@@ -56,6 +56,34 @@ def outer_sum(tables: Sequence[np.ndarray]) -> np.ndarray:
     return total
 
 
+def join(parts: Sequence[View | None], axis: int) -> View | None:
+    """The parts beside each other along an axis; None unless they are parts of one leaf in a grid.
+
+    Apart from their place along the axis they must be the same entries of the leaf.
+    """
+    if not parts or any(part is None or part.leaf != parts[0].leaf for part in parts):
+        return None
+    first = parts[0]
+    for part in parts[1:]:
+        for a, (table, own) in enumerate(zip(part.tables, first.tables, strict=True)):
+            if a != axis and not np.array_equal(table, own):
+                return None
+    tables = list(first.tables)
+    tables[axis] = np.concatenate([part.offset + part.tables[axis] for part in parts])
+    return View(first.leaf, 0, ()).with_tables(tables)
+
+
+def stack(parts: Sequence[View | None], axis: int = 0) -> View | None:
+    """The parts along a new axis, as `join`."""
+
+    def placed(part):
+        tables = list(part.tables)
+        tables.insert(axis, np.zeros(1, np.int64))
+        return View(part.leaf, part.offset, tuple(tables))
+
+    return join([part and placed(part) for part in parts], axis)
+
+
 def _transpose(view: View, *, permutation, **_):
     return view.with_tables([view.tables[axis] for axis in permutation])
 
@@ -92,6 +120,14 @@ def _split(view: View, *, sizes, axis, **_):
         tables[axis] = tables[axis][start:end]
         pieces.append(view.with_tables(tables))
     return pieces
+
+
+def _unstack(view: View, *, axis, **_):
+    whole = view.tables
+    return [
+        View(view.leaf, view.offset + int(place), (*whole[:axis], *whole[axis + 1 :]))
+        for place in whole[axis]
+    ]
 
 
 def _reshape(view: View, *, new_sizes, dimensions=None, **_):
@@ -165,6 +201,7 @@ _MOVES: dict[str, Callable] = {
     "slice": _slice,
     "rev": _reverse,
     "split": _split,
+    "unstack": _unstack,
     "reshape": _reshape,
     "dynamic_slice": _dynamic_slice,
     "convert_element_type": _converted,

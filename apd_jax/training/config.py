@@ -101,8 +101,10 @@ class Settings:
                 f"selection={self.objective.selection!r} and topk={self.objective.topk}; leave it "
                 "'constant'"
             )
-        self.objective.check_sizes(self.batch_size, self.num_components)
-        self.objective_at_end.check_sizes(self.batch_size, self.num_components)
+        # How many positions there are is known with the network alone.
+        rows = None if self.objective.per_position else self.batch_size
+        self.objective.check_sizes(rows, self.num_components)
+        self.objective_at_end.check_sizes(rows, self.num_components)
 
     def with_topk(self, k: float, **changes: Any) -> "Settings":
         """The same settings with another k, and other changes."""
