@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from apd_jax import sites
+from apd_jax import sites, validity
 from apd_jax.attribution.attributed import Attributed
 from apd_jax.components import Factors
 from apd_jax.objective.objective import Objective
@@ -41,7 +41,10 @@ def scales(
     rows = sites.position_shape(target, x) if objective.per_position else ()
     scores = jnp.ones((sites.batch_size(x), *rows, 1))
     attributed = Attributed(scores, *objective.own_pass(target, x))
-    always = Selected(scores > 0, None)
+    valid, mask = objective.counted(x), scores > 0
+    if valid is not None:
+        mask = mask & validity.of_rows(valid, mask.shape[:-1])[..., None]
+    always = Selected(mask, None)
     weights = dataclasses.asdict(objective.coefficients)
     values = {}
     for name, term in TERMS.items():

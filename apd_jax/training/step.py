@@ -78,7 +78,7 @@ def train_step(
     def total(components):
         terms, chosen = objective.terms(target, components, x, key, multipliers)
         counts = chosen.counts()
-        active = jnp.sum(counts) / (chosen.mask.size // chosen.mask.shape[-1])
+        active = jnp.sum(counts) / objective.num_rows(chosen, x)
         return objective.total(terms, multipliers), (terms, counts, active)
 
     (loss, (terms, counts, active)), gradient = jax.value_and_grad(total, has_aux=True)(
