@@ -12,6 +12,9 @@ from apd_jax.decomposition.decompose import decompose
 from apd_jax.decomposition.loading import load
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
+from apd_jax.evaluation.compare import compare, compare_seeds
+from apd_jax.evaluation.evidence import Evidence, Limits
+from apd_jax.evaluation.shuffled import shuffled
 from apd_jax.masked.forward import composed_apply, masked_apply
 from apd_jax.objective.objective import Coefficients, Objective, Routes
 from apd_jax.objective.selection import batch_topk_mask, topk_mask
@@ -26,7 +29,9 @@ __all__ = [
     "DataFailed",
     "Decomposition",
     "Diverged",
+    "Evidence",
     "Factors",
+    "Limits",
     "Objective",
     "Observer",
     "Routes",
@@ -39,6 +44,8 @@ __all__ = [
     "activation_attributions",
     "batch_topk_mask",
     "check_target",
+    "compare",
+    "compare_seeds",
     "composed_apply",
     "decompose",
     "gradient_attributions",
@@ -46,5 +53,6 @@ __all__ = [
     "init_components",
     "load",
     "masked_apply",
+    "shuffled",
     "topk_mask",
 ]

@@ -21,6 +21,8 @@ _STREAMS = {
     "order of the data": 2**31 + 8,
     "examples": 2**31 + 9,
     "zero terms": 2**31 + 10,
+    "evidence": 2**31 + 20,
+    "shuffled matrices": 2**31 + 21,
 }
 # Numbers that are folded into the key of a step; the last two into the key of its attributions, or
 # of those of a round of refinement.

@@ -75,6 +75,27 @@ class ExportTest(parameterized.TestCase):
         np.testing.assert_array_equal(arrays["linear1.U"], components_of(1)["linear1"].U)
         self.assertEqual(json.loads((self.directory / "config.json").read_text()), CONFIG)
 
+    @parameterized.named_parameters(
+        ("Fortran's order", np.asfortranarray(np.arange(6.0, dtype="f4").reshape(2, 3))),
+        ("every second", np.arange(12.0, dtype="f4").reshape(2, 6)[:, ::2]),
+        ("backwards", np.arange(6.0, dtype="f4").reshape(2, 3)[::-1]),
+        ("a number", np.asarray(2.5, "f4")),
+    )
+    def test_plain_files_of_arrays_in_any_order(self, array):
+        self.save(1, {"w": array})
+        plain = safetensors.numpy.load_file(self.directory / "components.safetensors")
+        np.testing.assert_array_equal(plain["target/w"], array)
+
+    def test_a_plain_file_of_something_else_is_noticed(self):
+        def save(arrays, path, real=safetensors.numpy.save_file):
+            real({name: np.asarray(array + 1) for name, array in arrays.items()}, path)
+
+        with (
+            mock.patch.object(safetensors.numpy, "save_file", save),
+            self.assertRaisesRegex(checkpoint.CheckpointError, "does not hold"),
+        ):
+            self.save(1)
+
     def test_saved_again(self):
         self.save(1)
         self.save(2)

@@ -42,8 +42,8 @@ class NumbersTest(parameterized.TestCase):
         text = json.dumps(config_fields.to_mapping(sizes))
         self.assertEqual(json.loads(text)["layers"], [7, 2])
 
-    @parameterized.parameters((np.float32(2.5),), (np.array([1, 2]),), (np.bool_(True),))
-    def test_other_arrays_are_refused(self, value):
+    @parameterized.parameters((np.float32(2.5),), (np.bool_(True),))
+    def test_other_kinds_are_refused(self, value):
         with self.assertRaisesRegex(UserError, "wide must be a whole number"):
             Sizes(wide=value)
 

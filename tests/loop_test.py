@@ -122,14 +122,43 @@ class SameTest(parameterized.TestCase):
         self.assertEqual(loop.chunk_program(own_step, jnp.ones(2))._cache_size(), 1)
 
 
+class PiecesTest(parameterized.TestCase):
+    """A chunk may be fed in pieces, which changes no number and no report."""
+
+    @parameterized.parameters(1, 3)
+    def test_the_same_as_in_one(self, piece):
+        def fed_step(context, state, key):
+            scale, fed = context
+            return step_fn(
+                scale, state._replace(weight=state.weight + fed[state.step % piece]), key
+            )
+
+        def feed(step, length):
+            asked.append((step, length))
+            for start in range(step, step + length, piece):
+                yield piece, jnp.arange(start, start + piece, dtype=jnp.float32)
+
+        def read_step(scale, state, key):
+            fed = state.step.astype(jnp.float32)
+            return step_fn(scale, state._replace(weight=state.weight + fed), key)
+
+        asked, one, other = [], Recorder(), Recorder()
+        found = run(step=fed_step, feed=feed, observer=one, save_every=6)
+        expected = run(step=read_step, observer=other, save_every=6)
+        np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-6)
+        self.assertEqual(one.told, other.told)
+        self.assertEqual(asked, [(0, 3), (3, 3), (6, 3), (9, 3)])
+
+
 class DataFailedTest(parameterized.TestCase):
     """Data that raise an error cost nothing that was done before."""
 
-    def run_until(self, fails_at, observer=None, between=None):
+    def run_until(self, fails_at, observer=None, between=None, piece=3):
         def feed(step, length):
-            if step == fails_at:
-                raise OSError("the shard is gone")
-            return jnp.zeros(())
+            for start in range(step, step + length, piece):
+                if start == fails_at:
+                    raise OSError("the shard is gone")
+                yield piece, jnp.zeros(())
 
         def fed_step(context, state, key):
             return step_fn(context[0], state, key)
@@ -152,6 +181,15 @@ class DataFailedTest(parameterized.TestCase):
         self.assertEqual(caught.exception.step, 6)
         for found in (observer.states[6], caught.exception.state):
             np.testing.assert_array_equal(found.weight, expected.weight)
+
+    @parameterized.parameters(5, 7)
+    def test_within_a_chunk(self, fails_at):
+        observer = Recorder()
+        with self.assertRaisesRegex(loop.DataFailed, f"after step {fails_at} of 12"):
+            self.run_until(fails_at, observer, piece=1)
+        self.assertEqual(observer.told[-2:], [("row", fails_at), ("save", fails_at)])
+        expected = run(steps=fails_at)
+        np.testing.assert_array_equal(observer.states[fails_at].weight, expected.weight)
 
     def test_before_the_first_step_there_is_nothing_to_save(self):
         with self.assertRaisesRegex(OSError, "the shard is gone"):

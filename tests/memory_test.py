@@ -1,9 +1,10 @@
-"""Freed arrays go back to the system although something behind them in the heap is still in use."""
+"""Memory: what is freed goes back, data are read as needed, and a finished call leaves nothing."""
 
 import pathlib
 import platform
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from absl.testing import absltest, parameterized
@@ -28,16 +29,87 @@ if sys.argv[1] == "on":
 print(resident() - before)
 """
 
+SETTINGS = """
+import gc, resource, sys
+import jax, jax.numpy as jnp, numpy as np
+import apd_jax
+
+OPTIONS = dict(num_components=4, rank=1, topk=1.0, refine={"every": 0}, relative_losses=False)
+
+def decompose(data, function, shape, **options):
+    weights = {"w": jax.random.normal(jax.random.key(0), shape) / 100}
+    return apd_jax.decompose(apd_jax.Target(function, weights), data, **OPTIONS, **options)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+"""
+MAPPED = """
+network = lambda p, x: x.astype("float32") @ p["w"]
+mapped = np.memmap(sys.argv[1], np.uint8, "w+", shape=(100_000, 6144))
+mapped[::50] = np.random.default_rng(0).integers(0, 255, (2000, 6144))
+mapped.flush()
+mapped = np.memmap(sys.argv[1], np.uint8, "r", shape=(100_000, 6144))
+options = dict(steps=100, batch_size=32)
+first = decompose(np.ones((64, 6144), np.uint8), network, (6144, 4), **options)
+before = peak()
+decompose(mapped, network, (6144, 4), **options)
+print(peak() - before)
+"""
+LOADER = """
+network = lambda p, x: x.mean((1, 2)) @ p["w"]
+images = lambda count: (np.ones((64, 128, 128, 3), "f4") for _ in range(count))
+decompose(images(5), network, (3, 4), steps=2, chunk_steps=1)
+before = peak()
+decompose(images(200), network, (3, 4), steps=100, chunk_steps=100)
+print(peak() - before)
+"""
+CALLS = """
+def mappings():
+    return len(open("/proc/self/maps").readlines())
+
+found = []
+for i in range(8):
+    rows = np.full((50_000, 10), i, np.float32)
+    decompose(rows, lambda p, x: x @ p["w"], (10, 4), steps=5)
+    del rows
+    gc.collect()
+    found.append((mappings(), len(jax.live_arrays())))
+assert not [a for a in jax.live_arrays() if a.nbytes > 10**6], "data stay"
+print(max(abs(a - b) for kinds in zip(*found[4:]) for a in kinds for b in kinds))
+"""
+
+
+def run(program, *arguments):
+    """The number that a program prints, run in a process of its own."""
+    root = pathlib.Path(__file__).parent.parent
+    command = [sys.executable, "-c", program, *arguments]
+    shown = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+    return int(shown.split()[-1])
+
+
+@absltest.skipUnless(pathlib.Path("/proc/self/maps").exists(), "needs Linux")
+class DataTest(absltest.TestCase):
+    @pytest.mark.slow
+    def test_megabytes_for_a_mapped_file_of_600(self):
+        with tempfile.TemporaryDirectory() as directory:
+            found = run(SETTINGS + MAPPED, f"{directory}/rows")
+        self.assertLess(found, 250)
+
+    @pytest.mark.slow
+    def test_a_loader_of_images_holds_few_batches(self):
+        self.assertLess(run(SETTINGS + LOADER), 20 * 12)  # a chunk has 1200 MB
+
+    @pytest.mark.slow
+    def test_calls_leave_no_arrays_and_no_mappings(self):
+        self.assertLessEqual(run(SETTINGS + CALLS), 5)
+
 
 @absltest.skipUnless(platform.libc_ver()[0] == "glibc", "needs glibc")
 class ReturnTest(parameterized.TestCase):
     @parameterized.parameters(("on", -5_000, 5_000), ("off", 15_000, 30_000))
     @pytest.mark.slow
     def test_kilobytes_kept(self, switch, least, most):
-        command = [sys.executable, "-c", PROGRAM, switch]
-        root = pathlib.Path(__file__).parent.parent
-        kept = int(subprocess.run(command, cwd=root, check=True, capture_output=True).stdout)
-        self.assertBetween(kept, least, most)
+        self.assertBetween(run(PROGRAM, switch), least, most)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def one_pixel(target, components, mask, x):
     """f with `Σ_c s_c(b, h, w) P_c` at every use, products by a matrix of each pixel's own."""
 
     def operation(call):
-        matrices = components[call.key[0]].matrices()
+        matrices = components[call.key[0]].placed(call.placement).matrices()
         own = jnp.einsum("bhwc,cij->bhwij", mask, matrices)
         return jnp.einsum("bhwi,bhwij->bhwj", call.x, own)
 
@@ -67,7 +67,6 @@ class PositionsTest(parameterized.TestCase):
     @parameterized.parameters((pixels, 3, 2), (pixels, 3, 3), (convolved, 3, 2), (convolved, 3, 3))
     def test_attributions(self, apply_fn, height, width):
         target, components, x = case(apply_fn, height, width)
-        weights = target.weights
 
         def along(component, place):
             """The derivative along one component at one pixel alone."""
@@ -75,9 +74,9 @@ class PositionsTest(parameterized.TestCase):
             def outputs(amount):
                 def operation(call):
                     here = jnp.zeros((height, width)).at[place].set(amount)
-                    matrix = components[call.key[0]].matrices()[component]
-                    whole = weights[call.key[0]] + here[..., None, None] * matrix
-                    return jnp.einsum("bhwi,hwij->bhwj", call.x, whole)
+                    matrix = components[call.key[0]].placed(call.placement).matrices()[component]
+                    added = jnp.einsum("bhwi,hw,ij->bhwj", call.x, here, matrix)
+                    return call.as_is() + added
 
                 return sites.run(target, x, operation, positions=True)[0]
 

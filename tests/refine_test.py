@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from absl.testing import absltest, parameterized
+from jax.extend import core
 
 from apd_jax.components import Factors, init_components
 from apd_jax.data.sparse_features import SparseFeatures
@@ -23,7 +24,7 @@ from apd_jax.sites import Target
 from apd_jax.training.config import Settings
 from apd_jax.training.refine import rounds, shares
 from apd_jax.training.refine.clean import share
-from apd_jax.training.refine.evidence import apart, look, together
+from apd_jax.training.refine.evidence import look
 from apd_jax.training.refine.gather import gather
 from apd_jax.training.refine.merge import merge
 from apd_jax.training.refine.rules import Rules
@@ -130,9 +131,9 @@ class MovesTest(parameterized.TestCase):
 
         @jax.jit
         def seen_with(parts):
-            return look(objective, target, together(parts, components, set()), x)
+            return look(objective, target, parts, x)
 
-        parts = apart(components, set())
+        parts = components
         seen = seen_with(parts)
         parts, count, _ = gather(
             parts,
@@ -143,7 +144,7 @@ class MovesTest(parameterized.TestCase):
             limit=5,
         )
         self.assertEqual(int(count), 1)
-        after = together(parts, components, set())
+        after = parts
         self.assertEqual(holders(after)[1:], [[1], [2], [3], [4], [5]])
         self.assertLen(holders(after)[0], 1)
         for site, factors in after.items():
@@ -278,11 +279,38 @@ class SharesTest(absltest.TestCase):
         whole = sum(part(weights[:, g], jnp.eye(4)) for g in range(3))
         np.testing.assert_allclose(whole, np.eye(4), atol=5e-3)
 
+    def test_indices_of_a_look_up_are_one_hot_rows(self):
+        indices = jnp.asarray(np.random.default_rng(0).integers(0, 6, (50, 3)))
+        weights = jax.random.uniform(jax.random.key(0), (50, 2))
+        reads = networks.normal(1, 4, 2, 6)
+        dense = shares.partition(jax.nn.one_hot(indices, 6), weights.sum(1))
+        for group in range(2):
+            np.testing.assert_allclose(
+                shares.partition(indices, weights.sum(1))(weights[:, group], reads),
+                dense(weights[:, group], reads),
+                rtol=1e-4,
+                atol=1e-5,
+            )
+
+    def test_blocks_are_mapped_over(self):
+        stacked = Factors(networks.normal(0, 3, 4, 2, 5), networks.normal(1, 3, 4, 2, 6))
+        blocks = [jax.tree.map(lambda leaf, g=g: leaf[:, g], stacked) for g in range(4)]
+        whole = {"w": stacked}
+        apart = {str(g): block for g, block in enumerate(blocks)}
+        np.testing.assert_allclose(shares.gram(whole), shares.gram(apart), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            shares.squared_norms(whole), shares.squared_norms(apart), rtol=1e-5
+        )
+        added = shares.by_block(lambda f: shares.add_into(f, 0, 2), stacked)
+        for g, block in enumerate(blocks):
+            expected = shares.add_into(block, 0, 2).matrices()
+            np.testing.assert_allclose(added.matrices()[:, g], expected, rtol=1e-4, atol=1e-5)
+
     @pytest.mark.slow
     def test_free_components_share_what_they_hold(self):
         free = jnp.array([1, 0, 1, 1, 0, 1, 1], bool)
         factors = Factors(networks.normal(0, 7, 2, 9), networks.normal(1, 7, 2, 5))
-        shared = share({("site", 0): factors}, free)["site", 0]
+        shared = share({"site": factors}, free)["site"]
         np.testing.assert_allclose(shared.sum(), factors.sum(), atol=1e-5)
         before, after = factors.matrices(), shared.matrices()
         np.testing.assert_array_equal(after[~free], before[~free])
@@ -294,7 +322,7 @@ class SharesTest(absltest.TestCase):
 
     def test_nothing_is_shared_without_free_components(self):
         factors = Factors(networks.normal(0, 3, 2, 4), networks.normal(1, 3, 2, 5))
-        shared = share({("site", 0): factors}, jnp.zeros(3, bool))["site", 0]
+        shared = share({"site": factors}, jnp.zeros(3, bool))["site"]
         jax.tree.map(np.testing.assert_array_equal, shared, factors)
 
 
@@ -308,9 +336,47 @@ class EvidenceTest(absltest.TestCase):
         np.testing.assert_allclose(jnp.linalg.norm(seen.directions, axis=1) > 0.5, x.any(axis=1))
         self.assertEqual(
             {s: r.shape for s, r in seen.rows.items()},
-            {(site, 0): (1024, 1, FEATURES) for site in components},
+            {site: (1024, 1, FEATURES) for site in components},
         )
         self.assertLess(float(seen.errors.max()), 0.1)
+
+
+def equations(jaxpr):
+    """Every equation of a program, those of the programs inside it too."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in core.jaxprs_in_params(eqn.params):
+            yield from equations(inner)
+
+
+class ProgramOfARoundTest(absltest.TestCase):
+    """Its size, without compiling it."""
+
+    def program(self, apply_fn, params, x):
+        target = Target(apply_fn, params, inputs=x)
+        components = init_components(jax.random.key(0), target, num_components=3, rank=1)
+        rules = Rules(every=10)
+        run = lambda c: rounds.move(OBJECTIVE, rules, target, c, x)  # noqa: E731
+        return list(equations(jax.make_jaxpr(run)(components).jaxpr))
+
+    def test_does_not_grow_with_the_blocks_of_a_site(self):
+        def apply_fn(p, x):
+            return jnp.tanh(jnp.einsum("bgi,gio->bgo", x, p["w"])).reshape(len(x), -1)
+
+        sizes = [
+            len(self.program(apply_fn, {"w": jnp.ones((g, 2, 2))}, jnp.ones((9, g, 2))))
+            for g in (2, 7)
+        ]
+        self.assertEqual(*sizes)
+
+    def test_has_no_matrix_of_the_vocabulary_squared(self):
+        vocabulary = 200
+        params = {"E": jnp.ones((vocabulary, 4)), "A": jnp.ones((4, 2))}
+        found = self.program(
+            lambda p, x: jnp.tanh(p["E"][x].mean(1)) @ p["A"], params, jnp.zeros((9, 3), jnp.int32)
+        )
+        largest = max(getattr(var.aval, "size", 0) for eqn in found for var in eqn.outvars)
+        self.assertLess(largest, vocabulary**2 // 4)
 
 
 def settings(**fields):
@@ -421,7 +487,7 @@ class RoundsTest(parameterized.TestCase):
         for last in (False, True):
             with mock.patch.object(rounds, "clean", keep):
                 moved, _, touched = move_of_a_round(last)
-            norms = shares.squared_norms(apart(moved, set()))[FEATURES:]
+            norms = shares.squared_norms(moved)[FEATURES:]
             self.assertEqual(bool(touched[FEATURES:].all()), last)
             self.assertEqual(float(norms.min()) > 0.1 * float(norms.max()), last)
 

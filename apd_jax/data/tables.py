@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.data.numbers import as_numpy, blocks, check_finite, check_kind, layout, plain, to_numpy
-from apd_jax.data.source import affordable
+from apd_jax.data.source import MOST_BYTES, affordable
 from apd_jax.errors import UserError
 from apd_jax.runtime import checksum
 from apd_jax.sites import PyTree
 
 _SAMPLE = 1024  # rows that tell data sets apart
+_ROWS_OF_A_FILE = 32  # that are read at a time
 
 
 class ArrayTable:
@@ -40,8 +41,16 @@ class ArrayTable:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Rows [n, ...] as JAX's numbers."""
-        found = to_numpy(self.array[rows])
-        self._forget()
+        if self._mapping is None:
+            return to_numpy(self.array[rows])
+        # A touched page may bring in 2 MB around it: few rows at a time, neighbours together.
+        order = np.argsort(rows, kind="stable")
+        most = max(1, min(_ROWS_OF_A_FILE, MOST_BYTES * len(self) // max(self.nbytes, 1)))
+        found = np.empty((len(rows), *self.array.shape[1:]), to_numpy(self.array[:1]).dtype)
+        for start in range(0, len(rows), most):
+            places = order[start : start + most]
+            found[places] = to_numpy(self.array[rows[places]])
+            self._forget()
         return found
 
     def check(self) -> None:

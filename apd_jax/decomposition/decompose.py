@@ -60,8 +60,10 @@ def decompose(
     Args:
       target: the network and its sites.
       data: a sampling function `(key, batch_size) -> x [B, ...]`, traced by JAX; an array or a
-        dict, tuple or other pytree of arrays [N, ...], used in shuffled epochs; or an iterable of
-        batches (a list, a data loader, a generator), one for each step.
+        dict, tuple or other pytree of arrays [N, ...], used in shuffled epochs: of NumPy (rows of
+        a memory-mapped file are read as needed), JAX or torch, or Hugging Face data sets or their
+        columns; or an iterable of batches, one for each step: a list, a generator, a torch
+        `DataLoader`, a batched data set of grain. A smaller last batch is left out.
       num_components: C.
       topk: active components per example on average (batch top-k); `"auto"` finds it by short
         trainings (`auto_topk`), of which the last one is returned after a stop; None for the Lp

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -15,10 +14,10 @@ from apd_jax.decomposition.checks import tolerance
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.runtime import export, trees
-from apd_jax.sites import PyTree, Target
+from apd_jax.sites import PyTree, Target, adapters
 from apd_jax.training.config import Settings
 
-Network = nn.Module | Callable[[Any, Any], Any] | Target
+Network = Any  # a model of a known library, a Target or a function (params, x) -> output
 
 
 def load(
@@ -33,9 +32,10 @@ def load(
 
     Args:
       directory: the saved decomposition.
-      network: the network itself, which is code and not saved: a `Target` of it as at the
-        decomposing (with parameters of any values), the Flax module, or the function
-        `(params, x) -> output`.
+      network: the network itself, which is code and not saved: the Flax, Equinox or torch model, a
+        `Target` of it as at the decomposing, or the function `(params, x) -> output`. Parameters
+        and what else was fixed of a model (other collections, buffers, keywords) may have any
+        values: those that were saved are taken.
       params: parameters of the same types and shapes, needed where these are kept in NamedTuples,
         dataclasses or other classes and `network` is no `Target`.
       inputs: inputs of the network, of any values, needed where these are kept in such classes: the
@@ -47,18 +47,19 @@ def load(
         one that was decomposed, or can't be compared without `inputs`; a function is missing.
       runtime.checkpoint.CheckpointError: nothing whole is there.
     """
-    if not callable(network) and not isinstance(network, nn.Module):
+    if not callable(network) and adapters.adapter_of(network) is None:
         raise UserError(
-            "load needs the network itself, a Target, a Flax module or the function "
-            f"(params, x) -> output, got a {type(network).__name__}; parameters are saved"
+            "load needs the network itself, a Flax, Equinox or torch model, a Target or the "
+            f"function (params, x) -> output, got a {type(network).__name__}; parameters are saved"
         )
     saved = export.load_components(directory)
     config = saved.config
-    example = None if saved.check is None else _example(saved.check, config, inputs)
+    check = saved.check or {}
+    example = _example(check, config, inputs) if "inputs" in check else None
     leaves = {path: saved.target[path] for path in config["paths"]}
-    target = _target(network, params, config, leaves)
+    target = _target(network, params, config, leaves, check.get("state", {}))
     if example is not None:
-        _check_same(target, example, saved.check["outputs"])
+        _check_same(target, example, check["outputs"])
     components = {site: Factors.from_uv(f["U"], f["V"]) for site, f in saved.components.items()}
     return Decomposition(
         target,
@@ -72,16 +73,24 @@ def load(
     )
 
 
-def _target(network: Network, params: PyTree, config: Any, leaves: dict[str, Any]) -> Target:
-    """The network with the saved parameters."""
-    template = network.params if isinstance(network, Target) and params is None else params
-    params = trees.rebuild(config["params"], leaves, template)
-    names = config["sites"]
+def _target(
+    network: Network, params: PyTree | None, config: Any, leaves: Any, state: dict[str, Any]
+) -> Target:
+    """The network with the saved parameters, and with the rest of it that was saved."""
+    saved = config.get("network")
+    adapter = adapters.adapter_of(network)
     if isinstance(network, Target):
-        return Target(network.apply_fn, params, names)
-    if isinstance(network, nn.Module):
-        return Target.from_flax(network, {"params": params}, names)
-    return Target(network, params, names)
+        apply_fn, template = network.apply_fn, network.params
+    elif adapter is not None:
+        apply_fn, template = adapter.restored(network, saved or {})
+    else:
+        apply_fn, template = network, None
+    values = trees.rebuild(config["params"], leaves, template if params is None else params)
+    if saved is not None and hasattr(apply_fn, "with_state"):
+        ordered = {str(i): jnp.asarray(state[str(i)]) for i in range(len(state))}
+        like = apply_fn.state if trees.code(saved["state"]) else None
+        apply_fn = apply_fn.with_state(trees.rebuild(saved["state"], ordered, like))
+    return Target(apply_fn, values, config["sites"])
 
 
 def _settings(saved: dict[str, Any], functions: dict[str, Callable]) -> Settings:

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.components import Components, num_components
+from apd_jax.components import Components, Factors, num_components
 from apd_jax.config_fields import check_whole
+from apd_jax.decomposition import saving
 from apd_jax.errors import UserError
-from apd_jax.evaluation import seen, summary, tables
+from apd_jax.evaluation import evidence, seen, summary, tables
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -120,6 +121,58 @@ class Decomposition:
         """
         return summary.summarise(self, x, labels, baselines)
 
+    def evidence(
+        self,
+        x: PyTree,
+        labels: Any = None,
+        *,
+        valid: Any = None,
+        adversary_steps: Sequence[int] = (20, 80),
+        adversary_step_size: float = 0.1,
+        adversary_starts: int = 1,
+        draws: int = 4,
+        baselines: Sequence[str] = ("svd", "bundled", "neurons"),
+        limits: evidence.Limits | None = None,
+        seed: int = 0,
+    ) -> evidence.Evidence:
+        """Measure what a sceptic asks of a decomposition, with standard errors and verdicts.
+
+        The distance of outputs is the KL divergence in nats where the training minimises it, else
+        the mean squared difference over that of a zero output. What it will cost is logged first.
+
+        Args:
+          x: [N, ...] examples that the training did not see.
+          labels: classes [N] or [N, T], or `"next_tokens"` where x is tokens [N, T]: adds the cross
+            entropy.
+          valid: bool [N] or [N, T], or a function of x that gives it: what counts. Default: all.
+          adversary_steps: numbers of steps of signed gradient ascent that are reported.
+          adversary_step_size: of a step, on masks between 0 and 1.
+          adversary_starts: random starts, of which the strongest is taken.
+          draws: random masks a line.
+          baselines: what to compare with at equal size: `"svd"`, `"bundled"`, `"neurons"`.
+          limits: the largest values with which verdicts pass.
+          seed: of everything that is drawn.
+
+        Returns:
+          An `Evidence`: tables when printed, `to_dict()` for numbers.
+
+        Raises:
+          UserError: options out of their range, labels or `valid` that don't fit the outputs.
+        """
+        return evidence.evidence(
+            self,
+            x,
+            labels,
+            valid=valid,
+            adversary_steps=adversary_steps,
+            adversary_step_size=adversary_step_size,
+            adversary_starts=adversary_starts,
+            draws=draws,
+            baselines=baselines,
+            limits=limits,
+            seed=seed,
+        )
+
     def top_examples(self, component: int, x: PyTree, count: int = 10) -> TopExamples:
         """The examples on which a component has the largest attributions.
 
@@ -144,6 +197,53 @@ class Decomposition:
         batch = jax.tree.leaves(x)[0].shape[0]
         mask = jnp.broadcast_to(jnp.asarray(kept), (batch, len(kept)))
         return forward.masked_apply(self.target, self.components, x, mask)
+
+    def edited(self, scales: Mapping[int, float]) -> PyTree:
+        """The network's parameters with some components taken out or scaled.
+
+        Every site holds `Σ_c s_c P_c`, so that the network computes what `masked_apply` gives for
+        the mask s; `edited({})` is the sum of all components. Other parameters stay.
+
+        Args:
+          scales: `{component: s_c}`, 0 to take it out; 1 for all others.
+
+        Returns:
+          A pytree like the target's parameters.
+
+        Raises:
+          UserError: no such component, a scale that is no finite number.
+        """
+        amounts = np.ones(num_components(self.components), np.float32)
+        for component, scale in scales.items():
+            self._check(component)
+            if not np.isscalar(scale) or not np.isreal(scale) or not np.isfinite(scale):
+                raise UserError(f"component {component} must be scaled by a number, got {scale!r}")
+            amounts[component] = scale
+        return _scaled(self.target, self.components, amounts)
+
+    def to_torch(self, scales: Mapping[int, float] | None = None) -> dict[str, Any]:
+        """The decomposed weights, edited, as torch tensors under torch's names.
+
+        `module.load_state_dict(decomposition.to_torch({3: 0.0}), strict=False)` takes component 3
+        out of the torch module.
+
+        Args:
+          scales: see `edited`; the sum of all components if None.
+
+        Returns:
+          `{name: tensor}` of the parameters that are decomposed, float32.
+
+        Raises:
+          UserError: the network is no torch module; see `edited`.
+        """
+        if not hasattr(self.target.apply_fn, "to_tensors"):
+            raise UserError(
+                "to_torch needs a decomposition of a torch module, Target.from_torch; edited() "
+                "gives the parameters of any network"
+            )
+        params = self.edited(scales or {})
+        names = dict.fromkeys(site.path for site in self.target.sites.values())
+        return self.target.apply_fn.to_tensors({name: params[name] for name in names})
 
     def plot(self, component: int) -> "Figure":
         """Draw a component's matrices beside those of the target, site by site."""
@@ -176,14 +276,23 @@ class Decomposition:
           UserError: it holds other files.
           runtime.checkpoint.CheckpointError: it can't be written; what was there before stays.
         """
-        from apd_jax.decomposition import saving
-
         saving.save(self, directory)
 
     def _check(self, component: int) -> None:
         total = num_components(self.components)
         if not isinstance(component, int | np.integer) or not 0 <= component < total:
             raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTree:
+    """The parameters with `Σ_c s_c P_c` at every site; amounts: s [C]."""
+    scaled = {
+        name: Factors(f.reads * amounts.reshape(-1, *(1,) * (f.reads.ndim - 1)), f.writes)
+        for name, f in components.items()
+    }
+    return forward.summed(target, scaled).params
 
 
 def top_of(found: seen.Seen, component: int, count: int) -> TopExamples:

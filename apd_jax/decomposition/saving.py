@@ -1,19 +1,18 @@
 """Saving of decompositions: what is written beside the components."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 
 from apd_jax import config_fields
 from apd_jax.decomposition import function_identity
+from apd_jax.evaluation.model import ComponentModel
 from apd_jax.runtime import export, trees
-
-if TYPE_CHECKING:
-    from apd_jax.decomposition.result import Decomposition
+from apd_jax.sites import PyTree
 
 
-def save(decomposition: "Decomposition", directory: str | os.PathLike[str]) -> None:
+def save(decomposition: ComponentModel, directory: str | os.PathLike[str]) -> None:
     """Write a decomposition; see `Decomposition.save`."""
     target, example = decomposition.target, decomposition.example
     config = {
@@ -26,10 +25,20 @@ def save(decomposition: "Decomposition", directory: str | os.PathLike[str]) -> N
         "params": trees.describe(target.params),
         "paths": list(trees.leaves_by_path(target.params)),
     }
-    check = None
+    check = {}
     if example is not None:
         config["example"] = trees.describe(example)
-        inputs = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(example))}
-        check = {"inputs": inputs, "outputs": function_identity.given(target, example)["network"]}
+        check["inputs"] = _numbered(example)
+        check["outputs"] = function_identity.given(target, example)["network"]
+    if hasattr(target.apply_fn, "with_state"):  # what was fixed of a model of a known library
+        state = target.apply_fn.state
+        config["network"] = target.apply_fn.settings | {"state": trees.describe(state)}
+        if jax.tree.leaves(state):
+            check["state"] = _numbered(state)
     params = trees.leaves_by_path(target.params)
-    export.save_components(directory, decomposition.components, params, config, check)
+    export.save_components(directory, decomposition.components, params, config, check or None)
+
+
+def _numbered(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree by their numbers."""
+    return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}

@@ -43,7 +43,7 @@ def baseline(target: Target, name: str) -> Components | None:
       `{site: Factors}`, or None if they would be too large.
     """
     weights = {site: np.asarray(weight, np.float32) for site, weight in target.weights.items()}
-    parts = {site: _site_terms(weight, BASELINES[name]) for site, weight in weights.items()}
+    parts = {site: site_terms(weight, BASELINES[name]) for site, weight in weights.items()}
     total = sum(len(reads) for reads, _ in parts.values())
     widths = sum(reads[0].size + writes[0].size for reads, writes in parts.values())
     if total * widths > _MAX_NUMBERS:
@@ -60,7 +60,7 @@ def _padded(array: np.ndarray, padding: tuple[int, int]) -> jnp.ndarray:
     return jnp.asarray(np.pad(array, [padding] + [(0, 0)] * (array.ndim - 1)), jnp.float32)
 
 
-def _site_terms(weight: np.ndarray, terms: Callable[[np.ndarray], _Terms]) -> _Terms:
+def site_terms(weight: np.ndarray, terms: Callable[[np.ndarray], _Terms]) -> _Terms:
     """Write a matrix [d_in, d_out] as factors [q, 1, d], or a stack as factors [G·q, G, 1, d]."""
     if weight.ndim == 2:
         reads, writes = terms(weight)

@@ -37,6 +37,18 @@ class ComponentModel(Protocol):
         """Metrics at the end of every chunk of steps."""
 
     @property
+    def example(self) -> PyTree | None:
+        """A few inputs, which a saved decomposition checks the network with."""
+
+    @property
+    def losses(self) -> Sequence[float]:
+        """Final losses of all restarts; empty if there was one."""
+
+    @property
+    def moves(self) -> Mapping[str, int]:
+        """How often each move of refinement was made."""
+
+    @property
     def pilots(self) -> Sequence[Mapping[str, float]]:
         """The short trainings by which k was found; empty if k was given."""
 

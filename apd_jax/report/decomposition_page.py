@@ -18,7 +18,7 @@ from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import ALWAYS, Summary, summarise_seen
 from apd_jax.plotting import decomposition_figures, style
-from apd_jax.report import examples, numbers, parts, words
+from apd_jax.report import evidence_section, examples, numbers, parts, words
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import atomic_write_text
 from apd_jax.sites import PyTree
@@ -83,6 +83,7 @@ def render(decomposition: ComponentModel, x: PyTree, labels: Any) -> tuple[str, 
     found = decomposition.see(x)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = _panels(decomposition, x, found, summary, labels)
+    evidence = evidence_section.section(evidence_section.few(decomposition, x, labels))
     settings = config_fields.plain(config_fields.to_mapping(decomposition.settings))
     sentences = dict(config_fields.sentences(decomposition.settings))
     subject = words.Subject(_title(decomposition), "", {}, sentences)
@@ -95,6 +96,7 @@ def render(decomposition: ComponentModel, x: PyTree, labels: Any) -> tuple[str, 
         facts=_facts(decomposition, summary),
         remarks=[f.text for f in summary.findings if f.kind == "trivial"],
         **_summary(summary),
+        **evidence_section.content(evidence),
         **_sites(decomposition, summary),
         **_components(decomposition, x, found, summary),
         **parts.assets(False),
@@ -106,7 +108,7 @@ def render(decomposition: ComponentModel, x: PyTree, labels: Any) -> tuple[str, 
         versions=versions(),
         config=words.config_rows(settings, sentences),
     )
-    return text, panels
+    return text, [*panels, *evidence.panels]
 
 
 def _title(decomposition: ComponentModel) -> str:

@@ -13,6 +13,7 @@ import ml_collections
 
 from apd_jax import config_fields, randomness
 from apd_jax.decomposition.result import Decomposition
+from apd_jax.evaluation.shuffled import shuffled
 from apd_jax.jax_settings import own_settings
 from apd_jax.run.config import Config
 from apd_jax.run.plan import Plan, make_plan
@@ -65,6 +66,8 @@ def run(
             defaults=Config(target=plan.study.task).flags(),
         )
         targets, seconds["target"] = train_targets(plan, workdir, flag)
+        if plan.task.shuffled:
+            targets = shuffle(targets, plan.seeds)
         decompositions, seconds["decompose"] = decompose_targets(plan, targets, workdir, flag)
         save_components(plan, decompositions, workdir)
         start = time.monotonic()
@@ -88,6 +91,16 @@ def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target,
         trainer, workdir.target, name="target", keeping=_keeping(plan.config), flag=flag
     )
     return jax.vmap(plan.task.target)(outcome.state.params), outcome.seconds
+
+
+def shuffle(targets: Target, seeds: jax.Array) -> Target:
+    """The control: targets whose decomposed matrices have their entries shuffled."""
+
+    def one(target, seed):
+        key = randomness.stream(seed, "shuffled matrices")
+        return target.with_weights(shuffled(target.weights, key))
+
+    return jax.vmap(one)(targets, seeds)
 
 
 def decompose_targets(

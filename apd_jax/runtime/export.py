@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import safetensors
 import safetensors.numpy
 
@@ -105,8 +106,25 @@ def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]
     arrays = {f"{site}.{k}": v for site, uv in host["components"].items() for k, v in uv.items()}
     params = jax.tree_util.tree_leaves_with_path(host["target"])
     arrays |= {f"target/{checksum.leaf_name(path)}": leaf for path, leaf in params}
-    safetensors.numpy.save_file(arrays, directory / "components.safetensors")
+    _write_plain(directory / "components.safetensors", arrays)
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_plain(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a file of safetensors and hold what is read back against the arrays.
+
+    `save_file` writes the memory of an array as it lies there, whatever its strides say.
+
+    Raises:
+      CheckpointError: the file holds something else.
+    """
+    in_order = {name: np.array(array, order="C") for name, array in arrays.items()}
+    safetensors.numpy.save_file(in_order, path)
+    written = dict(safetensors.deserialize(path.read_bytes()))
+    for name, array in in_order.items():
+        found = written.get(name, {"shape": None, "data": b""})
+        if found["shape"] != list(array.shape) or bytes(found["data"]) != array.tobytes():
+            raise CheckpointError(f"{path.name} does not hold {name} as it was written")
 
 
 def _names_beside(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:

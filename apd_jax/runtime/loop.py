@@ -4,7 +4,7 @@ The same loop trains target networks and their decompositions. Letters: S seeds 
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -205,7 +205,7 @@ def run_steps(
         length = min(chunk_steps, steps - done)
         if between is not None:
             length = min(length, between.next_after(done) - done)
-        pieces = iter([(length, None)] if feed is None else feed(done, length))
+        pieces = _pieces(feed, done, length)
         begun, parts = done, []
         while done < begun + length:
             try:
@@ -213,11 +213,9 @@ def run_steps(
             except Exception as error:
                 if done == start:
                     raise
-                if waiting is not None:
-                    _report(observer, *waiting)
-                if parts:
-                    _report(observer, done, parts)
-                if waiting is not None or parts:
+                for report in filter(None, (waiting, parts and (done, parts))):
+                    _report(observer, *report)
+                if waiting or parts:
                     _save(observer, done, state)
                 raise DataFailed(
                     f"the data failed after step {done} of {steps}: {error}",
@@ -245,6 +243,11 @@ def run_steps(
         if stop and done < steps:
             raise Stopped(done, state=_gathered(mesh, state))
     return _gathered(mesh, state)
+
+
+def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, PyTree]]:
+    """What the next steps are fed; a generator, so that errors of `feed` come from `next` alone."""
+    yield from [(length, None)] if feed is None else feed(done, length)
 
 
 def _gathered(mesh: Mesh | None, state: PyTree) -> PyTree:

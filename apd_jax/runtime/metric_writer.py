@@ -15,9 +15,6 @@ from typing import Any, Self
 import jax
 import numpy as np
 from absl import logging
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
-from tensorboardX.proto.summary_pb2 import Summary
 
 from apd_jax.errors import UserError
 from apd_jax.runtime.workdir import atomic_write_text
@@ -117,7 +114,12 @@ class _Events:
     """TensorBoard events, written in this thread: tensorboardX's own hangs on a full disk."""
 
     def __init__(self, directory: pathlib.Path, *, purge_step: int):
-        """Open a new file, which makes TensorBoard hide all steps >= purge_step of older files."""
+        """Open a new file, under which TensorBoard hides all steps >= purge_step of older ones."""
+        # Imports torch where that is installed, which takes seconds.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         directory.mkdir(exist_ok=True)
         # File names sort by time, but by default in whole seconds, which two runs may share.
         self._writer = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
@@ -126,14 +128,14 @@ class _Events:
         self._add(step=purge_step, session_log=start)
 
     def write(self, step: int, curves: Mapping[str, float]) -> None:
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in curves.items()]
-        self._add(step=int(step), summary=Summary(value=values))
+        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in curves.items()]
+        self._add(step=int(step), summary=self._summary(value=values))
 
     def close(self) -> None:
         self._writer.close()
 
     def _add(self, **fields: Any) -> None:
-        self._writer.write_event(event_pb2.Event(wall_time=time.time(), **fields))
+        self._writer.write_event(self._event(wall_time=time.time(), **fields))
         if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:  # each waits for the disk
             self._writer.flush()
             self._flushed = time.monotonic()

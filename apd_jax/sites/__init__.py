@@ -2,7 +2,8 @@
 
 `views` follow a leaf's entries, `uses` are the kinds of linear use, `layout` reads the matrix off
 them, `interpreter` and `program` trace and evaluate, `rows` find the batch, `target` is the
-network with its chosen sites, `run` runs it with an operation in the place of every use.
+network with its chosen sites (`selection`), `evaluate` runs it with an operation in the place of
+every use, `adapters` take models of several libraries.
 """
 
 from apd_jax.sites.evaluate import (
@@ -19,7 +20,8 @@ from apd_jax.sites.evaluate import (
 from apd_jax.sites.layout import Placement, Site
 from apd_jax.sites.leaf_names import leaf_name
 from apd_jax.sites.rows import batch_size
-from apd_jax.sites.target import PyTree, Sites, Target
+from apd_jax.sites.selection import Sites
+from apd_jax.sites.target import PyTree, Target
 
 __all__ = [
     "Operation",

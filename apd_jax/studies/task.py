@@ -41,6 +41,17 @@ class Training:
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Control:
+    """What every task can be changed to, for comparison."""
+
+    shuffled: bool = setting(
+        False,
+        "A control: the entries of every decomposed matrix are shuffled before the decomposition, "
+        "so that there is nothing to find.",
+    )
+
+
 class Task(Protocol):
     """A kind of network with its hyperparameters: a frozen dataclass of `config_fields.setting`.
 
@@ -56,6 +67,11 @@ class Task(Protocol):
     @property
     def training(self) -> Training | None:
         """Training of a `TrainedTask`; None if `init` returns the final parameters."""
+        ...
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether it is the control whose matrices are shuffled, see `Control`."""
         ...
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
+from apd_jax.studies.task import Control
 
 Params = dict[str, dict[str, dict[str, jax.Array]]]
 
@@ -88,7 +89,7 @@ class GatedInputs:
 
 
 @dataclasses.dataclass(frozen=True)
-class GatedFunctions:
+class GatedFunctions(Control):
     """Size and constants of the hand-coded network, which is not trained.
 
     Function i is a piecewise-linear interpolation on K evenly spaced knots. Its neuron k computes

@@ -13,6 +13,7 @@ from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
+from apd_jax.studies.task import Control
 
 Params = dict[str, jax.Array]
 SampleKind = Literal["sparse", "gaussian"]
@@ -39,7 +40,7 @@ def multiply(params: Params, x: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearMap:
+class LinearMap(Control):
     """A matrix that is not trained, and the distribution of its inputs.
 
     With sparse inputs the mechanisms are the rows of W, one for each input. With Gaussian inputs

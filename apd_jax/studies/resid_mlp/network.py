@@ -16,7 +16,7 @@ from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.objective.losses import activation_function
 from apd_jax.sites import Target
-from apd_jax.studies.task import Training
+from apd_jax.studies.task import Control, Training
 
 
 def _small_uniform(key, shape, dtype=jnp.float32):
@@ -77,7 +77,7 @@ class ResidualMLP(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ResidualMLPTask:
+class ResidualMLPTask(Control):
     """A residual MLP, its inputs and labels, and its training."""
 
     inputs: SparseFeatures = setting(

@@ -14,7 +14,7 @@ from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
-from apd_jax.studies.task import Training
+from apd_jax.studies.task import Control, Training
 
 LINEAR = "linear1/kernel"
 
@@ -67,7 +67,7 @@ class TMS(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class TMSTask:
+class TMSTask(Control):
     """A TMS, its inputs and labels, and the choice of trained parameters."""
 
     inputs: SparseFeatures = setting(

@@ -12,10 +12,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from apd_jax.components import Factors
+from apd_jax.components import Components, Factors
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.evidence import Evidence
-from apd_jax.training.refine.shares import Parts
 
 _PAYS = 0.999  # of the loss before: a smaller fall could be rounding
 
@@ -64,18 +63,18 @@ def fold(factors: Factors, rows: jax.Array, weights: jax.Array, free: jax.Array)
 
 
 def clean(
-    components: Parts,
+    components: Components,
     evidence: Evidence,
     free: jax.Array,
-    loss: Callable[[Parts], jax.Array],
-) -> tuple[Parts, jax.Array, jax.Array]:
+    loss: Callable[[Components], jax.Array],
+) -> tuple[Components, jax.Array, jax.Array]:
     """Fold the remainder of every site at which that lowers the loss.
 
     Sites are tried one after another, each from the result of those before: a remainder that helps
     alone may do harm together with another.
 
     Args:
-      components: `{part: Factors}`, blocks of stacked sites as parts of their own.
+      components: `{site: Factors}`.
       evidence: what the components do on a batch.
       free: [C] bool, the free components.
       loss: loss of components on the same batch.
@@ -85,7 +84,9 @@ def clean(
     """
     before, count = loss(components), jnp.int32(0)
     for site, factors in components.items():
-        folded = fold(factors, evidence.rows[site], evidence.weights, free)
+        folded = shares.by_block(
+            lambda f, rows: fold(f, rows, evidence.weights, free), factors, evidence.rows[site]
+        )
         candidate = components | {site: folded}
         after = loss(candidate)
         good = (after < _PAYS * before) & jnp.any(free)
@@ -94,7 +95,7 @@ def clean(
     return components, count, jnp.broadcast_to(count > 0, free.shape)
 
 
-def share(components: Parts, free: jax.Array) -> Parts:
+def share(components: Components, free: jax.Array) -> Components:
     """Spread what the free components hold together evenly over all of them.
 
     With more mechanisms than a site reads dimensions, the mechanisms' components add up to more
@@ -103,7 +104,10 @@ def share(components: Parts, free: jax.Array) -> Parts:
     pieces it hardly matters. At each site the singular directions of the sum are dealt out in turn
     to the terms of the free components, each in as many equal pieces as there are terms for it.
     """
-    return {part: _shared(factors, free) for part, factors in components.items()}
+    return {
+        site: shares.by_block(lambda f: _shared(f, free), factors)
+        for site, factors in components.items()
+    }
 
 
 def _shared(factors: Factors, free: jax.Array) -> Factors:

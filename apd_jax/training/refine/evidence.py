@@ -8,29 +8,30 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from apd_jax.components import Components, num_components
 from apd_jax.masked.forward import is_look_up
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import Step
 from apd_jax.sites import PyTree, Records, SiteRecord, Target
-from apd_jax.training.refine.shares import Part, Parts
 
 
 class Evidence(NamedTuple):
     """What the components do on a batch, with the selection of the training.
 
     Attributes:
-      rows: `{part: [R, n, d_in]}`, what each part reads at its first use in the target's pass.
-      directions: [R, d_in], the rows of the part used first (their mean, if there are several) at
-        unit norm.
+      rows: `{site: [R, n, d_in]}`, what each site reads at its first use in the target's pass;
+        [G, R, n, d_in] of a stacked site, indices [R, n] of a look-up.
+      directions: [R, d], the rows of the site used first (their mean, if there are several; those
+        of its first block, if it is stacked) at unit norm; see `_directions`.
       weights: [R, C], `s_c A_c²`: how much each component does for each row; 0 for a component that
         is always active.
       errors: [R], mean squared error of the masked output.
       stakes: [R], mean squared error with no component at all.
     """
 
-    rows: dict[Part, jax.Array]
+    rows: dict[str, jax.Array]
     directions: jax.Array
     weights: jax.Array
     errors: jax.Array
@@ -74,11 +75,9 @@ def look(
         return jnp.mean(jnp.concatenate(flat, axis=1), axis=1)
 
     rows = read_rows(attributed.records, components, num_rows)
-    first = rows[next(iter(rows))].mean(axis=1)
-    norms = jnp.linalg.norm(first, axis=-1, keepdims=True)
     mask = (chosen.mask & ~objective.always_active(total)).reshape(num_rows, total)
     weights = mask * jnp.square(attributed.scores.reshape(num_rows, total))
-    directions = first / jnp.where(norms > 0, norms, 1)
+    directions = _directions(target, attributed.records, rows)
     return Evidence(rows, directions, weights, error(masked), error(without))
 
 
@@ -88,55 +87,58 @@ def always_transposed(records: Records) -> set[str]:
     return {record.name for record in records.values()} - straight
 
 
-def read_rows(records: Records, components: Components, num_rows: int) -> dict[Part, jax.Array]:
-    """Rows [R, n, d_in] that every part reads at its first use; look-ups become one-hot rows."""
+def read_rows(records: Records, components: Components, num_rows: int) -> dict[str, jax.Array]:
+    """What every site reads at its first use, as `Evidence.rows`."""
     transposed = always_transposed(records)
-    rows: dict[Part, jax.Array] = {}
+    rows: dict[str, jax.Array] = {}
     for record in records.values():
-        factors = components[record.name]
-        if record.placement.transposed != (record.name in transposed):
+        factors, place = components[record.name], record.placement
+        if record.name in rows or place.transposed != (record.name in transposed):
             continue
-        width = (factors.writes if record.placement.transposed else factors.reads).shape[-1]
-        x = _full_rows(record, width)
-        blocks = record.placement.blocks
-        count = factors.reads.shape[1] if factors.stacked else 1
-        for place, block in enumerate(range(count) if blocks is None else blocks):
-            own = x[..., place, :] if factors.stacked else x
-            rows.setdefault((record.name, block), own.reshape(num_rows, -1, width))
+        x = _full_rows(record, (factors.writes if place.transposed else factors.reads).shape[-1])
+        if is_look_up(x):
+            rows[record.name] = x.reshape(num_rows, -1)
+            continue
+        if factors.stacked:
+            x = jnp.moveaxis(x, -2, 0)
+            x = x if place.blocks is None else x[np.argsort(place.blocks)]
+        blocks = x.shape[:1] if factors.stacked else ()
+        rows[record.name] = x.reshape(*blocks, num_rows, -1, x.shape[-1])
     return rows
+
+
+def _directions(target: Target, records: Records, rows: dict[str, jax.Array]) -> jax.Array:
+    """Directions [R, d] of what the site used first reads.
+
+    Of a look-up in a table that is longer than wide they are those of the entries in the table:
+    one-hot rows would make matrices of the size of the vocabulary squared.
+    """
+    name, read = next(iter(rows.items()))
+    if is_look_up(read):
+        weight = target.weights[name]
+        table = weight.T if name in always_transposed(records) else weight
+        length, width = table.shape
+        read = table[read] if length > width else jax.nn.one_hot(read, length)
+    elif read.ndim == 4:
+        read = read[0]
+    mean = read.mean(axis=1)
+    norms = jnp.linalg.norm(mean, axis=-1, keepdims=True)
+    return mean / jnp.where(norms > 0, norms, 1)
 
 
 def _full_rows(record: SiteRecord, width: int) -> jax.Array:
     """Rows of a use in the full input width of its site; a use may read only a part of it."""
     places = record.placement.rows
     if is_look_up(record.x):
-        index = record.x if places is None else jnp.array(places)[record.x]
-        return jax.nn.one_hot(index, width)
+        return record.x if places is None else jnp.array(places)[record.x]
     if places is None:
         return record.x
     return jnp.zeros((*record.x.shape[:-1], width)).at[..., jnp.array(places)].set(record.x)
 
 
-def apart(components: Components, transposed: set[str]) -> Parts:
-    """Write components part by part: blocks of stacked sites separately, each as it is read."""
-    parts = {}
-    for name, factors in components.items():
-        factors = factors.transpose() if name in transposed else factors
-        if factors.stacked:
-            for block in range(factors.reads.shape[1]):
-                parts[name, block] = jax.tree.map(lambda leaf, g=block: leaf[:, g], factors)
-        else:
-            parts[name, 0] = factors
-    return parts
-
-
-def together(parts: Parts, components: Components, transposed: set[str]) -> Components:
-    """The inverse of `apart`; only the shapes of `components` are used."""
-    result = {}
-    for name, factors in components.items():
-        own = parts[name, 0]
-        if factors.stacked:
-            blocks = [parts[name, block] for block in range(factors.reads.shape[1])]
-            own = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=1), *blocks)
-        result[name] = own.transpose() if name in transposed else own
-    return result
+def as_read(components: Components, transposed: set[str]) -> Components:
+    """Components with every site as it is read; applied again, the components themselves."""
+    return {
+        name: factors.transpose() if name in transposed else factors
+        for name, factors in components.items()
+    }

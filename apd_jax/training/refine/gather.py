@@ -3,15 +3,16 @@
 Letters: R rows of the mask, C components.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from apd_jax.components import Components
 from apd_jax.training.initialisation.groups import SHARPNESS
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.evidence import Evidence
-from apd_jax.training.refine.shares import Parts
 from apd_jax.training.refine.split import choose_free
 
 _ITERATIONS = 30
@@ -49,46 +50,51 @@ def worst_direction(directions: jax.Array, errors: jax.Array) -> jax.Array:
     return direction / jnp.maximum(jnp.linalg.norm(direction), 1e-30)
 
 
-def collect(components: Parts, evidence: Evidence, near: jax.Array, d, store) -> Parts:
+def collect(components: Components, evidence: Evidence, near: jax.Array, d, store) -> Components:
     """Give component `d` all that the components together read on the examples of weight `near`.
 
     Args:
-      components: `{part: Factors}`.
+      components: `{site: Factors}`.
       evidence: what the components do on a batch.
       near: [R] in [0, 1], how close each example is to the gathered direction.
       d: component that collects; what it held goes to `store`.
       store: component that takes what `d` held.
     """
-    collected = {}
-    for site, factors in components.items():
+    # Examples between the direction and the others would blur the partition: they count little.
+    inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS
+
+    def collected(factors, rows):
         factors = shares.add_into(factors, store, d)
-        rows = evidence.rows[site]
-        width = factors.reads.shape[-1]
-        # Examples between the direction and the others would blur the partition: they count little.
-        inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS
-        part = shares.partition(rows, inside + outside)(inside, jnp.eye(width))
-        total = factors.sum()
-        taken = shares.compress(part, total, factors.reads.shape[1])
-        kept = factors.reads - factors.reads @ part
-        collected[site] = factors._replace(
+        part = functools.partial(shares.partition(rows, inside + outside), inside)
+        rank, total = factors.reads.shape[1], factors.sum()
+        if total.shape[0] <= total.shape[1]:
+            taken = shares.compress(part(jnp.eye(len(total))), total, rank)
+        else:
+            taken = shares.compress(part(total.T), jnp.eye(total.shape[1]), rank)
+        kept = factors.reads - part(factors.reads)
+        return factors._replace(
             reads=kept.at[d].set(taken.reads), writes=factors.writes.at[d].set(taken.writes)
         )
-    return collected
+
+    return {
+        site: shares.by_block(collected, factors, evidence.rows[site])
+        for site, factors in components.items()
+    }
 
 
 def gather(
-    components: Parts,
+    components: Components,
     evidence: Evidence,
     free: jax.Array,
-    errors_of: Callable[[Parts], jax.Array],
+    errors_of: Callable[[Components], jax.Array],
     *,
     share: float,
     limit: int,
-) -> tuple[Parts, jax.Array, jax.Array]:
+) -> tuple[Components, jax.Array, jax.Array]:
     """Gather the directions of largest error into free components, one after another.
 
     Args:
-      components: `{part: Factors}`, blocks of stacked sites as parts of their own.
+      components: `{site: Factors}`.
       evidence: what the components do on a batch.
       free: [C] bool, components that may be used.
       errors_of: function from components to their errors [R] on the batch of the evidence.

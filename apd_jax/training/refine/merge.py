@@ -9,20 +9,20 @@ Letters: C components.
 import jax
 import jax.numpy as jnp
 
+from apd_jax.components import Components
 from apd_jax.training.refine import shares
-from apd_jax.training.refine.shares import Parts
 
 
 def merge(
-    components: Parts, fixed: jax.Array, *, cosine: float
-) -> tuple[Parts, jax.Array, jax.Array]:
+    components: Components, fixed: jax.Array, *, cosine: float
+) -> tuple[Components, jax.Array, jax.Array]:
     """Add up pairs of components whose matrices, over all sites, have a cosine above `cosine`.
 
     Components with less than a tenth of the largest norm are left alone: the direction of a small
     component is mostly noise.
 
     Args:
-      components: `{part: Factors}`, blocks of stacked sites as parts of their own.
+      components: `{site: Factors}`.
       fixed: [C] bool, components that no move may touch.
       cosine: threshold above which two components are merged.
 
@@ -49,7 +49,10 @@ def merge(
     def add(carry):
         components, table, count, touched = carry
         c, d, _ = pair(table)
-        components = {s: shares.add_into(f, c, d) for s, f in components.items()}
+        components = {
+            site: shares.by_block(lambda f: shares.add_into(f, c, d), factors)
+            for site, factors in components.items()
+        }
         # Inner products are linear: the table of the merged components needs no new products.
         table = table.at[c].add(table[d])
         table = table.at[:, c].add(table[:, d])

@@ -16,7 +16,7 @@ from apd_jax.objective.terms import TERMS
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.clean import clean, share
-from apd_jax.training.refine.evidence import always_transposed, apart, look, together
+from apd_jax.training.refine.evidence import always_transposed, as_read, look
 from apd_jax.training.refine.gather import gather
 from apd_jax.training.refine.merge import merge
 from apd_jax.training.refine.rules import Rules
@@ -81,7 +81,7 @@ def move(
     transposed = always_transposed(objective.attribute(target, components, x, key).records)
 
     def whole(parts):
-        return together(parts, components, transposed)
+        return as_read(parts, transposed)
 
     def loss(parts):
         return total_loss(objective, target, x, key, multipliers)(whole(parts))
@@ -105,7 +105,7 @@ def move(
         ),
         "cleans": lambda parts, seen, free: clean(parts, seen, free, loss),
     }
-    parts, counts, touched = apart(components, transposed), {}, jnp.zeros(total, bool)
+    parts, counts, touched = as_read(components, transposed), {}, jnp.zeros(total, bool)
     for name in MOVES:
         seen = seen_with(parts)
         free = seen.free(rules.free_share) & ~fixed

@@ -1,19 +1,34 @@
 """Linear algebra of the moves: truncation of sums to rank m, and partition of what a site reads.
 
-Letters: C components, m rank, d_in / d_out site widths, R rows of the mask.
+Functions of one site's factors take those of one matrix, [C, m, d]; `by_block` runs them on all
+blocks of a stacked site at once.
+Letters: C components, G blocks of a stacked site, m rank, d_in / d_out site widths, R rows of the
+mask, n rows at a site.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from apd_jax.components import Factors
+from apd_jax.components import Components, Factors
+from apd_jax.masked.forward import is_look_up
 
 RIDGE = 1e-3
-# A part is a site, or one block of a stacked site; moves see the components part by part.
-Part = tuple[str, int]
-Parts = dict[Part, Factors]
+
+
+def by_block(function: Callable, factors: Factors, *rows: jax.Array) -> Any:
+    """`function(factors, *rows)`, mapped over the blocks of a stacked site.
+
+    Args:
+      function: function of factors [C, m, d] and of rows to arrays [C, ...].
+      factors: factors of a site, [C, (G,) m, d].
+      *rows: what the site reads, as `Evidence.rows`.
+    """
+    if not factors.stacked:
+        return function(factors, *rows)
+    return jax.vmap(function, in_axes=(1, *(0 for _ in rows)), out_axes=1)(factors, *rows)
 
 
 def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:
@@ -61,7 +76,8 @@ def partition(
     up to what was partitioned. Directions that no example reads are left out by all maps.
 
     Args:
-      rows: [R, n, d_in], what the site reads.
+      rows: [R, n, d_in], what the site reads, or indices [R, n] of a look-up, which stand for
+        one-hot rows: their second moments are a diagonal.
       total: [R], the sum t of the weights of all groups.
       ridge: ε in units of the mean eigenvalue of the second moments; it keeps directions that
         examples barely read from being amplified.
@@ -69,14 +85,18 @@ def partition(
     Returns:
       The function `(w [R], reads [..., d_in]) -> reads Πᵀ`.
     """
+    if is_look_up(rows):
+        return _partition_entries(rows, total, ridge)
     second = jnp.einsum("b,bni,bnj->ij", total, rows, rows)
     width = second.shape[0]
     epsilon = ridge * jnp.trace(second) / width + 1e-30
     cholesky = jax.scipy.linalg.cho_factor(second + epsilon * jnp.eye(width))
 
     def part(weights: jax.Array, reads: jax.Array) -> jax.Array:
-        # `reads` meets the rows first: no group's second moments [d_in, d_in] are formed.
+        # The fewer of `reads` and of the identity's rows meet the rows first.
         flat = reads.reshape(-1, width)
+        if len(flat) > width:
+            return (flat @ part(weights, jnp.eye(width))).reshape(reads.shape)
         read = jnp.einsum("b,bni,ri->bnr", weights, rows, flat)
         moment = jnp.einsum("bnj,bnr->jr", rows, read)
         return jax.scipy.linalg.cho_solve(cholesky, moment).T.reshape(reads.shape)
@@ -84,27 +104,42 @@ def partition(
     return part
 
 
-def squared_norms(components: Parts) -> jax.Array:
+def _partition_entries(indices: jax.Array, total: jax.Array, ridge: float) -> Callable:
+    """`partition` of one-hot rows: every entry of the table is divided by itself."""
+
+    def counts(weights, width):
+        return jnp.zeros(width).at[indices].add(weights[:, None])
+
+    def part(weights: jax.Array, reads: jax.Array) -> jax.Array:
+        width = reads.shape[-1]
+        second = counts(total, width)
+        epsilon = ridge * jnp.mean(second) + 1e-30
+        return reads * (counts(weights, width) / (second + epsilon))
+
+    return part
+
+
+def squared_norms(components: Components) -> jax.Array:
     """`Σ_l ‖P_{c,l}‖²`, [C]."""
-    return sum(
-        jnp.einsum(
-            "cmn,cmn->c",
-            jnp.einsum("cmi,cni->cmn", f.reads, f.reads),
-            jnp.einsum("cmo,cno->cmn", f.writes, f.writes),
-        )
-        for f in components.values()
-    )
+
+    def one(f):
+        both = jnp.einsum("...mi,...ni->...mn", f.reads, f.reads)
+        both *= jnp.einsum("...mo,...no->...mn", f.writes, f.writes)
+        return jnp.sum(both, axis=tuple(range(1, both.ndim)))
+
+    return sum(one(factors) for factors in components.values())
 
 
-def gram(components: Parts) -> jax.Array:
-    """`Σ_l <P_{c,l}, P_{d,l}>`, [C, C], forming one component's matrix at a time."""
+def gram(components: Components) -> jax.Array:
+    """`Σ_l <P_{c,l}, P_{d,l}>`, [C, C], forming one component's matrices at a time."""
     num_components = next(iter(components.values())).reads.shape[0]
 
     def row(c):
         total = jnp.zeros(num_components)
         for f in components.values():
-            matrix = f.reads[c].T @ f.writes[c]
-            total += jnp.einsum("dmi,io,dmo->d", f.reads, matrix, f.writes)
+            matrix = jnp.einsum("...mi,...mo->...io", f.reads[c], f.writes[c])
+            products = jnp.einsum("d...mi,...io,d...mo->d...", f.reads, matrix, f.writes)
+            total += products.reshape(num_components, -1).sum(axis=1)
         return total
 
     return jax.lax.map(row, jnp.arange(num_components))

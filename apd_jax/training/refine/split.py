@@ -8,10 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from apd_jax.components import Components
 from apd_jax.training.initialisation.groups import SHARPNESS
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.evidence import Evidence
-from apd_jax.training.refine.shares import Parts
 
 EXAMPLES = 512
 _ROUNDS = 10
@@ -92,35 +92,41 @@ def _principal_signs(products: jax.Array, weights: jax.Array) -> jax.Array:
     return (leading > 0).astype(jnp.float32)
 
 
-def hand_over(components: Parts, evidence: Evidence, clusters: Clusters, c, d, store) -> Parts:
+def hand_over(
+    components: Components, evidence: Evidence, clusters: Clusters, c, d, store
+) -> Components:
     """Give component `d` the part of `c` that reads the second cluster, at every site.
 
     What `d` held before goes to `store`, so that the sum of components stays the same.
     """
-    divided = {}
-    for site, factors in components.items():
+
+    def divided(factors, rows):
         factors = shares.add_into(factors, store, d)
-        part = shares.partition(evidence.rows[site][clusters.examples], clusters.weights)
+        part = shares.partition(rows[clusters.examples], clusters.weights)
         taken = part(clusters.second, factors.reads[c])
-        divided[site] = factors._replace(
+        return factors._replace(
             reads=factors.reads.at[d].set(taken).at[c].add(-taken),
             writes=factors.writes.at[d].set(factors.writes[c]),
         )
-    return divided
+
+    return {
+        site: shares.by_block(divided, factors, evidence.rows[site])
+        for site, factors in components.items()
+    }
 
 
 def split(
-    parts: Parts,
+    parts: Components,
     evidence: Evidence,
     free: jax.Array,
     *,
     cosine: float,
     limit: int,
-) -> tuple[Parts, jax.Array, jax.Array]:
+) -> tuple[Components, jax.Array, jax.Array]:
     """Split components whose examples fall into two clusters, the clearest first.
 
     Args:
-      parts: `{part: Factors}`, blocks of stacked sites as parts of their own.
+      parts: `{site: Factors}`.
       evidence: what the components do on a batch.
       free: [C] bool, components that may be used.
       cosine: a component is split if the cosine between its clusters is below this threshold.
@@ -152,7 +158,7 @@ def split(
     return parts, count, touched
 
 
-def choose_free(components: Parts, free: jax.Array, otherwise) -> tuple[jax.Array, jax.Array]:
+def choose_free(components: Components, free: jax.Array, otherwise) -> tuple[jax.Array, jax.Array]:
     """Choose the smallest free component, and the largest of the other ones (or `otherwise`).
 
     The smallest is used, since what it holds has to move. That goes to the largest: truncated to

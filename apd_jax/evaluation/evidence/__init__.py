@@ -1,0 +1,13 @@
+"""Evidence: what a decomposition of any network must show, measured on held-out examples.
+
+`rows` divides examples into blocks and chooses masks, `parts` runs them, `distance` compares
+outputs, `adversary` looks for the worst masks, `equal_rank` has what needs no training, `lines`
+measures everything, `verdicts` judges it, `result` is what comes out.
+"""
+
+from apd_jax.evaluation.evidence.adversary import Adversary
+from apd_jax.evaluation.evidence.lines import evidence
+from apd_jax.evaluation.evidence.result import Evidence, Number, SiteLine
+from apd_jax.evaluation.evidence.verdicts import Limits, Verdict
+
+__all__ = ["Adversary", "Evidence", "Limits", "Number", "SiteLine", "Verdict", "evidence"]

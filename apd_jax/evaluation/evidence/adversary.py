@@ -1,0 +1,205 @@
+"""The worst masks: inactive components scaled by r in [0, 1] so that outputs differ the most.
+
+Letters: B examples, T positions, C components, e an example's summed distance.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.components import Components, num_components
+from apd_jax.errors import UserError
+from apd_jax.evaluation.evidence import rows
+from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
+from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
+from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.sites import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Adversary:
+    """Signed gradient ascent on r, from `r ~ U(0, 1)`.
+
+    A step is `r <- clip(r + step_size · sign(∂e/∂r), 0, 1)`. One path serves all step counts: the
+    value at n steps is the largest of r_0 to r_n, and of the starts; for masks per row the largest
+    for every example, for the shared mask that of the largest total.
+
+    Attributes:
+      steps: the numbers of steps that are reported, in rising order.
+      step_size: of r; 0.1 crosses the interval in ten steps.
+      starts: how many random starts.
+    """
+
+    steps: tuple[int, ...] = (20, 80)
+    step_size: float = 0.1
+    starts: int = 1
+
+    def __post_init__(self):
+        steps = tuple(self.steps)
+        whole = all(isinstance(n, int | np.integer) and n >= 1 for n in steps)
+        if not steps or not whole or list(steps) != sorted(set(steps)):
+            raise UserError(
+                f"adversary_steps must be rising whole numbers from 1 on, got {self.steps}"
+            )
+        if not 0 < self.step_size <= 1:
+            raise UserError(f"adversary_step_size must be in (0, 1], got {self.step_size}")
+        if not isinstance(self.starts, int) or self.starts < 1:
+            raise UserError(f"adversary_starts must be at least 1, got {self.starts}")
+
+    @property
+    def gradients(self) -> int:
+        """Gradient passes through every block."""
+        return self.starts * self.steps[-1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@jax.default_matmul_precision("highest")
+def ascend(
+    kind: Kind,
+    target: Target,
+    parts: Parts,
+    block: Examples,
+    mask: jax.Array,
+    r: jax.Array,
+    best: jax.Array,
+    steps: jax.Array,
+    step_size: jax.Array,
+) -> tuple[jax.Array, Sums]:
+    """Take some steps for every row of a block.
+
+    Args:
+      kind: the distance.
+      target: the network.
+      parts: what the mask scales.
+      block: examples.
+      mask: [B, (T), C] bool, active components.
+      r: of the same shape, where to begin.
+      best: [B] the largest e so far.
+      steps: how many.
+      step_size: of r.
+
+    Returns:
+      r after the steps, and sums with the largest e of every example.
+    """
+    targets = target(block.x)
+
+    def total(r):
+        sums = compare(kind, run(target, parts, block.x, rows.partial(mask, r)), targets, block)
+        return jnp.sum(sums.error), sums
+
+    def step(_, state):
+        r, best = state
+        gradient, sums = jax.grad(total, has_aux=True)(r)
+        moved = jnp.clip(r + step_size * jnp.sign(gradient), 0.0, 1.0)
+        return moved, jnp.maximum(best, sums.error)
+
+    r, best = jax.lax.fori_loop(0, steps, step, (r, best))
+    last = total(r)[1]
+    return r, last._replace(error=jnp.maximum(best, last.error))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+@jax.default_matmul_precision("highest")
+def _shared_gradient(
+    kind: Kind,
+    most: int,
+    target: Target,
+    components: Components,
+    block: Examples,
+    mask: jax.Array,
+    r: jax.Array,
+) -> tuple[jax.Array, Sums]:
+    """Gradient [C] of a block's total e with respect to the r [C] of all rows, and its sums."""
+
+    def total(r):
+        outputs = run_shared(target, components, block.x, mask, r, most)
+        sums = compare(kind, outputs, target(block.x), block)
+        return jnp.sum(sums.error), sums
+
+    return jax.grad(total, has_aux=True)(r)
+
+
+def per_row(
+    adversary: Adversary,
+    kind: Kind,
+    target: Target,
+    parts: Parts,
+    block: Examples,
+    mask: jax.Array,
+    key: jax.Array,
+    advance: Callable[[int], None],
+) -> dict[int, Sums]:
+    """The worst masks of every row of a block, `{steps: sums}`."""
+    block = block.without_labels()
+    found: dict[int, Sums] = {}
+    for start in range(adversary.starts):
+        r = jax.random.uniform(jax.random.fold_in(key, start), mask.shape)
+        best, done = jnp.full(mask.shape[:1], -jnp.inf, jnp.float32), 0
+        for steps in adversary.steps:
+            r, sums = ascend(
+                kind, target, parts, block, mask, r, best, steps - done, adversary.step_size
+            )
+            advance(steps - done)
+            best, done = sums.error, steps
+            if start:
+                sums = sums._replace(error=jnp.maximum(sums.error, found[steps].error))
+            found[steps] = sums
+    return found
+
+
+class _Path(NamedTuple):
+    """The strongest shared r so far: its total, and the blocks' sums."""
+
+    total: float
+    sums: list[Sums]
+
+
+def shared(
+    adversary: Adversary,
+    kind: Kind,
+    target: Target,
+    components: Components,
+    blocks: Callable[[], Iterable[tuple[Examples, jax.Array]]],
+    key: jax.Array,
+    advance: Callable[[int], None],
+) -> dict[int, list[Sums]]:
+    """The worst r that all rows share, `{steps: sums of every block}`.
+
+    Args:
+      adversary: the ascent.
+      kind: the distance.
+      target: the network.
+      components: `{site: Factors}`.
+      blocks: gives the blocks and their masks anew, one after another.
+      key: PRNG key for the starts.
+      advance: is told how many passes through a block were made.
+    """
+    best: dict[int, _Path] = {}
+    most = max(1, *(int(jnp.sum(mask)) for _, mask in blocks()), 1)
+    for start in range(adversary.starts):
+        r = jax.random.uniform(jax.random.fold_in(key, start), (num_components(components),))
+        strongest = _Path(-np.inf, [])
+        for step in range(adversary.steps[-1] + 1):
+            gradient, sums = jnp.zeros_like(r), []
+            for block, mask in blocks():
+                one, here = _shared_gradient(
+                    kind, most, target, components, block.without_labels(), mask, r
+                )
+                gradient = gradient + one
+                sums.append(jax.device_get(here))
+                advance(1)
+            total = float(sum(np.sum(s.error, dtype=np.float64) for s in sums))
+            if total > strongest.total:
+                strongest = _Path(total, sums)
+            if (
+                step in adversary.steps
+                and strongest.total > best.get(step, _Path(-np.inf, [])).total
+            ):
+                best[step] = strongest
+            r = jnp.clip(r + adversary.step_size * jnp.sign(gradient), 0.0, 1.0)
+    return {steps: path.sums for steps, path in best.items()}

@@ -1,0 +1,85 @@
+"""What evidence takes, said before it starts.
+
+Letters: C components.
+"""
+
+import dataclasses
+
+from apd_jax.evaluation.evidence.adversary import Adversary
+
+GRADIENT = 3  # passes that a gradient step costs, about: one forward, two backward
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Passes of the evidence.
+
+    Attributes:
+      examples, blocks, block_size: how many there are, and how they are divided.
+      attributions: passes that score components.
+      forwards: masked passes, and passes with other weights.
+      gradients: steps of the adversary, of masks per row and of the shared mask.
+      baselines: what is compared with at equal size; each scores, runs and attacks its own parts.
+      operations: floating-point operations of one masked pass through a block.
+    """
+
+    examples: int
+    blocks: int
+    block_size: int
+    attributions: int
+    forwards: int
+    gradients: int
+    baselines: int
+    operations: float
+
+    @property
+    def passes(self) -> int:
+        """All of them, as masked passes through a block: what the progress bar counts."""
+        return self.blocks * (self.attributions + self.forwards + GRADIENT * self.gradients)
+
+    def __str__(self) -> str:
+        return (
+            f"Evidence on {self.examples} examples in {self.blocks} blocks of {self.block_size}: "
+            f"for each block {self.attributions} scorings, {self.forwards} forward passes and "
+            f"{self.gradients} gradient steps of the adversary, {self.baselines} baselines "
+            f"included; about {self.passes * self.operations:.2g} floating-point operations. One "
+            "block's outputs are held at a time; what is kept of an example is its mask (a bit a "
+            "component) and a few numbers a line."
+        )
+
+
+def estimate(
+    *,
+    examples: int,
+    blocks: int,
+    block_size: int,
+    sites: int,
+    draws: int,
+    labels: bool,
+    adversary: Adversary,
+    baselines: int,
+    operations: float,
+) -> Cost:
+    """Count the passes.
+
+    Args:
+      examples, blocks, block_size: how many there are, and how they are divided.
+      sites: number of sites, each replaced by its sum on its own.
+      draws: random masks a line.
+      labels: whether there are labels, for which the target's own pass is compared too.
+      adversary: of the decomposition; baselines meet its fewest steps.
+      baselines: how many.
+      operations: floating-point operations of one masked pass through a block.
+    """
+    fixed = 7  # own, all, zero, two pooled, never needed, permuted
+    shared = adversary.starts * (adversary.steps[-1] + 1)
+    return Cost(
+        examples=examples,
+        blocks=blocks,
+        block_size=block_size,
+        attributions=1 + baselines,
+        forwards=fixed + 2 * draws + sites + labels + baselines * (1 + draws),
+        gradients=adversary.gradients + shared + baselines * adversary.starts * adversary.steps[0],
+        baselines=baselines,
+        operations=operations,
+    )

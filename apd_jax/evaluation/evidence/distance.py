@@ -1,0 +1,133 @@
+"""Distances of outputs from the target's, as sums over each example, and means of these.
+
+A distance is a ratio `d = Σ_b e_b / Σ_b w_b` over examples: for logits e is the KL divergence in
+nats and w counts the rows; else e is the squared difference and w the square of the target's
+outputs, which is the squared error of a zero output.
+Letters: B examples, T positions, K classes.
+"""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.errors import UserError
+from apd_jax.evaluation.evidence.parts import Parts, run
+from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.sites import PyTree, Target
+
+Kind = Literal["kl", "mse"]
+
+
+class Number(NamedTuple):
+    """A measured number and its standard error, None where it is no mean over several examples."""
+
+    value: float
+    se: float | None = None
+
+
+class Sums(NamedTuple):
+    """Sums over each example of a block.
+
+    Attributes:
+      error: [B] e.
+      unit: [B] w.
+      cross_entropy: [B] sum over the labels of an example, in nats; None without labels.
+      labels: [B] how many labels these are.
+    """
+
+    error: jax.Array
+    unit: jax.Array
+    cross_entropy: jax.Array | None = None
+    labels: jax.Array | None = None
+
+
+def kind_of(minimality_loss: Any) -> Kind:
+    """KL where the training minimises it, else squared error."""
+    return "kl" if minimality_loss == "kl" else "mse"
+
+
+def compare(kind: Kind, outputs: PyTree, targets: PyTree, block: Examples) -> Sums:
+    """Sums of the distance between outputs and the target's, and of the cross entropy."""
+    counts = block.counts
+    if kind == "kl":
+        error, unit = _total(counts, _divergence(outputs, targets), jnp.mean), counts
+        unit = unit.reshape(len(unit), -1).sum(axis=1)
+    else:
+        pairs = list(zip(jax.tree.leaves(outputs), jax.tree.leaves(targets), strict=True))
+        error = sum(_total(counts, jnp.square(a - b), jnp.sum) for a, b in pairs)
+        unit = sum(_total(counts, jnp.square(b), jnp.sum) for _, b in pairs)
+    if block.labels is None:
+        return Sums(error, unit)
+    loss = _cross_entropy(jax.tree.leaves(outputs)[0], block.labels) * block.label_counts
+    flat = (a.reshape(len(a), -1).sum(axis=1) for a in (loss, block.label_counts))
+    return Sums(error, unit, *flat)
+
+
+def _total(counts: jax.Array, values: jax.Array, reduce: Any) -> jax.Array:
+    """Sum over an example of the rows that count, each row's values reduced to one number."""
+    if values.shape[: counts.ndim] != counts.shape:
+        raise UserError(
+            f"valid says what counts by position, {counts.shape}; an output has shape "
+            f"{values.shape}, expected [N, T, ...]"
+        )
+    rows = values.astype(jnp.float32).reshape(*counts.shape, -1)
+    rows = jnp.where(counts > 0, reduce(rows, axis=-1), 0.0)
+    return rows.reshape(len(rows), -1).sum(axis=1)
+
+
+def _log_probabilities(logits: jax.Array) -> jax.Array:
+    """Of [B, ..., K]; one logit stands for the two classes (no, yes) of a sigmoid."""
+    if logits.ndim == 1 or logits.shape[-1] == 1:
+        logits = logits if logits.ndim == 1 else logits[..., 0]
+        return jax.nn.log_sigmoid(jnp.stack([-logits, logits], axis=-1))
+    return jax.nn.log_softmax(logits, axis=-1)
+
+
+def _divergence(outputs: PyTree, targets: PyTree) -> jax.Array:
+    """`KL(softmax(target) ‖ softmax(outputs))`, [B, ..., K] to [B, ...]."""
+    (ours, *more), (theirs, *_) = jax.tree.leaves(outputs), jax.tree.leaves(targets)
+    if more:
+        raise UserError(f"the KL distance needs one array of logits, got {1 + len(more)} outputs")
+    ours, theirs = _log_probabilities(ours), _log_probabilities(theirs)
+    possible = theirs > -jnp.inf
+    difference = jnp.where(possible, theirs, 0.0) - jnp.where(possible, ours, 0.0)
+    return jnp.sum(jnp.exp(theirs) * difference, axis=-1)
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return -jnp.take_along_axis(_log_probabilities(logits), labels[..., None], axis=-1)[..., 0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@jax.default_matmul_precision("highest")
+def of_mask(kind: Kind, target: Target, parts: Parts, block: Examples, mask: jax.Array) -> Sums:
+    """Sums with the parts scaled by a mask [B, (T), C], float32."""
+    return compare(kind, run(target, parts, block.x, mask), target(block.x), block)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@jax.default_matmul_precision("highest")
+def of_weights(kind: Kind, target: Target, weights: dict[str, jax.Array], block: Examples) -> Sums:
+    """Sums with other matrices at the sites."""
+    return compare(kind, target.with_weights(weights)(block.x), target(block.x), block)
+
+
+def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None) -> Number:
+    """`Σ e / Σ w` and its standard error, the examples (or groups of them) drawn independently.
+
+    `SE = sqrt( n/(n−1) Σ (e_i − d w_i)² ) / Σ w`, over the n with any weight; none for n = 1.
+    """
+    error, unit = np.asarray(error, np.float64), np.asarray(unit, np.float64)
+    total = unit.sum() or 1e-300
+    value = float(error.sum() / total)
+    if groups is not None:
+        _, groups = np.unique(groups, return_inverse=True)
+        error, unit = (np.bincount(groups, weights=a) for a in (error, unit))
+    rest = error - value * unit
+    count = int(np.count_nonzero((unit != 0) | (error != 0)))
+    if count < 2:
+        return Number(value)
+    return Number(value, float(np.sqrt(count / (count - 1) * np.sum(rest**2)) / abs(total)))

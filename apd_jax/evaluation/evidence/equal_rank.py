@@ -1,0 +1,156 @@
+"""What needs no training, at the active rank or with the bits of a decomposition.
+
+Letters: R rows, Q rank-one terms of all sites, C components.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.components import Components, Factors
+from apd_jax.evaluation import baselines, seen
+from apd_jax.evaluation.evidence import rows
+from apd_jax.evaluation.evidence.parts import Parts
+from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.objective.objective import Objective
+from apd_jax.sites import Sites, Target
+
+NAMES = {
+    "svd": "singular vectors of every matrix, one by one, chosen by attribution, of the same rank",
+    "bundled": "singular vectors in as many bundles as there are components, those used together; "
+    "as many bundles as components are active",
+    "neurons": "columns of every matrix, one by one, chosen by attribution, of the same rank",
+}
+_MOST_NUMBERS = 100_000_000  # scores of a block, or factors
+_ROWS = 512  # that bundles are made from
+_ROUNDS = 10
+
+
+class Baseline(NamedTuple):
+    """A baseline, ready to be run.
+
+    Attributes:
+      parts: rank-one terms, each with its weight's column.
+      terms: `{site: Factors}`, what attributions are taken of.
+      bundle: [Q] int32 the bundle of every term, None where terms stand alone.
+      objective: the rule, with the k of equal size.
+    """
+
+    parts: Parts
+    terms: Components
+    bundle: jax.Array | None
+    objective: Objective
+
+    def choose(self, target: Target, block: Examples) -> jax.Array:
+        """The active terms (or bundles) of a block, bool [B, (T), Q or C]."""
+        return _choose(self.objective, target, self.terms, self.parts, self.bundle, block)
+
+
+def make(
+    name: str,
+    objective: Objective,
+    target: Target,
+    block: Examples,
+    *,
+    count: int,
+    active_rank: float,
+    active: float,
+) -> Baseline | None:
+    """Make a baseline, or None where the network is too large for it.
+
+    Args:
+      name: one of `NAMES`.
+      objective: the rule of the decomposition.
+      target: the network.
+      block: examples that bundles are made from.
+      count: C.
+      active_rank: rank of the decomposition's active components, the mean over rows.
+      active: L0, the mean number of active components.
+    """
+    terms, owner = _terms("neurons" if name == "neurons" else "svd", target)
+    total = sum(factors.num_components for factors in terms.values())
+    if max(total * block.counts.size, sum(f.size for f in jax.tree.leaves(terms))) > _MOST_NUMBERS:
+        return None
+    num_rows = block.counts.size if objective.per_position else len(block.counts)
+    if name != "bundled":
+        k = float(np.clip(active_rank, 1.0 / num_rows, total))
+        return Baseline(Parts(terms, owner), terms, None, seen.with_k(objective, k))
+    scores = np.asarray(term_scores(objective, target, terms, block.x))
+    valid = np.asarray(rows.rows_that_count(block.counts, scores.shape[:-1]))
+    bundle = jnp.asarray(bundles(scores[valid][:_ROWS], min(count, total)), jnp.int32)
+    owner = {site: bundle[places] for site, places in owner.items()}
+    k = float(np.clip(active, 1.0 / num_rows, int(bundle.max()) + 1))
+    return Baseline(Parts(terms, owner), terms, bundle, seen.with_k(objective, k))
+
+
+def _terms(kind: str, target: Target) -> tuple[Components, dict[str, jax.Array]]:
+    """Rank-one terms of every site, and their numbers counted through the sites."""
+    terms, numbers, start = {}, {}, 0
+    for site, weight in target.weights.items():
+        sides = baselines.site_terms(np.asarray(weight, np.float32), baselines.BASELINES[kind])
+        terms[site] = Factors(*(jnp.asarray(side, jnp.float32) for side in sides))
+        numbers[site] = jnp.arange(start, start + len(sides[0]))
+        start += len(sides[0])
+    return terms, numbers
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def term_scores(objective: Objective, target: Target, terms: Components, x) -> jax.Array:
+    """Attributions [B, (T), Q] of terms that belong to one site each, by the objective's method.
+
+    The network is decomposed at one site after another: a term has nothing at the others.
+    """
+    found = []
+    for site, factors in terms.items():
+        alone = Target.tree_unflatten(
+            (target.apply_fn, (site,), Sites([target.sites[site]], target.sites.left)),
+            (target.params,),
+        )
+        found.append(objective.attribute(alone, {site: factors}, x).scores)
+    return jnp.concatenate(found, axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _choose(objective, target, terms, parts, bundle, block):
+    scores = term_scores(objective, target, terms, block.x)
+    if bundle is not None:
+        squares = jax.ops.segment_sum(
+            jnp.moveaxis(jnp.square(scores), -1, 0), bundle, scores.shape[-1]
+        )
+        scores = jnp.sqrt(jnp.moveaxis(squares, 0, -1))
+    return rows.select(objective, scores, block)
+
+
+def bundles(scores: np.ndarray, count: int) -> np.ndarray:
+    """Assign terms to bundles of those used together: spherical k-means on their attributions.
+
+    The first centre is the term of the largest mass, each next one the term with the most mass
+    away from the centres before it.
+
+    Args:
+      scores: [R, Q] attributions.
+      count: the number of bundles.
+
+    Returns:
+      [Q] int32, with every bundle from 0 to the highest used.
+    """
+    mass = np.linalg.norm(scores, axis=0)
+    points = (scores / np.maximum(mass, 1e-30)).T
+    centres = [int(np.argmax(mass))]
+    nearest = points @ points[centres[0]]
+    for _ in range(count - 1):
+        away = mass**2 * (1 - np.clip(nearest, 0, 1) ** 2)
+        away[centres] = -1.0
+        centres.append(int(np.argmax(away)))
+        nearest = np.maximum(nearest, points @ points[centres[-1]])
+    means = points[centres]
+    for _ in range(_ROUNDS):
+        assigned = np.argmax(points @ means.T, axis=1)
+        sums = np.zeros_like(means)
+        np.add.at(sums, assigned, points * mass[:, None])
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        means = np.where(norms > 0, sums / np.maximum(norms, 1e-30), means)
+    return np.unique(assigned, return_inverse=True)[1].astype(np.int32)

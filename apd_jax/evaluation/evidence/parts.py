@@ -1,0 +1,106 @@
+"""A network run with weighted parts in the place of its matrices.
+
+Parts are the components themselves, or terms of rank one that belong to one site each, as singular
+vectors do: these need no zeros for the other sites. Several terms may share a weight (a bundle).
+Letters: B batch, T positions, C weights of a row, q terms of a site.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import sites
+from apd_jax.components import Components, Factors
+from apd_jax.masked import forward
+from apd_jax.sites import PyTree, SiteCall, Target
+
+
+class Parts(NamedTuple):
+    """Terms of every site, and which weight each of them has.
+
+    Attributes:
+      terms: `{site: Factors}` with q terms each.
+      owner: `{site: [q] int32}`, the column of the mask that scales a term; None where terms are
+        components, which all sites share.
+    """
+
+    terms: Components
+    owner: dict[str, jax.Array] | None = None
+
+    def operation(self, mask: jax.Array) -> sites.Operation:
+        """The masked operation of a mask [B, (T), C] of weights."""
+
+        def run(call: SiteCall) -> jax.Array:
+            name = call.key[0]
+            weights = mask
+            if self.owner is not None:
+                weights = jnp.take(mask, self.owner[name], axis=-1)
+            return forward.masked({name: self.terms[name]}, weights)(call)
+
+        return run
+
+
+def run(target: Target, parts: Parts, x: PyTree, mask: jax.Array) -> PyTree:
+    """Outputs with the parts scaled by a mask [B, C] or [B, T, C]."""
+
+    def some(inputs, rows):
+        return sites.run(target, inputs, parts.operation(rows), positions=mask.ndim == 3)[0]
+
+    return sites.over_examples(some, target, x, mask)
+
+
+def run_shared(
+    target: Target, components: Components, x: PyTree, mask: jax.Array, r: jax.Array, most: int
+) -> PyTree:
+    """Outputs with the inactive components scaled by one r [C] for all rows.
+
+    `Σ_c (s_c + (1 − s_c) r_c) P_c = Σ_c r_c P_c + Σ_c s_c (1 − r_c) P_c`: the first sum is one
+    matrix a site, and of the second only the active pairs are computed where these are few.
+
+    Args:
+      target: the network.
+      components: `{site: Factors}`.
+      x: [B, ...] inputs.
+      mask: [B, (T), C] bool, active components.
+      r: [C].
+      most: no fewer than the active pairs of the mask.
+    """
+    base = target.with_weights({s: _scaled(f, r).sum() for s, f in components.items()})
+    rest = {site: _scaled(factors, 1 - r) for site, factors in components.items()}
+    lead, positions = mask.shape[:-1], mask.ndim == 3
+    grouped = forward.choose_masked_route(most, mask[..., 0].size, mask.shape[-1]) == "grouped"
+    if grouped and sites.batched(target, x):
+        return _with_added(base, x, _active_pairs(rest, mask, most, lead), positions)
+
+    def some(inputs, rows):
+        return _with_added(base, inputs, forward.masked(rest, rows), positions)
+
+    return sites.over_examples(some, target, x, mask)
+
+
+def _with_added(target: Target, x: PyTree, added: sites.Operation, positions: bool) -> PyTree:
+    def operation(call: SiteCall) -> jax.Array:
+        y = call.as_is()
+        return y + added(call).astype(y.dtype)
+
+    return sites.run(target, x, operation, positions=positions)[0]
+
+
+def _scaled(factors: Factors, weights: jax.Array) -> Factors:
+    shape = (-1,) + (1,) * (factors.writes.ndim - 1)
+    return factors._replace(writes=factors.writes * weights.reshape(shape))
+
+
+def _active_pairs(
+    components: Components, mask: jax.Array, most: int, lead: tuple[int, ...]
+) -> sites.Operation:
+    """The masked operation by its active pairs; places left over go to a component of zeros."""
+    count = mask.shape[-1]
+    found = jnp.nonzero(mask.reshape(-1), size=most, fill_value=-1)[0]
+    empty = found < 0
+    pairs = jnp.where(empty, 0, found // count), jnp.where(empty, count, found % count)
+    padded = jax.tree.map(
+        lambda leaf: jnp.pad(leaf, [(0, 1)] + [(0, 0)] * (leaf.ndim - 1)), components
+    )
+    return forward.masked_pairs(padded, pairs, lead)

@@ -1,0 +1,104 @@
+"""The state of one measurement, and how a line is added to it.
+
+Letters: B examples of a block, T positions, C components.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.components import num_components
+from apd_jax.evaluation.evidence import cost, distance, rows
+from apd_jax.evaluation.evidence.adversary import Adversary
+from apd_jax.evaluation.evidence.distance import Kind
+from apd_jax.evaluation.evidence.parts import Parts
+from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.evaluation.evidence.tally import Tally
+from apd_jax.objective.objective import Objective
+from apd_jax.runtime.progress import Progress
+from apd_jax.sites import Target
+
+
+@dataclasses.dataclass
+class Run:
+    """What the lines of one decomposition share.
+
+    Attributes:
+      objective: the rule that chooses components.
+      target: the network.
+      parts: its components.
+      kind: the distance.
+      examples: all of them.
+      block_size: B, about.
+      adversary: how the worst masks are searched for.
+      draws: random masks a line.
+      key: PRNG key for all that is drawn.
+      progress: shows how many passes are done, if given.
+      done: passes that are done.
+      masks: the chosen masks of every block, packed, once they are known.
+      tally: the lines.
+    """
+
+    objective: Objective
+    target: Target
+    parts: Parts
+    kind: Kind
+    examples: Examples
+    block_size: int
+    adversary: Adversary
+    draws: int
+    key: jax.Array
+    progress: Progress | None = None
+    done: int = 0
+    masks: list[np.ndarray] = dataclasses.field(default_factory=list)
+    tally: Tally = dataclasses.field(default_factory=Tally)
+
+    def blocks(self) -> Iterator[Examples]:
+        """Blocks of the examples, all of one shape."""
+        return rows.blocks(self.examples, self.block_size)
+
+    def masked_blocks(self) -> Iterator[tuple[Examples, jax.Array]]:
+        """Blocks with the masks that were chosen."""
+        count = num_components(self.parts.terms)
+        for block, mask in zip(self.blocks(), self.masks, strict=True):
+            yield block, jnp.asarray(rows.unpacked(mask, count))
+
+    def advance(self, passes: int) -> None:
+        """Count passes through a block."""
+        self.done += passes
+        if self.progress is not None:
+            self.progress.update(self.done)
+
+    def steps(self, steps: int) -> None:
+        """Count steps of the adversary."""
+        self.advance(cost.GRADIENT * steps)
+
+    def measure(
+        self, name: str, block: Examples, mask: jax.Array, parts: Parts, groups: Any = None
+    ) -> None:
+        """Add a block's distance under a mask to a line."""
+        mask = jnp.asarray(mask, jnp.float32)
+        self.tally.add(name, distance.of_mask(self.kind, self.target, parts, block, mask), groups)
+        self.advance(1)
+
+    def random(
+        self, name: str, block: Examples, mask: jax.Array, key: jax.Array, parts: Parts, draw: Any
+    ) -> None:
+        """Add the mean over random masks to a line."""
+        block, found = block.without_labels(), []
+        for number in range(self.draws):
+            r = draw(jax.random.fold_in(key, number), mask.shape)
+            weights = rows.partial(mask, r)
+            found.append(distance.of_mask(self.kind, self.target, parts, block, weights))
+            self.advance(1)
+        mean = sum(sums.error for sums in found) / self.draws
+        self.tally.add(name, found[0]._replace(error=mean))
+
+
+def halves(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Each component on or off."""
+    return jax.random.bernoulli(key, 0.5, shape).astype(jnp.float32)

@@ -1,0 +1,208 @@
+"""What the evidence says: each line against a stated limit.
+
+Distances are judged as shares of the distance with no component at all, so that one limit serves
+every network.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from apd_jax.errors import UserError
+
+# Below this share of the distance with no component, two distances count as equal.
+FLOOR = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The largest values with which a verdict passes.
+
+    Attributes:
+      own, all, random, adversarial, pooled, never_needed: of the distance, as a share of that with
+        no component. Random: the larger of partial masks and halves. Adversarial: per row, at the
+        fewest steps. Pooled: the larger of the group sizes.
+      permuted: of the own mask's distance over that with the mask of another row.
+      size: of the active rank, as a share of the network's.
+      always_on: of the number of components that are active on more than 95 % of the rows.
+      faithfulness: of the squared weights that are missing at the worst site, as a share.
+      replaced: of the distance with one site alone replaced by its sum, at the worst site.
+      equal_size: of the own mask's distance over that of the best baseline of equal size.
+    """
+
+    own: float = 0.1
+    all: float = 0.01
+    random: float = 0.2
+    adversarial: float = 0.5
+    pooled: float = 0.2
+    never_needed: float = 0.05
+    permuted: float = 0.5
+    size: float = 0.25
+    always_on: float = 0
+    faithfulness: float = 0.01
+    replaced: float = 0.01
+    equal_size: float = 1.0
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise UserError(f"the limit {name} must be a number of at least 0, got {value!r}")
+
+
+class Verdict(NamedTuple):
+    """A line against its limit.
+
+    Attributes:
+      name: of the line.
+      passed: whether the value is at most the limit.
+      value: what was found.
+      limit: the largest value that passes.
+      unit: what the value is a share of, or counts.
+      meaning: one sentence on what the line shows.
+      where: the site that the value is of, or empty.
+    """
+
+    name: str
+    passed: bool
+    value: float
+    limit: float
+    unit: str
+    meaning: str
+    where: str = ""
+
+    def __str__(self) -> str:
+        sign = "passes" if self.passed else "FAILS"
+        where = f" at {self.where}" if self.where else ""
+        return f"{self.name} {sign}: {self.value:.3g} {self.unit}{where} (limit {self.limit:g})"
+
+
+class _Rule(NamedTuple):
+    name: str
+    limit: str
+    unit: str
+    meaning: str
+    value: Callable[[Any], float | None]
+    where: Callable[[Any], str] = lambda _: ""
+
+
+_OF_ZERO = "of the distance with no component"
+
+
+def _share(*names: str) -> Callable[[Any], float]:
+    """The largest of some lines over that of no component."""
+    return lambda found: max(found[name] for name in names) / found.scale
+
+
+def _floored(found: Any, first: float, second: float) -> float:
+    floor = FLOOR * found.scale
+    return max(first, floor) / max(second, floor)
+
+
+def _equal_size(found: Any) -> float | None:
+    others = [n.value for name, n in found.numbers.items() if name in _BASELINES]
+    return _floored(found, found["own"], min(others)) if others else None
+
+
+_BASELINES = ("svd_own", "bundled_own", "neurons_own")
+_RULES = (
+    _Rule(
+        "own mask",
+        "own",
+        _OF_ZERO,
+        "The active components alone must give the network's output.",
+        _share("own"),
+    ),
+    _Rule(
+        "all components",
+        "all",
+        _OF_ZERO,
+        "All components together must be the network.",
+        _share("all"),
+    ),
+    _Rule(
+        "random partial masks",
+        "random",
+        _OF_ZERO,
+        "Components that count as inactive must not matter, however much of them is on.",
+        _share("random", "random_half"),
+    ),
+    _Rule(
+        "adversarial masks",
+        "adversarial",
+        _OF_ZERO,
+        "They must not matter in the worst mixture either, as far as a search finds it.",
+        lambda found: found[f"adversarial_{found.adversary.steps[0]}"] / found.scale,
+    ),
+    _Rule(
+        "pooled rows",
+        "pooled",
+        _OF_ZERO,
+        "A row's explanation must hold beside those of other rows.",
+        _share("pooled_8", "pooled_64"),
+    ),
+    _Rule(
+        "never needed",
+        "never_needed",
+        _OF_ZERO,
+        "Components that are active on no row must not be needed for any.",
+        _share("never_needed"),
+    ),
+    _Rule(
+        "mask of another row",
+        "permuted",
+        "of the distance with another row's mask",
+        "The choice must matter: as many components, the wrong ones, must do worse.",
+        lambda found: _floored(found, found["own"], found["permuted"]),
+    ),
+    _Rule(
+        "size",
+        "size",
+        "of the network's rank",
+        "What is active on a row must be a small part of the network.",
+        lambda found: found["active_rank"] / max(found.network_rank, 1),
+    ),
+    _Rule(
+        "always active",
+        "always_on",
+        "components",
+        "A component that is active on nearly every row is not told apart by what it is used for.",
+        lambda found: found["always_on"],
+    ),
+    _Rule(
+        "faithfulness by site",
+        "faithfulness",
+        "of the squared weights missing",
+        "The components must add up to every matrix: a small total can hide one broken site.",
+        lambda found: found.worst_site.missing,
+        lambda found: found.worst_site.name,
+    ),
+    _Rule(
+        "sites one by one",
+        "replaced",
+        _OF_ZERO,
+        "No site alone may change the output when its matrix is replaced by the components' sum.",
+        lambda found: found.most_changing_site.replaced.value / found.scale,
+        lambda found: found.most_changing_site.name,
+    ),
+    _Rule(
+        "equal size",
+        "equal_size",
+        "of the best baseline's distance",
+        "It must explain no less than what needs no training, at the same active rank or bits.",
+        _equal_size,
+    ),
+)
+
+
+def judge(found: Any) -> tuple[Verdict, ...]:
+    """Hold evidence against its limits."""
+    verdicts = []
+    for rule in _RULES:
+        value, limit = rule.value(found), getattr(found.limits, rule.limit)
+        if value is None:
+            continue
+        passed = bool(value <= limit)  # a NaN fails
+        verdicts.append(
+            Verdict(rule.name, passed, value, limit, rule.unit, rule.meaning, rule.where(found))
+        )
+    return tuple(verdicts)

@@ -1,0 +1,39 @@
+"""A control: the network with each matrix's entries shuffled, in which there is nothing to find."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from apd_jax import randomness
+from apd_jax.errors import UserError
+
+
+def shuffled(params: Any, key: jax.Array | int) -> Any:
+    """Shuffle the entries of every array of at least two axes.
+
+    Each matrix keeps its values and loses what it computes: a method that finds as much in the
+    shuffled network finds nothing in the other one. Biases and scales stay as they are.
+
+    Args:
+      params: a pytree of parameters.
+      key: PRNG key, or a whole number for one.
+
+    Returns:
+      A pytree like `params`.
+
+    Raises:
+      UserError: no array of at least two axes.
+    """
+    if isinstance(key, int | np.integer):
+        key = randomness.root(int(key))
+    leaves, tree = jax.tree.flatten(params)
+    if not any(np.ndim(leaf) >= 2 for leaf in leaves):
+        raise UserError("there is no matrix to shuffle among the parameters")
+    moved = [
+        jax.random.permutation(jax.random.fold_in(key, place), leaf.reshape(-1)).reshape(leaf.shape)
+        if np.ndim(leaf) >= 2
+        else leaf
+        for place, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(tree, moved)

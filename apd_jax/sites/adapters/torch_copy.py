@@ -1,0 +1,153 @@
+"""A torch module as a function of its tensors, which leaves the module itself alone.
+
+The module is copied without its numbers. At each call a fresh copy is made in which JAX arrays
+stand in the place of all tensors, wherever they are kept, so that nothing which the network does
+to itself outlives the call, and threads don't meet.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from apd_jax.errors import UserError
+from apd_jax.sites.adapters import torch_environment, torchax_import
+
+_DEEPCOPY = torch.Tensor.__deepcopy__
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Skeleton:
+    """A module without numbers.
+
+    Attributes:
+      module: the copy; its tensors hold nothing.
+      tensors: the parameters and all other tensors of the copy by name.
+    """
+
+    module: torch.nn.Module
+    tensors: dict[str, torch.Tensor]
+
+    def run(self, arrays: Mapping[str, jax.Array], x: Any, keywords: dict, pick: Callable) -> Any:
+        """Outputs with `arrays` in the place of all tensors.
+
+        Args:
+          arrays: all parameters and other tensors by name.
+          x: a tensor, a tuple of tensors for positions, or a dict for keywords.
+          keywords: more of them.
+          pick: the outputs of what `forward` returns.
+
+        Raises:
+          UserError: an operator is missing in torchax, or the module can't be run in JAX.
+        """
+        memo = {id(self.tensors[n]): torch_environment.as_tensor(a) for n, a in arrays.items()}
+        module = _copied(self.module, memo)
+        args, own = arguments(jax.tree.map(torch_environment.as_tensor, x))
+        try:
+            with torch_environment.running():
+                return torch_environment.to_jax(pick(module(*args, **own, **keywords)))
+        except UserError:
+            raise
+        except Exception as error:  # whatever operators say to what they can't do
+            raise _explained(error, module) from error
+
+
+_Arrays = dict[str, jax.Array]
+
+
+def split(module: torch.nn.Module) -> tuple[Skeleton, _Arrays, _Arrays]:
+    """A module without numbers, its parameters, and its other tensors, copied, by name.
+
+    Raises:
+      UserError: it can't be copied.
+    """
+    params, fixed, tensors, memo = {}, {}, {}, {}
+
+    def take(name: str, tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+        empty = torch.empty_like(tensor.detach(), device="meta")
+        if isinstance(tensor, torch.nn.Parameter):
+            empty = torch.nn.Parameter(empty, requires_grad=False)
+        arrays = params if name in named else fixed
+        arrays[name], tensors[name], memo[id(tensor)] = as_array(tensor), empty, empty
+        return empty
+
+    named = dict(module.named_parameters())
+    for name, tensor in {**named, **dict(module.named_buffers())}.items():
+        take(name, tensor, memo)
+    with _Copying(lambda tensor, memo: take(f"tensor {len(tensors)}", tensor, memo)):
+        return Skeleton(_copied(module, memo), tensors), params, fixed
+
+
+class _Copying(torch.overrides.TorchFunctionMode):
+    """Copies tensors, wherever a module keeps them, by a function of one's own."""
+
+    def __init__(self, copied: Callable):
+        super().__init__()
+        self._copied = copied
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is _DEEPCOPY:
+            return self._copied(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def _copied(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # of files, locks, generators, tensors with a history
+        raise UserError(
+            f"{type(module).__name__} can't be copied ({type(error).__name__}: {error}), and the "
+            "module given is never changed: leave out what can't be copied, such as open files or "
+            "tensors that were computed with gradients"
+        ) from error
+
+
+def sharing_parameters(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy with the same parameters, in which everything else may change."""
+    return _copied(module, {id(tensor): tensor for tensor in module.parameters()})
+
+
+def arguments(x: Any) -> tuple[tuple, dict[str, Any]]:
+    """What `forward` is called with: a dict as keywords, a tuple or list as positions."""
+    if isinstance(x, Mapping):
+        return (), dict(x)
+    return (tuple(x), {}) if isinstance(x, tuple | list) else ((x,), {})
+
+
+def as_array(tensor: torch.Tensor) -> jax.Array:
+    """A JAX array with the numbers of a tensor, which share no memory."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        narrow = jnp.bfloat16 if tensor.dtype == torch.bfloat16 else jnp.float16
+        return jnp.array(tensor.float().numpy()).astype(narrow)
+    return jnp.array(np.array(tensor.numpy()))
+
+
+def _explained(error: Exception, module: torch.nn.Module) -> UserError:
+    """What went wrong, with the part of the module in which it did."""
+    names = {id(part): name for name, part in module.named_modules()}
+    where = f"in {type(module).__name__}"
+    trace = error.__traceback__
+    while trace is not None:
+        part = trace.tb_frame.f_locals.get("self")
+        if isinstance(part, torch.nn.Module) and names.get(id(part)):
+            where = f"in {names[id(part)]} ({type(part).__name__})"
+        trace = trace.tb_next
+    missing = torchax_import.load().tensor.OperatorNotFound
+    if isinstance(error, missing):
+        operator = next((word for word in str(error).split() if "::" in word), str(error))
+        return UserError(
+            f"the operator {operator}, used {where}, is missing in torchax: write that part of the "
+            "module with other operators"
+        )
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return UserError(
+        f"the module can't be run in JAX; it stops {where} ({type(error).__name__}: {reason}). "
+        "Its course must not depend on the numbers in its tensors, and all of its tensors must be "
+        "its own or its inputs"
+    )

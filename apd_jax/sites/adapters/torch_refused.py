@@ -1,0 +1,105 @@
+"""torch modules that are no networks of fixed weights, each refused by the name of its part."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+
+from apd_jax.errors import UserError
+
+# Hooks of torch that compute a weight anew at each call.
+_HOOKS = ("WeightNorm", "SpectralNorm", "BasePruningMethod")
+
+
+def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
+    """The module that is to be converted.
+
+    Args:
+      module: what was given.
+      dtype: to which it will be converted; None to leave its numbers as they are.
+
+    Raises:
+      UserError: it is no module, in training mode, without numbers, or its weights are computed
+        from others, not floating, or not of single precision.
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise UserError(f"from_torch needs a torch.nn.Module, got a {type(module).__name__}")
+    module = getattr(module, "_orig_mod", module)  # of torch.compile
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UserError("a ScriptModule can't be followed in JAX: give the module it was made of")
+    _check_floating(module)
+    training = [name or type(module).__name__ for name, m in module.named_modules() if m.training]
+    if training:
+        raise UserError(
+            f"the module is in training mode ({', '.join(training[:3])}), in which dropout draws "
+            "and batch norm uses the batch: call module.eval() first"
+        )
+    _check_computed(module)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        _check_numbers(name, tensor, dtype)
+    if not dict(module.named_parameters()):
+        raise UserError(f"{type(module).__name__} has no parameters: there is nothing to decompose")
+    return module
+
+
+def _check_computed(module: torch.nn.Module) -> None:
+    """Refuse weights that are computed from other parameters at each call."""
+    for name, part in module.named_modules():
+        names = list(getattr(part, "parametrizations", {}))
+        for hook in part._forward_pre_hooks.values():
+            if any(cls.__name__ in _HOOKS for cls in type(hook).__mro__):
+                names.append(getattr(hook, "name", getattr(hook, "_tensor_name", "weight")))
+        if names:
+            full = ".".join(filter(None, (name, names[0])))
+            raise UserError(
+                f"{full} is no parameter but computed from others at each call, by weight_norm or "
+                "another parametrization: make it one, torch.nn.utils.parametrize."
+                f"remove_parametrizations(module, {names[0]!r}), or remove_weight_norm, "
+                "remove_spectral_norm or prune.remove where those were used"
+            )
+
+
+def _check_numbers(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> None:
+    """Refuse tensors that hold no numbers, or numbers that JAX would round."""
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
+        raise UserError(f"{name} has no numbers yet: load the weights, or run the module once")
+    wide = jax.config.jax_enable_x64 and tensor.dtype == torch.float64
+    if tensor.is_floating_point() and tensor.dtype != torch.float32 and not wide and not dtype:
+        raise UserError(
+            f"{name} is {str(tensor.dtype).removeprefix('torch.')}: components are decomposed in "
+            'single precision; from_torch(..., dtype="float32") converts a copy of the module'
+        )
+
+
+def _check_floating(module: torch.nn.Module) -> None:
+    """Refuse weights that are quantised: parameters of whole numbers, or packed ones."""
+    for name, tensor in module.named_parameters():
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{name} is {kind}, not floating: load the module without quantisation")
+    for name, part in module.named_modules():
+        if hasattr(part, "_packed_params"):
+            raise UserError(
+                f"the weights of {name or type(part).__name__} ({type(part).__name__}) are packed, "
+                "not floating: load the module without quantisation"
+            )
+
+
+def chosen_dtype(dtype: Any) -> torch.dtype | None:
+    """A dtype of torch from one of any library or a name; None stays None.
+
+    Raises:
+      UserError: it is neither float32 nor, where JAX allows it, float64.
+    """
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+    try:
+        name = jnp.dtype(name).name
+    except TypeError:
+        name = str(dtype)
+    allowed = ("float32", "float64") if jax.config.jax_enable_x64 else ("float32",)
+    if name not in allowed:
+        raise UserError(f"dtype must be one of {allowed} or None, got {dtype!r}")
+    return getattr(torch, name)

@@ -1,0 +1,445 @@
+"""Every line of the evidence against a literal loop.
+
+Letters: N examples, B examples of a block, T positions, C components.
+"""
+
+import dataclasses
+import math
+
+import evidence_cases as cases
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax import randomness
+from apd_jax.evaluation import baselines, ranks
+from apd_jax.evaluation.evidence import distance, equal_rank, rows
+from apd_jax.evaluation.evidence.rows import Examples
+
+N, SIZE, K, DRAWS, STEPS = 21, 10, 1.3, 2, (2, 3)
+
+
+class Literal:
+    """Lines of a network of values with one mask an example, block by block."""
+
+    def __init__(self, found, x, valid):
+        self.found, self.x, self.valid = found, np.asarray(x), np.asarray(valid)
+        self.target = np.asarray(found.target(x), np.float64)
+        parts = [np.arange(0, 11), np.arange(11, 21)]
+        self.blocks = [(p, 11) for p in parts]
+        scores = np.asarray(
+            networks.literal_attributions(found.target, found.components, x, "target")
+        )
+        self.mask = np.zeros(scores.shape, bool)
+        for part in parts:
+            self.mask[part] = cases.own_masks(scores[part], self.valid[part], K)
+
+    def run(self, mask):
+        return np.asarray(
+            networks.literal_masked(self.found.target, self.found.components, self.x, mask)
+        )
+
+    def distance(self, outputs, counts=None):
+        counts = self.valid if counts is None else counts
+        errors = [np.sum((outputs[i] - self.target[i]) ** 2) for i in np.flatnonzero(counts)]
+        units = [np.sum(self.target[i] ** 2) for i in np.flatnonzero(counts)]
+        return sum(errors) / sum(units)
+
+    def keys(self, seed=0):
+        key = randomness.stream(seed, "evidence")
+        return [jax.random.fold_in(key, number) for number in range(len(self.blocks))]
+
+    def drawn(self, stream, draw, kind=jax.random.uniform):
+        """[N, C] the random numbers of all blocks, in the order of the examples."""
+        found = []
+        for key, (part, size) in zip(self.keys(), self.blocks, strict=True):
+            one = jax.random.fold_in(jax.random.fold_in(key, stream), draw)
+            shape = (size, self.mask.shape[1])
+            found.append(np.asarray(kind(one, shape=shape))[: len(part)])
+        return np.concatenate(found)
+
+    def random(self, stream, kind=jax.random.uniform):
+        values = []
+        for draw in range(DRAWS):
+            r = self.drawn(stream, draw, kind)
+            values.append(self.distance(self.run(np.where(self.mask, 1.0, r))))
+        return np.mean(values)
+
+    def gradient(self, r, shared=False):
+        target = jnp.asarray(self.target, jnp.float32)
+
+        def total(r):
+            r = jnp.broadcast_to(r, self.mask.shape)
+            mask = jnp.where(self.mask, 1.0, r)
+            outputs = networks.literal_masked(
+                self.found.target, self.found.components, self.x, mask
+            )
+            errors = jnp.sum((outputs - target) ** 2, axis=1) * self.valid
+            return jnp.sum(errors), errors
+
+        gradient, errors = jax.grad(total, has_aux=True)(jnp.asarray(r))
+        return np.asarray(gradient), np.asarray(errors)
+
+    def ascent(self, r, shared):
+        best, found = None, {}
+        for step in range(STEPS[-1] + 1):
+            gradient, errors = self.gradient(r)
+            if shared:
+                best = errors if best is None or errors.sum() > best.sum() else best
+            else:
+                best = errors if best is None else np.maximum(best, errors)
+            if step in STEPS:
+                found[step] = best.sum() / np.sum(self.target[self.valid] ** 2)
+            r = np.clip(r + 0.1 * np.sign(gradient), 0, 1)
+        return found
+
+
+class ValuesTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        target = networks.mlp()
+        x = networks.normal(5, N, 3)
+        components = networks.components(target, 4, 2)
+        # Near the network, so that no line is all but infinite.
+        components = {
+            s: apd_jax.Factors(f.reads * 0.6, f.writes * 0.6) for s, f in components.items()
+        }
+        cls.found = cases.decomposition(target, components, x, batch_size=SIZE, topk=K)
+        cls.valid = np.arange(N) % 5 != 3
+        cls.evidence = cls.found.evidence(x, valid=cls.valid, adversary_steps=STEPS, draws=DRAWS)
+        cls.literal = Literal(cls.found, x, cls.valid)
+
+    def close(self, name, value):
+        np.testing.assert_allclose(self.evidence[name], value, rtol=2e-4, atol=1e-7)
+
+    def test_own_all_none(self):
+        literal = self.literal
+        self.close("own", literal.distance(literal.run(literal.mask)))
+        self.close("all", literal.distance(literal.run(np.ones(literal.mask.shape))))
+        self.close("zero", literal.distance(literal.run(np.zeros(literal.mask.shape))))
+
+    def test_never_needed(self):
+        literal = self.literal
+        used = literal.mask[self.valid].any(axis=0)
+        mask = np.broadcast_to(used, literal.mask.shape)
+        self.close("never_needed", literal.distance(literal.run(mask)))
+        self.assertEqual(self.evidence["alive"], used.sum())
+
+    def test_random(self):
+        def halves(key, shape):
+            return jax.random.bernoulli(key, 0.5, shape)
+
+        self.close("random", self.literal.random(0))
+        self.close("random_half", self.literal.random(1, halves))
+
+    @parameterized.parameters(8, 64)
+    def test_pooled(self, size):
+        literal = self.literal
+        pooled, kept = np.zeros_like(literal.mask), np.zeros(N, bool)
+        for part, _ in literal.blocks:
+            pooled[part], kept[part] = cases.unions(literal.mask[part], self.valid[part], size)
+        self.close(f"pooled_{size}", literal.distance(literal.run(pooled), kept))
+
+    def test_permuted(self):
+        literal = self.literal
+        mask = np.zeros_like(literal.mask)
+        for key, (part, size) in zip(literal.keys(), literal.blocks, strict=True):
+            padded = np.resize(part, size)
+            here = np.arange(size) < len(part)
+            counts = jnp.asarray(self.valid[padded] * here, jnp.float32)
+            key = jax.random.fold_in(key, 2)
+            moved = rows.permuted(jnp.asarray(literal.mask[padded]), counts, key)
+            mask[part] = np.asarray(moved)[: len(part)]
+        self.close("permuted", literal.distance(literal.run(mask)))
+
+    @parameterized.parameters(*STEPS)
+    def test_adversary_of_every_row(self, steps):
+        r = self.literal.drawn(3, 0)
+        self.close(f"adversarial_{steps}", self.literal.ascent(r, False)[steps])
+
+    @parameterized.parameters(*STEPS)
+    def test_shared_adversary(self, steps):
+        key = jax.random.fold_in(randomness.stream(0, "evidence"), 2**31)
+        r = np.asarray(jax.random.uniform(jax.random.fold_in(key, 0), (4,)))
+        self.close(f"adversarial_shared_{steps}", self.literal.ascent(r, True)[steps])
+
+    def test_size(self):
+        mask = self.literal.mask[self.valid]
+        self.close("l0", mask.sum(axis=1).mean())
+        self.close("bits", np.mean([math.log2(math.comb(4, n)) for n in mask.sum(axis=1)]))
+        own = ranks.ranks(
+            ranks.singular_values(self.found.components),
+            ranks.target_singular_values(self.found.target),
+        )
+        self.close("active_rank", (mask @ own).mean())
+        self.assertEqual(self.evidence["always_on"], np.sum(mask.mean(axis=0) > 0.95))
+        self.assertEqual(self.evidence.num_rows, len(mask))
+        at_sites = sum(site.active_rank.value for site in self.evidence.sites)
+        self.assertAlmostEqual(at_sites, self.evidence["active_rank"], places=6)
+
+    def test_sites(self):
+        target = self.found.target
+        parts = networks.matrices(self.found.components)
+        for site in self.evidence.sites:
+            total = parts[site.name].sum(axis=0)
+            outputs = networks.output(target, {site.name: total}, jnp.asarray(self.literal.x))
+            value = self.literal.distance(np.asarray(outputs))
+            np.testing.assert_allclose(site.replaced.value, value, rtol=1e-4)
+            weight = np.asarray(target.weights[site.name])
+            missing = np.sum((weight - np.asarray(total)) ** 2) / np.sum(weight**2)
+            np.testing.assert_allclose(site.missing, missing, rtol=1e-4)
+        missing = [site.missing for site in self.evidence.sites]
+        self.close("faithfulness_mean", np.mean(missing))
+        self.close("faithfulness_worst", np.max(missing))
+
+    @parameterized.parameters("svd", "neurons")
+    def test_terms_of_equal_rank(self, name):
+        target, literal = self.found.target, self.literal
+        terms = baselines.baseline(target, name)
+        scores = np.asarray(networks.literal_attributions(target, terms, literal.x, "target"))
+        k = min(self.evidence["active_rank"], scores.shape[1])
+        mask = np.zeros(scores.shape, bool)
+        for part, _ in literal.blocks:
+            mask[part] = cases.own_masks(scores[part], self.valid[part], k)
+        outputs = networks.literal_masked(target, terms, literal.x, mask)
+        self.close(f"{name}_own", literal.distance(np.asarray(outputs)))
+
+    def test_keys(self):
+        stems = "own all random random_half adversarial_2 adversarial_3 adversarial_shared_2 "
+        stems += "adversarial_shared_3 pooled_8 pooled_64 never_needed permuted zero l0 bits "
+        stems += "active_rank"
+        names = stems.split()
+        for baseline in ("svd", "bundled", "neurons"):
+            names += [f"{baseline}_{line}" for line in ("own", "random", "adversarial_2")]
+        exact = ["alive", "always_on", "faithfulness_mean", "faithfulness_worst"]
+        expected = {*names, *exact, *(f"{name}_se" for name in names)}
+        found = self.evidence.to_dict()
+        self.assertEqual(set(found), expected)
+        self.assertTrue(all(isinstance(value, float | int) for value in found.values()))
+        prefixed = self.evidence.to_dict(prefix="evidence_")
+        self.assertEqual(prefixed["evidence_own_se"], found["own_se"])
+
+    def test_tables(self):
+        text, html = repr(self.evidence), self.evidence._repr_html_()
+        for words in ("adversarial, one mask for all, 3 steps", "own mask", "first/w"):
+            self.assertIn(words, text)
+            self.assertIn(words, html)
+        self.assertIn("fewer than a group of pooled rows", text)
+
+    def test_the_stated_cost_is_what_was_done(self):
+        self.assertEqual((self.evidence.cost.blocks, self.evidence.cost.block_size), (2, 11))
+        self.assertIn("3 baselines included", str(self.evidence.cost))
+
+
+class TokensTest(absltest.TestCase):
+    """Logits of every position, a mask a position, the KL divergence, and next tokens."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.found, cls.x = cases.tokens()
+        cls.valid = np.arange(20).reshape(5, 4) % 7 != 2
+        cls.evidence = cls.found.evidence(
+            cls.x,
+            "next_tokens",
+            valid=lambda x: np.arange(x.size).reshape(x.shape) % 7 != 2,
+            adversary_steps=(2,),
+            draws=1,
+            baselines=("svd",),
+        )
+        scores = np.asarray(cls.found.attributions(cls.x)).reshape(20, -1)
+        cls.mask = cases.own_masks(scores, cls.valid.ravel(), 1.5).reshape(5, 4, -1)
+        cls.target = np.asarray(cls.found.target(cls.x))
+
+    def mean(self, mask, counts=None):
+        counts = self.valid if counts is None else counts
+        outputs = cases.literal_tokens(self.found.components, self.x, mask)
+        return cases.divergence(outputs, self.target)[counts].mean()
+
+    def close(self, name, value):
+        np.testing.assert_allclose(self.evidence[name], value, rtol=2e-4)
+
+    def test_distances(self):
+        self.close("own", self.mean(self.mask))
+        self.close("all", self.mean(np.ones(self.mask.shape)))
+        self.close("zero", self.mean(np.zeros(self.mask.shape)))
+        pooled, kept = cases.unions(self.mask.reshape(20, -1), self.valid.ravel(), 8)
+        self.close("pooled_8", self.mean(pooled.reshape(self.mask.shape), kept.reshape(5, 4)))
+
+    def test_cross_entropy(self):
+        def cross_entropy(outputs):
+            losses = np.asarray(jax.nn.log_softmax(jnp.asarray(outputs)))
+            return np.mean(
+                [
+                    -losses[n, t, int(self.x[n, t + 1])]
+                    for n in range(5)
+                    for t in range(3)
+                    if self.valid[n, t] and self.valid[n, t + 1]
+                ]
+            )
+
+        def run(mask):
+            return cases.literal_tokens(self.found.components, self.x, mask)
+
+        ones = np.ones(self.mask.shape)
+        own, everything, none = (cross_entropy(run(m)) for m in (self.mask, ones, 0 * ones))
+        target = cross_entropy(self.target)
+        self.close("ce_target", target)
+        self.close("ce_own", own)
+        self.close("ce_all", everything)
+        self.close("ce_recovered", (none - own) / (none - target))
+        self.assertIn("ce_recovered_se", self.evidence.to_dict())
+
+    def test_what_does_not_count_changes_nothing(self):
+        # A position that is left out is still read by later ones, a whole example is not.
+        valid = np.ones((5, 4), bool)
+        valid[3] = False
+        moved = self.x.at[3].set((self.x[3] + 1) % 6)
+        options = dict(valid=valid, adversary_steps=(2,), draws=1, baselines=())
+        first, second = (self.found.evidence(x, **options).to_dict() for x in (self.x, moved))
+        for name, value in first.items():
+            np.testing.assert_allclose(second[name], value, rtol=1e-5, err_msg=name)
+
+
+class PytreeTest(absltest.TestCase):
+    def test_outputs_of_several_arrays(self):
+        def network(params, x):
+            y = networks.mlp_apply(params, x)
+            return {"a": y, "b": jnp.stack([y[:, 0], y[:, 1] ** 2, y[:, 0]], axis=1)}
+
+        x = networks.normal(5, 9, 3)
+        target = apd_jax.Target(network, networks.mlp().params, inputs=x)
+        found = cases.decomposition(target, networks.components(target), x)
+        options = dict(adversary_steps=(1,), draws=1, baselines=())
+        evidence = found.evidence(x, **options)
+        outputs, targets = (
+            np.concatenate(jax.tree.leaves(tree), axis=1) for tree in (found(x), target(x))
+        )
+        expected = np.sum((outputs - targets) ** 2) / np.sum(targets**2)
+        np.testing.assert_allclose(evidence["own"], expected, rtol=1e-4)
+
+    def test_classes_of_a_single_logit(self):
+        def logit(params, x):
+            return networks.mlp_apply(params, x)[:, 0]
+
+        x = networks.normal(5, 9, 3)
+        target = apd_jax.Target(logit, networks.mlp().params, inputs=x)
+        found = cases.decomposition(
+            target, networks.components(target), x, minimality_loss="kl", batch_size=9
+        )
+        labels = np.arange(9) % 2
+        evidence = found.evidence(x, labels, adversary_steps=(1,), draws=1, baselines=())
+        sign = np.where(labels == 1, 1, -1)
+        expected = np.mean(np.log1p(np.exp(-sign * np.asarray(target(x)))))
+        np.testing.assert_allclose(evidence["ce_target"], expected, rtol=1e-5)
+
+
+class RatioTest(absltest.TestCase):
+    def test_a_mean_has_its_usual_standard_error(self):
+        values = np.random.default_rng(0).normal(size=50)
+        number = distance.ratio(values, np.ones(50))
+        self.assertAlmostEqual(number.value, values.mean())
+        self.assertAlmostEqual(number.se, values.std(ddof=1) / np.sqrt(50))
+
+    def test_a_ratio_has_that_of_the_jackknife(self):
+        rng = np.random.default_rng(1)
+        unit = rng.uniform(1, 2, 400)
+        error = unit * rng.uniform(0, 1, 400)
+        left_out = (error.sum() - error) / (unit.sum() - unit)
+        jackknife = np.sqrt(399 / 400 * np.sum((left_out - left_out.mean()) ** 2))
+        np.testing.assert_allclose(distance.ratio(error, unit).se, jackknife, rtol=0.02)
+
+    def test_groups_and_examples_that_do_not_count(self):
+        error = np.array([1.0, 3.0, 2.0, 6.0, 0.0])
+        unit = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
+        whole = distance.ratio(error, unit, np.array([0, 0, 1, 1, 2]))
+        self.assertAlmostEqual(whole.se, distance.ratio([4.0, 8.0], [2.0, 2.0]).se)
+        self.assertIsNone(distance.ratio([1.0, 0.0], [1.0, 0.0]).se)
+
+
+class RowsTest(absltest.TestCase):
+    def test_permuted_masks_are_those_of_other_rows(self):
+        mask = jnp.eye(9, dtype=bool)
+        counts = jnp.asarray([1, 1, 0, 1, 1, 1, 0, 1, 1.0])
+        for seed in range(5):
+            moved = np.asarray(rows.permuted(mask, counts, jax.random.key(seed)))
+            self.assertFalse(moved.diagonal().any())
+            self.assertFalse(moved[[2, 6]].any())
+            np.testing.assert_array_equal(moved.sum(axis=0), np.asarray(counts))
+
+    def test_blocks_have_one_shape_and_hold_every_example_once(self):
+        examples = Examples(np.arange(23), np.ones(23, np.float32))
+        blocks = list(rows.blocks(examples, 5))
+        self.assertLen({block.x.shape for block in blocks}, 1)
+        kept = np.concatenate([block.x[block.counts > 0] for block in blocks])
+        np.testing.assert_array_equal(kept, np.arange(23))
+
+    def test_k_is_of_the_rows_that_count(self):
+        scores = jnp.asarray(np.random.default_rng(0).uniform(size=(6, 3)))
+        block = Examples(jnp.zeros(6), jnp.asarray([1, 0, 1, 1, 0, 1.0]))
+        mask = rows.select(apd_jax.Objective(topk=1.5), scores, block)
+        expected = cases.own_masks(np.asarray(scores), np.asarray(block.counts), 1.5)
+        np.testing.assert_array_equal(mask, expected)
+
+    def test_masks_without_valid_are_those_of_the_decomposition(self):
+        x = networks.normal(5, 12, 3)
+        for fields in ({"topk": 1.3}, {"topk": 2, "selection": "sample"}, {"selection": "exact"}):
+            target = networks.mlp()
+            found = cases.decomposition(target, networks.components(target), x, **fields)
+            block = Examples(x, jnp.ones(12))
+            mask = rows.choose(found.objective, target, found.components, block)
+            np.testing.assert_array_equal(mask, found.mask(x))
+        distilled = dataclasses.replace(found.objective, distil=True, selection="batch")
+        mask = rows.choose(distilled, target, found.components, block)
+        self.assertTrue(np.asarray(mask)[:, -1].all())
+
+
+class BundlesTest(absltest.TestCase):
+    def test_terms_used_together_are_one_bundle(self):
+        rng = np.random.default_rng(0)
+        owner = rng.permutation(np.arange(20) % 4)
+        used = rng.uniform(size=(200, 4)) * (rng.uniform(size=(200, 4)) < 0.3)
+        scores = used[:, owner] * rng.uniform(1, 2, 20) + 1e-3 * rng.uniform(size=(200, 20))
+        found = equal_rank.bundles(scores, 4)
+        for bundle in range(4):
+            self.assertLen(set(owner[found == bundle].tolist()), 1)
+        self.assertEqual(set(found.tolist()), {0, 1, 2, 3})
+
+    def test_terms_are_scored_as_components_that_have_nothing_elsewhere(self):
+        target, x = networks.mlp(), networks.normal(5, 6, 3)
+        padded = baselines.baseline(target, "svd")
+        expected = networks.literal_attributions(target, padded, x, "target")
+        terms, _ = equal_rank._terms("svd", target)
+        found = equal_rank.term_scores(apd_jax.Objective(), target, terms, x)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+class RefusedTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (dict(valid=np.ones(3)), r"valid must be true or false.*shape \(3,\)"),
+        (dict(valid=np.zeros(9, bool)), "leaves no row that counts"),
+        (dict(labels=np.zeros(4, int)), r"labels have shape \(4,\)"),
+        (dict(labels="tokens"), "'next_tokens'"),
+        (dict(adversary_steps=(20, 10)), "rising whole numbers"),
+        (dict(adversary_step_size=0.0), "adversary_step_size"),
+        (dict(adversary_starts=0), "adversary_starts"),
+        (dict(draws=0), "draws"),
+        (dict(baselines=("pca",)), "no baseline 'pca'"),
+    )
+    def test_refused(self, options, message):
+        target, x = networks.mlp(), networks.normal(5, 9, 3)
+        found = cases.decomposition(target, networks.components(target), x)
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            found.evidence(x, **options)
+
+    def test_limits(self):
+        with self.assertRaisesRegex(apd_jax.UserError, "limit own must be a number"):
+            apd_jax.Limits(own=-1)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,357 @@
+"""`Target.from_torch`: what goes in and comes out, and that torch is left as it was."""
+
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+
+torch = pytest.importorskip("torch", reason="needs apd_jax[torch]: bash launch/test_torch.sh")
+
+from torch import nn  # noqa: E402
+
+import apd_jax  # noqa: E402
+from apd_jax.sites.adapters import torch_environment, torchax_import  # noqa: E402
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def own(module, *inputs, **keywords):
+    with torch.no_grad():
+        return module(*inputs, **keywords).numpy()
+
+
+class Block(nn.Module):
+    """Has a buffer, tensors kept anyhow, constants made on the way, and changes itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2, bias=False)
+        self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("scale", torch.tensor([1.0, 2.0]))
+        self.kept = {"shift": [torch.tensor([3.0, 4.0])]}
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x, factor=1.0, mask=None):
+        self.calls += 1
+        self.kept["last"] = x
+        hidden = torch.relu(self.norm(self.first(x) + torch.arange(4)))
+        hidden[:, 0] = torch.zeros(hidden.shape[0])
+        y = self.second(hidden) * self.scale + self.kept["shift"][0] * factor
+        return {"y": y if mask is None else y * mask[:, None], "hidden": hidden}
+
+
+def block():
+    with torch.random.fork_rng():  # which torchax breaks
+        torch.manual_seed(0)
+        module = Block()
+    for seed in range(3):
+        module(drawn(8, 3, seed=seed))
+    module.kept.pop("last")
+    return module.eval()
+
+
+class InputsTest(parameterized.TestCase):
+    x = drawn(5, 3)
+
+    @parameterized.named_parameters(
+        ("a tensor", lambda x: x),
+        ("NumPy, double", lambda x: x.double().numpy()),
+        ("JAX", lambda x: jnp.asarray(x.numpy())),
+        ("positions", lambda x: (x, torch.ones(len(x), 1))),
+        ("keywords", lambda x: {"x": x, "mask": np.ones(len(x))}),
+    )
+    def test_inputs(self, given):
+        module = block()
+        inputs = given(self.x)
+        target = apd_jax.Target.from_torch(module, inputs, "y")
+        self.assertLess(target.conversion_error, 1e-6)
+        args = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), "float32"), inputs)
+        expected = own(lambda x: module(x)["y"], self.x)
+        np.testing.assert_allclose(target(args), expected, rtol=1e-5, atol=1e-5)
+
+    @parameterized.named_parameters(
+        ("a key", "y", (5, 2)), ("a function", lambda found: found["hidden"][:, 1:], (5, 3))
+    )
+    def test_outputs(self, output, shape):
+        target = apd_jax.Target.from_torch(block(), self.x, output)
+        self.assertEqual(target(jnp.asarray(self.x.numpy())).shape, shape)
+
+    def test_all_outputs(self):
+        target = apd_jax.Target.from_torch(block(), self.x)
+        self.assertEqual(set(target(jnp.asarray(self.x.numpy()))), {"y", "hidden"})
+
+    def test_names_are_those_of_torch(self):
+        module = nn.ModuleDict({"a": block(), "b": nn.Linear(3, 3)})
+        module.forward = lambda x: module["a"](module["b"](x))["y"]
+        with self.assertRaisesRegex(apd_jax.UserError, "outside|its own"):
+            apd_jax.Target.from_torch(module.eval(), self.x)  # the function holds the module itself
+        target = apd_jax.Target.from_torch(block(), self.x, "y", "*cond")
+        self.assertEqual(list(target.sites), ["second.weight"])
+        self.assertEqual(target.sites.full_name("second"), "second.weight")
+        target = apd_jax.Target.from_torch(block(), self.x, "y", ["first.weight", "second"])
+        self.assertEqual(list(target.sites), ["first.weight", "second.weight"])
+
+    def test_whole_numbers_become_int32_and_must_fit(self):
+        module = nn.Embedding(5, 3).eval()
+        ids = torch.tensor([[1, 2], [3, 4]])
+        target = apd_jax.Target.from_torch(module, ids)
+        np.testing.assert_array_equal(target(jnp.asarray(ids.numpy())), own(module, ids))
+        with self.assertRaisesRegex(apd_jax.UserError, "1099511627776, which int32 does not"):
+            apd_jax.Target.from_torch(module, torch.tensor([2**40]))
+
+    def test_a_row_for_padding_has_a_derivative(self):
+        module = nn.Sequential(nn.Embedding(4, 3, padding_idx=0), nn.Linear(3, 2)).eval()
+        target = apd_jax.Target.from_torch(module, torch.tensor([[0, 1], [2, 0], [3, 1]]))
+        ids = jnp.zeros((3, 2), int)
+        gradient = jax.grad(lambda params: jnp.sum(target.apply_fn(params, ids)))(target.params)
+        self.assertGreater(np.abs(gradient["0.weight"][0]).max(), 0)
+        apd_jax.check_target(target, jnp.asarray([[0, 1], [2, 0], [3, 1]]))
+
+    def test_other_precision_by_a_copy(self):
+        module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).half().eval()
+        with self.assertRaisesRegex(apd_jax.UserError, '0.weight is float16.*dtype="float32"'):
+            apd_jax.Target.from_torch(module, self.x.half())
+        target = apd_jax.Target.from_torch(module, self.x.half(), dtype="float32")
+        self.assertEqual({leaf.dtype for leaf in target.params.values()}, {jnp.dtype("float32")})
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertEqual(module[0].weight.dtype, torch.float16)
+
+    def test_compiled_once_for_equal_shapes(self):
+        target = apd_jax.Target.from_torch(block(), self.x, "y")
+        traces = []
+
+        @jax.jit
+        def run(target, x):
+            traces.append(1)
+            return target(x)
+
+        x = jnp.asarray(self.x.numpy())
+        run(target, x)
+        run(target.with_weights(target.weights), x + 1)
+        self.assertLen(traces, 1)
+
+
+class AttentionTest(parameterized.TestCase):
+    """Rows of which every key is masked: 0 in torch's attention."""
+
+    class Net(nn.Module):
+        def __init__(self, bias, fused):
+            super().__init__()
+            self.q, self.bias, self.fused = nn.Linear(4, 4), bias, fused
+
+        def forward(self, x, mask):
+            allowed = mask[:, None, None, :].bool() & torch.ones(5, 5, dtype=torch.bool).tril()
+            bias = torch.zeros(allowed.shape).masked_fill(~allowed, self.bias)
+            q, k = self.q(x)[:, None], x[:, None]
+            if self.fused:
+                chosen = allowed if self.bias == -1.0 else bias
+                attend = nn.functional.scaled_dot_product_attention
+                return attend(q, k, k, attn_mask=chosen)[:, 0]
+            return (torch.softmax(q @ k.mT + bias, -1) @ k)[:, 0]
+
+    def setUp(self):
+        super().setUp()
+        mask = torch.ones(3, 5)
+        mask[0, :2] = 0
+        self.inputs = {"x": drawn(3, 5, 4), "mask": mask}
+
+    @parameterized.parameters(-1.0, float("-inf"))
+    def test_fused_attention_is_that_of_torch(self, bias):
+        module = self.Net(bias, True).eval()
+        target = apd_jax.Target.from_torch(
+            module, self.inputs, valid=lambda batch: batch["mask"], sites="q"
+        )
+        everything = apd_jax.Target.from_torch(module, self.inputs)
+        self.assertLess(max(target.conversion_error, everything.conversion_error), 1e-6)
+        x = jax.tree.map(lambda leaf: jnp.asarray(leaf.numpy()), self.inputs)
+        gradient = jax.grad(lambda params: jnp.sum(target.apply_fn(params, x) ** 2))(target.params)
+        inputs = {name: leaf.clone() for name, leaf in self.inputs.items()}
+        torch.sum(module(**inputs) ** 2).backward()
+        np.testing.assert_allclose(
+            gradient["q.weight"], module.q.weight.grad.numpy(), rtol=1e-4, atol=1e-6
+        )
+
+    def test_nan_is_refused(self):
+        module = self.Net(float("-inf"), False).eval()
+        with self.assertRaisesRegex(apd_jax.UserError, "NaN at example 0, position 0.*valid="):
+            apd_jax.Target.from_torch(module, self.inputs)
+        with self.assertRaisesRegex(apd_jax.UserError, "derivative by q.* is not finite"):
+            apd_jax.Target.from_torch(module, self.inputs, valid=lambda batch: batch["mask"])
+        with self.assertRaisesRegex(apd_jax.UserError, r"valid must give bool .* got .*\[2\]"):
+            apd_jax.Target.from_torch(module, self.inputs, valid=lambda batch: np.ones(2))
+
+    def test_a_finite_mask_is_taken(self):
+        module = self.Net(torch.finfo(torch.float32).min, False).eval()
+        target = apd_jax.Target.from_torch(module, self.inputs, valid=lambda batch: batch["mask"])
+        self.assertLess(target.conversion_error, 1e-6)
+
+
+class UnchangedTest(absltest.TestCase):
+    x = drawn(5, 3)
+
+    def test_the_module(self):
+        module = block()
+        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        target = apd_jax.Target.from_torch(module, self.x, "y")
+        expected = np.asarray(target(jnp.asarray(self.x.numpy())))
+        self.assertEqual(set(module.kept), {"shift"})
+        self.assertTrue(all(parameter.requires_grad for parameter in module.parameters()))
+        for name, tensor in module.state_dict().items():
+            self.assertTrue(torch.equal(tensor, before[name]), name)
+        with torch.no_grad():  # nothing is shared
+            for tensor in module.state_dict().values():
+                tensor.zero_()
+        np.testing.assert_array_equal(target(jnp.asarray(self.x.numpy())), expected)
+
+    def test_torch(self):
+        fast, grad = torch.backends.mha.get_fastpath_enabled(), torch.is_grad_enabled()
+        failures = []
+
+        def use():
+            for _ in range(30):
+                y = torch.ones(3, requires_grad=True)
+                (y * 2).sum().backward()
+                if type(y) is not torch.Tensor or y.device.type != "cpu" or y.grad.sum() != 6:
+                    failures.append(y)
+
+        threads = [threading.Thread(target=use) for _ in range(2)]
+        threads += [
+            threading.Thread(
+                target=lambda: errors.append(
+                    apd_jax.Target.from_torch(block(), self.x, "y").conversion_error
+                )
+            )
+            for _ in range(2)
+        ]
+        errors = []
+        for thread in threads:
+            thread.start()
+        use()
+        for thread in threads:
+            thread.join()
+        self.assertEmpty(failures)
+        self.assertLen(errors, 2)
+        self.assertEqual(torch.backends.mha.get_fastpath_enabled(), fast)
+        self.assertEqual(torch.is_grad_enabled(), grad)
+        self.assertEqual(torch.get_default_device().type, "cpu")
+        with self.assertRaises(AttributeError):
+            torch.ops.aten.prod.no_such_dimname  # noqa: B018
+
+    def test_no_accelerator_appears(self):
+        torchax_import.load()
+        self.assertFalse(torch.accelerator.is_available() and not torch.cuda.is_available())
+        loader = torch.utils.data.DataLoader(torch.arange(4), batch_size=2, pin_memory=True)
+        self.assertLen(list(loader), 2)
+
+    def test_after_an_error(self):
+        with self.assertRaises(ZeroDivisionError), torch_environment.running():
+            raise ZeroDivisionError
+        self.assertIs(type(torch.ones(2) + torch.zeros(2)), torch.Tensor)
+
+    def test_importing_the_package_imports_no_torch(self):
+        code = "import sys, apd_jax; sys.exit('torch' in sys.modules)"
+        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+
+    def test_importing_torchax_is_taken_back(self):
+        code = """
+import os, jax, torch
+options = jax.config.jax_pjrt_client_create_options
+original = torch._ops.OpOverloadPacket.__getattr__
+from apd_jax.sites.adapters import torchax_import
+torchax_import.load()
+assert torch.backends.mha.get_fastpath_enabled()
+assert torch._ops.OpOverloadPacket.__getattr__ is original
+assert jax.config.jax_pjrt_client_create_options == options, jax.config
+assert "ENABLE_RUNTIME_UPTIME_TELEMETRY" not in os.environ
+"""
+        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+
+    def test_placeholders_are_for_named_tensors_alone(self):
+        with torchax_import.named_overloads():
+            self.assertIsNotNone(torch.ops.aten.prod.dim_Dimname)
+            self.assertIs(torch.ops.aten.prod.dim_int, torch.ops.aten.prod.dim_int)
+            with self.assertRaises(AttributeError):
+                torch.ops.aten.prod.nothing_of_the_kind  # noqa: B018
+
+
+class BackTest(absltest.TestCase):
+    x = drawn(40, 3)
+
+    @functools.cached_property
+    def made(self):
+        target = apd_jax.Target.from_torch(block(), self.x, "y", factor=2.0)
+        components = apd_jax.init_components(jax.random.key(0), target, num_components=3, rank=1)
+        objective = apd_jax.Objective(coefficients=apd_jax.Coefficients(minimality=1.0), topk=1.0)
+        settings = apd_jax.Settings(objective=objective, num_components=3)
+        x = jnp.asarray(self.x.numpy())
+        return apd_jax.Decomposition(target, components, settings, example=x[:3]), x
+
+    def test_loaded_into_another_module(self):
+        made, x = self.made
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        made.save(directory)
+        other = Block().eval()
+        loaded = apd_jax.load(directory, other)
+        np.testing.assert_array_equal(loaded.target(x), made.target(x))
+        np.testing.assert_array_equal(loaded(x), made(x))
+        self.assertEqual(float(other.calls), 0)
+
+        class Otherwise(Block):
+            def forward(self, x, factor=1.0):
+                return {"y": -super().forward(x, factor)["y"]}
+
+        with self.assertRaisesRegex(apd_jax.UserError, "computes something else"):
+            apd_jax.load(directory, Otherwise().eval())
+        with self.assertRaisesRegex(apd_jax.UserError, "parameters are not those"):
+            apd_jax.load(directory, nn.Linear(3, 4).eval())
+        with self.assertRaisesRegex(apd_jax.UserError, "training mode"):
+            apd_jax.load(directory, Block())
+
+    def test_an_output_that_is_a_function_is_not_saved(self):
+        target = apd_jax.Target.from_torch(block(), self.x, lambda found: found["y"])
+        made = self.made[0]
+        found = apd_jax.Decomposition(target, made.components, made.settings)
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        found.save(directory)
+        with self.assertRaisesRegex(apd_jax.UserError, "output was a function"):
+            apd_jax.load(directory, block())
+        self.assertEqual(list(apd_jax.load(directory, target).components), list(made.components))
+
+    def test_edited_weights(self):
+        made, x = self.made
+        scales = {0: 0.0, np.int64(2): np.float32(-1.5)}
+        mask = jnp.tile(jnp.asarray([0.0, 1.0, -1.5]), (len(x), 1))
+        expected = apd_jax.masked_apply(made.target, made.components, x, mask)
+        params = made.edited(scales)
+        np.testing.assert_allclose(made.target.apply_fn(params, x), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(params["first.bias"], made.target.params["first.bias"])
+        module = block()
+        found = module.load_state_dict(made.to_torch(scales), strict=False)
+        self.assertEmpty(found.unexpected_keys)
+        again = own(lambda x: module(x, 2.0)["y"], self.x)
+        np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-5)
+        for wrong in ({3: 1.0}, {0: float("nan")}, {0: "1"}, {0: 1j}):
+            with self.assertRaisesRegex(apd_jax.UserError, "component"):
+                made.edited(wrong)
+
+    def test_only_networks_of_torch_go_back(self):
+        made, _ = self.made
+        apply_fn = lambda params, x: made.target.apply_fn(params, x)  # noqa: E731
+        target = apd_jax.Target(apply_fn, made.target.params)
+        other = apd_jax.Decomposition(target.at(self.made[1]), made.components, made.settings)
+        with self.assertRaisesRegex(apd_jax.UserError, "from_torch"):
+            other.to_torch()
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,144 @@
+"""torch modules that `Target.from_torch` refuses, each by the name of what is wrong."""
+
+import warnings
+
+import pytest
+from absl.testing import absltest, parameterized
+
+torch = pytest.importorskip("torch", reason="needs apd_jax[torch]: bash launch/test_torch.sh")
+
+from torch import nn  # noqa: E402
+from torch.nn.utils import parametrizations, prune  # noqa: E402
+
+import apd_jax  # noqa: E402
+
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+OUTSIDE = torch.ones(4)
+
+
+class Then(nn.Module):
+    """A linear layer and a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.linear, self.function = nn.Linear(4, 4), function
+
+    def forward(self, x):
+        return self.function(self.linear(x))
+
+
+class Inner(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.then = nn.Linear(4, 4), Then(function)
+
+    def forward(self, x):
+        return self.then(self.first(x))
+
+
+def _old(function):
+    """A module of an older way of torch's, without its warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(nn.Linear(4, 4))
+
+
+def _partly_training():
+    module = nn.Sequential(nn.Linear(4, 4), nn.Dropout()).eval()
+    module[1].train()
+    return module
+
+
+def _integers():
+    module = Then(lambda y: y)
+    module.codes = nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False)
+    return module
+
+
+def _with_a_history():
+    module = Then(lambda y: y)
+    module.kept = torch.ones(4, requires_grad=True) * 2
+    module.lock = (i for i in range(3))
+    return module
+
+
+def _halved(y):
+    y = y.clone()
+    y.chunk(2, dim=-1)[0].mul_(0.5)
+    return y
+
+
+MODULES = {
+    "no_module": (lambda: lambda x: x, "needs a torch.nn.Module, got a function"),
+    "training": (lambda: nn.Linear(4, 4).train(), r"training mode \(Linear\).*module.eval\(\)"),
+    "partly_training": (_partly_training, r"training mode \(1\)"),
+    "weight_norm": (
+        lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4))),
+        "^0.weight is no parameter.*remove_parametrizations",
+    ),
+    "old_weight_norm": (lambda: _old(nn.utils.weight_norm), "^weight is no parameter"),
+    "old_spectral_norm": (lambda: _old(nn.utils.spectral_norm), "^weight is no parameter"),
+    "pruned": (
+        lambda: prune.l1_unstructured(nn.Linear(4, 4), "weight", amount=2),
+        "^weight is no parameter.*prune.remove",
+    ),
+    "half": (lambda: nn.Linear(4, 4).bfloat16(), 'weight is bfloat16.*dtype="float32"'),
+    "double": (lambda: nn.Linear(4, 4).double(), 'weight is float64.*dtype="float32"'),
+    "integers": (_integers, "codes is int8, not floating"),
+    "no_numbers": (lambda: nn.Linear(4, 4, device="meta"), "weight has no numbers"),
+    "lazy": (lambda: nn.LazyLinear(4), "weight has no numbers"),
+    "no_parameters": (lambda: nn.ReLU(), "ReLU has no parameters"),
+    "no_copy": (_with_a_history, "Then can't be copied"),
+    "missing_operator": (
+        lambda: Inner(torch.special.airy_ai),
+        r"operator aten::special_airy_ai, used in then \(Then\), is missing",
+    ),
+    "branch": (
+        lambda: Inner(lambda y: y if y.sum() > 0 else -y),
+        r"stops in then \(Then\) .*must not depend on the numbers",
+    ),
+    "number_of_rows": (lambda: Inner(lambda y: y[y > 0]), r"stops in then \(Then\)"),
+    "outside": (lambda: Inner(lambda y: y + OUTSIDE), "tensors must be its own"),
+    "random": (lambda: Inner(lambda y: y + torch.rand_like(y)), "differs from torch's own by 0"),
+    "change_through_a_view": (
+        lambda: Inner(_halved),
+        "in place through a view of it",
+    ),
+    "no_tensor": (lambda: Inner(lambda y: {"a": y, "b": None}), "returns a NoneType.*output="),
+}
+
+
+class RefusedTest(parameterized.TestCase):
+    @parameterized.named_parameters((name, *entry) for name, entry in MODULES.items())
+    def test_module(self, make, message):
+        module = make()
+        if isinstance(module, nn.Module) and "training" not in message:
+            module = module.eval()
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            apd_jax.Target.from_torch(module, X)
+
+    @parameterized.parameters(
+        ({"inputs": torch.ones(3, 5)}, "Linear itself can't be run.*RuntimeError"),
+        ({"inputs": torch.tensor(1.0)}, "inputs are what forward takes"),
+        ({"inputs": {"input": X, "flag": True}}, "inputs are what forward takes.*keyword"),
+        ({"inputs": (X, torch.ones(2))}, "examples|batch"),
+        ({"inputs": X, "output": "logits"}, "output='logits': forward returns a Tensor"),
+        ({"inputs": X, "dtype": "float16"}, "dtype must be one of .*'float32'"),
+        ({"inputs": X, "sites": "nothing"}, "called 'nothing'.*weight"),
+    )
+    def test_arguments(self, options, message):
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            apd_jax.Target.from_torch(nn.Linear(4, 4).eval(), **options)
+
+    def test_quantised(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = torch.ao.quantization.quantize_dynamic(
+                nn.Sequential(nn.Linear(4, 4)).eval(), {nn.Linear}, dtype=torch.qint8
+            )
+        with self.assertRaisesRegex(apd_jax.UserError, "weights of 0 .* are packed"):
+            apd_jax.Target.from_torch(module, X)
+
+
+if __name__ == "__main__":
+    absltest.main()
