@@ -4,7 +4,7 @@ The decomposition itself is a room above these, which uses them for its tables a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from apd_jax.components import Components
 from apd_jax.evaluation.seen import Seen
@@ -52,5 +52,5 @@ class ComponentModel(Protocol):
     def pilots(self) -> Sequence[Mapping[str, float]]:
         """The short trainings by which k was found; empty if k was given."""
 
-    def see(self, x: PyTree) -> Seen:
-        """Attributions, active components and outputs of N examples."""
+    def see(self, x: PyTree, labels: Any = None) -> Seen:
+        """Attributions, active components and errors of N examples."""

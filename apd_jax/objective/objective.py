@@ -196,6 +196,11 @@ class Objective:
         """Which examples, bool [B], or positions, [B, T], of a batch count; None where all do."""
         return validity.of_batch(self.valid, x)
 
+    def weight(self, x: PyTree) -> jax.Array:
+        """How much a batch counts among others, scalar: its examples or positions that count."""
+        valid = self.counted(x)
+        return jnp.float32(sites.batch_size(x)) if valid is None else 1.0 * jnp.sum(valid)
+
     def num_rows(self, chosen: Selected, x: PyTree) -> int | jax.Array:
         """Rows of a selection on a batch that count: all of them, unless `valid` is set."""
         valid, lead = self.counted(x), chosen.mask.shape[:-1]

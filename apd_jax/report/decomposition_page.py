@@ -80,7 +80,7 @@ def write(
 
 def render(decomposition: ComponentModel, x: PyTree, labels: Any) -> tuple[str, list[parts.Panel]]:
     """Make the page and its figures."""
-    found = decomposition.see(x)
+    found = decomposition.see(x, labels)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = _panels(decomposition, x, found, summary, labels)
     evidence = evidence_section.section(evidence_section.few(decomposition, x, labels))
@@ -238,7 +238,7 @@ def _component(
     shares = sorted(((s / total, name) for name, s in squares.items()), reverse=True)
     largest = np.sort(np.concatenate([v[number] for v in values.values()]))[::-1][:3]
     rows = np.argsort(-found.scores[:, number], kind="stable")[:6]
-    places = np.stack(np.unravel_index(rows, found.lead), axis=1).tolist()
+    places = np.stack(found.places(rows), axis=1).tolist()
     return {
         "number": number,
         "active": f"{summary.active_share[number]:.1%}",

@@ -135,7 +135,9 @@ def _make_init(
         drawn = init is None
         if settings.start in STARTS and drawn:
             x = sample(randomness.stream(seed, "start"), _START_EXAMPLES)
-            components, drawn = STARTS[settings.start](target, x, components), False
+            start, rule = STARTS[settings.start], settings.objective
+            options = {"valid": rule.valid, "block_size": settings.batch_size}
+            components, drawn = start(target, x, components, **options), False
         if settings.unit_norm and drawn:
             components = normalise_reads(components)
         elif settings.unit_norm:  # there may be zeros, which have no direction
@@ -145,7 +147,8 @@ def _make_init(
             key = randomness.stream(seed, "loss scales")
             x = sample(randomness.stream_of_step(key, "batch"), _SCALE_EXAMPLES)
             probes = randomness.stream_of_step(key, "attribution")
-            state = state._replace(scales=scales(settings.objective, target, x, probes))
+            units = scales(settings.objective, target, x, probes, settings.batch_size)
+            state = state._replace(scales=units)
         return state._replace(refined=refine.init(components)) if has_rounds else state
 
     return one
