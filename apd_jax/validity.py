@@ -91,6 +91,12 @@ def of_entries(valid: jax.Array, array: jax.Array, what: str = "the network's ou
     return _spread(valid, array.ndim)
 
 
+def num_entries(valid: jax.Array, array: Any) -> jax.Array:
+    """Number of entries of an array (or its shape) that count, float32."""
+    counted = of_entries(valid, array)
+    return jnp.sum(counted) * jnp.float32(math.prod(array.shape) / counted.size)
+
+
 def of_values(valid: jax.Array, values: jax.Array, name: str) -> jax.Array:
     """Which of the values [B] or [B, T, ...] of a user's loss count.
 

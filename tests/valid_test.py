@@ -14,10 +14,13 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax import validity
 from apd_jax.decomposition.checks import check_target
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
+from apd_jax.evaluation import seen
 from apd_jax.objective import selection
 from apd_jax.objective.normalisation import scales
 from apd_jax.objective.objective import Coefficients, Multipliers, Objective, Routes
+from apd_jax.training.config import Settings
 from apd_jax.training.optimizers import decomposition_optimizer
 from apd_jax.training.step import init_state, train_step
 
@@ -239,6 +242,115 @@ class RefusedTest(parameterized.TestCase):
     def test_same_shape_as_outputs(self):
         with self.assertRaisesRegex(UserError, "same shape"):
             validity.of_entries(jnp.ones((3, 4), bool), jnp.ones((3, 4)))
+
+
+def decomposition(target, **options):
+    own = components(target)
+    settings = Settings(objective(**options), num_components=C, batch_size=2)
+    return Decomposition(target, own, settings, example=padded.batch())
+
+
+class DecompositionTest(parameterized.TestCase):
+    @parameterized.parameters((False, True, "left"), (False, False, "right"), (True, False, "left"))
+    def test_summary_of_padded_examples(self, pooled, per_position, side):
+        target = padded.network(pooled=pooled)
+        found = decomposition(
+            target, per_position=per_position, selection="sample", topk=2.0, minimality_loss="kl"
+        )
+        alone, more = padded.batch(count=4), padded.batch(side, count=4)
+        outputs = np.asarray(target(alone))
+        labels = outputs.argmax(axis=-1)
+        if not pooled:
+            labels[0, :2] = (labels[0, :2] + 1) % padded.OUTPUTS
+            labels[1, 0] = -100
+        wide = labels
+        if not pooled:
+            wide = np.zeros((4, padded.PADDED), int)  # a class, where padding does not count
+            wide[:, padded.real(side)] = labels
+        summaries = [found.summary(alone, labels, "svd"), found.summary(more, wide, "svd")]
+        for one, two in zip(*(s.rows for s in summaries), strict=True):
+            self.assertEqual(one.name, two.name)
+            np.testing.assert_allclose(
+                [one.active_components or 0, one.active_rank, one.error, one.quality],
+                [two.active_components or 0, two.active_rank, two.error, two.quality],
+                rtol=1e-4,
+                atol=1e-6,
+            )
+        np.testing.assert_allclose(*(s.active_share for s in summaries))
+        if not pooled:
+            self.assertAlmostEqual(summaries[1].row("network").quality, 13 / 15)
+        first, second = (found.top_examples(1, x, 5) for x in (alone, more))
+        np.testing.assert_array_equal(first.examples, second.examples)
+        np.testing.assert_allclose(first.scores, second.scores, rtol=1e-4)
+        if per_position:
+            shift = padded.real(side).start
+            np.testing.assert_array_equal(first.positions + shift, second.positions)
+
+    def test_attributions_and_masks_are_zero_where_nothing_counts(self):
+        found = decomposition(padded.network(), per_position=True)
+        x = padded.batch("right")
+        self.assertTrue(found.attributions(x)[:, : padded.REAL].all())
+        self.assertFalse(found.attributions(x)[:, padded.REAL :].any())
+        self.assertFalse(found.mask(x)[:, padded.REAL :].any())
+
+    def test_k_of_every_k_is_that_of_the_rows_that_count(self):
+        """The numbers of the search for k and of the curves."""
+        found = decomposition(padded.network(), per_position=True)
+        x = padded.batch("left", count=4)
+        seen_ = found.see(x)
+        self.assertLen(seen_.scores, 4 * padded.REAL)
+        options = found.objective, found.target, found.components, x, 2
+        kept, anew = seen.points([1.5], *options, found=seen_), seen.points([1.5], *options)
+        chex.assert_trees_all_close(kept, anew, rtol=1e-5)
+        self.assertEqual(kept[0].active, 1.5)
+
+    def test_nothing_that_counts_in_the_examples(self):
+        found, x = decomposition(padded.network()), padded.batch("left")
+        x["mask"] = np.zeros_like(x["mask"])
+        with self.assertRaisesRegex(UserError, "no row of these examples that counts"):
+            found.summary(x)
+
+    def test_is_kept_by_name_and_given_again(self):
+        found = decomposition(padded.network())
+        directory = self.create_tempdir().full_path
+        found.save(directory)
+        with self.assertRaisesRegex(UserError, r"load\(..., valid=...\)"):
+            apd_jax.load(directory, found.target)
+        again = apd_jax.load(directory, found.target, valid=padded.valid)
+        self.assertIs(again.objective.valid, padded.valid)
+
+    def test_padding_does_not_take_the_k_of_real_positions(self):
+        """Of 32 positions 4 are real; k = 1 is one component at each of them."""
+        ids = np.random.default_rng(0).integers(0, 50, (512, 32))
+        mask = (np.arange(32) < 4) * np.ones((512, 1), "f4")
+        params = {
+            "E": networks.normal(0, 50, 16), "A": networks.normal(1, 16, 32) / 4,
+            "B": networks.normal(2, 32, 8) / 6,
+        }  # fmt: skip
+
+        def apply_fn(p, x):
+            return jax.nn.relu(p["E"][x["ids"]] @ p["A"]) @ p["B"] * x["mask"][..., None]
+
+        x, where = {"ids": ids, "mask": mask}, self.create_tempdir().full_path
+        options = {
+            "topk": 1.0, "per_position": True, "minimality_loss": "kl", "rank": 1,
+            "num_components": 20, "steps": 20, "batch_size": 64, "chunk_steps": 10,
+            "refine": {"every": 10, "until": 0.9, "ramp": 1},
+        }  # fmt: skip
+        target = apd_jax.Target(apply_fn, params)
+        found = apd_jax.decompose(
+            target, x, valid=lambda batch: batch["mask"] > 0, workdir=where, **options
+        )
+        chosen = np.asarray(found.mask(jax.tree.map(lambda leaf: leaf[:64], x)))
+        self.assertEqual(chosen[:, :4].sum(-1).mean(), 1)
+        self.assertFalse(chosen[:, 4:].any())
+        active = found.summary(x, baselines=()).row("active components")
+        self.assertEqual(active.active_components, 1)
+        self.assertEqual(found.history[-1]["active_components"], 1)
+        with self.assertRaisesRegex(UserError, "another function valid="):
+            apd_jax.decompose(
+                target, x, valid=lambda batch: batch["mask"] < 1, workdir=where, **options
+            )
 
 
 if __name__ == "__main__":

@@ -325,6 +325,7 @@ class Objective:
         x: PyTree,
         key: jax.Array | None = None,
         multipliers: Multipliers = CONSTANT,
+        chosen: Selected | None = None,
     ) -> tuple[dict[str, jax.Array], Selected]:
         """Every loss term of nonzero coefficient before weighting, and what was selected.
 
@@ -334,14 +335,17 @@ class Objective:
           x: [B, ...] inputs.
           key: PRNG key for the sketch's directions and the random masks; see `attribute`.
           multipliers: those of this step; only k's matters here.
+          chosen: the active components, where these were selected before.
         """
         weights = dataclasses.asdict(self.coefficients)
         wanted = [name for name in TERMS if weights[name]]
         flows = any(TERMS[name].flows for name in wanted)
-        attributed = self.attribute(
-            target, components if flows else jax.lax.stop_gradient(components), x, key
-        )
-        chosen = self.select(attributed.scores, x, multipliers.topk)
+        if chosen is not None and not flows:
+            attributed = Attributed(jnp.zeros(chosen.mask.shape), *self.own_pass(target, x))
+        else:
+            fixed = components if flows else jax.lax.stop_gradient(components)
+            attributed = self.attribute(target, fixed, x, key)
+        chosen = chosen or self.select(attributed.scores, x, multipliers.topk)
         step = Step(self, target, components, x, attributed, chosen, key)
         return {name: TERMS[name].value(step) for name in wanted}, chosen
 

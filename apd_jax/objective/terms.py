@@ -207,6 +207,8 @@ class Term(NamedTuple):
         ("nothing"), or with the target as a single component ("whole"); None where it is not
         divided.
       error: whether it measures an error of the components; rounds of refinement compare errors.
+      over: what it is a mean over: the outputs' entries, the rows of the mask, or nothing that
+        belongs to a batch.
     """
 
     value: Callable[[Step], jax.Array]
@@ -214,17 +216,18 @@ class Term(NamedTuple):
     flows: bool = False
     unit: Literal["nothing", "whole"] | None = None
     error: bool = True
+    over: Literal["outputs", "rows", "weights"] = "outputs"
 
 
 # A loss term has its entry here, and its coefficient in `objective.Coefficients`.
 TERMS: dict[str, Term] = {
-    "faithfulness": Term(_faithfulness, unit="nothing"),
+    "faithfulness": Term(_faithfulness, unit="nothing", over="weights"),
     "minimality": Term(_minimality, selects=True, unit="nothing"),
     # Splitting a mechanism in halves lowers its simplicity loss, so that it is no error.
-    "simplicity": Term(_simplicity, selects=True, unit="whole", error=False),
+    "simplicity": Term(_simplicity, selects=True, unit="whole", error=False, over="rows"),
     "activation": Term(_activation, selects=True, unit="nothing"),
     "output": Term(_output, unit="nothing"),
-    "lp_minimality": Term(_lp_minimality, flows=True),
-    "lp_simplicity": Term(_lp_simplicity, flows=True, error=False),
+    "lp_minimality": Term(_lp_minimality, flows=True, over="rows"),
+    "lp_simplicity": Term(_lp_simplicity, flows=True, error=False, over="rows"),
     "stochastic": Term(_stochastic, selects=True, unit="nothing"),
 }

@@ -175,6 +175,7 @@ def _make_step(
                 x,
                 randomness.stream_of_step(key, "attribution"),
                 settings.multipliers(state),
+                settings.accumulate,
             )
         if state.refined is not None:
             metrics |= {f"refine/{name}": n for name, n in state.refined.counts.items()}
@@ -199,6 +200,7 @@ def _make_between(settings: Settings, sample: SampleBatch) -> loop.Between | Non
         sample,
         settings.multipliers,
         settings.unit_norm,
+        settings.batch_size,
     )
     spacing = settings.refine.spacing(settings.steps)
     return loop.Between(spacing, (rounds + 1) * spacing, function)
