@@ -10,11 +10,12 @@ import difflib
 import inspect
 import numbers
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 
 from apd_jax.errors import UserError
+from apd_jax.former_names import present
 
 Record = TypeVar("Record")
 
@@ -99,20 +100,11 @@ def _is_finite(value: Any) -> bool:
     """Return whether a value is a number that is finite as float32."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
-    return abs(value) <= float(np.finfo(np.float32).max)
+    return abs(float(value)) <= float(np.finfo(np.float32).max)
 
 
 _KINDS = {int: _is_count, float: _is_finite, bool: lambda v: isinstance(v, bool)}
 _NOUNS = {int: "a whole number below 2**31", float: "a finite number", bool: "True or False"}
-
-
-# Values that earlier versions wrote, by field: saved configs and decompositions hold them.
-_FORMER_VALUES = {"start": {"parted": "partitioned"}}
-
-
-def present_value(field: str, value: Any) -> Any:
-    """The present name of an option's value that an earlier version may have written."""
-    return _FORMER_VALUES.get(field, {}).get(value, value) if isinstance(value, str) else value
 
 
 def check_whole(**values: Any) -> None:
@@ -170,12 +162,14 @@ def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
 
     Args:
       record: The record with the default values.
-      mapping: Values as returned by `to_mapping`, or some of them. A part of the record may be
-        given as a record. Lists (from JSON) become tuples.
+      mapping: Values as returned by `to_mapping`, or some of them, under their present names or
+        those of an earlier version. A part of the record may be given as a record. Lists (from
+        JSON) become tuples.
 
     Raises:
       UserError: A name is unknown, or the record refuses a value.
     """
+    mapping = present(mapping)
     unknown = [name for name in mapping if name not in _names(record)]
     if unknown:
         near = difflib.get_close_matches(unknown[0], _names(record), n=1)
@@ -189,7 +183,7 @@ def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
             changes[field.name] = from_mapping(old, inner)
         elif field.name in mapping:
             changes[field.name] = _replaced(field.name, old, mapping[field.name])
-    return dataclasses.replace(record, **changes)
+    return dataclasses.replace(cast(Any, record), **changes)
 
 
 def plain(value: Any) -> Any:

@@ -6,12 +6,18 @@ the same random numbers under any of them, and networks expect JAX's default pro
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
 from apd_jax.errors import UserError
 
 KEYS = "threefry2x32"
+
+
+def current(name: str) -> Any:
+    """Value of a JAX setting here, within context managers; JAX's types omit its settings."""
+    return getattr(jax.config, name)
 
 
 @contextlib.contextmanager
@@ -21,10 +27,10 @@ def own_settings() -> Iterator[None]:
     Raises:
       UserError: `jax_random_seed_offset` is set, which shifts all keys and cannot be overridden.
     """
-    if jax.config.jax_random_seed_offset:
+    if offset := current("jax_random_seed_offset"):
         raise UserError(
-            f"jax_random_seed_offset is {jax.config.jax_random_seed_offset} and would change every "
-            "seed: unset JAX_RANDOM_SEED_OFFSET."
+            f"jax_random_seed_offset is {offset} and would change every seed: unset "
+            "JAX_RANDOM_SEED_OFFSET."
         )
     with (
         jax.default_prng_impl(KEYS),

@@ -19,6 +19,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME
 
 
 def main(argv: list[str]) -> int:
+    """Run the experiment that the flags describe, and return the exit status."""
     if len(argv) > 1 or _CONFIG.value is None:
         problem = f"unexpected arguments {argv[1:]}" if len(argv) > 1 else "--config is missing"
         logging.error("The command line cannot be used: %s; --help lists everything.", problem)

@@ -5,6 +5,7 @@ resuming, chunk sizes and other seeds do not change it, and a new stream does no
 """
 
 import jax
+import numpy as np
 
 from apd_jax.jax_settings import KEYS
 
@@ -23,6 +24,7 @@ _STREAMS = {
     "zero terms": 2**31 + 10,
     "evidence": 2**31 + 20,
     "shuffled matrices": 2**31 + 21,
+    "evidence inputs": 2**31 + 22,
 }
 # Numbers that are folded into the key of a step; the last two into the key of its attributions, or
 # of those of a round of refinement.
@@ -33,17 +35,17 @@ _STREAMS_OF_A_STEP = {
     "round batch": 3,
     "round attribution": 4,
     "round factors": 5,
-    "stochastic masks": 6,
+    "partial masks": 6,
     "sketch directions": 7,
 }
 
 
-def root(seed: int | jax.Array) -> jax.Array:
+def root(seed: int | np.integer | jax.Array) -> jax.Array:
     """Return the root key of a seed, from which all its streams derive."""
     return jax.random.key(seed, impl=KEYS)
 
 
-def stream(seed: int | jax.Array, name: str) -> jax.Array:
+def stream(seed: int | np.integer | jax.Array, name: str) -> jax.Array:
     """Return the key of a named stream of a seed."""
     return jax.random.fold_in(root(seed), _STREAMS[name])
 

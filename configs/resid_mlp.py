@@ -31,8 +31,8 @@ def _robust(config, layers):
     config.learning_rate = 0.05  # at 0.1 some runs diverge
     config.coefficients.activation = 0.2
     # Components find their features first, then adapt to random halves of the others.
-    config.coefficients.stochastic = 0.35 if layers == "1" else 0.12
-    config.schedules.stochastic = "0:0 0.45:0 0.65:1"
+    config.coefficients.partial = 0.35 if layers == "1" else 0.12
+    config.schedules.partial, config.partial_masks = "0:0 0.45:0 0.65:1", "halves"
 
 
 def get_config(variant: str = "1"):

@@ -13,10 +13,11 @@ import numpy as np
 from absl.testing import absltest
 
 import apd_jax
-from apd_jax.evaluation.evidence import Adversary, adversary, distance, rows
+from apd_jax.evaluation.evidence import Adversary, adversary, distance
 from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.masked import forward
+from apd_jax.objective.partial import scaled
 
 COUNT = 12
 
@@ -40,7 +41,7 @@ class AdversaryTest(absltest.TestCase):
         switches = np.array(list(itertools.product([0, 1], repeat=COUNT)), np.float32)
 
         def errors(r):
-            mask = rows.partial(cls.mask, jnp.broadcast_to(r, cls.mask.shape))
+            mask = scaled(cls.mask, jnp.broadcast_to(r, cls.mask.shape))
             return distance.of_mask("mse", cls.target, cls.parts, cls.block, mask).error
 
         # [2^12, B]: every way to switch components on and off.
@@ -73,7 +74,7 @@ class AdversaryTest(absltest.TestCase):
         mask = jnp.zeros((64, COUNT), bool).at[::2, 3].set(True).at[5, 7].set(True)
         r = jnp.linspace(0, 1, COUNT)
         shared = jnp.broadcast_to(r, mask.shape)
-        dense = run(self.target, self.parts, x, rows.partial(mask, shared))
+        dense = run(self.target, self.parts, x, scaled(mask, shared))
         for most, route in ((33, "grouped"), (40, "grouped"), (64 * COUNT, "dense")):
             self.assertEqual(forward.choose_masked_route(most, 64, COUNT), route)
             found = run_shared(self.target, self.parts.terms, x, mask, r, most)

@@ -12,7 +12,7 @@ import pytest
 from absl.testing import parameterized
 
 from apd_jax.run.plan import make_plan
-from apd_jax.runtime import loop
+from apd_jax.runtime import loop, step_programs
 from apd_jax.studies import pretraining
 from apd_jax.studies.reconstruction import baseline_outputs
 from apd_jax.training.trainer import Trainer
@@ -62,8 +62,12 @@ class FullSizeTest(parameterized.TestCase):
         targets = jax.eval_shape(draw, plan.seeds)
         trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
         states, step = jax.eval_shape(trainer.init_state), trainer.step
-        program, leaves = loop.chunk_program(step, targets), jax.tree.leaves(targets)
-        chunk = program.lower(10, None, leaves, states, plan.seeds, None).compile()
+        leaves, tree = jax.tree.flatten(targets)
+        chunk = (
+            step_programs.chunk(step, tree)
+            .lower(10, None, leaves, states, plan.seeds, None)
+            .compile()
+        )
         memory = chunk.memory_analysis()
         most = (
             memory.argument_size_in_bytes

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax.runtime import loop
+from apd_jax.runtime import loop, step_programs
 
 SEEDS = jnp.array([3, 4], jnp.uint32)
 
@@ -119,7 +119,7 @@ class SameTest(parameterized.TestCase):
         observer = Recorder()
         run(step=own_step, save_every=3, observer=observer)
         run(observer.states[6], step=own_step)
-        self.assertEqual(loop.chunk_program(own_step, jnp.ones(2))._cache_size(), 1)
+        self.assertEqual(step_programs.chunk(own_step, jax.tree.structure(0))._cache_size(), 1)
 
 
 class PiecesTest(parameterized.TestCase):

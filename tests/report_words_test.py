@@ -20,13 +20,13 @@ class WordsTest(parameterized.TestCase):
             words.how({}), "Its weights were written as a sum of parameter components."
         )
         self.assertNotIn("loss =", words.objective({}))
-        self.assertNotIn("independent", words.objective({"coefficients": {"stochastic": 0.0}}))
+        self.assertNotIn("independent", words.objective({"coefficients": {"partial": 0.0}}))
 
     def test_what_is_relative_and_what_is_trained_on(self):
-        config = {"relative_losses": True, "coefficients": {"stochastic": 0.3}}
+        config = {"relative_losses": True, "coefficients": {"partial": 0.3}}
         text = words.objective(config)
         self.assertIn(
-            "loss = 0.3 × stochastic. Losses are divided by those without any component.", text
+            "loss = 0.3 × partial. Losses are divided by those without any component.", text
         )
         self.assertIn("is no independent check of this run", text)
         sizes = {"steps": 2, "batch_size": 3, "learning_rate": 0.1, "relative_rate": True}

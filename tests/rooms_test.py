@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 ROOT = pathlib.Path(__file__).parent.parent
 # A room imports rooms of its own layer or of those above it in this list.
 LAYERS = (
-    ("errors",),
+    ("errors", "former_names"),
     ("config_fields", "jax_settings", "sites"),
     ("randomness", "components", "validity", "blocks"),
     ("runtime", "masked"),
@@ -25,7 +25,8 @@ LAYERS = (
 )
 FLOORS = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 MATHEMATICS = ("sites", "components", "masked", "attribution", "objective", "errors")
-MATHEMATICS += ("config_fields", "jax_settings", "randomness", "validity", "blocks")
+MATHEMATICS += ("config_fields", "former_names", "jax_settings", "randomness", "validity")
+MATHEMATICS += ("blocks",)
 FORBIDDEN = ("matplotlib", "ml_collections", "jinja2", "orbax", "absl", "tqdm")
 
 

@@ -1,5 +1,7 @@
 """The start from the target's own weights, on networks whose parts are known."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,8 @@ def _started(target, x, num_components, rank=None, start="partitioned"):
     components = init_components(
         jax.random.key(0), target, num_components=num_components, rank=rank
     )
-    return jax.jit(STARTS[start])(target, x, components)
+    make = functools.partial(STARTS[start], Objective())
+    return jax.jit(make)(target, x, components)
 
 
 def _map(weight):

@@ -97,7 +97,7 @@ def _products(jaxpr, variable) -> list[_Product]:
         # Both sides of a sum must depend on the inputs: a fixed side (a bias) is no product with
         # rows. A side of another shape is broadcast, and its product would have another matrix.
         if name in ("add", "add_any") and all(
-            isinstance(atom, core.Var) and atom in varying and atom.aval.shape == var.aval.shape
+            isinstance(atom, core.Var) and atom in varying and _shape(atom) == _shape(var)
             for atom in eqn.invars
         ):
             return follow(eqn.invars[0]) + follow(eqn.invars[1])
@@ -125,8 +125,13 @@ def _is_fixed_product(eqn, varying: set) -> bool:
         and left in varying
         and isinstance(right, core.Var)
         and right not in varying
-        and len(right.aval.shape) == 2
+        and len(_shape(right)) == 2
         and not batch_left
-        and contract_left == (len(left.aval.shape) - 1,)
+        and contract_left == (len(_shape(left)) - 1,)
         and len(contract_right) == 1
     )
+
+
+def _shape(var: Any) -> tuple[int, ...]:
+    """Shape of a variable, which the types of `jax.extend.core` omit."""
+    return var.aval.shape

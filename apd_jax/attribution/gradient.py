@@ -61,7 +61,7 @@ def attribute(
         target = summed(target, jax.lax.stop_gradient(components))
     rule = _Rule(mode, metric, per_position, num_probes or 0, integration_steps)
     # Every example has its own key, so that its probes do not depend on the division into blocks.
-    keys = None if mode != "sketch" else jax.random.split(key, batch_size)
+    keys = None if key is None or mode != "sketch" else jax.random.split(key, batch_size)
     with jax.default_matmul_precision("highest"):
         found = sites.over_examples(
             lambda inputs, *own: _in_blocks(rule, target, components, inputs, *own),
@@ -103,8 +103,8 @@ def _attributed(rule: _Rule, target, components, x, keys, valid) -> Attributed:
     width = metrics.num_directions(rule.metric, at.outputs)
     if rule.mode == "auto":
         backwards = rule.per_position or routes.only_backwards(at)
-        chosen = "reverse" if backwards else routes.cheaper(at, components, width)
-        rule = rule._replace(mode=chosen)
+        cheapest: Mode = "reverse" if backwards else routes.cheaper(at, components, width)
+        rule = rule._replace(mode=cheapest)
     elif rule.mode in ("forward", "literal") and routes.only_backwards(at):
         raise UserError(
             f"mode {rule.mode!r} needs derivatives along a direction, which a custom_vjp in the "

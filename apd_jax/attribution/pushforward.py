@@ -206,7 +206,7 @@ def push_forward(
       [C, O, B], the map's value for every component.
     """
     closed = jax.make_jaxpr(linear_map)(example)
-    order = jax.tree.structure(tangents, is_leaf=lambda leaf: isinstance(leaf, Term))
+    order: Any = jax.tree.structure(tangents, is_leaf=lambda leaf: isinstance(leaf, Term))
     assert order == jax.tree.structure(example)
     leaves = order.flatten_up_to(tangents)
     (out,) = _walk(closed.jaxpr, closed.consts, [(term,) for term in leaves])

@@ -23,6 +23,7 @@ from apd_jax.sites import PyTree, Records, SiteRecord, Target
 from apd_jax.validity import Valid
 
 Mode = Literal["auto", "forward", "reverse", "sketch", "literal"]
+Route = Literal["forward", "reverse"]
 # Cost of writing a number to memory and reading it again, in multiply-adds of matrix products.
 _MOVED = 20
 
@@ -205,7 +206,7 @@ def _times(rows: jax.Array, matrix: jax.Array) -> jax.Array:
     return jnp.einsum("...gi,gio->...go", rows, matrix) if matrix.ndim == 3 else rows @ matrix
 
 
-def cheaper(at: Linearised, components: Components, num_outputs: int) -> str:
+def cheaper(at: Linearised, components: Components, num_outputs: int) -> Route:
     """The mode, forward or reverse, that needs fewer multiply-adds.
 
     Both routes are traced, not run, and the products in their programs counted: which one wins
@@ -213,7 +214,7 @@ def cheaper(at: Linearised, components: Components, num_outputs: int) -> str:
     """
     batch_size = len(next(iter(at.zeros.values())))
     basis = jnp.zeros((num_outputs, batch_size, num_outputs))
-    routes = {
+    routes: dict[Route, Callable] = {
         "forward": lambda c: _forward(at, c),
         "reverse": lambda c: along_directions(at, c, basis),
     }

@@ -5,7 +5,7 @@ Letters: B batch, N examples.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -41,7 +41,7 @@ def as_source(data: Data | Source, seed: int = 0) -> Source:
     if callable(data) and not hasattr(data, "__iter__"):
         return Sampler(data)
     if isinstance(data, list) or (_is_iterable(data) and not is_dataset(data)):
-        return Batches(data)
+        return Batches(cast(Iterable[Any], data))
     data = plain(data)
     leaves = jax.tree.leaves(data)
     if leaves and all(is_dataset(leaf) or hasattr(leaf, "shape") for leaf in leaves):

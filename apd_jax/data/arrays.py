@@ -37,7 +37,7 @@ class Arrays(Source):
         self._count = _rows(leaves)
         self._bytes_each = sum(table.nbytes for table in leaves) // self._count
         self._key = randomness.stream(np.uint32(seed), "order of the data")
-        self._batch_size: int | None = None
+        self._batch_size = 0  # until `with_batch_size`
         self._orders: dict[int, np.ndarray] = {}
         self._resident: PyTree = None
         if self._bytes_each * self._count <= _ON_DEVICE and all(t.in_memory for t in leaves):

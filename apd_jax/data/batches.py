@@ -117,8 +117,10 @@ class Batches(Source):
         return max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
 
     def _look(self, count: int) -> None:
-        """Let at least `count` batches wait, or as many as there are; copies, for a loader may
-        fill the same array again."""
+        """Read copies of batches until `count` wait, or until there are no more.
+
+        A loader may fill the same array again, hence the copies.
+        """
         while len(self._waiting) < count:
             batch = self._next()
             if batch is None:

@@ -20,7 +20,7 @@ class Source:
     """Gives batches.
 
     Attributes:
-      feeds: whether steps read what `feed` gives, besides their context.
+      feeds: whether steps read what `feed` returns, in addition to their context.
       repeats: whether `examples` are the same in every process, which `describe` does not say.
       hint: what to try if the network refuses the examples, or "".
     """
@@ -81,7 +81,7 @@ class Source:
         return type(self).__name__
 
     def draw(self, seed: int) -> SampleBatch:
-        """A function `(key, count) -> x` that JAX can trace, for computations beside the steps.
+        """A function `(key, count) -> x` that JAX can trace, for computations outside of the steps.
 
         Data that are not drawn at random give examples from a pool of `examples`.
         """

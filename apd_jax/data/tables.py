@@ -30,13 +30,14 @@ class ArrayTable:
         file = _memmap(array)
         self.in_memory = file is None
         # Pages of a copy-on-write mapping may hold changes that are nowhere else.
-        self._mapping = None if file is None or file.mode == "c" else file._mmap
+        self._mapping = None if file is None or file.mode == "c" else _mapping_of(file)
 
     def __len__(self) -> int:
         return self.array.shape[0]
 
     @property
     def nbytes(self) -> int:
+        """Size in bytes."""
         return self.array.nbytes
 
     def read(self, rows: np.ndarray) -> np.ndarray:
@@ -77,6 +78,7 @@ class ArrayTable:
         return checksum.sha256_of_blocks(self._blocks())
 
     def describe(self) -> list[int]:
+        """The shape."""
         return list(self.array.shape)
 
     def _blocks(self):
@@ -111,6 +113,7 @@ class DatasetTable:
 
     @property
     def nbytes(self) -> int:
+        """Size in bytes, if all rows are like the first."""
         return len(self) * sum(leaf.nbytes for leaf in jax.tree.leaves(self._row))
 
     def read(self, rows: np.ndarray) -> PyTree:
@@ -134,6 +137,7 @@ class DatasetTable:
         return checksum.fingerprint(self.read(self._sample()))
 
     def describe(self) -> str:
+        """Number and layout of the rows."""
         return f"{len(self)} rows of {layout(self._row)}, {len(self._sample())} of them compared"
 
     def _sample(self) -> np.ndarray:
@@ -188,7 +192,12 @@ def _column(name: str, values: Any) -> PyTree:
 def _memmap(array: Any) -> np.memmap | None:
     """The memory-mapped file that an array is a view of, if any."""
     while isinstance(array, np.ndarray):
-        if isinstance(array, np.memmap) and isinstance(array._mmap, mmap.mmap):
+        if isinstance(array, np.memmap) and isinstance(_mapping_of(array), mmap.mmap):
             return array
         array = array.base
     return None
+
+
+def _mapping_of(array: Any) -> Any:
+    """The mapping under a `np.memmap`, which NumPy's types omit."""
+    return array._mmap

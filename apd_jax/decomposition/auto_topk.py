@@ -46,7 +46,7 @@ class Pilot(TypedDict):
     """A short training.
 
     Attributes:
-      topk: its k.
+      topk: k of the training.
       error: its masked error, divided by the error without components.
       enough: the smallest k that nearly suffices for its components.
     """
@@ -90,8 +90,8 @@ def read(workdir: Workdir) -> Search:
         try:
             kept = json.loads(path.read_text())
             search.pilots = [
-                Pilot(**{name: float(pilot[name]) for name in Pilot.__annotations__})
-                for pilot in kept["pilots"]
+                Pilot(topk=float(p["topk"]), error=float(p["error"]), enough=float(p["enough"]))
+                for p in kept["pilots"]
             ]
             search.topk = None if kept["topk"] is None else float(kept["topk"])
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -130,7 +130,7 @@ def find(
 
     Args:
       search: what was done before; it is resumed, and saved after every training.
-      settings: those of the decomposition.
+      settings: settings of the decomposition.
       train: runs a short training with a given k.
       x: [N, ...] examples.
       stop: tells whether a stop is requested.
@@ -232,6 +232,7 @@ def look(decomposition: Decomposition, x: PyTree) -> Pilot:
         (point,) = seen.points([k], objective, target, components, x, size, found=found)
         return point.measured.error
 
+    assert objective.topk is not None  # the search sets it
     topk = float(objective.topk)
     nothing, least = error(0.0), error(topk)
     if not np.isfinite([nothing, least]).all():

@@ -209,14 +209,11 @@ def _check_outputs(target: Target, x: PyTree, objective: Objective | None) -> No
             "the network gives NaN or infinity on the examples it is checked with, as from a "
             "look-up outside of its table; give it inputs that it was made for"
         )
-    squares = objective is not None and "mse" in (
-        objective.minimality_loss,
-        "mse" if objective.coefficients.output else None,
-    )
+    squares = objective is not None and objective.minimality_loss == "mse"
     if squares and np.isneginf(outputs).any():
         raise UserError(
             "the network gives outputs of −∞, of which no squared difference can be taken: use "
-            "minimality_loss='kl' for logits, without the output loss, or leave such outputs out"
+            "minimality_loss='kl' for logits, or leave such outputs out"
         )
 
 

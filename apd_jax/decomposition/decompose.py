@@ -95,7 +95,7 @@ def decompose(
       Terminated: SIGTERM stopped an earlier call in this process.
     """
     run = _Run(seed, restarts, chunk_steps, checkpoint_every)
-    init = init.components if isinstance(init, Decomposition) else init
+    start: Components | None = init.components if isinstance(init, Decomposition) else init
     auto = isinstance(topk, str) and topk == auto_topk.AUTO
     k = 1.0 if auto else topk  # a placeholder until k is found
     source = as_source(data, run.seed)
@@ -109,18 +109,18 @@ def decompose(
             raise
         raise UserError(f"{error}; {source.hint}") from error
     check_positions(target, example, settings)
-    check_start(target, init, settings)
+    check_start(target, start, settings)
     source.check(settings.batch_size)
     if auto:
         auto_topk.check(settings)
         source.again()
-    target, init = _on_one_device((target, init))
+    target, start = _on_one_device((target, start))
     described = dataclasses.asdict(run) | {"data": source.describe()}
     described |= {"topk": topk} if auto else {}
-    config = directory.config_of(settings, target, init, **described)
+    config = directory.config_of(settings, target, start, **described)
 
     with _stop_flag() as flag, directory.hold(workdir, config) as place:
-        job = _Job(target, source, example, run, init, observer or loop.Observer(), flag)
+        job = _Job(target, source, example, run, start, observer or loop.Observer(), flag)
         if place:
             function_claims.claim(
                 place,
@@ -155,7 +155,11 @@ class _Quiet(loop.Observer):
     """Requests a stop when another observer does, which receives nothing."""
 
     def __init__(self, observer: loop.Observer):
-        self.should_stop = observer.should_stop
+        self._observer = observer
+
+    def should_stop(self) -> bool:
+        """Whether the other observer requests a stop."""
+        return self._observer.should_stop()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +242,7 @@ class _Job:
         try:
             outcome = session.fit(
                 trainer,
-                place and place.path,
+                place.path if place else None,
                 name="decomposition",
                 keeping=keeping,
                 flag=self.flag,

@@ -20,7 +20,7 @@ from apd_jax.training.config import Settings
 def config_of(
     settings: Settings, target: Target, init: Components | None, **others: Any
 ) -> dict[str, Any]:
-    """Everything that decides the numbers of a decomposition besides its target, as JSON."""
+    """Everything that decides the numbers of a decomposition except its target, as JSON."""
     start = None if init is None else fingerprint(to_host(init))
     plain = config_fields.plain(config_fields.to_mapping(settings))
     return plain | others | {"init": start, "sites": list(target.sites)}

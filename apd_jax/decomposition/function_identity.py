@@ -32,8 +32,8 @@ def given(
     Args:
       target: the network.
       x: [B, ...] inputs.
-      metric, minimality_loss, valid: those of the objective; one that goes by its name, or None,
-        is left out.
+      metric, minimality_loss, valid: functions of the objective; one that is chosen by name, or
+        None, is left out.
 
     Returns:
       `"network"`, the outputs [B, O]; `"metric"`, what it measures of them; `"minimality_loss"`,

@@ -35,7 +35,7 @@ def load(
       network: the network itself, which is code and not saved: the Flax, Equinox or torch model, a
         `Target` of it as at the decomposing, or the function `(params, x) -> output`. Parameters
         and what else was fixed of a model (other collections, buffers, keywords) may have any
-        values: those that were saved are taken.
+        values: the saved values replace its own.
       params: parameters of the same types and shapes, needed where these are kept in NamedTuples,
         dataclasses or other classes and `network` is no `Target`.
       inputs: inputs of the network, of any values, needed where these are kept in such classes: the
@@ -79,6 +79,7 @@ def _target(
     """The network with the saved parameters, and with the rest of it that was saved."""
     saved = config.get("network")
     adapter = adapters.adapter_of(network)
+    apply_fn: Any
     if isinstance(network, Target):
         apply_fn, template = network.apply_fn, network.params
     elif adapter is not None:
@@ -122,7 +123,7 @@ def _example(check: dict[str, Any], config: dict[str, Any], inputs: PyTree | Non
         )
     if inputs is None:
         return trees.rebuild(config["example"], leaves)
-    tree = jax.tree.structure(inputs)
+    tree: Any = jax.tree.structure(inputs)
     if tree.num_leaves != len(leaves):
         raise UserError(
             f"inputs= must be like those that were saved, of {len(leaves)} arrays; got {tree}"

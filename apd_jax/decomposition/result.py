@@ -50,7 +50,7 @@ class Decomposition:
     Attributes:
       target: the network.
       components: `{site: Factors}`.
-      settings: how it was decomposed.
+      settings: settings of the decomposition.
       history: metrics at the end of every chunk, `[{"step": t, name: value}]`.
       example: a few inputs, which `save` keeps to check a loaded network with.
       losses: where there were several initialisations, their final losses; this is the one of the
@@ -66,7 +66,7 @@ class Decomposition:
     example: PyTree | None = None
     losses: Sequence[float] = ()
     moves: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    pilots: Sequence[Mapping[str, float]] = ()
+    pilots: Sequence[Mapping[str, Any]] = ()
 
     def __repr__(self) -> str:
         title = tables.decomposition_title(self)
@@ -146,12 +146,12 @@ class Decomposition:
             entropy.
           valid: bool [N] or [N, T], or a function of x that gives it: what counts. Default: all.
           adversary_steps: numbers of steps of signed gradient ascent that are reported.
-          adversary_step_size: of a step, on masks between 0 and 1.
+          adversary_step_size: size of a step, on masks between 0 and 1.
           adversary_starts: random starts, of which the strongest is taken.
           draws: random masks a line.
           baselines: what to compare with at equal size: `"svd"`, `"bundled"`, `"neurons"`.
           limits: the largest values with which verdicts pass.
-          seed: of everything that is drawn.
+          seed: seed of everything that is drawn.
 
         Returns:
           An `Evidence`: tables when printed, `to_dict()` for numbers.
@@ -179,7 +179,7 @@ class Decomposition:
         Args:
           component: its number.
           x: [N, ...] examples.
-          count: how many are wanted.
+          count: number of examples.
 
         Raises:
           UserError: no such component, a count that is not whole or below 1.
@@ -246,7 +246,7 @@ class Decomposition:
         return self.target.apply_fn.to_tensors({name: params[name] for name in names})
 
     def plot(self, component: int) -> "Figure":
-        """Draw a component's matrices beside those of the target, site by site."""
+        """Draw a component's matrices next to those of the target, site by site."""
         from apd_jax.plotting import decomposition_figures  # matplotlib is slow to import
 
         self._check(component)
@@ -256,7 +256,7 @@ class Decomposition:
         """Write an offline HTML page on this decomposition.
 
         Args:
-          path: of the page.
+          path: path of the page.
           x: [N, ...] examples.
           labels: see `summary`.
         """

@@ -1,4 +1,4 @@
-"""Saving of decompositions: what is written beside the components."""
+"""Saving of decompositions: what is written in addition to the components."""
 
 import os
 from typing import Any
@@ -30,9 +30,10 @@ def save(decomposition: ComponentModel, directory: str | os.PathLike[str]) -> No
         config["example"] = trees.describe(example)
         check["inputs"] = _numbered(example)
         check["outputs"] = function_identity.given(target, example)["network"]
-    if hasattr(target.apply_fn, "with_state"):  # what was fixed of a model of a known library
-        state = target.apply_fn.state
-        config["network"] = target.apply_fn.settings | {"state": trees.describe(state)}
+    network: Any = target.apply_fn
+    if hasattr(network, "with_state"):  # what was fixed of a model of a known library
+        state = network.state
+        config["network"] = network.settings | {"state": trees.describe(state)}
         if jax.tree.leaves(state):
             check["state"] = _numbered(state)
     params = trees.leaves_by_path(target.params)

@@ -79,7 +79,7 @@ class SeedMatrix:
     Attributes:
       mmcs: [S, S], entry (i, j) the mean over i's components of the largest cosine with any of j.
       matched: [S, S], share of the components of i and j that have a partner.
-      names: of the decompositions.
+      names: names of the decompositions.
     """
 
     mmcs: np.ndarray
@@ -117,7 +117,8 @@ def compare(first: Any, second: Any, *, threshold: float = MATCHED) -> Match:
       A `Match`.
 
     Raises:
-      UserError: what is no decomposition, another network, a threshold outside of (0, 1].
+      UserError: an argument that is no decomposition, decompositions of different networks, or a
+        threshold outside of (0, 1].
     """
     if not 0 < threshold <= 1:
         raise UserError(f"threshold must be in (0, 1], got {threshold}")
@@ -233,10 +234,10 @@ def _check_alike(first: Components, second: Components) -> None:
 
 def _check_network(first: Any, second: Any) -> None:
     """Refuse decompositions of networks with other weights, whose components have no partners."""
-    targets = getattr(first, "target", None), getattr(second, "target", None)
-    if targets[0] is None or targets[1] is None or targets[0] is targets[1]:
+    one, other = getattr(first, "target", None), getattr(second, "target", None)
+    if one is None or other is None or one is other:
         return
-    ours, theirs = (target.weights for target in targets)
+    ours, theirs = one.weights, other.weights
     for site, weight in ours.items():
         if not np.allclose(weight, theirs[site], rtol=1e-4, atol=1e-6):
             raise UserError(

@@ -20,7 +20,7 @@ def quality_name(labels: Any) -> str:
 
 
 def ignored(labels: Any) -> int:
-    """Number of labels that stand for no class: negative ones, such as -100 for padding."""
+    """Number of labels that mean no class: negative ones, such as -100 for padding."""
     labels = np.asarray(labels)
     return int(np.sum(labels < 0)) if labels.dtype.kind == "i" else 0
 

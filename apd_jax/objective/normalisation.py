@@ -12,6 +12,7 @@ from apd_jax import blocks, sites, validity
 from apd_jax.attribution.attributed import Attributed
 from apd_jax.components import Factors
 from apd_jax.objective.objective import Objective
+from apd_jax.objective.partial import PartialMasks
 from apd_jax.objective.selection import Selected
 from apd_jax.objective.terms import TERMS, Step
 from apd_jax.sites import PyTree, Target
@@ -39,7 +40,7 @@ def scales(
       block_size: number of inputs that are looked at together; None for all.
 
     Returns:
-      `{term: scalar}` for the terms that have a unit (`terms.Term.unit`).
+      `{name in checkpoints: scalar}` for the terms that have a unit (`terms.Term.unit`).
     """
     values, weights = blocks.over_blocks(
         lambda part: (_values(objective, target, part, key), objective.weight(part)), x, block_size
@@ -52,6 +53,7 @@ def _values(
     objective: Objective, target: Target, x: PyTree, key: jax.Array | None
 ) -> dict[str, jax.Array]:
     """The values on one block."""
+    objective = dataclasses.replace(objective, masks=PartialMasks())  # all are active: no adversary
     whole = {name: Factors.from_matrices(w[None]) for name, w in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)
     rows = sites.position_shape(target, x) if objective.per_position else ()
@@ -67,5 +69,5 @@ def _values(
         if weights[name] and term.unit:
             components = whole if term.unit == "whole" else nothing
             step = Step(objective, target, components, x, attributed, always, key)
-            values[name] = term.value(step)
+            values[term.saved or name] = term.value(step)
     return values

@@ -20,6 +20,7 @@ from apd_jax.config_fields import check_at_least, check_takes, check_values, set
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.objective import losses, selection
+from apd_jax.objective.partial import PartialMasks
 from apd_jax.objective.selection import Selected
 from apd_jax.objective.terms import DISTANCES, TERMS, Step
 from apd_jax.sites import PyTree, Target
@@ -51,8 +52,8 @@ class Coefficients:
     output: float = setting(0.0, "All components together give the target's output.")
     lp_minimality: float = setting(0.0, "Attributions have a low Lp norm.")
     lp_simplicity: float = setting(0.0, "Schatten norm of components, weighted by attributions.")
-    stochastic: float = setting(
-        0.0, "Active components and a random half of the others give the target's output."
+    partial: float = setting(
+        0.0, "Active components and random parts of the others give the target's output."
     )
 
     def __post_init__(self):
@@ -142,6 +143,7 @@ class Objective:
         "None where all do.",
         flag=False,
     )
+    masks: PartialMasks = setting(PartialMasks(), "Masks of the partial loss.", flat=True)
     routes: Routes = setting(Routes(), "Algorithms that compute it.", flat=True)
 
     def __post_init__(self):

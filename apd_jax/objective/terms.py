@@ -16,7 +16,7 @@ from apd_jax import randomness, sites, validity
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
 from apd_jax.masked import forward
-from apd_jax.objective import losses
+from apd_jax.objective import losses, partial
 from apd_jax.objective.selection import Selected
 from apd_jax.sites import PyTree, Target
 
@@ -69,6 +69,14 @@ class Step:
             return sites.run(self.target, x, operation, positions=positions)
 
         return sites.over_examples(alone, self.target, self.x, self.chosen.mask)
+
+    def first(self, count: int) -> "Step":
+        """The same for the first examples alone; for terms that compare outputs."""
+        x, outputs, mask = jax.tree.map(
+            lambda leaf: leaf[:count], (self.x, self.attributed.outputs, self.chosen.mask)
+        )
+        attributed = self.attributed._replace(outputs=outputs)
+        return dataclasses.replace(self, x=x, attributed=attributed, chosen=Selected(mask, None))
 
     @property
     def num_rows(self) -> int | jax.Array:
@@ -142,13 +150,28 @@ def _minimality(step: Step) -> jax.Array:
     return _distance(step, step.masked[0])
 
 
-def _stochastic(step: Step) -> jax.Array:
+def _partial(step: Step) -> jax.Array:
     key = randomness.root(0) if step.key is None else step.key
-    mask = step.chosen.mask
-    half = jax.random.bernoulli(randomness.stream_of_step(key, "stochastic masks"), 0.5, mask.shape)
-    mask = mask | half
+    masks = step.objective.masks
+    r = partial.draw(masks, randomness.stream_of_step(key, "partial masks"), step.chosen.mask.shape)
+    attacked = masks.num_attacked(len(r))
+    if attacked:
+        first = step.first(attacked)
+        r = jnp.concatenate([_attacked(first, r[:attacked]), r[attacked:]])
+    return _scaled_distance(step, r)
+
+
+def _attacked(step: Step, r: jax.Array) -> jax.Array:
+    """Factors of inactive components that an adversary changed."""
+    fixed = dataclasses.replace(step, components=jax.lax.stop_gradient(step.components))
+    return partial.attack(step.objective.masks, lambda r: _scaled_distance(fixed, r), r)
+
+
+def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:
+    """Distance of the outputs with active components whole and the others scaled by r."""
+    mask = partial.scaled(step.chosen.mask, r)
     if step.valid_rows is not None:
-        mask = mask & step.valid_rows.reshape(*mask.shape[:-1], 1)
+        mask = mask * step.valid_rows.reshape(*mask.shape[:-1], 1)
     return _distance(step, forward.masked_apply(step.target, step.components, step.x, mask))
 
 
@@ -176,7 +199,7 @@ def _activation(step: Step) -> jax.Array:
 
 def _output(step: Step) -> jax.Array:
     full = forward.summed(step.target, step.components)(step.x)
-    return losses.output_mse(full, step.attributed.outputs, step.valid)
+    return _distance(step, full)
 
 
 def _lp_minimality(step: Step) -> jax.Array:
@@ -207,6 +230,8 @@ class Term(NamedTuple):
         ("nothing"), or with the target as a single component ("whole"); None where it is not
         divided.
       error: whether it measures an error of the components; rounds of refinement compare errors.
+      saved: name of its scale in checkpoints, where it is not the term's: that of an earlier
+        version, so that its checkpoints can be read.
       over: what it is a mean over: the outputs' entries, the rows of the mask, or nothing that
         belongs to a batch.
     """
@@ -216,6 +241,7 @@ class Term(NamedTuple):
     flows: bool = False
     unit: Literal["nothing", "whole"] | None = None
     error: bool = True
+    saved: str | None = None
     over: Literal["outputs", "rows", "weights"] = "outputs"
 
 
@@ -229,5 +255,5 @@ TERMS: dict[str, Term] = {
     "output": Term(_output, unit="nothing"),
     "lp_minimality": Term(_lp_minimality, flows=True, over="rows"),
     "lp_simplicity": Term(_lp_simplicity, flows=True, error=False, over="rows"),
-    "stochastic": Term(_stochastic, selects=True, unit="nothing"),
+    "partial": Term(_partial, selects=True, unit="nothing", saved="stochastic"),
 }

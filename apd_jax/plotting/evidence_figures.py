@@ -23,7 +23,7 @@ _COLORS = {
 
 @style.styled
 def distances(found: Evidence) -> Figure:
-    """Draw every distance on one axis, those of the baselines beside the decomposition's."""
+    """Draw every distance on one axis, those of the baselines next to the decomposition's."""
     names = [n for n in found.distances if n.partition("_")[0] not in BASELINES and n != "zero"]
     figure = style.new_figure(0.9 + 0.36 * len(names))
     axes = figure.subplots()

@@ -19,7 +19,7 @@ from apd_jax.errors import UserError
 from apd_jax.runtime.preemption import stop_if_asked
 
 WIDTH = 10.0
-PAGE = 16.0  # largest height of a figure; one with more to show shows a part, and says so
+PAGE = 16.0  # largest height of a figure; a longer one is cut, and its caption notes this
 DPI = 200
 _SOFTWARE = "apd_jax"  # written to every file, to recognise our own figures
 

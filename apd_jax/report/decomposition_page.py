@@ -39,7 +39,7 @@ CAPTIONS = {
     "error_curves": (
         "How many components are needed",
         "Distance of the output from the target's as more components are switched on; the dotted "
-        "line marks the number that this decomposition uses. Beside it, the same against the rank "
+        "line marks the number that this decomposition uses. Next to it, the same against the rank "
         "of the active components, with two baselines that need no training: the singular "
         "directions and the columns of every matrix.",
     ),

@@ -3,21 +3,24 @@
 Letters: S decompositions.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from apd_jax import sites
+from apd_jax.evaluation import tables
 from apd_jax.evaluation.compare import SeedMatrix
-from apd_jax.evaluation.evidence import Evidence, evidence
-from apd_jax.evaluation.evidence.result import UNITS
+from apd_jax.evaluation.evidence import Evidence, Verdict, evidence
+from apd_jax.evaluation.evidence.result import UNITS, label
 from apd_jax.plotting import evidence_figures, style
 from apd_jax.report import numbers, parts
 
 CAPTION = (
-    "Distance from the network's output under every mask, with standard errors; an arrow stands "
-    "for less than the axis shows. The dotted line is the distance with no component at all. A "
+    "Distance from the network's output under every mask, with standard errors; an arrow marks a "
+    "value below the axis. The dotted line is the distance with no component at all. A "
     "good decomposition stays far left of it in every line but the mask of another row, and left "
     "of the singular vectors and neurons of the same size."
 )
@@ -26,8 +29,9 @@ SEEDS_CAPTION = (
     "largest cosine with any of the column; a component has a partner where their cosine is at "
     "least 0.9."
 )
-_EXAMPLES, _POSITIONS = 512, 8192  # of a report's evidence
-_STEPS, _DRAWS = (20,), 2
+PREFIX = "evidence_"  # of the numbers in results.json
+_POSITIONS = 8192  # of a report's evidence, at most
+_DRAWS = 2
 _UNIT_WORDS = {"components": "a number of components"}
 
 
@@ -43,15 +47,26 @@ class Section(NamedTuple):
     panels: list[parts.Panel]
 
 
-def few(decomposition: Any, x: Any, labels: Any = None) -> Evidence:
-    """Evidence of a size that a report can wait for: the first 512 examples, 20 steps."""
-    objective, count = decomposition.objective, min(_EXAMPLES, sites.batch_size(x))
+def few(
+    decomposition: Any, x: Any, labels: Any = None, *, examples: int = 512, steps: int = 20
+) -> Evidence:
+    """Evidence of a size that a report can wait for.
+
+    Args:
+      decomposition: a decomposition.
+      x: [N, ...] inputs, of which the first are taken.
+      labels: of these inputs, see `Decomposition.evidence`.
+      examples: the largest number of inputs; of sequences, these have at most 8192 positions.
+      steps: of the adversary.
+    """
+    objective, count = decomposition.objective, min(examples, sites.batch_size(x))
     if objective.per_position:
-        length = sites.num_positions(decomposition.target, x)
+        length = math.prod(sites.position_shape(decomposition.target, x))
         count = min(count, max(8, _POSITIONS // length))
     some = jax.tree.map(lambda leaf: leaf[:count], x)
-    labels = None if labels is None else np.asarray(labels)[:count]
-    return evidence(decomposition, some, labels, adversary_steps=_STEPS, draws=_DRAWS)
+    if not (labels is None or isinstance(labels, str)):
+        labels = np.asarray(labels)[:count]
+    return evidence(decomposition, some, labels, adversary_steps=(steps,), draws=_DRAWS)
 
 
 def section(found: Evidence, seeds: SeedMatrix | None = None) -> Section:
@@ -76,28 +91,60 @@ def section(found: Evidence, seeds: SeedMatrix | None = None) -> Section:
     return Section(found, panels)
 
 
-def content(made: Section) -> dict[str, Any]:
-    """What `evidence.html.j2` shows, for `parts.render`."""
+def content(
+    made: Section | None,
+    *,
+    shown: str = "",
+    all_seeds: Sequence[Evidence] = (),
+    failures: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What `evidence.html.j2` shows, for `parts.render`.
+
+    Args:
+      made: the section; None if there is no evidence.
+      shown: name of the seed that the section is of, where there are several.
+      all_seeds: the evidence of all seeds, where there are several.
+      failures: sentences on the seeds whose evidence could not be measured.
+    """
+    if made is None:
+        return {"evidence": {"notes": list(failures)} if failures else None}
     found = made.found
     starts = f"{found.adversary.starts} random start" + "s" * (found.adversary.starts > 1)
     passed = sum(verdict.passed for verdict in found.verdicts)
+    of_seed = f" Figure, verdicts and numbers are those of seed {shown}." if shown else ""
+    by_seed = {"All seeds": _of_seeds(all_seeds)} if all_seeds else {}
     return {
         "evidence": {
             "summary": (
                 f"{passed} of {len(found.verdicts)} verdicts pass, on {found.num_examples:,} "
-                f"examples. The distance is the {UNITS[found.distance]}. The adversary takes "
-                f"signed gradient steps of {found.adversary.step_size:g} from {starts}; random "
-                f"masks are means of {found.draws} draws."
+                f"examples.{of_seed} The distance is the {UNITS[found.distance]}. The adversary "
+                f"takes {found.adversary.steps[-1]} signed gradient steps of "
+                f"{found.adversary.step_size:g} from {starts}; random masks are means of "
+                f"{found.draws} draws."
             ),
-            "verdicts": [_verdict(verdict) for verdict in found.verdicts],
-            "tables": found.tables(),
-            "notes": list(found.notes),
+            "verdicts": [_verdict(verdict, all_seeds) for verdict in found.verdicts],
+            "tables": found.tables() | by_seed,
+            "notes": [*found.notes, *failures],
             "panels": [parts.figure(panel) for panel in made.panels],
         }
     }
 
 
-def _verdict(verdict: Any) -> dict[str, Any]:
+def _of_seeds(all_seeds: Sequence[Evidence]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table with every number's mean and range over seeds."""
+    rows = []
+    for name in all_seeds[0].numbers:
+        values = np.array([found[name] for found in all_seeds if name in found.numbers])
+        shown = values.mean(), values.std(), values.min(), values.max()
+        rows.append([label(name), *(tables.number(float(value)) for value in shown)])
+    return ["number", "mean", "± std", "least", "largest"], rows
+
+
+def _verdict(verdict: Verdict, all_seeds: Sequence[Evidence]) -> dict[str, Any]:
+    seeds = ""
+    if all_seeds:
+        passed = sum(verdict.name not in found.failed for found in all_seeds)
+        seeds = f"{passed} of {len(all_seeds)} seeds pass."
     where = f" at {verdict.where}" if verdict.where else ""
     value = numbers.against(float(verdict.value), float(verdict.limit))
     return {
@@ -107,4 +154,5 @@ def _verdict(verdict: Any) -> dict[str, Any]:
         "unit": f"{_UNIT_WORDS.get(verdict.unit, 'a share ' + verdict.unit)}{where}",
         "limit": numbers.threshold(float(verdict.limit)),
         "meaning": verdict.meaning,
+        "seeds": seeds,
     }

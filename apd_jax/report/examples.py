@@ -10,7 +10,7 @@ import numpy as np
 
 from apd_jax.sites import PyTree, leaf_name
 
-_MAX_WHOLE, _MAX_OTHERS = 16, 8  # numbers of an example that are written beside its row
+_MAX_WHOLE, _MAX_OTHERS = 16, 8  # numbers of an example that are written next to its row
 _MAX_PIXELS = 512 * 512
 _MAX_STRIP = 4096  # entries of a vector that is drawn as a strip or a square
 _CHANNELS = (1, 3, 4)  # grey, red-green-blue, and the same with opacity

@@ -7,7 +7,7 @@ content security policy forbids every request, and every script except its own.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apd_jax.report import numbers, parts, rounds, words
+from apd_jax.report import evidence_section, numbers, parts, rounds, words
 from apd_jax.report.parts import Panel
 
 __all__ = ["Panel", "render_report"]
@@ -25,6 +25,7 @@ def render_report(
     panels: Sequence[Panel],
     browser: Mapping[str, Any] | None,
     command: str,
+    evidence: Mapping[str, Any] | None = None,
     gaps: Sequence[str] = (),
 ) -> str:
     """Write the report of one run as a single HTML page.
@@ -38,6 +39,7 @@ def render_report(
       panels: figures in reading order.
       browser: result of `browser.browser_data`, or None for no component browser.
       command: the command line that reproduces the run.
+      evidence: result of `evidence_section.content`, or None for no such section.
       gaps: sentences on missing parts of the curves.
 
     Returns:
@@ -56,6 +58,7 @@ def render_report(
         "report.html.j2",
         **_words(subject, results),
         **_tables(results, measures, subject.sentences),
+        **(evidence or {"evidence": None}),
         **parts.assets(browser is not None),
         **parts.curves(metrics, target_metrics, titles, words.seed_names(results)),
         rounds=rounds.sentences(metrics),
@@ -124,13 +127,16 @@ def _seed_table(
 ) -> dict[str, Any]:
     """Columns, one row for each seed, and a row of means and standard deviations.
 
-    Standard errors stand in the comparison with the paper: here they would double the columns.
+    Standard errors stand in the comparison with the paper, and the evidence in its own section:
+    here they would multiply the columns.
     """
     seeds, summary = results["seeds"], results["summary"]
     keys = [
         key
         for key in dict.fromkeys(key for seed in seeds for key in seed)
-        if key not in ("solved", "seed") and not key.endswith("_standard_error")
+        if key not in ("solved", "seed")
+        and not key.endswith("_standard_error")
+        and not key.startswith(evidence_section.PREFIX)
     ]
     columns = [measures.get(key, (key.replace("_", " "), "")) for key in keys]
     rows = [

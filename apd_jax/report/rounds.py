@@ -19,7 +19,7 @@ _NOUNS = {
 
 
 def sentences(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Write a sentence for every round: "Step 1600: 2 merges, 1 split, in 2 of 4 seeds."
+    """Write a sentence such as "Step 1600: 2 merges, 1 split, in 2 of 4 seeds." for every round.
 
     Args:
       metrics: records of metrics.jsonl, whose counts [S] are totals over all rounds so far.

@@ -111,7 +111,7 @@ def how(config: Mapping[str, Any], inputs: str = "fresh inputs") -> str:
 
 
 def _optimiser(config: Mapping[str, Any]) -> str:
-    """ ", with Adam at a learning rate of 0.03 (constant)", or nothing."""
+    """Return ", with Adam at a learning rate of 0.03 (constant)", or nothing."""
     rate, schedule = config.get("learning_rate"), config.get("schedule")
     if rate is None:
         return ""
@@ -130,10 +130,13 @@ def objective(config: Mapping[str, Any]) -> str:
     caveats = ""
     if config.get("relative_losses"):
         caveats += " Losses are divided by those without any component."
-    if "stochastic" in terms:
+    if "partial" in terms:
+        parts = "random parts"
+        if config.get("partial_masks") == "halves":
+            parts = "a random half"
         caveats += (
-            " The stochastic term trains the output with a random half of the inactive components "
-            "on: the scrubbed error, measured the same way, is no independent check of this run."
+            f" The partial term trains the output with {parts} of the inactive components on: the "
+            "scrubbed error, measured with random halves, is no independent check of this run."
         )
     return (
         f"{_switched_on(config)} Training makes the components add up to the target's weights "

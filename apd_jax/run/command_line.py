@@ -1,4 +1,4 @@
-"""The parts of a command line besides plain flags: paths of configs, `none`, --help."""
+"""What a command line has in addition to plain flags: paths of configs, `none`, --help."""
 
 import functools
 import operator
@@ -57,7 +57,8 @@ def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
         for name, field, _ in config_fields.leaves(Config(target=study.task))
         if config_fields.optional(field)
     }
-    kept, unset = [], []
+    kept: list[str] = []
+    unset: list[str] = []
     for argument in argv:
         flag, _, value = argument.lstrip("-").partition("=")
         name = flag.removeprefix("config.")

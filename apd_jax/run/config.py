@@ -40,6 +40,12 @@ class Config:
     settings: Settings = setting(Settings(), "The decomposition.", flat=True)
     target: Any = setting(None, "The network: the study's `Task`.")
     evaluation_samples: int = setting(20_000, "Number of sampled inputs for the measurements.")
+    evidence_samples: int = setting(
+        2048,
+        "Number of sampled inputs for the evidence, of sequences at most 8192 positions; 0 leaves "
+        "the evidence out.",
+    )
+    evidence_steps: int = setting(20, "Steps of the evidence's adversary.")
     chunk_steps: int = setting(100, "Number of steps between two rows of metrics.jsonl.")
     checkpoint_every: int = setting(1000, "Number of steps between two checkpoints.", free=True)
     max_to_keep: int = setting(3, "Number of newest checkpoints that are kept.", free=True)
@@ -49,7 +55,8 @@ class Config:
     def __post_init__(self):
         check_values(self, skip=("seed",))
         check_at_least(self, 1, "seeds", "restarts", "evaluation_samples")
-        check_at_least(self, 1, "chunk_steps", "checkpoint_every", "max_to_keep")
+        check_at_least(self, 0, "evidence_samples")
+        check_at_least(self, 1, "evidence_steps", "chunk_steps", "checkpoint_every", "max_to_keep")
         if not 0 <= self.seed <= 2**32 - self.seeds:
             raise UserError(f"seed must be in [0, 2**32 - seeds], got {self.seed}")
 
@@ -85,7 +92,7 @@ def _fill(config: ml_collections.ConfigDict, record: Any) -> None:
 def _kind(field: dataclasses.Field, value: Any) -> type:
     """The type of a flag's values; `int` for `int | None`, `str` for a choice of strings."""
     options = [option for option in get_args(field.type) if option is not type(None)]
-    kind = options[0] if config_fields.optional(field) else field.type
+    kind: Any = options[0] if config_fields.optional(field) else field.type
     if kind is Any:
         return type(value)
     if get_origin(kind) is Literal:

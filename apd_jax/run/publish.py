@@ -1,6 +1,7 @@
 """Outputs of a run: results.json, figures, and the report."""
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from absl import logging
 from apd_jax import config_fields, randomness
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.plotting import style
-from apd_jax.report import browser, page, words
+from apd_jax.report import browser, evidence_section, page, words
+from apd_jax.run import seed_evidence
 from apd_jax.run.plan import Plan
+from apd_jax.run.seed_evidence import SeedEvidence
 from apd_jax.runtime import metric_reader
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import Workdir, atomic_write_bytes, atomic_write_text
@@ -40,13 +43,16 @@ def publish(
     Returns:
       The content of results.json.
     """
-    results = _results(plan, rows, seconds)
-    if plan.config.restarts > 1:
-        results["restart_losses"] = [list(found.losses) for found in decompositions]
-    atomic_write_text(workdir.results, json.dumps(results, indent=2) + "\n")
+    _write_results(workdir, plan, decompositions, rows, seconds)
+    start = time.monotonic()
+    measured = seed_evidence.measure(plan, decompositions)
+    seconds = seconds | {"evidence": time.monotonic() - start}
+    rows = [row | numbers for row, numbers in zip(rows, measured.numbers(), strict=True)]
+    results = _write_results(workdir, plan, decompositions, rows, seconds)
     panels = _draw(plan, rows, arrays)
-    _write_figures(workdir, panels)
     shown = _shown_seed(rows)
+    section, content = _evidence(plan, measured, shown)
+    _write_figures(workdir, panels + (section.panels if section else []))
     metrics, target_metrics, gaps = _read_metrics(workdir, plan)
     text = page.render_report(
         subject=_subject(plan),
@@ -56,10 +62,42 @@ def publish(
         gaps=gaps,
         panels=panels,
         browser=_browse(plan, decompositions[shown], arrays[shown], rows[shown]["seed"]),
+        evidence=content,
         command=command,
     )
     atomic_write_text(workdir.report, text)
     return results
+
+
+def _write_results(
+    workdir: Workdir,
+    plan: Plan,
+    decompositions: list[Decomposition],
+    rows: list[dict],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    results = _results(plan, rows, seconds)
+    if plan.config.restarts > 1:
+        results["restart_losses"] = [list(found.losses) for found in decompositions]
+    atomic_write_text(workdir.results, json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _evidence(
+    plan: Plan, measured: SeedEvidence, shown: int
+) -> tuple[evidence_section.Section | None, dict[str, Any]]:
+    """Return the section of one seed, and what the page shows of it and of all seeds."""
+    found = measured.found[shown]
+    if found is None:
+        return None, evidence_section.content(None, failures=measured.failures)
+    section = evidence_section.section(found)
+    several = len(plan.seeds) > 1
+    return section, evidence_section.content(
+        section,
+        shown=str(plan.seeds[shown]) if several else "",
+        all_seeds=[one for one in measured.found if one is not None] if several else (),
+        failures=measured.failures,
+    )
 
 
 def _subject(plan: Plan) -> words.Subject:
@@ -157,7 +195,8 @@ def _read_metrics(workdir: Workdir, plan: Plan) -> tuple[list[dict], list[dict],
     rows, gap = metric_reader.read(
         workdir.metrics, steps=plan.settings.steps, chunk_steps=chunk_steps
     )
-    target_rows, target_gap = [], ""
+    target_rows: list[dict] = []
+    target_gap = ""
     if plan.training:
         target_rows, target_gap = metric_reader.read(
             workdir.target / "metrics.jsonl", steps=plan.training.steps, chunk_steps=chunk_steps

@@ -1,0 +1,1 @@
+"""Running a training: the loop, checkpoints, metrics, signals, devices and the run's directory."""

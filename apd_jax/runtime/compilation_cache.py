@@ -5,6 +5,8 @@ import pathlib
 
 import jax
 
+from apd_jax import jax_settings
+
 
 def enable() -> None:
     """Cache compiled programs in `$XDG_CACHE_HOME/apd_jax`, where only this user may write.
@@ -12,7 +14,10 @@ def enable() -> None:
     Cached programs are executed without checks, so a directory that others may write to is not
     used. A cache that the user configured for JAX stays in use.
     """
-    if jax.config.jax_compilation_cache_dir or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    if (
+        jax_settings.current("jax_compilation_cache_dir")
+        or "JAX_COMPILATION_CACHE_DIR" in os.environ
+    ):
         return
     cache = _home_of_caches() / "apd_jax"
     if not cache.is_absolute():

@@ -3,24 +3,23 @@
 The same loop trains target networks and their decompositions. Letters: S seeds side by side.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from apd_jax import randomness
 from apd_jax.errors import UserError
-from apd_jax.runtime import memory, programs
+from apd_jax.runtime import memory, step_programs
 from apd_jax.runtime.mesh import SEEDS, seeds_mesh
 from apd_jax.runtime.outcome import DataFailed, Diverged, Stopped
 from apd_jax.sites import leaf_name
 
 PyTree = Any
-StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
+Metrics = dict[str, jax.Array]
+StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, Metrics]]
 Feed = Callable[[int, int], Iterable[tuple[int, PyTree]]]
 
 _SUMS = ("loss/total", "gradient_norm")
@@ -58,7 +57,7 @@ class Training(Protocol):
       context: what the steps read, every leaf [S, ...].
       step: the step function, see `run_steps`.
       between: work between steps, if any.
-      feed: what the next steps read besides, if anything.
+      feed: what the next steps read in addition, if anything.
     """
 
     steps: int
@@ -84,67 +83,6 @@ class Observer:
     def should_stop(self) -> bool:
         """Whether to save and raise `Stopped` after this chunk."""
         return False
-
-
-def chunk_program(step_fn: StepFn, context: PyTree) -> Callable[..., Any]:
-    """The compiled steps of a step function with a context of this structure.
-
-    Returns:
-      `(length, mesh, leaves of the context, state, seeds, fed) -> (state, metrics [S, length])`;
-      the state's buffers are donated.
-    """
-    return programs.kept_with(step_fn, _make_chunk, jax.tree.structure(context))
-
-
-def _make_chunk(step_fn: StepFn, tree: Any) -> Callable[..., Any]:
-    def one_seed(length, seed_context, seed_state, seed, fed):
-        key = randomness.root(seed)
-        reads = seed_context if fed is None else (seed_context, fed)
-
-        def body(carry, _):
-            return step_fn(reads, carry, randomness.step_key(key, carry.step))
-
-        return jax.lax.scan(body, seed_state, length=length)
-
-    @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
-    def chunk(length, mesh, leaves, state, seeds, fed):
-        one = functools.partial(one_seed, length)
-        all_seeds = jax.vmap(one, in_axes=(0, 0, 0, None))
-        if mesh is not None:
-            axis = PartitionSpec(SEEDS)
-            all_seeds = jax.shard_map(
-                all_seeds,
-                mesh=mesh,
-                in_specs=(axis, axis, axis, PartitionSpec()),
-                out_specs=axis,
-                check_vma=False,
-            )
-        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds, fed)
-
-    return chunk
-
-
-def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., Any]:
-    """One call for every seed, one after another: `cond` then skips what a seed does not need."""
-
-    def one_seed(arguments):
-        seed_context, seed_state, seed = arguments
-        key = randomness.step_key(randomness.root(seed), seed_state.step)
-        return function(seed_context, seed_state, key)
-
-    @functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(2,))
-    def between(mesh, leaves, state, seeds):
-        def all_seeds(*arguments):
-            return jax.lax.map(one_seed, arguments)
-
-        if mesh is not None:
-            axis = PartitionSpec(SEEDS)
-            all_seeds = jax.shard_map(
-                all_seeds, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
-            )
-        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds)
-
-    return between
 
 
 def run_steps(
@@ -191,58 +129,101 @@ def run_steps(
     """
     if chunk_steps < 1:
         raise UserError(f"chunk_steps must be at least 1, got {chunk_steps}")
-    observer = observer or Observer()
-    start = done = int(state.step[0])
-    mesh = seeds_mesh(len(seeds))
-    if mesh is not None:
-        sharding = NamedSharding(mesh, PartitionSpec(SEEDS))
-        context, state, seeds = jax.device_put((context, state, seeds), sharding)
-    memory.give_back()  # what making the state took
-    leaves, tree = jax.tree.flatten(context)
-    chunk = chunk_program(step_fn, context)
-    waiting = None
-    while done < steps:
-        length = min(chunk_steps, steps - done)
-        if between is not None:
-            length = min(length, between.next_after(done) - done)
-        pieces = _pieces(feed, done, length)
-        begun, parts = done, []
-        while done < begun + length:
+    training = _Loop(step_fn, context, state, seeds, steps, observer or Observer(), feed, between)
+    while training.done < steps:
+        training.run_chunk(chunk_steps, save_every)
+    return training.gathered()
+
+
+class _Loop:
+    """A training under way: its state on the device, and the metrics that wait to be reported."""
+
+    def __init__(
+        self,
+        step_fn: StepFn,
+        context: PyTree,
+        state: PyTree,
+        seeds: jax.Array,
+        steps: int,
+        observer: Observer,
+        feed: Feed | None,
+        between: Between | None,
+    ):
+        self._steps, self._observer, self._feed, self._between = steps, observer, feed, between
+        self._start = self.done = int(state.step[0])
+        self._mesh = seeds_mesh(len(seeds))
+        if self._mesh is not None:
+            sharding = NamedSharding(self._mesh, PartitionSpec(SEEDS))
+            context, state, seeds = jax.device_put((context, state, seeds), sharding)
+        memory.give_back()  # what making the state took
+        self._state, self._seeds = state, seeds
+        self._leaves, self._tree = jax.tree.flatten(context)
+        self._chunk = step_programs.chunk(step_fn, self._tree)
+        self._waiting: tuple[int, list[Metrics]] | None = None
+
+    def run_chunk(self, chunk_steps: int, save_every: int | None) -> None:
+        """Run a chunk, report the one before it, and save where a save is due."""
+        begun, length = self.done, min(chunk_steps, self._steps - self.done)
+        if self._between is not None:
+            length = min(length, self._between.next_after(begun) - begun)
+        parts: list[Metrics] = []
+        pieces = _pieces(self._feed, begun, length)
+        while self.done < begun + length:
             try:
                 count, fed = next(pieces)
             except Exception as error:
-                if done == start:
+                if self.done == self._start:
                     raise
-                for report in filter(None, (waiting, parts and (done, parts))):
-                    _report(observer, *report)
-                if waiting or parts:
-                    _save(observer, done, state)
-                raise DataFailed(
-                    f"the data failed after step {done} of {steps}: {error}",
-                    step=done,
-                    state=_gathered(mesh, state),
-                ) from error
-            if between is not None and not parts and between.due(done):
-                call = programs.kept_with(between.function, _make_between, tree)
-                state = call(mesh, leaves, state, seeds)
-            jax.block_until_ready(parts)  # else what was fed would pile up on the device
-            state, metrics = chunk(count, mesh, leaves, state, seeds, fed)
-            done += count
-            parts.append(metrics)
-        if waiting is None:
+                raise self._data_failed(error, parts) from error
+            self._run_piece(count, fed, parts)
+        if self._waiting is None:
             memory.give_back()  # what compiling took; the device is at work already
-        if waiting is not None:
-            _report(observer, *waiting)  # while the device works on the chunk after it
-        waiting = done, parts
-        stop = observer.should_stop()
-        due = save_every and done // save_every > begun // save_every
-        if due or stop or done == steps:
-            _report(observer, *waiting)
-            waiting = None
-            _save(observer, done, state)
-        if stop and done < steps:
-            raise Stopped(done, state=_gathered(mesh, state))
-    return _gathered(mesh, state)
+        self._report()  # while the device works on the chunk after it
+        self._waiting = self.done, parts
+        stop = self._observer.should_stop()
+        due = save_every and self.done // save_every > begun // save_every
+        if due or stop or self.done == self._steps:
+            self._report()
+            _save(self._observer, self.done, self._state)
+        if stop and self.done < self._steps:
+            raise Stopped(self.done, state=self.gathered())
+
+    def _run_piece(self, count: int, fed: PyTree, parts: list[Metrics]) -> None:
+        """Run the next steps; `parts`, the metrics of the chunk so far, gets theirs."""
+        arguments = self._mesh, self._leaves
+        if self._between is not None and not parts and self._between.due(self.done):
+            call = step_programs.between(self._between.function, self._tree)
+            self._state = call(*arguments, self._state, self._seeds)
+        jax.block_until_ready(parts)  # else what was fed would pile up on the device
+        self._state, metrics = self._chunk(count, *arguments, self._state, self._seeds, fed)
+        self.done += count
+        parts.append(metrics)
+
+    def _report(self) -> None:
+        """Report the chunk that waits, if there is one."""
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            _report(self._observer, *waiting)
+
+    def _data_failed(self, error: Exception, parts: list[Metrics]) -> DataFailed:
+        """Report and save what was done before the data failed."""
+        unsaved = self._waiting or parts
+        self._report()
+        if parts:
+            _report(self._observer, self.done, parts)
+        if unsaved:
+            _save(self._observer, self.done, self._state)
+        return DataFailed(
+            f"the data failed after step {self.done} of {self._steps}: {error}",
+            step=self.done,
+            state=self.gathered(),
+        )
+
+    def gathered(self) -> PyTree:
+        """The state on one device, where everything else of a decomposition is."""
+        if self._mesh is None:
+            return self._state
+        return jax.device_put(self._state, jax.devices()[0])
 
 
 def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, PyTree]]:
@@ -250,12 +231,7 @@ def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, Py
     yield from [(length, None)] if feed is None else feed(done, length)
 
 
-def _gathered(mesh: Mesh | None, state: PyTree) -> PyTree:
-    """The state on one device, where everything else of a decomposition is."""
-    return state if mesh is None else jax.device_put(state, jax.devices()[0])
-
-
-def _report(observer: Observer, done: int, parts: list[dict[str, jax.Array]]) -> None:
+def _report(observer: Observer, done: int, parts: list[Metrics]) -> None:
     """Fetch a chunk's metrics, check that they are finite, and pass on those of its last step."""
     values = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
     length = next(iter(values.values())).shape[1]

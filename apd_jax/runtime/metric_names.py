@@ -24,7 +24,7 @@ class MetricName(NamedTuple):
 
 
 def parse(key: str) -> MetricName:
-    """The name that a key of metrics.jsonl stands for."""
+    """The name of the metric under a key of metrics.jsonl."""
     group, _, name = key.rpartition("/")
     return MetricName(group, name)
 

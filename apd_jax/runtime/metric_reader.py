@@ -10,7 +10,7 @@ def read(path: pathlib.Path, *, steps: int, chunk_steps: int) -> tuple[list[dict
 
     Args:
       path: a metrics.jsonl, which may be missing, truncated or damaged.
-      steps, chunk_steps: those of the loop that wrote it, one row per chunk.
+      steps, chunk_steps: settings of the loop that wrote it, one row per chunk.
 
     Returns:
       The intact rows in order of their steps, and a sentence that says what is missing, or "".

@@ -54,6 +54,8 @@ class EndedEarly(Exception):
 class Stopped(EndedEarly):
     """A stop was requested after `step`; its state is saved where there is a directory."""
 
+    step: int
+
     def __init__(self, step: int, what: str = "training", *, state: Any = None):
         super().__init__(f"{what} stopped at step {step}", step=step, state=state)
 

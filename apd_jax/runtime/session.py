@@ -30,10 +30,10 @@ def fit(
     """Run a training to its end; in a directory, resume from the newest whole checkpoint there.
 
     Args:
-      training: what is run.
+      training: the training to run.
       directory: gets checkpoints/, metrics.jsonl and tensorboard/; None for a run in memory.
-      name: what the training does, for people.
-      keeping: how it is saved and logged.
+      name: what the training does, for messages.
+      keeping: how often it is saved and logged.
       flag: requests a stop between chunks.
       observer: receives metrics and states too, and may request a stop.
 
@@ -105,7 +105,10 @@ def _with_outcome(ended: EndedEarly, name: str, recorder: "Recorder") -> EndedEa
         error = Diverged(f"{name}: {ended}. {store.last_good()}")
     else:
         error = type(ended)(f"{name}: {ended}", step=ended.step)
-    step, state = (ended.step, ended.state) if ended.state is not None else store.saved()
+    if ended.step is None or ended.state is None:
+        step, state = store.saved()
+    else:
+        step, state = ended.step, ended.state
     if state is not None:
         state = jax.tree.map(jnp.asarray, state)
         error.outcome = Outcome(state, step, store.rows(step), recorder.seconds)
@@ -134,6 +137,7 @@ class Recorder(loop.Observer):
         self._last: tuple[int, float] | None = None
 
     def on_metrics(self, step, metrics):
+        """Write a row of metrics, with the learning rate and the speed, and update the bar."""
         now = time.monotonic()
         row = {name: value.tolist() for name, value in metrics.items()}
         row["learning_rate"] = float(metrics["learning_rate"][0])
@@ -145,9 +149,11 @@ class Recorder(loop.Observer):
         self._observer.on_metrics(step, metrics)
 
     def save(self, step, state):
+        """Save a state together with the time spent."""
         self.seconds = time.monotonic() - self._start
         self.store.save(step, state, self.seconds)
         self._observer.save(step, state)
 
     def should_stop(self):
+        """Whether a signal or the other observer requests a stop."""
         return self._flag.requested or self._observer.should_stop()

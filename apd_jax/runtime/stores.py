@@ -22,7 +22,7 @@ from apd_jax.runtime.outcome import Row
 
 @dataclasses.dataclass(frozen=True)
 class Keeping:
-    """How often a training is looked at and saved, and what is written beside its checkpoints.
+    """How often a training is reported and saved, and what is written next to its checkpoints.
 
     Attributes:
       chunk_steps, save_every: see `loop.run_steps`.
@@ -96,7 +96,8 @@ class Directory:
         keeping: Keeping,
     ):
         self._path, self._name, self._keeping = pathlib.Path(directory), name, keeping
-        self._steps, self._saved = training.steps, None
+        self._steps = training.steps
+        self._saved: int | None = None
         context = fingerprint(to_host(training.context))
         self._metadata = {"config": keeping.config, "context": context}
         self._shapes: Any = None

@@ -12,8 +12,8 @@ from typing import Any, Self
 import jax
 from absl import logging
 
-from apd_jax.config_fields import present_value
 from apd_jax.errors import UserError
+from apd_jax.former_names import present
 from apd_jax.runtime import file_lock, paths
 
 _ABSENT = "absent"
@@ -134,7 +134,7 @@ class Workdir:
                     f"{self.config} is not the config of a run: choose a new or empty --workdir."
                 )
             known = _flat(dict(defaults)) if defaults else {}
-            differing = _differences(known | _flat(saved), _flat(asked), free)
+            differing = _differences(known | _flat(present(saved)), _flat(asked), free)
             if differing:
                 raise WorkdirMismatch(
                     f"{self.path} belongs to a run with another config (saved -> requested):\n  "
@@ -226,7 +226,7 @@ def _differences(old: dict[str, str], new: dict[str, str], free: Sequence[str]) 
 def _flat(config: Any, prefix: str = "") -> dict[str, str]:
     """Return values as JSON by dotted name; lists and empty groups are values."""
     if not isinstance(config, dict) or not config:
-        return {prefix: json.dumps(present_value(prefix.rpartition(".")[2], config))}
+        return {prefix: json.dumps(config)}
     fields: dict[str, str] = {}
     for key, value in config.items():
         fields |= _flat(value, f"{prefix}.{key}" if prefix else key)

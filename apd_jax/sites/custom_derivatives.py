@@ -48,7 +48,7 @@ def keeps_derivative(eqn: Any, inside: core.ClosedJaxpr) -> bool:
     return all(_close(a, b, _HALF if narrow else _TOLERANCE) for a, b in pairs)
 
 
-def _draw(drawn: np.random.Generator, aval: Any) -> jax.Array:
+def _draw(drawn: np.random.Generator, aval: Any) -> np.ndarray:
     real = jnp.issubdtype(aval.dtype, jnp.inexact)
     return np.asarray(drawn.normal(size=aval.shape) if real else np.zeros(aval.shape), aval.dtype)
 
@@ -76,8 +76,8 @@ def _gradients(function: Callable, values: Sequence[Any], real: Sequence[int]) -
     return [g for size in _SIZES for g in pulled(size, *(values[i] for i in real))]
 
 
-def _close(a: jax.Array, b: jax.Array, tolerance: float) -> bool:
-    a, b = np.asarray(a, np.complex128), np.asarray(b, np.complex128)
+def _close(first: jax.Array, second: jax.Array, tolerance: float) -> bool:
+    a, b = np.asarray(first, np.complex128), np.asarray(second, np.complex128)
     same = (a == b) | (~np.isfinite(a) & ~np.isfinite(b))
     scale = max(np.abs(a[~same]).max(initial=0.0), np.abs(b[~same]).max(initial=0.0))
     return bool((np.abs(a[~same] - b[~same]) <= tolerance * scale).all())

@@ -134,7 +134,7 @@ class _Order:
 
     def backward(self, rows: jax.Array) -> jax.Array:
         """The inverse."""
-        return self._permuted(rows[0] if self._added else rows, np.argsort(self._order))
+        return self._permuted(rows[0] if self._added else rows, np.argsort(self._order).tolist())
 
     def _permuted(self, rows: jax.Array, order: Sequence[int]) -> jax.Array:
         rest = range(len(order), rows.ndim)
@@ -198,7 +198,7 @@ def over_examples(function: Callable, target: Target, x: PyTree, *others: PyTree
     """`function(x, *others)` for the whole batch, or one example after another.
 
     Args:
-      function: of inputs [B, ...] and further arrays [B, ...] to arrays [B, ...], in which
+      function: maps inputs [B, ...] and further arrays [B, ...] to arrays [B, ...], in which
         examples don't meet.
       target: the network that the function runs.
       x, others: its arguments.

@@ -32,7 +32,7 @@ _SMALL = 16  # numbers of at most so many entries are computed while tracing
 
 
 class Value(NamedTuple):
-    """What a variable of the program stands for.
+    """The value of a variable of the program.
 
     Attributes:
       array: its value.
@@ -210,10 +210,11 @@ def _moved(eqn, operands: list[Value], held: list[int]) -> list[View] | None:
         join = views.join if name == "concatenate" else views.stack
         joined = join(parts, eqn.params["dimension" if name == "concatenate" else "axis"])
         return None if joined is None else [joined]
-    if held != [0] or any(operand.varying for operand in operands[1:]):
+    view = operands[0].view
+    if view is None or held != [0] or any(operand.varying for operand in operands[1:]):
         return None
     others = [operand.number for operand in operands[1:]]
-    return views.follow(name, operands[0].view, others, eqn.params)
+    return views.follow(name, view, others, eqn.params)
 
 
 def _recognised(eqn, operands: list[Value], held: list[int]) -> LinearUse | str:
@@ -234,8 +235,9 @@ def _recognised(eqn, operands: list[Value], held: list[int]) -> LinearUse | str:
         return f"{name} of a parameter with a parameter"
     if name in ("gather", "dynamic_slice") and not any(o.varying for o in operands):
         return "looked up at places that don't depend on the inputs, as a bias"
-    arrays = [operand.array for operand in operands]
-    return recognise(eqn, arrays, held[0], operands[held[0]].view)
+    arrays, view = [operand.array for operand in operands], operands[held[0]].view
+    assert view is not None  # what is held has one
+    return recognise(eqn, arrays, held[0], view)
 
 
 def _inner_program(params) -> tuple[Any, Sequence[Any]]:

@@ -66,7 +66,7 @@ class Site:
         block = matrix.astype(leaf.dtype).reshape(moved.shape[len(self.index) :])
         if self.index:
             block = moved.at[tuple(place for _, place in self.index)].set(block)
-        return jnp.transpose(block, np.argsort(self._order)).reshape(leaf.shape)
+        return jnp.transpose(block, np.argsort(self._order).tolist()).reshape(leaf.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _roles(axes: Sequence[int], uses: Sequence[LinearUse]):
     stacked: set[int] = set()
     turned = []
     for use in uses:
-        sets = {role: set() for role in _by_role(use)}
+        sets: dict[str, set[int]] = {role: set() for role in _by_role(use)}
         for axis in range(len(axes)):
             for role in _roles_of(axes, use, axis):
                 sets[role].add(axis)
@@ -218,8 +218,8 @@ def _place(site: Site, use: LinearUse, transposed: bool) -> Placement:
     if site.stacked and sorted(found[2]) != list(range(full[2])):
         raise NoMatrix("a product stacks only some of its blocks")
     share = math.prod(len(f) for f in found) / math.prod(full)
-    kept = [
+    rows, columns, blocks = (
         None if len(f) == n and (f == np.arange(n)).all() else tuple(int(i) for i in f)
         for f, n in zip(found, full, strict=True)
-    ]
-    return Placement(site.name, transposed, bool(site.stacked), *kept, share)
+    )
+    return Placement(site.name, transposed, bool(site.stacked), rows, columns, blocks, share)

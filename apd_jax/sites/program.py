@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from apd_jax.errors import UserError
+from apd_jax.jax_settings import current
 from apd_jax.sites.custom_derivatives import keeps_derivative
 from apd_jax.sites.interpreter import Interpreter
 from apd_jax.sites.layout import NoMatrix, Placement, Site, find_layout
@@ -114,7 +115,7 @@ def trace(apply_fn: Callable, params: PyTree, x: PyTree) -> Program:
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in (*leaves, *inputs))
     # Precision, width of numbers and mesh are written into the equations when they are traced.
     mesh = jax.sharding.get_abstract_mesh()
-    ambient = jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64, mesh
+    ambient = current("jax_default_matmul_precision"), current("jax_enable_x64"), mesh
     try:
         return _trace(apply_fn, params_tree, inputs_tree, shapes, ambient)
     except _Uncached as holder:
@@ -129,16 +130,17 @@ def _trace(apply_fn, params_tree, inputs_tree, shapes, ambient) -> Program:
     try:
         closed, outputs = jax.make_jaxpr(apply_fn, return_shape=True)(params, x)
     except Exception as error:  # whatever a network says to inputs that it does not take
-        found = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(x)]
+        given = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(x)]
         reason = (str(error).splitlines() or [""])[0]
         one = f"; {ONE_EXAMPLE}" if takes_batches_of(apply_fn, params, x) else ""
         raise UserError(
-            f"the network can't be run on inputs {', '.join(found)} "
+            f"the network can't be run on inputs {', '.join(given)} "
             f"({type(error).__name__}: {reason}){one}"
         ) from error
     uses, others = _all_uses(closed, structs, params_tree.num_leaves)
     sites: dict[str, Site] = {}
-    left, placements = [], {}
+    left: list[Left] = []
+    placements: dict[int, list[Placement]] = {}
     for number, (path, leaf) in enumerate(zip(leaf_paths(params), structs, strict=False)):
         reason = _why_not(leaf, uses[number], others[number])
         if not reason:

@@ -205,10 +205,12 @@ class Target:
         return self.apply_fn(self.params, x)
 
     def tree_flatten(self):
+        """Split into the parameters, which are the leaves, and the static rest."""
         return (self.params,), (self.apply_fn, self._selection, self._sites)
 
     @classmethod
     def tree_unflatten(cls, static, children):
+        """The inverse of `tree_flatten`, unchecked: JAX also passes leaves that are no arrays."""
         target = object.__new__(cls)
         (target.params,) = children
         target.apply_fn, target._selection, target._sites = static

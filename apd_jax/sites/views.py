@@ -21,7 +21,7 @@ class View:
 
     Attributes:
       leaf: number of the leaf among the flattened parameters.
-      offset: of the value's first entry in the flattened leaf.
+      offset: place of the value's first entry in the flattened leaf.
       tables: for every axis of the value the offsets that are added along it; the least is 0.
     """
 
@@ -57,19 +57,20 @@ def outer_sum(tables: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def join(parts: Sequence[View | None], axis: int) -> View | None:
-    """The parts beside each other along an axis; None unless they are parts of one leaf in a grid.
+    """The parts concatenated along an axis; None unless they are parts of one leaf in a grid.
 
     Apart from their place along the axis they must be the same entries of the leaf.
     """
-    if not parts or any(part is None or part.leaf != parts[0].leaf for part in parts):
+    known = [part for part in parts if part is not None]
+    if not known or len(known) < len(parts) or any(p.leaf != known[0].leaf for p in known):
         return None
-    first = parts[0]
-    for part in parts[1:]:
+    first = known[0]
+    for part in known[1:]:
         for a, (table, own) in enumerate(zip(part.tables, first.tables, strict=True)):
             if a != axis and not np.array_equal(table, own):
                 return None
     tables = list(first.tables)
-    tables[axis] = np.concatenate([part.offset + part.tables[axis] for part in parts])
+    tables[axis] = np.concatenate([part.offset + part.tables[axis] for part in known])
     return View(first.leaf, 0, ()).with_tables(tables)
 
 
@@ -150,11 +151,14 @@ def _reshape(view: View, *, new_sizes, dimensions=None, **_):
     return View(view.leaf, view.offset + offset, ()).with_tables(tables)
 
 
-def _matching_groups(old: Sequence[int], new: Sequence[int]):
+def _matching_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Runs of old axes and runs of new axes that hold equally many entries, as short as can be."""
-    groups, i, j = [], 0, 0
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
     while i < len(old) or j < len(new):
-        olds, news, n, m = [], [], 1, 1
+        olds: list[int] = []
+        news: list[int] = []
+        n = m = 1
         while not olds and not news or n != m:
             if (n <= m and i < len(old)) or j == len(new):
                 n *= old[i]
@@ -216,10 +220,10 @@ def follow(name: str, view: View, others: Sequence[Any], params: dict[str, Any])
     """The views that an equation makes of a view, or None where it does more than move entries.
 
     Args:
-      name: of the equation's primitive.
+      name: name of the equation's primitive.
       view: its first operand.
       others: its further operands, numbers where these are known while tracing, else None.
-      params: of the equation.
+      params: parameters of the equation.
 
     Returns:
       A list of views, one for every result, or None.

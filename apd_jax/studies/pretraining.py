@@ -50,7 +50,8 @@ class TargetTrainer:
       between, feed: None, see `loop.Training`.
     """
 
-    between = feed = None
+    between: loop.Between | None = None
+    feed: loop.Feed | None = None
 
     def __init__(self, task: TrainedTask, training: Training, seeds: jax.Array):
         self._task, self.steps, self.seeds = task, training.steps, seeds

@@ -85,6 +85,21 @@ class Study(abc.ABC):
           the arrays that the methods below need.
         """
 
+    def evidence_examples(self, task: Any, key: jax.Array, samples: int) -> tuple[Any, Any]:
+        """Return inputs that the training did not see, and their labels, for the evidence.
+
+        Args:
+          task: The decomposed network and its inputs.
+          key: PRNG key.
+          samples: N.
+
+        Returns:
+          (x, labels): [N, ...] inputs, by default fresh samples of the input distribution, and
+          classes [N] or [N, T], "next_tokens", or None for no cross entropy; see
+          `Decomposition.evidence`.
+        """
+        return task.inputs(key, samples), None
+
     @abc.abstractmethod
     def draw(
         self, numbers: Mapping[str, Any], arrays: Any, only: str | None = None

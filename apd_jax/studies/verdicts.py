@@ -75,7 +75,7 @@ def _scientific(value: float, digits: int) -> str:
 def compare(
     published: Sequence[Published], summary: Mapping[str, float], num_seeds: int
 ) -> list[dict[str, Any]]:
-    """Return our numbers beside the published ones, as text.
+    """Return our numbers next to the published ones, as text.
 
     With several seeds, the standard deviation is shown; with one seed, the standard error if known.
     """

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import optax
 
 from apd_jax.components import Projection
-from apd_jax.config_fields import check_at_least, check_values, present_value, setting
+from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.objective.objective import Multipliers, Objective
+from apd_jax.objective.terms import TERMS
 from apd_jax.training import optimizers
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.schedules import Schedules
@@ -58,11 +59,13 @@ class Settings:
         "Precision of a step's matrix products on GPU and TPU; attributions and faithfulness "
         "always use highest.",
     )
-    start: Literal["random", "partitioned", "covering"] = setting(
+    start: Literal["random", "partitioned", "covering", "singular"] = setting(
         "random",
         "Initial components: drawn at random, as in the paper, or made from the target's weights: "
         "partitioned by input cluster, or covering each cluster as the target does, with the "
-        "difference in spare components (without rounds of refinement, which would merge these).",
+        "difference in spare components (without rounds of refinement, which would merge these); "
+        "singular: the singular vectors of all sites, those that are used together in the same "
+        "component.",
     )
     init_scale: float = setting(1.0, "Gain of the random initialisation.")
     init_instances: int = setting(
@@ -84,7 +87,6 @@ class Settings:
     refine: Rules = setting(Rules(), "Rounds of refinement.")
 
     def __post_init__(self):
-        object.__setattr__(self, "start", present_value("start", self.start))
         check_values(self)
         check_at_least(self, 1, "num_components", "batch_size", "init_instances", "accumulate")
         if self.batch_size % self.accumulate:
@@ -154,5 +156,6 @@ class Settings:
         """The multipliers for a state: those of the schedules and of the relative losses."""
         topk, losses = self.schedules.multipliers(state.step, self.steps)
         scales = state.scales or {}
-        relative = {name: losses.get(name, 1.0) / scale for name, scale in scales.items()}
+        saved = {term.saved or name: name for name, term in TERMS.items()}
+        relative = {saved[n]: losses.get(saved[n], 1.0) / scale for n, scale in scales.items()}
         return Multipliers(topk, {**losses, **relative})

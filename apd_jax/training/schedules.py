@@ -36,8 +36,6 @@ def factor(schedule: str, steps: int, halflife: float | None = None) -> Factor:
       UserError: an unknown name, points that do not ascend or are not in [0, 1], a negative factor,
         a missing halflife.
     """
-    if schedule == "exponential" and not (halflife and halflife > 0):
-        raise UserError(f"schedule 'exponential' needs a positive halflife, got {halflife}")
     if schedule == "constant":
         return lambda t: jnp.ones_like(t, jnp.float32)
     if schedule == "linear":
@@ -45,9 +43,11 @@ def factor(schedule: str, steps: int, halflife: float | None = None) -> Factor:
     if schedule == "cosine":
         return lambda t: jnp.cos(0.5 * jnp.pi * t / max(steps - 1, 1))
     if schedule == "exponential":
+        if halflife is None or not halflife > 0:
+            raise UserError(f"schedule 'exponential' needs a positive halflife, got {halflife}")
         return lambda t: 0.5 ** (t / halflife)
-    shares, heights = points(schedule)
-    places, heights = np.float32(shares) * np.float32(steps), np.float32(heights)
+    shares, heights = (np.array(numbers, np.float32) for numbers in points(schedule))
+    places = shares * np.float32(steps)
     return lambda t: jnp.interp(t, places, heights)
 
 
@@ -57,7 +57,7 @@ def points(schedule: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         pairs = [tuple(map(float, pair.split(":"))) for pair in schedule.split()]
         shares, heights = zip(*pairs, strict=True)
     except ValueError:
-        shares, heights = (), ()
+        shares = heights = ()
     ascending = all(a < b for a, b in zip(shares, shares[1:], strict=False))
     if not shares or not ascending or not 0 <= shares[0] <= shares[-1] <= 1 or min(heights) < 0:
         raise UserError(

@@ -135,9 +135,8 @@ def _make_init(
         drawn = init is None
         if settings.start in STARTS and drawn:
             x = sample(randomness.stream(seed, "start"), _START_EXAMPLES)
-            start, rule = STARTS[settings.start], settings.objective
-            options = {"valid": rule.valid, "block_size": settings.batch_size}
-            components, drawn = start(target, x, components, **options), False
+            make, drawn = STARTS[settings.start], False
+            components = make(settings.objective, target, x, components, settings.batch_size)
         if settings.unit_norm and drawn:
             components = normalise_reads(components)
         elif settings.unit_norm:  # there may be zeros, which have no direction

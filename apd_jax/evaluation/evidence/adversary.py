@@ -14,10 +14,10 @@ import numpy as np
 
 from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
-from apd_jax.evaluation.evidence import rows
 from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
 from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
 from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.objective.partial import scaled
 from apd_jax.sites import Target
 
 
@@ -31,8 +31,8 @@ class Adversary:
 
     Attributes:
       steps: the numbers of steps that are reported, in rising order.
-      step_size: of r; 0.1 crosses the interval in ten steps.
-      starts: how many random starts.
+      step_size: step size of r; 0.1 crosses the interval in ten steps.
+      starts: number of random starts.
     """
 
     steps: tuple[int, ...] = (20, 80)
@@ -78,10 +78,10 @@ def ascend(
       parts: what the mask scales.
       block: examples.
       mask: [B, (T), C] bool, active components.
-      r: of the same shape, where to begin.
+      r: starting point, of the same shape.
       best: [B] the largest e so far.
-      steps: how many.
-      step_size: of r.
+      steps: number of steps.
+      step_size: step size of r.
 
     Returns:
       r after the steps, and sums with the largest e of every example.
@@ -89,7 +89,7 @@ def ascend(
     targets = target(block.x)
 
     def total(r):
-        sums = compare(kind, run(target, parts, block.x, rows.partial(mask, r)), targets, block)
+        sums = compare(kind, run(target, parts, block.x, scaled(mask, r)), targets, block)
         return jnp.sum(sums.error), sums
 
     def step(_, state):
@@ -130,7 +130,7 @@ def per_row(
     target: Target,
     parts: Parts,
     block: Examples,
-    mask: jax.Array,
+    mask: np.ndarray,
     key: jax.Array,
     advance: Callable[[int], None],
 ) -> dict[int, Sums]:
@@ -139,7 +139,7 @@ def per_row(
     found: dict[int, Sums] = {}
     for start in range(adversary.starts):
         r = jax.random.uniform(jax.random.fold_in(key, start), mask.shape)
-        best, done = jnp.full(mask.shape[:1], -jnp.inf, jnp.float32), 0
+        best, done = np.full(mask.shape[:1], -np.inf, np.float32), 0
         for steps in adversary.steps:
             r, sums = ascend(
                 kind, target, parts, block, mask, r, best, steps - done, adversary.step_size
@@ -164,7 +164,7 @@ def shared(
     kind: Kind,
     target: Target,
     components: Components,
-    blocks: Callable[[], Iterable[tuple[Examples, jax.Array]]],
+    blocks: Callable[[], Iterable[tuple[Examples, np.ndarray]]],
     key: jax.Array,
     advance: Callable[[int], None],
 ) -> dict[int, list[Sums]]:
@@ -177,21 +177,24 @@ def shared(
       components: `{site: Factors}`.
       blocks: gives the blocks and their masks anew, one after another.
       key: PRNG key for the starts.
-      advance: is told how many passes through a block were made.
+      advance: called with the number of passes through a block that were made.
     """
     best: dict[int, _Path] = {}
-    most = max(1, *(int(jnp.sum(mask)) for _, mask in blocks()), 1)
+    most = max(1, *(int(mask.sum()) for _, mask in blocks()), 1)
     for start in range(adversary.starts):
-        r = jax.random.uniform(jax.random.fold_in(key, start), (num_components(components),))
+        first = jax.random.uniform(jax.random.fold_in(key, start), (num_components(components),))
+        r = np.asarray(first)
         strongest = _Path(-np.inf, [])
         for step in range(adversary.steps[-1] + 1):
-            gradient, sums = jnp.zeros_like(r), []
+            gradient, sums = np.zeros_like(r), []
             for block, mask in blocks():
-                one, here = _shared_gradient(
-                    kind, most, target, components, block.without_labels(), mask, r
+                one, here = jax.device_get(
+                    _shared_gradient(
+                        kind, most, target, components, block.without_labels(), mask, r
+                    )
                 )
-                gradient = gradient + one
-                sums.append(jax.device_get(here))
+                gradient += one
+                sums.append(here)
                 advance(1)
             total = float(sum(np.sum(s.error, dtype=np.float64) for s in sums))
             if total > strongest.total:
@@ -201,5 +204,5 @@ def shared(
                 and strongest.total > best.get(step, _Path(-np.inf, [])).total
             ):
                 best[step] = strongest
-            r = jnp.clip(r + adversary.step_size * jnp.sign(gradient), 0.0, 1.0)
+            r = np.clip(r + np.float32(adversary.step_size) * np.sign(gradient), 0.0, 1.0)
     return {steps: path.sums for steps, path in best.items()}

@@ -15,7 +15,7 @@ class Cost:
     """Passes of the evidence.
 
     Attributes:
-      examples, blocks, block_size: how many there are, and how they are divided.
+      examples, blocks, block_size: numbers of examples, of blocks, and of examples in a block.
       attributions: passes that score components.
       forwards: masked passes, and passes with other weights.
       gradients: steps of the adversary, of masks per row and of the shared mask.
@@ -63,12 +63,12 @@ def estimate(
     """Count the passes.
 
     Args:
-      examples, blocks, block_size: how many there are, and how they are divided.
+      examples, blocks, block_size: numbers of examples, of blocks, and of examples in a block.
       sites: number of sites, each replaced by its sum on its own.
       draws: random masks a line.
       labels: whether there are labels, for which the target's own pass is compared too.
-      adversary: of the decomposition; baselines meet its fewest steps.
-      baselines: how many.
+      adversary: attack on the decomposition; baselines get its smallest number of steps.
+      baselines: number of baselines.
       operations: floating-point operations of one masked pass through a block.
     """
     fixed = 7  # own, all, zero, two pooled, never needed, permuted

@@ -15,7 +15,7 @@ import numpy as np
 
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.parts import Parts, run
-from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.evaluation.evidence.rows import Array, Examples
 from apd_jax.sites import PyTree, Target
 
 Kind = Literal["kl", "mse"]
@@ -51,19 +51,24 @@ def kind_of(minimality_loss: Any) -> Kind:
 
 def compare(kind: Kind, outputs: PyTree, targets: PyTree, block: Examples) -> Sums:
     """Sums of the distance between outputs and the target's, and of the cross entropy."""
-    counts = block.counts
+    counts = jnp.asarray(block.counts)
     if kind == "kl":
-        error, unit = _total(counts, _divergence(outputs, targets), jnp.mean), counts
-        unit = unit.reshape(len(unit), -1).sum(axis=1)
+        error, unit = _total(counts, _divergence(outputs, targets), jnp.mean), _summed(counts)
     else:
+        zero = jnp.zeros(len(counts))
         pairs = list(zip(jax.tree.leaves(outputs), jax.tree.leaves(targets), strict=True))
-        error = sum(_total(counts, jnp.square(a - b), jnp.sum) for a, b in pairs)
-        unit = sum(_total(counts, jnp.square(b), jnp.sum) for _, b in pairs)
-    if block.labels is None:
+        error = sum((_total(counts, jnp.square(a - b), jnp.sum) for a, b in pairs), zero)
+        unit = sum((_total(counts, jnp.square(b), jnp.sum) for _, b in pairs), zero)
+    if block.labels is None or block.label_counts is None:
         return Sums(error, unit)
-    loss = _cross_entropy(jax.tree.leaves(outputs)[0], block.labels) * block.label_counts
-    flat = (a.reshape(len(a), -1).sum(axis=1) for a in (loss, block.label_counts))
-    return Sums(error, unit, *flat)
+    label_counts = jnp.asarray(block.label_counts)
+    loss = _cross_entropy(jax.tree.leaves(outputs)[0], block.labels) * label_counts
+    return Sums(error, unit, _summed(loss), _summed(label_counts))
+
+
+def _summed(values: jax.Array) -> jax.Array:
+    """Sum over all axes but the first: [B, ...] to [B]."""
+    return values.reshape(len(values), -1).sum(axis=1)
 
 
 def _total(counts: jax.Array, values: jax.Array, reduce: Any) -> jax.Array:
@@ -75,11 +80,11 @@ def _total(counts: jax.Array, values: jax.Array, reduce: Any) -> jax.Array:
         )
     rows = values.astype(jnp.float32).reshape(*counts.shape, -1)
     rows = jnp.where(counts > 0, reduce(rows, axis=-1), 0.0)
-    return rows.reshape(len(rows), -1).sum(axis=1)
+    return _summed(rows)
 
 
 def _log_probabilities(logits: jax.Array) -> jax.Array:
-    """Of [B, ..., K]; one logit stands for the two classes (no, yes) of a sigmoid."""
+    """Log probabilities of logits [B, ..., K]; one logit means the two classes of a sigmoid."""
     if logits.ndim == 1 or logits.shape[-1] == 1:
         logits = logits if logits.ndim == 1 else logits[..., 0]
         return jax.nn.log_sigmoid(jnp.stack([-logits, logits], axis=-1))
@@ -97,7 +102,7 @@ def _divergence(outputs: PyTree, targets: PyTree) -> jax.Array:
     return jnp.sum(jnp.exp(theirs) * difference, axis=-1)
 
 
-def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
     return -jnp.take_along_axis(_log_probabilities(logits), labels[..., None], axis=-1)[..., 0]
 
 

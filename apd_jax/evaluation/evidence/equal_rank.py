@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import Components, Factors
-from apd_jax.evaluation import baselines, seen
+from apd_jax.evaluation import baselines
 from apd_jax.evaluation.evidence import rows
 from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
@@ -35,18 +35,23 @@ class Baseline(NamedTuple):
     Attributes:
       parts: rank-one terms, each with its weight's column.
       terms: `{site: Factors}`, what attributions are taken of.
-      bundle: [Q] int32 the bundle of every term, None where terms stand alone.
-      objective: the rule, with the k of equal size.
+      bundle: [Q] the bundle of every term, None where terms stand alone.
+      objective: the rule of the decomposition, whose attributions are taken.
+      k: the active terms (or bundles) of a row, on average, at equal size.
     """
 
     parts: Parts
     terms: Components
-    bundle: jax.Array | None
+    bundle: np.ndarray | None
     objective: Objective
+    k: float
 
-    def choose(self, target: Target, block: Examples) -> jax.Array:
-        """The active terms (or bundles) of a block, bool [B, (T), Q or C]."""
-        return _choose(self.objective, target, self.terms, self.parts, self.bundle, block)
+    def choose(self, target: Target, block: Examples) -> np.ndarray:
+        """The active terms (or bundles) of a block, bool [B, (T), Q]."""
+        scores = np.asarray(term_scores(self.objective, target, self.terms, block.x))
+        if self.bundle is not None:
+            scores = _of_bundles(scores, self.bundle)
+        return rows.largest(scores, self.k, block)
 
 
 def make(
@@ -74,16 +79,20 @@ def make(
     total = sum(factors.num_components for factors in terms.values())
     if max(total * block.counts.size, sum(f.size for f in jax.tree.leaves(terms))) > _MOST_NUMBERS:
         return None
-    num_rows = block.counts.size if objective.per_position else len(block.counts)
+    num_rows = _num_rows(objective, block)
     if name != "bundled":
         k = float(np.clip(active_rank, 1.0 / num_rows, total))
-        return Baseline(Parts(terms, owner), terms, None, seen.with_k(objective, k))
+        return Baseline(Parts(terms, owner), terms, None, objective, k)
     scores = np.asarray(term_scores(objective, target, terms, block.x))
     valid = np.asarray(rows.rows_that_count(block.counts, scores.shape[:-1]))
-    bundle = jnp.asarray(bundles(scores[valid][:_ROWS], min(count, total)), jnp.int32)
-    owner = {site: bundle[places] for site, places in owner.items()}
+    bundle = bundles(scores[valid][:_ROWS], min(count, total))
+    owner = {site: jnp.asarray(bundle[np.asarray(places)]) for site, places in owner.items()}
     k = float(np.clip(active, 1.0 / num_rows, int(bundle.max()) + 1))
-    return Baseline(Parts(terms, owner), terms, bundle, seen.with_k(objective, k))
+    return Baseline(Parts(terms, owner), terms, bundle, objective, k)
+
+
+def _num_rows(objective: Objective, block: Examples) -> int:
+    return block.counts.size if objective.per_position else len(block.counts)
 
 
 def _terms(kind: str, target: Target) -> tuple[Components, dict[str, jax.Array]]:
@@ -92,7 +101,7 @@ def _terms(kind: str, target: Target) -> tuple[Components, dict[str, jax.Array]]
     for site, weight in target.weights.items():
         sides = baselines.site_terms(np.asarray(weight, np.float32), baselines.BASELINES[kind])
         terms[site] = Factors(*(jnp.asarray(side, jnp.float32) for side in sides))
-        numbers[site] = jnp.arange(start, start + len(sides[0]))
+        numbers[site] = jnp.asarray(np.arange(start, start + len(sides[0]), dtype=np.int32))
         start += len(sides[0])
     return terms, numbers
 
@@ -113,15 +122,16 @@ def term_scores(objective: Objective, target: Target, terms: Components, x) -> j
     return jnp.concatenate(found, axis=-1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _choose(objective, target, terms, parts, bundle, block):
-    scores = term_scores(objective, target, terms, block.x)
-    if bundle is not None:
-        squares = jax.ops.segment_sum(
-            jnp.moveaxis(jnp.square(scores), -1, 0), bundle, scores.shape[-1]
-        )
-        scores = jnp.sqrt(jnp.moveaxis(squares, 0, -1))
-    return rows.select(objective, scores, block)
+def _of_bundles(scores: np.ndarray, bundle: np.ndarray) -> np.ndarray:
+    """Attributions of bundles from those of their terms, [B, (T), Q], zeros after the last.
+
+    The width stays that of the terms, so that both run in the same compiled programs.
+    """
+    order = np.argsort(bundle, kind="stable")
+    starts = np.searchsorted(bundle[order], np.arange(bundle.max() + 1))
+    squares = np.add.reduceat(np.square(scores[..., order]), starts, axis=-1)
+    widths = [(0, 0)] * (scores.ndim - 1) + [(0, scores.shape[-1] - len(starts))]
+    return np.pad(np.sqrt(squares), widths)
 
 
 def bundles(scores: np.ndarray, count: int) -> np.ndarray:

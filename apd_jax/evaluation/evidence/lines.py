@@ -16,7 +16,7 @@ from apd_jax import randomness, validity
 from apd_jax.components import num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.errors import UserError
-from apd_jax.evaluation import ranks
+from apd_jax.evaluation import ranks, seen
 from apd_jax.evaluation.evidence import adversary as worst
 from apd_jax.evaluation.evidence import cost, distance, equal_rank, rows
 from apd_jax.evaluation.evidence.adversary import Adversary
@@ -89,7 +89,7 @@ def _cost(run: Run, baselines: int) -> cost.Cost:
     blocks = list(_sizes(run))
     block = next(run.blocks())
     shape = jax.eval_shape(
-        lambda *a: rows.choose(run.objective, *a), run.target, run.parts.terms, block
+        lambda *a: seen.score(run.objective, *a), run.target, run.parts.terms, block.x
     ).shape
     mask = jax.ShapeDtypeStruct(shape, jnp.float32)
     lowered = distance.of_mask.lower(run.kind, run.target, run.parts, block, mask)
@@ -117,11 +117,11 @@ def _measure(
 ) -> Evidence:
     size = Size(run.target, run.parts.terms)
     for block in run.blocks():
-        mask = np.asarray(rows.choose(run.objective, run.target, run.parts.terms, block))
+        mask = rows.choose(run.objective, run.target, run.parts.terms, block)
         run.masks.append(rows.packed(mask))
         size.add(run.tally, mask, block)
         run.advance(1)
-    notes += _all_masks(run, jnp.asarray(size.active > 0))
+    notes += _all_masks(run, size.active > 0)
     _shared(run)
     sites = _sites(run, size)
     numbers = size.numbers(run.tally) | _distances(run) | _cross_entropies(run)
@@ -146,7 +146,7 @@ def _measure(
     )
 
 
-def _all_masks(run: Run, used: jax.Array) -> list[str]:
+def _all_masks(run: Run, used: np.ndarray) -> list[str]:
     """Lines that are measured block by block; sentences on what is different about them."""
     fewest = POOLED[-1]
     for number, (block, mask) in enumerate(run.masked_blocks()):
@@ -162,12 +162,12 @@ def _all_masks(run: Run, used: jax.Array) -> list[str]:
     ]
 
 
-def _masks(run: Run, block: Examples, mask: jax.Array, used: jax.Array, key: jax.Array) -> None:
+def _masks(run: Run, block: Examples, mask: np.ndarray, used: np.ndarray, key: jax.Array) -> None:
     """Lines of one mask each, and of random ones."""
     parts = run.parts
     run.measure("own", block, mask, parts)
-    run.measure("all", block, jnp.ones(mask.shape), parts)
-    run.measure("zero", block, jnp.zeros(mask.shape), parts)
+    run.measure("all", block, np.ones(mask.shape), parts)
+    run.measure("zero", block, np.zeros(mask.shape), parts)
     plain = block.without_labels()
     run.random("random", block, mask, jax.random.fold_in(key, 0), parts, jax.random.uniform)
     run.random("random_half", block, mask, jax.random.fold_in(key, 1), parts, halves)
@@ -175,7 +175,7 @@ def _masks(run: Run, block: Examples, mask: jax.Array, used: jax.Array, key: jax
         pooled = rows.pool(mask, plain, count)
         groups = pooled.group if mask.ndim == 2 else None  # else groups lie within examples, mostly
         run.measure(f"pooled_{count}", pooled.block, pooled.mask, parts, groups)
-    run.measure("never_needed", plain, jnp.broadcast_to(used, mask.shape), parts)
+    run.measure("never_needed", plain, np.broadcast_to(used, mask.shape), parts)
     other = rows.permuted(mask, block.counts, jax.random.fold_in(key, 2))
     run.measure("permuted", plain, other, parts)
     if block.labels is not None:
@@ -189,7 +189,7 @@ def _adversary(
     name: str,
     parts: Parts,
     block: Examples,
-    mask: jax.Array,
+    mask: np.ndarray,
     key: jax.Array,
     adversary: Adversary,
 ) -> None:

@@ -15,6 +15,9 @@ from apd_jax.components import Components, Factors
 from apd_jax.masked import forward
 from apd_jax.sites import PyTree, SiteCall, Target
 
+# Of a pass: with fewer, the pass takes milliseconds, and compiling it by active pairs seconds.
+_FEW_PRODUCTS = 100_000_000
+
 
 class Parts(NamedTuple):
     """Terms of every site, and which weight each of them has.
@@ -42,10 +45,10 @@ class Parts(NamedTuple):
 
 
 def run(target: Target, parts: Parts, x: PyTree, mask: jax.Array) -> PyTree:
-    """Outputs with the parts scaled by a mask [B, C] or [B, T, C]."""
+    """Outputs with the parts scaled by a mask [B, C] or [B, T, C], T of one axis or several."""
 
     def some(inputs, rows):
-        return sites.run(target, inputs, parts.operation(rows), positions=mask.ndim == 3)[0]
+        return sites.run(target, inputs, parts.operation(rows), positions=mask.ndim > 2)[0]
 
     return sites.over_examples(some, target, x, mask)
 
@@ -68,15 +71,21 @@ def run_shared(
     """
     base = target.with_weights({s: _scaled(f, r).sum() for s, f in components.items()})
     rest = {site: _scaled(factors, 1 - r) for site, factors in components.items()}
-    lead, positions = mask.shape[:-1], mask.ndim == 3
-    grouped = forward.choose_masked_route(most, mask[..., 0].size, mask.shape[-1]) == "grouped"
-    if grouped and sites.batched(target, x):
+    lead, positions = mask.shape[:-1], mask.ndim > 2
+    if _by_pairs(components, mask, most) and sites.batched(target, x):
         return _with_added(base, x, _active_pairs(rest, mask, most, lead), positions)
 
     def some(inputs, rows):
         return _with_added(base, inputs, forward.masked(rest, rows), positions)
 
     return sites.over_examples(some, target, x, mask)
+
+
+def _by_pairs(components: Components, mask: jax.Array, most: int) -> bool:
+    """Whether computing the active pairs alone saves more time than its compilation takes."""
+    products = sum(f.reads.size + f.writes.size for f in components.values()) * mask[..., 0].size
+    route = forward.choose_masked_route(most, mask[..., 0].size, mask.shape[-1])
+    return products > _FEW_PRODUCTS and route == "grouped"
 
 
 def _with_added(target: Target, x: PyTree, added: sites.Operation, positions: bool) -> PyTree:

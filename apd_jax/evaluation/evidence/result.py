@@ -54,11 +54,11 @@ class SiteLine(NamedTuple):
     """One site.
 
     Attributes:
-      name: of the site.
+      name: name of the site.
       missing: `‖θ* − ΣP‖² / ‖θ*‖²`.
       replaced: distance with this site alone replaced by the components' sum.
-      active_rank: of the active components there.
-      network_rank: of the target's matrix.
+      active_rank: rank of the active components there.
+      network_rank: rank of the target's matrix.
     """
 
     name: str
@@ -87,13 +87,13 @@ class Evidence:
       numbers: `{line: Number}`; `evidence["own"]` is the value of one.
       sites: a `SiteLine` for every site.
       distance: `"kl"` (nats), or `"mse"` over that of a zero output.
-      num_examples, num_rows: how many were looked at, and how many rows of them count.
+      num_examples, num_rows: number of examples, and of those of their rows that count.
       num_components: C.
       network_rank: rank of the target's decomposed matrices.
       active_share: [C] share of the rows that a component is active on.
-      adversary: how the worst masks were searched for.
+      adversary: settings of the search for the worst masks.
       draws: random masks a line.
-      limits: of the verdicts.
+      limits: limits of the verdicts.
       notes: sentences on what is missing or different.
       cost: passes that it took.
     """

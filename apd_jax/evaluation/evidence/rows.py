@@ -1,7 +1,8 @@
 """Examples in blocks of one shape, the masks chosen on their rows, and masks made of these.
 
 A row is what has a mask of its own: an example, or a position of one.
-Letters: N examples, B examples of a block, T positions, R rows of a block, C components.
+Letters: N examples, B examples of a block, T positions (one axis or several), R rows of a block,
+C components.
 """
 
 import functools
@@ -15,10 +16,12 @@ import numpy as np
 from apd_jax import sites
 from apd_jax.components import Components
 from apd_jax.errors import UserError
+from apd_jax.evaluation import seen
 from apd_jax.objective import selection
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 
+Array = np.ndarray | jax.Array
 NEXT_TOKENS = "next_tokens"
 
 
@@ -27,15 +30,15 @@ class Examples(NamedTuple):
 
     Attributes:
       x: [B, ...] inputs.
-      counts: [B] or [B, T] float32, 1 for what counts and 0 for the rest.
+      counts: [B] or [B, T] float32, 1 for what counts and 0 for the rest, on the host.
       labels: [B] or [B, T] int32 classes, or None.
       label_counts: 1 where a label counts, of the shape of `labels`, or None.
     """
 
     x: PyTree
-    counts: np.ndarray | jax.Array
-    labels: np.ndarray | jax.Array | None = None
-    label_counts: np.ndarray | jax.Array | None = None
+    counts: np.ndarray
+    labels: np.ndarray | None = None
+    label_counts: np.ndarray | None = None
 
     def without_labels(self) -> "Examples":
         """The same without labels."""
@@ -61,8 +64,9 @@ def examples(
       UserError: no example, none that counts, labels or `valid` of another shape.
     """
     count = sites.batch_size(x)
-    length = sites.num_positions(target, x) if per_position else None
-    counts = _counts(valid(x) if callable(valid) else valid, count, length, target, x)
+    lead = (count, *(sites.position_shape(target, x) if per_position else ()))
+    counts = _counts(valid(x) if callable(valid) else valid, lead, target, x)
+    x = jax.tree.map(np.asarray, x)
     if labels is None:
         return Examples(x, counts), False
     if isinstance(labels, str):
@@ -77,29 +81,31 @@ def examples(
             f"labels have shape {labels.shape}; expected one class for each set of logits, "
             f"{logits}, of one array of outputs"
         )
-    weights = counts if labels.ndim >= counts.ndim else counts.any(axis=1)
+    weights = counts
+    if labels.ndim < counts.ndim:
+        weights = counts.any(axis=tuple(range(labels.ndim, counts.ndim)))
     weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim))
     weights = np.broadcast_to(weights, labels.shape).astype(np.float32)
     return Examples(x, counts, labels.astype(np.int32), weights), False
 
 
-def _counts(valid, count: int, length: int | None, target: Target, x: PyTree) -> np.ndarray:
+def _counts(valid: Any, lead: tuple[int, ...], target: Target, x: PyTree) -> np.ndarray:
     if valid is None:
-        return np.ones((count,) if length is None else (count, length), np.float32)
+        return np.ones(lead, np.float32)
     valid = np.asarray(valid)
-    if valid.ndim == 2:
-        length = sites.num_positions(target, x)
-    expected = [(count,), (count, length)]
+    expected = [lead[:1]]
+    if valid.ndim > 1:
+        expected.append((*lead[:1], *sites.position_shape(target, x)))
     if valid.dtype.kind not in "biu" or valid.shape not in expected:
         raise UserError(
-            f"valid must be true or false for every example, [{count}], or for every position of "
+            f"valid must be true or false for every example, [{lead[0]}], or for every position of "
             f"outputs [N, T, O]; got {valid.dtype} of shape {valid.shape}"
         )
     counts = valid.astype(bool).astype(np.float32)
     if not counts.any():
         raise UserError("valid leaves no row that counts: evidence needs at least one")
-    if counts.ndim == 1 and length is not None:
-        counts = np.repeat(counts[:, None], length, axis=1)
+    if counts.ndim < len(lead):
+        counts = np.broadcast_to(counts.reshape(-1, *(1,) * (len(lead) - 1)), lead).copy()
     return counts
 
 
@@ -132,70 +138,77 @@ def blocks(all_examples: Examples, size: int) -> Iterator[Examples]:
     longest = max(map(len, parts))
     for rows in parts:
         padded = np.concatenate([rows, np.repeat(rows[:1], longest - len(rows))])
-        block = jax.tree.map(lambda leaf, r=padded: jnp.asarray(leaf)[r], all_examples)
-        here = jnp.arange(longest) < len(rows)
+        block = jax.tree.map(lambda leaf, r=padded: leaf[r], all_examples)
+        here = np.arange(longest) < len(rows)
         yield block._replace(
+            x=jax.tree.map(jnp.asarray, block.x),
             counts=_times(block.counts, here),
             label_counts=None if block.label_counts is None else _times(block.label_counts, here),
         )
 
 
-def _times(counts: jax.Array, rows: jax.Array) -> jax.Array:
+def _times(counts: Any, rows: np.ndarray) -> Any:
     """Counts [B, ...] times rows [B] or [B, T]."""
     rows = rows.astype(counts.dtype)
     return counts * rows.reshape(rows.shape + (1,) * (counts.ndim - rows.ndim))
 
 
-def rows_that_count(counts: jax.Array, lead: tuple[int, ...]) -> jax.Array:
+def rows_that_count(counts: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
     """Bool of shape `lead`, (B,) or (B, T): rows with anything that counts."""
-    here = counts > 0
+    here = np.asarray(counts) > 0
     if here.ndim > len(lead):
         return here.any(axis=tuple(range(len(lead), here.ndim)))
-    return jnp.broadcast_to(here.reshape(here.shape + (1,) * (len(lead) - here.ndim)), lead)
+    return np.broadcast_to(here.reshape(here.shape + (1,) * (len(lead) - here.ndim)), lead)
+
+
+def choose(
+    objective: Objective, target: Target, components: Components, block: Examples
+) -> np.ndarray:
+    """The active components of a block, bool [B, (T), C], none where a row does not count."""
+    scores = seen.score(objective, target, components, block.x)
+    return select(objective, np.asarray(scores), block)
+
+
+def select(objective: Objective, scores: np.ndarray, block: Examples) -> np.ndarray:
+    """Apply the selection rule to the rows that count: k is per row that counts."""
+    valid = rows_that_count(block.counts, scores.shape[:-1])
+    if objective.selection == "batch" and objective.topk is not None:
+        counted = scores[..., :-1] if objective.distil else scores
+        # Refuses a k that fits no block.
+        selection.num_active(objective.topk, valid.size, counted.shape[-1])
+        mask = largest(counted, objective.topk, block)
+        if not objective.distil:
+            return mask
+        return np.concatenate([mask, valid[..., None]], axis=-1)
+    x = block.x
+    if objective.selection == "exact":  # counts inputs, those of rows that count
+        x, scores = _times(x, valid), np.where(valid[..., None], scores, -np.inf)
+    return np.asarray(_selected(objective, scores, x)) & valid[..., None]
+
+
+def _any_beyond(array: Any, axes: int) -> Any:
+    """Whether anything is true along the axes after the first ones."""
+    return array.any(axis=tuple(range(axes, array.ndim)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def choose(
-    objective: Objective, target: Target, components: Components, block: Examples
-) -> jax.Array:
-    """The active components of a block, bool [B, (T), C], none where a row does not count."""
-    scores = objective.attribute(target, components, block.x).scores
-    return select(objective, scores, block)
+def _selected(objective: Objective, scores: jax.Array, x: PyTree) -> jax.Array:
+    return objective.select(scores, x).mask
 
 
-def select(objective: Objective, scores: jax.Array, block: Examples) -> jax.Array:
-    """Apply the selection rule to the rows that count: k is per row that counts."""
+def largest(scores: np.ndarray, k: float, block: Examples) -> np.ndarray:
+    """Select the `floor(k·n)` largest scores, at least one, of the n rows that count.
+
+    On the host: XLA takes seconds to compile a sort for CPUs, once for every shape. Of equal scores
+    those of lower index are taken, and none that is not finite.
+    """
     valid = rows_that_count(block.counts, scores.shape[:-1])
-    table, rows = scores.reshape(-1, scores.shape[-1]), valid.reshape(-1)
-    if objective.selection == "batch" and objective.topk is not None:
-        counted = table[:, :-1] if objective.distil else table
-        mask = _largest(counted, objective.topk, rows)
-        if objective.distil:
-            mask = jnp.concatenate([mask, jnp.ones((len(mask), 1), bool)], axis=1)
-    else:
-        x = block.x
-        if objective.selection == "exact":  # counts inputs, those of rows that count
-            x, table = _times(x, valid), jnp.where(rows[:, None], table, -jnp.inf)
-        mask = objective.select(table.reshape(scores.shape), x).mask.reshape(table.shape)
-    return (mask & rows[:, None]).reshape(scores.shape)
-
-
-def _largest(scores: jax.Array, k: float, valid: jax.Array) -> jax.Array:
-    """The `floor(k·n)` largest entries of the n valid rows, at least one; lower index at ties."""
-    total, width = scores.shape
-    selection.num_active(k, total, width)  # refuses a k that fits no block
-    counts = np.maximum(np.floor(k * np.arange(total + 1)), 1).astype(np.int32)
-    flat = jnp.where(jnp.isnan(scores) | ~valid[:, None], -jnp.inf, scores).reshape(-1)
-    order = jnp.argsort(-jnp.where(flat == 0, 0.0, flat), stable=True)
-    chosen = jnp.arange(flat.size) < jnp.asarray(counts)[jnp.sum(valid)]
-    return jnp.zeros(flat.shape, bool).at[order].set(chosen).reshape(scores.shape)
-
-
-@jax.jit
-def partial(mask: jax.Array, r: jax.Array) -> jax.Array:
-    """`s + (1 − s) r`: active components whole, the others scaled by r."""
-    s = mask.astype(jnp.float32)
-    return s + (1 - s) * r
+    usable = np.isfinite(scores) & valid[..., None]
+    flat = np.where(usable, scores, -np.inf).ravel()
+    count = max(int(np.floor(k * valid.sum())), 1)
+    mask = np.zeros(flat.shape, bool)
+    mask[np.argsort(-flat, kind="stable")[:count]] = True
+    return mask.reshape(scores.shape) & usable
 
 
 class Pooled(NamedTuple):
@@ -204,51 +217,47 @@ class Pooled(NamedTuple):
     Attributes:
       mask: [B, (T), C] bool, for every row the union of the masks of its group.
       block: the block, in which rows of no complete group don't count.
-      group: [B, (T)] int32, number of the row's group.
+      group: [B, (T)] int, number of the row's group.
     """
 
-    mask: jax.Array
+    mask: np.ndarray
     block: Examples
-    group: jax.Array
+    group: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def pool(mask: jax.Array, block: Examples, size: int) -> Pooled:
+def pool(mask: np.ndarray, block: Examples, size: int) -> Pooled:
     """Give every row the union of the masks of its group.
 
     Groups are runs of `size` rows that count, in order; the rows left over, fewer than `size`, are
     left out. A block with fewer rows than that is one group.
     """
-    lead = mask.shape[:-1]
-    valid = rows_that_count(block.counts, lead).reshape(-1)
-    table = mask.reshape(-1, mask.shape[-1])
-    total = jnp.sum(valid)
-    width = jnp.maximum(jnp.minimum(size, total), 1)
-    group = (jnp.cumsum(valid) - 1) // width
-    kept = valid & (group < total // width)
-    group = jnp.where(kept, group, len(table))  # a last group of all that is left out
-    union = jax.ops.segment_max(table.astype(jnp.int8), group, len(table) + 1) > 0
-    pooled = (union[group] & kept[:, None]).reshape(mask.shape)
-    rows = kept.reshape(lead)
-    counts = block.counts
-    rows = rows if rows.ndim <= counts.ndim else rows.any(axis=1)
-    return Pooled(pooled, block._replace(counts=_times(counts, rows)), group.reshape(lead))
+    lead, table = mask.shape[:-1], mask.reshape(-1, mask.shape[-1])
+    places = np.flatnonzero(rows_that_count(block.counts, lead))
+    width = max(min(size, len(places)), 1)
+    number = len(places) // width
+    places = places[: number * width]
+    union = table[places].reshape(number, width, table.shape[1]).any(axis=1)
+    pooled, group = np.zeros_like(table), np.full(len(table), number)  # one more for what is left
+    pooled[places] = np.repeat(union, width, axis=0)
+    group[places] = np.arange(len(places)) // width
+    rows, counts = (group < number).reshape(lead), block.counts
+    if rows.ndim > counts.ndim:
+        rows = rows.any(axis=tuple(range(counts.ndim, rows.ndim)))
+    block = block._replace(counts=_times(counts, rows))
+    return Pooled(pooled.reshape(mask.shape), block, group.reshape(lead))
 
 
-@jax.jit
-def permuted(mask: jax.Array, counts: jax.Array, key: jax.Array) -> jax.Array:
+def permuted(mask: np.ndarray, counts: np.ndarray, key: jax.Array) -> np.ndarray:
     """Give every row that counts the mask of another: one cycle through all of them at random."""
-    lead = mask.shape[:-1]
-    valid = rows_that_count(counts, lead).reshape(-1)
     table = mask.reshape(-1, mask.shape[-1])
-    order = jnp.argsort(jnp.where(valid, jax.random.uniform(key, valid.shape), 2.0))
-    place = jnp.arange(len(order))
-    following = jnp.where(place + 1 < jnp.sum(valid), place + 1, 0)
-    source = jnp.zeros_like(order).at[order].set(order[following])
-    return (table[source] & valid[:, None]).reshape(mask.shape)
+    places = np.flatnonzero(rows_that_count(counts, mask.shape[:-1]))
+    order = np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(places)
+    moved = np.zeros_like(table)
+    moved[order] = table[np.roll(order, -1)]
+    return moved.reshape(mask.shape)
 
 
-def packed(mask: jax.Array) -> np.ndarray:
+def packed(mask: Array) -> np.ndarray:
     """A mask on the host, eight entries a byte."""
     return np.packbits(np.asarray(mask), axis=-1)
 

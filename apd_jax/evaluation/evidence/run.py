@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import num_components
@@ -19,6 +18,7 @@ from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.evaluation.evidence.tally import Tally
 from apd_jax.objective.objective import Objective
+from apd_jax.objective.partial import scaled
 from apd_jax.runtime.progress import Progress
 from apd_jax.sites import Target
 
@@ -34,7 +34,7 @@ class Run:
       kind: the distance.
       examples: all of them.
       block_size: B, about.
-      adversary: how the worst masks are searched for.
+      adversary: settings of the search for the worst masks.
       draws: random masks a line.
       key: PRNG key for all that is drawn.
       progress: shows how many passes are done, if given.
@@ -61,11 +61,11 @@ class Run:
         """Blocks of the examples, all of one shape."""
         return rows.blocks(self.examples, self.block_size)
 
-    def masked_blocks(self) -> Iterator[tuple[Examples, jax.Array]]:
+    def masked_blocks(self) -> Iterator[tuple[Examples, np.ndarray]]:
         """Blocks with the masks that were chosen."""
         count = num_components(self.parts.terms)
         for block, mask in zip(self.blocks(), self.masks, strict=True):
-            yield block, jnp.asarray(rows.unpacked(mask, count))
+            yield block, rows.unpacked(mask, count)
 
     def advance(self, passes: int) -> None:
         """Count passes through a block."""
@@ -78,27 +78,28 @@ class Run:
         self.advance(cost.GRADIENT * steps)
 
     def measure(
-        self, name: str, block: Examples, mask: jax.Array, parts: Parts, groups: Any = None
+        self, name: str, block: Examples, mask: np.ndarray, parts: Parts, groups: Any = None
     ) -> None:
         """Add a block's distance under a mask to a line."""
-        mask = jnp.asarray(mask, jnp.float32)
+        mask = np.asarray(mask, np.float32)
         self.tally.add(name, distance.of_mask(self.kind, self.target, parts, block, mask), groups)
         self.advance(1)
 
     def random(
-        self, name: str, block: Examples, mask: jax.Array, key: jax.Array, parts: Parts, draw: Any
+        self, name: str, block: Examples, mask: np.ndarray, key: jax.Array, parts: Parts, draw: Any
     ) -> None:
         """Add the mean over random masks to a line."""
         block, found = block.without_labels(), []
         for number in range(self.draws):
             r = draw(jax.random.fold_in(key, number), mask.shape)
-            weights = rows.partial(mask, r)
-            found.append(distance.of_mask(self.kind, self.target, parts, block, weights))
+            weights = scaled(mask, r)
+            sums = distance.of_mask(self.kind, self.target, parts, block, weights)
+            found.append(jax.device_get(sums))
             self.advance(1)
         mean = sum(sums.error for sums in found) / self.draws
         self.tally.add(name, found[0]._replace(error=mean))
 
 
-def halves(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def halves(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
     """Each component on or off."""
-    return jax.random.bernoulli(key, 0.5, shape).astype(jnp.float32)
+    return (np.asarray(jax.random.uniform(key, shape)) < 0.5).astype(np.float32)

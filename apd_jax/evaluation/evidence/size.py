@@ -29,7 +29,7 @@ class Size:
     def __init__(self, target: Target, components: Components) -> None:
         values = ranks.singular_values(components)
         own = ranks.target_singular_values(target)
-        limits = {site: ranks.SHARE * v.max() for site, v in own.items()}
+        limits = ranks.limits(own)
         self.site_ranks = {s: np.sum(values[s] > limits[s], axis=1) for s in own}
         self.network_ranks = {s: int(np.sum(own[s] > limits[s])) for s in own}
         shapes = {s: site.shape for s, site in target.sites.items()}

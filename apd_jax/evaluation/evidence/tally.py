@@ -24,18 +24,18 @@ class Tally:
 
         Args:
           name: the line.
-          sums: of the block.
+          sums: sums of the block.
           groups: [B] numbers of groups whose examples are not independent; each example alone if
             None.
         """
-        sums = jax.device_get(sums)
-        self.put(name, sums.error, sums.unit)
+        error, unit, cross_entropy, labels = jax.device_get(sums)
+        self.put(name, error, unit)
         if groups is not None:
             found = self._groups[name]
             start = 1 + found[-1].max() if found else 0
             found.append(np.asarray(groups) + start)
-        if sums.cross_entropy is not None:
-            self.put(f"ce_{name}", sums.cross_entropy, sums.labels)
+        if cross_entropy is not None:
+            self.put(f"ce_{name}", cross_entropy, labels)
 
     def put(self, name: str, error: np.ndarray, unit: np.ndarray) -> None:
         """Add numerators and denominators of a line."""

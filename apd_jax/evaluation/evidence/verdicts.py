@@ -19,15 +19,15 @@ class Limits:
     """The largest values with which a verdict passes.
 
     Attributes:
-      own, all, random, adversarial, pooled, never_needed: of the distance, as a share of that with
-        no component. Random: the larger of partial masks and halves. Adversarial: per row, at the
-        fewest steps. Pooled: the larger of the group sizes.
-      permuted: of the own mask's distance over that with the mask of another row.
-      size: of the active rank, as a share of the network's.
-      always_on: of the number of components that are active on more than 95 % of the rows.
-      faithfulness: of the squared weights that are missing at the worst site, as a share.
-      replaced: of the distance with one site alone replaced by its sum, at the worst site.
-      equal_size: of the own mask's distance over that of the best baseline of equal size.
+      own, all, random, adversarial, pooled, never_needed: limits of the distance, as a share of
+        that with no component. Random: the larger of partial masks and halves. Adversarial: per
+        row, at the fewest steps. Pooled: the larger of the group sizes.
+      permuted: limit of the own mask's distance over that with the mask of another row.
+      size: limit of the active rank, as a share of the network's.
+      always_on: limit of the number of components active on more than 95 % of the rows.
+      faithfulness: limit of the share of squared weights that is missing at the worst site.
+      replaced: limit of the distance with one site alone replaced by its sum, at the worst site.
+      equal_size: limit of the own mask's distance over that of the best baseline of equal size.
     """
 
     own: float = 0.1
@@ -53,9 +53,9 @@ class Verdict(NamedTuple):
     """A line against its limit.
 
     Attributes:
-      name: of the line.
+      name: name of the line.
       passed: whether the value is at most the limit.
-      value: what was found.
+      value: measured value.
       limit: the largest value that passes.
       unit: what the value is a share of, or counts.
       meaning: one sentence on what the line shows.
@@ -137,7 +137,7 @@ _RULES = (
         "pooled rows",
         "pooled",
         _OF_ZERO,
-        "A row's explanation must hold beside those of other rows.",
+        "A row's explanation must hold together with those of other rows.",
         _share("pooled_8", "pooled_64"),
     ),
     _Rule(

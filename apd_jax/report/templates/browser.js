@@ -161,7 +161,7 @@ function select(kind, index) {
   map.children[index].setAttribute("aria-pressed", "true");
 }
 
-// Weights and singular values of a component at one site, beside the target's weights.
+// Weights and singular values of a component at one site, next to the target's weights.
 function showSite(block, site, component, total, siteCount) {
   const matrix = site.matrix(component);
   const values = site.singularValues(component);
@@ -205,8 +205,8 @@ function siteText(site, component, layout, total, siteCount) {
 }
 
 function axisText(site, layout) {
-  const across = layout.turned ? site.rows : site.columns;
-  const down = layout.turned ? site.columns : site.rows;
+  const across = layout.transposed ? site.rows : site.columns;
+  const down = layout.transposed ? site.columns : site.rows;
   return `across: ${layout.across} ${across}s, down: ${layout.down} ${down}s`;
 }
 

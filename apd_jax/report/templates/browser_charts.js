@@ -86,24 +86,24 @@ function pointAtBars(svg, { step }, count, readout, { describe, pick, axis }) {
 
 // Heatmaps: the longer side runs across; where a matrix has more entries than pixels, a cell is its largest entry.
 function heatmapLayout(site, available) {
-  const turned = site.height > site.width && site.height > 8;
-  const across = turned ? site.height : site.width;
-  const down = turned ? site.width : site.height;
+  const transposed = site.height > site.width && site.height > 8;
+  const across = transposed ? site.height : site.width;
+  const down = transposed ? site.width : site.height;
   const groupAcross = Math.ceil(across / Math.floor(available / 2));
   const groupDown = Math.ceil(down / 80);
   const columns = Math.ceil(across / groupAcross);
   const rows = Math.ceil(down / groupDown);
   const cell = Math.max(2, Math.min(26, Math.floor(available / columns)));
   const cellHeight = Math.max(cell, Math.min(14, Math.floor(120 / rows)));
-  return { turned, across, down, groupAcross, groupDown, columns, rows, cell, cellHeight };
+  return { transposed, across, down, groupAcross, groupDown, columns, rows, cell, cellHeight };
 }
 
 function largestEntry(matrix, site, layout, column, row) {
-  const { turned, groupAcross, groupDown } = layout;
+  const { transposed, groupAcross, groupDown } = layout;
   let best = -1;
   for (let a = column * groupAcross; a < Math.min(layout.across, (column + 1) * groupAcross); a++) {
     for (let d = row * groupDown; d < Math.min(layout.down, (row + 1) * groupDown); d++) {
-      const at = turned ? a * site.width + d : d * site.width + a;
+      const at = transposed ? a * site.width + d : d * site.width + a;
       if (best < 0 || Math.abs(matrix[at]) > Math.abs(matrix[best])) best = at;
     }
   }
@@ -137,7 +137,7 @@ function drawHeatmap(canvas, matrix, site, layout, peak) {
   context.putImageData(image, 0, 0);
 }
 
-// Index labels beside a heatmap whose cells are large enough to carry them.
+// Index labels next to a heatmap whose cells are large enough for them.
 function labelHeatmap(canvas, layout) {
   if (layout.groupAcross > 1 || layout.groupDown > 1 || layout.cellHeight < 13) return canvas;
   const numbers = (count) => Array.from({ length: count }, (_, i) => element("span", {}, String(i)));

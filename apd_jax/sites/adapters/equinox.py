@@ -23,6 +23,7 @@ class EquinoxApply:
     fixed: Fixed
 
     def __call__(self, params: PyTree, x: PyTree) -> PyTree:
+        """The model's outputs [B, ...] for inputs [B, ...]."""
         return jax.vmap(equinox.combine(params, self.fixed.value))(x)
 
     @property

@@ -1,4 +1,4 @@
-"""What the functions of all adapters have in common: a fixed part beside the parameters."""
+"""The fixed part of the functions of all adapters: what they need besides the parameters."""
 
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ PyTree = Any
 
 
 class Fixed:
-    """What a network needs besides its parameters; equal only to itself, so that jit reuses it."""
+    """Fixed inputs of a network; equal only to themselves, so that jit reuses its programs."""
 
     def __init__(self, value: Any):
         self.value = value
@@ -56,7 +56,7 @@ def saved_keywords(saved: dict[str, Any], constructor: str) -> dict[str, Any]:
 
 
 def refuse_unsaved(what: str, value: Any, constructor: str) -> None:
-    """Raise UserError where `value` stands for something that is code and was not saved."""
+    """Raise UserError where `value` marks something that is code and was not saved."""
     if isinstance(value, dict) and "not saved" in value:
         raise UserError(
             f"{what} was a {value['not saved']}, which is not saved: load with {constructor}"

@@ -23,6 +23,7 @@ class LinenApply:
     fixed: Fixed | None
 
     def __call__(self, params: PyTree, x: PyTree) -> PyTree:
+        """The module's outputs for inputs x."""
         collections, keywords = self._parts
         variables = {"params": params, **collections}
         module = self.module.value if isinstance(self.module, Fixed) else self.module

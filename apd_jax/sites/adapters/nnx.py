@@ -23,6 +23,7 @@ class NnxApply:
     fixed: Fixed
 
     def __call__(self, params: PyTree, x: PyTree) -> PyTree:
+        """The model's outputs for inputs x."""
         graph, rest = self.fixed.value
         # New variables: the model's own can't be changed, as counts of draws are, in another trace.
         return nnx.merge(graph, *jax.tree.map(lambda leaf: leaf, (params, rest)))(x)
@@ -48,7 +49,8 @@ class NnxApply:
 
 def from_nnx(model: Any) -> tuple[NnxApply, PyTree]:
     """`(apply_fn, params)` of a Flax NNX model; the model itself is never changed."""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    graph, params, rest = parts
     return NnxApply(Fixed((graph, rest))), params
 
 

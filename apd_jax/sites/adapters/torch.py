@@ -54,6 +54,7 @@ class TorchApply:
     conversion_error: float | None = dataclasses.field(default=None, compare=False)
 
     def __call__(self, params: Mapping[str, jax.Array], x: PyTree) -> PyTree:
+        """The part of the module's outputs for inputs x that `output` chooses."""
         tensors, keywords = self.fixed.value
         pick = lambda result: _picked(result, self.output)  # noqa: E731
         return self.skeleton.run({**params, **tensors}, x, keywords, pick)

@@ -1,4 +1,4 @@
-"""A converted network beside torch's own: the largest relative difference of their outputs.
+"""Comparison of a converted network with torch's own: the largest relative difference of outputs.
 
 Letters: B batch, T positions.
 """
@@ -42,11 +42,9 @@ def conversion_error(ours: Callable, theirs: Callable, x: PyTree, valid: Callabl
         batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], x)
         count = None if valid is None else _counting(valid(batch), len(rows))
         a, b = ours(batch), theirs(rows)
-        if jax.tree.structure(a) != jax.tree.structure(b):
-            raise UserError(
-                f"the converted network gives {jax.tree.structure(a)}, and torch "
-                f"{jax.tree.structure(b)}"
-            )
+        trees: list[Any] = [jax.tree.structure(a), jax.tree.structure(b)]
+        if trees[0] != trees[1]:
+            raise UserError(f"the converted network gives {trees[0]}, and torch {trees[1]}")
         for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             found.append(_difference(np.asarray(one), np.asarray(other), count))
     return max(found, default=0.0)
@@ -97,12 +95,12 @@ def rows_that_count(count: np.ndarray | None, shape: tuple[int, ...]) -> np.ndar
 
     Args:
       count: bool [B] or [B, T]; an output without positions counts where any of its own do.
-      shape: of the output, [B, ...].
+      shape: shape of the output, [B, ...].
     """
     if count is None:
         return np.ones(shape, bool)
     if count.ndim == 2 and shape[:2] != count.shape:
-        count = count.any(axis=1)
+        count = np.any(count, axis=1, keepdims=False)
     return np.broadcast_to(count.reshape(*count.shape, *(1,) * (len(shape) - count.ndim)), shape)
 
 

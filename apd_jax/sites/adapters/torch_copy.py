@@ -66,7 +66,10 @@ def split(module: torch.nn.Module) -> tuple[Skeleton, _Arrays, _Arrays]:
     Raises:
       UserError: it can't be copied.
     """
-    params, fixed, tensors, memo = {}, {}, {}, {}
+    params: _Arrays = {}
+    fixed: _Arrays = {}
+    tensors: dict[str, torch.Tensor] = {}
+    memo: dict[int, Any] = {}
 
     def take(name: str, tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
         empty = torch.empty_like(tensor.detach(), device="meta")
@@ -84,7 +87,7 @@ def split(module: torch.nn.Module) -> tuple[Skeleton, _Arrays, _Arrays]:
 
 
 class _Copying(torch.overrides.TorchFunctionMode):
-    """Copies tensors, wherever a module keeps them, by a function of one's own."""
+    """Copies all tensors that a module holds, anywhere, by a given function."""
 
     def __init__(self, copied: Callable):
         super().__init__()

@@ -19,10 +19,10 @@ from apd_jax.sites.adapters import torchax_import
 
 @functools.cache
 def environment() -> Any:
-    """The environment, of its own, so that whoever uses torchax besides is left alone."""
-    torchax = torchax_import.load()
+    """A separate environment, so that other users of torchax are not affected."""
+    base: Any = torchax_import.load().tensor.Environment
 
-    class Environment(torchax.tensor.Environment):
+    class Environment(base):
         """Tensors made within a network are JAX's, whatever device it names."""
 
         def _should_use_torchax_tensor(self, device):
@@ -97,7 +97,8 @@ def _attention(
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = jnp.matmul(query, jnp.swapaxes(key, -1, -2)) * scale
     if is_causal:
-        scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
+        length, others = scores.shape[-2:]
+        scores = jnp.where(jnp.tri(length, others, dtype=bool), scores, -jnp.inf)
     if attn_mask is not None and attn_mask.dtype == jnp.bool_:
         scores = jnp.where(attn_mask, scores, -jnp.inf)
     elif attn_mask is not None:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import torch
 
 from apd_jax.errors import UserError
+from apd_jax.jax_settings import current
 
 # Hooks of torch that compute a weight anew at each call.
 _HOOKS = ("WeightNorm", "SpectralNorm", "BasePruningMethod")
@@ -16,8 +16,8 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     """The module that is to be converted.
 
     Args:
-      module: what was given.
-      dtype: to which it will be converted; None to leave its numbers as they are.
+      module: the object that was passed.
+      dtype: dtype to which it will be converted; None to leave its numbers as they are.
 
     Raises:
       UserError: it is no module, in training mode, without numbers, or its weights are computed
@@ -64,7 +64,7 @@ def _check_numbers(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -
     """Refuse tensors that hold no numbers, or numbers that JAX would round."""
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
         raise UserError(f"{name} has no numbers yet: load the weights, or run the module once")
-    wide = jax.config.jax_enable_x64 and tensor.dtype == torch.float64
+    wide = current("jax_enable_x64") and tensor.dtype == torch.float64
     if tensor.is_floating_point() and tensor.dtype != torch.float32 and not wide and not dtype:
         raise UserError(
             f"{name} is {str(tensor.dtype).removeprefix('torch.')}: components are decomposed in "
@@ -99,7 +99,7 @@ def chosen_dtype(dtype: Any) -> torch.dtype | None:
         name = jnp.dtype(name).name
     except TypeError:
         name = str(dtype)
-    allowed = ("float32", "float64") if jax.config.jax_enable_x64 else ("float32",)
+    allowed = ("float32", "float64") if current("jax_enable_x64") else ("float32",)
     if name not in allowed:
         raise UserError(f"dtype must be one of {allowed} or None, got {dtype!r}")
     return getattr(torch, name)

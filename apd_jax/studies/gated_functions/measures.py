@@ -183,7 +183,7 @@ def function_shares(
 
     `<P_c, θ_i> / ‖θ_i‖²`.
     """
-    dots, norms = 0.0, 0.0
+    dots, norms = np.zeros(()), np.zeros(())
     for site, weight in target.items():
         own = weight * places[site]
         dots = dots + np.einsum("cio,fio->cf", components[site], own)

@@ -47,21 +47,21 @@ class Waves(NamedTuple):
 
 def draw_waves(key: jax.Array, count: int) -> Waves:
     """Draw functions: `a, d, g ~ U(-1, 1)`, `b, e ~ U(0.1, 1)`, `c, f ~ U(-π, π)`."""
-    ranges = Waves(
-        a=(-1, 1),
-        b=(0.1, 1),
-        c=(-np.pi, np.pi),
-        d=(-1, 1),
-        e=(0.1, 1),
-        f=(-np.pi, np.pi),
-        g=(-1, 1),
-    )
+    ranges = {
+        "a": (-1, 1),
+        "b": (0.1, 1),
+        "c": (-np.pi, np.pi),
+        "d": (-1, 1),
+        "e": (0.1, 1),
+        "f": (-np.pi, np.pi),
+        "g": (-1, 1),
+    }
     keys = jax.random.split(key, len(ranges))
     return Waves(
-        *(
-            jax.random.uniform(k, (count,), minval=low, maxval=high)
-            for k, (low, high) in zip(keys, ranges, strict=True)
-        )
+        **{
+            name: jax.random.uniform(k, (count,), minval=low, maxval=high)
+            for k, (name, (low, high)) in zip(keys, ranges.items(), strict=True)
+        }
     )
 
 

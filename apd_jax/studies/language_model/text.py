@@ -73,7 +73,7 @@ class Contexts:
     Attributes:
       length: T.
       num_bytes: size of the text.
-      held_out: whether the text is that of the files that are held out.
+      held_out: whether to read the files that are held out.
     """
 
     length: int

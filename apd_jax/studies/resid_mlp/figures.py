@@ -98,8 +98,12 @@ def _draw_one_feature(left: Axes, right: Axes, sweeps: FeatureSweeps, feature: i
     left.scatter(places, labels, s=16, marker="x", linewidths=0.8, **label)
     left.scatter(places, outputs, s=16, linewidths=0, **target)
     left.set_title(f"All outputs for $x_{{{feature}}} = 1$, other inputs 0")
-    side = "right" if feature < len(places) / 2 else "left"
-    left.legend(loc=f"center {side}", frameon=True, edgecolor=style.FAINT)  # a frame for its marks
+    first_half = feature < len(places) / 2
+    left.legend(
+        loc="center right" if first_half else "center left",
+        frameon=True,  # covers the marks below the legend
+        edgecolor=style.FAINT,
+    )
     right.plot(sweeps.inputs, sweeps.labels[feature], linestyle="--", **label)
     right.plot(sweeps.inputs, sweeps.target[feature], linewidth=1.8, **target)
     right.set_title(f"Output {feature} as its input varies")

@@ -118,7 +118,7 @@ def _draw_neurons(axes: Axes, values, named, layer, size: float) -> None:
 
 
 def _name_neurons(axes: Axes, place: int, values, neurons, layer, size: float) -> None:
-    """Write neuron numbers beside their dots, on alternating sides, pushed apart where close."""
+    """Write neuron numbers next to their dots, on alternating sides, pushed apart where close."""
     colors = style.layer_colors(int(layer.max()) + 1)
     falling = neurons[np.argsort(-values[neurons], kind="stable")]
     for side, members in ((1, falling[::2]), (-1, falling[1::2])):

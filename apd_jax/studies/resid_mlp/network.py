@@ -35,6 +35,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, residual: jax.Array) -> jax.Array:
+        """Return what the MLP adds to the residual stream [B, D]."""
         pre = nn.Dense(
             self.num_neurons, use_bias=self.in_bias, kernel_init=_small_uniform, name="mlp_in"
         )(residual)
@@ -67,6 +68,7 @@ class ResidualMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the outputs y [B, F] for inputs x [B, F]."""
         initial = nn.initializers.lecun_normal()
         residual = x @ self.param("W_E", initial, (self.num_features, self.d_resid))
         for layer, width in enumerate(self.neurons):

@@ -4,7 +4,7 @@ Letters: B batch, F features, h hidden width.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -31,13 +31,16 @@ class TiedLinear(nn.Module):
     d_out: int
 
     def setup(self):
+        """Create the matrix."""
         shape = (self.d_in, self.d_out)
         self.kernel = self.param("kernel", nn.initializers.xavier_normal(), shape)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return `x W`."""
         return x @ self.kernel
 
     def decode(self, h: jax.Array) -> jax.Array:
+        """Return `h Wᵀ`."""
         return h @ self.kernel.T
 
 
@@ -58,6 +61,7 @@ class TMS(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the outputs [B, F] for inputs [B, F]."""
         tied = TiedLinear(self.num_features, self.num_hidden, name="linear1")
         hidden = tied(x)
         for layer in range(self.hidden_layers):
@@ -132,7 +136,8 @@ class TMSTask(Control):
 
     def loss(self, params, x: jax.Array) -> jax.Array:
         """Return the mean over batch and features of `(f(x) − x)²`."""
-        return jnp.mean(jnp.square(self.module.apply({"params": params}, x) - x))
+        outputs: Any = self.module.apply({"params": params}, x)
+        return jnp.mean(jnp.square(outputs - x))
 
     def target(self, params) -> Target:
         """Return the network with its sites."""

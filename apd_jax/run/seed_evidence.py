@@ -1,0 +1,71 @@
+"""The evidence of every seed of a run.
+
+Letters: S seeds side by side.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from absl import logging
+
+from apd_jax import randomness
+from apd_jax.decomposition.result import Decomposition
+from apd_jax.evaluation.evidence import Evidence
+from apd_jax.report import evidence_section
+from apd_jax.run.plan import Plan
+from apd_jax.runtime import memory, preemption
+
+PREFIX = evidence_section.PREFIX
+
+
+class SeedEvidence(NamedTuple):
+    """The evidence of S seeds.
+
+    Attributes:
+      found: one entry per seed, None where it could not be measured.
+      failures: sentences on the seeds without evidence.
+    """
+
+    found: list[Evidence | None]
+    failures: list[str]
+
+    def numbers(self) -> list[dict[str, float]]:
+        """The numbers of every seed for results.json, `{"evidence_<name>": value}`.
+
+        All seeds have the same names: NaN stands for what could not be measured. Empty without any
+        evidence.
+        """
+        rows = [{} if one is None else one.to_dict(PREFIX) for one in self.found]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return [{name: row.get(name, math.nan) for name in names} for row in rows]
+
+
+def measure(plan: Plan, decompositions: Sequence[Decomposition]) -> SeedEvidence:
+    """Measure the evidence of every seed, on inputs of its own.
+
+    The programs are compiled for the first seed and serve the others. A failure is logged and
+    costs the evidence of that seed alone: the decomposition is done.
+    """
+    count = plan.config.evidence_samples
+    if not count:
+        return SeedEvidence([None] * len(decompositions), [])
+    found: list[Evidence | None] = []
+    failures = []
+    for seed, decomposition in zip(plan.seeds.tolist(), decompositions, strict=True):
+        preemption.stop_if_asked()
+        memory.give_back()
+        try:
+            found.append(_one(plan, decomposition, seed, count))
+        except Exception as error:
+            logging.exception("The evidence of seed %d could not be measured.", seed)
+            failures.append(f"The evidence of seed {seed} could not be measured: {error}")
+            found.append(None)
+    return SeedEvidence(found, failures)
+
+
+def _one(plan: Plan, decomposition: Decomposition, seed: int, count: int) -> Evidence:
+    key = randomness.stream(seed, "evidence inputs")
+    x, labels = plan.study.evidence_examples(plan.task, key, count)
+    steps = plan.config.evidence_steps
+    return evidence_section.few(decomposition, x, labels, examples=count, steps=steps)

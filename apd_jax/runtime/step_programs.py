@@ -1,0 +1,87 @@
+"""The compiled programs of the loop: a chunk of scanned steps, and the work between two steps.
+
+Letters: S seeds side by side.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from apd_jax import randomness
+from apd_jax.runtime import programs
+from apd_jax.runtime.mesh import SEEDS
+
+PyTree = Any
+
+
+def chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
+    """The compiled steps of a step function whose context has the structure `tree`.
+
+    Returns:
+      `(length, mesh, leaves of the context, state, seeds, fed) -> (state, metrics [S, length])`;
+      the state's buffers are donated.
+    """
+    return programs.kept_with(step_fn, _make_chunk, tree)
+
+
+def between(function: Callable[..., Any], tree: Any) -> Callable[..., Any]:
+    """The compiled work between two steps, whose context has the structure `tree`.
+
+    Returns:
+      `(mesh, leaves of the context, state, seeds) -> state`; the state's buffers are donated.
+    """
+    return programs.kept_with(function, _make_between, tree)
+
+
+def _make_chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
+    def one_seed(length, seed_context, seed_state, seed, fed):
+        key = randomness.root(seed)
+        reads = seed_context if fed is None else (seed_context, fed)
+
+        def body(carry, _):
+            return step_fn(reads, carry, randomness.step_key(key, carry.step))
+
+        return jax.lax.scan(body, seed_state, length=length)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
+    def chunk(length, mesh, leaves, state, seeds, fed):
+        one = functools.partial(one_seed, length)
+        all_seeds = jax.vmap(one, in_axes=(0, 0, 0, None))
+        if mesh is not None:
+            axis = PartitionSpec(SEEDS)
+            all_seeds = jax.shard_map(
+                all_seeds,
+                mesh=mesh,
+                in_specs=(axis, axis, axis, PartitionSpec()),
+                out_specs=axis,
+                check_vma=False,
+            )
+        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds, fed)
+
+    return chunk
+
+
+def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., Any]:
+    """One call for every seed, one after another: `cond` then skips what a seed does not need."""
+
+    def one_seed(arguments):
+        seed_context, seed_state, seed = arguments
+        key = randomness.step_key(randomness.root(seed), seed_state.step)
+        return function(seed_context, seed_state, key)
+
+    @functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(2,))
+    def between(mesh, leaves, state, seeds):
+        def all_seeds(*arguments):
+            return jax.lax.map(one_seed, arguments)
+
+        if mesh is not None:
+            axis = PartitionSpec(SEEDS)
+            all_seeds = jax.shard_map(
+                all_seeds, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
+            )
+        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds)
+
+    return between

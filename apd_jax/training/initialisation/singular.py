@@ -1,0 +1,206 @@
+"""Initial components of the target's singular vectors, those that are used together in one.
+
+Every site's matrix is a sum of rank-one terms, its singular values with their vectors. Terms of all
+sites that matter on the same rows go to the same component, so that a component starts as a part of
+the computation that spans sites, and the components add up to the target from the first step.
+
+Letters: B batch, T positions, R rows, Q rank-one terms of all sites, q of one block, C components,
+G stacked blocks, m rank, n probes.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax import blocks, randomness, sites, validity
+from apd_jax.attribution import metrics, routes
+from apd_jax.components import Components, Factors, num_components
+from apd_jax.objective.objective import Objective
+from apd_jax.sites import PyTree, Target
+
+_ROWS = 1024  # on which terms are compared
+_PROBES = 8  # of the sketch that they are compared by
+_ROUNDS = 10
+
+
+def deal_singular_vectors(
+    objective: Objective,
+    target: Target,
+    x: PyTree,
+    components: Components,
+    block_size: int | None = None,
+) -> Components:
+    """Give every component singular vectors that are used together.
+
+    The use of a term on a row is its attribution, `|∂f/∂θ · u_q v_qᵀ|`, in the objective's metric
+    and per position where the objective is, by the sketch. Terms are grouped by the cosine of their
+    uses (spherical k-means), then dealt in the order of their size, each to the most similar
+    component with room at the term's site. Slots of a component that stay free are zero matrices
+    which read at random and write nothing, so that training can use them.
+
+    Args:
+      objective: the metric and whether components are chosen for positions.
+      target: the network.
+      x: [B, ...] inputs; the first are used.
+      components: components of the shapes to return; free slots take their readings.
+      block_size: number of inputs that are looked at together; None for all.
+
+    Returns:
+      Components that add up to the target's weights where `C·m` is at least the rank of a site's
+      matrix, and to its best approximation of rank `C·m` elsewhere.
+    """
+    count = num_components(components)
+    ranks = {site: factors.reads.shape[-2] for site, factors in components.items()}
+    terms = {site: _terms(weight, count * ranks[site]) for site, weight in target.weights.items()}
+    uses = _uses(objective, target, terms, x, block_size)
+    blocks, room = _blocks(terms, ranks)
+    mass = jnp.linalg.norm(uses, axis=0)
+    component, slot = _deal(_similarity(uses, mass, count), mass, blocks, room)
+    dealt, start = {}, 0
+    for site, factors in components.items():
+        mine = slice(start, start + terms[site].num_components)
+        dealt[site] = _filled(factors, terms[site], component[mine], slot[mine])
+        start = mine.stop
+    return dealt
+
+
+def _terms(weight: jax.Array, most: int) -> Factors:
+    """Rank-one terms of a site's matrix, at most so many of a block, largest first: C = q or G·q.
+
+    A term of one block of a stack is zero in the others.
+    """
+    u, s, vt = jnp.linalg.svd(weight, full_matrices=False)
+    factors = Factors.from_svd(u, s, vt, min(most, s.shape[-1]))
+    if weight.ndim == 2:
+        return Factors(*(side[:, None] for side in factors))
+
+    def spread(side):  # [G, q, d] to [G·q, G, 1, d]
+        alone = jnp.einsum("gqd,gh->gqhd", side, jnp.eye(len(side)))
+        return alone.reshape(-1, *alone.shape[2:])[:, :, None]
+
+    return Factors(*map(spread, factors))
+
+
+def _blocks(terms: Components, ranks: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The block of every term, counted through all sites, and the ranks of all blocks."""
+    found, room = [], []
+    for site, factors in terms.items():
+        stacked = factors.reads.shape[1] if factors.stacked else 1
+        each = factors.num_components // stacked
+        found.append(len(room) + np.repeat(np.arange(stacked), each))
+        room += stacked * [ranks[site]]
+    return np.concatenate(found), np.array(room)
+
+
+def _uses(
+    objective: Objective, target: Target, terms: Components, x: PyTree, block_size: int | None
+) -> jax.Array:
+    """Uses of all terms on some rows, [R, Q]; zeros on rows that don't count."""
+    positions = objective.per_position
+    length = math.prod(sites.position_shape(target, x)) if positions else 1
+    count = min(sites.batch_size(x), max(1, _ROWS // length))
+    x = jax.tree.map(lambda leaf: leaf[:count], x)
+
+    def some(inputs, valid):
+        at = routes.linearise(target, inputs, objective.metric, positions, valid)
+        at = at._replace(outputs=validity.keep(valid, at.outputs))
+        probes = metrics.probes(objective.metric, randomness.root(0), at.outputs, _PROBES)
+        found = []
+        for site, factors in terms.items():  # the network is pulled back once for all sites
+            records = {key: record for key, record in at.records.items() if record.name == site}
+            alone = at._replace(records=records)
+            along = routes.along_directions(alone, {site: factors}, probes)
+            found.append(jnp.sqrt(jnp.sum(jnp.square(along), axis=1)))
+        uses = jnp.concatenate(found).T
+        if valid is not None:
+            lead = next(iter(at.zeros.values())).shape[: at.lead]
+            uses = uses * validity.of_rows(valid, lead).reshape(-1, 1)
+        return uses.reshape(sites.batch_size(inputs), -1, uses.shape[-1])
+
+    def of_part(part):
+        return sites.over_examples(some, target, part, objective.counted(part))
+
+    uses = blocks.over_blocks(of_part, x, block_size)
+    return uses.reshape(-1, uses.shape[-1])
+
+
+def _similarity(uses: jax.Array, mass: jax.Array, count: int) -> jax.Array:
+    """Cosines [Q, C] of the terms' uses to the centres of C groups.
+
+    The first centre is the term of the largest mass, each next one the term with the most mass away
+    from the centres before it.
+
+    Args:
+      uses: [R, Q].
+      mass: [Q], norms of the uses.
+      count: C.
+    """
+    points = (uses / jnp.maximum(mass, 1e-30)).T
+
+    def choose(state, _):
+        nearest, taken = state
+        away = jnp.where(taken, -1.0, mass**2 * (1 - jnp.clip(nearest, 0, 1) ** 2))
+        following = jnp.argmax(away)
+        nearest = jnp.maximum(nearest, points @ points[following])
+        return (nearest, taken.at[following].set(True)), following
+
+    first = jnp.zeros(len(points)), jnp.zeros(len(points), bool)
+    _, chosen = jax.lax.scan(choose, first, length=count)
+
+    def move(_, means):
+        members = jax.nn.one_hot(jnp.argmax(points @ means.T, axis=1), count)
+        sums = (members * mass[:, None]).T @ points
+        norms = jnp.linalg.norm(sums, axis=1, keepdims=True)
+        return jnp.where(norms > 0, sums / jnp.maximum(norms, 1e-30), means)
+
+    return points @ jax.lax.fori_loop(0, _ROUNDS, move, points[chosen]).T
+
+
+def _deal(
+    similarity: jax.Array, mass: jax.Array, blocks: np.ndarray, room: np.ndarray
+) -> tuple[jax.Array, jax.Array]:
+    """Deal terms to components, the largest first.
+
+    Args:
+      similarity: [Q, C].
+      mass: [Q].
+      blocks: int [Q], the block (a site, or a block of its stack) of every term.
+      room: int [blocks], how many terms of a block a component can have.
+
+    Returns:
+      The component of every term, and its place among the component's terms of that block.
+    """
+    blocks, room = jnp.asarray(blocks), jnp.asarray(room)
+
+    def one(counts, term):
+        block = blocks[term]
+        free = counts[:, block] < room[block]
+        component = jnp.argmax(jnp.where(free, similarity[term], -jnp.inf))
+        slot = counts[component, block]
+        return counts.at[component, block].add(1), (component, slot)
+
+    order = jnp.argsort(-mass)
+    counts = jnp.zeros((similarity.shape[1], len(room)), jnp.int32)
+    _, (component, slot) = jax.lax.scan(one, counts, order)
+    back = jnp.argsort(order)
+    return component[back], slot[back]
+
+
+def _filled(factors: Factors, terms: Factors, component: jax.Array, slot: jax.Array) -> Factors:
+    """Put one site's terms into their slots; free slots keep their readings and write nothing."""
+    size = jnp.sqrt(jnp.mean(jnp.square(terms.reads)))
+    own = jnp.sqrt(jnp.mean(jnp.square(factors.reads)))
+    reads = factors.reads * (size / jnp.maximum(own, 1e-30))
+    if not factors.stacked:
+        place = component, slot
+        sides = (side[:, 0] for side in terms)
+    else:
+        blocks = terms.reads.shape[1]
+        block = jnp.repeat(jnp.arange(blocks), terms.num_components // blocks)
+        place = component, block, slot
+        sides = (side[jnp.arange(len(side)), block, 0] for side in terms)
+    own_reads, own_writes = sides
+    writes = jnp.zeros_like(factors.writes)
+    return Factors(reads.at[place].set(own_reads), writes.at[place].set(own_writes))

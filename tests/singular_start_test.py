@@ -1,0 +1,128 @@
+"""The start from singular vectors: it adds up to the target, and keeps together what belongs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from apd_jax.components import init_components
+from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.sites import Target
+from apd_jax.studies.language_model.network import LanguageModel
+from apd_jax.training.initialisation import STARTS, singular
+
+RULE = Objective()
+
+
+def started(target, x, count, rank=None, objective=RULE):
+    components = init_components(jax.random.key(0), target, num_components=count, rank=rank)
+    return jax.jit(functools.partial(STARTS["singular"], objective))(target, x, components)
+
+
+def stacked():
+    """A look-up, then two blocks of a stack, each on a half of what was looked up."""
+
+    def network(params, x):
+        rows = params["table"][x].reshape(*x.shape, 2, 3)
+        return jnp.einsum("btgi,gio->bto", rows, params["stack"])
+
+    params = {"table": networks.normal(0, 7, 6), "stack": networks.normal(1, 2, 3, 4)}
+    x = jnp.arange(40).reshape(8, 5) % 7
+    return Target(network, params, inputs=x), x
+
+
+class SumTest(parameterized.TestCase):
+    @parameterized.parameters((3, 2), (6, 1), (5, 6))
+    def test_components_add_up_where_there_is_room(self, count, rank):
+        target, x = stacked()
+        positions = Objective(per_position=True)
+        self.check_sum(target, started(target, x, count, rank, positions))
+
+    def test_a_transformer_per_position(self):
+        task = LanguageModel(layers=1, width=8, heads=2, mlp_width=12, context=6, text_bytes=5000)
+        target, x = task.target(task.init(jax.random.key(0))), task.inputs(jax.random.key(1), 9)
+        objective = Objective(
+            Coefficients(minimality=1.0), per_position=True, metric="fisher", minimality_loss="kl"
+        )
+        self.check_sum(target, started(target, x, 5, 2, objective))
+
+    def check_sum(self, target, components):
+        for site, factors in components.items():
+            self.assertGreater(float(jnp.abs(factors.reads).min(axis=-1).max()), 0)
+            np.testing.assert_allclose(
+                factors.sum(), target.weights[site], rtol=1e-4, atol=1e-5, err_msg=site
+            )
+
+    def test_best_approximation_without_room(self):
+        target, x = networks.make("mlp")
+        found = started(target, x, 1, 2)
+        for site, weight in target.weights.items():
+            u, s, vt = np.linalg.svd(weight, full_matrices=False)
+            best = (u[:, :2] * s[:2]) @ vt[:2]
+            np.testing.assert_allclose(found[site].sum(), best, rtol=1e-4, atol=1e-5)
+
+    def test_every_slot_can_be_trained(self):
+        target, x = networks.make("mlp")
+        for factors in started(target, x, 6, 2).values():
+            self.assertTrue(np.all(np.linalg.norm(factors.reads, axis=-1) > 0))
+
+
+class DealingTest(absltest.TestCase):
+    def test_parts_that_are_used_together_start_together(self):
+        """Two networks side by side, each on inputs of its own: no component mixes them."""
+        rotations = [np.linalg.qr(networks.normal(i, 3, 3))[0] for i in range(4)]
+        first, second = (
+            jax.scipy.linalg.block_diag(*pair) for pair in (rotations[:2], rotations[2:])
+        )
+        target = Target(
+            lambda params, x: jnp.tanh(x @ params["a"]) @ params["b"],
+            {"a": first, "b": second},
+            inputs=jnp.zeros((2, 6)),
+        )
+        draw = np.random.default_rng(0)
+        x = draw.normal(size=(200, 6)) * np.repeat(np.eye(2)[draw.integers(0, 2, 200)], 3, axis=1)
+        found = started(target, jnp.asarray(x, jnp.float32), 4, 3)
+        for factors in found.values():
+            sizes = np.abs(factors.matrices()).reshape(4, 2, 3, 6).sum(axis=(2, 3))
+            self.assertLess(float((sizes.min(axis=1) / (sizes.max(axis=1) + 1e-9)).max()), 1e-3)
+        owners = [np.abs(f.matrices()).reshape(4, 2, 18).sum(axis=2) > 1e-3 for f in found.values()]
+        np.testing.assert_array_equal(*(o.sum(axis=0) > 0 for o in owners))
+
+    def test_terms_are_dealt_in_the_order_of_their_size_to_those_with_room(self):
+        draw = np.random.default_rng(1)
+        similarity, mass = draw.uniform(size=(9, 4)), draw.uniform(size=9)
+        blocks, room = np.repeat([0, 1], [4, 5]), np.array([1, 2])
+        component, slot = singular._deal(jnp.asarray(similarity), jnp.asarray(mass), blocks, room)
+        counts = np.zeros((4, 2), int)
+        for q in np.argsort(-mass):
+            free = [c for c in range(4) if counts[c, blocks[q]] < room[blocks[q]]]
+            best = max(free, key=lambda c, q=q: similarity[q, c])
+            self.assertEqual((int(component[q]), int(slot[q])), (best, counts[best, blocks[q]]))
+            counts[best, blocks[q]] += 1
+
+    def test_uses_are_attributions(self):
+        """With many probes, the uses of terms are their attributions by the exact route."""
+        target, x = stacked()
+        terms = {site: singular._terms(weight, 9) for site, weight in target.weights.items()}
+        with_many = 20_000
+        original, singular._PROBES = singular._PROBES, with_many
+        self.addCleanup(setattr, singular, "_PROBES", original)
+        objective = Objective(per_position=True)
+        found = singular._uses(objective, target, terms, x)
+        exact = Objective(per_position=True, routes=Routes(attribution_mode="literal"))
+        start = 0
+        for site, factors in terms.items():
+            alone = Target(target.apply_fn, target.params, [site], inputs=x)
+            scores = exact.attribute(alone, {site: factors}, x).scores
+            scores = scores.reshape(-1, scores.shape[-1])
+            np.testing.assert_allclose(
+                found[:, start : start + scores.shape[1]], scores, rtol=0.1, atol=0.02
+            )
+            start += scores.shape[1]
+
+
+if __name__ == "__main__":
+    absltest.main()
