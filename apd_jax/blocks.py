@@ -9,6 +9,19 @@ import jax.numpy as jnp
 from apd_jax import sites
 from apd_jax.sites import PyTree
 
+_MOST = 256  # blocks of the size of a training batch that are looked at beside the steps
+
+
+def affordable(count: int, size: int, most: int = _MOST) -> int:
+    """How many of `count` examples are looked at: those of `most` blocks, so that time is bounded.
+
+    Args:
+      count: number of examples that is wanted.
+      size: number of examples of a block.
+      most: number of blocks.
+    """
+    return min(count, most * size)
+
 
 def over_blocks(function: Callable[[PyTree], Any], x: PyTree, size: int | None) -> Any:
     """The values of a function on nearly `size` examples each, stacked, `[n, ...]`.

@@ -50,10 +50,12 @@ def best(
     if len(states.step) == size:
         return jnp.arange(size), jnp.zeros((size, 0))
 
+    count = blocks.affordable(_EXAMPLES, settings.batch_size)
+
     def one(arguments):
         target, state, seed = arguments
         key = randomness.stream(seed, "restarts")
-        x = sample_batch(randomness.stream_of_step(key, "batch"), _EXAMPLES)
+        x = sample_batch(randomness.stream_of_step(key, "batch"), count)
         probes = randomness.stream_of_step(key, "attribution")
         multipliers = settings.multipliers(state)
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from apd_jax import randomness
+from apd_jax import blocks, randomness
 from apd_jax.components import Components, init_components, normalise_reads
 from apd_jax.data import SampleBatch, Source, as_source
 from apd_jax.objective.normalisation import scales
@@ -123,6 +123,9 @@ def _make_init(
 ) -> Callable[[Target, jax.Array], TrainState]:
     """The function `(target, seed) -> state` that makes the first state of one training."""
 
+    def examples(count: int) -> int:
+        return blocks.affordable(count, settings.batch_size)
+
     def one(target: Target, seed: jax.Array) -> TrainState:
         components = init or init_components(
             randomness.stream(seed, "components"),
@@ -134,7 +137,7 @@ def _make_init(
         )
         drawn = init is None
         if settings.start in STARTS and drawn:
-            x = sample(randomness.stream(seed, "start"), _START_EXAMPLES)
+            x = sample(randomness.stream(seed, "start"), examples(_START_EXAMPLES))
             make, drawn = STARTS[settings.start], False
             components = make(settings.objective, target, x, components, settings.batch_size)
         if settings.unit_norm and drawn:
@@ -144,7 +147,7 @@ def _make_init(
         state = init_state(components, optimizer)
         if settings.relative_losses:
             key = randomness.stream(seed, "loss scales")
-            x = sample(randomness.stream_of_step(key, "batch"), _SCALE_EXAMPLES)
+            x = sample(randomness.stream_of_step(key, "batch"), examples(_SCALE_EXAMPLES))
             probes = randomness.stream_of_step(key, "attribution")
             units = scales(settings.objective, target, x, probes, settings.batch_size)
             state = state._replace(scales=units)

@@ -150,7 +150,9 @@ def num_examples(
     sample_batch: Callable[[jax.Array, int], PyTree],
     block_size: int | None,
 ) -> int:
-    """Number of examples in a round: `rules.batch_size` rows, but at least a block of examples.
+    """Number of examples in a round: `rules.batch_size` rows, at most 256 blocks.
+
+    Where rows are positions, there is at least one block of examples.
 
     Args:
       objective, rules: those of the training.
@@ -158,12 +160,12 @@ def num_examples(
       sample_batch: function that draws the examples.
       block_size: number of examples in a block.
     """
+    most = blocks.affordable(rules.batch_size, block_size or rules.batch_size)
     if not objective.per_position:
-        return rules.batch_size
+        return most
     one = jax.eval_shape(lambda key: sample_batch(key, 1), randomness.root(0))
     each = math.prod(sites.position_shape(target, one))
-    least = min(rules.batch_size, block_size or rules.batch_size)
-    return max(rules.batch_size // each, least)
+    return max(most // each, min(most, block_size or most))
 
 
 def make_round(
