@@ -98,10 +98,10 @@ class Decomposition:
         """Output with the active components alone, `f(x, κ(x))`, [B, O]."""
         return forward.masked_apply(self.target, self.components, x, self.mask(x))
 
-    def see(self, x: PyTree) -> seen.Seen:
-        """Attributions, active components and outputs of N examples, in blocks."""
+    def see(self, x: PyTree, labels: Any = None) -> seen.Seen:
+        """Attributions, active components and errors of N examples, in blocks."""
         size = self.settings.batch_size
-        return seen.see(self.objective, self.target, self.components, x, size)
+        return seen.see(self.objective, self.target, self.components, x, size, labels)
 
     def summary(
         self,
@@ -332,7 +332,7 @@ def top_of(found: seen.Seen, component: int, count: int) -> TopExamples:
     scores = found.scores[:, component]
     share = top.shares(found.scores)[:, component]
     rows = top.rows(share, count)
-    places = np.unravel_index(rows, found.lead)
+    places = found.places(rows)
     examples, *others = places
     positions = np.stack(others, axis=1) if len(others) > 1 else next(iter(others), None)
     return TopExamples(examples, positions, scores[rows], found.mask[rows, component], share[rows])

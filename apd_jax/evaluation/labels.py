@@ -45,20 +45,50 @@ def quality(outputs: PyTree, labels: Any) -> float | None:
         return None
     labels = np.asarray(labels)
     (values, *more) = (np.asarray(leaf) for leaf in jax.tree.leaves(outputs))
+    check(labels, values.shape, 1 + len(more))
+    total, count = parts(values, labels)
+    return float(total / count)
+
+
+def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
+    """Raise UserError unless labels fit outputs.
+
+    Args:
+      labels: classes or values.
+      shape: shape of the outputs of all examples.
+      arrays: number of arrays that the network returns.
+    """
+    logits = shape if len(shape) > 1 else (*shape, 1)
     classes = _are_classes(labels)
-    logits = values[:, None] if values.ndim == 1 else values
-    if more or labels.shape != (logits.shape[:-1] if classes else values.shape):
+    if arrays > 1 or labels.shape != (logits[:-1] if classes else shape):
         raise UserError(
-            f"labels have shape {labels.shape}; expected whole numbers {logits.shape[:-1]} for "
-            f"classes, or values {values.shape}, for one array of outputs"
+            f"labels have shape {labels.shape}; expected whole numbers {logits[:-1]} for "
+            f"classes, or values {shape}, for one array of outputs"
         )
-    if not classes:
-        return float(np.mean((values - labels) ** 2))
+    if classes:
+        _check_classes(labels.astype(np.int64), logits[-1])
+
+
+def parts(
+    values: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Sum and number of what `quality` is the mean of.
+
+    Args:
+      values: [B, ...] outputs of a block.
+      labels: classes or values of its examples.
+      counted: bool [B] or [B, T], which of them count; None for all.
+    """
+    here = np.ones(labels.shape, bool)
+    if counted is not None:
+        here &= counted.reshape(counted.shape + (1,) * (labels.ndim - counted.ndim))
+    if not _are_classes(labels):
+        return float(np.sum((values[here] - labels[here]) ** 2)), float(here.sum())
+    logits = values[:, None] if values.ndim == 1 else values
     labels = labels.astype(np.int64)
-    _check_classes(labels, logits.shape[-1])
     chosen = logits[..., 0] > 0 if logits.shape[-1] == 1 else logits.argmax(axis=-1)
-    counted = labels >= 0
-    return float(np.mean(chosen[counted] == labels[counted]))
+    here &= labels >= 0
+    return float(np.sum(chosen[here] == labels[here])), float(here.sum())
 
 
 def _are_classes(labels: np.ndarray) -> bool:

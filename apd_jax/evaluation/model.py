@@ -4,7 +4,7 @@ The decomposition itself is a room above these, which uses them for its tables a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from apd_jax.components import Components
 from apd_jax.evaluation.seen import Seen
@@ -58,5 +58,5 @@ class ComponentModel(Protocol):
     def agreement(self) -> "SeedMatrix | None":
         """What the initialisations side by side found, compared; None where there was only one."""
 
-    def see(self, x: PyTree) -> Seen:
-        """Attributions, active components and outputs of N examples."""
+    def see(self, x: PyTree, labels: Any = None) -> Seen:
+        """Attributions, active components and errors of N examples."""

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites
@@ -18,7 +17,7 @@ from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
-from apd_jax.masked import forward
+from apd_jax.evaluation.tally import Measured
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree
 
@@ -144,7 +143,7 @@ def summarise(
 ) -> Summary:
     """Measure a decomposition on examples; see `Decomposition.summary`."""
     names = (names,) if isinstance(names, str) else names
-    return summarise_seen(decomposition, x, decomposition.see(x), labels, names)
+    return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names)
 
 
 def summarise_seen(
@@ -158,23 +157,25 @@ def summarise_seen(
     target_values = ranks.target_singular_values(target)
     own_ranks = ranks.ranks(ranks.singular_values(components), target_values)
     whole = ranks.network_rank(target_values)
-    measured = _Measures(decomposition.objective, found.outputs, labels)
-    active = measured.row(
+    active = _row(
         "active components",
         found.active,
         found.mask.sum(axis=1).mean(),
         (found.mask @ own_ranks).mean(),
     )
-    everything, nothing = (in_blocks(decomposition, x, weight) for weight in (1.0, 0.0))
-    others = _baselines(decomposition, x, measured, active.active_rank or 0.0, names)
+    rule, size = decomposition.objective, decomposition.settings.batch_size
+    everything, nothing = (
+        seen.at_weight(weight, rule, target, components, x, size, labels) for weight in (1.0, 0.0)
+    )
+    others = _baselines(decomposition, x, labels, active.active_rank or 0.0, names)
     share = found.mask.mean(axis=0)
     empty = tuple(ranks.empty_sites(target))
     return Summary(
         num_examples=sites.batch_size(x),
-        network=measured.row("network", found.outputs, None, whole),
+        network=_row("network", found.network, None, whole),
         active=active,
-        everything=measured.row("all components", everything, len(own_ranks), own_ranks.sum()),
-        nothing=measured.row("no components", nothing, 0, 0),
+        everything=_row("all components", everything, len(own_ranks), own_ranks.sum()),
+        nothing=_row("no components", nothing, 0, 0),
         baselines=tuple(row for row in others.values() if row is not None),
         quality_name=against.quality_name(labels),
         active_share=share,
@@ -193,24 +194,15 @@ def summarise_seen(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Measures:
-    """Compares outputs with those of the target, and with labels."""
-
-    objective: Objective
-    target_outputs: PyTree
-    labels: Any
-
-    def row(self, name: str, outputs: PyTree, components: float | None, rank: float | None) -> Row:
-        error = seen.distance(self.objective, outputs, self.target_outputs)
-        count, rank = (None if n is None else float(n) for n in (components, rank))
-        return Row(name, count, rank, error, against.quality(outputs, self.labels))
+def _row(name: str, measured: Measured, components: float | None, rank: float | None) -> Row:
+    count, rank = (None if n is None else float(n) for n in (components, rank))
+    return Row(name, count, rank, *measured)
 
 
 def _baselines(
     decomposition: ComponentModel,
     x: PyTree,
-    measured: _Measures,
+    labels: Any,
     active_rank: float,
     names: Sequence[str],
 ) -> dict[str, Row | None]:
@@ -221,27 +213,18 @@ def _baselines(
         if components is None:
             rows[name] = None
             continue
-        k = min(active_rank, num_components(components))
-        objective = decomposition.objective.with_topk(
-            max(float(k), 1.0), selection="batch", distil=False
+        k = max(float(min(active_rank, num_components(components))), 1.0)
+        (point,) = seen.points(
+            [k],
+            decomposition.objective,
+            decomposition.target,
+            components,
+            x,
+            decomposition.settings.batch_size,
+            labels=labels,
         )
-        size = decomposition.settings.batch_size
-        found = seen.see(objective, decomposition.target, components, x, size)
-        count = found.mask.sum(axis=1).mean()
-        rows[name] = measured.row(name, found.active, count, count)
+        rows[name] = _row(name, point.measured, point.active, point.active)
     return rows
-
-
-def in_blocks(decomposition: ComponentModel, x: PyTree, weight: float) -> PyTree:
-    """Outputs with every component at the same weight."""
-    count = num_components(decomposition.components)
-    found = []
-    for block in seen.blocks(x, decomposition.settings.batch_size):
-        mask = jnp.full((sites.batch_size(block), count), weight, jnp.float32)
-        found.append(
-            forward.masked_apply(decomposition.target, decomposition.components, block, mask)
-        )
-    return seen.joined(found)
 
 
 def _trivial(

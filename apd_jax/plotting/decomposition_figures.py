@@ -211,9 +211,10 @@ def top_examples(seen: Seen, summary: Summary, images: np.ndarray) -> Figure:
         best = top.rows(share[:, component], columns)
         title = f"{component}\n{summary.active_share[component]:.0%}"
         axes_row[0].set_ylabel(title, rotation=0, ha="right", va="center")
-        for axes, example in zip(axes_row, best, strict=False):
+        for axes, row in zip(axes_row, best, strict=False):
+            (example,) = seen.places(row)
             axes.imshow(images[example], interpolation="nearest", **look)
-            on = seen.mask[example, component]
+            on = seen.mask[row, component]
             axes.set_xlabel(
                 f"{example}", fontsize=6.5, labelpad=1, color=style.INK if on else style.GREY
             )

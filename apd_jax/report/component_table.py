@@ -70,10 +70,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     values = ranks.singular_values(decomposition.components)
     share = top.shares(found.scores)
-    places = {
-        c: np.stack(np.unravel_index(top.rows(share[:, c], _EXAMPLES), found.lead), axis=1)
-        for c in shown
-    }
+    places = {c: np.stack(found.places(top.rows(share[:, c], _EXAMPLES)), axis=1) for c in shown}
     if not shown:
         return []
     taken, on = np.array([(c, at[0]) for c in shown for at in places[c]]).T

@@ -87,7 +87,7 @@ def render(
     """Make the page and its figures; see `Decomposition.report`."""
     if decode is not None:
         examples.check_decode(x, decode)
-    found = decomposition.see(x)
+    found = decomposition.see(x, labels)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = _panels(decomposition, x, found, summary, labels)
     evidence = evidence_section.section(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from apd_jax import randomness
+from apd_jax import randomness, validity
 from apd_jax.components import num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.errors import UserError
@@ -54,6 +54,7 @@ def evidence(
     if unknown:
         raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(equal_rank.NAMES)}")
     target, objective = decomposition.target.at(x), decomposition.objective
+    valid = _counted(objective, target, x) if valid is None else valid
     found, values = rows.examples(target, x, labels, valid, objective.per_position)
     run = Run(
         objective=objective,
@@ -72,6 +73,16 @@ def evidence(
     with Progress(stated.passes, "evidence", "pass") as progress:
         run.progress = progress
         return _measure(run, tuple(baselines), notes, stated, limits or Limits())
+
+
+def _counted(objective: Any, target: Any, x: PyTree) -> Any:
+    """What counts by the rule of the training: [N] where outputs have no positions."""
+    valid = objective.counted(x)
+    if valid is None:
+        return None
+    outputs = jax.tree.leaves(jax.eval_shape(target, x))
+    per_example = all(leaf.ndim <= valid.ndim for leaf in outputs)
+    return np.asarray(validity.of_rows(valid, valid.shape[:1]) if per_example else valid)
 
 
 def _cost(run: Run, baselines: int) -> cost.Cost:
