@@ -113,7 +113,8 @@ class Decomposition:
 
         Args:
           x: [N, ...] examples, best not those of the training.
-          labels: classes (whole numbers) or values, to say how well the network does its task.
+          labels: classes (whole numbers) or values, to say how well the network does its task; or
+            `"next_tokens"` where x is tokens [N, T].
           baselines: what to hold it against at the same active rank, one or several: `"svd"`, the
             singular directions of every matrix; `"neurons"`, its columns.
 

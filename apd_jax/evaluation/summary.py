@@ -34,6 +34,7 @@ class Row:
       active_components, active_rank: mean number of active components per example, and their rank.
       error: distance of the output from the target's, as the training measures it.
       quality: accuracy, or mean squared error, against the labels; None without labels.
+      cross_entropy: against the labels, in nats; None without classes.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Row:
     active_rank: float | None
     error: float
     quality: float | None
+    cross_entropy: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,18 @@ class Summary:
         return np.flatnonzero(self.active_share == 0).tolist()
 
     @property
+    def cross_entropy_recovered(self) -> float | None:
+        """Share of the cross entropy that the active components recover; None without classes.
+
+        `(CE_nothing − CE_active) / (CE_nothing − CE_network)`.
+        """
+        rows = (self.nothing, self.active, self.network)
+        none, own, whole = (row.cross_entropy for row in rows)
+        if none is None or own is None or whole is None or none == whole:
+            return None
+        return (none - own) / (none - whole)
+
+    @property
     def trivial(self) -> bool:
         """Whether it says little: components are always on, or most of the network is active."""
         return any(finding.kind == "trivial" for finding in self.findings)
@@ -143,6 +157,7 @@ def summarise(
 ) -> Summary:
     """Measure a decomposition on examples; see `Decomposition.summary`."""
     names = (names,) if isinstance(names, str) else names
+    labels = against.as_array(decomposition.target, x, labels)
     return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names)
 
 

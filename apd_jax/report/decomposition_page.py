@@ -14,6 +14,7 @@ from absl import logging
 
 from apd_jax import config_fields
 from apd_jax.evaluation import baselines, curves
+from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import ALWAYS, Summary, summarise_seen
@@ -87,11 +88,12 @@ def render(
     """Make the page and its figures; see `Decomposition.report`."""
     if decode is not None:
         examples.check_decode(x, decode)
+    given, labels = labels, against.as_array(decomposition.target, x, labels)
     found = decomposition.see(x, labels)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = _panels(decomposition, x, found, summary, labels)
     evidence = evidence_section.section(
-        evidence_section.few(decomposition, x, labels), summary.agreement
+        evidence_section.few(decomposition, x, given), summary.agreement
     )
     settings = config_fields.plain(config_fields.to_mapping(decomposition.settings))
     sentences = dict(config_fields.sentences(decomposition.settings))
@@ -183,6 +185,7 @@ def _summary(summary: Summary) -> dict[str, Any]:
     return {
         "ways": ways,
         "quality_name": summary.quality_name,
+        "with_cross_entropy": summary.network.cross_entropy is not None,
         "notes": [f.text for f in summary.findings if f.kind != "trivial"],
         "summary": (
             f"On {summary.num_examples:,} examples, {active.active_components:.3g} of "

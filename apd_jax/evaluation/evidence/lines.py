@@ -55,6 +55,7 @@ def evidence(
         raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(equal_rank.NAMES)}")
     target, objective = decomposition.target.at(x), decomposition.objective
     valid = _counted(objective, target, x) if valid is None else valid
+    valid = objective.valid if valid is None else valid
     found, values = rows.examples(target, x, labels, valid, objective.per_position)
     run = Run(
         objective=objective,

@@ -16,13 +16,13 @@ import numpy as np
 from apd_jax import sites
 from apd_jax.components import Components
 from apd_jax.errors import UserError
+from apd_jax.evaluation import labels as against
 from apd_jax.evaluation import seen
 from apd_jax.objective import selection
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 
 Array = np.ndarray | jax.Array
-NEXT_TOKENS = "next_tokens"
 
 
 class Examples(NamedTuple):
@@ -72,21 +72,16 @@ def examples(
     if isinstance(labels, str):
         return _with_next_tokens(target, x, counts, labels), False
     labels = np.asarray(labels)
-    if labels.dtype.kind not in "iub":
+    if not against.are_classes(labels):
         return Examples(x, counts), True
     (shape, *more) = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
-    logits = shape[:-1] if len(shape) > 1 else shape
-    if more or labels.shape != logits:
-        raise UserError(
-            f"labels have shape {labels.shape}; expected one class for each set of logits, "
-            f"{logits}, of one array of outputs"
-        )
+    against.check(labels, shape, 1 + len(more))
     weights = counts
     if labels.ndim < counts.ndim:
         weights = counts.any(axis=tuple(range(labels.ndim, counts.ndim)))
     weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim))
-    weights = np.broadcast_to(weights, labels.shape).astype(np.float32)
-    return Examples(x, counts, labels.astype(np.int32), weights), False
+    weights = (weights * (labels >= 0)).astype(np.float32)  # negative ones stand for no class
+    return Examples(x, counts, np.maximum(labels, 0).astype(np.int32), weights), False
 
 
 def _counts(valid: Any, lead: tuple[int, ...], target: Target, x: PyTree) -> np.ndarray:
@@ -111,20 +106,10 @@ def _counts(valid: Any, lead: tuple[int, ...], target: Target, x: PyTree) -> np.
 
 def _with_next_tokens(target: Target, x: PyTree, counts: np.ndarray, name: str) -> Examples:
     """Token t + 1 is the label of position t; the last position has none."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
-    shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
-    fits = len(leaves) == len(shapes) == 1 and leaves[0].dtype.kind in "iu"
-    fits = fits and len(shapes[0]) == 3 and leaves[0].shape == shapes[0][:2]
-    if name != NEXT_TOKENS or not fits:
-        raise UserError(
-            f"labels={name!r}: expected classes, values, or {NEXT_TOKENS!r}, for which x must be "
-            f"one array of tokens [N, T] and outputs logits [N, T, V]; outputs are {shapes}"
-        )
-    labels = np.roll(leaves[0], -1, axis=1).astype(np.int32)
+    labels = against.next_tokens(target, x, name)
     here = counts if counts.ndim == 2 else np.repeat(counts[:, None], labels.shape[1], axis=1)
-    weights = here * np.roll(here, -1, axis=1)
-    weights[:, -1] = 0
-    return Examples(x, counts, labels, weights)
+    weights = here * np.roll(here, -1, axis=1) * (labels >= 0)
+    return Examples(x, counts, np.maximum(labels, 0), weights)
 
 
 def blocks(all_examples: Examples, size: int) -> Iterator[Examples]:
