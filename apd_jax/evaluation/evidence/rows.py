@@ -138,6 +138,23 @@ def _times(counts: Any, rows: np.ndarray) -> Any:
     return counts * rows.reshape(rows.shape + (1,) * (counts.ndim - rows.ndim))
 
 
+def pieces(
+    block: Examples, mask: np.ndarray, most: int
+) -> Iterator[tuple[Examples, np.ndarray | jax.Array, float]]:
+    """Divide a block and its masks [B, (T), Q] so that a piece's masks have about `most` entries.
+
+    Masks of many terms are much larger than anything else that a pass through the network holds.
+
+    Yields:
+      A piece, its masks, and its share of the block.
+    """
+    size = max(1, most * len(mask) // mask.size)
+    whole = block._replace(x=(jax.tree.map(np.asarray, block.x), mask))
+    for piece in blocks(whole, size):
+        x, here = piece.x
+        yield piece._replace(x=x), here, 1 / max(1, len(mask) // size)
+
+
 def rows_that_count(counts: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
     """Bool of shape `lead`, (B,) or (B, T): rows with anything that counts."""
     here = np.asarray(counts) > 0
@@ -190,9 +207,10 @@ def largest(scores: np.ndarray, k: float, block: Examples) -> np.ndarray:
     valid = rows_that_count(block.counts, scores.shape[:-1])
     usable = np.isfinite(scores) & valid[..., None]
     flat = np.where(usable, scores, -np.inf).ravel()
-    count = max(int(np.floor(k * valid.sum())), 1)
-    mask = np.zeros(flat.shape, bool)
-    mask[np.argsort(-flat, kind="stable")[:count]] = True
+    count = min(max(int(np.floor(k * valid.sum())), 1), flat.size)
+    least = np.partition(flat, flat.size - count)[flat.size - count]
+    mask = flat > least
+    mask[np.flatnonzero(flat == least)[: count - mask.sum()]] = True
     return mask.reshape(scores.shape) & usable
 
 
