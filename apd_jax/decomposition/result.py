@@ -6,7 +6,7 @@ Letters: B batch, N examples, T positions, C components, O outputs.
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -24,25 +24,6 @@ from apd_jax.training.config import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class TopExamples(NamedTuple):
-    """The examples that a component is most important for.
-
-    Attributes:
-      examples: [n] numbers of the examples, largest share first.
-      positions: [n] numbers of the positions, [n, axes] where they have several, or None where
-        components are chosen for examples.
-      scores: [n] attributions.
-      active: [n] bool, whether the component is active there.
-      shares: [n] share of the example's (or position's) squared attributions, see `top.shares`.
-    """
-
-    examples: np.ndarray
-    positions: np.ndarray | None
-    scores: np.ndarray
-    active: np.ndarray
-    shares: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -191,7 +172,7 @@ class Decomposition:
         every.insert(int(np.argmin(self.losses)), self.components)
         return compare.compare_seeds(every)
 
-    def top_examples(self, component: int, x: PyTree, count: int = 10) -> TopExamples:
+    def top_examples(self, component: int, x: PyTree, count: int = 10) -> top.TopExamples:
         """The examples that a component is most important for.
 
         They are ranked by its share of the squared attributions, so that the examples of large
@@ -207,7 +188,7 @@ class Decomposition:
         """
         self._check(component)
         check_whole(count=count)
-        return top_of(self.see(x), component, count)
+        return top.examples(self.see(x), component, count)
 
     def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:
         """Output of all components but one or some, `f(x, Σ_{j≠c} P_j)`, [B, O]."""
@@ -326,14 +307,3 @@ def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTre
         for name, f in components.items()
     }
     return forward.summed(target, scaled).params
-
-
-def top_of(found: seen.Seen, component: int, count: int) -> TopExamples:
-    """`Decomposition.top_examples` of what was seen already."""
-    scores = found.scores[:, component]
-    share = top.shares(found.scores)[:, component]
-    rows = top.rows(share, count)
-    places = found.places(rows)
-    examples, *others = places
-    positions = np.stack(others, axis=1) if len(others) > 1 else next(iter(others), None)
-    return TopExamples(examples, positions, scores[rows], found.mask[rows, component], share[rows])
