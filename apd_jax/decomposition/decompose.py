@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from apd_jax import blocks
 from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_values, from_mapping
 from apd_jax.data import Data, Source, as_source
@@ -31,7 +32,8 @@ from apd_jax.training import presets
 from apd_jax.training.config import Settings
 from apd_jax.training.trainer import Trainer
 
-_EXAMPLES = 2048  # inputs of the report, and of the search for k
+_EXAMPLES = 2048  # inputs of the report, and of the search for k, but
+_MOST_BLOCKS = 64  # at most those of so many batches
 
 
 @own_settings()
@@ -195,8 +197,13 @@ class _Job:
             pilots = tuple(search.pilots)
         found = self.train(settings, place, config, pilots)
         if place:
-            directory.publish(place, found, lambda: self.source.examples(self.run.seed, _EXAMPLES))
+            directory.publish(place, found, lambda: self.examples(settings))
         return found
+
+    def examples(self, settings: Settings) -> PyTree:
+        """Inputs [N, ...] of the report, and of the search for k."""
+        count = blocks.affordable(_EXAMPLES, settings.batch_size, _MOST_BLOCKS)
+        return self.source.examples(self.run.seed, count)
 
     def find_topk(self, settings: Settings, search: auto_topk.Search) -> float:
         """Search for k with short trainings in memory, of one restart each."""
@@ -210,7 +217,7 @@ class _Job:
         def stop() -> bool:
             return self.flag.requested or self.observer.should_stop()
 
-        examples = self.source.examples(self.run.seed, _EXAMPLES)
+        examples = self.examples(settings)
         return auto_topk.find(search, settings, train, examples, stop)
 
     def train(
@@ -263,6 +270,7 @@ class _Job:
             result.losses,
             result.moves,
             pilots,
+            result.others,
         )
 
 

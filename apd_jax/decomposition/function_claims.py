@@ -30,6 +30,7 @@ _ROUNDING = 1e-5  # of draws on another machine
 _MEANINGS = {  # the network first: the others change with it
     "network": "another network",
     "metric": "another function metric=",
+    "valid": "another function valid=",
     "minimality_loss": "another function minimality_loss=",
 }
 _Arrays = dict[str, np.ndarray]
@@ -58,7 +59,7 @@ def claim(
       WorkdirMismatch: a function gives something else than what is kept there.
       WorkdirError: what was kept can't be read.
     """
-    functions = objective.metric, objective.minimality_loss
+    functions = objective.metric, objective.minimality_loss, objective.valid
     path = workdir.path / FILE
     kept = _read(path)
     if kept is None:

@@ -104,6 +104,7 @@ def browser_data(
     topk_mask: np.ndarray,
     target_outputs: np.ndarray,
     topk_outputs: np.ndarray,
+    without: np.ndarray,
     active_share: np.ndarray,
     represented: Sequence[Sequence[int]],
     max_weights: int = 4096,
@@ -125,6 +126,7 @@ def browser_data(
       topk_mask: [F, C] bool, the components switched on for each probe input.
       target_outputs: [F, O], the target's outputs for the probe inputs.
       topk_outputs: [F, O], outputs with only the components of `topk_mask` on.
+      without: [F, C], change of the output for each probe input without each component.
       active_share: [C], share of samples in [0, 1] on which each component is active.
       represented: for each component, the indices of the features that it represents.
       max_weights: largest number of entries of a matrix that is embedded whole.
@@ -140,7 +142,7 @@ def browser_data(
       ValueError: a shape doesn't fit the others, or an array holds NaN or infinity.
     """
     num_features, num_components = _check_tables(
-        attributions, topk_mask, target_outputs, topk_outputs, active_share, represented
+        attributions, topk_mask, target_outputs, topk_outputs, without, active_share, represented
     )
     views = views or {}
     sites = _checked_sites(factors, target_weights, views, num_components)
@@ -158,6 +160,7 @@ def browser_data(
         "topk_mask": encode_array(topk_mask, "uint8"),
         "target_outputs": encode_array(target_outputs, "float32"),
         "topk_outputs": encode_array(topk_outputs, "float32"),
+        "without": encode_array(without, "float32"),
         "active_share": encode_array(active_share, "float32"),
         "represented": [[int(i) for i in features] for features in represented],
     }
@@ -218,7 +221,9 @@ def _float64(name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _check_tables(attributions, topk_mask, target_outputs, topk_outputs, active_share, represented):
+def _check_tables(
+    attributions, topk_mask, target_outputs, topk_outputs, without, active_share, represented
+):
     """Check the tables over features and components against each other; returns F and C."""
     if np.ndim(attributions) != 2:
         raise ValueError(f"attributions must be [F, C], got shape {np.shape(attributions)}")
@@ -231,6 +236,7 @@ def _check_tables(attributions, topk_mask, target_outputs, topk_outputs, active_
     expected = {
         "topk_mask": (topk_mask, (num_features, num_components)),
         "topk_outputs": (topk_outputs, np.shape(target_outputs)),
+        "without": (without, (num_features, num_components)),
         "active_share": (active_share, (num_components,)),
     }
     for name, (array, shape) in expected.items():
@@ -248,6 +254,7 @@ def _check_tables(attributions, topk_mask, target_outputs, topk_outputs, active_
         "attributions": attributions,
         "target_outputs": target_outputs,
         "topk_outputs": topk_outputs,
+        "without": without,
         "active_share": active_share,
     }.items():
         _float64(name, array)

@@ -40,6 +40,7 @@ class Run:
       key: PRNG key for all that is drawn.
       progress: shows how many passes are done, if given.
       done: passes that are done.
+      share: share of a block that a pass runs on.
       masks: the chosen masks of every block, packed, once they are known.
       tally: the lines.
     """
@@ -54,7 +55,8 @@ class Run:
     draws: int
     key: jax.Array
     progress: Progress | None = None
-    done: int = 0
+    done: float = 0.0
+    share: float = 1.0
     masks: list[np.ndarray] = dataclasses.field(default_factory=list)
     tally: Tally = dataclasses.field(default_factory=Tally)
 
@@ -70,9 +72,9 @@ class Run:
 
     def advance(self, passes: int) -> None:
         """Count passes through a block."""
-        self.done += passes
+        self.done += passes * self.share
         if self.progress is not None:
-            self.progress.update(self.done)
+            self.progress.update(round(self.done))
 
     def steps(self, steps: int) -> None:
         """Count steps of the adversary."""
