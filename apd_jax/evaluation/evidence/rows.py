@@ -139,7 +139,7 @@ def _times(counts: Any, rows: np.ndarray) -> Any:
 
 def pieces(
     block: Examples, mask: np.ndarray, most: int
-) -> Iterator[tuple[Examples, np.ndarray | jax.Array, float]]:
+) -> Iterator[tuple[Examples, np.ndarray, float]]:
     """Divide a block and its masks [B, (T), Q] so that a piece's masks have about `most` entries.
 
     Masks of many terms are much larger than anything else that a pass through the network holds.
@@ -151,7 +151,7 @@ def pieces(
     whole = block._replace(x=(jax.tree.map(np.asarray, block.x), mask))
     for piece in blocks(whole, size):
         x, here = piece.x
-        yield piece._replace(x=x), here, 1 / max(1, len(mask) // size)
+        yield piece._replace(x=x), np.asarray(here), 1 / max(1, len(mask) // size)
 
 
 def rows_that_count(counts: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:

@@ -130,8 +130,8 @@ def _reference(decomposition: Decomposition, block: Examples) -> dict[str, float
 
 
 def _ratio(values: jax.Array, counts: jax.Array) -> float:
-    values, counts = (np.asarray(array, np.float64) for array in (values, counts))
-    return float(values.sum() / counts.sum())
+    total, count = (np.asarray(array, np.float64).sum() for array in (values, counts))
+    return float(total / count)
 
 
 def _point(
