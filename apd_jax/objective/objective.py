@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax import randomness, sites
+from apd_jax import randomness, sites, validity
 from apd_jax.attribution import METHODS, Attributed, Linearisation, Mode, metrics
 from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_takes, check_values, setting
@@ -141,6 +141,12 @@ class Objective:
         "Function of the outputs that attributions measure: rms, fisher for logits, or a Python "
         "function of the outputs.",
     )
+    valid: Any = setting(
+        None,
+        "Function of the batch that says which examples [B] or positions [B, T] count, as bool; "
+        "None where all do.",
+        flag=False,
+    )
     masks: PartialMasks = setting(PartialMasks(), "Masks of the partial loss.", flat=True)
     routes: Routes = setting(Routes(), "Algorithms that compute it.", flat=True)
 
@@ -150,6 +156,13 @@ class Objective:
         metrics.check_metric(self.metric)
         if callable(self.metric):
             check_takes("metric", self.metric, "outputs")
+        if self.valid is not None:
+            if not callable(self.valid):
+                raise UserError(
+                    "valid must be a function of the batch, such as lambda batch: batch['mask'], "
+                    f"got a {type(self.valid).__name__}"
+                )
+            check_takes("valid", self.valid, "batch")
         if self.attribution not in METHODS:
             known = sorted(METHODS)
             raise UserError(f"attribution must be one of {known}, got {self.attribution!r}")
@@ -185,6 +198,20 @@ class Objective:
         """
         return dataclasses.replace(self, topk=k, **changes)
 
+    def counted(self, x: PyTree) -> validity.Valid:
+        """Which examples, bool [B], or positions, [B, T], of a batch count; None where all do."""
+        return validity.of_batch(self.valid, x)
+
+    def weight(self, x: PyTree) -> jax.Array:
+        """How much a batch counts among others, scalar: its examples or positions that count."""
+        valid = self.counted(x)
+        return jnp.float32(sites.batch_size(x)) if valid is None else 1.0 * jnp.sum(valid)
+
+    def num_rows(self, chosen: Selected, x: PyTree) -> int | jax.Array:
+        """Rows of a selection on a batch that count: all of them, unless `valid` is set."""
+        valid, lead = self.counted(x), chosen.mask.shape[:-1]
+        return math.prod(lead) if valid is None else validity.number(validity.of_rows(valid, lead))
+
     def always_active(self, num_components: int) -> jax.Array:
         """[C] bool: True for the component that k does not count, if there is one."""
         return jnp.arange(num_components) >= num_components - self.distil
@@ -206,10 +233,9 @@ class Objective:
         if self.topk is None or self.selection == "exact":
             return
         try:
-            if self.selection == "batch" and num_rows is None:
-                selection.num_active(self.topk, math.ceil(1 / self.topk), candidates)
-            elif self.selection == "batch":
-                selection.num_active(self.topk, num_rows, candidates)
+            if self.selection == "batch":
+                rows = math.ceil(1 / self.topk) if num_rows is None else num_rows
+                selection.num_active(self.topk, rows, candidates)
             else:
                 selection.check_topk(self.topk, candidates)
         except UserError as error:
@@ -237,6 +263,7 @@ class Objective:
             metric=self.metric,
             per_position=self.per_position,
             num_probes=self.routes.num_probes,
+            valid=self.counted(x),
             key=randomness.stream_of_step(
                 randomness.root(0) if key is None else key, "sketch directions"
             ),
@@ -263,10 +290,17 @@ class Objective:
           multiplier: what k is multiplied by, in [0, 1] (`Multipliers.topk`; batch top-k only).
         """
         rows = scores.reshape(-1, scores.shape[-1])
-        chosen = self._select_rows(rows, x, multiplier)
+        valid, here = self.counted(x), None
+        if valid is not None:
+            here = validity.of_rows(valid, scores.shape[:-1]).reshape(-1)
+            rows = jnp.where(here[:, None], rows, jnp.nan)
+        chosen = self._select_rows(rows, x, multiplier, valid, here)
+        if here is not None:
+            chosen = selection.only(chosen, here)
         return chosen._replace(mask=chosen.mask.reshape(scores.shape))
 
-    def _select_rows(self, scores, x, multiplier) -> Selected:
+    def _select_rows(self, scores, x, multiplier, valid, here) -> Selected:
+        """Select rows of a table [R, C], of which those where `here` is False are not taken."""
         if not self.selects:
             return Selected(jnp.ones(scores.shape, bool), None)
         counted = scores[:, :-1] if self.distil else scores
@@ -276,7 +310,10 @@ class Objective:
                     "selection 'exact' counts the active inputs of one array [B, F], got a "
                     f"{type(x).__name__} of arrays; use 'batch' or 'sample'"
                 )
-            chosen = Selected(selection.exact_topk_mask(counted, x), None)
+            chosen = Selected(selection.exact_topk_mask(counted, x, valid), None)
+        elif here is not None and self.selection == "batch":
+            assert self.topk is not None
+            chosen = selection.batch_topk_of_rows(counted, self.topk, here, multiplier)
         elif multiplier is not None:
             assert self.topk is not None
             chosen = selection.batch_topk_part(counted, self.topk, multiplier)
@@ -293,6 +330,7 @@ class Objective:
         x: PyTree,
         key: jax.Array | None = None,
         multipliers: Multipliers = CONSTANT,
+        chosen: Selected | None = None,
     ) -> tuple[dict[str, jax.Array], Selected]:
         """Every loss term of nonzero coefficient before weighting, and what was selected.
 
@@ -302,14 +340,17 @@ class Objective:
           x: [B, ...] inputs.
           key: PRNG key for the sketch's directions and the random masks; see `attribute`.
           multipliers: those of this step; only k's matters here.
+          chosen: the active components, where these were selected before.
         """
         weights = dataclasses.asdict(self.coefficients)
         wanted = [name for name in TERMS if weights[name]]
         flows = any(TERMS[name].flows for name in wanted)
-        attributed = self.attribute(
-            target, components if flows else jax.lax.stop_gradient(components), x, key
-        )
-        chosen = self.select(attributed.scores, x, multipliers.topk)
+        if chosen is not None and not flows:
+            attributed = Attributed(jnp.zeros(chosen.mask.shape), *self.own_pass(target, x))
+        else:
+            fixed = components if flows else jax.lax.stop_gradient(components)
+            attributed = self.attribute(target, fixed, x, key)
+        chosen = chosen or self.select(attributed.scores, x, multipliers.topk)
         step = Step(self, target, components, x, attributed, chosen, key)
         return {name: TERMS[name].value(step) for name in wanted}, chosen
 
@@ -321,14 +362,11 @@ class Objective:
 
     def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
         """The masked operation of a whole batch, by the algorithm that `routes` names."""
-        route = self.routes.masked_route
-        lead = chosen.mask.shape[:-1]
-        if chosen.pairs is None:
-            route = "dense"
-        elif route == "auto":
-            num_rows = chosen.mask.size // chosen.mask.shape[-1]
-            size = chosen.pairs[0].size
-            route = forward.choose_masked_route(size, num_rows, chosen.mask.shape[-1])
-        if route == "dense":
+        route: str = self.routes.masked_route
+        *lead, count = chosen.mask.shape
+        pairs = chosen.pairs
+        if route == "auto" and pairs is not None:
+            route = forward.choose_masked_route(pairs[0].size, math.prod(lead), count)
+        if route == "dense" or pairs is None:
             return forward.masked(components, chosen.mask)
-        return forward.masked_pairs(components, chosen.pairs, lead)
+        return forward.masked_pairs(components, pairs, tuple(lead))

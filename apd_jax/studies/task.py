@@ -67,6 +67,20 @@ class Control:
         return 25, 4096
 
 
+class NoHiddenSites:
+    """The part of a task without hidden activations that a loss could compare."""
+
+    @property
+    def hidden_sites(self) -> tuple[str, ...]:
+        """No sites."""
+        return ()
+
+    @property
+    def hidden_activation(self) -> str:
+        """The identity, which is not used."""
+        return "identity"
+
+
 class Task(Protocol):
     """A kind of network with its hyperparameters: a frozen dataclass of `config_fields.setting`.
 

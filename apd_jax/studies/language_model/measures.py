@@ -130,8 +130,8 @@ def _reference(decomposition: Decomposition, block: Examples) -> dict[str, float
 
 
 def _ratio(values: jax.Array, counts: jax.Array) -> float:
-    values, counts = (np.asarray(array, np.float64) for array in (values, counts))
-    return float(values.sum() / counts.sum())
+    total, count = (np.asarray(array, np.float64).sum() for array in (values, counts))
+    return float(total / count)
 
 
 def _point(
@@ -210,13 +210,14 @@ def describe(decomposition: Decomposition, x: np.ndarray) -> tuple[list[Describe
     for c in order:
         active = np.flatnonzero(mask[:, c])
         best = active[np.argsort(-table[active, c], kind="stable")][:_SHOWN]
-        contexts = [_context(x, *divmod(int(row), x.shape[1]), table[row, c]) for row in best]
+        contexts = [_context(x, int(row), table[row, c]) for row in best]
         described.append(Described(c, float(share[c]), _sites(squares, c), contexts))
     return described, share
 
 
-def _context(x: np.ndarray, example: int, position: int, score: float) -> Context:
-    """A byte with those around it."""
+def _context(x: np.ndarray, place: int, score: float) -> Context:
+    """The byte at a place among all positions, with those around it."""
+    example, position = divmod(place, x.shape[1])
     row = x[example]
     before = decode(row[max(0, position - _BEFORE) : position])
     after = decode(row[position + 1 : position + 1 + _AFTER])

@@ -13,7 +13,7 @@ from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
 from apd_jax.studies.language_model.text import VOCABULARY, Contexts
-from apd_jax.studies.task import Control, Training
+from apd_jax.studies.task import Control, NoHiddenSites, Training
 
 Params = dict[str, Any]
 
@@ -58,7 +58,7 @@ class Transformer:
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageModel(Control):
+class LanguageModel(NoHiddenSites, Control):
     """A byte-level transformer of Python source; its block matrices are decomposed."""
 
     layers: int = setting(2, "Transformer blocks.")
@@ -113,16 +113,6 @@ class LanguageModel(Control):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
         )
-
-    @property
-    def hidden_sites(self) -> tuple[str, ...]:
-        """None: hidden activations are not compared."""
-        return ()
-
-    @property
-    def hidden_activation(self) -> str:
-        """The identity, of no use here."""
-        return "identity"
 
     def init(self, key: jax.Array) -> Params:
         """Draw the parameters: normal entries of variance 1/d_in, small where blocks write."""
