@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
     ("errors", "former_names"),
     ("config_fields", "jax_settings", "sites"),
-    ("randomness", "components"),
+    ("randomness", "components", "validity", "blocks"),
     ("runtime", "masked"),
     ("attribution", "data"),
     ("objective",),
@@ -25,7 +25,8 @@ LAYERS = (
 )
 FLOORS = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 MATHEMATICS = ("sites", "components", "masked", "attribution", "objective", "errors")
-MATHEMATICS += ("config_fields", "former_names", "jax_settings", "randomness")
+MATHEMATICS += ("config_fields", "former_names", "jax_settings", "randomness", "validity")
+MATHEMATICS += ("blocks",)
 FORBIDDEN = ("matplotlib", "ml_collections", "jinja2", "orbax", "absl", "tqdm")
 
 

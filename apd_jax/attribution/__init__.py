@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 
-from apd_jax import sites
+from apd_jax import sites, validity
 from apd_jax.attribution import gradient
 from apd_jax.attribution.attributed import Attributed
 from apd_jax.attribution.gradient import Linearisation, gradient_attributions
@@ -28,7 +28,9 @@ def _integrated(target, components, x, **options) -> Attributed:
 def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Callable:
     """Make a method of a function that runs the component model, whatever the linearisation."""
 
-    def attribute(target, components, x, *, per_position=False, metric="rms", **_) -> Attributed:
+    def attribute(
+        target, components, x, *, per_position=False, metric="rms", valid=None, **_
+    ) -> Attributed:
         if metric != "rms" and not of_metric:
             raise UserError(f"{function.__name__} has no metric but 'rms', got {metric!r}")
         if per_position:
@@ -41,7 +43,9 @@ def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Call
             return outputs, records
 
         measured = {"metric": metric} if of_metric else {}
+        measured |= {} if valid is None else {"valid": valid}
         scores = function(target, jax.lax.stop_gradient(components), x, **measured)
+        scores = validity.of_scores(valid, scores)
         return Attributed(scores, *sites.over_examples(some, target, x))
 
     return attribute

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from apd_jax import sites
+from apd_jax import sites, validity
 from apd_jax.attribution import metrics, routes
 from apd_jax.attribution.attributed import Attributed
 from apd_jax.attribution.metrics import Metric
@@ -19,6 +19,7 @@ from apd_jax.components import Components, check_components, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked.forward import summed
 from apd_jax.sites import PyTree, Target
+from apd_jax.validity import Valid
 
 # Tangents of a block: 2 MB in float32, about the size of a core's own cache. Smaller blocks would
 # repeat the products that don't depend on the batch more often than the cache makes up for.
@@ -40,6 +41,7 @@ def attribute(
     per_position: bool = False,
     num_probes: int | None = None,
     key: jax.Array | None = None,
+    valid: Valid = None,
     integration_steps: int = 1,
 ) -> Attributed:
     """Compute gradient attributions, with the pass they come from; see `gradient_attributions`."""
@@ -61,12 +63,14 @@ def attribute(
     # Every example has its own key, so that its probes do not depend on the division into blocks.
     keys = None if key is None or mode != "sketch" else jax.random.split(key, batch_size)
     with jax.default_matmul_precision("highest"):
-        return sites.over_examples(
+        found = sites.over_examples(
             lambda inputs, *own: _in_blocks(rule, target, components, inputs, *own),
             target,
             x,
-            *(() if keys is None else (keys,)),
+            keys,
+            valid,
         )
+    return found._replace(scores=validity.of_scores(valid, found.scores))
 
 
 class _Rule(NamedTuple):
@@ -77,21 +81,25 @@ class _Rule(NamedTuple):
     integration_steps: int
 
 
-def _in_blocks(rule: _Rule, target, components, x, keys=None) -> Attributed:
+def _in_blocks(rule: _Rule, target, components, x, keys=None, valid=None) -> Attributed:
     """Compute attributions block by block, so that tangents stay in cache.
 
     Examples don't interact in a linearised network, so blocks of the batch give the same result.
     """
     blocks = 1 if rule.mode in ("literal", "sketch") else _num_blocks(rule, target, components, x)
     if blocks == 1:
-        return _attributed(rule, target, components, x, keys)
-    parts = jax.tree.map(lambda leaf: leaf.reshape(blocks, -1, *leaf.shape[1:]), x)
-    found = jax.lax.map(lambda part: _attributed(rule, target, components, part, None), parts)
+        return _attributed(rule, target, components, x, keys, valid)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(blocks, -1, *leaf.shape[1:]), (x, valid))
+    found = jax.lax.map(
+        lambda part: _attributed(rule, target, components, part[0], None, part[1]), parts
+    )
     return jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:]), found)
 
 
-def _attributed(rule: _Rule, target, components, x, keys) -> Attributed:
-    at = routes.linearise(target, x, rule.metric, rule.per_position)
+def _attributed(rule: _Rule, target, components, x, keys, valid) -> Attributed:
+    at = routes.linearise(target, x, rule.metric, rule.per_position, valid)
+    outputs = at.outputs
+    at = at._replace(outputs=validity.keep(valid, outputs))
     width = metrics.num_directions(rule.metric, at.outputs)
     if rule.mode == "auto":
         backwards = rule.per_position or routes.only_backwards(at)
@@ -104,7 +112,7 @@ def _attributed(rule: _Rule, target, components, x, keys) -> Attributed:
         )
 
     def squares(some):
-        return _squares(rule, target, at, some, x, keys)
+        return _squares(rule, target, at, some, x, keys, valid)
 
     shares = 1
     if rule.mode in ("forward", "reverse"):
@@ -117,10 +125,10 @@ def _attributed(rule: _Rule, target, components, x, keys) -> Attributed:
         scores = scores.reshape(-1, *scores.shape[2:])
     lead = next(iter(at.zeros.values())).shape[: at.lead]
     scores = jnp.moveaxis(scores.reshape(-1, *lead), 0, -1)
-    return Attributed(scores, at.outputs, at.records)
+    return Attributed(scores, outputs, at.records)
 
 
-def _squares(rule: _Rule, target, at, components, x, keys) -> jax.Array:
+def _squares(rule: _Rule, target, at, components, x, keys, valid) -> jax.Array:
     """Squared attributions, [C, L]."""
     if rule.mode == "literal" and rule.per_position:
 
@@ -130,6 +138,7 @@ def _squares(rule: _Rule, target, at, components, x, keys) -> jax.Array:
                 target,
                 at,
                 x,
+                valid,
                 lambda at: routes.along_outputs(at, components, "literal", position),
             )
             return metrics.squared(rule.metric, at.outputs, along)
@@ -139,13 +148,18 @@ def _squares(rule: _Rule, target, at, components, x, keys) -> jax.Array:
         return jnp.moveaxis(table, 0, -1).reshape(table.shape[1], -1)
     if rule.mode in ("forward", "literal"):
         along = _averaged(
-            rule, target, at, x, lambda at: routes.along_outputs(at, components, rule.mode)
+            rule, target, at, x, valid, lambda at: routes.along_outputs(at, components, rule.mode)
         )
         return metrics.squared(rule.metric, at.outputs, along)
 
     def pulled(directions):
         along = _averaged(
-            rule, target, at, x, lambda at: routes.along_directions(at, components, directions)
+            rule,
+            target,
+            at,
+            x,
+            valid,
+            lambda at: routes.along_directions(at, components, directions),
         )
         return jnp.sum(jnp.square(along), axis=1)
 
@@ -178,7 +192,7 @@ def _probes(rule: _Rule, outputs: PyTree, keys: jax.Array) -> jax.Array:
     return jax.vmap(one, out_axes=1)(keys, outputs)
 
 
-def _averaged(rule: _Rule, target, at, x, along) -> jax.Array:
+def _averaged(rule: _Rule, target, at, x, valid, along) -> jax.Array:
     """Derivatives at θ*, or their mean over `t·θ*` for t in (0, 1] (integrated gradients).
 
     The derivatives are averaged before they are squared: the squares of a mean, not their mean.
@@ -190,7 +204,7 @@ def _averaged(rule: _Rule, target, at, x, along) -> jax.Array:
     def scaled(t):
         weights = {name: t * weight for name, weight in target.weights.items()}
         there = target.with_weights(weights)
-        return along(routes.linearise(there, x, rule.metric, rule.per_position))
+        return along(routes.linearise(there, x, rule.metric, rule.per_position, valid))
 
     return _sum_map(scaled, jnp.arange(1, steps + 1) / steps) / steps
 
@@ -240,6 +254,7 @@ def gradient_attributions(
     per_position: bool = False,
     num_probes: int | None = None,
     key: jax.Array | None = None,
+    valid: Valid = None,
 ) -> jax.Array:
     """The paper's attributions: RMS over outputs of the derivative along every component.
 
@@ -264,6 +279,8 @@ def gradient_attributions(
         only.
       num_probes: number of random directions of the sketch.
       key: PRNG key for the random directions of the sketch.
+      valid: bool [B] or [B, T], which examples or positions count: the mean over outputs is over
+        those, and the scores of the rest are 0. None where everything counts.
 
     Returns:
       [B, C] scores, not negative; [B, T, C] per position.
@@ -282,4 +299,5 @@ def gradient_attributions(
         per_position=per_position,
         num_probes=num_probes,
         key=key,
+        valid=valid,
     ).scores

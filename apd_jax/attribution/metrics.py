@@ -10,7 +10,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from apd_jax import validity
 from apd_jax.errors import UserError
+from apd_jax.validity import Valid
 
 PyTree = Any
 Metric = Literal["rms", "fisher"] | Callable[[PyTree], PyTree]
@@ -24,22 +26,27 @@ def check_metric(metric: Metric) -> None:
         )
 
 
-def quantities(metric: Metric, outputs: PyTree, batch_size: int | None = None) -> jax.Array:
+def quantities(
+    metric: Metric, outputs: PyTree, batch_size: int | None = None, valid: Valid = None
+) -> jax.Array:
     """The quantities that a metric measures of outputs [B, ...], concatenated: [B, O].
 
     Args:
       metric: the metric.
       outputs: outputs of the network.
       batch_size: B, if the leading axis of the outputs has yet to be checked.
+      valid: bool [B] or [B, T], what counts. The rest is 0, and what counts is scaled so that a
+        mean square over all of an example is that over what counts.
 
     Raises:
       UserError: outputs that are no floating arrays with the batch in front.
     """
     whose = "the network"
+    outputs = validity.keep(valid, outputs)
     if callable(metric):
         whose = "the metric"
         _check_batch_in_front(metric, outputs)
-        outputs = metric(outputs)
+        outputs = validity.keep(valid, metric(outputs), "the metric's values")
     leaves = jax.tree.leaves(outputs)
     shapes = [jnp.shape(leaf) for leaf in leaves]
     if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
@@ -53,7 +60,8 @@ def quantities(metric: Metric, outputs: PyTree, batch_size: int | None = None) -
         of = "" if batch_size is None else f" of a batch of {batch_size}"
         raise UserError(f"{whose} must return outputs [B, ...], got shapes {shapes}{of}")
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
-    return flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=1)
+    table = flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=1)
+    return validity.evened(valid, table, outputs)
 
 
 def _check_batch_in_front(metric: Callable[[PyTree], PyTree], outputs: PyTree) -> None:

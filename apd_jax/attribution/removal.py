@@ -6,15 +6,20 @@ Letters: B batch, C components, O outputs, l uses of sites.
 import jax
 import jax.numpy as jnp
 
-from apd_jax import sites
+from apd_jax import sites, validity
 from apd_jax.attribution.metrics import Metric, check_metric, quantities, squared
 from apd_jax.components import Components, check_components
 from apd_jax.masked import forward
 from apd_jax.sites import PyTree, Target
+from apd_jax.validity import Valid
 
 
 def ablation_attributions(
-    target: Target, components: Components, x: PyTree, metric: Metric = "rms"
+    target: Target,
+    components: Components,
+    x: PyTree,
+    metric: Metric = "rms",
+    valid: Valid = None,
 ) -> jax.Array:
     """Squared change of the output when one component is removed.
 
@@ -26,7 +31,8 @@ def ablation_attributions(
       target: the network.
       components: `{site: Factors}` with C components.
       x: [B, ...] inputs.
-      metric: measure of the change of the outputs; see `gradient_attributions`.
+      metric, valid: measure of the change of the outputs, and which of them count; see
+        `gradient_attributions`.
 
     Returns:
       [B, C].
@@ -38,7 +44,8 @@ def ablation_attributions(
     check_components(target.at(x), components)
     sums = {name: factors.sum() for name, factors in components.items()}
     outputs = target.with_weights(sums)(x)
-    full = quantities(metric, outputs, sites.batch_size(x))
+    full = quantities(metric, outputs, sites.batch_size(x), valid)
+    kept = validity.keep(valid, outputs)
 
     def without(one: Components) -> jax.Array:
         matrices = {
@@ -46,14 +53,16 @@ def ablation_attributions(
             for name, factors in one.items()
         }
         removed = {name: sums[name] - matrix for name, matrix in matrices.items()}
-        ablated = quantities(metric, target.with_weights(removed)(x), sites.batch_size(x))
+        ablated = quantities(metric, target.with_weights(removed)(x), sites.batch_size(x), valid)
         change = jnp.where(full == ablated, 0.0, full - ablated)
-        return squared(metric, outputs, change.T[None])[0]
+        return squared(metric, kept, change.T[None])[0]
 
     return jax.lax.map(without, components).T
 
 
-def activation_attributions(target: Target, components: Components, x: PyTree) -> jax.Array:
+def activation_attributions(
+    target: Target, components: Components, x: PyTree, valid: Valid = None
+) -> jax.Array:
     """Squared norm of what every component writes in the full component model.
 
     `Σ_l ‖x_l P_{c,l}‖²`, summed over all uses of sites, with x_l from the pass of all components.
@@ -62,24 +71,31 @@ def activation_attributions(target: Target, components: Components, x: PyTree) -
       target: the network.
       components: `{site: Factors}` with C components.
       x: [B, ...] inputs.
+      valid: bool [B] or [B, T], which rows of the sites count; None for all.
 
     Returns:
       [B, C].
 
     Raises:
-      UserError: components that do not fit the target's sites.
+      UserError: components that do not fit the target's sites, rows without the positions that
+        `valid` has.
     """
     check_components(target.at(x), components)
     full = forward.summed(target, components)
 
-    def some(inputs):
+    def some(inputs, valid):
         _, records = sites.run(full, inputs, sites.as_is)
         total = 0.0
         for record in records.values():
             factors = components[record.name].placed(record.placement)
             written = forward.write_each(forward.read_all(record.x, factors), factors)
+            if valid is not None:
+                rows = record.y.shape[: record.y.ndim - 1 - factors.stacked]
+                counted = validity.of_site_rows(valid, rows, record.name)
+                between = (1,) * (written.ndim - counted.ndim)
+                written = jnp.where(counted.reshape(*counted.shape, *between), written, 0.0)
             squares = jnp.square(jnp.moveaxis(written, -2, 1))  # [B, C, ...]
             total += squares.reshape(*squares.shape[:2], -1).sum(axis=-1)
         return total
 
-    return sites.over_examples(some, target, x)
+    return sites.over_examples(some, target, x, valid)

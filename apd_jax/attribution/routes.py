@@ -20,6 +20,7 @@ from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.components import Components, Factors
 from apd_jax.masked import forward
 from apd_jax.sites import PyTree, Records, SiteRecord, Target
+from apd_jax.validity import Valid
 
 Mode = Literal["auto", "forward", "reverse", "sketch", "literal"]
 Route = Literal["forward", "reverse"]
@@ -52,7 +53,9 @@ class Linearised(NamedTuple):
     lead: int
 
 
-def linearise(target: Target, x: PyTree, metric: Metric, positions: bool = False) -> Linearised:
+def linearise(
+    target: Target, x: PyTree, metric: Metric, positions: bool = False, valid: Valid = None
+) -> Linearised:
     """Linearise what a metric measures in taps that are added to every site's output, at tap = 0.
 
     Args:
@@ -60,6 +63,7 @@ def linearise(target: Target, x: PyTree, metric: Metric, positions: bool = False
       x: [B, ...] inputs.
       metric: measure of the outputs; see `metrics`.
       positions: give rows the leading axes batch and position, instead of batch alone.
+      valid: bool [B] or [B, T], which examples or positions of the outputs count.
     """
 
     def records_of(inputs):
@@ -73,7 +77,7 @@ def linearise(target: Target, x: PyTree, metric: Metric, positions: bool = False
             return call.as_is() + taps[call.key]
 
         outputs, records = sites.run(target, x, operation, positions=positions)
-        return quantities(metric, outputs, sites.batch_size(x)), (outputs, records)
+        return quantities(metric, outputs, sites.batch_size(x), valid), (outputs, records)
 
     axes = sites.position_shape(target, x) if positions else ()
     _, push, (outputs, records) = jax.linearize(tapped, zeros, has_aux=True)

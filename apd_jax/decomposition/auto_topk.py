@@ -229,8 +229,8 @@ def look(decomposition: Decomposition, x: PyTree) -> Pilot:
     found = decomposition.see(x)
 
     def error(k: float) -> float:
-        outputs = seen.outputs_at(k, target, components, x, found, size)[1]
-        return seen.distance(objective, outputs, found.outputs)
+        (point,) = seen.points([k], objective, target, components, x, size, found=found)
+        return point.measured.error
 
     assert objective.topk is not None  # the search sets it
     topk = float(objective.topk)

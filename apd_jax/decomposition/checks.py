@@ -3,6 +3,7 @@
 Letters: B batch.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -12,14 +13,17 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from apd_jax import randomness, sites
-from apd_jax.attribution.metrics import quantities
+from apd_jax import randomness, sites, validity
+from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.components import Components, check_components, init_components, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
+from apd_jax.objective.selection import Selected
+from apd_jax.objective.terms import TERMS, Step
 from apd_jax.runtime.programs import jit_with_owner
 from apd_jax.sites import PyTree, Target
+from apd_jax.sites.closeness import close
 from apd_jax.sites.program import ONE_EXAMPLE, takes_batches_of, trace
 from apd_jax.training.config import Settings
 
@@ -44,7 +48,7 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
       UserError: no target, inputs that the network does not take, outputs that are no real
         numbers, parameters that are not finite or narrower than float32, examples that mix,
         derivatives that the network defines otherwise than its own equations, unknown hidden
-        sites, inputs that the selection can't count.
+        sites, inputs that the selection can't count, a `valid` that does not fit them.
     """
     if not isinstance(target, Target):
         raise UserError(
@@ -56,12 +60,17 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     _check_precision(target)
     trace(target.apply_fn, target.params, x)  # says so where its sites are known and x is new
     _check_batch_axis(target, x)
-    metric = "rms" if objective is None else objective.metric
-    jax.eval_shape(lambda inputs: quantities(metric, target(inputs), sites.batch_size(x)), x)
+    metric: Metric = "rms" if objective is None else objective.metric
+    valid = None if objective is None else objective.counted(x)
+    jax.eval_shape(lambda inputs: quantities(metric, target(inputs), sites.batch_size(x), valid), x)
     if objective is not None:
         for name in objective.hidden_sites:
             target.sites.full_name(name)
         _check_attributions(target, x, objective)
+        if valid is not None:
+            _check_terms(target, x, objective)
+            target = _without_the_rest(target, x, objective)
+            _check_gradients(target, x)
     _check_outputs(target, x, objective)
     _check_apart(target, x)
     _check_derivatives(target, x)
@@ -87,6 +96,48 @@ def _check_attributions(target: Target, x: PyTree, objective: Objective) -> None
     scores = jax.eval_shape(scores_of, x)
     if objective.selection == "exact":  # of other rules, k need not fit so few examples
         jax.eval_shape(objective.select, scores, x)
+
+
+def _check_terms(target: Target, x: PyTree, objective: Objective) -> None:
+    """Trace the losses, so that a loss that can't leave out what does not count is refused now."""
+    names = [name for name, weight in dataclasses.asdict(objective.coefficients).items() if weight]
+
+    def values(inputs):
+        component = init_components(randomness.root(0), target, num_components=1, rank=1)
+        attributed = objective.attribute(target, component, inputs)
+        mask = jnp.ones(attributed.scores.shape, bool)
+        step = Step(objective, target, component, inputs, attributed, Selected(mask, None))
+        return [TERMS[name].value(step) for name in names]
+
+    jax.eval_shape(values, x)
+
+
+def _without_the_rest(target: Target, x: PyTree, objective: Objective) -> Target:
+    """The network with zeros for outputs that don't count, which are not checked."""
+
+    def apply_fn(params, inputs):
+        return validity.keep(objective.counted(inputs), target.apply_fn(params, inputs))
+
+    return Target(apply_fn, target.params, list(target.sites), inputs=x)
+
+
+@jit_with_owner
+def _gradients(target: Target, x: PyTree) -> PyTree:
+    """Gradient of the sum of all outputs with respect to the weights of the sites."""
+    return jax.grad(lambda w: jnp.sum(quantities("rms", target.with_weights(w)(x))))(target.weights)
+
+
+def _check_gradients(target: Target, x: PyTree) -> None:
+    """Refuse NaN gradients, where the outputs that count are finite."""
+    if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_gradients(target, x))):
+        return
+    if np.isfinite(np.asarray(_outputs(target, x, np.arange(sites.batch_size(x))))).all():
+        raise UserError(
+            "the gradients of the outputs that count are NaN or infinite, although these outputs "
+            "are finite: NaN where nothing counts reaches them as 0 · NaN, as that of a query "
+            "whose keys are all masked by −∞; mask with a large negative number (-1e9), or let "
+            "such a query see itself"
+        )
 
 
 def check_seed(seed: int) -> None:
@@ -175,7 +226,7 @@ def _check_apart(target: Target, x: PyTree) -> None:
     # Beside others, in another place; as many as all, so that nothing is compiled again.
     first = np.asarray(_outputs(target, x, np.array([0, *[1] * (size - 1)])))[0]
     other = np.asarray(_outputs(target, x, np.array([2, 0, *[2] * (size - 2)])))[1]
-    if not _close(first, other):
+    if not close(first, other, _TOLERANCE):
         raise UserError(_MIXED)
 
 
@@ -252,7 +303,7 @@ def _check_derivatives(target: Target, x: PyTree) -> None:
         if "custom_vjp" not in str(error):
             raise
         own, ours = _two_gradients(target, x, component)  # no derivative along a direction
-    if not _close(own, ours, tolerance(target, x)):
+    if not close(own, ours, tolerance(target, x)):
         raise UserError(
             "the network's derivative with respect to its sites is not that of its own equations: "
             "examples meet, as by batch statistics in training mode (use train=False, "
@@ -284,10 +335,3 @@ def _rounding(jaxpr) -> float:
     units = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     inner = [sub for eqn in jaxpr.eqns for sub in core.jaxprs_in_params(eqn.params)]
     return max([*units, *map(_rounding, inner)], default=0.0)
-
-
-def _close(a: jax.Array, b: jax.Array, tolerance: float = _TOLERANCE) -> bool:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    same = (a == b) | (~np.isfinite(a) & ~np.isfinite(b))  # logits of −∞ are ordinary
-    scale = max(np.abs(a[~same]).max(initial=0.0), np.abs(b[~same]).max(initial=0.0))
-    return bool((np.abs(a[~same] - b[~same]) <= tolerance * scale).all())

@@ -9,6 +9,7 @@ import io
 import math
 import pathlib
 import zipfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ _ROUNDING = 1e-5  # of draws on another machine
 _MEANINGS = {  # the network first: the others change with it
     "network": "another network",
     "metric": "another function metric=",
+    "valid": "another function valid=",
     "minimality_loss": "another function minimality_loss=",
 }
 _Arrays = dict[str, np.ndarray]
@@ -57,7 +59,7 @@ def claim(
       WorkdirMismatch: a function gives something else than what is kept there.
       WorkdirError: what was kept can't be read.
     """
-    functions = objective.metric, objective.minimality_loss
+    functions = objective.metric, objective.minimality_loss, objective.valid
     path = workdir.path / FILE
     kept = _read(path)
     if kept is None:
@@ -114,7 +116,8 @@ def _keep(workdir: Workdir, path: pathlib.Path, arrays: _Arrays) -> None:
         )
     if jax.process_index() == 0:
         content = io.BytesIO()
-        np.savez(content, **{f"{name} {array.dtype.name}": array for name, array in arrays.items()})
+        named: Any = {f"{name} {array.dtype.name}": array for name, array in arrays.items()}
+        np.savez(content, **named)
         atomic_write_bytes(path, content.getvalue())
 
 

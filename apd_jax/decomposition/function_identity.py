@@ -12,25 +12,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax import validity
 from apd_jax.attribution.metrics import Metric, quantities
+from apd_jax.objective.terms import distance
 from apd_jax.sites import PyTree, Target
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 @jax.default_matmul_precision("highest")
 def given(
-    target: Target, x: PyTree, metric: Metric = "rms", minimality_loss: str | Callable = "mse"
+    target: Target,
+    x: PyTree,
+    metric: Metric = "rms",
+    minimality_loss: str | Callable = "mse",
+    valid: Callable | None = None,
 ) -> dict[str, jax.Array]:
     """What the network gives on examples, and what functions make of that.
 
     Args:
       target: the network.
       x: [B, ...] inputs.
-      metric, minimality_loss: functions of the objective; one that is chosen by name is left out.
+      metric, minimality_loss, valid: functions of the objective; one that is chosen by name, or
+        None, is left out.
 
     Returns:
       `"network"`, the outputs [B, O]; `"metric"`, what it measures of them; `"minimality_loss"`,
-      the mean distance of half the outputs of other examples from them. All float32.
+      the mean distance of half the outputs of other examples from them; `"valid"`, which of the
+      examples or positions count. All float32.
     """
     outputs = target(x)
     found: dict[str, Any] = {"network": quantities("rms", outputs)}
@@ -38,7 +46,10 @@ def given(
         found["metric"] = quantities(metric, outputs)
     if callable(minimality_loss):
         others = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0) / 2, outputs)
-        found["minimality_loss"] = jnp.mean(minimality_loss(others, outputs))
+        counted = validity.of_batch(valid, x)
+        found["minimality_loss"] = distance(minimality_loss, others, outputs, counted)
+    if valid is not None:
+        found["valid"] = validity.of_batch(valid, x)
     return {name: value.astype(jnp.float32) for name, value in found.items()}
 
 
@@ -48,7 +59,7 @@ def difference(found: Any, expected: Any, tolerance: float) -> str:
     Args:
       found: an array.
       expected: the one that was kept.
-      tolerance: in parts of the largest number; whole numbers must be equal.
+      tolerance: allowed difference relative to the largest number; whole numbers must be equal.
     """
     found, expected = np.asarray(found), np.asarray(expected)
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from apd_jax import sites
 from apd_jax.components import Components
 from apd_jax.evaluation import baselines, ranks, seen
-from apd_jax.evaluation.labels import quality
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import Summary
@@ -38,10 +38,11 @@ def error_curves(
     decomposition: ComponentModel, x: PyTree, found: Seen, summary: Summary, labels: Any = None
 ) -> dict[str, Curve]:
     """Curves of `"components"` and of every baseline that is not too large."""
-    target, settings = decomposition.target, decomposition.settings
+    target = decomposition.target
+    middle = max(found.mask.sum(axis=1).mean(), 1e-6)
     curves = {
         "components": _curve(
-            decomposition, decomposition.components, x, found, summary.ranks, labels
+            decomposition, decomposition.components, x, middle, summary.ranks, labels, found
         )
     }
     active_rank = summary.active.active_rank or 0.0
@@ -52,9 +53,7 @@ def error_curves(
         values = ranks.singular_values(components)
         own = ranks.ranks(values, ranks.target_singular_values(target))
         k = float(np.clip(active_rank, 1.0, len(own)))
-        objective = decomposition.objective.with_topk(k, selection="batch", distil=False)
-        there = seen.see(objective, target, components, x, settings.batch_size)
-        curves[name] = _curve(decomposition, components, x, there, own, labels)
+        curves[name] = _curve(decomposition, components, x, k, own, labels)
     return curves
 
 
@@ -62,21 +61,32 @@ def _curve(
     decomposition: ComponentModel,
     components: Components,
     x: PyTree,
-    found: Seen,
+    middle: float,
     own_ranks: np.ndarray,
     labels: Any,
+    found: Seen | None = None,
 ) -> Curve:
-    settings, target = decomposition.settings, decomposition.target
-    curve = Curve([], [], [], [])
-    middle = max(found.mask.sum(axis=1).mean(), 1e-6)
-    total = found.mask.shape[1]
-    for k in _values(middle, total, min(settings.batch_size, len(found.mask))):
-        mask, outputs = seen.outputs_at(k, target, components, x, found, settings.batch_size)
-        curve.k.append(k)
-        curve.active_rank.append(float((mask @ own_ranks).mean()))
-        curve.error.append(seen.distance(decomposition.objective, outputs, found.outputs))
-        curve.quality.append(quality(outputs, labels))
-    return curve
+    """The curve of some components, around a number of active ones."""
+    size = decomposition.settings.batch_size
+    values = _values(middle, len(own_ranks), min(size, sites.batch_size(x)))
+    points = seen.points(
+        values,
+        decomposition.objective,
+        decomposition.target,
+        components,
+        x,
+        size,
+        found=found,
+        ranks=own_ranks,
+        labels=labels,
+    )
+    measured = [point.measured for point in points]
+    return Curve(
+        values,
+        [point.rank for point in points],
+        [one.error for one in measured],
+        [one.quality for one in measured],
+    )
 
 
 def _values(middle: float, total: int, rows: int) -> list[float]:

@@ -1,41 +1,63 @@
-"""Attributions, active components and outputs on examples, computed in blocks.
+"""Attributions, active components and errors on examples, computed in blocks.
 
-Letters: N examples, T positions, R rows (N, or N·T where components are chosen for every position),
-C components.
+Of outputs no more than a block is ever held: errors are sums over blocks.
+Letters: N examples, T positions (one axis or several), R rows that count (of the N, or of the N·T
+where components are chosen for every position), C components.
 """
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax import sites
+from apd_jax import sites, validity
 from apd_jax.components import Components
+from apd_jax.errors import UserError
+from apd_jax.evaluation.tally import Measured, Tally
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.terms import DISTANCES
 from apd_jax.sites import PyTree, Target
 
 
 class Seen(NamedTuple):
-    """Attributions, masks and outputs of N examples.
+    """Attributions, masks and errors of N examples.
 
     Attributes:
       scores: [R, C] attributions.
       mask: [R, C] bool, the active components.
       lead: (N,) or (N, T), the axes that rows stand for.
-      outputs: the target's outputs, [N, ...].
-      active: outputs with only the active components, [N, ...].
+      rows: [R] numbers of the rows among all N, or N·T, in ascending order.
+      network: quality of the target's outputs.
+      active: error and quality of the outputs with only the active components.
     """
 
     scores: np.ndarray
     mask: np.ndarray
     lead: tuple[int, ...]
-    outputs: PyTree
-    active: PyTree
+    rows: np.ndarray
+    network: Measured
+    active: Measured
+
+    def places(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Number of the example, and of the position along each axis, of some of the R rows."""
+        return np.unravel_index(self.rows[rows], self.lead)
+
+
+class Point(NamedTuple):
+    """The outputs under a batch top-k mask.
+
+    Attributes:
+      active: mean number of active components of a row.
+      rank: their mean rank.
+      measured: error and quality.
+    """
+
+    active: float
+    rank: float
+    measured: Measured
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -54,62 +76,169 @@ def look(
     return attributed.scores, chosen.mask, attributed.outputs
 
 
-def see(objective: Objective, target: Target, components: Components, x: PyTree, size: int) -> Seen:
+@functools.partial(jax.jit, static_argnums=0)
+def _score_and_run(objective, target, components, x):
+    """Attributions [B, (T), C], and the target's outputs."""
+    attributed = objective.attribute(target, components, x)
+    return attributed.scores, attributed.outputs
+
+
+@jax.jit
+def _run(target, x):
+    return target(x)
+
+
+def see(
+    objective: Objective,
+    target: Target,
+    components: Components,
+    x: PyTree,
+    size: int,
+    labels: Any = None,
+) -> Seen:
     """Compute what `Seen` holds, in blocks of about `size`, the batch size of the training.
 
     Batch top-k selects by comparison within a block: blocks have the size of training batches, so
     that the selection is as strict as in training.
+
+    Raises:
+      UserError: labels that don't fit the outputs, or no row that counts.
     """
-    found = []
-    for block in blocks(x, size):
-        scores, mask, outputs = look(objective, target, components, block)
-        active = forward.masked_apply(target, components, block, mask)
-        found.append(jax.device_get((scores, mask, outputs, active)))
-    scores, mask, outputs, active = joined(found)
-    width = scores.shape[-1]
-    lead = scores.shape[:-1]
-    return Seen(scores.reshape(-1, width), mask.reshape(-1, width), lead, outputs, active)
+    network, active = (Tally(objective, sites.batch_size(x), labels) for _ in range(2))
+    scores: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    lead: tuple[int, ...] = ()
+    for place, block in blocks(x, size):
+        found, mask, outputs = look(objective, target, components, block)
+        network.add(place, block, outputs, outputs)
+        active.add(place, block, forward.masked_apply(target, components, block, mask), outputs)
+        lead = found.shape[1:-1]
+        kept = counted_rows(objective, block, found.shape[:-1])
+        rows.append(kept + place.start * int(np.prod(lead)))
+        for parts, table in ((scores, found), (masks, mask)):
+            parts.append(np.asarray(table).reshape(-1, table.shape[-1])[kept])
+    places = np.concatenate(rows)
+    if not len(places):
+        raise UserError("valid leaves no row of these examples that counts")
+    return Seen(
+        np.concatenate(scores),
+        np.concatenate(masks),
+        (sites.batch_size(x), *lead),
+        places,
+        network.result(),
+        active.result(),
+    )
 
 
-def blocks(x: PyTree, size: int) -> Iterator[PyTree]:
-    """Divide examples into nearly equal blocks, none of them smaller than `size` if possible."""
+def points(
+    ks: list[float],
+    objective: Objective,
+    target: Target,
+    components: Components,
+    x: PyTree,
+    size: int,
+    *,
+    found: Seen | None = None,
+    ranks: np.ndarray | None = None,
+    labels: Any = None,
+) -> list[Point]:
+    """Outputs under batch top-k with several k, each selected in blocks as in `see`.
+
+    Args:
+      ks: the values of k.
+      objective, target, components, x, size: see `see`.
+      found: attributions of the same examples, if they are known.
+      ranks: [C] rank of every component; ones if None.
+      labels: see `Decomposition.summary`.
+    """
+    tallies = [Tally(objective, sites.batch_size(x), labels) for _ in ks]
+    sums, total = np.zeros((len(ks), 2)), 0
+    for place, block in blocks(x, size):
+        if found is None:
+            scores, outputs = _score_and_run(objective, target, components, block)
+            scores = np.asarray(scores)
+            kept = counted_rows(objective, block, scores.shape[:-1])
+        else:
+            scores, kept = _scores_of(found, place)
+            outputs = _run(target, block)
+        table = scores.reshape(-1, scores.shape[-1])
+        own = np.ones(table.shape[1]) if ranks is None else ranks
+        total += len(kept)
+        for number, k in enumerate(ks):
+            mask = np.zeros(table.shape, bool)
+            mask[kept] = _batch_topk(table[kept], k)
+            masked = forward.masked_apply(
+                target, components, block, jnp.asarray(mask.reshape(scores.shape))
+            )
+            tallies[number].add(place, block, masked, outputs)
+            sums[number] += mask.sum(), (mask @ own).sum()
+    means = (sums / max(total, 1)).tolist()
+    return [
+        Point(active, rank, tally.result())
+        for (active, rank), tally in zip(means, tallies, strict=True)
+    ]
+
+
+def at_weight(
+    weight: float,
+    objective: Objective,
+    target: Target,
+    components: Components,
+    x: PyTree,
+    size: int,
+    labels: Any = None,
+) -> Measured:
+    """Outputs with every component at the same weight."""
+    tally = Tally(objective, sites.batch_size(x), labels)
+    count = jax.tree.leaves(components)[0].shape[0]
+    for place, block in blocks(x, size):
+        mask = jnp.full((sites.batch_size(block), count), weight, jnp.float32)
+        tally.add(
+            place,
+            block,
+            forward.masked_apply(target, components, block, mask),
+            _run(target, block),
+        )
+    return tally.result()
+
+
+def blocks(x: PyTree, size: int) -> Iterator[tuple[slice, PyTree]]:
+    """Divide examples into nearly equal blocks, none of them smaller than `size` if possible.
+
+    Yields:
+      The place of a block among the examples, and the block, on the device.
+    """
     count = sites.batch_size(x)
+    host = jax.tree.map(np.asarray, x)
     for rows in np.array_split(np.arange(count), max(1, count // size)):
-        yield jax.tree.map(lambda leaf, rows=rows: jnp.asarray(leaf)[rows], x)
+        place = slice(int(rows[0]), int(rows[-1]) + 1)
+        yield place, jax.tree.map(lambda leaf, p=place: jnp.asarray(leaf[p]), host)
 
 
-def joined(parts: list[PyTree]) -> PyTree:
-    """Concatenate blocks."""
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+def counted_rows(objective: Objective, block: PyTree, lead: tuple[int, ...]) -> np.ndarray:
+    """Numbers of the rows of a block that count."""
+    valid = objective.counted(block)
+    if valid is None:
+        return np.arange(int(np.prod(lead)))
+    return np.flatnonzero(np.asarray(validity.of_rows(valid, lead)))
 
 
-def outputs_at(
-    k: float, target: Target, components: Components, x: PyTree, seen: Seen, size: int
-) -> tuple[np.ndarray, PyTree]:
-    """Select with another k: the batch top-k mask [R, C] of given scores, and the outputs."""
-    scores = seen.scores.reshape(*seen.lead, -1)
-    found, start = [], 0
-    for block in blocks(x, size):
-        rows = slice(start, start + sites.batch_size(block))
-        mask = _batch_topk(scores[rows], k)
-        outputs = forward.masked_apply(target, components, block, jnp.asarray(mask))
-        found.append((mask, jax.device_get(outputs)))
-        start = rows.stop
-    mask, outputs = joined(found)
-    return mask.reshape(-1, mask.shape[-1]), outputs
+def _scores_of(found: Seen, place: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Attributions [B, (T), C] of a block, zeros where nothing counts; and the rows that count."""
+    lead = found.lead[1:]
+    each = int(np.prod(lead))
+    first, last = np.searchsorted(found.rows, (place.start * each, place.stop * each))
+    kept = found.rows[first:last] - place.start * each
+    size = place.stop - place.start
+    table = np.zeros((size * each, found.scores.shape[1]), found.scores.dtype)
+    table[kept] = found.scores[first:last]
+    return table.reshape(size, *lead, -1), kept
 
 
 def _batch_topk(scores: np.ndarray, k: float) -> np.ndarray:
     """`selection.batch_topk_mask` in NumPy: JAX would compile it again for each of many k."""
     flat = np.where(np.isfinite(scores), scores, -np.inf).ravel()
     mask = np.zeros(flat.shape, bool)
-    mask[np.argsort(-flat, kind="stable")[: int(k * (flat.size // scores.shape[-1]))]] = True
+    mask[np.argsort(-flat, kind="stable")[: int(k * len(scores))]] = True
     return (mask & (flat > -np.inf)).reshape(scores.shape)
-
-
-def distance(objective: Objective, outputs: PyTree, target_outputs: PyTree) -> float:
-    """The distance between outputs that the training minimises."""
-    loss = objective.minimality_loss
-    function = loss if callable(loss) else DISTANCES[loss]
-    as_arrays = jax.tree.map(jnp.asarray, (outputs, target_outputs))
-    return float(jnp.mean(function(*as_arrays)))

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites
@@ -15,11 +14,13 @@ from apd_jax.components import num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines, ranks, seen, tables
 from apd_jax.evaluation import labels as against
+from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
-from apd_jax.masked import forward
+from apd_jax.evaluation.tally import Measured
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree
+from apd_jax.training import presets
 
 ALWAYS = 0.95  # a component that is active on a larger share of the examples is always on
 MOST = 0.5  # an active rank above this share of the network's is most of the network
@@ -34,6 +35,7 @@ class Row:
       active_components, active_rank: mean number of active components per example, and their rank.
       error: distance of the output from the target's, as the training measures it.
       quality: accuracy, or mean squared error, against the labels; None without labels.
+      cross_entropy: against the labels, in nats; None without classes.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Row:
     active_rank: float | None
     error: float
     quality: float | None
+    cross_entropy: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +53,12 @@ class Finding:
     Attributes:
       kind: `"trivial"`: the decomposition says little about the network; `"empty site"`: a site's
         weights are all zero; `"scores"`: attributions are not finite; `"labels"`: some were
-        ignored; `"baseline"`: one was omitted.
+        ignored; `"baseline"`: one was omitted; `"settings"`: how components are chosen for
+        positions.
       text: a sentence.
     """
 
-    kind: Literal["trivial", "empty site", "scores", "labels", "baseline"]
+    kind: Literal["trivial", "empty site", "scores", "labels", "baseline", "settings"]
     text: str
 
 
@@ -74,6 +78,7 @@ class Summary:
       unfaithfulness: `{site: ‖θ* − ΣP‖² / ‖θ*‖²}`; see `ranks.unfaithfulness`.
       empty_sites: sites whose weights are all zero.
       findings: what a reader has to know besides.
+      agreement: what the initialisations side by side found, compared; None where there was one.
     """
 
     num_examples: int
@@ -89,6 +94,7 @@ class Summary:
     unfaithfulness: Mapping[str, float]
     empty_sites: tuple[str, ...]
     findings: tuple[Finding, ...]
+    agreement: SeedMatrix | None = None
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -104,6 +110,18 @@ class Summary:
     def dead(self) -> list[int]:
         """Components that are active on no example."""
         return np.flatnonzero(self.active_share == 0).tolist()
+
+    @property
+    def cross_entropy_recovered(self) -> float | None:
+        """Share of the cross entropy that the active components recover; None without classes.
+
+        `(CE_nothing − CE_active) / (CE_nothing − CE_network)`.
+        """
+        rows = (self.nothing, self.active, self.network)
+        none, own, whole = (row.cross_entropy for row in rows)
+        if none is None or own is None or whole is None or none == whole:
+            return None
+        return (none - own) / (none - whole)
 
     @property
     def trivial(self) -> bool:
@@ -141,7 +159,8 @@ def summarise(
 ) -> Summary:
     """Measure a decomposition on examples; see `Decomposition.summary`."""
     names = (names,) if isinstance(names, str) else names
-    return summarise_seen(decomposition, x, decomposition.see(x), labels, names)
+    labels = against.as_array(decomposition.target, x, labels)
+    return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names)
 
 
 def summarise_seen(
@@ -155,23 +174,25 @@ def summarise_seen(
     target_values = ranks.target_singular_values(target)
     own_ranks = ranks.ranks(ranks.singular_values(components), target_values)
     whole = ranks.network_rank(target_values)
-    measured = _Measures(decomposition.objective, found.outputs, labels)
-    active = measured.row(
+    active = _row(
         "active components",
         found.active,
         found.mask.sum(axis=1).mean(),
         (found.mask @ own_ranks).mean(),
     )
-    everything, nothing = (in_blocks(decomposition, x, weight) for weight in (1.0, 0.0))
-    others = _baselines(decomposition, x, measured, active.active_rank or 0.0, names)
+    rule, size = decomposition.objective, decomposition.settings.batch_size
+    everything, nothing = (
+        seen.at_weight(weight, rule, target, components, x, size, labels) for weight in (1.0, 0.0)
+    )
+    others = _baselines(decomposition, x, labels, active.active_rank or 0.0, names)
     share = found.mask.mean(axis=0)
     empty = tuple(ranks.empty_sites(target))
     return Summary(
         num_examples=sites.batch_size(x),
-        network=measured.row("network", found.outputs, None, whole),
+        network=_row("network", found.network, None, whole),
         active=active,
-        everything=measured.row("all components", everything, len(own_ranks), own_ranks.sum()),
-        nothing=measured.row("no components", nothing, 0, 0),
+        everything=_row("all components", everything, len(own_ranks), own_ranks.sum()),
+        nothing=_row("no components", nothing, 0, 0),
         baselines=tuple(row for row in others.values() if row is not None),
         quality_name=against.quality_name(labels),
         active_share=share,
@@ -185,28 +206,21 @@ def summarise_seen(
             *_not_finite(found.scores),
             *_ignored(labels),
             *(Finding("baseline", _omitted(name)) for name, row in others.items() if row is None),
+            *(Finding("settings", text) for text in [presets.says(decomposition.settings)] if text),
         ),
+        agreement=decomposition.agreement(),
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Measures:
-    """Compares outputs with those of the target, and with labels."""
-
-    objective: Objective
-    target_outputs: PyTree
-    labels: Any
-
-    def row(self, name: str, outputs: PyTree, components: float | None, rank: float | None) -> Row:
-        error = seen.distance(self.objective, outputs, self.target_outputs)
-        count, rank = (None if n is None else float(n) for n in (components, rank))
-        return Row(name, count, rank, error, against.quality(outputs, self.labels))
+def _row(name: str, measured: Measured, components: float | None, rank: float | None) -> Row:
+    count, rank = (None if n is None else float(n) for n in (components, rank))
+    return Row(name, count, rank, *measured)
 
 
 def _baselines(
     decomposition: ComponentModel,
     x: PyTree,
-    measured: _Measures,
+    labels: Any,
     active_rank: float,
     names: Sequence[str],
 ) -> dict[str, Row | None]:
@@ -217,27 +231,18 @@ def _baselines(
         if components is None:
             rows[name] = None
             continue
-        k = min(active_rank, num_components(components))
-        objective = decomposition.objective.with_topk(
-            max(float(k), 1.0), selection="batch", distil=False
+        k = max(float(min(active_rank, num_components(components))), 1.0)
+        (point,) = seen.points(
+            [k],
+            decomposition.objective,
+            decomposition.target,
+            components,
+            x,
+            decomposition.settings.batch_size,
+            labels=labels,
         )
-        size = decomposition.settings.batch_size
-        found = seen.see(objective, decomposition.target, components, x, size)
-        count = found.mask.sum(axis=1).mean()
-        rows[name] = measured.row(name, found.active, count, count)
+        rows[name] = _row(name, point.measured, point.active, point.active)
     return rows
-
-
-def in_blocks(decomposition: ComponentModel, x: PyTree, weight: float) -> PyTree:
-    """Outputs with every component at the same weight."""
-    count = num_components(decomposition.components)
-    found = []
-    for block in seen.blocks(x, decomposition.settings.batch_size):
-        mask = jnp.full((sites.batch_size(block), count), weight, jnp.float32)
-        found.append(
-            forward.masked_apply(decomposition.target, decomposition.components, block, mask)
-        )
-    return seen.joined(found)
 
 
 def _trivial(

@@ -4,15 +4,18 @@ Letters: B batch, C components, m rank, O outputs, N number of decomposed weight
 twice counts twice), p Schatten power, s_c(x) mask.
 """
 
+import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
 
+from apd_jax import validity
 from apd_jax.components import Components
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree, Records
+from apd_jax.validity import Valid
 
 # Added to squares before they are raised to a power below 1, whose slope at 0 is infinite.
 EPSILON = 1e-16
@@ -37,24 +40,43 @@ def faithfulness(
             uses[site] * jnp.sum(jnp.square(weights[site] - factors.sum()))
             for site, factors in components.items()
         )
-        return sum(squares) / total
+        return _sum(squares) / total
 
 
-def output_mse(outputs: PyTree, target_outputs: PyTree) -> jax.Array:
+def output_mse(outputs: PyTree, target_outputs: PyTree, valid: Valid = None) -> jax.Array:
     """Mean over batch and outputs of the squared difference (minimality of the top-k objective).
 
     Args:
       outputs: [B, ...], `f(x, κ(x))`; or `f(x, Σ_c P_c)` for the output loss of all components.
       target_outputs: [B, ...], `f(x, θ*)`.
+      valid: bool [B] or [B, T], the examples or positions that the mean is over; None for all.
     """
+    if valid is not None:
+        total, count = mse_parts(outputs, target_outputs, valid)
+        return total / jnp.maximum(count, 1)
     ours, theirs = jax.tree.leaves(outputs), jax.tree.leaves(target_outputs)
     squares = [jnp.square(a - b) for a, b in zip(ours, theirs, strict=True)]
     if len(squares) == 1:
         return jnp.mean(squares[0])
-    return sum(jnp.sum(s) for s in squares) / sum(s.size for s in squares)
+    return _sum(jnp.sum(s) for s in squares) / sum(s.size for s in squares)
 
 
-def output_kl(logits: PyTree, target_logits: PyTree) -> jax.Array:
+def mse_parts(
+    outputs: PyTree, target_outputs: PyTree, valid: Valid = None
+) -> tuple[jax.Array, jax.Array]:
+    """Sum of the squared differences that count, and their number; see `output_mse`."""
+    ours, theirs = (
+        jax.tree.leaves(validity.keep(valid, tree)) for tree in (outputs, target_outputs)
+    )
+    total, count = jnp.float32(0), jnp.float32(0)
+    for a, b in zip(ours, theirs, strict=True):
+        counted = None if valid is None else validity.of_entries(valid, b)
+        part, number = validity.parts(jnp.square(a - b), counted)
+        total, count = total + part, count + number
+    return total, count
+
+
+def output_kl(logits: PyTree, target_logits: PyTree, valid: Valid = None) -> jax.Array:
     """Mean over batch and positions of `KL(softmax(target) ‖ softmax(logits))`.
 
     A single logit stands for the two classes of a sigmoid. Classes that the target excludes by a
@@ -63,10 +85,28 @@ def output_kl(logits: PyTree, target_logits: PyTree) -> jax.Array:
     Args:
       logits: [B, ..., K] of the masked network.
       target_logits: [B, ..., K] of the target.
+      valid: bool [B] or [B, T], the examples or positions that the mean is over; None for all.
 
     Raises:
       UserError: outputs that are not one array of logits.
     """
+    if valid is None:
+        return jnp.mean(kl_each(logits, target_logits))
+    total, count = kl_parts(logits, target_logits, valid)
+    return total / jnp.maximum(count, 1)
+
+
+def kl_parts(
+    logits: PyTree, target_logits: PyTree, valid: Valid = None
+) -> tuple[jax.Array, jax.Array]:
+    """Sum of the divergences that count, and their number; see `output_kl`."""
+    values = kl_each(validity.keep(valid, logits), validity.keep(valid, target_logits))
+    counted = None if valid is None else validity.of_values(valid, values, "the KL loss")
+    return validity.parts(values, counted)
+
+
+def kl_each(logits: PyTree, target_logits: PyTree) -> jax.Array:
+    """`KL(softmax(target) ‖ softmax(logits))` at every position, [B, ...]; see `output_kl`."""
     (ours, *more), (theirs, *_) = jax.tree.leaves(logits), jax.tree.leaves(target_logits)
     if more:
         raise UserError(f"the KL loss needs one array of logits, got {1 + len(more)} outputs")
@@ -79,7 +119,7 @@ def output_kl(logits: PyTree, target_logits: PyTree) -> jax.Array:
     # that gradients stay finite too.
     possible = their_log > -jnp.inf
     difference = jnp.where(possible, their_log, 0.0) - jnp.where(possible, our_log, 0.0)
-    return jnp.mean(jnp.sum(jnp.exp(their_log) * difference, axis=-1))
+    return jnp.sum(jnp.exp(their_log) * difference, axis=-1)
 
 
 def rank_one_norms(components: Components) -> dict[str, jax.Array]:
@@ -96,7 +136,7 @@ def simplicity(
     *,
     p: float,
     uses: dict[str, float],
-    batch_size: int,
+    batch_size: int | jax.Array,
 ) -> jax.Array:
     """Schatten-p norms of the active components.
 
@@ -115,7 +155,7 @@ def simplicity(
         uses[site] * jnp.sum(_per_component(counts, norms) * (norms + EPSILON) ** (p / 2))
         for site, norms in rank_one_norms(components).items()
     )
-    return sum(terms) / total
+    return _sum(terms) / total
 
 
 def scale_free_simplicity(
@@ -124,7 +164,7 @@ def scale_free_simplicity(
     *,
     p: float,
     uses: dict[str, float],
-    batch_size: int,
+    batch_size: int | jax.Array,
 ) -> jax.Array:
     """Schatten-p norms of the active components over their Frobenius norms.
 
@@ -171,6 +211,7 @@ def hidden_activations(
     sites: Iterable[str],
     activation: str,
     uses: Literal["all", "first"] = "all",
+    valid: Valid = None,
 ) -> jax.Array:
     """Reconstruction of hidden activations, `mean_b (Σ_l ‖a_l(κ) − a_l(θ*)‖²) / Σ_l dim(a_l)`.
 
@@ -180,14 +221,32 @@ def hidden_activations(
       sites: names of the sites whose outputs are compared.
       activation: `"relu"`, `"gelu"` or `"identity"`, applied to a site's output (before the bias).
       uses: compare all uses of these sites, or the first of each.
+      valid: bool [B] or [B, T], the examples or positions that the mean is over; None for all.
+
+    Raises:
+      UserError: rows of a site without the positions that `valid` has.
     """
     act = activation_function(activation)
     chosen = set(sites)
     keys = [(s, use) for s, use in target_records if s in chosen and (uses == "all" or use == 0)]
-    squares = [
-        jnp.square(act(records[key].flat_y()) - act(target_records[key].flat_y())) for key in keys
-    ]
-    return sum(jnp.sum(jnp.mean(s, axis=0)) for s in squares) / sum(s.shape[1] for s in squares)
+    if valid is None:
+        squares = [
+            jnp.square(act(records[key].flat_y()) - act(target_records[key].flat_y()))
+            for key in keys
+        ]
+        widths = sum(s.shape[1] for s in squares)
+        return _sum(jnp.sum(jnp.mean(s, axis=0)) for s in squares) / widths
+    total, width = jnp.float32(0), 0
+    for key in keys:
+        ours, theirs = records[key].y, target_records[key].y
+        own = 2 if target_records[key].placement.stacked else 1
+        counted = validity.of_site_rows(valid, theirs.shape[: theirs.ndim - own], key[0])
+        counted = counted.reshape(*counted.shape, *(1,) * own)
+        ours, theirs = (jnp.where(counted, y, 0.0) for y in (ours, theirs))
+        size = math.prod(theirs.shape[theirs.ndim - own :])
+        total += size * validity.mean(jnp.square(act(ours) - act(theirs)), counted)
+        width += size
+    return total / width
 
 
 def activation_function(name: str):
@@ -211,9 +270,12 @@ def lp_weights(scores: jax.Array, *, p: float) -> jax.Array:
     return (jnp.square(scores) + EPSILON) ** (p / 2)
 
 
-def lp_minimality(scores: jax.Array, *, p: float) -> jax.Array:
-    """`mean_b Σ_c (A_c² + ε)^{p/2}` of attributions [B, C]; their gradient flows."""
-    return jnp.mean(jnp.sum(lp_weights(scores, p=p), axis=-1))
+def lp_minimality(scores: jax.Array, *, p: float, rows: jax.Array | None = None) -> jax.Array:
+    """`mean_b Σ_c (A_c² + ε)^{p/2}` of attributions [B, C]; their gradient flows.
+
+    The mean is over the examples where `rows`, bool [B], is True.
+    """
+    return validity.mean(jnp.sum(lp_weights(scores, p=p), axis=-1), rows)
 
 
 def lp_simplicity(
@@ -223,6 +285,7 @@ def lp_simplicity(
     p: float,
     schatten_p: float,
     uses: dict[str, float],
+    rows: jax.Array | None = None,
 ) -> jax.Array:
     """Schatten norms weighted by attributions.
 
@@ -235,10 +298,19 @@ def lp_simplicity(
       p: power of the attributions.
       schatten_p: Schatten power.
       uses: number of uses of each site in a pass.
+      rows: [B] bool, the examples that count; None for all.
     """
     weights = lp_weights(scores, p=p)
-    terms = (
-        uses[site] * jnp.sum((_per_component(weights, norms) * norms + EPSILON) ** (schatten_p / 2))
-        for site, norms in rank_one_norms(components).items()
-    )
-    return sum(terms) / (_num_weights(components, uses) * scores.shape[0])
+
+    def term(norms):
+        each = (_per_component(weights, norms) * norms + EPSILON) ** (schatten_p / 2)
+        return jnp.sum(each if rows is None else each * rows.reshape(-1, *(1,) * (each.ndim - 1)))
+
+    terms = (uses[site] * term(norms) for site, norms in rank_one_norms(components).items())
+    count = scores.shape[0] if rows is None else validity.number(rows)
+    return _sum(terms) / (_num_weights(components, uses) * count)
+
+
+def _sum(values: Iterable[jax.Array]) -> jax.Array:
+    """`sum` of at least one array, whose type allows for none."""
+    return cast(jax.Array, sum(values))

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from apd_jax import sites
+from apd_jax import blocks, sites, validity
 from apd_jax.attribution.attributed import Attributed
 from apd_jax.components import Factors
 from apd_jax.objective.objective import Objective
@@ -19,7 +19,11 @@ from apd_jax.sites import PyTree, Target
 
 
 def scales(
-    objective: Objective, target: Target, x: PyTree, key: jax.Array | None = None
+    objective: Objective,
+    target: Target,
+    x: PyTree,
+    key: jax.Array | None = None,
+    block_size: int | None = None,
 ) -> dict[str, jax.Array]:
     """Compute the values that relative losses are divided by.
 
@@ -33,22 +37,37 @@ def scales(
       target: the network.
       x: [B, ...] inputs; a large batch.
       key: PRNG key for the random masks.
+      block_size: number of inputs that are looked at together; None for all.
 
     Returns:
       `{name in checkpoints: scalar}` for the terms that have a unit (`terms.Term.unit`).
     """
+    values, weights = blocks.over_blocks(
+        lambda part: (_values(objective, target, part, key), objective.weight(part)), x, block_size
+    )
+    means = blocks.mean(values, None if objective.valid is None else weights)
+    return {name: jnp.where(value > 0, value, 1.0) for name, value in means.items()}
+
+
+def _values(
+    objective: Objective, target: Target, x: PyTree, key: jax.Array | None
+) -> dict[str, jax.Array]:
+    """The values on one block."""
     objective = dataclasses.replace(objective, masks=PartialMasks())  # all are active: no adversary
     whole = {name: Factors.from_matrices(w[None]) for name, w in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)
     rows = sites.position_shape(target, x) if objective.per_position else ()
     scores = jnp.ones((sites.batch_size(x), *rows, 1))
     attributed = Attributed(scores, *objective.own_pass(target, x))
-    always = Selected(scores > 0, None)
+    valid, mask = objective.counted(x), scores > 0
+    if valid is not None:
+        mask = mask & validity.of_rows(valid, mask.shape[:-1])[..., None]
+    always = Selected(mask, None)
     weights = dataclasses.asdict(objective.coefficients)
     values = {}
     for name, term in TERMS.items():
         if weights[name] and term.unit:
             components = whole if term.unit == "whole" else nothing
-            value = term.value(Step(objective, target, components, x, attributed, always, key))
-            values[term.saved or name] = jnp.where(value > 0, value, 1.0)
+            step = Step(objective, target, components, x, attributed, always, key)
+            values[term.saved or name] = term.value(step)
     return values

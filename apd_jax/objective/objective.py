@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax import randomness, sites
+from apd_jax import randomness, sites, validity
 from apd_jax.attribution import METHODS, Attributed, Linearisation, Mode, metrics
 from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_takes, check_values, setting
@@ -39,6 +39,7 @@ class Multipliers(NamedTuple):
 
 
 CONSTANT = Multipliers()  # everything keeps its value
+_PROBES_OF_POSITIONS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,11 @@ class Routes:
         "Algorithm of the attributions: forward, reverse, literal, auto (the cheapest), or sketch, "
         "an unbiased estimate of squared attributions.",
     )
-    num_probes: int = setting(1, "Random directions of the sketch.")
+    num_probes: int | None = setting(
+        None,
+        "Random directions of the sketch; if not set 8 where components are chosen for positions, "
+        "else 1. A squared attribution's relative standard error is about sqrt(2 / directions).",
+    )
     masked_route: forward.MaskedRoute = setting(
         "auto",
         "Masked pass: grouped computes only the active pairs, dense all of them, auto chooses by "
@@ -137,6 +142,12 @@ class Objective:
         "Function of the outputs that attributions measure: rms, fisher for logits, or a Python "
         "function of the outputs.",
     )
+    valid: Any = setting(
+        None,
+        "Function of the batch that says which examples [B] or positions [B, T] count, as bool; "
+        "None where all do.",
+        flag=False,
+    )
     masks: PartialMasks = setting(PartialMasks(), "Masks of the partial loss.", flat=True)
     routes: Routes = setting(Routes(), "Algorithms that compute it.", flat=True)
 
@@ -146,6 +157,13 @@ class Objective:
         metrics.check_metric(self.metric)
         if callable(self.metric):
             check_takes("metric", self.metric, "outputs")
+        if self.valid is not None:
+            if not callable(self.valid):
+                raise UserError(
+                    "valid must be a function of the batch, such as lambda batch: batch['mask'], "
+                    f"got a {type(self.valid).__name__}"
+                )
+            check_takes("valid", self.valid, "batch")
         if self.attribution not in METHODS:
             known = sorted(METHODS)
             raise UserError(f"attribution must be one of {known}, got {self.attribution!r}")
@@ -172,6 +190,16 @@ class Objective:
         """Whether there is a top-k selection; without one all components are active."""
         return self.topk is not None or self.selection == "exact"
 
+    @property
+    def num_probes(self) -> int:
+        """Number of random directions of the sketch.
+
+        From one, a squared attribution is its value times a chi-square variable of one degree of
+        freedom. That is enough for one selection per example, but not for one per position: there
+        are T times as many, and components that matter everywhere disappear in the noise.
+        """
+        return self.routes.num_probes or (_PROBES_OF_POSITIONS if self.per_position else 1)
+
     def with_topk(self, k: float, **changes: Any) -> "Objective":
         """The same objective with another k.
 
@@ -180,6 +208,20 @@ class Objective:
           **changes: further fields, such as `selection="sample"` for k components on every example.
         """
         return dataclasses.replace(self, topk=k, **changes)
+
+    def counted(self, x: PyTree) -> validity.Valid:
+        """Which examples, bool [B], or positions, [B, T], of a batch count; None where all do."""
+        return validity.of_batch(self.valid, x)
+
+    def weight(self, x: PyTree) -> jax.Array:
+        """How much a batch counts among others, scalar: its examples or positions that count."""
+        valid = self.counted(x)
+        return jnp.float32(sites.batch_size(x)) if valid is None else 1.0 * jnp.sum(valid)
+
+    def num_rows(self, chosen: Selected, x: PyTree) -> int | jax.Array:
+        """Rows of a selection on a batch that count: all of them, unless `valid` is set."""
+        valid, lead = self.counted(x), chosen.mask.shape[:-1]
+        return math.prod(lead) if valid is None else validity.number(validity.of_rows(valid, lead))
 
     def always_active(self, num_components: int) -> jax.Array:
         """[C] bool: True for the component that k does not count, if there is one."""
@@ -202,10 +244,9 @@ class Objective:
         if self.topk is None or self.selection == "exact":
             return
         try:
-            if self.selection == "batch" and num_rows is None:
-                selection.num_active(self.topk, math.ceil(1 / self.topk), candidates)
-            elif self.selection == "batch":
-                selection.num_active(self.topk, num_rows, candidates)
+            if self.selection == "batch":
+                rows = math.ceil(1 / self.topk) if num_rows is None else num_rows
+                selection.num_active(self.topk, rows, candidates)
             else:
                 selection.check_topk(self.topk, candidates)
         except UserError as error:
@@ -232,7 +273,8 @@ class Objective:
             source=self.attribution_source,
             metric=self.metric,
             per_position=self.per_position,
-            num_probes=self.routes.num_probes,
+            num_probes=self.num_probes,
+            valid=self.counted(x),
             key=randomness.stream_of_step(
                 randomness.root(0) if key is None else key, "sketch directions"
             ),
@@ -259,10 +301,17 @@ class Objective:
           multiplier: what k is multiplied by, in [0, 1] (`Multipliers.topk`; batch top-k only).
         """
         rows = scores.reshape(-1, scores.shape[-1])
-        chosen = self._select_rows(rows, x, multiplier)
+        valid, here = self.counted(x), None
+        if valid is not None:
+            here = validity.of_rows(valid, scores.shape[:-1]).reshape(-1)
+            rows = jnp.where(here[:, None], rows, jnp.nan)
+        chosen = self._select_rows(rows, x, multiplier, valid, here)
+        if here is not None:
+            chosen = selection.only(chosen, here)
         return chosen._replace(mask=chosen.mask.reshape(scores.shape))
 
-    def _select_rows(self, scores, x, multiplier) -> Selected:
+    def _select_rows(self, scores, x, multiplier, valid, here) -> Selected:
+        """Select rows of a table [R, C], of which those where `here` is False are not taken."""
         if not self.selects:
             return Selected(jnp.ones(scores.shape, bool), None)
         counted = scores[:, :-1] if self.distil else scores
@@ -272,7 +321,10 @@ class Objective:
                     "selection 'exact' counts the active inputs of one array [B, F], got a "
                     f"{type(x).__name__} of arrays; use 'batch' or 'sample'"
                 )
-            chosen = Selected(selection.exact_topk_mask(counted, x), None)
+            chosen = Selected(selection.exact_topk_mask(counted, x, valid), None)
+        elif here is not None and self.selection == "batch":
+            assert self.topk is not None
+            chosen = selection.batch_topk_of_rows(counted, self.topk, here, multiplier)
         elif multiplier is not None:
             assert self.topk is not None
             chosen = selection.batch_topk_part(counted, self.topk, multiplier)
@@ -289,6 +341,7 @@ class Objective:
         x: PyTree,
         key: jax.Array | None = None,
         multipliers: Multipliers = CONSTANT,
+        chosen: Selected | None = None,
     ) -> tuple[dict[str, jax.Array], Selected]:
         """Every loss term of nonzero coefficient before weighting, and what was selected.
 
@@ -298,14 +351,17 @@ class Objective:
           x: [B, ...] inputs.
           key: PRNG key for the sketch's directions and the random masks; see `attribute`.
           multipliers: those of this step; only k's matters here.
+          chosen: the active components, where these were selected before.
         """
         weights = dataclasses.asdict(self.coefficients)
         wanted = [name for name in TERMS if weights[name]]
         flows = any(TERMS[name].flows for name in wanted)
-        attributed = self.attribute(
-            target, components if flows else jax.lax.stop_gradient(components), x, key
-        )
-        chosen = self.select(attributed.scores, x, multipliers.topk)
+        if chosen is not None and not flows:
+            attributed = Attributed(jnp.zeros(chosen.mask.shape), *self.own_pass(target, x))
+        else:
+            fixed = components if flows else jax.lax.stop_gradient(components)
+            attributed = self.attribute(target, fixed, x, key)
+        chosen = chosen or self.select(attributed.scores, x, multipliers.topk)
         step = Step(self, target, components, x, attributed, chosen, key)
         return {name: TERMS[name].value(step) for name in wanted}, chosen
 
@@ -317,14 +373,11 @@ class Objective:
 
     def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
         """The masked operation of a whole batch, by the algorithm that `routes` names."""
-        route = self.routes.masked_route
-        lead = chosen.mask.shape[:-1]
-        if chosen.pairs is None:
-            route = "dense"
-        elif route == "auto":
-            num_rows = chosen.mask.size // chosen.mask.shape[-1]
-            size = chosen.pairs[0].size
-            route = forward.choose_masked_route(size, num_rows, chosen.mask.shape[-1])
-        if route == "dense":
+        route: str = self.routes.masked_route
+        *lead, count = chosen.mask.shape
+        pairs = chosen.pairs
+        if route == "auto" and pairs is not None:
+            route = forward.choose_masked_route(pairs[0].size, math.prod(lead), count)
+        if route == "dense" or pairs is None:
             return forward.masked(components, chosen.mask)
-        return forward.masked_pairs(components, chosen.pairs, lead)
+        return forward.masked_pairs(components, pairs, tuple(lead))

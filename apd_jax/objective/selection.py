@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from apd_jax import validity
 from apd_jax.errors import UserError
 
 
@@ -138,6 +140,39 @@ def batch_topk_part(scores: jax.Array, k: float, factor: jax.Array) -> Selected:
     return Selected((mask & (flat > -jnp.inf)).reshape(scores.shape), None)
 
 
+def batch_topk_of_rows(
+    scores: jax.Array, k: float, rows: jax.Array, factor: jax.Array | None = None
+) -> Selected:
+    """Activate the `floor(k·V)` pairs of highest attribution among the V rows that count.
+
+    Args:
+      scores: [B, C] attributions.
+      k: active components on average per row that counts.
+      rows: [B] bool, the rows that count.
+      factor: what k is multiplied by, see `batch_topk_part`; None for 1.
+
+    Returns:
+      The mask, and its pairs among `floor(k·B)` places.
+    """
+    batch_size, num_components = scores.shape
+    most = num_active(k, batch_size, num_components)
+    total = jnp.sum(rows)
+    # A product of k in float32 would round to a whole number that the exact one does not reach.
+    count = jnp.asarray(np.floor(k * np.arange(batch_size + 1)).astype(np.int32))[total]
+    if factor is not None:
+        part = jnp.floor(factor * (k * total)).astype(jnp.int32)
+        count = jnp.where(factor >= 1, count, jnp.clip(part, jnp.minimum(count, 1), count))
+    flat = _ranked(jnp.where(rows[:, None], scores, -jnp.inf).reshape(-1))
+    _, indices = jax.lax.top_k(flat, most)
+    last = indices[jnp.maximum(count - 1, 0)]
+    least = flat[last]
+    mask = (flat > least) | ((flat == least) & (jnp.arange(flat.size) <= last))
+    mask = mask & (flat > -jnp.inf) & (count > 0)
+    taken = (jnp.arange(most) < count) & (flat[indices] > -jnp.inf)
+    pairs = indices // num_components, jnp.where(taken, indices % num_components, num_components)
+    return Selected(mask.reshape(scores.shape), pairs)
+
+
 def sample_topk(scores: jax.Array, k: float) -> Selected:
     """Activate the k components of highest attribution on each example; see `topk_mask`."""
     batch_size, num_components = scores.shape
@@ -211,20 +246,36 @@ def batch_topk_mask(scores: jax.Array, k: float) -> jax.Array:
     return batch_topk(scores, k).mask
 
 
-def exact_topk_mask(scores: jax.Array, x: jax.Array) -> jax.Array:
+def exact_topk_mask(scores: jax.Array, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
     """Batch top-k with as many active pairs as the batch has active inputs (a diagnostic).
 
     Args:
       scores: [B, C] attributions.
       x: [B, F] inputs; an input is active where it is not 0.
+      valid: bool [B] or [B, T], which inputs count; None for all. The scores of rows that don't
+        count are to be NaN.
 
     Returns:
       [B, C] bool, exactly `min(count_nonzero(x), B·C)` true; fewer where fewer scores are finite.
     """
     flat = _ranked(scores).reshape(-1)
     rank = jnp.argsort(jnp.argsort(-flat, stable=True), stable=True)
-    mask = (rank < jnp.count_nonzero(x)) & (flat > -jnp.inf)
+    counted = x != 0
+    if valid is not None:
+        shared = min(valid.ndim, x.ndim)
+        rows = validity.of_rows(valid, x.shape[:shared])
+        counted = counted & rows.reshape(*rows.shape, *(1,) * (x.ndim - shared))
+    mask = (rank < jnp.count_nonzero(counted)) & (flat > -jnp.inf)
     return mask.reshape(scores.shape)
+
+
+def only(selected: Selected, rows: jax.Array) -> Selected:
+    """Leave out the rows that don't count, bool [B]."""
+    mask = selected.mask & rows[:, None]
+    if selected.pairs is None:
+        return Selected(mask, None)
+    places, components = selected.pairs
+    return Selected(mask, (places, jnp.where(rows[places], components, mask.shape[-1])))
 
 
 def add_always_active(selected: Selected) -> Selected:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax import randomness, sites
+from apd_jax import randomness, sites, validity
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
 from apd_jax.masked import forward
@@ -37,9 +37,21 @@ class Step:
     key: jax.Array | None = None
 
     @functools.cached_property
+    def valid(self) -> validity.Valid:
+        """Which examples or positions count; see `validity`."""
+        return self.objective.counted(self.x)
+
+    @functools.cached_property
+    def valid_rows(self) -> jax.Array | None:
+        """Which rows of the mask count, bool [R]; None where all do."""
+        if self.valid is None:
+            return None
+        return validity.of_rows(self.valid, self.chosen.mask.shape[:-1]).reshape(-1)
+
+    @functools.cached_property
     def uses(self) -> dict[str, float]:
         """How often each site is used in a pass; a use of half of a site counts as a half."""
-        shares: collections.Counter[str] = collections.Counter()
+        shares: dict[str, float] = collections.defaultdict(float)
         for record in self.attributed.records.values():
             shares[record.name] += record.placement.share
         return dict(shares)
@@ -67,16 +79,18 @@ class Step:
         return dataclasses.replace(self, x=x, attributed=attributed, chosen=Selected(mask, None))
 
     @property
-    def num_rows(self) -> int:
-        """Rows of the mask: B, or B·T."""
-        return self.chosen.mask.size // self.chosen.mask.shape[-1]
+    def num_rows(self) -> int | jax.Array:
+        """Rows of the mask that count: B, or B·T, where all do."""
+        return self.objective.num_rows(self.chosen, self.x)
 
     def rows(self, scores: jax.Array) -> jax.Array:
         """Scores as a table, [rows, C]."""
         return scores.reshape(-1, scores.shape[-1])
 
 
+# Distances of outputs from the target's: their sum over what counts, and what they are summed over.
 DISTANCES = {"mse": losses.output_mse, "kl": losses.output_kl}
+_PARTS = {"mse": losses.mse_parts, "kl": losses.kl_parts}
 SIMPLICITY_NORMS = {
     "schatten": losses.simplicity,
     "schatten_over_frobenius": losses.scale_free_simplicity,
@@ -87,10 +101,49 @@ def _faithfulness(step: Step) -> jax.Array:
     return losses.faithfulness(step.components, step.target.weights, step.uses)
 
 
+def distance(
+    loss: str | Callable, outputs: PyTree, target_outputs: PyTree, valid: validity.Valid = None
+) -> jax.Array:
+    """Mean distance of outputs from the target's, over the examples or positions that count.
+
+    Args:
+      loss: name in `DISTANCES`, or a function `(outputs, target_outputs)`.
+      outputs, target_outputs: [B, ...].
+      valid: bool [B] or [B, T]; None for all.
+
+    Raises:
+      UserError: with `valid`, a function that gives no value for each example or position.
+    """
+    if not callable(loss):
+        return DISTANCES[loss](outputs, target_outputs, valid)
+    if valid is None:
+        return jnp.mean(loss(outputs, target_outputs))
+    total, count = distance_parts(loss, outputs, target_outputs, valid)
+    return total / jnp.maximum(count, 1)
+
+
+def distance_parts(
+    loss: str | Callable, outputs: PyTree, target_outputs: PyTree, valid: validity.Valid = None
+) -> tuple[jax.Array, jax.Array]:
+    """Sum and number of the distances that `distance` is the mean of.
+
+    A function that gives a mean itself counts as often as there are examples.
+    """
+    if not callable(loss):
+        return _PARTS[loss](outputs, target_outputs, valid)
+    kept = (validity.keep(valid, tree) for tree in (outputs, target_outputs))
+    values = jnp.asarray(loss(*kept))
+    if valid is not None:
+        return validity.parts(values, validity.of_values(valid, values, "minimality_loss"))
+    if values.ndim == 0:
+        size = jax.tree.leaves(outputs)[0].shape[0]
+        return values * size, jnp.float32(size)
+    return validity.parts(values, None)
+
+
 def _distance(step: Step, outputs: PyTree) -> jax.Array:
     loss = step.objective.minimality_loss
-    distance = loss if callable(loss) else DISTANCES[loss]
-    return jnp.mean(distance(outputs, step.attributed.outputs))
+    return distance(loss, outputs, step.attributed.outputs, step.valid)
 
 
 def _minimality(step: Step) -> jax.Array:
@@ -117,6 +170,8 @@ def _attacked(step: Step, r: jax.Array) -> jax.Array:
 def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:
     """Distance of the outputs with active components whole and the others scaled by r."""
     mask = partial.scaled(step.chosen.mask, r)
+    if step.valid_rows is not None:
+        mask = mask * step.valid_rows.reshape(*mask.shape[:-1], 1)
     return _distance(step, forward.masked_apply(step.target, step.components, step.x, mask))
 
 
@@ -138,6 +193,7 @@ def _activation(step: Step) -> jax.Array:
         names,
         step.objective.hidden_activation,
         step.objective.hidden_uses,
+        step.valid,
     )
 
 
@@ -148,7 +204,7 @@ def _output(step: Step) -> jax.Array:
 
 def _lp_minimality(step: Step) -> jax.Array:
     scores = step.rows(step.attributed.scores)
-    return losses.lp_minimality(scores, p=step.objective.lp_p)
+    return losses.lp_minimality(scores, p=step.objective.lp_p, rows=step.valid_rows)
 
 
 def _lp_simplicity(step: Step) -> jax.Array:
@@ -159,6 +215,7 @@ def _lp_simplicity(step: Step) -> jax.Array:
         p=objective.lp_p,
         schatten_p=objective.schatten_p,
         uses=step.uses,
+        rows=step.valid_rows,
     )
 
 
@@ -175,6 +232,8 @@ class Term(NamedTuple):
       error: whether it measures an error of the components; rounds of refinement compare errors.
       saved: name of its scale in checkpoints, where it is not the term's: that of an earlier
         version, so that its checkpoints can be read.
+      over: what it is a mean over: the outputs' entries, the rows of the mask, or nothing that
+        belongs to a batch.
     """
 
     value: Callable[[Step], jax.Array]
@@ -183,17 +242,18 @@ class Term(NamedTuple):
     unit: Literal["nothing", "whole"] | None = None
     error: bool = True
     saved: str | None = None
+    over: Literal["outputs", "rows", "weights"] = "outputs"
 
 
 # A loss term has its entry here, and its coefficient in `objective.Coefficients`.
 TERMS: dict[str, Term] = {
-    "faithfulness": Term(_faithfulness, unit="nothing"),
+    "faithfulness": Term(_faithfulness, unit="nothing", over="weights"),
     "minimality": Term(_minimality, selects=True, unit="nothing"),
     # Splitting a mechanism in halves lowers its simplicity loss, so that it is no error.
-    "simplicity": Term(_simplicity, selects=True, unit="whole", error=False),
+    "simplicity": Term(_simplicity, selects=True, unit="whole", error=False, over="rows"),
     "activation": Term(_activation, selects=True, unit="nothing"),
     "output": Term(_output, unit="nothing"),
-    "lp_minimality": Term(_lp_minimality, flows=True),
-    "lp_simplicity": Term(_lp_simplicity, flows=True, error=False),
+    "lp_minimality": Term(_lp_minimality, flows=True, over="rows"),
+    "lp_simplicity": Term(_lp_simplicity, flows=True, error=False, over="rows"),
     "partial": Term(_partial, selects=True, unit="nothing", saved="stochastic"),
 }

@@ -30,6 +30,11 @@ class Settings:
     num_components: int = setting(1, "C, the number of components.")
     steps: int = setting(10_000, "Optimiser steps.")
     batch_size: int = setting(256, "B, number of new inputs in each step.")
+    accumulate: int = setting(
+        1,
+        "Micro-batches that a step is divided into, one after another, to save memory; the "
+        "selection is still that of the whole batch.",
+    )
     learning_rate: float = setting(1e-3, "Peak learning rate of Adam.")
     rank: int | None = setting(
         None, "m, the rank of each component at every site; min(d_in, d_out) if not set."
@@ -83,7 +88,12 @@ class Settings:
 
     def __post_init__(self):
         check_values(self)
-        check_at_least(self, 1, "num_components", "batch_size", "init_instances")
+        check_at_least(self, 1, "num_components", "batch_size", "init_instances", "accumulate")
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"batch_size must be a multiple of accumulate, got {self.batch_size} and "
+                f"{self.accumulate}"
+            )
         if self.rank is not None and self.rank < 1:
             raise UserError(f"rank must be at least 1 (or None for full rank), got {self.rank}")
         if not self.init_scale > 0:

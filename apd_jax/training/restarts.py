@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from apd_jax import randomness
+from apd_jax import blocks, randomness
 from apd_jax.data import SampleBatch
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
@@ -50,14 +50,21 @@ def best(
     if len(states.step) == size:
         return jnp.arange(size), jnp.zeros((size, 0))
 
+    count = blocks.affordable(_EXAMPLES, settings.batch_size)
+
     def one(arguments):
         target, state, seed = arguments
         key = randomness.stream(seed, "restarts")
-        x = sample_batch(randomness.stream_of_step(key, "batch"), _EXAMPLES)
+        x = sample_batch(randomness.stream_of_step(key, "batch"), count)
         probes = randomness.stream_of_step(key, "attribution")
         multipliers = settings.multipliers(state)
-        terms, _ = objective.terms(target, state.components, x, probes, multipliers)
-        return objective.total(terms, multipliers)
+
+        def loss(part):
+            terms, _ = objective.terms(target, state.components, part, probes, multipliers)
+            return objective.total(terms, multipliers), objective.weight(part)
+
+        values, weights = blocks.over_blocks(loss, x, settings.batch_size)
+        return blocks.mean(values, None if objective.valid is None else weights)
 
     repeated = jnp.tile(seeds, len(states.step) // size)
     losses = jax.jit(lambda *a: jax.lax.map(one, a))(targets, states, repeated)

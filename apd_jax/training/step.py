@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from apd_jax.components import Components, num_components
 from apd_jax.objective.objective import CONSTANT, Multipliers, Objective
 from apd_jax.sites import PyTree, Target
+from apd_jax.training import accumulation
 from apd_jax.training.optimizers import Optimizer
 
 Metrics = dict[str, jax.Array]
@@ -56,6 +57,7 @@ def train_step(
     x: PyTree,
     key: jax.Array | None = None,
     multipliers: Multipliers = CONSTANT,
+    accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Take one step: attributions, selection, losses, gradient, Adam.
 
@@ -67,6 +69,7 @@ def train_step(
       x: [B, ...] a batch of inputs.
       key: PRNG key for the sketch's random directions and for the random masks.
       multipliers: multipliers of the coefficients and of k at this step.
+      accumulate: number of micro-batches (static); see `accumulation`.
 
     Returns:
       The next state, and the metrics of this step, measured before its update: `loss/<term>`,
@@ -78,12 +81,17 @@ def train_step(
     def total(components):
         terms, chosen = objective.terms(target, components, x, key, multipliers)
         counts = chosen.counts()
-        active = jnp.sum(counts) / (chosen.mask.size // chosen.mask.shape[-1])
+        active = jnp.sum(counts) / objective.num_rows(chosen, x)
         return objective.total(terms, multipliers), (terms, counts, active)
 
-    (loss, (terms, counts, active)), gradient = jax.value_and_grad(total, has_aux=True)(
-        state.components
-    )
+    if accumulate > 1:
+        (loss, (terms, counts, active)), gradient = accumulation.value_and_gradient(
+            objective, target, state.components, x, key, multipliers, accumulate
+        )
+    else:
+        (loss, (terms, counts, active)), gradient = jax.value_and_grad(total, has_aux=True)(
+            state.components
+        )
     components, optimizer_state, norm = optimizer.step(gradient, state.optimizer, state.components)
     last_active = jnp.where(counts > 0, state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 import optax
 
-from apd_jax import randomness
+from apd_jax import blocks, randomness
 from apd_jax.components import Components, init_components, normalise_reads
 from apd_jax.data import SampleBatch, Source, as_source
 from apd_jax.objective.normalisation import scales
 from apd_jax.runtime import loop
+from apd_jax.runtime.checkpoint import to_host
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
 from apd_jax.training.initialisation import STARTS
@@ -35,12 +36,14 @@ class Result(NamedTuple):
       place: its place among the n·S trainings side by side.
       losses: final losses of all restarts; empty without a choice.
       moves: how often each move of refinement was made, `{name: number}`; empty without rounds.
+      others: components of the other restarts, on the host; empty without a choice.
     """
 
     components: Components
     place: int
     losses: list[float]
     moves: dict[str, int]
+    others: list[Components]
 
 
 class Trainer:
@@ -83,7 +86,7 @@ class Trainer:
         self.context, self.seeds = spread(targets, seeds, restarts)
         source = as_source(data).with_batch_size(settings.batch_size)
         self._sample = source.draw(int(np.asarray(seeds)[0]))
-        self.feed = source.pieces if source.feeds else None
+        self.feed: loop.Feed | None = source.pieces if source.feeds else None
         self.rate, self.optimizer = settings.rate(), settings.optimizer()
         self.step = _make_step(settings, self.optimizer, self.rate, source)
         self.between = _make_between(settings, self._sample)
@@ -103,12 +106,18 @@ class Trainer:
         """
         places, losses = best(self.settings, self.context, state, self._own_seeds, self._sample)
         counts = {} if state.refined is None else state.refined.counts
+        size = len(self._own_seeds)
         return [
             Result(
                 loop.pick(state.components, place),
                 place,
                 of_restarts,
                 {name: int(count[place]) for name, count in counts.items()},
+                [
+                    to_host(loop.pick(state.components, other))
+                    for other in range(place % size, len(of_restarts) * size, size)
+                    if other != place
+                ],
             )
             for place, of_restarts in zip(places.tolist(), losses.tolist(), strict=True)
         ]
@@ -123,6 +132,9 @@ def _make_init(
 ) -> Callable[[Target, jax.Array], TrainState]:
     """The function `(target, seed) -> state` that makes the first state of one training."""
 
+    def examples(count: int) -> int:
+        return blocks.affordable(count, settings.batch_size)
+
     def one(target: Target, seed: jax.Array) -> TrainState:
         components = init or init_components(
             randomness.stream(seed, "components"),
@@ -134,9 +146,9 @@ def _make_init(
         )
         drawn = init is None
         if settings.start in STARTS and drawn:
-            x = sample(randomness.stream(seed, "start"), _START_EXAMPLES)
+            x = sample(randomness.stream(seed, "start"), examples(_START_EXAMPLES))
             make, drawn = STARTS[settings.start], False
-            components = make(settings.objective, target, x, components)
+            components = make(settings.objective, target, x, components, settings.batch_size)
         if settings.unit_norm and drawn:
             components = normalise_reads(components)
         elif settings.unit_norm:  # there may be zeros, which have no direction
@@ -144,9 +156,10 @@ def _make_init(
         state = init_state(components, optimizer)
         if settings.relative_losses:
             key = randomness.stream(seed, "loss scales")
-            x = sample(randomness.stream_of_step(key, "batch"), _SCALE_EXAMPLES)
+            x = sample(randomness.stream_of_step(key, "batch"), examples(_SCALE_EXAMPLES))
             probes = randomness.stream_of_step(key, "attribution")
-            state = state._replace(scales=scales(settings.objective, target, x, probes))
+            units = scales(settings.objective, target, x, probes, settings.batch_size)
+            state = state._replace(scales=units)
         return state._replace(refined=refine.init(components)) if has_rounds else state
 
     return one
@@ -173,6 +186,7 @@ def _make_step(
                 x,
                 randomness.stream_of_step(key, "attribution"),
                 settings.multipliers(state),
+                settings.accumulate,
             )
         if state.refined is not None:
             metrics |= {f"refine/{name}": n for name, n in state.refined.counts.items()}
@@ -197,6 +211,7 @@ def _make_between(settings: Settings, sample: SampleBatch) -> loop.Between | Non
         sample,
         settings.multipliers,
         settings.unit_norm,
+        settings.batch_size,
     )
     spacing = settings.refine.spacing(settings.steps)
     return loop.Between(spacing, (rounds + 1) * spacing, function)

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 
 from apd_jax.components import Components
-from apd_jax.objective.objective import Objective
-from apd_jax.sites import PyTree, Target
 from apd_jax.training.initialisation.covering import cover_target
 from apd_jax.training.initialisation.partitioned import partition_target
 from apd_jax.training.initialisation.singular import deal_singular_vectors
 
-# (objective, target, inputs, components of the shapes to return) -> components
-STARTS: dict[str, Callable[[Objective, Target, PyTree, Components], Components]] = {
-    "partitioned": lambda _, *others: partition_target(*others),
-    "covering": lambda _, *others: cover_target(*others),
+# (objective, target, inputs, components of the shapes to return, block size) -> components
+STARTS: dict[str, Callable[..., Components]] = {
+    "partitioned": lambda objective, target, x, components, block_size=None: partition_target(
+        target, x, components, valid=objective.valid, block_size=block_size
+    ),
+    "covering": lambda objective, target, x, components, block_size=None: cover_target(
+        target, x, components, valid=objective.valid, block_size=block_size
+    ),
     "singular": deal_singular_vectors,
 }

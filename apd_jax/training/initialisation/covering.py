@@ -9,6 +9,8 @@ hold the difference to the target: the overlaps, with a negative sign.
 Letters: B batch, N examples in groups, C components, m rank, d_in / d_out site widths.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +25,14 @@ _RIDGE = 0.05
 _LEAST = 0.2
 
 
-def cover_target(target: Target, x: jax.Array, components: Components) -> Components:
+def cover_target(
+    target: Target,
+    x: jax.Array,
+    components: Components,
+    *,
+    valid: Callable | None = None,
+    block_size: int | None = None,
+) -> Components:
     """Give every component all that the target's weights read on its group of inputs.
 
     `P_{c,l} = (1 + ρ) (M_{c,l} + ρ λ I)⁻¹ M_{c,l} θ*_l`, `M_{c,l} = Σ_b w_{b,c} r_bᵀ r_b`, with r_b
@@ -37,6 +46,8 @@ def cover_target(target: Target, x: jax.Array, components: Components) -> Compon
       target: the network.
       x: [B, ...] inputs, some thousands.
       components: components of the shapes to return; their values are not used.
+      valid: function of the inputs that says which of them count; None for all.
+      block_size: number of inputs that are looked at together; None for all.
 
     Returns:
       Components, each site truncated to rank m. They add up to the target if the spare components
@@ -45,12 +56,12 @@ def cover_target(target: Target, x: jax.Array, components: Components) -> Compon
     Raises:
       UserError: a site that is not multiplied by rows of its own, such as a stack or a look-up.
     """
-    found = find_groups(target, x, num_components(components), EXAMPLES, _LEAST)
+    found = find_groups(target, x, num_components(components), EXAMPLES, _LEAST, valid, block_size)
     covered = {}
     for site, factors in components.items():
         weight, rank = target.weights[site], factors.reads.shape[1]
-        pieces = _whole(found.rows[site], found.members, weight)
-        pieces = Factors.from_matrices(jnp.where(found.used[:, None, None], pieces, 0), rank)
+        matrices = _whole(found.rows[site], found.members, weight)
+        pieces = Factors.from_matrices(jnp.where(found.used[:, None, None], matrices, 0), rank)
         rest = _in_turn(weight - pieces.sum(), ~found.used, rank)
         covered[site] = jax.tree.map(jnp.add, pieces, rest)
     return covered

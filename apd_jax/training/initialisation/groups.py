@@ -3,12 +3,13 @@
 Letters: B batch, N examples in groups, C components, d_in site width.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from apd_jax import sites
+from apd_jax import blocks, sites, validity
 from apd_jax.attribution import gradient_attributions
 from apd_jax.components import Factors
 from apd_jax.errors import UserError
@@ -36,7 +37,13 @@ class Groups(NamedTuple):
 
 
 def find_groups(
-    target: Target, x: jax.Array, count: int, examples: int, least: float = 0.0
+    target: Target,
+    x: jax.Array,
+    count: int,
+    examples: int,
+    least: float = 0.0,
+    valid: Callable | None = None,
+    block_size: int | None = None,
 ) -> Groups:
     """Group examples by what all sites read on them, each entry scaled by the weights it meets.
 
@@ -46,18 +53,23 @@ def find_groups(
       count: C.
       examples: upper limit of N; the first examples on which the weights matter are taken.
       least: see `group_lines`.
+      valid: function of the inputs that says which of them count; None for all.
+      block_size: number of inputs that are looked at together; None for all.
 
     Raises:
       UserError: a site that is not multiplied by rows of its own, such as a stack or a look-up.
     """
-    rows, activity = _rows(target, x), _activity(target, x)
-    sizes = {site: jnp.linalg.norm(target.weights[site], axis=1) for site in rows}
-    signatures = jnp.concatenate([rows[site] * sizes[site] for site in rows], axis=1)
+    activity = _activity(target, x, valid, block_size)
     # The first active ones are a fair sample, since x is in random order.
     order = (activity > 0) * jnp.arange(len(activity), 0, -1)
     seen = jax.lax.top_k(order, min(examples, len(activity)))[1]
-    members, used = group_lines(signatures[seen], activity[seen], count, least)
-    return Groups({site: r[seen] for site, r in rows.items()}, members, used)
+    some = jax.tree.map(lambda leaf: leaf[seen], x)
+    rows = blocks.joined(blocks.over_blocks(lambda part: _rows(target, part), some, block_size))
+    seen = seen[: len(next(iter(rows.values())))]
+    sizes = {site: jnp.linalg.norm(target.weights[site], axis=1) for site in rows}
+    signatures = jnp.concatenate([rows[site] * sizes[site] for site in rows], axis=1)
+    members, used = group_lines(signatures, activity[seen], count, least)
+    return Groups(rows, members, used)
 
 
 def group_lines(
@@ -131,7 +143,9 @@ def _rows(target: Target, x: jax.Array) -> dict[str, jax.Array]:
     return rows
 
 
-def _activity(target: Target, x: jax.Array) -> jax.Array:
+def _activity(
+    target: Target, x: jax.Array, valid: Callable | None, block_size: int | None
+) -> jax.Array:
     """How much the weights matter on each example, [B] in [0, 1); 0 where they don't.
 
     This is the attribution of the whole network as a single component, squashed so that a few
@@ -141,5 +155,14 @@ def _activity(target: Target, x: jax.Array) -> jax.Array:
         site: Factors(jnp.eye(weight.shape[0])[None], weight[None])
         for site, weight in target.weights.items()
     }
-    scores = gradient_attributions(target, whole, x)[:, 0]
-    return scores / (scores + jnp.mean(scores) + 1e-30)
+
+    def of_part(part):
+        counted = validity.of_batch(valid, part)
+        scores = gradient_attributions(target, whole, part, valid=counted)[:, 0]
+        if counted is None:
+            return scores, jnp.ones(scores.shape, bool)
+        return scores, validity.of_rows(counted, scores.shape)
+
+    scores, counted = blocks.joined(blocks.over_blocks(of_part, x, block_size))
+    typical = validity.mean(scores, None if valid is None else counted)
+    return scores / (scores + typical + 1e-30)

@@ -9,6 +9,8 @@ half of a mechanism then gets no gradient, and components stay mixtures.
 Letters: B batch, N examples in groups, C components, m rank, d_in / d_out site widths.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -22,7 +24,14 @@ EXAMPLES = 1024
 _RIDGE = 1e-4
 
 
-def partition_target(target: Target, x: jax.Array, components: Components) -> Components:
+def partition_target(
+    target: Target,
+    x: jax.Array,
+    components: Components,
+    *,
+    valid: Callable | None = None,
+    block_size: int | None = None,
+) -> Components:
     """Give every component what the target's weights read on its group of inputs.
 
     `P_{c,l} = Π_{c,l} θ*_l`, with the map `Π_{c,l}` of `shares.partition` for group c among all
@@ -32,6 +41,8 @@ def partition_target(target: Target, x: jax.Array, components: Components) -> Co
       target: the network.
       x: [B, ...] inputs, some thousands.
       components: components of the shapes to return; their values are not used.
+      valid: function of the inputs that says which of them count; None for all.
+      block_size: number of inputs that are looked at together; None for all.
 
     Returns:
       Components, each site truncated to rank m.
@@ -39,7 +50,7 @@ def partition_target(target: Target, x: jax.Array, components: Components) -> Co
     Raises:
       UserError: a site that is not multiplied by rows of its own, such as a stack or a look-up.
     """
-    found = find_groups(target, x, num_components(components), EXAMPLES)
+    found = find_groups(target, x, num_components(components), EXAMPLES, 0.0, valid, block_size)
     return {
         site: _pieces(found.rows[site], found.members, target.weights[site], factors.reads.shape[1])
         for site, factors in components.items()

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax import randomness, sites
+from apd_jax import blocks, randomness, sites, validity
 from apd_jax.attribution import metrics, routes
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.objective.objective import Objective
@@ -26,7 +26,11 @@ _ROUNDS = 10
 
 
 def deal_singular_vectors(
-    objective: Objective, target: Target, x: PyTree, components: Components
+    objective: Objective,
+    target: Target,
+    x: PyTree,
+    components: Components,
+    block_size: int | None = None,
 ) -> Components:
     """Give every component singular vectors that are used together.
 
@@ -41,6 +45,7 @@ def deal_singular_vectors(
       target: the network.
       x: [B, ...] inputs; the first are used.
       components: components of the shapes to return; free slots take their readings.
+      block_size: number of inputs that are looked at together; None for all.
 
     Returns:
       Components that add up to the target's weights where `C·m` is at least the rank of a site's
@@ -49,7 +54,7 @@ def deal_singular_vectors(
     count = num_components(components)
     ranks = {site: factors.reads.shape[-2] for site, factors in components.items()}
     terms = {site: _terms(weight, count * ranks[site]) for site, weight in target.weights.items()}
-    uses = _uses(objective, target, terms, x)
+    uses = _uses(objective, target, terms, x, block_size)
     blocks, room = _blocks(terms, ranks)
     mass = jnp.linalg.norm(uses, axis=0)
     component, slot = _deal(_similarity(uses, mass, count), mass, blocks, room)
@@ -80,7 +85,8 @@ def _terms(weight: jax.Array, most: int) -> Factors:
 
 def _blocks(terms: Components, ranks: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """The block of every term, counted through all sites, and the ranks of all blocks."""
-    found, room = [], []
+    found: list[np.ndarray] = []
+    room: list[int] = []
     for site, factors in terms.items():
         stacked = factors.reads.shape[1] if factors.stacked else 1
         each = factors.num_components // stacked
@@ -89,15 +95,18 @@ def _blocks(terms: Components, ranks: dict[str, int]) -> tuple[np.ndarray, np.nd
     return np.concatenate(found), np.array(room)
 
 
-def _uses(objective: Objective, target: Target, terms: Components, x: PyTree) -> jax.Array:
-    """Uses of all terms on some rows, [R, Q]."""
+def _uses(
+    objective: Objective, target: Target, terms: Components, x: PyTree, block_size: int | None
+) -> jax.Array:
+    """Uses of all terms on some rows, [R, Q]; zeros on rows that don't count."""
     positions = objective.per_position
     length = math.prod(sites.position_shape(target, x)) if positions else 1
     count = min(sites.batch_size(x), max(1, _ROWS // length))
     x = jax.tree.map(lambda leaf: leaf[:count], x)
 
-    def some(inputs):
-        at = routes.linearise(target, inputs, objective.metric, positions)
+    def some(inputs, valid):
+        at = routes.linearise(target, inputs, objective.metric, positions, valid)
+        at = at._replace(outputs=validity.keep(valid, at.outputs))
         probes = metrics.probes(objective.metric, randomness.root(0), at.outputs, _PROBES)
         found = []
         for site, factors in terms.items():  # the network is pulled back once for all sites
@@ -106,9 +115,15 @@ def _uses(objective: Objective, target: Target, terms: Components, x: PyTree) ->
             along = routes.along_directions(alone, {site: factors}, probes)
             found.append(jnp.sqrt(jnp.sum(jnp.square(along), axis=1)))
         uses = jnp.concatenate(found).T
+        if valid is not None:
+            lead = next(iter(at.zeros.values())).shape[: at.lead]
+            uses = uses * validity.of_rows(valid, lead).reshape(-1, 1)
         return uses.reshape(sites.batch_size(inputs), -1, uses.shape[-1])
 
-    uses = sites.over_examples(some, target, x)
+    def of_part(part):
+        return sites.over_examples(some, target, part, objective.counted(part))
+
+    uses = blocks.over_blocks(of_part, x, block_size)
     return uses.reshape(-1, uses.shape[-1])
 
 
@@ -158,11 +173,11 @@ def _deal(
     Returns:
       The component of every term, and its place among the component's terms of that block.
     """
-    blocks, room = jnp.asarray(blocks), jnp.asarray(room)
+    block_of, most = jnp.asarray(blocks), jnp.asarray(room)
 
     def one(counts, term):
-        block = blocks[term]
-        free = counts[:, block] < room[block]
+        block = block_of[term]
+        free = counts[:, block] < most[block]
         component = jnp.argmax(jnp.where(free, similarity[term], -jnp.inf))
         slot = counts[component, block]
         return counts.at[component, block].add(1), (component, slot)
@@ -179,6 +194,7 @@ def _filled(factors: Factors, terms: Factors, component: jax.Array, slot: jax.Ar
     size = jnp.sqrt(jnp.mean(jnp.square(terms.reads)))
     own = jnp.sqrt(jnp.mean(jnp.square(factors.reads)))
     reads = factors.reads * (size / jnp.maximum(own, 1e-30))
+    place: tuple[jax.Array, ...]
     if not factors.stacked:
         place = component, slot
         sides = (side[:, 0] for side in terms)

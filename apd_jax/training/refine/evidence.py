@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax import blocks, validity
 from apd_jax.components import Components, num_components
 from apd_jax.masked.forward import is_look_up
 from apd_jax.objective.objective import Objective
@@ -22,13 +23,15 @@ class Evidence(NamedTuple):
 
     Attributes:
       rows: `{site: [R, n, d_in]}`, what each site reads at its first use in the target's pass;
-        [G, R, n, d_in] of a stacked site, indices [R, n] of a look-up.
+        [G, R, n, d_in] of a stacked site, indices [R, n] of a look-up (d_in where nothing
+        counts). Of more rows than d_in there are d_in with the same second moments.
       directions: [R, d], the rows of the site used first (their mean, if there are several; those
         of its first block, if it is stacked) at unit norm; see `_directions`.
       weights: [R, C], `s_c A_c²`: how much each component does for each row; 0 for a component that
         is always active.
       errors: [R], mean squared error of the masked output.
       stakes: [R], mean squared error with no component at all.
+      counted: [R], 1 for the rows that count, 0 for the rest.
     """
 
     rows: dict[str, jax.Array]
@@ -36,6 +39,7 @@ class Evidence(NamedTuple):
     weights: jax.Array
     errors: jax.Array
     stakes: jax.Array
+    counted: jax.Array
 
     @property
     def mass(self) -> jax.Array:
@@ -60,25 +64,62 @@ def look(
     x: PyTree,
     key: jax.Array | None = None,
     multiplier: jax.Array | None = None,
+    block_size: int | None = None,
 ) -> Evidence:
-    """Run target and masked components on a batch x [B, ...]; see `Objective.terms`."""
+    """Run target and masked components on a batch, in blocks.
+
+    Args:
+      objective, target, components, x, key, multiplier: see `Objective.terms`.
+      block_size: number of examples that are looked at together; None for all.
+    """
+
+    def of_part(part):
+        return _look(objective, target, components, part, key, multiplier)
+
+    parts = blocks.over_blocks(of_part, x, block_size)
+    rows = {}
+    for name, read in parts.rows.items():
+        if components[name].stacked:  # [number, G, R, n, d] to [G, number·R, n, d]
+            read = jnp.moveaxis(read, 0, 1)
+            rows[name] = read.reshape(read.shape[0], -1, *read.shape[3:])
+        else:
+            rows[name] = blocks.joined(read)
+    return Evidence(rows, *(blocks.joined(leaf) for leaf in parts[1:]))
+
+
+def _look(objective, target, components, x, key, multiplier) -> Evidence:
+    """`look` on one block."""
     attributed = objective.attribute(target, components, x, key)
     chosen = objective.select(attributed.scores, x, multiplier)
-    masked, _ = Step(objective, target, components, x, attributed, chosen).masked
+    step = Step(objective, target, components, x, attributed, chosen)
+    masked, _ = step.masked
     without = target.with_weights({n: jnp.zeros_like(w) for n, w in target.weights.items()})(x)
     total = num_components(components)
     num_rows = chosen.mask.size // total
 
     def error(outputs):
-        squares = jax.tree.map(lambda a, b: jnp.square(a - b), outputs, attributed.outputs)
-        flat = [leaf.reshape(num_rows, -1) for leaf in jax.tree.leaves(squares)]
-        return jnp.mean(jnp.concatenate(flat, axis=1), axis=1)
+        pairs = (validity.keep(step.valid, tree) for tree in (outputs, attributed.outputs))
+        change = jax.tree.map(jnp.subtract, *pairs)
+        flat = [leaf.reshape(num_rows, -1) for leaf in jax.tree.leaves(change)]
+        table = jnp.concatenate(flat, axis=1)
+        if not objective.per_position:
+            table = validity.evened(step.valid, table, change)
+        return jnp.mean(jnp.square(table), axis=1)
 
-    rows = read_rows(attributed.records, components, num_rows)
+    rows = read_rows(attributed.records, components, num_rows, step.valid)
     mask = (chosen.mask & ~objective.always_active(total)).reshape(num_rows, total)
     weights = mask * jnp.square(attributed.scores.reshape(num_rows, total))
     directions = _directions(target, attributed.records, rows)
-    return Evidence(rows, directions, weights, error(masked), error(without))
+    counted = jnp.ones(num_rows) if step.valid_rows is None else step.valid_rows.astype("float32")
+    rows = {name: _compressed(read) for name, read in rows.items()}
+    return Evidence(rows, directions, weights, error(masked), error(without), counted)
+
+
+def _compressed(rows: jax.Array) -> jax.Array:
+    """At most d_in rows [..., d_in, d_in] with the second moments of [..., n, d_in]."""
+    if is_look_up(rows) or rows.shape[-2] <= rows.shape[-1]:
+        return rows
+    return jnp.linalg.qr(rows, mode="r")
 
 
 def always_transposed(records: Records) -> set[str]:
@@ -87,15 +128,18 @@ def always_transposed(records: Records) -> set[str]:
     return {record.name for record in records.values()} - straight
 
 
-def read_rows(records: Records, components: Components, num_rows: int) -> dict[str, jax.Array]:
-    """What every site reads at its first use, as `Evidence.rows`."""
+def read_rows(
+    records: Records, components: Components, num_rows: int, valid: validity.Valid = None
+) -> dict[str, jax.Array]:
+    """What every site reads at its first use, as `Evidence.rows`, but all n rows of each."""
     transposed = always_transposed(records)
     rows: dict[str, jax.Array] = {}
     for record in records.values():
         factors, place = components[record.name], record.placement
         if record.name in rows or place.transposed != (record.name in transposed):
             continue
-        x = _full_rows(record, (factors.writes if place.transposed else factors.reads).shape[-1])
+        width = (factors.writes if place.transposed else factors.reads).shape[-1]
+        x = _counted_rows(_full_rows(record, width), record, width, valid)
         if is_look_up(x):
             rows[record.name] = x.reshape(num_rows, -1)
             continue
@@ -105,6 +149,17 @@ def read_rows(records: Records, components: Components, num_rows: int) -> dict[s
         blocks = x.shape[:1] if factors.stacked else ()
         rows[record.name] = x.reshape(*blocks, num_rows, -1, x.shape[-1])
     return rows
+
+
+def _counted_rows(x: jax.Array, record: SiteRecord, width: int, valid: validity.Valid) -> jax.Array:
+    """Rows with zeros where they don't count, or an index past the last, which nothing is at."""
+    if valid is None:
+        return x
+    if is_look_up(x):
+        return jnp.where(validity.of_site_rows(valid, x.shape, record.name), x, width)
+    own = 1 + record.placement.stacked
+    counted = validity.of_site_rows(valid, x.shape[: x.ndim - own], record.name)
+    return jnp.where(counted.reshape(*counted.shape, *(1,) * own), x, 0)
 
 
 def _directions(target: Target, records: Records, rows: dict[str, jax.Array]) -> jax.Array:
@@ -118,7 +173,10 @@ def _directions(target: Target, records: Records, rows: dict[str, jax.Array]) ->
         weight = target.weights[name]
         table = weight.T if name in always_transposed(records) else weight
         length, width = table.shape
-        read = table[read] if length > width else jax.nn.one_hot(read, length)
+        if length > width:
+            read = jnp.where((read < length)[..., None], table[jnp.minimum(read, length - 1)], 0)
+        else:
+            read = jax.nn.one_hot(read, length)
     elif read.ndim == 4:
         read = read[0]
     mean = read.mean(axis=1)

@@ -61,7 +61,7 @@ def collect(components: Components, evidence: Evidence, near: jax.Array, d, stor
       store: component that takes what `d` held.
     """
     # Examples between the direction and the others would blur the partition: they count little.
-    inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS
+    inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS * evidence.counted
 
     def collected(factors, rows):
         factors = shares.add_into(factors, store, d)

@@ -3,13 +3,14 @@
 Letters: B batch, C components.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from apd_jax import randomness
+from apd_jax import blocks, randomness, sites
 from apd_jax.components import Components, num_components
 from apd_jax.objective.objective import CONSTANT, Multipliers, Objective
 from apd_jax.objective.terms import TERMS
@@ -58,6 +59,7 @@ def move(
     key: jax.Array | None = None,
     multipliers: Multipliers = CONSTANT,
     last: jax.Array | bool = False,
+    block_size: int | None = None,
 ) -> tuple[Components, dict[str, jax.Array], jax.Array]:
     """Merge, split, gather and clean, in this order; the sum of components stays what it is.
 
@@ -73,21 +75,24 @@ def move(
       key: PRNG key for the random directions of sketched attributions.
       multipliers: multipliers of the coefficients and of k at this step.
       last: whether this is the last round.
+      block_size: number of inputs that are looked at together; None for all.
 
     Returns:
       The components, `{move: number}`, and [C] bool, the components that were touched.
     """
     total = num_components(components)
-    transposed = always_transposed(objective.attribute(target, components, x, key).records)
+    few = jax.tree.map(lambda leaf: leaf[:block_size], x)
+    shapes = jax.eval_shape(lambda part: objective.own_pass(target, part)[1], few)
+    transposed = always_transposed(shapes)
 
     def whole(parts):
         return as_read(parts, transposed)
 
     def loss(parts):
-        return total_loss(objective, target, x, key, multipliers)(whole(parts))
+        return total_loss(objective, target, x, key, multipliers, block_size)(whole(parts))
 
     def seen_with(parts):
-        return look(objective, target, whole(parts), x, key, multipliers.topk)
+        return look(objective, target, whole(parts), x, key, multipliers.topk, block_size)
 
     fixed = objective.always_active(total)
     steps = {
@@ -123,14 +128,44 @@ def total_loss(
     x: PyTree,
     key: jax.Array | None,
     multipliers: Multipliers,
+    block_size: int | None = None,
 ) -> Callable[[Components], jax.Array]:
-    """The loss of components on a batch x."""
+    """The loss of components on a batch x, the mean over blocks of it."""
 
     def loss(components):
-        terms, _ = objective.terms(target, components, x, key, multipliers)
-        return objective.total(terms, multipliers)
+        def of_part(part):
+            terms, _ = objective.terms(target, components, part, key, multipliers)
+            return objective.total(terms, multipliers), objective.weight(part)
+
+        values, weights = blocks.over_blocks(of_part, x, block_size)
+        return blocks.mean(values, None if objective.valid is None else weights)
 
     return loss
+
+
+def num_examples(
+    objective: Objective,
+    rules: Rules,
+    target: Target,
+    sample_batch: Callable[[jax.Array, int], PyTree],
+    block_size: int | None,
+) -> int:
+    """Number of examples in a round: `rules.batch_size` rows, at most 256 blocks.
+
+    Where rows are positions, there is at least one block of examples.
+
+    Args:
+      objective, rules: those of the training.
+      target: the network.
+      sample_batch: function that draws the examples.
+      block_size: number of examples in a block.
+    """
+    most = blocks.affordable(rules.batch_size, block_size or rules.batch_size)
+    if not objective.per_position:
+        return most
+    one = jax.eval_shape(lambda key: sample_batch(key, 1), randomness.root(0))
+    each = math.prod(sites.position_shape(target, one))
+    return max(most // each, min(most, block_size or most))
 
 
 def make_round(
@@ -140,6 +175,7 @@ def make_round(
     sample_batch: Callable[[jax.Array, int], PyTree],
     multipliers: Callable[[Any], Multipliers],
     unit_norm: bool = False,
+    block_size: int | None = None,
 ) -> Callable[[Target, Any, jax.Array], Any]:
     """Make the function `(target, state, key) -> state` that the loop calls between steps.
 
@@ -154,19 +190,24 @@ def make_round(
       sample_batch: function that draws the examples.
       multipliers: gives the multipliers of the coefficients and of k for a state.
       unit_norm: whether the columns of U are kept at unit norm.
+      block_size: number of examples that are looked at together, the batch size of the training;
+        None for all.
     """
     final = rules.rounds(steps) * rules.spacing(steps)
 
     def one_round(target, state, key):
-        x = sample_batch(randomness.stream_of_step(key, "round batch"), rules.batch_size)
+        count = num_examples(objective, rules, target, sample_batch, block_size)
+        x = sample_batch(randomness.stream_of_step(key, "round batch"), count)
         probes = randomness.stream_of_step(key, "round attribution")
         now = multipliers(state)
         components = state.components
         errors_alone = now._replace(losses={**now.losses, **_ERRORS_ALONE})
-        error = total_loss(objective, target, x, probes, errors_alone)
+        error = total_loss(objective, target, x, probes, errors_alone, block_size)
 
         def moves(parts):
-            return move(objective, rules, target, parts, x, probes, now, state.step == final)
+            return move(
+                objective, rules, target, parts, x, probes, now, state.step == final, block_size
+            )
 
         def none(parts):
             untouched = jnp.zeros(num_components(parts), bool)

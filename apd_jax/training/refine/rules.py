@@ -22,7 +22,9 @@ class Rules:
     )
     until: float = setting(0.6, "Share of the steps after which no round takes place.")
     batch_size: int = setting(
-        4096, "Examples in a round; with fewer, rare mechanisms occur too seldom."
+        4096,
+        "Examples in a round, or positions where components are chosen for positions; with fewer, "
+        "rare mechanisms occur too seldom.",
     )
     merge_cosine: float = setting(
         0.9, "Components are merged above this cosine; halves of one mechanism have 1.0."

@@ -77,7 +77,7 @@ def partition(
 
     Args:
       rows: [R, n, d_in], what the site reads, or indices [R, n] of a look-up, which stand for
-        one-hot rows: their second moments are a diagonal.
+        one-hot rows: their second moments are a diagonal. An index past the last stands for zeros.
       total: [R], the sum t of the weights of all groups.
       ridge: ε in units of the mean eigenvalue of the second moments; it keeps directions that
         examples barely read from being amplified.

@@ -1,0 +1,87 @@
+"""Error and quality of outputs, added up block by block.
+
+Letters: N examples, T positions.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from apd_jax import validity
+from apd_jax.evaluation import labels as against
+from apd_jax.objective.objective import Objective
+from apd_jax.objective.terms import distance_parts
+from apd_jax.sites import PyTree
+
+
+class Measured(NamedTuple):
+    """How far outputs are from the target's, and how well they fit labels.
+
+    Attributes:
+      error: mean distance, as the training minimises it.
+      quality: accuracy, or mean squared error; None without labels.
+      cross_entropy: mean over the labels in nats; None without labels, or where these are values.
+    """
+
+    error: float
+    quality: float | None = None
+    cross_entropy: float | None = None
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _distance(objective: Objective, outputs: PyTree, target_outputs: PyTree, x: PyTree):
+    valid = objective.counted(x)
+    return distance_parts(objective.minimality_loss, outputs, target_outputs, valid)
+
+
+class Tally:
+    """Sums over blocks of what `Measured` holds."""
+
+    def __init__(self, objective: Objective, num_examples: int, labels: Any = None):
+        """Nothing is added up yet.
+
+        Args:
+          objective: its minimality loss is the distance, and its `valid` says what counts.
+          num_examples: N.
+          labels: classes or values of all N examples; None for no labels.
+        """
+        self._objective, self._num_examples = objective, num_examples
+        self._labels = None if labels is None else np.asarray(labels)
+        self._error, self._quality, self._cross_entropy = (np.zeros(2) for _ in range(3))
+
+    def add(self, place: slice, x: PyTree, outputs: PyTree, target_outputs: PyTree) -> None:
+        """Add a block.
+
+        Args:
+          place: of the block among the examples.
+          x: [B, ...] its inputs.
+          outputs, target_outputs: [B, ...].
+
+        Raises:
+          UserError: labels that don't fit the outputs.
+        """
+        found = _distance(self._objective, outputs, target_outputs, x)
+        self._error += np.asarray(found, np.float64)
+        if self._labels is None:
+            return
+        (values, *more) = (np.asarray(leaf) for leaf in jax.tree.leaves(outputs))
+        against.check(self._labels, (self._num_examples, *values.shape[1:]), len(more) + 1)
+        labels, valid = self._labels[place], self._objective.counted(x)
+        counted = None
+        if valid is not None:
+            counted = np.asarray(validity.of_rows(valid, labels.shape[: max(valid.ndim, 1)]))
+        self._quality += against.parts(values, labels, counted)
+        self._cross_entropy += against.cross_entropy_parts(values, labels, counted)
+
+    def result(self) -> Measured:
+        """The means over everything that was added."""
+        error = self._error[0] / max(self._error[1], 1)
+        if self._labels is None:
+            return Measured(float(error))
+        quality = float(self._quality[0] / max(self._quality[1], 1))
+        if not against.are_classes(self._labels):
+            return Measured(float(error), quality)
+        loss, count = self._cross_entropy
+        return Measured(float(error), quality, float(loss / max(count, 1)))

@@ -1,0 +1,86 @@
+"""The loss and its gradient from micro-batches, one after another, as for the whole batch.
+
+The selection is that of the whole batch: the scores of all micro-batches come first. Each loss is a
+mean over what counts, so that micro-batches enter by their share of that.
+Letters: B batch, n micro-batches, C components.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import blocks, randomness, validity
+from apd_jax.components import Components
+from apd_jax.objective.objective import Multipliers, Objective
+from apd_jax.objective.selection import Selected
+from apd_jax.objective.terms import TERMS
+from apd_jax.sites import PyTree, Target
+
+Loss = tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array, jax.Array]]
+
+
+def value_and_gradient(
+    objective: Objective,
+    target: Target,
+    components: Components,
+    x: PyTree,
+    key: jax.Array | None,
+    multipliers: Multipliers,
+    number: int,
+) -> tuple[Loss, Components]:
+    """The total loss, `(terms, counts [C], active components per row)`, and the gradient.
+
+    Args:
+      objective, target, components, x, key, multipliers: see `step.train_step`.
+      number: n; B is a multiple of it.
+    """
+    key = randomness.root(0) if key is None else key
+    keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(number))
+    parts = jax.tree.map(lambda leaf: leaf.reshape(number, -1, *leaf.shape[1:]), x)
+
+    def scores_of(part):
+        fixed = jax.lax.stop_gradient(components)
+        return objective.attribute(target, fixed, *part).scores
+
+    chosen = objective.select(
+        blocks.joined(jax.lax.map(scores_of, (parts, keys))), x, multipliers.topk
+    )
+    masks = chosen.mask.reshape(number, -1, *chosen.mask.shape[1:])
+    shares = _shares(objective, target, parts, masks)
+
+    def total(components, part, key, mask, share):
+        terms, _ = objective.terms(target, components, part, key, multipliers, Selected(mask, None))
+        terms = {name: share[TERMS[name].over] * value for name, value in terms.items()}
+        return objective.total(terms, multipliers), terms
+
+    def add(sums, part):
+        found = jax.value_and_grad(total, has_aux=True)(components, *part)
+        return jax.tree.map(jnp.add, sums, found), None
+
+    each = parts, keys, masks, shares
+    first = jax.tree.map(lambda leaf: leaf[0], each)
+    shapes = jax.eval_shape(jax.value_and_grad(total, has_aux=True), components, *first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    ((loss, terms), gradient), _ = jax.lax.scan(add, zeros, each)
+    counts = chosen.counts()
+    return (loss, (terms, counts, jnp.sum(counts) / objective.num_rows(chosen, x))), gradient
+
+
+def _shares(objective: Objective, target: Target, parts: PyTree, masks: jax.Array) -> Any:
+    """The share of every micro-batch in what a loss is a mean over, `{name: [n]}`."""
+    number = len(masks)
+    even = jnp.full(number, 1 / number)
+    if objective.valid is None:
+        return {"outputs": even, "rows": even, "weights": even}
+
+    def counts(part, mask):
+        valid = objective.counted(part)
+        outputs = jax.tree.leaves(jax.eval_shape(target, part))
+        entries = sum(validity.num_entries(valid, leaf) for leaf in outputs)
+        rows = jnp.sum(validity.of_rows(valid, mask.shape[:-1]))
+        return {"outputs": entries, "rows": 1.0 * rows}
+
+    found = jax.lax.map(lambda part: counts(*part), (parts, masks))
+    shares = {name: each / jnp.maximum(jnp.sum(each), 1) for name, each in found.items()}
+    return shares | {"weights": even}

@@ -1,0 +1,198 @@
+"""Which examples or positions of a batch count.
+
+`valid` is bool [B], or [B, T] where positions count one by one; None where everything counts.
+Letters: B batch, T positions (one axis or several), R rows (B examples, or B·T positions).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import sites
+from apd_jax.errors import UserError
+from apd_jax.sites import PyTree
+
+Valid = jax.Array | None
+
+
+def of_batch(function: Callable[[PyTree], Any] | None, x: PyTree) -> Valid:
+    """What a function says of a batch, as bool [B] or [B, T].
+
+    Args:
+      function: function of the batch, traced by JAX; None where everything counts.
+      x: [B, ...] inputs.
+
+    Raises:
+      UserError: it can't be traced, or gives no bool or whole numbers [B, ...].
+    """
+    if function is None:
+        return None
+    try:
+        valid = jnp.asarray(function(x))
+    except (jax.errors.JAXTypeError, TypeError, KeyError, IndexError) as error:
+        raise UserError(
+            f"valid is called with a batch and traced by JAX, which fails ({error!s:.300}): use "
+            "jax.numpy, as in valid=lambda batch: batch['mask'] > 0"
+        ) from error
+    size = sites.batch_size(x)
+    if not (jnp.issubdtype(valid.dtype, jnp.integer) or valid.dtype == bool):
+        raise UserError(
+            f"valid must give True or False (or whole numbers, 0 for what does not count), got "
+            f"{valid.dtype}: compare, as in valid=lambda batch: batch['mask'] > 0"
+        )
+    if valid.shape[:1] != (size,):
+        raise UserError(
+            f"valid must give one value for each example, [{size}], or for each position, "
+            f"[{size}, T]; got shape {valid.shape}"
+        )
+    return valid != 0
+
+
+def of_rows(valid: jax.Array, lead: Sequence[int]) -> jax.Array:
+    """Which rows of a table [*lead, C] count, bool of shape `lead`, (B,) or (B, T).
+
+    An example counts if any of its positions does; of an example that counts all positions do.
+
+    Raises:
+      UserError: positions of another number.
+    """
+    lead, shared = tuple(lead), min(valid.ndim, len(lead))
+    if valid.shape[:shared] != lead[:shared]:
+        raise UserError(
+            f"valid gives shape {valid.shape}, but components are chosen for positions {lead}"
+        )
+    if valid.ndim > shared:
+        return jnp.any(valid, axis=tuple(range(shared, valid.ndim)))
+    return jnp.broadcast_to(valid.reshape(*valid.shape, *(1,) * (len(lead) - shared)), lead)
+
+
+def of_entries(valid: jax.Array, array: jax.Array, what: str = "the network's outputs") -> Any:
+    """Which entries of an array [B, ...] or [B, T, ...] count, of a shape that broadcasts to it.
+
+    Raises:
+      UserError: the array has other positions, or it can't be told whether it has some.
+    """
+    shape = array.shape
+    if array.ndim == valid.ndim > 1 and shape == valid.shape:
+        raise UserError(
+            f"valid gives shape {valid.shape}, and {what} have the same shape: return "
+            f"{(*shape, 1)} for one output at each position, or let valid give [{shape[0]}]"
+        )
+    if array.ndim <= valid.ndim:
+        return _spread(of_rows(valid, shape[:1]), array.ndim)
+    if shape[: valid.ndim] != valid.shape:
+        raise UserError(
+            f"valid gives shape {valid.shape}, but {what} have shape {shape}, in which these "
+            "positions are not the axes after the batch"
+        )
+    return _spread(valid, array.ndim)
+
+
+def num_entries(valid: jax.Array, array: Any) -> jax.Array:
+    """Number of entries of an array (or its shape) that count, float32."""
+    counted = of_entries(valid, array)
+    return jnp.sum(counted) * jnp.float32(math.prod(array.shape) / counted.size)
+
+
+def of_values(valid: jax.Array, values: jax.Array, name: str) -> jax.Array:
+    """Which of the values [B] or [B, T, ...] of a user's loss count.
+
+    Raises:
+      UserError: values that are not one for each example or position.
+    """
+    if values.shape[: valid.ndim] == valid.shape:
+        return _spread(valid, values.ndim)
+    if values.shape[:1] == valid.shape[:1]:
+        return _spread(of_rows(valid, valid.shape[:1]), values.ndim)
+    raise UserError(
+        f"with valid, {name} must return values for each example or position, [{valid.shape[0]}, "
+        f"...], so that those that don't count can be left out; got shape {values.shape}"
+    )
+
+
+def of_site_rows(valid: jax.Array, shape: tuple[int, ...], site: str) -> jax.Array:
+    """Which rows of a use of a site count, for row axes `shape`, (B,) or (B, T, ...).
+
+    Raises:
+      UserError: positions count one by one, and the rows have axes, of which these are not the
+        first.
+    """
+    if valid.ndim == 1 or shape[: valid.ndim] == valid.shape:
+        return _spread(valid, len(shape))
+    if len(shape) == 1:
+        return of_rows(valid, shape)
+    raise UserError(
+        f"valid gives shape {valid.shape}, but site {site!r} is used on rows {shape}, in which "
+        "these positions are not the axes after the batch: choose other sites, or another loss "
+        "or attribution"
+    )
+
+
+def keep(valid: Valid, tree: PyTree, what: str = "the network's outputs") -> PyTree:
+    """Arrays with zeros where they don't count: NaN there reaches neither values nor gradients."""
+    if valid is None:
+        return tree
+
+    def kept(array):
+        return jnp.where(of_entries(valid, array, what), array, jnp.zeros((), array.dtype))
+
+    return jax.tree.map(kept, tree)
+
+
+def of_scores(valid: Valid, scores: jax.Array) -> jax.Array:
+    """Scores [B, C] or [B, T, C] with zeros in the rows that don't count."""
+    if valid is None:
+        return scores
+    return jnp.where(of_rows(valid, scores.shape[:-1])[..., None], scores, 0.0)
+
+
+def evened(valid: Valid, flat: jax.Array, tree: PyTree) -> jax.Array:
+    """Scale quantities [B, O] so that their mean square is that of the entries that count.
+
+    Args:
+      valid: what counts.
+      flat: the leaves of `tree` side by side.
+      tree: arrays [B, ...] with zeros where they don't count.
+    """
+    if valid is None:
+        return flat
+    counts: Any = 0
+    for array in jax.tree.leaves(tree):
+        counted = of_entries(valid, array).reshape(flat.shape[0], -1)
+        counts = counts + counted.sum(axis=1) * (array.size // counted.size)
+    scale = jnp.sqrt(flat.shape[1] / jnp.maximum(counts, 1))
+    return flat * scale[:, None].astype(flat.dtype)
+
+
+def mean(values: jax.Array, counted: jax.Array | None) -> jax.Array:
+    """Mean of the values that count; 0 if none does.
+
+    Args:
+      values: [B, ...].
+      counted: bool of a shape that broadcasts to `values`; None where everything counts.
+    """
+    if counted is None:
+        return jnp.mean(values)
+    total, count = parts(values, counted)
+    return total / jnp.maximum(count, 1)
+
+
+def parts(values: jax.Array, counted: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Sum and number of the values that count, float32."""
+    if counted is None:
+        return jnp.sum(values), jnp.float32(values.size)
+    each = math.prod(values.shape) / max(counted.size, 1)
+    return jnp.sum(jnp.where(counted, values, 0)), jnp.sum(counted) * jnp.float32(each)
+
+
+def number(valid_rows: jax.Array) -> jax.Array:
+    """Number of rows that count, at least 1, so that means over none are 0."""
+    return jnp.maximum(jnp.sum(valid_rows), 1).astype(jnp.float32)
+
+
+def _spread(counted: jax.Array, ndim: int) -> jax.Array:
+    """Give an array trailing axes of length 1."""
+    return counted.reshape(*counted.shape, *(1,) * (ndim - counted.ndim))

@@ -1,0 +1,108 @@
+"""Micro-batches of a step give what the whole batch gives."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import networks
+import padded
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax.errors import UserError
+from apd_jax.objective.objective import Coefficients, Multipliers, Objective, Routes
+from apd_jax.training.config import Settings
+from apd_jax.training.optimizers import decomposition_optimizer
+from apd_jax.training.step import init_state, train_step
+
+OBJECTIVE = Objective(
+    Coefficients(faithfulness=1, minimality=2, simplicity=0.5, activation=1, output=1),
+    topk=1.3,
+    hidden_sites=("first/w",),
+)
+OPTIMIZER = decomposition_optimizer(lambda step: 1e-2)
+
+
+def steps(objective, target, components, x, number, multipliers=None):
+    """Step from the same state without and with micro-batches."""
+    state = init_state(components, OPTIMIZER)
+    multipliers = multipliers or Multipliers()
+
+    def one(accumulate):
+        return jax.jit(
+            lambda state: train_step(
+                objective, OPTIMIZER, target, state, x, jax.random.key(0), multipliers, accumulate
+            )
+        )
+
+    return one(1)(state), one(number)(state)
+
+
+class StepTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (OBJECTIVE, None),
+        (dataclasses.replace(OBJECTIVE, distil=True, routes=Routes(masked_route="grouped")), 0.6),
+        (dataclasses.replace(OBJECTIVE, topk=None,
+            coefficients=Coefficients(lp_minimality=1, lp_simplicity=0.5)), None),
+    )  # fmt: skip
+    def test_equals_the_whole_batch(self, objective, factor):
+        target, _ = networks.make("mlp")
+        x, own = networks.normal(3, 12, 3), networks.components(target)
+        multipliers = Multipliers(None if factor is None else jnp.float32(factor))
+        whole, parts = steps(objective, target, own, x, 3, multipliers)
+        chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+    @parameterized.parameters(True, False)
+    def test_weighs_micro_batches_by_what_counts(self, per_position):
+        target, x = padded.network(causal=True), padded.batch("left", count=6)
+        for row, first in enumerate((3, 4, 5, 6, 6, 7)):  # the last has none
+            x["mask"][row] = jnp.arange(padded.PADDED) >= first
+        own = apd_jax.init_components(jax.random.key(3), target, num_components=6, rank=2)
+        objective = dataclasses.replace(
+            OBJECTIVE, hidden_sites=("v",), per_position=per_position, valid=padded.valid
+        )
+        whole, parts = steps(objective, target, own, x, 3)
+        chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
+        wrong = dataclasses.replace(objective, valid=None)
+        self.assertNotAlmostEqual(
+            float(steps(wrong, target, own, x, 3)[0][1]["loss/minimality"]),
+            float(whole[1]["loss/minimality"]),
+            places=3,
+        )
+
+    def test_selects_in_the_whole_batch(self):
+        """One micro-batch holds all the active pairs."""
+        target, _ = networks.make("mlp")
+        x = networks.normal(3, 8, 3).at[:4].multiply(1e-3)
+        objective = dataclasses.replace(OBJECTIVE, topk=0.5)
+        own = networks.components(target)
+        whole, parts = steps(objective, target, own, x, 2)
+        chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+    def test_takes_less_memory(self):
+        target = networks.mlp(3, 5, 600)
+        own, x = networks.components(target), networks.normal(3, 256, 3)
+        objective = dataclasses.replace(OBJECTIVE, routes=Routes("sketch"))
+        state = init_state(own, OPTIMIZER)
+        used = [
+            jax.jit(
+                lambda s, n=n: train_step(
+                    objective, OPTIMIZER, target, s, x, jax.random.key(0), accumulate=n
+                )
+            )
+            .lower(state)
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+            for n in (1, 8)
+        ]
+        self.assertLess(used[1], used[0] / 3)
+
+    def test_batch_that_does_not_divide(self):
+        with self.assertRaisesRegex(UserError, "multiple of accumulate, got 10 and 4"):
+            Settings(batch_size=10, accumulate=4)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,153 @@
+"""What looks at examples beside the steps: in blocks it gives what it gives at once."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import padded
+import pytest
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax import blocks
+from apd_jax.objective.normalisation import scales
+from apd_jax.objective.objective import CONSTANT, Coefficients, Objective, Routes
+from apd_jax.training.initialisation.partitioned import partition_target
+from apd_jax.training.refine import rounds
+from apd_jax.training.refine.evidence import look
+from apd_jax.training.refine.rules import Rules
+
+OBJECTIVE = Objective(
+    Coefficients(faithfulness=1, minimality=2, simplicity=0.5, output=1, activation=1),
+    selection="sample",  # whatever the blocks
+    topk=2.0,
+    hidden_sites=("first/w",),
+)
+
+
+class BlocksTest(parameterized.TestCase):
+    def test_covers_the_examples(self):
+        x = jnp.arange(11.0)
+        for size, count in ((4, 10), (3, 9), (11, 11), (20, 11), (None, 11)):
+            found = blocks.joined(blocks.over_blocks(lambda part: 2 * part, x, size))
+            np.testing.assert_array_equal(found, 2 * x[:count])
+
+    def test_scales(self):
+        target, _ = networks.make("mlp")
+        x = networks.normal(3, 12, 3)
+        found = [scales(OBJECTIVE, target, x, block_size=size) for size in (None, 12, 4)]
+        chex.assert_trees_all_equal(found[0], found[1])
+        chex.assert_trees_all_close(found[0], found[2], rtol=1e-5)
+
+    def test_scales_of_blocks_in_which_not_everything_counts(self):
+        target, x = padded.network(causal=True), padded.batch("left", count=6)
+        x["mask"][:3] = np.arange(padded.PADDED) > 5
+        x["mask"][3] = 0
+        objective = Objective(Coefficients(minimality=1), valid=padded.valid)
+        found = [scales(objective, target, x, block_size=size) for size in (None, 2)]
+        chex.assert_trees_all_close(*found, rtol=1e-5)
+
+    def test_start(self):
+        target, _ = networks.make("mlp")
+        x, own = networks.normal(3, 64, 3), networks.components(target)
+        found = [partition_target(target, x, own, block_size=size) for size in (None, 16)]
+        pieces = [{n: f.matrices() for n, f in one.items()} for one in found]
+        chex.assert_trees_all_close(*pieces, rtol=1e-3, atol=1e-4)
+
+    def test_start_leaves_out_what_does_not_count(self):
+        target, _ = networks.make("mlp")
+        x, own = networks.normal(3, 64, 3), networks.components(target)
+        more = jnp.concatenate([x, 3 + networks.normal(4, 64, 3)])[
+            jnp.arange(128).reshape(2, 64).T.ravel()
+        ]
+        here = jnp.tile(jnp.array([True, False]), 64)
+        alone = partition_target(target, x, own)
+        found = partition_target(target, more, own, valid=lambda x: here)
+        pieces = [{n: f.matrices() for n, f in one.items()} for one in (alone, found)]
+        chex.assert_trees_all_close(*pieces, rtol=1e-3, atol=1e-4)
+
+    @parameterized.parameters(True, False)
+    def test_evidence_of_a_round(self, per_position):
+        target, x = padded.network(causal=True), padded.batch("right", count=6)
+        own = apd_jax.init_components(jax.random.key(3), target, num_components=4, rank=2)
+        objective = Objective(
+            Coefficients(minimality=1), selection="sample", topk=2.0, per_position=per_position,
+            valid=padded.valid,
+        )  # fmt: skip
+        found = [look(objective, target, own, x, block_size=size) for size in (None, 2)]
+        chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-5)
+        # The same as of the batch without padding, but for rows that hold nothing.
+        alone = look(objective, target, own, padded.batch(count=6))
+        here = np.asarray(found[0].counted, bool)
+        for name in ("weights", "errors", "stakes", "directions"):
+            padded_, own_ = getattr(found[0], name), getattr(alone, name)
+            chex.assert_trees_all_close(padded_[here], own_, rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(padded_[~here], 0)
+        for site, rows in alone.rows.items():
+            if jnp.issubdtype(rows.dtype, jnp.integer):
+                continue
+            moments = [jnp.einsum("rni,rnj->ij", r, r) for r in (rows, found[1].rows[site])]
+            chex.assert_trees_all_close(*moments, rtol=1e-4, atol=1e-4)
+
+    def test_round(self):
+        target, _ = networks.make("mlp")
+        x, own = networks.normal(3, 64, 3), networks.components(target)
+        rules = Rules(share=True)
+        found = [
+            rounds.move(OBJECTIVE, rules, target, own, x, None, CONSTANT, True, size)
+            for size in (None, 16)
+        ]
+        chex.assert_trees_all_equal(found[0][1:], found[1][1:])
+        sums = [{n: f.sum() for n, f in one[0].items()} for one in found]
+        chex.assert_trees_all_close(*sums, rtol=1e-3, atol=1e-4)
+
+    def test_a_round_counts_positions(self):
+        target, x = padded.network(), padded.batch()
+
+        def sample(key, count):
+            return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), x)
+
+        for per_position, block, expected in (
+            (False, 3, 4096),
+            (True, 3, 1024),
+            (True, 2000, 2000),
+        ):
+            objective = Objective(per_position=per_position)
+            found = rounds.num_examples(objective, Rules(), target, sample, block)
+            self.assertEqual(found, expected)
+
+    @pytest.mark.slow
+    def test_memory_of_scales_and_rounds_follows_the_block(self):
+        """Of 64 blocks, the programs take less than a quarter of what all logits do."""
+        vocabulary, length, size = 3000, 8, 4
+        params = {"E": networks.normal(0, vocabulary, 8), "U": networks.normal(1, 8, vocabulary)}
+        target = apd_jax.Target(
+            lambda p, ids: p["E"][ids] @ p["U"], params, inputs=jnp.zeros((2, length), jnp.int32)
+        )
+        own = apd_jax.init_components(jax.random.key(3), target, num_components=6, rank=1)
+        objective = Objective(
+            Coefficients(minimality=1, simplicity=0.1), topk=2.0, per_position=True,
+            minimality_loss="kl", routes=Routes("sketch"),
+        )  # fmt: skip
+        key = jax.random.key(0)
+
+        def used(function, count):
+            ids = jax.ShapeDtypeStruct((count, length), jnp.int32)
+            return jax.jit(function).lower(ids).compile().memory_analysis().temp_size_in_bytes
+
+        def measure(ids):
+            return scales(objective, target, ids, key, size)
+
+        def move(ids):
+            return rounds.move(objective, Rules(), target, own, ids, key, CONSTANT, False, size)
+
+        everything = 64 * size * length * vocabulary * 4  # bytes of all logits
+        self.assertLess(used(measure, 64 * size), everything / 4)
+        self.assertLess(used(move, 64 * size), everything / 4)
+        at_once = used(lambda ids: scales(objective, target, ids, key), 64 * size)
+        self.assertGreater(at_once, everything)
+
+
+if __name__ == "__main__":
+    absltest.main()
