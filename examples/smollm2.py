@@ -89,14 +89,13 @@ def decompose(model, hidden, **options):
         use_cache=False,
     )
     print(f"largest relative difference to torch {target.conversion_error:.1e}")
-    settings = {
-        "per_position": True,
-        "attribution_mode": "sketch",  # one backward pass, however many logits
-        "minimality_loss": "kl",
-        "selection": "sample",
-        "refine": {"every": 0},
-    }
-    return apd_jax.decompose(target, {"inputs_embeds": hidden}, **settings | options)
+    return apd_jax.decompose(
+        target,
+        {"inputs_embeds": hidden},
+        per_position=True,
+        minimality_loss="kl",  # with these two, the settings are those for language models
+        **options,
+    )
 
 
 def memory():
@@ -138,7 +137,7 @@ def main():
     """Load, convert, decompose, examine, draw."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
     flags = parser.parse_args()
     flags.images.mkdir(parents=True, exist_ok=True)
@@ -154,9 +153,9 @@ def main():
     found = decompose(
         model,
         hidden[:TRAINING],
-        num_components=64,
+        num_components=72,
         rank=8,
-        topk=6,
+        topk=8,
         steps=steps,
         batch_size=4,
         chunk_steps=10,

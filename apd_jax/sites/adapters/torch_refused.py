@@ -12,6 +12,9 @@ _config: Any = jax.config  # whose types omit the settings
 
 # Hooks of torch that compute a weight anew at each call.
 _HOOKS = ("WeightNorm", "SpectralNorm", "BasePruningMethod")
+# Containers do the same in both modes. A slice of one, such as layers[4:], is in training mode even
+# if all its modules are in eval mode.
+_CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
 
 
 def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
@@ -31,7 +34,11 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     if isinstance(module, torch.jit.ScriptModule):
         raise UserError("a ScriptModule can't be followed in JAX: give the module it was made of")
     _check_floating(module)
-    training = [name or type(module).__name__ for name, m in module.named_modules() if m.training]
+    training = [
+        name or type(module).__name__
+        for name, part in module.named_modules()
+        if part.training and type(part) not in _CONTAINERS
+    ]
     if training:
         raise UserError(
             f"the module is in training mode ({', '.join(training[:3])}), in which dropout draws "
