@@ -106,7 +106,7 @@ def content(
       failures: sentences on the seeds whose evidence could not be measured.
     """
     if made is None:
-        return {"evidence": {"notes": list(failures)} if failures else None}
+        return {"evidence": {"verdicts": [], "notes": list(failures)} if failures else None}
     found = made.found
     starts = f"{found.adversary.starts} random start" + "s" * (found.adversary.starts > 1)
     passed = sum(verdict.passed for verdict in found.verdicts)
