@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A room imports rooms of its own layer or of those above it in this list.
 LAYERS = (
     ("errors", "former_names"),
-    ("config_fields", "jax_settings", "sites"),
+    ("config_fields", "jax_settings"),
+    ("sites",),
     ("randomness", "components", "validity", "blocks"),
     ("runtime", "masked"),
     ("attribution", "data"),

@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from apd_jax import config_fields
+from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines, curves
 from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.model import ComponentModel
@@ -92,9 +93,7 @@ def render(
     found = decomposition.see(x, labels)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = _panels(decomposition, x, found, summary, labels)
-    evidence = evidence_section.section(
-        evidence_section.few(decomposition, x, given), summary.agreement
-    )
+    evidence, failures = _evidence(decomposition, x, given, summary)
     settings = config_fields.plain(config_fields.to_mapping(decomposition.settings))
     sentences = dict(config_fields.sentences(decomposition.settings))
     subject = words.Subject(_title(decomposition), "", {}, sentences)
@@ -107,7 +106,7 @@ def render(
         facts=_facts(decomposition, summary),
         remarks=[f.text for f in summary.findings if f.kind == "trivial"],
         **_summary(summary),
-        **evidence_section.content(evidence),
+        **evidence_section.content(evidence, failures=failures),
         **_sites(decomposition, summary),
         **component_table.content(decomposition, x, found, summary, decode),
         **parts.assets(False),
@@ -119,7 +118,18 @@ def render(
         versions=versions(),
         config=words.config_rows(settings, sentences),
     )
-    return text, [*panels, *evidence.panels]
+    return text, [*panels, *(evidence.panels if evidence else [])]
+
+
+def _evidence(
+    decomposition: ComponentModel, x: PyTree, labels: Any, summary: Summary
+) -> tuple[evidence_section.Section | None, list[str]]:
+    """The section on evidence, or why there is none: the rest of the page does not need it."""
+    try:
+        found = evidence_section.few(decomposition, x, labels)
+    except UserError as error:
+        return None, [f"There is no evidence: {error}."]
+    return evidence_section.section(found, summary.agreement), []
 
 
 def _title(decomposition: ComponentModel) -> str:

@@ -124,10 +124,18 @@ def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None)
     """`Σ e / Σ w` and its standard error, the examples (or groups of them) drawn independently.
 
     `SE = sqrt( n/(n−1) Σ (e_i − d w_i)² ) / Σ w`, over the n with any weight; none for n = 1.
+
+    Raises:
+      UserError: the weights are all 0, as the squares of outputs that are 0, but errors are not.
     """
     error, unit = np.asarray(error, np.float64), np.asarray(unit, np.float64)
-    total = unit.sum() or 1e-300
-    value = float(error.sum() / total)
+    total = unit.sum()
+    if not total and error.any():
+        raise UserError(
+            "the network's outputs are 0 on all examples: there is nothing that components could "
+            "explain, and no unit for their error"
+        )
+    value = float(error.sum() / total) if total else 0.0
     if groups is not None:
         _, groups = np.unique(groups, return_inverse=True)
         error, unit = (np.bincount(groups, weights=a) for a in (error, unit))
@@ -135,4 +143,5 @@ def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None)
     count = int(np.count_nonzero((unit != 0) | (error != 0)))
     if count < 2:
         return Number(value)
-    return Number(value, float(np.sqrt(count / (count - 1) * np.sum(rest**2)) / abs(total)))
+    deviation = np.sqrt(count / (count - 1) * np.sum(rest**2))
+    return Number(value, float(deviation / abs(total)) if total else 0.0)
