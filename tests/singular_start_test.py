@@ -111,7 +111,7 @@ class DealingTest(absltest.TestCase):
         original, singular._PROBES = singular._PROBES, with_many
         self.addCleanup(setattr, singular, "_PROBES", original)
         objective = Objective(per_position=True)
-        found = singular._uses(objective, target, terms, x)
+        found = singular._uses(objective, target, terms, x, None)
         exact = Objective(per_position=True, routes=Routes(attribution_mode="literal"))
         start = 0
         for site, factors in terms.items():

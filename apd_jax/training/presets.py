@@ -50,7 +50,7 @@ LOGITS = Settings(
     ),
     steps=1200,
     batch_size=32,
-    learning_rate=0.03,
+    learning_rate=0.1,
     warmup_fraction=0.05,
     start="singular",
     relative_rate=True,
