@@ -53,6 +53,22 @@ def train(images, labels, steps):
     return module.eval()
 
 
+def decompose(target, images, steps):
+    """Return the decomposition with the settings of examples/digits.py."""
+    return apd_jax.decompose(
+        target,
+        images,
+        num_components=40,
+        rank=1,
+        topk=4,
+        selection="sample",
+        minimality_loss="kl",
+        coefficients={"simplicity": 2.0},
+        steps=steps,
+        batch_size=128,
+    )
+
+
 def accuracies(module, images, labels):
     """Return the accuracy on the images of every digit [10]."""
     with torch.no_grad():
@@ -108,18 +124,7 @@ def main():
     print(target.sites)
     print(f"largest relative difference to torch: {target.conversion_error:.1e}")
 
-    decomposition = apd_jax.decompose(
-        target,
-        images,
-        num_components=40,
-        rank=1,
-        topk=4,
-        selection="sample",
-        minimality_loss="kl",
-        coefficients={"simplicity": 2.0},
-        steps=20 if flags.quick else 2000,
-        batch_size=128,
-    )
+    decomposition = decompose(target, images, 20 if flags.quick else 2000)
     print(decomposition.history[-1])
     summary = decomposition.summary(test_images, test_labels)
     print(summary)
