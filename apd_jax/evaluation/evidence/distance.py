@@ -124,9 +124,12 @@ def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None)
     """`Σ e / Σ w` and its standard error, the examples (or groups of them) drawn independently.
 
     `SE = sqrt( n/(n−1) Σ (e_i − d w_i)² ) / Σ w`, over the n with any weight; none for n = 1.
+    Without any weight, as where all outputs of a network are zero, it is the mean of e.
     """
     error, unit = np.asarray(error, np.float64), np.asarray(unit, np.float64)
-    total = unit.sum() or 1e-300
+    if not unit.any():
+        unit = np.ones_like(error)
+    total = unit.sum()
     value = float(error.sum() / total)
     if groups is not None:
         _, groups = np.unique(groups, return_inverse=True)

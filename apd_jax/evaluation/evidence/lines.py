@@ -132,6 +132,11 @@ def _measure(
     for name in names:
         notes += _baseline(run, name, numbers["active_rank"].value, numbers["l0"].value)
     numbers |= {n: run.tally.number(n) for n in run.tally.names() if n.startswith(names)}
+    if not numbers["zero"].value:
+        notes.append(
+            "The output with no component is that of the network: distances are squared "
+            "differences (or nats), and verdicts take them as they are."
+        )
     return Evidence(
         numbers=numbers | _faithfulness(sites),
         sites=sites,
