@@ -130,6 +130,11 @@ class RefusedTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, message):
             apd_jax.Target.from_torch(nn.Linear(4, 4).eval(), **options)
 
+    def test_slice_of_a_container_in_eval_mode_is_accepted(self):
+        layers = nn.Sequential(nn.Tanh(), nn.Linear(4, 3)).eval()[1:]
+        self.assertTrue(layers.training)  # of the container alone, which is the same in both modes
+        self.assertLen(apd_jax.Target.from_torch(layers, X).sites, 1)
+
     def test_quantised(self):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

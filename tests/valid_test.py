@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import tempfile
 
 import chex
 import jax
@@ -312,7 +313,7 @@ class DecompositionTest(parameterized.TestCase):
 
     def test_is_kept_by_name_and_given_again(self):
         found = decomposition(padded.network())
-        directory = self.create_tempdir().full_path
+        directory = tempfile.mkdtemp()
         found.save(directory)
         with self.assertRaisesRegex(UserError, r"load\(..., valid=...\)"):
             apd_jax.load(directory, found.target)
@@ -331,7 +332,7 @@ class DecompositionTest(parameterized.TestCase):
         def apply_fn(p, x):
             return jax.nn.relu(p["E"][x["ids"]] @ p["A"]) @ p["B"] * x["mask"][..., None]
 
-        x, where = {"ids": ids, "mask": mask}, self.create_tempdir().full_path
+        x, where = {"ids": ids, "mask": mask}, tempfile.mkdtemp()
         options = {
             "topk": 1.0, "per_position": True, "minimality_loss": "kl", "rank": 1,
             "num_components": 20, "steps": 20, "batch_size": 64, "chunk_steps": 10,

@@ -16,7 +16,7 @@ from apd_jax.components import Components, Factors, num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.decomposition import saving
 from apd_jax.errors import UserError
-from apd_jax.evaluation import compare, evidence, seen, summary, tables, top
+from apd_jax.evaluation import compare, evidence, ranking, seen, summary, tables
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -172,7 +172,7 @@ class Decomposition:
         every.insert(int(np.argmin(self.losses)), self.components)
         return compare.compare_seeds(every)
 
-    def top_examples(self, component: int, x: PyTree, count: int = 10) -> top.TopExamples:
+    def top_examples(self, component: int, x: PyTree, count: int = 10) -> ranking.TopExamples:
         """The examples that a component is most important for.
 
         They are ranked by its share of the squared attributions, so that the examples of large
@@ -188,7 +188,7 @@ class Decomposition:
         """
         self._check(component)
         check_whole(count=count)
-        return top.examples(self.see(x), component, count)
+        return ranking.examples(self.see(x), component, count)
 
     def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:
         """Output of all components but one or some, `f(x, Σ_{j≠c} P_j)`, [B, O]."""

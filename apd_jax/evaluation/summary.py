@@ -20,6 +20,7 @@ from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.tally import Measured
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree
+from apd_jax.training import presets
 
 ALWAYS = 0.95  # a component that is active on a larger share of the examples is always on
 MOST = 0.5  # an active rank above this share of the network's is most of the network
@@ -52,11 +53,12 @@ class Finding:
     Attributes:
       kind: `"trivial"`: the decomposition says little about the network; `"empty site"`: a site's
         weights are all zero; `"scores"`: attributions are not finite; `"labels"`: some were
-        ignored; `"baseline"`: one was omitted.
+        ignored; `"baseline"`: one was omitted; `"settings"`: how components are chosen for
+        positions.
       text: a sentence.
     """
 
-    kind: Literal["trivial", "empty site", "scores", "labels", "baseline"]
+    kind: Literal["trivial", "empty site", "scores", "labels", "baseline", "settings"]
     text: str
 
 
@@ -204,6 +206,7 @@ def summarise_seen(
             *_not_finite(found.scores),
             *_ignored(labels),
             *(Finding("baseline", _omitted(name)) for name, row in others.items() if row is None),
+            *(Finding("settings", text) for text in [presets.says(decomposition.settings)] if text),
         ),
         agreement=decomposition.agreement(),
     )

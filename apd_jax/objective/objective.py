@@ -72,7 +72,11 @@ class Routes:
         "Algorithm of the attributions: forward, reverse, literal, auto (the cheapest), or sketch, "
         "an unbiased estimate of squared attributions.",
     )
-    num_probes: int = setting(1, "Random directions of the sketch.")
+    num_probes: int = setting(
+        1,
+        "Random directions of the sketch. A squared attribution's relative standard error is about "
+        "sqrt(2 / directions): one is too few where components are chosen for positions.",
+    )
     masked_route: forward.MaskedRoute = setting(
         "auto",
         "Masked pass: grouped computes only the active pairs, dense all of them, auto chooses by "
@@ -229,10 +233,9 @@ class Objective:
         if self.topk is None or self.selection == "exact":
             return
         try:
-            if self.selection == "batch" and num_rows is None:
-                selection.num_active(self.topk, math.ceil(1 / self.topk), candidates)
-            elif self.selection == "batch":
-                selection.num_active(self.topk, num_rows, candidates)
+            if self.selection == "batch":
+                rows = math.ceil(1 / self.topk) if num_rows is None else num_rows
+                selection.num_active(self.topk, rows, candidates)
             else:
                 selection.check_topk(self.topk, candidates)
         except UserError as error:
@@ -359,14 +362,11 @@ class Objective:
 
     def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
         """The masked operation of a whole batch, by the algorithm that `routes` names."""
-        route = self.routes.masked_route
-        lead = chosen.mask.shape[:-1]
-        if chosen.pairs is None:
-            route = "dense"
-        elif route == "auto":
-            num_rows = chosen.mask.size // chosen.mask.shape[-1]
-            size = chosen.pairs[0].size
-            route = forward.choose_masked_route(size, num_rows, chosen.mask.shape[-1])
-        if route == "dense":
+        route: str = self.routes.masked_route
+        *lead, count = chosen.mask.shape
+        pairs = chosen.pairs
+        if route == "auto" and pairs is not None:
+            route = forward.choose_masked_route(pairs[0].size, math.prod(lead), count)
+        if route == "dense" or pairs is None:
             return forward.masked(components, chosen.mask)
-        return forward.masked_pairs(components, chosen.pairs, lead)
+        return forward.masked_pairs(components, pairs, tuple(lead))

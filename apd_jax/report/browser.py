@@ -141,30 +141,21 @@ def browser_data(
     Raises:
       ValueError: a shape doesn't fit the others, or an array holds NaN or infinity.
     """
-    views = dict(views or {})
     num_features, num_components = _check_tables(
         attributions, topk_mask, target_outputs, topk_outputs, without, active_share, represented
     )
-    _check_sites(factors, target_weights, views, num_components)
-    sites = [
-        _site_data(
-            name,
-            _float64(f"factors[{name!r}]", pair[0]),
-            _float64(f"factors[{name!r}]", pair[1]),
-            _float64(f"target_weights[{name!r}]", target_weights[name]),
-            views.get(name, View()),
-            max_weights,
-            max_site_bytes,
-        )
-        for name, pair in factors.items()
-    ]
+    views = views or {}
+    sites = _checked_sites(factors, target_weights, views, num_components)
     return {
         "seed": seed,
         "inputs": inputs,
         "num_components": num_components,
         "num_features": num_features,
         "num_outputs": int(np.shape(target_outputs)[1]),
-        "sites": sites,
+        "sites": [
+            _site_data(name, u, v, w, views.get(name, View()), max_weights, max_site_bytes)
+            for name, (u, v, w) in sites.items()
+        ],
         "attributions": encode_array(attributions, "float32"),
         "topk_mask": encode_array(topk_mask, "uint8"),
         "target_outputs": encode_array(target_outputs, "float32"),
@@ -270,8 +261,13 @@ def _check_tables(
     return num_features, num_components
 
 
-def _check_sites(factors, target_weights, views, num_components):
-    """Check that factors, target weights and views speak of the same sites and sizes."""
+def _checked_sites(
+    factors: Mapping[str, FactorPair],
+    target_weights: Mapping[str, np.ndarray],
+    views: Mapping[str, View],
+    num_components: int,
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """U, V and the target's weights of every site, all float64 and of the sizes that must agree."""
     if set(factors) != set(target_weights):
         raise ValueError(
             f"factors has sites {sorted(factors)}, target_weights has {sorted(target_weights)}; "
@@ -296,3 +292,11 @@ def _check_sites(factors, target_weights, views, num_components):
                 f"target_weights[{name!r}] has shape {weight}, "
                 f"expected {(np.shape(u)[1], np.shape(v)[2])} from its factors"
             )
+    return {
+        name: (
+            _float64(f"factors[{name!r}]", u),
+            _float64(f"factors[{name!r}]", v),
+            _float64(f"target_weights[{name!r}]", target_weights[name]),
+        )
+        for name, (u, v) in factors.items()
+    }

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from apd_jax.evaluation import ranks, top, without
+from apd_jax.evaluation import ranking, ranks, without
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import ALWAYS, Summary
@@ -69,8 +69,9 @@ def _rows(
     decode: examples.Decode | None,
 ) -> list[dict[str, Any]]:
     values = ranks.singular_values(decomposition.components)
-    share = top.shares(found.scores)
-    places = {c: np.stack(found.places(top.rows(share[:, c], _EXAMPLES)), axis=1) for c in shown}
+    share = ranking.shares(found.scores)
+    best = {c: ranking.rows(share[:, c], _EXAMPLES) for c in shown}
+    places = {c: np.stack(found.places(rows), axis=1) for c, rows in best.items()}
     if not shown:
         return []
     taken, on = np.array([(c, at[0]) for c in shown for at in places[c]]).T

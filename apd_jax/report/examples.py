@@ -129,13 +129,7 @@ def _whole_numbers(values: np.ndarray, position: int | None) -> list[str]:
 
 def check_decode(x: PyTree, decode: Decode) -> None:
     """Raise UserError unless the inputs have tokens that `decode` makes text of."""
-    tokens = _tokens(x)
-    if tokens is None:
-        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
-        raise UserError(
-            f"decode= needs an input of tokens, whole numbers [N, T]; the inputs have {shapes}"
-        )
-    text = decode(tokens[0][:1])
+    text = decode(_tokens(x)[0][:1])
     if not isinstance(text, str):
         raise UserError(
             f"decode must give the text of tokens [T] as a string, got a {type(text).__name__}"
@@ -165,6 +159,11 @@ def decoded(
     return before, decode(tokens[position : position + 1]), after + "…" * (end < len(tokens))
 
 
-def _tokens(x: PyTree) -> np.ndarray | None:
-    leaves = (np.asarray(leaf) for leaf in jax.tree.leaves(x))
-    return next((leaf for leaf in leaves if leaf.ndim == 2 and leaf.dtype.kind in "iu"), None)
+def _tokens(x: PyTree) -> np.ndarray:
+    for leaf in map(np.asarray, jax.tree.leaves(x)):
+        if leaf.ndim == 2 and leaf.dtype.kind in "iu":
+            return leaf
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
+    raise UserError(
+        f"decode= needs an input of tokens, whole numbers [N, T]; the inputs have {shapes}"
+    )

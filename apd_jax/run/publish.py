@@ -57,7 +57,8 @@ def publish(
     panels = _draw(plan, rows, arrays)
     _write_figures(workdir, panels + (section.panels if section else []))
     browsed = _browse(plan, decompositions[shown], arrays[shown], rows[shown]["seed"])
-    text = _page(workdir, plan, results, panels, browsed, content, command)
+    contexts = plan.study.contexts(arrays[shown])
+    text = _page(workdir, plan, results, panels, browsed, content, contexts, command)
     atomic_write_text(workdir.report, text)
     return results
 
@@ -67,8 +68,9 @@ def _page(
     plan: Plan,
     results: dict[str, Any],
     panels: list[page.Panel],
-    browsed: dict[str, Any],
+    browsed: dict[str, Any] | None,
     evidence: dict[str, Any],
+    contexts: dict[str, Any] | None,
     command: str,
 ) -> str:
     metrics, target_metrics, gaps = _read_metrics(workdir, plan)
@@ -81,6 +83,7 @@ def _page(
         panels=panels,
         browser=browsed,
         evidence=evidence,
+        contexts=contexts,
         command=command,
     )
 
@@ -176,10 +179,14 @@ def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
     return panels
 
 
-def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) -> dict[str, Any]:
-    """Return the data of the component browser for one seed."""
+def _browse(
+    plan: Plan, decomposition: Decomposition, arrays: Any, seed: int
+) -> dict[str, Any] | None:
+    """Return the data of the component browser for one seed; None where the study has none."""
     target = decomposition.target
     inputs = plan.study.probes(plan.task)
+    if inputs is None:
+        return None
     probes = probe(
         decomposition,
         plan.task.inputs,

@@ -86,7 +86,7 @@ class Trainer:
         self.context, self.seeds = spread(targets, seeds, restarts)
         source = as_source(data).with_batch_size(settings.batch_size)
         self._sample = source.draw(int(np.asarray(seeds)[0]))
-        self.feed = source.pieces if source.feeds else None
+        self.feed: loop.Feed | None = source.pieces if source.feeds else None
         self.rate, self.optimizer = settings.rate(), settings.optimizer()
         self.step = _make_step(settings, self.optimizer, self.rate, source)
         self.between = _make_between(settings, self._sample)

@@ -22,6 +22,7 @@ from apd_jax.objective import selection
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 
+NEXT_TOKENS = "next_tokens"
 Array = np.ndarray | jax.Array
 
 
@@ -76,9 +77,7 @@ def examples(
         return Examples(x, counts), True
     (shape, *more) = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
     against.check(labels, shape, 1 + len(more))
-    weights = counts
-    if labels.ndim < counts.ndim:
-        weights = counts.any(axis=tuple(range(labels.ndim, counts.ndim)))
+    weights = _any_beyond(counts, labels.ndim)
     weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim))
     weights = (weights * (labels >= 0)).astype(np.float32)  # negative ones stand for no class
     return Examples(x, counts, np.maximum(labels, 0).astype(np.int32), weights), False
@@ -140,7 +139,7 @@ def _times(counts: Any, rows: np.ndarray) -> Any:
 
 def pieces(
     block: Examples, mask: np.ndarray, most: int
-) -> Iterator[tuple[Examples, np.ndarray | jax.Array, float]]:
+) -> Iterator[tuple[Examples, np.ndarray, float]]:
     """Divide a block and its masks [B, (T), Q] so that a piece's masks have about `most` entries.
 
     Masks of many terms are much larger than anything else that a pass through the network holds.
@@ -152,15 +151,21 @@ def pieces(
     whole = block._replace(x=(jax.tree.map(np.asarray, block.x), mask))
     for piece in blocks(whole, size):
         x, here = piece.x
-        yield piece._replace(x=x), here, 1 / max(1, len(mask) // size)
+        yield piece._replace(x=x), np.asarray(here), 1 / max(1, len(mask) // size)
 
 
 def rows_that_count(counts: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
     """Bool of shape `lead`, (B,) or (B, T): rows with anything that counts."""
     here = np.asarray(counts) > 0
     if here.ndim > len(lead):
-        return here.any(axis=tuple(range(len(lead), here.ndim)))
+        return _any_beyond(here, len(lead))
     return np.broadcast_to(here.reshape(here.shape + (1,) * (len(lead) - here.ndim)), lead)
+
+
+def _any_beyond(array: np.ndarray, axes: int) -> np.ndarray:
+    """Whether anything is true along the axes after the first ones; the array if it has no more."""
+    later = tuple(range(axes, array.ndim))
+    return np.asarray(array.any(axis=later)) if later else array
 
 
 def choose(
@@ -186,11 +191,6 @@ def select(objective: Objective, scores: np.ndarray, block: Examples) -> np.ndar
     if objective.selection == "exact":  # counts inputs, those of rows that count
         x, scores = _times(x, valid), np.where(valid[..., None], scores, -np.inf)
     return np.asarray(_selected(objective, scores, x)) & valid[..., None]
-
-
-def _any_beyond(array: Any, axes: int) -> Any:
-    """Whether anything is true along the axes after the first ones."""
-    return array.any(axis=tuple(range(axes, array.ndim)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -243,9 +243,8 @@ def pool(mask: np.ndarray, block: Examples, size: int) -> Pooled:
     pooled, group = np.zeros_like(table), np.full(len(table), number)  # one more for what is left
     pooled[places] = np.repeat(union, width, axis=0)
     group[places] = np.arange(len(places)) // width
-    rows, counts = (group < number).reshape(lead), block.counts
-    if rows.ndim > counts.ndim:
-        rows = rows.any(axis=tuple(range(counts.ndim, rows.ndim)))
+    counts = block.counts
+    rows = _any_beyond((group < number).reshape(lead), counts.ndim)
     block = block._replace(counts=_times(counts, rows))
     return Pooled(pooled.reshape(mask.shape), block, group.reshape(lead))
 
@@ -260,7 +259,7 @@ def permuted(mask: np.ndarray, counts: np.ndarray, key: jax.Array) -> np.ndarray
     return moved.reshape(mask.shape)
 
 
-def packed(mask: Array) -> np.ndarray:
+def packed(mask: np.ndarray) -> np.ndarray:
     """A mask on the host, eight entries a byte."""
     return np.packbits(np.asarray(mask), axis=-1)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import num_components
@@ -94,7 +95,7 @@ class Run:
         block, found = block.without_labels(), []
         for number in range(self.draws):
             r = draw(jax.random.fold_in(key, number), mask.shape)
-            weights = scaled(mask, r)
+            weights = scaled(jnp.asarray(mask), r)
             sums = distance.of_mask(self.kind, self.target, parts, block, weights)
             found.append(jax.device_get(sums))
             self.advance(1)

@@ -6,26 +6,26 @@ import networks
 import numpy as np
 from absl.testing import absltest
 
-from apd_jax.evaluation import top, without
+from apd_jax.evaluation import ranking, without
 
 
 class SharesTest(absltest.TestCase):
     def test_an_example_of_large_gradients_heads_only_its_own_component(self):
         scores = np.array([[100.0, 90.0], [2.0, 0.1], [0.1, 2.0], [1.0, 1.0]])
-        share = top.shares(scores)
-        self.assertEqual(top.rows(share[:, 0], 4)[0], 0)
+        share = ranking.shares(scores)
+        self.assertEqual(ranking.rows(share[:, 0], 4)[0], 0)
         self.assertEqual(np.argsort(-scores[:, 1])[0], 0)
-        self.assertNotEqual(top.rows(share[:, 1], 4)[0], 0)
+        self.assertNotEqual(ranking.rows(share[:, 1], 4)[0], 0)
 
     def test_an_example_on_which_nothing_happens_is_not_the_first(self):
-        share = top.shares(np.array([[1e-6, 0.0], [1.0, 0.5], [0.5, 1.0]]))
-        self.assertEqual(top.rows(share[:, 0], 1).tolist(), [1])
+        share = ranking.shares(np.array([[1e-6, 0.0], [1.0, 0.5], [0.5, 1.0]]))
+        self.assertEqual(ranking.rows(share[:, 0], 1).tolist(), [1])
 
     def test_zeros_and_what_is_not_finite(self):
-        share = top.shares(np.array([[0.0, 0.0], [np.nan, 1.0], [np.inf, 2.0]]))
+        share = ranking.shares(np.array([[0.0, 0.0], [np.nan, 1.0], [np.inf, 2.0]]))
         self.assertTrue(np.isfinite(share).all())
         np.testing.assert_array_equal(share[:, 0], 0)
-        np.testing.assert_array_equal(top.shares(np.zeros((2, 3))), 0)
+        np.testing.assert_array_equal(ranking.shares(np.zeros((2, 3))), 0)
 
 
 class WithoutTest(absltest.TestCase):
