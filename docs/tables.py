@@ -120,7 +120,8 @@ def _elsewhere(key: str) -> bool:
 
 def evidence(results: list[dict]) -> str:
     """The evidence of every seed, a row for every line, with standard errors; empty without any."""
-    seeds = [seed for result in results for seed in result["seeds"]]
+    every = [seed for result in results for seed in result["seeds"]]
+    seeds = [seed for seed in every if any(key.startswith(EVIDENCE) for key in seed)]
     names = dict.fromkeys(key for seed in seeds for key in seed if key.startswith(EVIDENCE))
     rows = [
         [name.removeprefix(EVIDENCE).replace("_", " "), *(_with_error(s, name) for s in seeds)]

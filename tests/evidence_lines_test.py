@@ -404,6 +404,19 @@ class RatioTest(absltest.TestCase):
         self.assertIsNone(distance.ratio([1.0, 0.0], [1.0, 0.0]).se)
 
 
+class NothingTest(absltest.TestCase):
+    def test_a_network_of_zeros_has_finite_evidence(self):
+        target = networks.mlp()
+        zeros = target.with_weights({s: jnp.zeros_like(w) for s, w in target.weights.items()})
+        x = networks.normal(5, 8, 3)
+        found = cases.decomposition(zeros, networks.components(target, 3, 2), x)
+        evidence = found.evidence(x, adversary_steps=(1,), draws=1, baselines=())
+        self.assertTrue(np.isfinite(list(evidence.to_dict().values())).all())
+        self.assertEqual((evidence["active_rank"], evidence.network_rank), (0, 0))
+        self.assertTrue(all(site.missing == 1 for site in evidence.sites))
+        self.assertLess(max(verdict.value for verdict in evidence.verdicts), 1e6)
+
+
 class RowsTest(absltest.TestCase):
     def test_permuted_masks_are_those_of_other_rows(self):
         mask = jnp.eye(9, dtype=bool)

@@ -200,7 +200,7 @@ class ReportPageTest(parameterized.TestCase):
         rows = [self.text(f"#feature-top tbody tr:nth-child({i})") for i in (1, 2, 3, 4, 5)]
         order = np.argsort(-arrays["attributions"][1])[:5]
         self.assertEqual([int(row.split()[0]) for row in rows], order.tolist())
-        self.assertEqual(rows[0], "1 0.6 ✓ on feature 1")
+        self.assertEqual(rows[0], "1 0.6 ✓ on 0.36 feature 1")
         marks = self.page.evaluate(
             "[...document.querySelectorAll('#feature-attributions .bar')]"
             ".map((bar) => bar.classList.contains('on'))"

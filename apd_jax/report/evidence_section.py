@@ -86,7 +86,7 @@ def section(found: Evidence, restarts: SeedMatrix | None = None) -> Section:
     if restarts is not None:
         caption = f"{restarts.sentence()} {RESTARTS_CAPTION}"
         picture = style.to_png(evidence_figures.seeds(restarts))
-        panels.append(parts.Panel("restarts", "Do restarts agree?", caption, picture))
+        panels.append(parts.Panel("restarts", "Agreement of restarts", caption, picture))
     return Section(found, panels)
 
 

@@ -5,7 +5,7 @@ Letters: N examples, B examples of a block, T positions, C components.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -89,7 +89,8 @@ def _counted(objective: Any, target: Any, x: PyTree) -> Any:
 
 
 def _cost(run: Run, baselines: int) -> cost.Cost:
-    blocks = list(_sizes(run))
+    count = len(run.examples.counts)
+    blocks = [len(p) for p in np.array_split(np.arange(count), max(1, count // run.block_size))]
     block = next(run.blocks())
     shape = jax.eval_shape(
         lambda *a: seen.score(run.objective, *a), run.target, run.parts.terms, block.x
@@ -99,7 +100,7 @@ def _cost(run: Run, baselines: int) -> cost.Cost:
     operations = (lowered.cost_analysis() or {}).get("flops", float("nan"))
     return cost.estimate(
         rows=math.prod(shape[:-1]),
-        examples=len(run.examples.counts),
+        examples=count,
         blocks=len(blocks),
         block_size=max(blocks),
         sites=len(run.target.sites),
@@ -109,11 +110,6 @@ def _cost(run: Run, baselines: int) -> cost.Cost:
         baselines=baselines,
         operations=operations,
     )
-
-
-def _sizes(run: Run) -> Iterator[int]:
-    count = len(run.examples.counts)
-    return map(len, np.array_split(np.arange(count), max(1, count // run.block_size)))
 
 
 def _measure(
@@ -132,6 +128,11 @@ def _measure(
     for name in names:
         notes += _baseline(run, name, numbers["active_rank"].value, numbers["l0"].value)
     numbers |= {n: run.tally.number(n) for n in run.tally.names() if n.startswith(names)}
+    if not numbers["zero"].value:
+        notes.append(
+            "The output with no component is that of the network: distances are squared "
+            "differences (or nats), and verdicts take them as they are."
+        )
     return Evidence(
         numbers=numbers | _faithfulness(sites),
         sites=sites,

@@ -117,8 +117,8 @@ class Evidence:
 
     @property
     def scale(self) -> float:
-        """The distance with no component, which verdicts take shares of."""
-        return max(self["zero"], 1e-30)
+        """The distance with no component, which verdicts take shares of; 1 where that is 0."""
+        return self["zero"] or 1.0
 
     @property
     def worst_site(self) -> SiteLine:
