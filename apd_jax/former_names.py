@@ -18,7 +18,7 @@ def present(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
       config: Nested mapping of plain values, as a config file has them.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in config.items():
         if name in _PARTS_OF_TERMS and isinstance(value, Mapping):
             found[name] = {_TERMS.get(term, term): inner for term, inner in value.items()}

@@ -15,11 +15,6 @@ from apd_jax.errors import UserError
 KEYS = "threefry2x32"
 
 
-def current(name: str) -> Any:
-    """Value of a JAX setting here, within context managers; JAX's types omit its settings."""
-    return getattr(jax.config, name)
-
-
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
     """Run a block, or a decorated function, under fixed JAX settings.
@@ -27,7 +22,8 @@ def own_settings() -> Iterator[None]:
     Raises:
       UserError: `jax_random_seed_offset` is set, which shifts all keys and cannot be overridden.
     """
-    if offset := current("jax_random_seed_offset"):
+    config: Any = jax.config  # whose types omit the settings
+    if offset := config.jax_random_seed_offset:
         raise UserError(
             f"jax_random_seed_offset is {offset} and would change every seed: unset "
             "JAX_RANDOM_SEED_OFFSET."

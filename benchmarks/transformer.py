@@ -97,7 +97,7 @@ def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
         per_position=True,
         minimality_loss="kl",
         metric="fisher",
-        routes=Routes(attribution_mode="sketch"),
+        routes=Routes(attribution_mode="sketch", num_probes=1),
     )
     settings = Settings(
         objective=objective,

@@ -15,6 +15,7 @@ import sys
 DOCS = pathlib.Path(__file__).parent
 PAGE = DOCS / "results.md"
 KEPT = ("name", "variant", "versions", "machine", "seconds", "seeds", "summary", "comparison")
+EVIDENCE = "evidence_"  # starts the names of the numbers of the evidence
 MARK = re.compile(r"<!-- runs: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -69,6 +70,7 @@ def group(settings: str, results: list[dict]) -> str:
         "\n".join(commands) if len(results) > 1 else f"`{results[0]['command']}`",
         comparison(results),
         per_seed(results),
+        evidence(results),
         f"Solved: {sum(solved)} of {len(solved)}. {times(results)}",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -92,7 +94,7 @@ def per_seed(results: list[dict]) -> str:
     runs = [(i, seed) for i, result in enumerate(results, 1) for seed in result["seeds"]]
     names = dict.fromkeys(key for _, seed in runs for key in seed)
     rows = [
-        {"run": run} | {key: seed.get(key) for key in names if not key.endswith("_standard_error")}
+        {"run": run} | {key: seed.get(key) for key in names if not _elsewhere(key)}
         for run, seed in runs
     ]
     cells = [{key: cell(value) for key, value in row.items()} for row in rows]
@@ -109,6 +111,31 @@ def per_seed(results: list[dict]) -> str:
     constant.pop("solved", None)
     listed = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in constant.items())
     return text + (f"\n\nIn every seed: {listed}." if listed else "")
+
+
+def _elsewhere(key: str) -> bool:
+    """Whether a number is not a column of the table of seeds."""
+    return key.endswith("_standard_error") or key.startswith(EVIDENCE)
+
+
+def evidence(results: list[dict]) -> str:
+    """The evidence of every seed, a row for every line, with standard errors; empty without any."""
+    seeds = [seed for result in results for seed in result["seeds"]]
+    names = dict.fromkeys(key for seed in seeds for key in seed if key.startswith(EVIDENCE))
+    rows = [
+        [name.removeprefix(EVIDENCE).replace("_", " "), *(_with_error(s, name) for s in seeds)]
+        for name in names
+        if not name.endswith("_se")
+    ]
+    if not rows:
+        return ""
+    heads = [f"seed {seed['seed']}" for seed in seeds]
+    return "Evidence ([what the lines mean](evidence.md)):\n\n" + table(["line", *heads], rows)
+
+
+def _with_error(seed: dict, name: str) -> str:
+    value, error = seed.get(name), seed.get(f"{name}_se")
+    return cell(value) + ("" if error is None else f" ± {error:.1g}")
 
 
 def times(results: list[dict]) -> str:

@@ -130,7 +130,14 @@ class BrowserDataTest(parameterized.TestCase):
 
     def test_tables_survive(self):
         data, _ = self.data()
-        for name in ("attributions", "topk_mask", "target_outputs", "topk_outputs", "active_share"):
+        for name in (
+            "attributions",
+            "topk_mask",
+            "target_outputs",
+            "topk_outputs",
+            "without",
+            "active_share",
+        ):
             expected = np.asarray(self.arrays[name], np.float32)
             np.testing.assert_array_equal(unpack(data[name]), expected, err_msg=name)
         self.assertEqual(data["represented"], [[0], [1], [2], [], [], []])
@@ -145,6 +152,7 @@ class BrowserDataTest(parameterized.TestCase):
             topk_mask=one > 0,
             target_outputs=one,
             topk_outputs=one,
+            without=one,
             active_share=np.ones(1),
             represented=[[0]],
         )
@@ -159,6 +167,7 @@ class BrowserDataTest(parameterized.TestCase):
             "factors": {"w": (u, v)},
             "target_weights": {"w": np.zeros((d_in, d_out))},
             "attributions": np.zeros((4, count)),
+            "without": np.zeros((4, count)),
             "topk_mask": np.zeros((4, count), bool),
             "active_share": np.zeros(count),
             "represented": [[]] * count,
@@ -183,6 +192,7 @@ class BrowserDataTest(parameterized.TestCase):
             topk_mask=np.ones((100, count), bool),
             target_outputs=np.ones((100, 100)),
             topk_outputs=np.ones((100, 100)),
+            without=np.ones((100, count)),
             active_share=np.ones(count),
             represented=[[]] * count,
         )
@@ -194,6 +204,7 @@ class BrowserDataTest(parameterized.TestCase):
         ("topk_mask", np.zeros((6, 4), bool), "topk_mask must have shape"),
         ("target_outputs", np.zeros((5, 4)), "target_outputs must be"),
         ("topk_outputs", np.zeros((4, 5)), "topk_outputs must have shape"),
+        ("without", np.zeros((4, 5)), "without must have shape"),
         ("active_share", np.zeros(4), "active_share must have shape"),
         ("represented", [[]], "represented must list C=6"),
         ("represented", [[4], [], [], [], [], []], "names features .4., expected 0..3"),

@@ -73,7 +73,9 @@ class HelpTest(parameterized.TestCase):
         for name, study in studies.find_all().items():
             for variant in study.variants:
                 self.assertRegex(text, f"configs/{name}.py:{variant} ")
-        self.assertRegex(text, r"\* --config.rank=none\n +m of every site; min")
+        self.assertRegex(
+            text, r"\* --config.rank=none\n +m, the rank of each component at every site; min"
+        )
         self.assertRegex(text, r"  --config.steps=10000\n +Optimiser steps")
         self.assertRegex(text, r"--config.schedule=cosine\n +.*constant, linear, cosine")
         self.assertIn("--config.wandb.mode=none", text)

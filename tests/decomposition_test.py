@@ -6,6 +6,7 @@ import tempfile
 from typing import NamedTuple
 
 import chex
+import evidence_cases as cases
 import jax
 import jax.numpy as jnp
 import networks
@@ -251,13 +252,61 @@ class EmptySiteTest(absltest.TestCase):
         self.assertIn("always on", repr(summary).lower())
 
 
+class CrossEntropyTest(absltest.TestCase):
+    def test_next_tokens(self):
+        found, x = cases.tokens()
+        summary = found.summary(x, "next_tokens")
+
+        def cross_entropy(outputs):
+            losses = [
+                np.log(np.exp(outputs[n, t]).sum()) - outputs[n, t, int(x[n, t + 1])]
+                for n in range(len(x))
+                for t in range(x.shape[1] - 1)
+            ]
+            return np.mean(losses)
+
+        ones = np.ones((*x.shape, 4))
+        network = cross_entropy(np.asarray(found.target(x), np.float64))
+        everything, nothing = (
+            cross_entropy(cases.literal_tokens(found.components, x, mask))
+            for mask in (ones, 0 * ones)
+        )
+        own = cross_entropy(cases.literal_tokens(found.components, x, found.mask(x)))
+        for row, value in zip(summary.rows, (network, own, everything, nothing), strict=False):
+            np.testing.assert_allclose(row.cross_entropy, value, rtol=1e-4)
+        recovered = (nothing - own) / (nothing - network)
+        np.testing.assert_allclose(summary.cross_entropy_recovered, recovered, rtol=1e-3)
+        self.assertIn("of the cross entropy", repr(summary))
+        self.assertEqual(summary.quality_name, "accuracy")
+
+    def test_one_logit_and_labels_that_are_ignored(self):
+        outputs = np.array([2.0, -1.0, 5.0])
+        total, count = labels_module.cross_entropy_parts(outputs, np.array([1, 1, -1]))
+        expected = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0))
+        self.assertEqual(count, 2)
+        self.assertAlmostEqual(total, expected)
+
+    def test_values_have_none(self):
+        found = untrained(networks.mlp())
+        summary = found.summary(X, np.asarray(found.target(X)))
+        self.assertIsNone(summary.network.cross_entropy)
+        self.assertIsNone(summary.cross_entropy_recovered)
+        with self.assertRaisesRegex(apd_jax.UserError, "one array of tokens"):
+            found.summary(X, "next_tokens")
+
+
 class ExamplesTest(parameterized.TestCase):
     def test_top_examples(self):
         found = untrained(networks.mlp())
         top = found.top_examples(1, X, count=4)
-        scores = np.concatenate([found.attributions(X[i : i + 8]) for i in range(0, 40, 8)])[:, 1]
-        np.testing.assert_array_equal(top.examples, np.argsort(-scores)[:4])
-        np.testing.assert_allclose(top.scores, np.sort(scores)[::-1][:4], rtol=1e-5)
+        scores = np.concatenate([found.attributions(X[i : i + 8]) for i in range(0, 40, 8)])
+        total = [sum(a * a for a in row) for row in scores.tolist()]
+        shares = [
+            row[1] ** 2 / (t + np.median(total)) for row, t in zip(scores, total, strict=True)
+        ]
+        np.testing.assert_array_equal(top.examples, np.argsort(-np.array(shares))[:4])
+        np.testing.assert_allclose(top.shares, sorted(shares)[::-1][:4], rtol=1e-5)
+        np.testing.assert_allclose(top.scores, scores[top.examples, 1], rtol=1e-5)
         self.assertIsNone(top.positions)
         self.assertEqual(top.active.dtype, bool)
 

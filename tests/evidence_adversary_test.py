@@ -4,6 +4,7 @@ Letters: B examples, C components.
 """
 
 import itertools
+from unittest import mock
 
 import evidence_cases as cases
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from absl.testing import absltest
 
 import apd_jax
-from apd_jax.evaluation.evidence import Adversary, adversary, distance
+from apd_jax.evaluation.evidence import Adversary, adversary, distance, parts
 from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.masked import forward
@@ -77,7 +78,12 @@ class AdversaryTest(absltest.TestCase):
         dense = run(self.target, self.parts, x, scaled(mask, shared))
         for most, route in ((33, "grouped"), (40, "grouped"), (64 * COUNT, "dense")):
             self.assertEqual(forward.choose_masked_route(most, 64, COUNT), route)
-            found = run_shared(self.target, self.parts.terms, x, mask, r, most)
+            with (
+                mock.patch.object(parts, "_FEW_PRODUCTS", 0),
+                mock.patch.object(parts, "_active_pairs", wraps=parts._active_pairs) as pairs,
+            ):
+                found = run_shared(self.target, self.parts.terms, x, mask, r, most)
+            self.assertEqual(pairs.called, route == "grouped")
             np.testing.assert_allclose(found, dense, rtol=1e-4, atol=1e-5)
 
     def test_more_steps_and_starts_find_no_less(self):

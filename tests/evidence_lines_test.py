@@ -5,6 +5,7 @@ Letters: N examples, B examples of a block, T positions, C components.
 
 import dataclasses
 import math
+from unittest import mock
 
 import evidence_cases as cases
 import jax
@@ -16,8 +17,9 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax import randomness
 from apd_jax.evaluation import baselines, ranks
-from apd_jax.evaluation.evidence import distance, equal_rank, rows
+from apd_jax.evaluation.evidence import cost, distance, equal_rank, lines, rows
 from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.runtime import progress
 
 N, SIZE, K, DRAWS, STEPS = 21, 10, 1.3, 2, (2, 3)
 
@@ -110,8 +112,17 @@ class ValuesTest(parameterized.TestCase):
         }
         cls.found = cases.decomposition(target, components, x, batch_size=SIZE, topk=K)
         cls.valid = np.arange(N) % 5 != 3
-        cls.evidence = cls.found.evidence(x, valid=cls.valid, adversary_steps=STEPS, draws=DRAWS)
+        cls.x = x
+        cls.evidence, cls.done = cls.measured()
         cls.literal = Literal(cls.found, x, cls.valid)
+
+    @classmethod
+    def measured(cls, **options):
+        """The evidence, and how many passes the progress bar counted."""
+        options = {"valid": cls.valid, "adversary_steps": STEPS, "draws": DRAWS} | options
+        with mock.patch.object(progress.Progress, "update") as update:
+            evidence = cls.found.evidence(cls.x, **options)
+        return evidence, update.call_args.args[0]
 
     def close(self, name, value):
         np.testing.assert_allclose(self.evidence[name], value, rtol=2e-4, atol=1e-7)
@@ -233,6 +244,19 @@ class ValuesTest(parameterized.TestCase):
     def test_the_stated_cost_is_what_was_done(self):
         self.assertEqual((self.evidence.cost.blocks, self.evidence.cost.block_size), (2, 11))
         self.assertIn("3 baselines included", str(self.evidence.cost))
+        self.assertEqual(self.done, self.evidence.cost.passes)
+
+    def test_baselines_in_pieces_and_attacked_on_some_blocks(self):
+        with (
+            mock.patch.object(lines, "_MOST_ENTRIES", 4 * 7),
+            mock.patch.object(cost, "ATTACKED_ROWS", 3),
+        ):
+            evidence, done = self.measured(baselines=("svd",))
+        self.assertEqual(evidence.cost.attacked, 1)
+        self.assertEqual(done, evidence.cost.passes)
+        np.testing.assert_allclose(evidence["svd_own"], self.evidence["svd_own"], rtol=1e-4)
+        self.assertIn("The adversary of svd meets the first 1 of 2 blocks only.", evidence.notes)
+        self.assertFalse([note for note in self.evidence.notes if "adversary" in note])
 
 
 class TokensTest(absltest.TestCase):
@@ -293,6 +317,25 @@ class TokensTest(absltest.TestCase):
         self.close("ce_all", everything)
         self.close("ce_recovered", (none - own) / (none - target))
         self.assertIn("ce_recovered_se", self.evidence.to_dict())
+
+    def test_negative_labels_stand_for_no_class(self):
+        labels = np.asarray(self.found.target(self.x)).argmax(-1)
+        labels[:, ::2] = -1
+        found = self.found.evidence(self.x, labels, adversary_steps=(1,), draws=1, baselines=())
+        losses = -np.asarray(jax.nn.log_softmax(self.found.target(self.x)))
+        kept = np.take_along_axis(losses, np.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+        np.testing.assert_allclose(found["ce_target"], kept[labels >= 0].mean(), rtol=1e-4)
+        with self.assertRaisesRegex(apd_jax.UserError, "labels hold class 99"):
+            self.found.evidence(self.x, np.full((5, 4), 99))
+
+    def test_what_the_training_does_not_count_is_left_out(self):
+        valid = lambda x: x != 3  # noqa: E731
+        objective = dataclasses.replace(self.found.objective, valid=valid)
+        settings = dataclasses.replace(self.found.settings, objective=objective)
+        found = dataclasses.replace(self.found, settings=settings)
+        options = {"adversary_steps": (1,), "draws": 1, "baselines": ()}
+        evidence = found.evidence(self.x, **options)
+        self.assertEqual(evidence.num_rows, int(np.sum(np.asarray(self.x) != 3)))
 
     def test_what_does_not_count_changes_nothing(self):
         # A position that is left out is still read by later ones, a whole example is not.
@@ -384,6 +427,13 @@ class RowsTest(absltest.TestCase):
         mask = rows.select(apd_jax.Objective(topk=1.5), scores, block)
         expected = cases.own_masks(np.asarray(scores), np.asarray(block.counts), 1.5)
         np.testing.assert_array_equal(mask, expected)
+
+    def test_of_equal_scores_those_of_lower_index_and_none_that_is_not_finite(self):
+        scores = np.array([[1.0, 3.0, 1.0], [np.nan, 1.0, np.inf], [1.0, 0.0, 1.0]])
+        block = Examples(np.zeros(3), np.ones(3, np.float32))
+        expected = [[True, True, True], [False, True, False], [False, False, False]]
+        np.testing.assert_array_equal(rows.largest(scores, 4 / 3, block), expected)
+        np.testing.assert_array_equal(rows.largest(scores, 3.0, block), np.isfinite(scores))
 
     def test_masks_without_valid_are_those_of_the_decomposition(self):
         x = networks.normal(5, 12, 3)

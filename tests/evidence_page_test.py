@@ -29,7 +29,7 @@ class PageTest(absltest.TestCase):
         match = apd_jax.compare_seeds([self.found, self.found])
         made = evidence_section.section(self.evidence, match)
         text = parts.render("evidence.html.j2", **evidence_section.content(made))
-        self.assertEqual([panel.name for panel in made.panels], ["evidence", "seeds"])
+        self.assertEqual([panel.name for panel in made.panels], ["evidence", "restarts"])
         for verdict in self.evidence.verdicts:
             self.assertIn(f'<span class="name">{verdict.name}</span>', text)
             self.assertIn(str(markupsafe.escape(verdict.meaning)), text)

@@ -165,6 +165,26 @@ class AsTextTest(parameterized.TestCase):
     def test_an_example(self, values, position, expected):
         self.assertEqual(examples.as_text(np.asarray(values)[None], 0, position), expected)
 
+    @parameterized.named_parameters(
+        ("the middle", 12, ("abcdefghijkl", "m", "nopqrstu…")),
+        ("the first", 0, ("", "a", "bcdefghi…")),
+        ("the last", 25, ("…bcdefghijklmnopqrstuvwxy", "z", "")),
+        ("none", None, ("abcdefghijklmnopqrstuvwxyz", "", "")),
+    )
+    def test_tokens_as_text(self, position, expected):
+        x = {"mask": np.ones((2, 26), np.float32), "ids": np.tile(np.arange(26), (2, 1))}
+
+        def decode(tokens):
+            return "".join(chr(ord("a") + token) for token in tokens)
+
+        self.assertEqual(examples.decoded(x, decode, 1, position), expected)
+
+    def test_what_decode_can_not_take(self):
+        with self.assertRaisesRegex(apd_jax.UserError, r"whole numbers \[N, T\]; .* \(2, 4\)"):
+            examples.check_decode(np.zeros((2, 4)), str)
+        with self.assertRaisesRegex(apd_jax.UserError, "as a string, got a list"):
+            examples.check_decode(np.zeros((2, 4), int), list)
+
     def test_leaves_have_names(self):
         x = {"tokens": np.array([[1, 2]]), "noise": np.zeros((1, 99)), "scale": np.array([0.5])}
         self.assertEqual(examples.as_text(x, 0), "scale 0.5; tokens 1 2")

@@ -38,7 +38,13 @@ KEYS = {
         "monosemantic_over_target",
     },
 }
-SIZES = {"steps": 30, "batch_size": 32, "chunk_steps": 10, "evaluation_samples": 256}
+SIZES = {
+    "steps": 30,
+    "batch_size": 32,
+    "chunk_steps": 10,
+    "evaluation_samples": 256,
+    "evidence_samples": 64,
+}
 
 
 def shrink(config, **changes):
@@ -74,6 +80,8 @@ class WorkdirTest(parameterized.TestCase):
         page = (root / "report.html").read_text()
         self.assertIn("<html", page)
         self.assertNotIn('src="http', page)
+        self.assertIn('<section id="evidence">', page)
+        self.assertTrue((root / "figures" / "evidence.png").exists())
         figures = sorted((root / "figures").glob("*.png"))
         self.assertNotEmpty(figures)
         for figure in figures:
@@ -83,7 +91,7 @@ class WorkdirTest(parameterized.TestCase):
     def check_results(self, results, name, seeds):
         parts = {"config", "versions", "seconds", "seeds", "summary", "verdicts", "comparison"}
         self.assertContainsSubset(parts, results)
-        self.assertEqual(set(results["seconds"]), {"target", "decompose", "evaluate"})
+        self.assertEqual(set(results["seconds"]), {"target", "decompose", "evaluate", "evidence"})
         self.assertEqual([row["seed"] for row in results["seeds"]], seeds)
         for row in results["seeds"]:
             self.assertContainsSubset(COMMON | KEYS[name], row)
@@ -92,6 +100,9 @@ class WorkdirTest(parameterized.TestCase):
             values = [row[key] for row in results["seeds"]]
             self.assertAlmostEqual(results["summary"][f"{key}_mean"], np.mean(values))
             self.assertAlmostEqual(results["summary"][f"{key}_std"], np.std(values))
+        for line in ("own", "adversarial_20", "svd_own", "neurons_random", "faithfulness_worst"):
+            self.assertIn(f"evidence_{line}", results["seeds"][0])
+            self.assertIn(f"evidence_{line}_mean", results["summary"])
         solved = [row["solved"] for row in results["seeds"]]
         self.assertEqual(results["summary"]["solve_rate"], np.mean(solved))
 

@@ -110,6 +110,7 @@ def browser_arrays() -> dict:
         "topk_mask": attributions > 0.3,
         "target_outputs": target_outputs,
         "topk_outputs": target_outputs * 0.9 - 0.01,
+        "without": attributions**2,
         "active_share": np.array([0.05, 0.04, 0.03, 0.02, 0.0, 0.0]),
         "represented": [[c] if c < FEATURES - 1 else [] for c in components],
         "max_weights": 1000,

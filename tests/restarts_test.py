@@ -49,6 +49,34 @@ class BestTest(absltest.TestCase):
         np.testing.assert_allclose(losses, jnp.broadcast_to(losses[:, :1], (2, 3)), rtol=1e-6)
         self.assertNotAlmostEqual(float(losses[0, 0]), float(losses[1, 0]))
 
+    def test_the_others_are_those_that_were_not_chosen(self):
+        objective = Objective(Coefficients(1.0, 1.0, 0.1), topk=1.0)
+        settings = Settings(objective=objective, num_components=3, steps=1, batch_size=8, rank=2)
+        targets = loop.stack([networks.tms()] * 2)
+        seeds = jnp.array([4, 5], jnp.uint32)
+        trainer = Trainer(settings, targets, inputs, seeds, restarts=3)
+        states = trainer.init_state()
+        for number, result in enumerate(trainer.results(states)):
+            self.assertLen(result.others, 2)
+            best = int(np.argmin(result.losses))
+            others = [j for j in range(3) if j != best]
+            for j, components in zip(others, result.others, strict=True):
+                expected = loop.pick(states.components, 2 * j + number)
+                jax.tree.map(np.testing.assert_array_equal, components, expected)
+            found = apd_jax.Decomposition(
+                networks.tms(),
+                result.components,
+                settings,
+                losses=result.losses,
+                others=result.others,
+            )
+            agreement = found.agreement()
+            match = apd_jax.compare(result.components, result.others[0])
+            self.assertAlmostEqual(agreement.mmcs[best, others[0]], match.mmcs_first)
+            self.assertEqual(agreement.matched[others[0], best], match.matched_share)
+        alone = apd_jax.Decomposition(networks.tms(), result.components, settings)
+        self.assertIsNone(alone.agreement())
+
     def test_without_choice_nothing_is_computed(self):
         seeds = jnp.array([4, 5], jnp.uint32)
         targets = loop.stack([networks.tms()] * 2)
@@ -80,7 +108,7 @@ class RunTest(absltest.TestCase):
     def test_results_keep_the_losses_of_all(self):
         config = tms.get_config()
         config.update(seeds=2, restarts=3, steps=20, batch_size=32, chunk_steps=10, rank=2)
-        config.evaluation_samples = 256
+        config.evaluation_samples = config.evidence_samples = 256
         config.target.update(steps=20, batch_size=32)
         with tempfile.TemporaryDirectory() as directory:
             experiment.run(config, pathlib.Path(directory) / "run", command="me")
@@ -88,6 +116,9 @@ class RunTest(absltest.TestCase):
         losses = np.array(results["restart_losses"])
         self.assertEqual(losses.shape, (2, 3))
         self.assertGreater(losses.std(axis=1).min(), 0)
+        for row in results["seeds"]:
+            self.assertBetween(row["restart_matched"], 0, 1)
+            self.assertBetween(row["restart_mmcs"], 0, 1)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Batches(Source):
     def __init__(self, batches: Iterable[PyTree]):
         self._batches, self._iterator = batches, iter(batches)
         self.repeats = isinstance(batches, list)  # a loader may shuffle anew
-        self._waiting: collections.deque[PyTree] = collections.deque()  # looked at already
+        self._waiting: collections.deque[PyTree] = collections.deque()  # read ahead
         self._position = 0  # of the first batch that waits
         self._fresh = self._warned = False
         self._first: PyTree = None  # shapes and dtypes

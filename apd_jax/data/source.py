@@ -12,7 +12,7 @@ from apd_jax.sites import PyTree
 
 SampleBatch = Callable[[jax.Array, int], PyTree]
 MOST_BYTES = 32 * 2**20  # that are read from the data at a time
-_LEAST_EXAMPLES = 64  # that are looked at, however large they are
+_LEAST_EXAMPLES = 64  # number of examples that are read, however large they are
 _POOL = 4096
 
 
@@ -101,5 +101,5 @@ def take(tree: PyTree, rows: Any) -> PyTree:
 
 
 def affordable(count: int, bytes_each: int) -> int:
-    """How many of `count` examples are looked at."""
+    """How many of `count` examples are read."""
     return min(count, max(_LEAST_EXAMPLES, MOST_BYTES // max(bytes_each, 1)))

@@ -14,7 +14,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from apd_jax import randomness, sites, validity
-from apd_jax.attribution.metrics import quantities
+from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.components import Components, check_components, init_components, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
@@ -23,6 +23,7 @@ from apd_jax.objective.selection import Selected
 from apd_jax.objective.terms import TERMS, Step
 from apd_jax.runtime.programs import jit_with_owner
 from apd_jax.sites import PyTree, Target
+from apd_jax.sites.closeness import close
 from apd_jax.sites.program import ONE_EXAMPLE, takes_batches_of, trace
 from apd_jax.training.config import Settings
 
@@ -59,7 +60,7 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     _check_precision(target)
     trace(target.apply_fn, target.params, x)  # says so where its sites are known and x is new
     _check_batch_axis(target, x)
-    metric = "rms" if objective is None else objective.metric
+    metric: Metric = "rms" if objective is None else objective.metric
     valid = None if objective is None else objective.counted(x)
     jax.eval_shape(lambda inputs: quantities(metric, target(inputs), sites.batch_size(x), valid), x)
     if objective is not None:
@@ -225,7 +226,7 @@ def _check_apart(target: Target, x: PyTree) -> None:
     # Beside others, in another place; as many as all, so that nothing is compiled again.
     first = np.asarray(_outputs(target, x, np.array([0, *[1] * (size - 1)])))[0]
     other = np.asarray(_outputs(target, x, np.array([2, 0, *[2] * (size - 2)])))[1]
-    if not _close(first, other):
+    if not close(first, other, _TOLERANCE):
         raise UserError(_MIXED)
 
 
@@ -302,7 +303,7 @@ def _check_derivatives(target: Target, x: PyTree) -> None:
         if "custom_vjp" not in str(error):
             raise
         own, ours = _two_gradients(target, x, component)  # no derivative along a direction
-    if not _close(own, ours, tolerance(target, x)):
+    if not close(own, ours, tolerance(target, x)):
         raise UserError(
             "the network's derivative with respect to its sites is not that of its own equations: "
             "examples meet, as by batch statistics in training mode (use train=False, "
@@ -334,10 +335,3 @@ def _rounding(jaxpr) -> float:
     units = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     inner = [sub for eqn in jaxpr.eqns for sub in core.jaxprs_in_params(eqn.params)]
     return max([*units, *map(_rounding, inner)], default=0.0)
-
-
-def _close(a: jax.Array, b: jax.Array, tolerance: float = _TOLERANCE) -> bool:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    same = (a == b) | (~np.isfinite(a) & ~np.isfinite(b))  # logits of −∞ are ordinary
-    scale = max(np.abs(a[~same]).max(initial=0.0), np.abs(b[~same]).max(initial=0.0))
-    return bool((np.abs(a[~same] - b[~same]) <= tolerance * scale).all())

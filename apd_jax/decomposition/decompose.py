@@ -28,8 +28,8 @@ from apd_jax.runtime.preemption import StopFlag, catch_signals
 from apd_jax.runtime.stores import Keeping
 from apd_jax.runtime.workdir import Workdir
 from apd_jax.sites import PyTree, Target
+from apd_jax.training import presets
 from apd_jax.training.config import Settings
-from apd_jax.training.presets import ROBUST
 from apd_jax.training.trainer import Trainer
 
 _EXAMPLES = 2048  # inputs of the report, and of the search for k, but
@@ -81,7 +81,8 @@ def decompose(
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
         `learning_rate`, `coefficients`, `rank`, `schatten_p`, `hidden_sites`, `unit_norm`,
         `metric`, `minimality_loss`. Unspecified options default to `presets.ROBUST`, where losses
-        and the learning rate are relative to those of the network; the paper's are in configs/.
+        and the learning rate are relative to those of the network, or to `presets.LOGITS` with
+        `minimality_loss="kl", per_position=True`; the paper's are in configs/.
 
     Returns:
       The `Decomposition`.
@@ -102,17 +103,11 @@ def decompose(
     k = 1.0 if auto else topk  # a placeholder until k is found
     source = as_source(data, run.seed)
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
-    settings = from_mapping(ROBUST, given)
+    settings = from_mapping(presets.base(given | {"topk": topk}), given)
     example = source.examples(run.seed, 3)
-    try:
-        check_target(target, example, settings.objective)
-    except UserError as error:
-        if not source.hint:
-            raise
-        raise UserError(f"{error}; {source.hint}") from error
-    check_positions(target, example, settings)
-    check_start(target, start, settings)
-    source.check(settings.batch_size)
+    _check(target, source, example, settings, start)
+    if "attribution_mode" not in options:
+        settings = presets.with_exact_scores(settings, _output_shape(target, example))
     if auto:
         auto_topk.check(settings)
         source.again()
@@ -123,19 +118,25 @@ def decompose(
 
     with _stop_flag() as flag, directory.hold(workdir, config) as place:
         job = _Job(target, source, example, run, start, observer or loop.Observer(), flag)
-        if place:
-            function_claims.claim(
-                place,
-                target,
-                settings.objective,
-                source,
-                seed=run.seed,
-                batch_size=settings.batch_size,
-            )
         try:
             return job.decompose(settings, place, config, search_k=auto)
         except Stopped as stopped:
             return stopped.decomposition
+
+
+def _check(
+    target: Target, source: Source, example: PyTree, settings: Settings, start: Components | None
+) -> None:
+    """Raise UserError unless network, data, settings and start fit each other."""
+    try:
+        check_target(target, example, settings.objective)
+    except UserError as error:
+        if not source.hint:
+            raise
+        raise UserError(f"{error}; {source.hint}") from error
+    check_positions(target, example, settings)
+    check_start(target, start, settings)
+    source.check(settings.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +181,15 @@ class _Job:
         self, settings: Settings, place: Workdir | None, config: dict[str, Any], *, search_k: bool
     ) -> Decomposition:
         """Find k if asked to, then train, and publish what is finished in its directory."""
+        if place:
+            function_claims.claim(
+                place,
+                self.target,
+                settings.objective,
+                self.source,
+                seed=self.run.seed,
+                batch_size=settings.batch_size,
+            )
         pilots: tuple[auto_topk.Pilot, ...] = ()
         if search_k:
             search = auto_topk.Search() if place is None else auto_topk.read(place)
@@ -220,31 +230,13 @@ class _Job:
         """Train all restarts; returns the one with the least loss.
 
         Raises:
-          EndedEarly: with its `decomposition`, what there is of it.
+          EndedEarly: its `decomposition` is the partial one, if there is any.
         """
         seeds = jnp.array([self.run.seed], jnp.uint32)
+        targets = loop.stack([self.target])
         trainer = Trainer(
-            settings,
-            loop.stack([self.target]),
-            self.source,
-            seeds,
-            restarts=self.run.restarts,
-            init=self.init,
+            settings, targets, self.source, seeds, restarts=self.run.restarts, init=self.init
         )
-
-        def found(outcome: Outcome) -> Decomposition:
-            (result,) = trainer.results(outcome.state)
-            return Decomposition(
-                self.target,
-                result.components,
-                settings,
-                outcome.history(result.place),
-                self.example,
-                result.losses,
-                result.moves,
-                pilots,
-            )
-
         keeping = Keeping(self.run.chunk_steps, self.run.checkpoint_every, config=config or {})
         try:
             outcome = session.fit(
@@ -260,9 +252,31 @@ class _Job:
                 resume = "; call again to resume" if place else ""
                 logging.warning("Stopped at step %d of %d%s.", ended.step, settings.steps, resume)
             if ended.outcome is not None:
-                ended.decomposition = found(ended.outcome)
+                ended.decomposition = self.found(trainer, ended.outcome, pilots)
             raise
-        return found(outcome)
+        return self.found(trainer, outcome, pilots)
+
+    def found(
+        self, trainer: Trainer, outcome: Outcome, pilots: tuple[auto_topk.Pilot, ...]
+    ) -> Decomposition:
+        """The decomposition of the best restart."""
+        (result,) = trainer.results(outcome.state)
+        return Decomposition(
+            self.target,
+            result.components,
+            trainer.settings,
+            outcome.history(result.place),
+            self.example,
+            result.losses,
+            result.moves,
+            pilots,
+            result.others,
+        )
+
+
+def _output_shape(target: Target, example: PyTree) -> tuple[int, ...]:
+    """Shape of an example's first output."""
+    return jax.tree.leaves(jax.eval_shape(target, example))[0].shape[1:]
 
 
 def _on_one_device(tree: PyTree) -> PyTree:

@@ -9,6 +9,7 @@ import io
 import math
 import pathlib
 import zipfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,8 @@ def _keep(workdir: Workdir, path: pathlib.Path, arrays: _Arrays) -> None:
         )
     if jax.process_index() == 0:
         content = io.BytesIO()
-        np.savez(content, **{f"{name} {array.dtype.name}": array for name, array in arrays.items()})
+        named: Any = {f"{name} {array.dtype.name}": array for name, array in arrays.items()}
+        np.savez(content, **named)
         atomic_write_bytes(path, content.getvalue())
 
 

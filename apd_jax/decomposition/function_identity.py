@@ -59,7 +59,7 @@ def difference(found: Any, expected: Any, tolerance: float) -> str:
     Args:
       found: an array.
       expected: the one that was kept.
-      tolerance: in parts of the largest number; whole numbers must be equal.
+      tolerance: allowed difference relative to the largest number; whole numbers must be equal.
     """
     found, expected = np.asarray(found), np.asarray(expected)
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):

@@ -5,8 +5,8 @@ Letters: B batch, N examples, T positions, C components, O outputs.
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from apd_jax.components import Components, Factors, num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.decomposition import saving
 from apd_jax.errors import UserError
-from apd_jax.evaluation import evidence, seen, summary, tables
+from apd_jax.evaluation import compare, evidence, ranking, seen, summary, tables
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -24,23 +24,6 @@ from apd_jax.training.config import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class TopExamples(NamedTuple):
-    """The examples on which a component has the largest attributions.
-
-    Attributes:
-      examples: [n] numbers of the examples, largest attribution first.
-      positions: [n] numbers of the positions, [n, axes] where they have several, or None where
-        components are chosen for examples.
-      scores: [n] attributions.
-      active: [n] bool, whether the component is active there.
-    """
-
-    examples: np.ndarray
-    positions: np.ndarray | None
-    scores: np.ndarray
-    active: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -57,6 +40,7 @@ class Decomposition:
         least.
       moves: how often each move of refinement was made, `{name: number}`.
       pilots: the short trainings that k was found by (`auto_topk.Pilot`), if it was looked for.
+      others: components of the other initialisations, in their order, to compare with; not saved.
     """
 
     target: Target
@@ -67,6 +51,7 @@ class Decomposition:
     losses: Sequence[float] = ()
     moves: Mapping[str, int] = dataclasses.field(default_factory=dict)
     pilots: Sequence[Mapping[str, Any]] = ()
+    others: Sequence[Components] = ()
 
     def __repr__(self) -> str:
         title = tables.decomposition_title(self)
@@ -109,7 +94,8 @@ class Decomposition:
 
         Args:
           x: [N, ...] examples, best not those of the training.
-          labels: classes (whole numbers) or values, to say how well the network does its task.
+          labels: classes (whole numbers) or values, to say how well the network does its task; or
+            `"next_tokens"` where x is tokens [N, T].
           baselines: what to hold it against at the same active rank, one or several: `"svd"`, the
             singular directions of every matrix; `"neurons"`, its columns.
 
@@ -173,8 +159,24 @@ class Decomposition:
             seed=seed,
         )
 
-    def top_examples(self, component: int, x: PyTree, count: int = 10) -> TopExamples:
-        """The examples on which a component has the largest attributions.
+    def agreement(self) -> compare.SeedMatrix | None:
+        """Compare what the initialisations side by side found; None where there was only one.
+
+        Returns:
+          MMCS and the share of components with a partner of cosine 0.9, for every pair; see
+          `apd_jax.compare`.
+        """
+        if not self.others:
+            return None
+        every = list(self.others)
+        every.insert(int(np.argmin(self.losses)), self.components)
+        return compare.compare_seeds(every)
+
+    def top_examples(self, component: int, x: PyTree, count: int = 10) -> ranking.TopExamples:
+        """The examples that a component is most important for.
+
+        They are ranked by its share of the squared attributions, so that the examples of large
+        gradients don't come first for every component.
 
         Args:
           component: its number.
@@ -186,7 +188,7 @@ class Decomposition:
         """
         self._check(component)
         check_whole(count=count)
-        return top_of(self.see(x), component, count)
+        return ranking.examples(self.see(x), component, count)
 
     def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:
         """Output of all components but one or some, `f(x, Σ_{j≠c} P_j)`, [B, O]."""
@@ -252,17 +254,29 @@ class Decomposition:
         self._check(component)
         return decomposition_figures.component(self, component)
 
-    def report(self, path: str | os.PathLike[str], x: PyTree, labels: Any = None) -> None:
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        x: PyTree,
+        labels: Any = None,
+        *,
+        decode: Callable[[np.ndarray], str] | None = None,
+    ) -> None:
         """Write an offline HTML page on this decomposition.
 
         Args:
           path: path of the page.
           x: [N, ...] examples.
           labels: see `summary`.
+          decode: function that gives the text of tokens [T]; contexts are then shown as text, with
+            the position marked.
+
+        Raises:
+          UserError: labels that don't fit the outputs; `decode` for inputs without tokens.
         """
         from apd_jax.report import decomposition_page
 
-        decomposition_page.write(self, path, x, labels)
+        decomposition_page.write(self, path, x, labels, decode)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write components, the target's parameters and the settings; `load` reads them.
@@ -293,13 +307,3 @@ def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTre
         for name, f in components.items()
     }
     return forward.summed(target, scaled).params
-
-
-def top_of(found: seen.Seen, component: int, count: int) -> TopExamples:
-    """`Decomposition.top_examples` of what was seen already."""
-    scores = found.scores[:, component]
-    rows = np.argsort(-scores, kind="stable")[:count]
-    places = found.places(rows)
-    examples, *others = places
-    positions = np.stack(others, axis=1) if len(others) > 1 else next(iter(others), None)
-    return TopExamples(examples, positions, scores[rows], found.mask[rows, component])

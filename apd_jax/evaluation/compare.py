@@ -80,16 +80,27 @@ class SeedMatrix:
       mmcs: [S, S], entry (i, j) the mean over i's components of the largest cosine with any of j.
       matched: [S, S], share of the components of i and j that have a partner.
       names: names of the decompositions.
+      threshold: cosine from where on a pair is matched.
     """
 
     mmcs: np.ndarray
     matched: np.ndarray
     names: list[str]
+    threshold: float = MATCHED
 
     def mean(self) -> tuple[float, float]:
         """Mean over pairs of different decompositions of MMCS and of the matched share."""
         apart = ~np.eye(len(self.names), dtype=bool)
         return float(self.mmcs[apart].mean()), float(self.matched[apart].mean())
+
+    def sentence(self) -> str:
+        """How far decompositions agree, in words."""
+        mmcs, matched = self.mean()
+        return (
+            f"{len(self.names)} initialisations were trained. Over pairs of them, {matched:.1%} of "
+            f"the components have a partner of cosine at least {self.threshold:g}, and the MMCS is "
+            f"{mmcs:.3f}."
+        )
 
     def __repr__(self) -> str:
         head = ["MMCS", *self.names]
@@ -159,7 +170,7 @@ def compare_seeds(
             match = compare(found[i], found[j], threshold=threshold)
             mmcs[i, j], mmcs[j, i] = match.mmcs_first, match.mmcs_second
             matched[i, j] = matched[j, i] = match.matched_share
-    return SeedMatrix(mmcs, matched, list(names or map(str, range(count))))
+    return SeedMatrix(mmcs, matched, list(names or map(str, range(count))), threshold)
 
 
 def cosines(first: Components, second: Components) -> np.ndarray:

@@ -9,14 +9,46 @@ import jax
 import numpy as np
 
 from apd_jax.errors import UserError
-from apd_jax.sites import PyTree
+from apd_jax.sites import PyTree, Target
+
+NEXT_TOKENS = "next_tokens"
 
 
 def quality_name(labels: Any) -> str:
     """Name of the measure that labels allow; empty without labels."""
     if labels is None:
         return ""
-    return "accuracy" if _are_classes(np.asarray(labels)) else "MSE to labels"
+    return "accuracy" if are_classes(np.asarray(labels)) else "MSE to labels"
+
+
+def as_array(target: Target, x: PyTree, labels: Any) -> Any:
+    """Labels as they are, or an array of those that `"next_tokens"` stands for."""
+    return next_tokens(target, x, labels) if isinstance(labels, str) else labels
+
+
+def next_tokens(target: Target, x: PyTree, name: str = NEXT_TOKENS) -> np.ndarray:
+    """The token at position t + 1 as the label of position t, int32 [N, T]; -1 at the last.
+
+    Args:
+      target: a network with logits [N, T, V].
+      x: tokens [N, T].
+      name: what was given as labels.
+
+    Raises:
+      UserError: another name, or no such network or inputs.
+    """
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
+    shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
+    fits = len(leaves) == len(shapes) == 1 and leaves[0].dtype.kind in "iu"
+    fits = fits and len(shapes[0]) == 3 and leaves[0].shape == shapes[0][:2]
+    if name != NEXT_TOKENS or not fits:
+        raise UserError(
+            f"labels={name!r}: expected classes, values, or {NEXT_TOKENS!r}, for which x must be "
+            f"one array of tokens [N, T] and outputs logits [N, T, V]; outputs are {shapes}"
+        )
+    labels = np.roll(leaves[0], -1, axis=1).astype(np.int32)
+    labels[:, -1] = -1
+    return labels
 
 
 def ignored(labels: Any) -> int:
@@ -59,7 +91,7 @@ def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
       arrays: number of arrays that the network returns.
     """
     logits = shape if len(shape) > 1 else (*shape, 1)
-    classes = _are_classes(labels)
+    classes = are_classes(labels)
     if arrays > 1 or labels.shape != (logits[:-1] if classes else shape):
         raise UserError(
             f"labels have shape {labels.shape}; expected whole numbers {logits[:-1]} for "
@@ -82,7 +114,7 @@ def parts(
     here = np.ones(labels.shape, bool)
     if counted is not None:
         here &= counted.reshape(counted.shape + (1,) * (labels.ndim - counted.ndim))
-    if not _are_classes(labels):
+    if not are_classes(labels):
         return float(np.sum((values[here] - labels[here]) ** 2)), float(here.sum())
     logits = values[:, None] if values.ndim == 1 else values
     labels = labels.astype(np.int64)
@@ -91,7 +123,25 @@ def parts(
     return float(np.sum(chosen[here] == labels[here])), float(here.sum())
 
 
-def _are_classes(labels: np.ndarray) -> bool:
+def cross_entropy_parts(
+    values: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Sum in nats, and number, of what the cross entropy is the mean of; zeros without classes."""
+    if not are_classes(labels):
+        return 0.0, 0.0
+    logits = (values[:, None] if values.ndim == 1 else values).astype(np.float64)
+    if logits.shape[-1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
+    here = labels >= 0
+    if counted is not None:
+        here = here & counted.reshape(counted.shape + (1,) * (labels.ndim - counted.ndim))
+    chosen = np.take_along_axis(logits, np.maximum(labels, 0).astype(np.int64)[..., None], axis=-1)
+    losses = np.logaddexp.reduce(logits, axis=-1) - chosen[..., 0]
+    return float(losses[here].sum()), float(here.sum())
+
+
+def are_classes(labels: np.ndarray) -> bool:
+    """Whether labels are classes: whole numbers."""
     return labels.dtype.kind in "iub"
 
 

@@ -4,13 +4,16 @@ The decomposition itself is a room above these, which uses them for its tables a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from apd_jax.components import Components
 from apd_jax.evaluation.seen import Seen
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
+
+if TYPE_CHECKING:
+    from apd_jax.evaluation.compare import SeedMatrix
 
 
 class ComponentModel(Protocol):
@@ -51,6 +54,9 @@ class ComponentModel(Protocol):
     @property
     def pilots(self) -> Sequence[Mapping[str, float]]:
         """The short trainings by which k was found; empty if k was given."""
+
+    def agreement(self) -> "SeedMatrix | None":
+        """What the initialisations side by side found, compared; None where there was only one."""
 
     def see(self, x: PyTree, labels: Any = None) -> Seen:
         """Attributions, active components and errors of N examples."""

@@ -105,7 +105,10 @@ def see(
       UserError: labels that don't fit the outputs, or no row that counts.
     """
     network, active = (Tally(objective, sites.batch_size(x), labels) for _ in range(2))
-    scores, masks, rows, lead = [], [], [], ()
+    scores: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    lead: tuple[int, ...] = ()
     for place, block in blocks(x, size):
         found, mask, outputs = look(objective, target, components, block)
         network.add(place, block, outputs, outputs)
@@ -171,7 +174,10 @@ def points(
             tallies[number].add(place, block, masked, outputs)
             sums[number] += mask.sum(), (mask @ own).sum()
     means = (sums / max(total, 1)).tolist()
-    return [Point(*mean, tally.result()) for mean, tally in zip(means, tallies, strict=True)]
+    return [
+        Point(active, rank, tally.result())
+        for (active, rank), tally in zip(means, tallies, strict=True)
+    ]
 
 
 def at_weight(

@@ -14,11 +14,13 @@ from apd_jax.components import num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines, ranks, seen, tables
 from apd_jax.evaluation import labels as against
+from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.tally import Measured
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree
+from apd_jax.training import presets
 
 ALWAYS = 0.95  # a component that is active on a larger share of the examples is always on
 MOST = 0.5  # an active rank above this share of the network's is most of the network
@@ -33,6 +35,7 @@ class Row:
       active_components, active_rank: mean number of active components per example, and their rank.
       error: distance of the output from the target's, as the training measures it.
       quality: accuracy, or mean squared error, against the labels; None without labels.
+      cross_entropy: against the labels, in nats; None without classes.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Row:
     active_rank: float | None
     error: float
     quality: float | None
+    cross_entropy: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +53,12 @@ class Finding:
     Attributes:
       kind: `"trivial"`: the decomposition says little about the network; `"empty site"`: a site's
         weights are all zero; `"scores"`: attributions are not finite; `"labels"`: some were
-        ignored; `"baseline"`: one was omitted.
+        ignored; `"baseline"`: one was omitted; `"settings"`: how components are chosen for
+        positions.
       text: a sentence.
     """
 
-    kind: Literal["trivial", "empty site", "scores", "labels", "baseline"]
+    kind: Literal["trivial", "empty site", "scores", "labels", "baseline", "settings"]
     text: str
 
 
@@ -73,6 +78,7 @@ class Summary:
       unfaithfulness: `{site: ‖θ* − ΣP‖² / ‖θ*‖²}`; see `ranks.unfaithfulness`.
       empty_sites: sites whose weights are all zero.
       findings: what a reader has to know besides.
+      agreement: what the initialisations side by side found, compared; None where there was one.
     """
 
     num_examples: int
@@ -88,6 +94,7 @@ class Summary:
     unfaithfulness: Mapping[str, float]
     empty_sites: tuple[str, ...]
     findings: tuple[Finding, ...]
+    agreement: SeedMatrix | None = None
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -103,6 +110,18 @@ class Summary:
     def dead(self) -> list[int]:
         """Components that are active on no example."""
         return np.flatnonzero(self.active_share == 0).tolist()
+
+    @property
+    def cross_entropy_recovered(self) -> float | None:
+        """Share of the cross entropy that the active components recover; None without classes.
+
+        `(CE_nothing − CE_active) / (CE_nothing − CE_network)`.
+        """
+        rows = (self.nothing, self.active, self.network)
+        none, own, whole = (row.cross_entropy for row in rows)
+        if none is None or own is None or whole is None or none == whole:
+            return None
+        return (none - own) / (none - whole)
 
     @property
     def trivial(self) -> bool:
@@ -140,6 +159,7 @@ def summarise(
 ) -> Summary:
     """Measure a decomposition on examples; see `Decomposition.summary`."""
     names = (names,) if isinstance(names, str) else names
+    labels = against.as_array(decomposition.target, x, labels)
     return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names)
 
 
@@ -186,7 +206,9 @@ def summarise_seen(
             *_not_finite(found.scores),
             *_ignored(labels),
             *(Finding("baseline", _omitted(name)) for name, row in others.items() if row is None),
+            *(Finding("settings", text) for text in [presets.says(decomposition.settings)] if text),
         ),
+        agreement=decomposition.agreement(),
     )
 
 

@@ -59,6 +59,10 @@ def _summary_table(summary: "Summary") -> tuple[list[str], list[list[str]]]:
         head.append(summary.quality_name)
         for cells, row in zip(rows, summary.rows, strict=True):
             cells.append(number(row.quality))
+    if summary.network.cross_entropy is not None:
+        head.append("cross entropy")
+        for cells, row in zip(rows, summary.rows, strict=True):
+            cells.append(number(row.cross_entropy))
     return head, rows
 
 
@@ -73,6 +77,13 @@ def _summary_notes(summary: "Summary") -> list[str]:
         notes.append(
             f"The components miss {worst:.2g} of the squared weights of {site}, the worst site."
         )
+    if summary.cross_entropy_recovered is not None:
+        notes.append(
+            f"The active components recover {summary.cross_entropy_recovered:.1%} of the cross "
+            "entropy that the network gains over no component."
+        )
+    if summary.agreement is not None:
+        notes.append(summary.agreement.sentence())
     return [*notes, *summary.remarks]
 
 

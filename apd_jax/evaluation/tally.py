@@ -22,10 +22,12 @@ class Measured(NamedTuple):
     Attributes:
       error: mean distance, as the training minimises it.
       quality: accuracy, or mean squared error; None without labels.
+      cross_entropy: mean over the labels in nats; None without labels, or where these are values.
     """
 
     error: float
     quality: float | None = None
+    cross_entropy: float | None = None
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -47,7 +49,7 @@ class Tally:
         """
         self._objective, self._num_examples = objective, num_examples
         self._labels = None if labels is None else np.asarray(labels)
-        self._error, self._quality = np.zeros(2), np.zeros(2)
+        self._error, self._quality, self._cross_entropy = (np.zeros(2) for _ in range(3))
 
     def add(self, place: slice, x: PyTree, outputs: PyTree, target_outputs: PyTree) -> None:
         """Add a block.
@@ -71,10 +73,15 @@ class Tally:
         if valid is not None:
             counted = np.asarray(validity.of_rows(valid, labels.shape[: max(valid.ndim, 1)]))
         self._quality += against.parts(values, labels, counted)
+        self._cross_entropy += against.cross_entropy_parts(values, labels, counted)
 
     def result(self) -> Measured:
         """The means over everything that was added."""
         error = self._error[0] / max(self._error[1], 1)
         if self._labels is None:
             return Measured(float(error))
-        return Measured(float(error), float(self._quality[0] / max(self._quality[1], 1)))
+        quality = float(self._quality[0] / max(self._quality[1], 1))
+        if not against.are_classes(self._labels):
+            return Measured(float(error), quality)
+        loss, count = self._cross_entropy
+        return Measured(float(error), quality, float(loss / max(count, 1)))

@@ -94,16 +94,7 @@ def group_pairs(
     # sum over examples, for which its example is out of bounds.
     example = jnp.where(component < num_components, example, batch_size)
     component = jnp.minimum(component, num_components - 1)
-    # With at least C pairs every component has a group, empty or not, and factors need no gather.
-    # With fewer, only components that occur get one, and only their factors are read.
-    if component.size >= num_components:
-        start = jnp.searchsorted(component, jnp.arange(num_components + 1), method="compare_all")
-        start, count, group, owner = start[:-1], jnp.diff(start), component, None
-    else:
-        first = jnp.concatenate([jnp.ones(1, bool), component[1:] != component[:-1]])
-        (start,) = jnp.nonzero(first, size=component.size + 1, fill_value=component.size)
-        start, owner = start[:-1], component[jnp.minimum(start[:-1], component.size - 1)]
-        count, group = jnp.diff(start, append=component.size), jnp.cumsum(first) - 1
+    start, count, group, owner = _runs(component, num_components)
     if slots is None:
         slots = num_slots(component.size, num_components)
     member = jnp.arange(component.size) - start[group]
@@ -123,6 +114,23 @@ def group_pairs(
         rest_group,
         (end - blocks)[group] + member // slots - 1,
     )
+
+
+def _runs(
+    component: jax.Array, num_components: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Divide sorted components [P] into groups: start and count of each, group of each pair, owner.
+
+    With at least C pairs every component has a group, empty or not, and factors need no gather.
+    With fewer, only components that occur get one, and only their factors are read.
+    """
+    if component.size >= num_components:
+        start = jnp.searchsorted(component, jnp.arange(num_components + 1), method="compare_all")
+        return start[:-1], jnp.diff(start), component, None
+    first = jnp.concatenate([jnp.ones(1, bool), component[1:] != component[:-1]])
+    (start,) = jnp.nonzero(first, size=component.size + 1, fill_value=component.size)
+    start, owner = start[:-1], component[jnp.minimum(start[:-1], component.size - 1)]
+    return start, jnp.diff(start, append=component.size), jnp.cumsum(first) - 1, owner
 
 
 def _slots(start: jax.Array, count: jax.Array, slots: int, num_pairs: int) -> Slots:

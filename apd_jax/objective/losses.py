@@ -6,7 +6,7 @@ twice counts twice), p Schatten power, s_c(x) mask.
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def faithfulness(
             uses[site] * jnp.sum(jnp.square(weights[site] - factors.sum()))
             for site, factors in components.items()
         )
-        return sum(squares) / total
+        return _sum(squares) / total
 
 
 def output_mse(outputs: PyTree, target_outputs: PyTree, valid: Valid = None) -> jax.Array:
@@ -58,7 +58,7 @@ def output_mse(outputs: PyTree, target_outputs: PyTree, valid: Valid = None) -> 
     squares = [jnp.square(a - b) for a, b in zip(ours, theirs, strict=True)]
     if len(squares) == 1:
         return jnp.mean(squares[0])
-    return sum(jnp.sum(s) for s in squares) / sum(s.size for s in squares)
+    return _sum(jnp.sum(s) for s in squares) / sum(s.size for s in squares)
 
 
 def mse_parts(
@@ -136,7 +136,7 @@ def simplicity(
     *,
     p: float,
     uses: dict[str, float],
-    batch_size: int,
+    batch_size: int | jax.Array,
 ) -> jax.Array:
     """Schatten-p norms of the active components.
 
@@ -155,7 +155,7 @@ def simplicity(
         uses[site] * jnp.sum(_per_component(counts, norms) * (norms + EPSILON) ** (p / 2))
         for site, norms in rank_one_norms(components).items()
     )
-    return sum(terms) / total
+    return _sum(terms) / total
 
 
 def scale_free_simplicity(
@@ -164,7 +164,7 @@ def scale_free_simplicity(
     *,
     p: float,
     uses: dict[str, float],
-    batch_size: int,
+    batch_size: int | jax.Array,
 ) -> jax.Array:
     """Schatten-p norms of the active components over their Frobenius norms.
 
@@ -234,7 +234,8 @@ def hidden_activations(
             jnp.square(act(records[key].flat_y()) - act(target_records[key].flat_y()))
             for key in keys
         ]
-        return sum(jnp.sum(jnp.mean(s, axis=0)) for s in squares) / sum(s.shape[1] for s in squares)
+        widths = sum(s.shape[1] for s in squares)
+        return _sum(jnp.sum(jnp.mean(s, axis=0)) for s in squares) / widths
     total, width = jnp.float32(0), 0
     for key in keys:
         ours, theirs = records[key].y, target_records[key].y
@@ -307,4 +308,9 @@ def lp_simplicity(
 
     terms = (uses[site] * term(norms) for site, norms in rank_one_norms(components).items())
     count = scores.shape[0] if rows is None else validity.number(rows)
-    return sum(terms) / (_num_weights(components, uses) * count)
+    return _sum(terms) / (_num_weights(components, uses) * count)
+
+
+def _sum(values: Iterable[jax.Array]) -> jax.Array:
+    """`sum` of at least one array, whose type allows for none."""
+    return cast(jax.Array, sum(values))

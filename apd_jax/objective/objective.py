@@ -25,6 +25,8 @@ from apd_jax.objective.selection import Selected
 from apd_jax.objective.terms import DISTANCES, TERMS, Step
 from apd_jax.sites import PyTree, Target
 
+_PROBES_OF_POSITIONS = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -127,6 +129,16 @@ class Objective:
         """Whether there is a top-k selection; without one all components are active."""
         return self.topk is not None or self.selection == "exact"
 
+    @property
+    def num_probes(self) -> int:
+        """Number of random directions of the sketch.
+
+        From one, a squared attribution is its value times a chi-square variable of one degree of
+        freedom. That is enough for one selection per example, but not for one per position: there
+        are T times as many, and components that matter everywhere disappear in the noise.
+        """
+        return self.routes.num_probes or (_PROBES_OF_POSITIONS if self.per_position else 1)
+
     def with_topk(self, k: float, **changes: Any) -> "Objective":
         """The same objective with another k.
 
@@ -171,10 +183,9 @@ class Objective:
         if self.topk is None or self.selection == "exact":
             return
         try:
-            if self.selection == "batch" and num_rows is None:
-                selection.num_active(self.topk, math.ceil(1 / self.topk), candidates)
-            elif self.selection == "batch":
-                selection.num_active(self.topk, num_rows, candidates)
+            if self.selection == "batch":
+                rows = math.ceil(1 / self.topk) if num_rows is None else num_rows
+                selection.num_active(self.topk, rows, candidates)
             else:
                 selection.check_topk(self.topk, candidates)
         except UserError as error:
@@ -201,7 +212,7 @@ class Objective:
             source=self.attribution_source,
             metric=self.metric,
             per_position=self.per_position,
-            num_probes=self.routes.num_probes,
+            num_probes=self.num_probes,
             valid=self.counted(x),
             key=randomness.stream_of_step(
                 randomness.root(0) if key is None else key, "sketch directions"
@@ -301,14 +312,11 @@ class Objective:
 
     def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
         """The masked operation of a whole batch, by the algorithm that `routes` names."""
-        route = self.routes.masked_route
-        lead = chosen.mask.shape[:-1]
-        if chosen.pairs is None:
-            route = "dense"
-        elif route == "auto":
-            num_rows = chosen.mask.size // chosen.mask.shape[-1]
-            size = chosen.pairs[0].size
-            route = forward.choose_masked_route(size, num_rows, chosen.mask.shape[-1])
-        if route == "dense":
+        route: str = self.routes.masked_route
+        *lead, count = chosen.mask.shape
+        pairs = chosen.pairs
+        if route == "auto" and pairs is not None:
+            route = forward.choose_masked_route(pairs[0].size, math.prod(lead), count)
+        if route == "dense" or pairs is None:
             return forward.masked(components, chosen.mask)
-        return forward.masked_pairs(components, chosen.pairs, lead)
+        return forward.masked_pairs(components, pairs, tuple(lead))

@@ -51,7 +51,7 @@ class Step:
     @functools.cached_property
     def uses(self) -> dict[str, float]:
         """How often each site is used in a pass; a use of half of a site counts as a half."""
-        shares: collections.Counter[str] = collections.Counter()
+        shares: dict[str, float] = collections.defaultdict(float)
         for record in self.attributed.records.values():
             shares[record.name] += record.placement.share
         return dict(shares)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from apd_jax.components import Components, Factors
-from apd_jax.evaluation import ranks
+from apd_jax.evaluation import ranking, ranks
 from apd_jax.evaluation.curves import Curve
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
@@ -187,7 +187,7 @@ def error_curves(curves: dict[str, Curve], used: float, quality_name: str) -> Fi
 
 @style.styled
 def top_examples(seen: Seen, summary: Summary, images: np.ndarray) -> Figure:
-    """Draw the examples that activate each component most, as images.
+    """Draw the examples that each component is most important for, as images.
 
     Args:
       seen: attributions and masks on the examples.
@@ -201,13 +201,14 @@ def top_examples(seen: Seen, summary: Summary, images: np.ndarray) -> Figure:
     grid = figure.subplots(max(len(chosen), 1), columns, squeeze=False)
     scale = np.abs(images).max().astype(float)
     lowest = 0.0 if images.min() >= 0 else -scale
+    share = ranking.shares(seen.scores)
     aspect = "auto" if images.shape[1] == 1 else "equal"
     colors = "Greys" if lowest == 0 else "RdBu_r"
     look = {"cmap": colors, "vmin": lowest, "vmax": scale, "aspect": aspect}
     for row in grid.ravel():
         style.bare(row)
     for axes_row, component in zip(grid, chosen, strict=False):
-        best = np.argsort(-seen.scores[:, component], kind="stable")[:columns]
+        best = ranking.rows(share[:, component], columns)
         title = f"{component}\n{summary.active_share[component]:.0%}"
         axes_row[0].set_ylabel(title, rotation=0, ha="right", va="center")
         for axes, row in zip(axes_row, best, strict=False):

@@ -104,6 +104,7 @@ def browser_data(
     topk_mask: np.ndarray,
     target_outputs: np.ndarray,
     topk_outputs: np.ndarray,
+    without: np.ndarray,
     active_share: np.ndarray,
     represented: Sequence[Sequence[int]],
     max_weights: int = 4096,
@@ -125,6 +126,7 @@ def browser_data(
       topk_mask: [F, C] bool, the components switched on for each probe input.
       target_outputs: [F, O], the target's outputs for the probe inputs.
       topk_outputs: [F, O], outputs with only the components of `topk_mask` on.
+      without: [F, C], change of the output for each probe input without each component.
       active_share: [C], share of samples in [0, 1] on which each component is active.
       represented: for each component, the indices of the features that it represents.
       max_weights: largest number of entries of a matrix that is embedded whole.
@@ -139,34 +141,26 @@ def browser_data(
     Raises:
       ValueError: a shape doesn't fit the others, or an array holds NaN or infinity.
     """
-    views = dict(views or {})
     num_features, num_components = _check_tables(
-        attributions, topk_mask, target_outputs, topk_outputs, active_share, represented
+        attributions, topk_mask, target_outputs, topk_outputs, without, active_share, represented
     )
-    _check_sites(factors, target_weights, views, num_components)
-    sites = [
-        _site_data(
-            name,
-            _float64(f"factors[{name!r}]", pair[0]),
-            _float64(f"factors[{name!r}]", pair[1]),
-            _float64(f"target_weights[{name!r}]", target_weights[name]),
-            views.get(name, View()),
-            max_weights,
-            max_site_bytes,
-        )
-        for name, pair in factors.items()
-    ]
+    views = views or {}
+    sites = _checked_sites(factors, target_weights, views, num_components)
     return {
         "seed": seed,
         "inputs": inputs,
         "num_components": num_components,
         "num_features": num_features,
         "num_outputs": int(np.shape(target_outputs)[1]),
-        "sites": sites,
+        "sites": [
+            _site_data(name, u, v, w, views.get(name, View()), max_weights, max_site_bytes)
+            for name, (u, v, w) in sites.items()
+        ],
         "attributions": encode_array(attributions, "float32"),
         "topk_mask": encode_array(topk_mask, "uint8"),
         "target_outputs": encode_array(target_outputs, "float32"),
         "topk_outputs": encode_array(topk_outputs, "float32"),
+        "without": encode_array(without, "float32"),
         "active_share": encode_array(active_share, "float32"),
         "represented": [[int(i) for i in features] for features in represented],
     }
@@ -227,7 +221,9 @@ def _float64(name: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _check_tables(attributions, topk_mask, target_outputs, topk_outputs, active_share, represented):
+def _check_tables(
+    attributions, topk_mask, target_outputs, topk_outputs, without, active_share, represented
+):
     """Check the tables over features and components against each other; returns F and C."""
     if np.ndim(attributions) != 2:
         raise ValueError(f"attributions must be [F, C], got shape {np.shape(attributions)}")
@@ -240,6 +236,7 @@ def _check_tables(attributions, topk_mask, target_outputs, topk_outputs, active_
     expected = {
         "topk_mask": (topk_mask, (num_features, num_components)),
         "topk_outputs": (topk_outputs, np.shape(target_outputs)),
+        "without": (without, (num_features, num_components)),
         "active_share": (active_share, (num_components,)),
     }
     for name, (array, shape) in expected.items():
@@ -257,14 +254,20 @@ def _check_tables(attributions, topk_mask, target_outputs, topk_outputs, active_
         "attributions": attributions,
         "target_outputs": target_outputs,
         "topk_outputs": topk_outputs,
+        "without": without,
         "active_share": active_share,
     }.items():
         _float64(name, array)
     return num_features, num_components
 
 
-def _check_sites(factors, target_weights, views, num_components):
-    """Check that factors, target weights and views speak of the same sites and sizes."""
+def _checked_sites(
+    factors: Mapping[str, FactorPair],
+    target_weights: Mapping[str, np.ndarray],
+    views: Mapping[str, View],
+    num_components: int,
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """U, V and the target's weights of every site, all float64 and of the sizes that must agree."""
     if set(factors) != set(target_weights):
         raise ValueError(
             f"factors has sites {sorted(factors)}, target_weights has {sorted(target_weights)}; "
@@ -289,3 +292,11 @@ def _check_sites(factors, target_weights, views, num_components):
                 f"target_weights[{name!r}] has shape {weight}, "
                 f"expected {(np.shape(u)[1], np.shape(v)[2])} from its factors"
             )
+    return {
+        name: (
+            _float64(f"factors[{name!r}]", u),
+            _float64(f"factors[{name!r}]", v),
+            _float64(f"target_weights[{name!r}]", target_weights[name]),
+        )
+        for name, (u, v) in factors.items()
+    }

@@ -96,10 +96,8 @@ def _chart(key: str, records: list[dict[str, Any]], thinned: int) -> Chart | Non
     log = max(numbers) > 0 and _is_logarithmic(key)
     steps = [step for step, _ in rows]
     x_low, x_high, x_ticks = _step_axis(steps)
-    if log:
-        low, high, y_ticks = _log_axis(min(v for v in numbers if v > 0), max(numbers))
-    else:
-        low, high, y_ticks = _linear_axis(min(numbers), max(numbers))
+    axis = _log_axis if log else _linear_axis
+    low, high, y_ticks = axis(min(v for v in numbers if v > 0 or not log), max(numbers))
 
     def across(step: float) -> float:
         return _place(step, x_low, x_high, _LEFT, WIDTH - _RIGHT)

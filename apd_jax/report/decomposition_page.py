@@ -13,17 +13,17 @@ import numpy as np
 from absl import logging
 
 from apd_jax import config_fields
-from apd_jax.evaluation import baselines, curves, ranks
+from apd_jax.evaluation import baselines, curves
+from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import ALWAYS, Summary, summarise_seen
 from apd_jax.plotting import decomposition_figures, style
-from apd_jax.report import evidence_section, examples, numbers, parts, words
+from apd_jax.report import component_table, evidence_section, examples, numbers, parts, words
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import atomic_write_text
 from apd_jax.sites import PyTree
 
-_MAX_ROWS = 200
 CAPTIONS = {
     "activity": (
         "How often components are active",
@@ -58,19 +58,23 @@ CAPTIONS = {
         "Share of the squared weights of each site that the sum of all components misses.",
     ),
     "top_examples": (
-        "Which examples activate a component most",
+        "Which examples a component is most important for",
         "One row for each component, most active first, with the share of the examples on which it "
-        "is active. The number below a picture is that of the example, in grey if the component is "
-        "not active on it.",
+        "is active. Examples are ranked by its share of the squared attributions. The number below "
+        "a picture is that of the example, in grey if the component is not active on it.",
     ),
 }
 
 
 def write(
-    decomposition: ComponentModel, path: str | os.PathLike[str], x: PyTree, labels: Any = None
+    decomposition: ComponentModel,
+    path: str | os.PathLike[str],
+    x: PyTree,
+    labels: Any = None,
+    decode: examples.Decode | None = None,
 ) -> list[parts.Panel]:
     """Write the page to a file, and return the figures on it."""
-    text, panels = render(decomposition, x, labels)
+    text, panels = render(decomposition, x, labels, decode)
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(target, text)
@@ -78,12 +82,19 @@ def write(
     return panels
 
 
-def render(decomposition: ComponentModel, x: PyTree, labels: Any) -> tuple[str, list[parts.Panel]]:
-    """Make the page and its figures."""
+def render(
+    decomposition: ComponentModel, x: PyTree, labels: Any, decode: examples.Decode | None = None
+) -> tuple[str, list[parts.Panel]]:
+    """Make the page and its figures; see `Decomposition.report`."""
+    if decode is not None:
+        examples.check_decode(x, decode)
+    given, labels = labels, against.as_array(decomposition.target, x, labels)
     found = decomposition.see(x, labels)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = _panels(decomposition, x, found, summary, labels)
-    evidence = evidence_section.section(evidence_section.few(decomposition, x, labels))
+    evidence = evidence_section.section(
+        evidence_section.few(decomposition, x, given), summary.agreement
+    )
     settings = config_fields.plain(config_fields.to_mapping(decomposition.settings))
     sentences = dict(config_fields.sentences(decomposition.settings))
     subject = words.Subject(_title(decomposition), "", {}, sentences)
@@ -98,7 +109,7 @@ def render(decomposition: ComponentModel, x: PyTree, labels: Any) -> tuple[str, 
         **_summary(summary),
         **evidence_section.content(evidence),
         **_sites(decomposition, summary),
-        **_components(decomposition, x, found, summary),
+        **component_table.content(decomposition, x, found, summary, decode),
         **parts.assets(False),
         **parts.curves(decomposition.history, [], words.curves(subject), ["0"]),
         gaps=[],
@@ -174,6 +185,7 @@ def _summary(summary: Summary) -> dict[str, Any]:
     return {
         "ways": ways,
         "quality_name": summary.quality_name,
+        "with_cross_entropy": summary.network.cross_entropy is not None,
         "notes": [f.text for f in summary.findings if f.kind != "trivial"],
         "summary": (
             f"On {summary.num_examples:,} examples, {active.active_components:.3g} of "
@@ -198,56 +210,6 @@ def _sites(decomposition: ComponentModel, summary: Summary) -> dict[str, Any]:
     ]
     left = [(other.path, other.reason) for other in decomposition.target.sites.left]
     return {"site_rows": rows, "left": left}
-
-
-def _components(
-    decomposition: ComponentModel, x: PyTree, found: Seen, summary: Summary
-) -> dict[str, Any]:
-    values = ranks.singular_values(decomposition.components)
-    order = np.argsort(-summary.active_share, kind="stable").tolist()
-    alive = [c for c in order if summary.active_share[c] > 0]
-    what = "examples" if len(found.lead) == 1 else "positions of examples"
-    x = jax.tree.map(np.asarray, x)
-    hidden = f" Only the {_MAX_ROWS} most active are shown." if len(alive) > _MAX_ROWS else ""
-    undrawn = _why_not_drawn(x, found)
-    return {
-        "component_rows": [_component(c, values, x, found, summary) for c in alive[:_MAX_ROWS]],
-        "component_words": (
-            f"Most active first. A rank counts directions above {ranks.SHARE:.0%} of the target's "
-            f"largest singular value at a site. Shares of the squared weights below 5 % are "
-            f"omitted. {what.capitalize()} of this report are numbered from 0; the short ones are "
-            f"written out.{hidden}{undrawn}"
-        ),
-        "dead": ", ".join(map(str, summary.dead)),
-    }
-
-
-def _why_not_drawn(x: PyTree, found: Seen) -> str:
-    """A sentence on why there are no pictures of the examples; empty if there are."""
-    if len(found.lead) > 1:
-        return " Examples are not drawn, since components are chosen for their positions."
-    pictures = examples.as_pictures(x)
-    return "" if pictures.images is not None else f" Examples are not drawn: {pictures.why}."
-
-
-def _component(
-    number: int, values: dict[str, np.ndarray], x: PyTree, found: Seen, summary: Summary
-) -> dict[str, Any]:
-    squares = {name: float(np.sum(v[number] ** 2)) for name, v in values.items()}
-    total = max(sum(squares.values()), 1e-300)
-    shares = sorted(((s / total, name) for name, s in squares.items()), reverse=True)
-    largest = np.sort(np.concatenate([v[number] for v in values.values()]))[::-1][:3]
-    rows = np.argsort(-found.scores[:, number], kind="stable")[:6]
-    places = np.stack(found.places(rows), axis=1).tolist()
-    return {
-        "number": number,
-        "active": f"{summary.active_share[number]:.1%}",
-        "always": summary.active_share[number] > ALWAYS,
-        "rank": int(summary.ranks[number]),
-        "sites": ", ".join(f"{name} {share:.0%}" for share, name in shares[:3] if share >= 0.05),
-        "largest": ", ".join(f"{value:.3g}" for value in largest),
-        "examples": [(":".join(map(str, at)), examples.as_text(x, *at)) for at in places],
-    }
 
 
 def _panels(

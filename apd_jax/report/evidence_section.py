@@ -24,10 +24,9 @@ CAPTION = (
     "good decomposition stays far left of it in every line but the mask of another row, and left "
     "of the singular vectors and neurons of the same size."
 )
-SEEDS_CAPTION = (
-    "Every pair of decompositions. MMCS is the mean, over the components of the row, of the "
-    "largest cosine with any of the column; a component has a partner where their cosine is at "
-    "least 0.9."
+RESTARTS_CAPTION = (
+    "MMCS is the mean, over the components of the row, of the largest cosine with any of the "
+    "column."
 )
 PREFIX = "evidence_"  # of the numbers in results.json
 _POSITIONS = 8192  # of a report's evidence, at most
@@ -69,13 +68,12 @@ def few(
     return evidence(decomposition, some, labels, adversary_steps=(steps,), draws=_DRAWS)
 
 
-def section(found: Evidence, seeds: SeedMatrix | None = None) -> Section:
+def section(found: Evidence, restarts: SeedMatrix | None = None) -> Section:
     """The evidence of a decomposition, with its figures.
 
     Args:
       found: the evidence of one decomposition.
-      seeds: several decompositions compared, where there are some.
-
+      restarts: its initialisations compared, where there are several.
     """
     panels = [
         parts.Panel(
@@ -85,9 +83,10 @@ def section(found: Evidence, seeds: SeedMatrix | None = None) -> Section:
             style.to_png(evidence_figures.distances(found)),
         )
     ]
-    if seeds is not None:
-        picture = style.to_png(evidence_figures.seeds(seeds))
-        panels.append(parts.Panel("seeds", "Other seeds", SEEDS_CAPTION, picture))
+    if restarts is not None:
+        caption = f"{restarts.sentence()} {RESTARTS_CAPTION}"
+        picture = style.to_png(evidence_figures.seeds(restarts))
+        panels.append(parts.Panel("restarts", "Do restarts agree?", caption, picture))
     return Section(found, panels)
 
 

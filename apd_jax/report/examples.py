@@ -3,14 +3,19 @@
 Letters: N examples, h height, w width.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from apd_jax.errors import UserError
 from apd_jax.sites import PyTree, leaf_name
 
+Decode = Callable[[np.ndarray], str]
+
 _MAX_WHOLE, _MAX_OTHERS = 16, 8  # numbers of an example that are written next to its row
+_TOKENS_BEFORE, _TOKENS_AFTER = 24, 8  # of a position, that are drawn as text
 _MAX_PIXELS = 512 * 512
 _MAX_STRIP = 4096  # entries of a vector that is drawn as a strip or a square
 _CHANNELS = (1, 3, 4)  # grey, red-green-blue, and the same with opacity
@@ -120,3 +125,45 @@ def _whole_numbers(values: np.ndarray, position: int | None) -> list[str]:
     start = max(0, min((position or 0) - _MAX_WHOLE // 2, len(entries) - _MAX_WHOLE))
     shown = entries[start : start + _MAX_WHOLE]
     return ["…"] * (start > 0) + shown + ["…"] * (start + _MAX_WHOLE < len(entries))
+
+
+def check_decode(x: PyTree, decode: Decode) -> None:
+    """Raise UserError unless the inputs have tokens that `decode` makes text of."""
+    text = decode(_tokens(x)[0][:1])
+    if not isinstance(text, str):
+        raise UserError(
+            f"decode must give the text of tokens [T] as a string, got a {type(text).__name__}"
+        )
+
+
+def decoded(
+    x: PyTree, decode: Decode, example: int, position: int | None = None
+) -> tuple[str, str, str]:
+    """The tokens of an example as text: before the position, at it, and after it.
+
+    Without a position the first tokens are all before it.
+
+    Args:
+      x: inputs, the first array of whole numbers [N, T] of which holds tokens.
+      decode: gives the text of tokens [T].
+      example: number of the example.
+      position: number of the position.
+    """
+    tokens = _tokens(x)[example]
+    if position is None:
+        end = _TOKENS_BEFORE + _TOKENS_AFTER
+        return decode(tokens[:end]) + "…" * (len(tokens) > end), "", ""
+    start, end = max(0, position - _TOKENS_BEFORE), position + 1 + _TOKENS_AFTER
+    before = "…" * (start > 0) + (decode(tokens[start:position]) if position > start else "")
+    after = decode(tokens[position + 1 : end]) if position + 1 < len(tokens) else ""
+    return before, decode(tokens[position : position + 1]), after + "…" * (end < len(tokens))
+
+
+def _tokens(x: PyTree) -> np.ndarray:
+    for leaf in map(np.asarray, jax.tree.leaves(x)):
+        if leaf.ndim == 2 and leaf.dtype.kind in "iu":
+            return leaf
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
+    raise UserError(
+        f"decode= needs an input of tokens, whole numbers [N, T]; the inputs have {shapes}"
+    )

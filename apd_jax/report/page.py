@@ -26,6 +26,7 @@ def render_report(
     browser: Mapping[str, Any] | None,
     command: str,
     evidence: Mapping[str, Any] | None = None,
+    contexts: Mapping[str, Any] | None = None,
     gaps: Sequence[str] = (),
 ) -> str:
     """Write the report of one run as a single HTML page.
@@ -40,6 +41,7 @@ def render_report(
       browser: result of `browser.browser_data`, or None for no component browser.
       command: the command line that reproduces the run.
       evidence: result of `evidence_section.content`, or None for no such section.
+      contexts: result of `contexts.content`, or None for no such section.
       gaps: sentences on missing parts of the curves.
 
     Returns:
@@ -59,6 +61,7 @@ def render_report(
         **_words(subject, results),
         **_tables(results, measures, subject.sentences),
         **(evidence or {"evidence": None}),
+        **(contexts or {"contexts": None}),
         **parts.assets(browser is not None),
         **parts.curves(metrics, target_metrics, titles, words.seed_names(results)),
         rounds=rounds.sentences(metrics),

@@ -19,6 +19,15 @@ MEASURES = {
         "mean squared difference between the target's output and the output with only the "
         "top-k components switched on",
     ),
+    "restart_mmcs": (
+        "restart MMCS",
+        "mean over pairs of restarts of the mean over components of the largest cosine with any "
+        "component of the other restart",
+    ),
+    "restart_matched": (
+        "restarts matched",
+        "mean over pairs of restarts of the share of components that have a partner of cosine 0.9",
+    ),
     "target_loss": ("target loss", "the target's own loss against the labels, on fresh inputs"),
 }
 

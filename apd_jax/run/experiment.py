@@ -127,6 +127,7 @@ def decompose_targets(
             plan.settings,
             losses=result.losses,
             moves=result.moves,
+            others=result.others,
         )
         for i, result in enumerate(results)
     ], outcome.seconds

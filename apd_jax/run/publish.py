@@ -9,6 +9,7 @@ from absl import logging
 
 from apd_jax import config_fields, randomness
 from apd_jax.decomposition.result import Decomposition
+from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.plotting import style
 from apd_jax.report import browser, evidence_section, page, words
 from apd_jax.run import seed_evidence
@@ -43,30 +44,48 @@ def publish(
     Returns:
       The content of results.json.
     """
+    agreements = [found.agreement() for found in decompositions]
+    rows = [row | _agreement(one) for row, one in zip(rows, agreements, strict=True)]
     _write_results(workdir, plan, decompositions, rows, seconds)
     start = time.monotonic()
     measured = seed_evidence.measure(plan, decompositions)
     seconds = seconds | {"evidence": time.monotonic() - start}
     rows = [row | numbers for row, numbers in zip(rows, measured.numbers(), strict=True)]
     results = _write_results(workdir, plan, decompositions, rows, seconds)
-    panels = _draw(plan, rows, arrays)
     shown = _shown_seed(rows)
-    section, content = _evidence(plan, measured, shown)
+    section, content = _evidence(plan, measured, shown, agreements[shown])
+    panels = _draw(plan, rows, arrays)
     _write_figures(workdir, panels + (section.panels if section else []))
+    browsed = _browse(plan, decompositions[shown], arrays[shown], rows[shown]["seed"])
+    contexts = plan.study.contexts(arrays[shown])
+    text = _page(workdir, plan, results, panels, browsed, content, contexts, command)
+    atomic_write_text(workdir.report, text)
+    return results
+
+
+def _page(
+    workdir: Workdir,
+    plan: Plan,
+    results: dict[str, Any],
+    panels: list[page.Panel],
+    browsed: dict[str, Any] | None,
+    evidence: dict[str, Any],
+    contexts: dict[str, Any] | None,
+    command: str,
+) -> str:
     metrics, target_metrics, gaps = _read_metrics(workdir, plan)
-    text = page.render_report(
+    return page.render_report(
         subject=_subject(plan),
         results=results,
         metrics=metrics,
         target_metrics=target_metrics,
         gaps=gaps,
         panels=panels,
-        browser=_browse(plan, decompositions[shown], arrays[shown], rows[shown]["seed"]),
-        evidence=content,
+        browser=browsed,
+        evidence=evidence,
+        contexts=contexts,
         command=command,
     )
-    atomic_write_text(workdir.report, text)
-    return results
 
 
 def _write_results(
@@ -83,14 +102,22 @@ def _write_results(
     return results
 
 
+def _agreement(found: SeedMatrix | None) -> dict[str, float]:
+    """Return how far the restarts of a seed agree, for results.json."""
+    if found is None:
+        return {}
+    mmcs, matched = found.mean()
+    return {"restart_mmcs": mmcs, "restart_matched": matched}
+
+
 def _evidence(
-    plan: Plan, measured: SeedEvidence, shown: int
+    plan: Plan, measured: SeedEvidence, shown: int, restarts: SeedMatrix | None
 ) -> tuple[evidence_section.Section | None, dict[str, Any]]:
     """Return the section of one seed, and what the page shows of it and of all seeds."""
     found = measured.found[shown]
     if found is None:
         return None, evidence_section.content(None, failures=measured.failures)
-    section = evidence_section.section(found)
+    section = evidence_section.section(found, restarts)
     several = len(plan.seeds) > 1
     return section, evidence_section.content(
         section,
@@ -152,10 +179,14 @@ def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
     return panels
 
 
-def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) -> dict[str, Any]:
-    """Return the data of the component browser for one seed."""
+def _browse(
+    plan: Plan, decomposition: Decomposition, arrays: Any, seed: int
+) -> dict[str, Any] | None:
+    """Return the data of the component browser for one seed; None where the study has none."""
     target = decomposition.target
     inputs = plan.study.probes(plan.task)
+    if inputs is None:
+        return None
     probes = probe(
         decomposition,
         plan.task.inputs,
@@ -171,6 +202,7 @@ def _browse(plan: Plan, decomposition: Decomposition, arrays: Any, seed: int) ->
         topk_mask=probes.mask,
         target_outputs=probes.target_outputs,
         topk_outputs=probes.topk_outputs,
+        without=probes.without,
         active_share=probes.active_share,
         represented=plan.study.represented(arrays),
         views=plan.study.views(target),

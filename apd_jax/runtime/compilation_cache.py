@@ -2,10 +2,9 @@
 
 import os
 import pathlib
+from typing import Any
 
 import jax
-
-from apd_jax import jax_settings
 
 
 def enable() -> None:
@@ -14,10 +13,8 @@ def enable() -> None:
     Cached programs are executed without checks, so a directory that others may write to is not
     used. A cache that the user configured for JAX stays in use.
     """
-    if (
-        jax_settings.current("jax_compilation_cache_dir")
-        or "JAX_COMPILATION_CACHE_DIR" in os.environ
-    ):
+    config: Any = jax.config  # whose types omit the settings
+    if config.jax_compilation_cache_dir or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     cache = _home_of_caches() / "apd_jax"
     if not cache.is_absolute():

@@ -125,9 +125,8 @@ class Directory:
         if restored.metadata.get("context", context) != context:
             raise UserError(
                 f"{self._name}: step {restored.step} in {self._path} was made with another target "
-                "than the one that is there now, trained again on another machine or version "
-                "perhaps: put back the target/ that belongs to it, or delete the directory and "
-                "start over."
+                "than the present one, which may have been trained again on another machine or "
+                "version: restore the original target/, or delete the directory and start over."
             )
         self._saved = restored.step
         return restored

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from apd_jax.sites.closeness import close
+
 _SIZES = (1.0, 100.0)  # of what is pulled back: a rule that clips shows at one of them
 _TOLERANCE = 1e-3
 _HALF = 0.05  # where anything is narrower than float32
@@ -45,7 +47,7 @@ def keeps_derivative(eqn: Any, inside: core.ClosedJaxpr) -> bool:
     except Exception:  # whatever a rule says to random numbers, or to have no gradient
         return False
     pairs = zip(first, second, strict=True)
-    return all(_close(a, b, _HALF if narrow else _TOLERANCE) for a, b in pairs)
+    return all(close(a, b, _HALF if narrow else _TOLERANCE) for a, b in pairs)
 
 
 def _draw(drawn: np.random.Generator, aval: Any) -> np.ndarray:
@@ -74,10 +76,3 @@ def _gradients(function: Callable, values: Sequence[Any], real: Sequence[int]) -
         return pull(weights)
 
     return [g for size in _SIZES for g in pulled(size, *(values[i] for i in real))]
-
-
-def _close(first: jax.Array, second: jax.Array, tolerance: float) -> bool:
-    a, b = np.asarray(first, np.complex128), np.asarray(second, np.complex128)
-    same = (a == b) | (~np.isfinite(a) & ~np.isfinite(b))
-    scale = max(np.abs(a[~same]).max(initial=0.0), np.abs(b[~same]).max(initial=0.0))
-    return bool((np.abs(a[~same] - b[~same]) <= tolerance * scale).all())

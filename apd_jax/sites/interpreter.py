@@ -63,7 +63,7 @@ class Interpreter:
     Args:
       on_use: `(use, as_is) -> result` of an equation that is linear in a leaf; `as_is()` gives what
         the network itself computes.
-      on_other: `(leaf, reason)` is told of every other use.
+      on_other: called with `(leaf, reason)` for every other use.
       keeps_derivative: `(eqn, inside) -> bool`: whether an equation with a custom derivative may
         be replaced by the program inside it; asked only where a leaf goes in.
     """

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from apd_jax.errors import UserError
-from apd_jax.jax_settings import current
 from apd_jax.sites.custom_derivatives import keeps_derivative
 from apd_jax.sites.interpreter import Interpreter
 from apd_jax.sites.layout import NoMatrix, Placement, Site, find_layout
@@ -115,7 +114,8 @@ def trace(apply_fn: Callable, params: PyTree, x: PyTree) -> Program:
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in (*leaves, *inputs))
     # Precision, width of numbers and mesh are written into the equations when they are traced.
     mesh = jax.sharding.get_abstract_mesh()
-    ambient = current("jax_default_matmul_precision"), current("jax_enable_x64"), mesh
+    config: Any = jax.config  # whose types omit the settings
+    ambient = config.jax_default_matmul_precision, config.jax_enable_x64, mesh
     try:
         return _trace(apply_fn, params_tree, inputs_tree, shapes, ambient)
     except _Uncached as holder:

@@ -8,7 +8,7 @@ Letters: R row axes, G stacked blocks, d_in / d_out widths of the use.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,6 +71,7 @@ def _reshaped(array: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 
 def _as_real(x: jax.Array) -> jax.Array:
+    # Whole numbers that are multiplied are numbers: as integers they would be indices.
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.float32)
 
 
@@ -86,24 +87,23 @@ def _product(eqn, arrays, position, view):
     w_free = [a for a in range(len(view.tables)) if a not in (*w_contracted, *batched[position])]
     row_axes, stack_axes = (*shared, *x_free), [x_axis for x_axis, _ in stacked]
     row_shape = tuple(x.shape[a] for a in row_axes)
-    blocks = math.prod(x.shape[a] for a in stack_axes)
     depth = math.prod(x.shape[a] for a in x_contracted)
+    stack_shape = [math.prod(x.shape[a] for a in stack_axes)] if stacked else []
 
     def to_rows():
-        # Whole numbers that are multiplied are numbers: as integers they would be indices.
         ordered = _permuted(_as_real(x), (*row_axes, *stack_axes, *x_contracted))
-        return _reshaped(ordered, (*row_shape, *([blocks] if stacked else []), depth))
+        return _reshaped(ordered, (*row_shape, *stack_shape, depth))
 
     # The result has the batch axes, then the free axes of the left and of the right operand.
-    w_sizes = [len(view.tables[a]) for a in w_free]
-    labels = [("x", a) for a in batched[1 - position]]
-    free = [[("x", a) for a in x_free], [("w", a) for a in w_free]]
-    labels += free[0] + free[1] if position == 1 else free[1] + free[0]
-    rows_order = [("x", a) for a in (*row_axes, *stack_axes)] + [("w", a) for a in w_free]
+    sizes = [len(view.tables[a]) for a in w_free]
+    of_x, of_w = [("x", a) for a in x_free], [("w", a) for a in w_free]
+    free = of_x + of_w if position == 1 else of_w + of_x
+    labels = [("x", a) for a in batched[1 - position]] + free
+    rows_order = [("x", a) for a in (*row_axes, *stack_axes)] + of_w
     to_result = [rows_order.index(label) for label in labels]
     to_canonical = [labels.index(label) for label in rows_order]
-    full = (*row_shape, *(x.shape[a] for a in stack_axes), *w_sizes)
-    flat = (*row_shape, *([blocks] if stacked else []), math.prod(w_sizes))
+    full = (*row_shape, *(x.shape[a] for a in stack_axes), *sizes)
+    flat = (*row_shape, *stack_shape, math.prod(sizes))
     return LinearUse(
         kind="product",
         view=view,
@@ -138,18 +138,6 @@ def _convolution(eqn, arrays, position, view):
     blocks = [groups] if groups > 1 else []
     depth = len(view.tables[in_axis]) * math.prod(window)
 
-    def to_rows():
-        patches = jax.lax.conv_general_dilated_patches(
-            x,
-            window,
-            params["window_strides"],
-            params["padding"],
-            lhs_dilation=params["lhs_dilation"],
-            rhs_dilation=params["rhs_dilation"],
-            precision=jax.lax.Precision.HIGHEST,  # patches are copies: they must not be rounded
-        )
-        return jnp.moveaxis(patches, 1, -1).reshape(*row_shape, *blocks, depth)
-
     # Rows have space before features, the result its own order.
     order = (0, len(row_shape), *range(1, len(row_shape)))
     return LinearUse(
@@ -159,7 +147,7 @@ def _convolution(eqn, arrays, position, view):
         writes=(grid[0] - grid[0, 0],) if groups > 1 else (out_table,),
         stacked=(grid[:, 0],) if groups > 1 else (),
         row_shape=row_shape,
-        to_rows=to_rows,
+        to_rows=lambda: _patches(x, window, params).reshape(*row_shape, *blocks, depth),
         from_rows=lambda y: jnp.transpose(
             jnp.transpose(y.reshape(*row_shape, -1), order), np.argsort(result_axes)
         ),
@@ -167,6 +155,20 @@ def _convolution(eqn, arrays, position, view):
             *row_shape, *blocks, per_group
         ),
     )
+
+
+def _patches(x: jax.Array, window: Sequence[int], params: Mapping[str, Any]) -> jax.Array:
+    """What each place of a convolution reads, [N, *space, channels · window]."""
+    patches = jax.lax.conv_general_dilated_patches(
+        x,
+        window,
+        params["window_strides"],
+        params["padding"],
+        lhs_dilation=params["lhs_dilation"],
+        rhs_dilation=params["rhs_dilation"],
+        precision=jax.lax.Precision.HIGHEST,  # patches are copies: they must not be rounded
+    )
+    return jnp.moveaxis(patches, 1, -1)
 
 
 def _look_up(eqn, arrays, position, view):
@@ -177,18 +179,15 @@ def _look_up(eqn, arrays, position, view):
     shape = view.shape
     partial = [a for a in range(len(shape)) if sizes[a] != shape[a]]
     axis = partial[0] if partial else next(iter(numbers.collapsed_slice_dims), None)
-    if len(partial) > 1 or axis not in numbers.start_index_map or sizes[axis] != 1:
+    single = len(partial) <= 1 and axis in numbers.start_index_map and sizes[axis] == 1
+    if not single or any(a != axis for a in numbers.collapsed_slice_dims):
         return "a gather that is no look-up along one axis"
-    if any(a != axis for a in numbers.collapsed_slice_dims):
-        return "a gather that is no look-up along one axis"
-    place = numbers.start_index_map.index(axis)
     # Slices of a whole axis always start at its beginning.
-    given = arrays[1][..., place]
+    given = arrays[1][..., numbers.start_index_map.index(axis)]
     index = jnp.clip(given, 0, shape[axis] - 1)
     result = eqn.outvars[0].aval.shape
     offsets = numbers.offset_dims
-    batch = [a for a in range(len(result)) if a not in offsets]
-    order = (*batch, *offsets)
+    order = (*(a for a in range(len(result)) if a not in offsets), *offsets)
     row_shape = index.shape
     written = [a for a in range(len(shape)) if a != axis]
     inner = [result[a] for a in offsets]

@@ -9,6 +9,7 @@ from apd_jax.studies.study import Study
 # The folders. Each has a study.py that defines `STUDY`.
 NAMES = (
     "gated_functions",
+    "language_model",
     "linear_map",
     "resid_mlp",
     "tms",

@@ -99,13 +99,21 @@ def _make_step(
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 @jax.default_matmul_precision("highest")
 def final_loss(
-    task: TrainedTask, params: Any, seeds: jax.Array, batch_size: int = 4096, batches: int = 25
+    task: TrainedTask,
+    params: Any,
+    seeds: jax.Array,
+    batch_size: int | None = None,
+    batches: int | None = None,
 ) -> jax.Array:
-    """Compute the loss of trained targets on new data, [S]."""
+    """Compute the loss of trained targets on new data, [S]; by default of the task's size."""
+    batches, batch_size = batches or task.loss_batches[0], batch_size or task.loss_batches[1]
 
     def one(seed_params, seed):
         keys = jax.random.split(randomness.stream(seed, "target loss"), batches)
-        losses = jax.lax.map(lambda key: task.loss(seed_params, task.inputs(key, batch_size)), keys)
-        return jnp.mean(losses)
+
+        def loss(key):
+            return task.loss(seed_params, task.loss_inputs(key, batch_size))
+
+        return jnp.mean(jax.lax.map(loss, keys))
 
     return jax.vmap(one)(params, seeds)

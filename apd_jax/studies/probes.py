@@ -11,6 +11,7 @@ import numpy as np
 
 from apd_jax.data import SampleBatch
 from apd_jax.decomposition.result import Decomposition
+from apd_jax.evaluation import without
 from apd_jax.masked.forward import masked_apply
 from apd_jax.studies.study import ProbeInputs
 
@@ -23,6 +24,8 @@ class Probes(NamedTuple):
       mask: Batch top-k over the F inputs, one component per input on average, [F, C] bool.
       target_outputs: Outputs of the target, [F, O].
       topk_outputs: Outputs of the components of `mask` alone, [F, O].
+      without: Change of the output on every probe input without each component, [F, C]; see
+        `evaluation.without`.
       active_share: Share of the examples of the input distribution that activate each component,
         [C].
     """
@@ -31,6 +34,7 @@ class Probes(NamedTuple):
     mask: np.ndarray
     target_outputs: np.ndarray
     topk_outputs: np.ndarray
+    without: np.ndarray
     active_share: np.ndarray
 
 
@@ -73,5 +77,12 @@ def probe(
         topk_outputs=np.asarray(
             masked_apply(decomposition.target, decomposition.components, x, mask)
         ),
+        without=_without(decomposition, x, *np.shape(scores)),
         active_share=np.mean(shares, axis=0),
     )
+
+
+def _without(decomposition: Decomposition, x: jax.Array, features: int, count: int) -> np.ndarray:
+    inputs, components = np.divmod(np.arange(features * count), count)
+    found = without.changes(decomposition, x, components, inputs)
+    return found.reshape(features, count)

@@ -210,13 +210,10 @@ def label_errors(
     groups = np.arange(1 + min(max_active, distribution.num_features))
     label_fn = jax.tree_util.Partial(label_fn)
     count = num_batches(num_samples, batch_size)
+    exactly = functools.partial(dataclasses.replace, distribution, input_mode="exactly_n")
 
     def batch(key: jax.Array, *, num_active: int) -> _LabelRows:
-        drawn = distribution
-        if num_active:
-            drawn = dataclasses.replace(
-                drawn, input_mode="exactly_n", num_active=num_active, synced=()
-            )
+        drawn = exactly(num_active=num_active, synced=()) if num_active else distribution
         x = draw(key, distribution=drawn, batch_size=batch_size)
         scores = attribution_scores(target, components, x, objective=objective)
         few = min(num_active, scores.shape[1] - objective.distil)

@@ -107,12 +107,17 @@ class Study(abc.ABC):
         """Return the figures by name, or only the one called `only`."""
 
     @abc.abstractmethod
-    def probes(self, task: Any) -> ProbeInputs:
-        """Return the inputs for the component browser."""
+    def probes(self, task: Any) -> ProbeInputs | None:
+        """Return the inputs for the component browser; None for no such browser."""
 
     @abc.abstractmethod
     def represented(self, arrays: Any) -> list[list[int]]:
         """Return, for every component, the indices of the probe inputs that it represents."""
+
+    def contexts(self, arrays: Any) -> dict[str, Any] | None:
+        """Return components by their contexts (`report.contexts.content`), None for no section."""
+        del arrays
+        return None
 
     def views(self, target: Target) -> dict[str, View]:
         """Return how the browser shows sites; omitted sites are shown in their own basis."""

@@ -43,13 +43,42 @@ class Training:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Control:
-    """What every task can be changed to, for comparison."""
+    """What every task has: its control, and how the loss of its target is measured."""
 
     shuffled: bool = setting(
         False,
         "A control: the entries of every decomposed matrix are shuffled before the decomposition, "
         "so that there is nothing to find.",
     )
+
+    @property
+    def inputs(self) -> SampleBatch:
+        """Input distribution, see `Task`; each task defines its own."""
+        raise NotImplementedError
+
+    @property
+    def loss_inputs(self) -> SampleBatch:
+        """Input distribution that the loss of the trained target is measured on."""
+        return self.inputs
+
+    @property
+    def loss_batches(self) -> tuple[int, int]:
+        """Number and size of the batches that it is measured on."""
+        return 25, 4096
+
+
+class NoHiddenSites:
+    """The part of a task without hidden activations that a loss could compare."""
+
+    @property
+    def hidden_sites(self) -> tuple[str, ...]:
+        """No sites."""
+        return ()
+
+    @property
+    def hidden_activation(self) -> str:
+        """The identity, which is not used."""
+        return "identity"
 
 
 class Task(Protocol):
@@ -95,6 +124,16 @@ class Task(Protocol):
 
 class TrainedTask(Task, Protocol):
     """A task whose parameters, a dict, are trained before they are decomposed."""
+
+    @property
+    def loss_inputs(self) -> SampleBatch:
+        """Input distribution that the final loss is measured on, see `Control`."""
+        ...
+
+    @property
+    def loss_batches(self) -> tuple[int, int]:
+        """Number and size of the batches that it is measured on, see `Control`."""
+        ...
 
     def is_trained(self, name: str) -> bool:
         """Return whether the parameters below a top-level name are trained instead of fixed."""

@@ -26,11 +26,14 @@ class Published(NamedTuple):
 
 
 class Threshold(NamedTuple):
-    """A condition on an entry of the summary: `value comparison threshold`."""
+    """A condition on an entry of the summary: `value comparison threshold`.
+
+    The threshold is a number, or the key of another entry.
+    """
 
     key: str
     comparison: str
-    threshold: float
+    threshold: float | str
     description: str
 
 
@@ -48,10 +51,12 @@ def summarise(seeds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def judge(thresholds: Sequence[Threshold], summary: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Compare the summary with the thresholds; NaN fails."""
+    """Compare the summary with the thresholds; NaN and what was not measured fail."""
     verdicts = []
     for key, comparison, threshold, description in thresholds:
-        value = summary[key]
+        value = summary.get(key, math.nan)
+        if isinstance(threshold, str):
+            threshold = summary.get(threshold, math.nan)
         passed = value >= threshold if comparison == ">=" else value <= threshold
         verdicts.append(
             {

@@ -1,13 +1,24 @@
 """Settings for reliable training across seeds, without knowing the number of mechanisms.
 
-The paper's settings, one per experiment, are in configs/. These are the same for every network:
+The paper's settings, one per experiment, are in configs/. `ROBUST` is the same for every network:
 losses relative to those without components, a learning rate relative to the weights, rounds of
 refinement in the first part of the training, and a simplicity coefficient that falls to zero in the
 rest, so that components reach their full norm. What is left to choose is k, and C (about twice the
 expected number of mechanisms).
+
+`LOGITS` is for networks that give logits at every position, such as language models, where
+components are chosen for every position.
+
+Letters: B batch, T positions, C components.
 """
 
-from apd_jax.objective.objective import Coefficients, Objective
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.objective.partial import PartialMasks
 from apd_jax.training.config import Settings
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.schedules import Schedules
@@ -25,3 +36,73 @@ ROBUST = Settings(
     schedules=Schedules(simplicity="0:1 0.6:1 1:0"),
     refine=Rules(every=0.1, until=0.6),
 )
+
+# Measured on a byte-level transformer, docs/language-models.md. There is no simplicity loss, which
+# keeps the KL divergence high, and there are no rounds of refinement: the rank is the limit.
+LOGITS = Settings(
+    objective=Objective(
+        Coefficients(faithfulness=20.0, minimality=1.0, partial=0.5),
+        selection="sample",
+        per_position=True,
+        minimality_loss="kl",
+        masks=PartialMasks(adversary_share=0.5),
+        routes=Routes(attribution_mode="sketch"),
+    ),
+    steps=1200,
+    batch_size=32,
+    learning_rate=0.03,
+    warmup_fraction=0.05,
+    start="singular",
+    relative_rate=True,
+    relative_losses=True,
+)
+_FEW_OUTPUTS = 32  # up to which exact attributions are as cheap as a sketch that can be trusted
+
+
+def base(options: Mapping[str, Any]) -> Settings:
+    """Return the settings that options of `decompose` are added to.
+
+    `LOGITS` if a KL divergence is minimised and components are chosen for every position, else
+    `ROBUST`. With a k that is not whole the batch-wide rule stays, which alone can have it.
+
+    Args:
+      options: Keywords of `decompose`.
+    """
+    if not (options.get("per_position") and options.get("minimality_loss") == "kl"):
+        return ROBUST
+    k = options.get("topk")
+    if isinstance(k, int | float) and float(k).is_integer():
+        return LOGITS
+    batchwise = dataclasses.replace(LOGITS.objective, selection="batch")
+    return dataclasses.replace(LOGITS, objective=batchwise)
+
+
+def with_exact_scores(settings: Settings, shape: tuple[int, ...]) -> Settings:
+    """Return settings with exact attributions in place of a sketch if there are few outputs.
+
+    Args:
+      settings: The settings.
+      shape: (T, ..., O), shape of an example's output.
+    """
+    objective = settings.objective
+    if objective.routes.attribution_mode != "sketch" or math.prod(shape) > _FEW_OUTPUTS:
+        return settings
+    routes = dataclasses.replace(objective.routes, attribution_mode="auto")
+    return dataclasses.replace(settings, objective=dataclasses.replace(objective, routes=routes))
+
+
+def says(settings: Settings) -> str | None:
+    """Return a sentence on how components are chosen where `LOGITS` is the base, else None."""
+    objective = settings.objective
+    if not (objective.per_position and objective.minimality_loss == "kl"):
+        return None
+    text = "Components are chosen for every position"
+    if objective.masks == LOGITS.objective.masks and settings.start == LOGITS.start:
+        text += ", with the settings for logits at every position (presets.LOGITS)"
+    if objective.routes.attribution_mode != "sketch":
+        return f"{text}, by exact attributions."
+    error = math.sqrt(2 / objective.num_probes)
+    return (
+        f"{text}, by attributions that are estimated from {objective.num_probes} random "
+        f"directions: the squared ones have a relative standard error of about {error:.0%}."
+    )

@@ -15,6 +15,7 @@ from apd_jax.components import Components, init_components, normalise_reads
 from apd_jax.data import SampleBatch, Source, as_source
 from apd_jax.objective.normalisation import scales
 from apd_jax.runtime import loop
+from apd_jax.runtime.checkpoint import to_host
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
 from apd_jax.training.initialisation import STARTS
@@ -35,12 +36,14 @@ class Result(NamedTuple):
       place: its place among the n·S trainings side by side.
       losses: final losses of all restarts; empty without a choice.
       moves: how often each move of refinement was made, `{name: number}`; empty without rounds.
+      others: components of the other restarts, on the host; empty without a choice.
     """
 
     components: Components
     place: int
     losses: list[float]
     moves: dict[str, int]
+    others: list[Components]
 
 
 class Trainer:
@@ -83,7 +86,7 @@ class Trainer:
         self.context, self.seeds = spread(targets, seeds, restarts)
         source = as_source(data).with_batch_size(settings.batch_size)
         self._sample = source.draw(int(np.asarray(seeds)[0]))
-        self.feed = source.pieces if source.feeds else None
+        self.feed: loop.Feed | None = source.pieces if source.feeds else None
         self.rate, self.optimizer = settings.rate(), settings.optimizer()
         self.step = _make_step(settings, self.optimizer, self.rate, source)
         self.between = _make_between(settings, self._sample)
@@ -103,12 +106,18 @@ class Trainer:
         """
         places, losses = best(self.settings, self.context, state, self._own_seeds, self._sample)
         counts = {} if state.refined is None else state.refined.counts
+        size = len(self._own_seeds)
         return [
             Result(
                 loop.pick(state.components, place),
                 place,
                 of_restarts,
                 {name: int(count[place]) for name, count in counts.items()},
+                [
+                    to_host(loop.pick(state.components, other))
+                    for other in range(place % size, len(of_restarts) * size, size)
+                    if other != place
+                ],
             )
             for place, of_restarts in zip(places.tolist(), losses.tolist(), strict=True)
         ]

@@ -4,10 +4,14 @@ Letters: C components.
 """
 
 import dataclasses
+import math
 
 from apd_jax.evaluation.evidence.adversary import Adversary
 
-GRADIENT = 3  # passes that a gradient step costs, about: one forward, two backward
+# Passes that a gradient step costs, about: one forward and, since only masks need a gradient and
+# no weights do, one backward.
+GRADIENT = 2
+ATTACKED_ROWS = 4096  # of the examples, that the adversary of a baseline meets at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Cost:
       forwards: masked passes, and passes with other weights.
       gradients: steps of the adversary, of masks per row and of the shared mask.
       baselines: what is compared with at equal size; each scores, runs and attacks its own parts.
+      baseline_gradients: steps of the adversary of all baselines.
+      attacked: number of blocks that the adversary of baselines meets.
       operations: floating-point operations of one masked pass through a block.
     """
 
@@ -30,26 +36,40 @@ class Cost:
     forwards: int
     gradients: int
     baselines: int
+    baseline_gradients: int
+    attacked: int
     operations: float
 
     @property
     def passes(self) -> int:
         """All of them, as masked passes through a block: what the progress bar counts."""
-        return self.blocks * (self.attributions + self.forwards + GRADIENT * self.gradients)
+        each = self.attributions + self.forwards + GRADIENT * self.gradients
+        return self.blocks * each + self.attacked * GRADIENT * self.baseline_gradients
 
     def __str__(self) -> str:
         return (
             f"Evidence on {self.examples} examples in {self.blocks} blocks of {self.block_size}: "
             f"for each block {self.attributions} scorings, {self.forwards} forward passes and "
             f"{self.gradients} gradient steps of the adversary, {self.baselines} baselines "
-            f"included; about {self.passes * self.operations:.2g} floating-point operations. One "
+            f"included, and {self.baseline_gradients} of their own on {self.attacked} blocks; "
+            f"about {self.passes * self.operations:.2g} floating-point operations. One "
             "block's outputs are held at a time; what is kept of an example is its mask (a bit a "
             "component) and a few numbers a line."
         )
 
 
+def attacked_blocks(blocks: int, rows: int) -> int:
+    """Number of blocks of so many rows that the adversary of baselines meets.
+
+    Baselines have a term for every direction of every matrix: attacking them on all examples would
+    cost several times as much as everything else.
+    """
+    return min(blocks, math.ceil(ATTACKED_ROWS / rows))
+
+
 def estimate(
     *,
+    rows: int,
     examples: int,
     blocks: int,
     block_size: int,
@@ -63,6 +83,7 @@ def estimate(
     """Count the passes.
 
     Args:
+      rows: number of rows of a block: of examples, or of positions of them.
       examples, blocks, block_size: numbers of examples, of blocks, and of examples in a block.
       sites: number of sites, each replaced by its sum on its own.
       draws: random masks a line.
@@ -79,7 +100,9 @@ def estimate(
         block_size=block_size,
         attributions=1 + baselines,
         forwards=fixed + 2 * draws + sites + labels + baselines * (1 + draws),
-        gradients=adversary.gradients + shared + baselines * adversary.starts * adversary.steps[0],
+        gradients=adversary.gradients + shared,
         baselines=baselines,
+        baseline_gradients=baselines * adversary.starts * adversary.steps[0],
+        attacked=attacked_blocks(blocks, rows),
         operations=operations,
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.parts import Parts, run
-from apd_jax.evaluation.evidence.rows import Array, Examples
+from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.sites import PyTree, Target
 
 Kind = Literal["kl", "mse"]
@@ -102,7 +102,7 @@ def _divergence(outputs: PyTree, targets: PyTree) -> jax.Array:
     return jnp.sum(jnp.exp(theirs) * difference, axis=-1)
 
 
-def _cross_entropy(logits: jax.Array, labels: Array) -> jax.Array:
+def _cross_entropy(logits: jax.Array, labels: np.ndarray) -> jax.Array:
     return -jnp.take_along_axis(_log_probabilities(logits), labels[..., None], axis=-1)[..., 0]
 
 

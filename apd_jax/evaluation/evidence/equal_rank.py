@@ -46,12 +46,14 @@ class Baseline(NamedTuple):
     objective: Objective
     k: float
 
+    def scores(self, target: Target, block: Examples) -> np.ndarray:
+        """Attributions of the terms (or bundles) on a block, [B, (T), Q]."""
+        scores = np.asarray(term_scores(self.objective, target, self.terms, block.x))
+        return scores if self.bundle is None else _of_bundles(scores, self.bundle)
+
     def choose(self, target: Target, block: Examples) -> np.ndarray:
         """The active terms (or bundles) of a block, bool [B, (T), Q]."""
-        scores = np.asarray(term_scores(self.objective, target, self.terms, block.x))
-        if self.bundle is not None:
-            scores = _of_bundles(scores, self.bundle)
-        return rows.largest(scores, self.k, block)
+        return rows.largest(self.scores(target, block), self.k, block)
 
 
 def make(

@@ -4,6 +4,7 @@ Letters: N examples, B examples of a block, T positions, C components.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from apd_jax.runtime.progress import Progress
 from apd_jax.sites import PyTree
 
 POOLED = (8, 64)
+_MOST_ENTRIES = 4_000_000  # of the masks of terms that are in use at a time
 
 
 @own_settings()
@@ -55,6 +57,7 @@ def evidence(
         raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(equal_rank.NAMES)}")
     target, objective = decomposition.target.at(x), decomposition.objective
     valid = _counted(objective, target, x) if valid is None else valid
+    valid = objective.valid if valid is None else valid
     found, values = rows.examples(target, x, labels, valid, objective.per_position)
     run = Run(
         objective=objective,
@@ -70,7 +73,7 @@ def evidence(
     notes = ["Labels are values: no cross entropy is taken of them."] if values else []
     stated = _cost(run, len(baselines))
     logging.info("%s", stated)
-    with Progress(stated.passes, "evidence", "pass") as progress:
+    with Progress(stated.passes, "evidence", "forward run") as progress:
         run.progress = progress
         return _measure(run, tuple(baselines), notes, stated, limits or Limits())
 
@@ -95,6 +98,7 @@ def _cost(run: Run, baselines: int) -> cost.Cost:
     lowered = distance.of_mask.lower(run.kind, run.target, run.parts, block, mask)
     operations = (lowered.cost_analysis() or {}).get("flops", float("nan"))
     return cost.estimate(
+        rows=math.prod(shape[:-1]),
         examples=len(run.examples.counts),
         blocks=len(blocks),
         block_size=max(blocks),
@@ -126,8 +130,7 @@ def _measure(
     sites = _sites(run, size)
     numbers = size.numbers(run.tally) | _distances(run) | _cross_entropies(run)
     for name in names:
-        if not _baseline(run, name, numbers["active_rank"].value, numbers["l0"].value):
-            notes.append(f"{name} is left out: the network is too large for it.")
+        notes += _baseline(run, name, numbers["active_rank"].value, numbers["l0"].value)
     numbers |= {n: run.tally.number(n) for n in run.tally.names() if n.startswith(names)}
     return Evidence(
         numbers=numbers | _faithfulness(sites),
@@ -264,8 +267,8 @@ def _cross_entropies(run: Run) -> dict[str, distance.Number]:
     return {name: run.tally.number(name) for name in names}
 
 
-def _baseline(run: Run, name: str, active_rank: float, active: float) -> bool:
-    """Lines of a baseline; False where the network is too large for it."""
+def _baseline(run: Run, name: str, active_rank: float, active: float) -> list[str]:
+    """Lines of a baseline; sentences on what is missing."""
     made = equal_rank.make(
         name,
         run.objective,
@@ -276,14 +279,21 @@ def _baseline(run: Run, name: str, active_rank: float, active: float) -> bool:
         active=active,
     )
     if made is None:
-        return False
+        return [f"{name} is left out: the network is too large for it."]
     fewest = dataclasses.replace(run.adversary, steps=run.adversary.steps[:1])
-    for number, block in enumerate(run.blocks()):
-        block, key = block.without_labels(), jax.random.fold_in(run.key, number)
+    number, attacked = 0, cost.attacked_blocks(len(run.masks), run.masks[0][..., 0].size)
+    for place, block in enumerate(run.blocks()):
+        block = block.without_labels()
         mask = made.choose(run.target, block)
         run.advance(1)
-        run.measure(f"{name}_own", block, mask, made.parts)
-        again = jax.random.fold_in(key, 4)
-        run.random(f"{name}_random", block, mask, again, made.parts, jax.random.uniform)
-        _adversary(run, f"{name}_adversarial", made.parts, block, mask, key, fewest)
-    return True
+        for piece, here, run.share in rows.pieces(block, mask, _MOST_ENTRIES):
+            key, number = jax.random.fold_in(run.key, number), number + 1
+            run.measure(f"{name}_own", piece, here, made.parts)
+            again = jax.random.fold_in(key, 4)
+            run.random(f"{name}_random", piece, here, again, made.parts, jax.random.uniform)
+            if place < attacked:
+                _adversary(run, f"{name}_adversarial", made.parts, piece, here, key, fewest)
+        run.share = 1.0
+    if attacked == len(run.masks):
+        return []
+    return [f"The adversary of {name} meets the first {attacked} of {len(run.masks)} blocks only."]

@@ -16,13 +16,14 @@ import numpy as np
 from apd_jax import sites
 from apd_jax.components import Components
 from apd_jax.errors import UserError
+from apd_jax.evaluation import labels as against
 from apd_jax.evaluation import seen
 from apd_jax.objective import selection
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 
-Array = np.ndarray | jax.Array
 NEXT_TOKENS = "next_tokens"
+Array = np.ndarray | jax.Array
 
 
 class Examples(NamedTuple):
@@ -72,21 +73,14 @@ def examples(
     if isinstance(labels, str):
         return _with_next_tokens(target, x, counts, labels), False
     labels = np.asarray(labels)
-    if labels.dtype.kind not in "iub":
+    if not against.are_classes(labels):
         return Examples(x, counts), True
     (shape, *more) = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
-    logits = shape[:-1] if len(shape) > 1 else shape
-    if more or labels.shape != logits:
-        raise UserError(
-            f"labels have shape {labels.shape}; expected one class for each set of logits, "
-            f"{logits}, of one array of outputs"
-        )
-    weights = counts
-    if labels.ndim < counts.ndim:
-        weights = counts.any(axis=tuple(range(labels.ndim, counts.ndim)))
+    against.check(labels, shape, 1 + len(more))
+    weights = _any_beyond(counts, labels.ndim)
     weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim))
-    weights = np.broadcast_to(weights, labels.shape).astype(np.float32)
-    return Examples(x, counts, labels.astype(np.int32), weights), False
+    weights = (weights * (labels >= 0)).astype(np.float32)  # negative ones stand for no class
+    return Examples(x, counts, np.maximum(labels, 0).astype(np.int32), weights), False
 
 
 def _counts(valid: Any, lead: tuple[int, ...], target: Target, x: PyTree) -> np.ndarray:
@@ -111,20 +105,10 @@ def _counts(valid: Any, lead: tuple[int, ...], target: Target, x: PyTree) -> np.
 
 def _with_next_tokens(target: Target, x: PyTree, counts: np.ndarray, name: str) -> Examples:
     """Token t + 1 is the label of position t; the last position has none."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
-    shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
-    fits = len(leaves) == len(shapes) == 1 and leaves[0].dtype.kind in "iu"
-    fits = fits and len(shapes[0]) == 3 and leaves[0].shape == shapes[0][:2]
-    if name != NEXT_TOKENS or not fits:
-        raise UserError(
-            f"labels={name!r}: expected classes, values, or {NEXT_TOKENS!r}, for which x must be "
-            f"one array of tokens [N, T] and outputs logits [N, T, V]; outputs are {shapes}"
-        )
-    labels = np.roll(leaves[0], -1, axis=1).astype(np.int32)
+    labels = against.next_tokens(target, x, name)
     here = counts if counts.ndim == 2 else np.repeat(counts[:, None], labels.shape[1], axis=1)
-    weights = here * np.roll(here, -1, axis=1)
-    weights[:, -1] = 0
-    return Examples(x, counts, labels, weights)
+    weights = here * np.roll(here, -1, axis=1) * (labels >= 0)
+    return Examples(x, counts, np.maximum(labels, 0), weights)
 
 
 def blocks(all_examples: Examples, size: int) -> Iterator[Examples]:
@@ -153,12 +137,35 @@ def _times(counts: Any, rows: np.ndarray) -> Any:
     return counts * rows.reshape(rows.shape + (1,) * (counts.ndim - rows.ndim))
 
 
+def pieces(
+    block: Examples, mask: np.ndarray, most: int
+) -> Iterator[tuple[Examples, np.ndarray, float]]:
+    """Divide a block and its masks [B, (T), Q] so that a piece's masks have about `most` entries.
+
+    Masks of many terms are much larger than anything else that a pass through the network holds.
+
+    Yields:
+      A piece, its masks, and its share of the block.
+    """
+    size = max(1, most * len(mask) // mask.size)
+    whole = block._replace(x=(jax.tree.map(np.asarray, block.x), mask))
+    for piece in blocks(whole, size):
+        x, here = piece.x
+        yield piece._replace(x=x), np.asarray(here), 1 / max(1, len(mask) // size)
+
+
 def rows_that_count(counts: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
     """Bool of shape `lead`, (B,) or (B, T): rows with anything that counts."""
     here = np.asarray(counts) > 0
     if here.ndim > len(lead):
-        return here.any(axis=tuple(range(len(lead), here.ndim)))
+        return _any_beyond(here, len(lead))
     return np.broadcast_to(here.reshape(here.shape + (1,) * (len(lead) - here.ndim)), lead)
+
+
+def _any_beyond(array: np.ndarray, axes: int) -> np.ndarray:
+    """Whether anything is true along the axes after the first ones; the array if it has no more."""
+    later = tuple(range(axes, array.ndim))
+    return np.asarray(array.any(axis=later)) if later else array
 
 
 def choose(
@@ -186,11 +193,6 @@ def select(objective: Objective, scores: np.ndarray, block: Examples) -> np.ndar
     return np.asarray(_selected(objective, scores, x)) & valid[..., None]
 
 
-def _any_beyond(array: Any, axes: int) -> Any:
-    """Whether anything is true along the axes after the first ones."""
-    return array.any(axis=tuple(range(axes, array.ndim)))
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _selected(objective: Objective, scores: jax.Array, x: PyTree) -> jax.Array:
     return objective.select(scores, x).mask
@@ -205,9 +207,10 @@ def largest(scores: np.ndarray, k: float, block: Examples) -> np.ndarray:
     valid = rows_that_count(block.counts, scores.shape[:-1])
     usable = np.isfinite(scores) & valid[..., None]
     flat = np.where(usable, scores, -np.inf).ravel()
-    count = max(int(np.floor(k * valid.sum())), 1)
-    mask = np.zeros(flat.shape, bool)
-    mask[np.argsort(-flat, kind="stable")[:count]] = True
+    count = min(max(int(np.floor(k * valid.sum())), 1), flat.size)
+    least = np.partition(flat, flat.size - count)[flat.size - count]
+    mask = flat > least
+    mask[np.flatnonzero(flat == least)[: count - mask.sum()]] = True
     return mask.reshape(scores.shape) & usable
 
 
@@ -240,9 +243,8 @@ def pool(mask: np.ndarray, block: Examples, size: int) -> Pooled:
     pooled, group = np.zeros_like(table), np.full(len(table), number)  # one more for what is left
     pooled[places] = np.repeat(union, width, axis=0)
     group[places] = np.arange(len(places)) // width
-    rows, counts = (group < number).reshape(lead), block.counts
-    if rows.ndim > counts.ndim:
-        rows = rows.any(axis=tuple(range(counts.ndim, rows.ndim)))
+    counts = block.counts
+    rows = _any_beyond((group < number).reshape(lead), counts.ndim)
     block = block._replace(counts=_times(counts, rows))
     return Pooled(pooled.reshape(mask.shape), block, group.reshape(lead))
 
@@ -257,7 +259,7 @@ def permuted(mask: np.ndarray, counts: np.ndarray, key: jax.Array) -> np.ndarray
     return moved.reshape(mask.shape)
 
 
-def packed(mask: Array) -> np.ndarray:
+def packed(mask: np.ndarray) -> np.ndarray:
     """A mask on the host, eight entries a byte."""
     return np.packbits(np.asarray(mask), axis=-1)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import num_components
@@ -39,6 +40,7 @@ class Run:
       key: PRNG key for all that is drawn.
       progress: shows how many passes are done, if given.
       done: passes that are done.
+      share: share of a block that a pass runs on.
       masks: the chosen masks of every block, packed, once they are known.
       tally: the lines.
     """
@@ -53,7 +55,8 @@ class Run:
     draws: int
     key: jax.Array
     progress: Progress | None = None
-    done: int = 0
+    done: float = 0.0
+    share: float = 1.0
     masks: list[np.ndarray] = dataclasses.field(default_factory=list)
     tally: Tally = dataclasses.field(default_factory=Tally)
 
@@ -69,9 +72,9 @@ class Run:
 
     def advance(self, passes: int) -> None:
         """Count passes through a block."""
-        self.done += passes
+        self.done += passes * self.share
         if self.progress is not None:
-            self.progress.update(self.done)
+            self.progress.update(round(self.done))
 
     def steps(self, steps: int) -> None:
         """Count steps of the adversary."""
@@ -92,7 +95,7 @@ class Run:
         block, found = block.without_labels(), []
         for number in range(self.draws):
             r = draw(jax.random.fold_in(key, number), mask.shape)
-            weights = scaled(mask, r)
+            weights = scaled(jnp.asarray(mask), r)
             sums = distance.of_mask(self.kind, self.target, parts, block, weights)
             found.append(jax.device_get(sums))
             self.advance(1)

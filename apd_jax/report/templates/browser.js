@@ -11,6 +11,7 @@ class Browser {
     this.mask = decode(data.topk_mask);
     this.targetOutputs = decode(data.target_outputs);
     this.topkOutputs = decode(data.topk_outputs);
+    this.without = decode(data.without);
     this.activeShare = decode(data.active_share);
     this.represented = data.represented;
     this.representedBy = Array.from({ length: this.features }, (_, feature) =>
@@ -66,7 +67,7 @@ class Browser {
       describe: (f) => `feature ${f}: attribution ${formatNumber(attributions[f])}, ${on[f] ? "on" : "off"}; click to open`,
       pick: (f) => this.showFeature(f),
     });
-    fillTop("component", attributions, on, this.featureLinks, (f) => this.componentLinks(this.representedBy[f]));
+    fillTop("component", attributions, on, column(this.without), this.featureLinks, (f) => this.componentLinks(this.representedBy[f]));
     this.showWeights();
   }
 
@@ -99,7 +100,7 @@ class Browser {
       describe: (c) => `component ${c}: attribution ${formatNumber(attributions[c])}, ${on[c] ? "on" : "off"}; click to open`,
       pick: (c) => this.showComponent(c),
     });
-    fillTop("feature", attributions, on, this.componentLinks, (c) => this.featureLinks(this.represented[c]));
+    fillTop("feature", attributions, on, row(this.without, this.components), this.componentLinks, (c) => this.featureLinks(this.represented[c]));
     drawBars(document.getElementById("feature-outputs"), {
       title: "Output",
       note: ["target", swatch(""), " top-k", swatch("on round")],
@@ -110,13 +111,14 @@ class Browser {
 }
 
 // The five items with the largest attribution.
-function fillTop(kind, attributions, on, link, represents) {
+function fillTop(kind, attributions, on, without, link, represents) {
   const order = attributions.map((_, i) => i).sort((a, b) => attributions[b] - attributions[a]).slice(0, 5);
   document.querySelector(`#${kind}-top tbody`).replaceChildren(...order.map((i) =>
     element("tr", {},
       element("td", {}, ...link([i]).slice(1)),
       element("td", { class: "num" }, formatNumber(attributions[i])),
       element("td", {}, on[i] ? "✓ on" : "off"),
+      element("td", { class: "num" }, formatNumber(without[i])),
       element("td", {}, ...represents(i)))));
 }
 

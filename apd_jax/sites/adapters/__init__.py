@@ -1,8 +1,8 @@
 """Adapters: a model of a library as a pure function and its parameters, one file a library.
 
-They only split a model in two; sites are found in the traced program all the same. A library is
-imported when a model of it is given. What an adapter returns as the function is an `Adapted`, so
-that a saved decomposition can be put back into the network that is code.
+They only split a model into a function and parameters; sites are found in the traced program. A
+library is imported when one of its models is given. The function is an `Adapted`, so that the fixed
+arrays of a saved decomposition can be restored.
 """
 
 import importlib
@@ -24,7 +24,7 @@ _FILES = {
 def adapter_of(network: Any) -> Any:
     """The module of this folder that adapts a model; None where it is of no known library.
 
-    Only the names of its classes are looked at, so that no library is imported in vain.
+    Only the names of its classes are read, so that no library is imported without need.
     """
     for cls in type(network).__mro__:
         for package, file in _FILES.items():

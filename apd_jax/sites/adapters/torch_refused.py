@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import torch
 
 from apd_jax.errors import UserError
-from apd_jax.jax_settings import current
+
+_config: Any = jax.config  # whose types omit the settings
 
 # Hooks of torch that compute a weight anew at each call.
 _HOOKS = ("WeightNorm", "SpectralNorm", "BasePruningMethod")
@@ -64,7 +66,7 @@ def _check_numbers(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -
     """Refuse tensors that hold no numbers, or numbers that JAX would round."""
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
         raise UserError(f"{name} has no numbers yet: load the weights, or run the module once")
-    wide = current("jax_enable_x64") and tensor.dtype == torch.float64
+    wide = _config.jax_enable_x64 and tensor.dtype == torch.float64
     if tensor.is_floating_point() and tensor.dtype != torch.float32 and not wide and not dtype:
         raise UserError(
             f"{name} is {str(tensor.dtype).removeprefix('torch.')}: components are decomposed in "
@@ -99,7 +101,7 @@ def chosen_dtype(dtype: Any) -> torch.dtype | None:
         name = jnp.dtype(name).name
     except TypeError:
         name = str(dtype)
-    allowed = ("float32", "float64") if current("jax_enable_x64") else ("float32",)
+    allowed = ("float32", "float64") if _config.jax_enable_x64 else ("float32",)
     if name not in allowed:
         raise UserError(f"dtype must be one of {allowed} or None, got {dtype!r}")
     return getattr(torch, name)

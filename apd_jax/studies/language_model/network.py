@@ -13,7 +13,7 @@ from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
 from apd_jax.studies.language_model.text import VOCABULARY, Contexts
-from apd_jax.studies.task import Control, Training
+from apd_jax.studies.task import Control, NoHiddenSites, Training
 
 Params = dict[str, Any]
 
@@ -58,7 +58,7 @@ class Transformer:
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageModel(Control):
+class LanguageModel(NoHiddenSites, Control):
     """A byte-level transformer of Python source; its block matrices are decomposed."""
 
     layers: int = setting(2, "Transformer blocks.")
@@ -95,6 +95,16 @@ class LanguageModel(Control):
         return Contexts(self.context, max(self.text_bytes // 10, self.context), held_out=True)
 
     @property
+    def loss_inputs(self) -> Contexts:
+        """The held-out text."""
+        return self.held_out
+
+    @property
+    def loss_batches(self) -> tuple[int, int]:
+        """Half a thousand contexts."""
+        return 8, 64
+
+    @property
     def training(self) -> Training:
         """How the network is trained."""
         return Training(
@@ -103,16 +113,6 @@ class LanguageModel(Control):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
         )
-
-    @property
-    def hidden_sites(self) -> tuple[str, ...]:
-        """None: hidden activations are not compared."""
-        return ()
-
-    @property
-    def hidden_activation(self) -> str:
-        """The identity, of no use here."""
-        return "identity"
 
     def init(self, key: jax.Array) -> Params:
         """Draw the parameters: normal entries of variance 1/d_in, small where blocks write."""

@@ -13,7 +13,7 @@ from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
-from apd_jax.studies.task import Control
+from apd_jax.studies.task import Control, NoHiddenSites
 
 Params = dict[str, jax.Array]
 SampleKind = Literal["sparse", "gaussian"]
@@ -40,7 +40,7 @@ def multiply(params: Params, x: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearMap(Control):
+class LinearMap(NoHiddenSites, Control):
     """A matrix that is not trained, and the distribution of its inputs.
 
     With sparse inputs the mechanisms are the rows of W, one for each input. With Gaussian inputs
@@ -75,16 +75,6 @@ class LinearMap(Control):
     def training(self) -> None:
         """Return None: the matrix is not trained."""
         return None
-
-    @property
-    def hidden_sites(self) -> tuple[str, ...]:
-        """Return no sites: the map has no hidden activations."""
-        return ()
-
-    @property
-    def hidden_activation(self) -> str:
-        """Return the identity; it is not used."""
-        return "identity"
 
     def init(self, key: jax.Array) -> Params:
         """Return W with rows of norm 1: `{"w": [d, d]}` float32."""

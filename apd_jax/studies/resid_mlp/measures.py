@@ -3,7 +3,7 @@
 Letters: C components, F features, N neurons of all layers, S samples.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -109,58 +109,92 @@ def evaluate_resid_mlp(
         of features, or a count is below 1.
     """
     contributions = neuron_contributions(target, components)
-    num_features, num_neurons = contributions.target.shape
+    num_features = contributions.target.shape[0]
     distribution = distribution or SparseFeatures(num_features, 0.01, (-1.0, 1.0))
     check_width(distribution, num_features)
-    sampled: dict[str, Any] = {
-        "objective": objective,
-        "distribution": distribution,
-        "batch_size": batch_size,
-    }
-    sample_key, ablation_key, label_key = (jax.random.fold_in(key, i) for i in range(3))
-
     feature_map = feature_component_map(
         target, components, num_features=num_features, objective=objective
     )
-    samples = scrubbing_samples(
-        target,
-        components,
-        label_fn,
-        feature_map,
-        key=sample_key,
-        num_neurons=num_neurons,
-        num_samples=num_samples,
-        **sampled,
-    )
-    arrays = ResidualMLPArrays(
-        feature_map=np.asarray(feature_map),
-        contributions=contributions,
-        sweeps=feature_sweeps(target, components, label_fn, feature_map, objective=objective),
-        samples=samples,
-        per_feature=per_feature(samples, num_features=num_features),
-        ablation=ablation_response(
-            target,
-            components,
-            feature_map,
-            key=ablation_key,
-            feature=min(EXAMPLE_FEATURE, num_features - 1),
-            num_features=num_features,
-            objective=objective,
-            batch_size=batch_size,
-        ),
-        label_errors=label_errors(
-            target,
-            components,
-            label_fn,
-            key=label_key,
-            max_active=MAX_ACTIVE,
-            num_exact=num_neurons,
-            passthrough=True,
-            num_samples=num_label_samples,
-            **sampled,
-        ),
-    )
+    network = _Network(target, components, label_fn, feature_map, contributions)
+    sampling = _Sampling(objective, distribution, batch_size)
+    arrays = network.arrays(key, sampling, num_samples, num_label_samples)
     return _numbers(faithfulness_mse(target, components), arrays), arrays
+
+
+class _Sampling(NamedTuple):
+    """The batches of inputs that are drawn, and the rule by which components are selected."""
+
+    objective: Objective
+    distribution: SparseFeatures
+    batch_size: int
+
+
+class _Network(NamedTuple):
+    """A decomposed residual MLP, the labels of its training, and what its components do."""
+
+    target: Target
+    components: Components
+    label_fn: LabelFn
+    feature_map: jax.Array
+    contributions: Contributions
+
+    def arrays(
+        self, key: jax.Array, sampling: _Sampling, num_samples: int, num_label_samples: int
+    ) -> ResidualMLPArrays:
+        """Measure everything; see `evaluate_resid_mlp`."""
+        num_features, _ = self.contributions.target.shape
+        samples = self.samples(jax.random.fold_in(key, 0), sampling, num_samples)
+        return ResidualMLPArrays(
+            feature_map=np.asarray(self.feature_map),
+            contributions=self.contributions,
+            sweeps=feature_sweeps(
+                self.target,
+                self.components,
+                self.label_fn,
+                self.feature_map,
+                objective=sampling.objective,
+            ),
+            samples=samples,
+            per_feature=per_feature(samples, num_features=num_features),
+            ablation=ablation_response(
+                self.target,
+                self.components,
+                self.feature_map,
+                key=jax.random.fold_in(key, 1),
+                feature=min(EXAMPLE_FEATURE, num_features - 1),
+                num_features=num_features,
+                objective=sampling.objective,
+                batch_size=sampling.batch_size,
+            ),
+            label_errors=self.label_errors(jax.random.fold_in(key, 2), sampling, num_label_samples),
+        )
+
+    def samples(self, key: jax.Array, sampling: _Sampling, count: int) -> ScrubbingSamples:
+        """Measure the errors on samples of the training distribution."""
+        return scrubbing_samples(
+            self.target,
+            self.components,
+            self.label_fn,
+            self.feature_map,
+            key=key,
+            num_neurons=self.contributions.target.shape[1],
+            num_samples=count,
+            **sampling._asdict(),
+        )
+
+    def label_errors(self, key: jax.Array, sampling: _Sampling, count: int) -> LabelErrors:
+        """Measure the errors against the labels by number of active features."""
+        return label_errors(
+            self.target,
+            self.components,
+            self.label_fn,
+            key=key,
+            max_active=MAX_ACTIVE,
+            num_exact=self.contributions.target.shape[1],
+            passthrough=True,
+            num_samples=count,
+            **sampling._asdict(),
+        )
 
 
 def _numbers(faithfulness: float, arrays: ResidualMLPArrays) -> dict[str, float | int | bool]:

@@ -3,6 +3,7 @@
 Letters: C components, F features, h hidden width, L hidden layers, G groups of inputs.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -181,55 +182,76 @@ def evaluate_tms(
     num_features, width = weights[LINEAR].shape
     distribution = distribution or SparseFeatures(num_features, 0.05, (0.0, 1.0))
     check_width(distribution, num_features)
-    sampled: dict[str, Any] = {
-        "distribution": distribution,
-        "objective": objective,
-        "batch_size": batch_size,
-    }
-
-    def topk_batch(key: jax.Array) -> jax.Array:
-        x = draw(key, distribution=distribution, batch_size=batch_size)
-        scores = attribution_scores(target, components, x, objective=objective)
-        return _topk_rows(target, components, x, select(scores, x, objective=objective))
-
-    count = num_batches(num_samples, batch_size)
-    topk_errors = stream(topk_batch, jax.random.fold_in(key, 0), count)
-    cosines, ratios = row_similarity(weights[LINEAR], pieces[LINEAR])
-    scores, best, recovered = superposition_scores(cosines, ratios)
-    numbers = {
+    rule: dict[str, Any] = {"objective": objective, "batch_size": batch_size}
+    batch = functools.partial(_topk_batch, target, components, distribution=distribution, **rule)
+    topk_errors = stream(batch, jax.random.fold_in(key, 0), num_batches(num_samples, batch_size))
+    errors = label_errors(
+        target,
+        components,
+        identity_labels,
+        key=jax.random.fold_in(key, 1),
+        distribution=distribution,
+        max_active=MAX_ACTIVE,
+        num_exact=width,
+        passthrough=False,
+        num_samples=num_samples,
+        **rule,
+    )
+    scores, arrays = _arrays(weights, pieces, errors)
+    return {
         "faithfulness_mse": faithfulness_mse(target, components),
         "topk_mse": float(topk_errors.mean(dtype=np.float64)),
         **scores,
         "solved": scores["features_recovered"] == num_features,
-    }
-    hidden = [name for name in pieces if name != LINEAR]
-    num_components = pieces[LINEAR].shape[0]
-    arrays = TMSArrays(
+    }, arrays
+
+
+def _arrays(
+    weights: dict[str, np.ndarray], pieces: dict[str, np.ndarray], errors: LabelErrors
+) -> tuple[dict[str, float | int], TMSArrays]:
+    """Return the scores of the components' rows, and all arrays."""
+    cosines, ratios = row_similarity(weights[LINEAR], pieces[LINEAR])
+    scores, best, recovered = superposition_scores(cosines, ratios)
+    hidden, hidden_components = _hidden(weights, pieces)
+    return scores, TMSArrays(
         target=weights[LINEAR],
         components=pieces[LINEAR],
-        hidden=np.stack([weights[n] for n in hidden]) if hidden else np.zeros((0, width, width)),
-        hidden_components=np.stack([pieces[n] for n in hidden], axis=1)
-        if hidden
-        else np.zeros((num_components, 0, width, width)),
+        hidden=hidden,
+        hidden_components=hidden_components,
         cosines=cosines,
         norm_ratios=ratios,
         best_component=best,
         recovered=recovered,
         shares=cosines * ratios,
-        order=component_order(best, num_components=num_components),
-        label_errors=label_errors(
-            target,
-            components,
-            identity_labels,
-            key=jax.random.fold_in(key, 1),
-            max_active=MAX_ACTIVE,
-            num_exact=width,
-            passthrough=False,
-            num_samples=num_samples,
-            **sampled,
-        ),
+        order=component_order(best, num_components=len(pieces[LINEAR])),
+        label_errors=errors,
     )
-    return numbers, arrays
+
+
+def _topk_batch(
+    target: Target,
+    components: Components,
+    key: jax.Array,
+    *,
+    distribution: SparseFeatures,
+    objective: Objective,
+    batch_size: int,
+) -> jax.Array:
+    """Return the errors of a new batch with the active components, [B]."""
+    x = draw(key, distribution=distribution, batch_size=batch_size)
+    scores = attribution_scores(target, components, x, objective=objective)
+    return _topk_rows(target, components, x, select(scores, x, objective=objective))
+
+
+def _hidden(
+    weights: dict[str, np.ndarray], pieces: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hidden layers of target [L, h, h] and components [C, L, h, h]."""
+    names = [name for name in weights if name != LINEAR]
+    width = weights[LINEAR].shape[1]
+    if not names:
+        return np.zeros((0, width, width)), np.zeros((len(pieces[LINEAR]), 0, width, width))
+    return np.stack([weights[n] for n in names]), np.stack([pieces[n] for n in names], axis=1)
 
 
 def _matrices(

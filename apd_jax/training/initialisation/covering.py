@@ -60,8 +60,8 @@ def cover_target(
     covered = {}
     for site, factors in components.items():
         weight, rank = target.weights[site], factors.reads.shape[1]
-        pieces = _whole(found.rows[site], found.members, weight)
-        pieces = Factors.from_matrices(jnp.where(found.used[:, None, None], pieces, 0), rank)
+        matrices = _whole(found.rows[site], found.members, weight)
+        pieces = Factors.from_matrices(jnp.where(found.used[:, None, None], matrices, 0), rank)
         rest = _in_turn(weight - pieces.sum(), ~found.used, rank)
         covered[site] = jax.tree.map(jnp.add, pieces, rest)
     return covered

@@ -85,7 +85,8 @@ def _terms(weight: jax.Array, most: int) -> Factors:
 
 def _blocks(terms: Components, ranks: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """The block of every term, counted through all sites, and the ranks of all blocks."""
-    found, room = [], []
+    found: list[np.ndarray] = []
+    room: list[int] = []
     for site, factors in terms.items():
         stacked = factors.reads.shape[1] if factors.stacked else 1
         each = factors.num_components // stacked
@@ -172,11 +173,11 @@ def _deal(
     Returns:
       The component of every term, and its place among the component's terms of that block.
     """
-    blocks, room = jnp.asarray(blocks), jnp.asarray(room)
+    block_of, most = jnp.asarray(blocks), jnp.asarray(room)
 
     def one(counts, term):
-        block = blocks[term]
-        free = counts[:, block] < room[block]
+        block = block_of[term]
+        free = counts[:, block] < most[block]
         component = jnp.argmax(jnp.where(free, similarity[term], -jnp.inf))
         slot = counts[component, block]
         return counts.at[component, block].add(1), (component, slot)
@@ -193,6 +194,7 @@ def _filled(factors: Factors, terms: Factors, component: jax.Array, slot: jax.Ar
     size = jnp.sqrt(jnp.mean(jnp.square(terms.reads)))
     own = jnp.sqrt(jnp.mean(jnp.square(factors.reads)))
     reads = factors.reads * (size / jnp.maximum(own, 1e-30))
+    place: tuple[jax.Array, ...]
     if not factors.stacked:
         place = component, slot
         sides = (side[:, 0] for side in terms)

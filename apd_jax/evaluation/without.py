@@ -1,0 +1,62 @@
+"""What changes without a component, on the examples that it is important for.
+
+Letters: P pairs of a component and an example, B pairs of a block, C components.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax import sites
+from apd_jax.components import num_components
+from apd_jax.evaluation.evidence import distance
+from apd_jax.evaluation.evidence.distance import Kind, Sums
+from apd_jax.evaluation.evidence.parts import Parts, run
+from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.evaluation.model import ComponentModel
+from apd_jax.sites import PyTree, Target
+
+
+def changes(
+    decomposition: ComponentModel, x: PyTree, components: np.ndarray, examples: np.ndarray
+) -> np.ndarray:
+    """Distance between the output of all components and that of all but one.
+
+    It is the KL divergence in nats (the mean over an example's positions) where the training
+    minimises it, else the squared difference over that of a zero output.
+
+    Args:
+      decomposition: a decomposition.
+      x: [N, ...] inputs.
+      components: [P] numbers of the components that are taken out.
+      examples: [P] numbers of the inputs that the network is run on.
+
+    Returns:
+      [P] distances.
+    """
+    objective, target = decomposition.objective, decomposition.target
+    kind, parts = distance.kind_of(objective.minimality_loss), Parts(decomposition.components)
+    lead = sites.position_shape(target, x) if objective.per_position else ()
+    found = []
+    size = decomposition.settings.batch_size
+    for at in np.array_split(np.arange(len(examples)), max(1, math.ceil(len(examples) / size))):
+        block = jax.tree.map(lambda leaf, at=at: jnp.asarray(np.asarray(leaf)[examples[at]]), x)
+        kept = np.ones((len(at), num_components(parts.terms)), np.float32)
+        kept[np.arange(len(at)), components[at]] = 0.0
+        mask = np.broadcast_to(
+            kept.reshape(len(at), *(1,) * len(lead), -1), (len(at), *lead, kept.shape[1])
+        )
+        counts = np.ones((len(at), *lead), np.float32)
+        sums = jax.device_get(_compared(kind, target, parts, Examples(block, counts), mask))
+        found.append(sums.error / np.maximum(sums.unit, 1e-30))
+    return np.concatenate(found)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@jax.default_matmul_precision("highest")
+def _compared(kind: Kind, target: Target, parts: Parts, block: Examples, mask: jax.Array) -> Sums:
+    everything = run(target, parts, block.x, jnp.ones_like(mask))
+    return distance.compare(kind, run(target, parts, block.x, mask), everything, block)

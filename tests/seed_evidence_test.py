@@ -1,0 +1,109 @@
+"""The evidence of every seed of a study: numbers of all seeds, and what a failure costs."""
+
+import math
+import pathlib
+import sys
+from unittest import mock
+
+import jax
+from absl.testing import absltest
+
+import apd_jax
+from apd_jax.components import init_components
+from apd_jax.report import evidence_section, page, parts
+from apd_jax.run import publish, seed_evidence
+from apd_jax.run.plan import make_plan
+from apd_jax.studies.verdicts import summarise
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
+import tms  # noqa: E402
+
+
+def tiny(**changes):
+    """A plan of two seeds of TMS, and decompositions that were not trained."""
+    config = tms.get_config("5-2")
+    config.update({"seeds": 2, "batch_size": 32, "evidence_samples": 64, "evidence_steps": 2})
+    config.update(changes)
+    plan = make_plan(config)
+    found = []
+    for seed in plan.seeds.tolist():
+        key = jax.random.key(seed)
+        target = plan.task.target(plan.task.init(key))
+        components = init_components(key, target, num_components=5, rank=2)
+        found.append(apd_jax.Decomposition(target, components, plan.settings))
+    return plan, found
+
+
+class SeedEvidenceTest(absltest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.plan, cls.decompositions = tiny()
+        with jax.log_compiles(), cls().assertLogs("jax", "WARNING") as logs:
+            cls.measured = seed_evidence.measure(cls.plan, cls.decompositions)
+        cls.compiled = [line for line in logs.output if "Finished XLA compilation" in line]
+
+    def test_numbers_of_every_seed_in_rows_and_summary(self):
+        rows = self.measured.numbers()
+        self.assertEqual(list(rows[0]), list(rows[1]))
+        for name in ("own", "own_se", "adversarial_2", "svd_own", "bundled_adversarial_2", "l0"):
+            self.assertIn(f"evidence_{name}", rows[0])
+        self.assertNotEqual(rows[0]["evidence_own"], rows[1]["evidence_own"])
+        self.assertEqual(rows[0]["evidence_own"], self.measured.found[0]["own"])
+        summary = summarise([row | {"solved": False} for row in rows])
+        mean = (rows[0]["evidence_own"] + rows[1]["evidence_own"]) / 2
+        self.assertAlmostEqual(summary["evidence_own_mean"], mean)
+
+    def test_seeds_share_compiled_programs(self):
+        self.assertEqual(self.measured.found[0].num_examples, 64)
+        for name in ("score", "of_weights", "term_scores", "_shared_gradient"):
+            count = sum(f"jit({name})" in line for line in self.compiled)
+            self.assertLessEqual(count, 2, name)  # singular vectors and columns have other shapes
+        count = sum("jit(ascend)" in line for line in self.compiled)
+        self.assertLessEqual(count, 3)
+
+    def test_a_failure_costs_one_seed_its_evidence(self):
+        few = evidence_section.few
+
+        def fails_once(decomposition, *arguments, **options):
+            if decomposition is self.decompositions[0]:
+                raise MemoryError("no room")
+            return few(decomposition, *arguments, **options)
+
+        with mock.patch.object(evidence_section, "few", fails_once), self.assertLogs():
+            measured = seed_evidence.measure(self.plan, self.decompositions)
+        self.assertIsNone(measured.found[0])
+        rows = measured.numbers()
+        self.assertTrue(math.isnan(rows[0]["evidence_own"]))
+        self.assertEqual(rows[1]["evidence_own"], self.measured.found[1]["own"])
+        self.assertEqual(
+            measured.failures, ["The evidence of seed 0 could not be measured: no room"]
+        )
+        section, content = publish._evidence(self.plan, measured, 0, None)
+        self.assertIsNone(section)
+        self.assertIn("no room", parts.render("evidence.html.j2", **content))
+
+    def test_the_section_is_of_one_seed_and_counts_all(self):
+        section, content = publish._evidence(self.plan, self.measured, 1, None)
+        text = parts.render("evidence.html.j2", **content)
+        self.assertIn("those of seed 1", text)
+        self.assertRegex(text, "[012] of 2 seeds pass")
+        self.assertIn("All seeds", text)
+        self.assertEqual([panel.name for panel in section.panels], ["evidence"])
+
+    def test_none_is_asked_for(self):
+        plan, found = tiny(evidence_samples=0)
+        measured = seed_evidence.measure(plan, found)
+        self.assertEqual(measured.numbers(), [{}, {}])
+        _, content = publish._evidence(plan, measured, 0, None)
+        self.assertEqual(parts.render("evidence.html.j2", **content).strip(), "")
+
+    def test_the_table_of_seeds_leaves_it_to_its_section(self):
+        seeds = [{"seed": 0, "solved": True, "mmcs": 0.9} | self.measured.numbers()[0]]
+        results = {"seeds": seeds, "summary": {}, "config": {}}
+        table = page._seed_table(results, {})
+        self.assertEqual([name for name, _ in table["columns"]], ["mmcs"])
+
+
+if __name__ == "__main__":
+    absltest.main()
