@@ -16,7 +16,8 @@ from apd_jax.evaluation.compare import compare, compare_seeds
 from apd_jax.evaluation.evidence import Evidence, Limits
 from apd_jax.evaluation.shuffled import shuffled
 from apd_jax.masked.forward import composed_apply, masked_apply
-from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.objective.coefficients import Coefficients, Routes
+from apd_jax.objective.objective import Objective
 from apd_jax.objective.selection import batch_topk_mask, topk_mask
 from apd_jax.runtime.loop import Observer
 from apd_jax.runtime.outcome import DataFailed, Diverged, Terminated

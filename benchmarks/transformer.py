@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.objective.coefficients import Coefficients, Routes
+from apd_jax.objective.objective import Objective
 from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings

@@ -11,7 +11,8 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax.errors import UserError
-from apd_jax.objective.objective import Coefficients, Multipliers, Objective, Routes
+from apd_jax.objective.coefficients import Coefficients, Multipliers, Routes
+from apd_jax.objective.objective import Objective
 from apd_jax.training.config import Settings
 from apd_jax.training.optimizers import decomposition_optimizer
 from apd_jax.training.step import init_state, train_step

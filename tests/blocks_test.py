@@ -11,8 +11,9 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import blocks
+from apd_jax.objective.coefficients import CONSTANT, Coefficients, Routes
 from apd_jax.objective.normalisation import scales
-from apd_jax.objective.objective import CONSTANT, Coefficients, Objective, Routes
+from apd_jax.objective.objective import Objective
 from apd_jax.training.initialisation.partitioned import partition_target
 from apd_jax.training.refine import rounds
 from apd_jax.training.refine.evidence import look
@@ -108,11 +109,8 @@ class BlocksTest(parameterized.TestCase):
         def sample(key, count):
             return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape[1:]), leaf.dtype), x)
 
-        for per_position, block, expected in (
-            (False, 3, 4096),
-            (True, 3, 1024),
-            (True, 2000, 2000),
-        ):
+        cases = (False, 16, 4096), (False, 3, 256 * 3), (True, 16, 1024), (True, 2000, 2000)
+        for per_position, block, expected in cases:
             objective = Objective(per_position=per_position)
             found = rounds.num_examples(objective, Rules(), target, sample, block)
             self.assertEqual(found, expected)

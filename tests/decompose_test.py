@@ -15,7 +15,8 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax.data.sparse_features import SparseFeatures
-from apd_jax.objective.objective import Objective, Routes
+from apd_jax.objective.coefficients import Routes
+from apd_jax.objective.objective import Objective
 from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
 from apd_jax.studies.task import Training

@@ -8,7 +8,8 @@ from absl.testing import absltest, parameterized
 
 from apd_jax.components import Factors
 from apd_jax.decomposition.result import Decomposition
-from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.objective.coefficients import Coefficients
+from apd_jax.objective.objective import Objective
 from apd_jax.studies.gated_functions import measures
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
 from apd_jax.studies.gated_functions.study import GatedFunctionsStudy

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import Factors
-from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.objective.coefficients import Coefficients
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.resid_mlp.network import ResidualMLP
 from apd_jax.studies.tms.network import TMS

@@ -14,7 +14,8 @@ from apd_jax import sites
 from apd_jax.components import normalise_reads
 from apd_jax.masked import forward
 from apd_jax.objective import losses
-from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.objective.coefficients import Coefficients, Routes
+from apd_jax.objective.objective import Objective
 from apd_jax.training import optimizers
 from apd_jax.training.step import init_state, train_step
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from apd_jax.components import Components, Factors
 from apd_jax.data.sparse_features import SparseFeatures
-from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.objective.coefficients import Coefficients
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.resid_mlp.network import ResidualMLP
 from apd_jax.studies.tms.network import TMS

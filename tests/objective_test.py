@@ -10,7 +10,8 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.errors import UserError
-from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.objective.coefficients import Coefficients, Routes
+from apd_jax.objective.objective import Objective
 
 TOPK = Objective(Coefficients(faithfulness=1, minimality=1, simplicity=0.5), topk=1.3)
 

@@ -13,8 +13,9 @@ from apd_jax import config_fields, randomness
 from apd_jax.errors import UserError
 from apd_jax.former_names import present
 from apd_jax.objective import partial
+from apd_jax.objective.coefficients import Coefficients
 from apd_jax.objective.normalisation import scales
-from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.objective.objective import Objective
 from apd_jax.objective.partial import PartialMasks
 from apd_jax.training.config import Settings
 

@@ -18,7 +18,8 @@ from jax.extend import core
 from apd_jax.components import Factors, init_components
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
-from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.objective.coefficients import Coefficients
+from apd_jax.objective.objective import Objective
 from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings

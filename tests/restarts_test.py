@@ -13,7 +13,8 @@ import pytest
 from absl.testing import absltest
 
 import apd_jax
-from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.objective.coefficients import Coefficients
+from apd_jax.objective.objective import Objective
 from apd_jax.run import experiment
 from apd_jax.runtime import loop
 from apd_jax.training import restarts

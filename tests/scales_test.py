@@ -9,8 +9,9 @@ from absl.testing import absltest, parameterized
 
 from apd_jax.components import Factors
 from apd_jax.data.sparse_features import SparseFeatures
+from apd_jax.objective.coefficients import Coefficients
 from apd_jax.objective.normalisation import scales
-from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.objective.objective import Objective
 from apd_jax.runtime import loop
 from apd_jax.training.config import Settings
 from apd_jax.training.trainer import Trainer

@@ -13,7 +13,8 @@ from apd_jax.components import init_components
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.objective import selection
-from apd_jax.objective.objective import CONSTANT, Coefficients, Multipliers, Objective
+from apd_jax.objective.coefficients import CONSTANT, Coefficients, Multipliers
+from apd_jax.objective.objective import Objective
 from apd_jax.training import schedules
 from apd_jax.training.config import Settings
 from apd_jax.training.schedules import Schedules

@@ -9,7 +9,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from apd_jax.components import init_components
-from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.objective.coefficients import Coefficients, Routes
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.language_model.network import LanguageModel
 from apd_jax.training.initialisation import STARTS, singular

@@ -11,7 +11,8 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import sites
 from apd_jax.decomposition import checks
-from apd_jax.objective.objective import Coefficients, Objective
+from apd_jax.objective.coefficients import Coefficients
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 
 ANY = Objective(Coefficients(), topk=1.0)

@@ -16,7 +16,8 @@ from apd_jax.attribution import METHODS
 from apd_jax.components import normalise_reads, project_gradient
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.masked.forward import composed_apply
-from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.objective.coefficients import Coefficients, Routes
+from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import TERMS
 from apd_jax.runtime import loop
 from apd_jax.training import optimizers

@@ -19,8 +19,9 @@ from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.evaluation import seen
 from apd_jax.objective import selection
+from apd_jax.objective.coefficients import Coefficients, Multipliers, Routes
 from apd_jax.objective.normalisation import scales
-from apd_jax.objective.objective import Coefficients, Multipliers, Objective, Routes
+from apd_jax.objective.objective import Objective
 from apd_jax.training.config import Settings
 from apd_jax.training.optimizers import decomposition_optimizer
 from apd_jax.training.step import init_state, train_step

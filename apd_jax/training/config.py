@@ -11,7 +11,8 @@ import optax
 from apd_jax.components import Projection
 from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
-from apd_jax.objective.objective import Multipliers, Objective
+from apd_jax.objective.coefficients import Multipliers
+from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import TERMS
 from apd_jax.training import optimizers
 from apd_jax.training.refine.rules import Rules

@@ -17,7 +17,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from apd_jax.objective.objective import Coefficients, Objective, Routes
+from apd_jax.objective.coefficients import Coefficients, Routes
+from apd_jax.objective.objective import Objective
 from apd_jax.objective.partial import PartialMasks
 from apd_jax.training.config import Settings
 from apd_jax.training.refine.rules import Rules

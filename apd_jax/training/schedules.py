@@ -13,7 +13,7 @@ import numpy as np
 
 from apd_jax.config_fields import setting
 from apd_jax.errors import UserError
-from apd_jax.objective.objective import Coefficients, Multipliers
+from apd_jax.objective.coefficients import Coefficients, Multipliers
 
 SHAPES = ("constant", "linear", "cosine", "exponential")
 Factor = Callable[[jax.Array], jax.Array]

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.components import Components, num_components
-from apd_jax.objective.objective import CONSTANT, Multipliers, Objective
+from apd_jax.objective.coefficients import CONSTANT, Multipliers
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 from apd_jax.training import accumulation
 from apd_jax.training.optimizers import Optimizer

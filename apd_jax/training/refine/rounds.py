@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from apd_jax import blocks, randomness, sites
 from apd_jax.components import Components, num_components
-from apd_jax.objective.objective import CONSTANT, Multipliers, Objective
+from apd_jax.objective.coefficients import CONSTANT, Multipliers
+from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import TERMS
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.refine import shares

@@ -1,0 +1,74 @@
+"""Weights of the loss terms, what they are multiplied by at a step, and choices of algorithm."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+
+from apd_jax.attribution import Mode
+from apd_jax.config_fields import check_at_least, check_values, setting
+from apd_jax.errors import UserError
+from apd_jax.masked import forward
+
+
+class Multipliers(NamedTuple):
+    """What k and the coefficients are multiplied by at one step of a training.
+
+    Attributes:
+      topk: scalar in [0, 1]; None where k is constant.
+      losses: `{term: scalar}`; a term that is not in it keeps its coefficient.
+    """
+
+    topk: jax.Array | None = None
+    losses: Mapping[str, jax.Array | float] = {}
+
+
+CONSTANT = Multipliers()  # everything keeps its value
+
+
+@dataclasses.dataclass(frozen=True)
+class Coefficients:
+    """Weights of the loss terms; a term of weight 0 is not computed. None may be negative."""
+
+    faithfulness: float = setting(1.0, "The components add up to the target's weights.")
+    minimality: float = setting(0.0, "Active components alone give the target's output.")
+    simplicity: float = setting(0.0, "Active components have a low Schatten norm.")
+    activation: float = setting(0.0, "Active components alone give its hidden activations.")
+    output: float = setting(0.0, "All components together give the target's output.")
+    lp_minimality: float = setting(0.0, "Attributions have a low Lp norm.")
+    lp_simplicity: float = setting(0.0, "Schatten norm of components, weighted by attributions.")
+    partial: float = setting(
+        0.0, "Active components and random parts of the others give the target's output."
+    )
+
+    def __post_init__(self):
+        check_values(self)
+        for name, value in dataclasses.asdict(self).items():
+            if value < 0:
+                raise UserError(f"coefficient {name} must not be negative, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Routes:
+    """Which of several algorithms computes an objective; all but the sketch agree exactly."""
+
+    attribution_mode: Mode = setting(
+        "auto",
+        "Algorithm of the attributions: forward, reverse, literal, auto (the cheapest), or sketch, "
+        "an unbiased estimate of squared attributions.",
+    )
+    num_probes: int = setting(
+        1,
+        "Random directions of the sketch. A squared attribution's relative standard error is about "
+        "sqrt(2 / directions): one is too few where components are chosen for positions.",
+    )
+    masked_route: forward.MaskedRoute = setting(
+        "auto",
+        "Masked pass: grouped computes only the active pairs, dense all of them, auto chooses by "
+        "size.",
+    )
+
+    def __post_init__(self):
+        check_values(self)
+        check_at_least(self, 1, "num_probes")
