@@ -54,7 +54,8 @@ def decompose(
 ) -> Decomposition:
     """Decompose the sites of a network into parameter components.
 
-    Shows a progress bar. Ctrl-C (or SIGTERM) ends the training after the running chunk of steps and
+    Shows a progress bar on a terminal and in a notebook; elsewhere absl logs the progress at level
+    INFO. Ctrl-C (or SIGTERM) ends the training after the running chunk of steps and
     returns the partial decomposition. With a `workdir` the same call resumes it, after a stop or a
     crash; the directory gets checkpoints/, metrics.jsonl and, at the end, components/ and
     report.html.

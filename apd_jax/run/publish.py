@@ -51,7 +51,8 @@ def publish(
     measured = seed_evidence.measure(plan, decompositions)
     seconds = seconds | {"evidence": time.monotonic() - start}
     rows = [row | numbers for row, numbers in zip(rows, measured.numbers(), strict=True)]
-    results = _write_results(workdir, plan, decompositions, rows, seconds)
+    verdicts = measured.verdicts(plan.seeds.tolist())
+    results = _write_results(workdir, plan, decompositions, rows, seconds, verdicts)
     shown = _shown_seed(rows)
     section, content = _evidence(plan, measured, shown, agreements[shown])
     panels = _draw(plan, rows, arrays)
@@ -94,8 +95,9 @@ def _write_results(
     decompositions: list[Decomposition],
     rows: list[dict],
     seconds: dict[str, float],
+    evidence_verdicts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    results = _results(plan, rows, seconds)
+    results = _results(plan, rows, seconds) | {"evidence_verdicts": evidence_verdicts or {}}
     if plan.config.restarts > 1:
         results["restart_losses"] = [list(found.losses) for found in decompositions]
     atomic_write_text(workdir.results, json.dumps(results, indent=2) + "\n")

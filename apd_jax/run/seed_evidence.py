@@ -5,7 +5,7 @@ Letters: S seeds side by side.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -39,6 +39,21 @@ class SeedEvidence(NamedTuple):
         rows = [{} if one is None else one.to_dict(PREFIX) for one in self.found]
         names = dict.fromkeys(name for row in rows for name in row)
         return [{name: row.get(name, math.nan) for name in names} for row in rows]
+
+    def verdicts(self, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+        """How many verdicts of each seed pass, and the names of those that fail, for results.json.
+
+        Args:
+          seeds: the S seeds.
+        """
+        return {
+            str(seed): {
+                "passed": sum(verdict.passed for verdict in one.verdicts),
+                "failed": [verdict.name for verdict in one.verdicts if not verdict.passed],
+            }
+            for seed, one in zip(seeds, self.found, strict=True)
+            if one is not None
+        }
 
 
 def measure(plan: Plan, decompositions: Sequence[Decomposition]) -> SeedEvidence:

@@ -29,6 +29,7 @@ class Progress:
           initial: Number of units done earlier, which do not count for the speed.
         """
         self._total, self._description, self._unit = total, description, unit
+        self._units = unit + ("es" if unit.endswith("s") else "s")
         self._initial = self._done = initial
         self._shown: dict[str, str] = {}
         self._start, self._last_line = time.monotonic(), -np.inf
@@ -75,8 +76,8 @@ class Progress:
             return
         speed = (self._done - self._initial) / max(self._last_line - self._start, 1e-9)
         parts = [
-            f"{self._description}: {self._done}/{self._total} {self._unit}s",
-            f"{speed:.3g} {self._unit}s/s",
+            f"{self._description}: {self._done}/{self._total} {self._units}",
+            f"{speed:.3g} {self._units}/s",
         ]
         if speed > 0 and self._done < self._total:
             parts.append(f"{tqdm.tqdm.format_interval((self._total - self._done) / speed)} left")

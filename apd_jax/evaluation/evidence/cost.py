@@ -48,13 +48,9 @@ class Cost:
 
     def __str__(self) -> str:
         return (
-            f"Evidence on {self.examples} examples in {self.blocks} blocks of {self.block_size}: "
-            f"for each block {self.attributions} scorings, {self.forwards} forward passes and "
-            f"{self.gradients} gradient steps of the adversary, {self.baselines} baselines "
-            f"included, and {self.baseline_gradients} of their own on {self.attacked} blocks; "
-            f"about {self.passes * self.operations:.2g} floating-point operations. One "
-            "block's outputs are held at a time; what is kept of an example is its mask (a bit a "
-            "component) and a few numbers a line."
+            f"Evidence on {self.examples} examples takes about {self.passes} forward runs of "
+            f"{self.block_size} examples, {self.passes * self.operations:.2g} floating-point "
+            "operations."
         )
 
 
