@@ -81,8 +81,8 @@ def decompose(
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
         `learning_rate`, `coefficients`, `rank`, `schatten_p`, `hidden_sites`, `unit_norm`,
         `metric`, `minimality_loss`, `valid`. Unspecified options default to `presets.ROBUST`, where
-        losses and the learning rate are relative to those of the network, or to `presets.LOGITS` with
-        `minimality_loss="kl", per_position=True`; the paper's are in configs/.
+        losses and the learning rate are relative to those of the network, or to `presets.LOGITS`
+        with `minimality_loss="kl", per_position=True`; the paper's are in configs/.
 
     Returns:
       The `Decomposition`.
