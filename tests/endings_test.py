@@ -15,8 +15,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax.decomposition import decompose as module
-from apd_jax.runtime import loop
+from apd_jax.runtime import loop, termination
 
 X = np.asarray(networks.normal(5, 32, 3))
 OPTIONS = {
@@ -124,7 +123,7 @@ class DataFailedTest(EndingsTestCase):
 
 
 class SignalsTest(EndingsTestCase):
-    @mock.patch.object(module._Process, "terminated", False)
+    @mock.patch.object(termination._Process, "terminated", False)
     def test_after_sigterm_nothing_further_starts(self):
         part = decompose(observer=SendAt(4, signal.SIGTERM))
         self.assertLess(part.history[-1]["step"], 20)

@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import sites
 from apd_jax.components import Factors
-from apd_jax.objective import losses
+from apd_jax.objective import losses, lp_losses
 from apd_jax.sites import Placement, SiteRecord
 
 PLACE = Placement("w", False, False, None, None, None, 1.0)
@@ -194,22 +194,24 @@ class LpTest(parameterized.TestCase):
         _, components, uses = arrays()
         scores = np.abs(np.asarray(networks.normal(0, 7, 3), np.float64))
         weights = (scores**2 + 1e-16) ** (p / 2)
-        close(losses.lp_minimality(scores, p=p), np.mean(weights.sum(axis=1)))
+        close(lp_losses.lp_minimality(scores, p=p), np.mean(weights.sum(axis=1)))
         total = 0.0
         for site, factors in components.items():
             norms = np.sum(np.asarray(factors.U) ** 2, axis=1) * np.sum(factors.V**2, axis=2)
             for row in weights:
                 inner = row[:, None] * norms + 1e-16
                 total += uses[site] * np.sum(inner ** (schatten_p / 2))
-        found = losses.lp_simplicity(components, scores, p=p, schatten_p=schatten_p, uses=uses)
+        found = lp_losses.lp_simplicity(components, scores, p=p, schatten_p=schatten_p, uses=uses)
         close(found, total / (20 * 7), rtol=1e-4)
 
     def test_gradient_at_zero_is_finite(self):
         _, components, uses = arrays()
 
         def total(scores, components):
-            simplicity = losses.lp_simplicity(components, scores, p=0.9, schatten_p=0.9, uses=uses)
-            return losses.lp_minimality(scores, p=0.9) + simplicity
+            simplicity = lp_losses.lp_simplicity(
+                components, scores, p=0.9, schatten_p=0.9, uses=uses
+            )
+            return lp_losses.lp_minimality(scores, p=0.9) + simplicity
 
         with jax.debug_nans(True):
             for scale in (0.0, 1.0):

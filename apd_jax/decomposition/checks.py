@@ -4,20 +4,18 @@ Letters: B batch.
 """
 
 import dataclasses
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
-from jax.interpreters import partial_eval
 
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.components import Components, check_components, init_components, num_components
+from apd_jax.decomposition.derivative_checks import check_derivatives
+from apd_jax.decomposition.rounding import DIFFERENCE
 from apd_jax.errors import UserError
-from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.selection import Selected
 from apd_jax.objective.terms import TERMS, Step
@@ -27,13 +25,11 @@ from apd_jax.sites.closeness import close
 from apd_jax.sites.program import ONE_EXAMPLE, takes_batches_of, trace
 from apd_jax.training.config import Settings
 
-_TOLERANCE = 1e-3
 _MIXED = (
     "the output of an example depends on the other examples of its batch, as with batch statistics "
     "in training mode, or on its place there, as with dropout; run the network as it is used "
     "(train=False, model.eval()), or fix what is shared"
 )
-_UNITS = 8  # of rounding, where the network computes with narrower numbers than float32
 
 
 def check_target(target: Target, x: PyTree, objective: Objective | None = None) -> None:
@@ -73,7 +69,7 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
             _check_gradients(target, x)
     _check_outputs(target, x, objective)
     _check_apart(target, x)
-    _check_derivatives(target, x)
+    check_derivatives(target, x)
 
 
 def _check_batch_axis(target: Target, x: PyTree) -> None:
@@ -226,112 +222,5 @@ def _check_apart(target: Target, x: PyTree) -> None:
     # Beside others, in another place; as many as all, so that nothing is compiled again.
     first = np.asarray(_outputs(target, x, np.array([0, *[1] * (size - 1)])))[0]
     other = np.asarray(_outputs(target, x, np.array([2, 0, *[2] * (size - 2)])))[1]
-    if not close(first, other, _TOLERANCE):
+    if not close(first, other, DIFFERENCE):
         raise UserError(_MIXED)
-
-
-def _through_sites(target: Target, x: PyTree, component: Components, amounts: jax.Array):
-    """Outputs [B, O] with an amount [B] of one component added at every use of a site.
-
-    Each example has an amount of its own, so that examples which change places in the batch, and
-    would get each other's components, are seen too.
-    """
-
-    def tapped(inputs, amounts):
-        def operation(call):
-            factors = component[call.key[0]].placed(call.placement)
-            added = forward.write_sum(forward.read_all(call.x, factors), factors)
-            y = call.as_is()
-            return y + (added * amounts.reshape(-1, *(1,) * (y.ndim - 1))).astype(y.dtype)
-
-        return quantities("rms", sites.run(target, inputs, operation)[0])
-
-    return sites.over_examples(tapped, target, x, amounts)
-
-
-def _moved(target: Target, x: PyTree, component: Components, amount: jax.Array) -> jax.Array:
-    """Outputs [B, O] of the network itself with an amount of one component in its parameters."""
-    matrices = {name: factors.matrices()[0] for name, factors in component.items()}
-    weights = {name: w + amount * matrices[name] for name, w in target.weights.items()}
-    return quantities("rms", target.with_weights(weights)(x))
-
-
-@jit_with_owner
-@jax.default_matmul_precision("highest")
-def _two_derivatives(target, x, component) -> tuple[jax.Array, jax.Array]:
-    """Along one component, [B, O]: by the network itself, and through its sites."""
-    amounts = 1 + jnp.arange(sites.batch_size(x), dtype=jnp.float32)
-    network = functools.partial(_moved, target, x, component)
-    through = functools.partial(_through_sites, target, x, component)
-    own = jax.jvp(network, (jnp.float32(0),), (jnp.float32(1),))[1].astype(jnp.float32)
-    ours = jax.jvp(through, (jnp.zeros_like(amounts),), (amounts,))[1].astype(jnp.float32)
-    return own * amounts[:, None], ours
-
-
-@jit_with_owner
-@jax.default_matmul_precision("highest")
-def _two_gradients(target, x, component) -> tuple[jax.Array, jax.Array]:
-    """The same pulled back, [B, B]: of a random combination of each example's outputs.
-
-    For networks that have no derivative along a direction. Through the sites, the gradient of an
-    example with respect to the amounts of others, off the diagonal, is to be 0.
-    """
-    size = sites.batch_size(x)
-    network, pull = jax.vjp(functools.partial(_moved, target, x, component), jnp.float32(0))
-    through = functools.partial(_through_sites, target, x, component)
-    _, pull_sites = jax.vjp(through, jnp.zeros(size))
-    weights = jax.random.normal(randomness.root(0), network.shape)
-    each = (jnp.eye(size)[..., None] * weights).astype(network.dtype)
-    (own,), (ours,) = jax.vmap(pull)(each), jax.vmap(pull_sites)(each)
-    return jnp.diag(own), ours
-
-
-def _check_derivatives(target: Target, x: PyTree) -> None:
-    drawn = np.random.default_rng(0)  # drawing inside would take longer to compile than all else
-    one = functools.partial(init_components, randomness.root(0), num_components=1, rank=1)
-    component = jax.tree.map(
-        lambda leaf: drawn.normal(size=leaf.shape).astype(leaf.dtype), jax.eval_shape(one, target)
-    )
-    if not _can_change(target, x, component):
-        raise UserError(
-            "nothing can be attributed: the outputs' derivatives with respect to all sites are 0, "
-            "as behind rounding, a step or an argmax; let the network return what comes before it"
-        )
-    try:
-        own, ours = _two_derivatives(target, x, component)
-    except TypeError as error:
-        if "custom_vjp" not in str(error):
-            raise
-        own, ours = _two_gradients(target, x, component)  # no derivative along a direction
-    if not close(own, ours, tolerance(target, x)):
-        raise UserError(
-            "the network's derivative with respect to its sites is not that of its own equations: "
-            "examples meet, as by batch statistics in training mode (use train=False, "
-            "model.eval()), or change places in the batch before they meet a weight, or a custom "
-            "derivative stands around one; leave that site out"
-        )
-
-
-def _can_change(target: Target, x: PyTree, component: Components) -> bool:
-    """Whether the outputs' derivative depends on what is added at the sites at all."""
-
-    def pushed(target, x, component, amounts):
-        through = functools.partial(_through_sites, target, x, component)
-        return jax.linearize(through, jnp.zeros_like(amounts))[1](amounts)
-
-    amounts = jnp.zeros(sites.batch_size(x))
-    jaxpr = jax.make_jaxpr(pushed)(target, x, component, amounts).jaxpr
-    return partial_eval.dce_jaxpr(jaxpr, [True])[1][-1]
-
-
-def tolerance(target: Target, x: PyTree) -> float:
-    """How far two computations of a network may be apart, in parts of its largest output."""
-    return max(_TOLERANCE, _UNITS * _rounding(jax.make_jaxpr(target)(x).jaxpr))
-
-
-def _rounding(jaxpr) -> float:
-    """Unit of rounding of the narrowest real numbers in a program."""
-    dtypes = {var.aval.dtype for eqn in jaxpr.eqns for var in eqn.outvars}
-    units = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
-    inner = [sub for eqn in jaxpr.eqns for sub in core.jaxprs_in_params(eqn.params)]
-    return max([*units, *map(_rounding, inner)], default=0.0)

@@ -3,10 +3,8 @@
 Letters: B batch, C components.
 """
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -23,9 +21,10 @@ from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.jax_settings import own_settings
 from apd_jax.runtime import loop, session
-from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped, Terminated
-from apd_jax.runtime.preemption import StopFlag, catch_signals
+from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped
+from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.stores import Keeping
+from apd_jax.runtime.termination import stop_flag
 from apd_jax.runtime.workdir import Workdir
 from apd_jax.sites import PyTree, Target
 from apd_jax.training import presets
@@ -118,7 +117,7 @@ def decompose(
     described |= {"topk": topk} if auto else {}
     config = directory.config_of(settings, target, start, **described)
 
-    with _stop_flag() as flag, directory.hold(workdir, config) as place:
+    with stop_flag() as flag, directory.hold(workdir, config) as place:
         job = _Job(target, source, example, run, start, observer or loop.Observer(), flag)
         try:
             return job.decompose(settings, place, config, search_k=auto)
@@ -288,27 +287,3 @@ def _on_one_device(tree: PyTree) -> PyTree:
     if all(array.devices() == {device} for array in arrays):
         return tree
     return jax.device_put(tree, device)
-
-
-class _Process:
-    terminated = False  # whether SIGTERM has stopped a decomposition in this process
-
-
-@contextlib.contextmanager
-def _stop_flag() -> Iterator[StopFlag]:
-    """The flag that Ctrl-C and SIGTERM raise.
-
-    Raises:
-      Terminated: SIGTERM stopped an earlier decomposition. Whoever sent it waits for the process to
-        end, which further decompositions of a script must not delay.
-    """
-    if _Process.terminated:
-        raise Terminated(
-            "SIGTERM asked this process to end, so that no further decomposition starts; run the "
-            "script again, and decompositions with a workdir resume"
-        )
-    with catch_signals() as flag:
-        try:
-            yield flag
-        finally:
-            _Process.terminated |= flag.terminated

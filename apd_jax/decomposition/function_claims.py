@@ -18,7 +18,7 @@ from absl import logging
 
 from apd_jax import sites
 from apd_jax.data import Source
-from apd_jax.decomposition import checks, function_identity
+from apd_jax.decomposition import function_identity, rounding
 from apd_jax.objective.objective import Objective
 from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch, atomic_write_bytes
 from apd_jax.sites import PyTree, Target
@@ -76,7 +76,7 @@ def claim(
         return
     _check_inputs(workdir, inputs, kept, source.repeats)
     x = jax.tree.unflatten(tree, [kept[name] for name in inputs])
-    tolerance = checks.tolerance(target, x)
+    tolerance = rounding.tolerance(target, x)
     found = function_identity.given(target, x, *functions)
     for name in [name for name in _MEANINGS if name in found]:
         difference = function_identity.difference(found[name], kept[name], tolerance)

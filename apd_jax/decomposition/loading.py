@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from apd_jax import config_fields
 from apd_jax.components import Factors
 from apd_jax.decomposition import function_identity
-from apd_jax.decomposition.checks import tolerance
 from apd_jax.decomposition.result import Decomposition
+from apd_jax.decomposition.rounding import tolerance
 from apd_jax.errors import UserError
 from apd_jax.runtime import export, trees
 from apd_jax.sites import PyTree, Target, adapters

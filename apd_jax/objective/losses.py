@@ -40,7 +40,7 @@ def faithfulness(
             uses[site] * jnp.sum(jnp.square(weights[site] - factors.sum()))
             for site, factors in components.items()
         )
-        return _sum(squares) / total
+        return total_of(squares) / total
 
 
 def output_mse(outputs: PyTree, target_outputs: PyTree, valid: Valid = None) -> jax.Array:
@@ -58,7 +58,7 @@ def output_mse(outputs: PyTree, target_outputs: PyTree, valid: Valid = None) -> 
     squares = [jnp.square(a - b) for a, b in zip(ours, theirs, strict=True)]
     if len(squares) == 1:
         return jnp.mean(squares[0])
-    return _sum(jnp.sum(s) for s in squares) / sum(s.size for s in squares)
+    return total_of(jnp.sum(s) for s in squares) / sum(s.size for s in squares)
 
 
 def mse_parts(
@@ -149,13 +149,13 @@ def simplicity(
       uses: number of uses of each site in a pass.
       batch_size: B.
     """
-    total = _num_weights(components, uses) * batch_size
+    total = num_weights(components, uses) * batch_size
     counts = active_counts.astype(jnp.float32)
     terms = (
-        uses[site] * jnp.sum(_per_component(counts, norms) * (norms + EPSILON) ** (p / 2))
+        uses[site] * jnp.sum(per_component(counts, norms) * (norms + EPSILON) ** (p / 2))
         for site, norms in rank_one_norms(components).items()
     )
-    return _sum(terms) / total
+    return total_of(terms) / total
 
 
 def scale_free_simplicity(
@@ -192,12 +192,13 @@ def scale_free_simplicity(
     return jnp.sum(active_counts.astype(jnp.float32) * ratios) / batch_size
 
 
-def _per_component(values: jax.Array, norms: jax.Array) -> jax.Array:
+def per_component(values: jax.Array, norms: jax.Array) -> jax.Array:
     """Give values [..., C] trailing axes, so that they broadcast against norms [C, ...]."""
     return values.reshape(*values.shape, *(1,) * (norms.ndim - 1))
 
 
-def _num_weights(components: Components, uses: dict[str, float]) -> float:
+def num_weights(components: Components, uses: dict[str, float]) -> float:
+    """N, a matrix as often as it is used."""
     total = 0.0
     for site, factors in components.items():
         blocks = factors.reads.shape[1] if factors.stacked else 1
@@ -235,7 +236,7 @@ def hidden_activations(
             for key in keys
         ]
         widths = sum(s.shape[1] for s in squares)
-        return _sum(jnp.sum(jnp.mean(s, axis=0)) for s in squares) / widths
+        return total_of(jnp.sum(jnp.mean(s, axis=0)) for s in squares) / widths
     total, width = jnp.float32(0), 0
     for key in keys:
         ours, theirs = records[key].y, target_records[key].y
@@ -265,52 +266,6 @@ def activation_function(name: str):
     return functions[name]
 
 
-def lp_weights(scores: jax.Array, *, p: float) -> jax.Array:
-    """`(A_c² + ε)^{p/2}`, the soft masks of the Lp objective, [B, C]."""
-    return (jnp.square(scores) + EPSILON) ** (p / 2)
-
-
-def lp_minimality(scores: jax.Array, *, p: float, rows: jax.Array | None = None) -> jax.Array:
-    """`mean_b Σ_c (A_c² + ε)^{p/2}` of attributions [B, C]; their gradient flows.
-
-    The mean is over the examples where `rows`, bool [B], is True.
-    """
-    return validity.mean(jnp.sum(lp_weights(scores, p=p), axis=-1), rows)
-
-
-def lp_simplicity(
-    components: Components,
-    scores: jax.Array,
-    *,
-    p: float,
-    schatten_p: float,
-    uses: dict[str, float],
-    rows: jax.Array | None = None,
-) -> jax.Array:
-    """Schatten norms weighted by attributions.
-
-    `(1/(N·B)) Σ_b Σ_c Σ_l Σ_m (w_c(x_b) ‖U_{c,l,:,m}‖² ‖V_{c,l,m,:}‖² + ε)^{schatten_p/2}` with
-    `w_c = (A_c² + ε)^{p/2}`.
-
-    Args:
-      components: `{site: Factors}`.
-      scores: [B, C] attributions; their gradient flows.
-      p: power of the attributions.
-      schatten_p: Schatten power.
-      uses: number of uses of each site in a pass.
-      rows: [B] bool, the examples that count; None for all.
-    """
-    weights = lp_weights(scores, p=p)
-
-    def term(norms):
-        each = (_per_component(weights, norms) * norms + EPSILON) ** (schatten_p / 2)
-        return jnp.sum(each if rows is None else each * rows.reshape(-1, *(1,) * (each.ndim - 1)))
-
-    terms = (uses[site] * term(norms) for site, norms in rank_one_norms(components).items())
-    count = scores.shape[0] if rows is None else validity.number(rows)
-    return _sum(terms) / (_num_weights(components, uses) * count)
-
-
-def _sum(values: Iterable[jax.Array]) -> jax.Array:
+def total_of(values: Iterable[jax.Array]) -> jax.Array:
     """`sum` of at least one array, whose type allows for none."""
     return cast(jax.Array, sum(values))

@@ -16,7 +16,7 @@ from apd_jax import randomness, sites, validity
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
 from apd_jax.masked import forward
-from apd_jax.objective import losses, partial
+from apd_jax.objective import losses, lp_losses, partial
 from apd_jax.objective.selection import Selected
 from apd_jax.sites import PyTree, Target
 
@@ -204,12 +204,12 @@ def _output(step: Step) -> jax.Array:
 
 def _lp_minimality(step: Step) -> jax.Array:
     scores = step.rows(step.attributed.scores)
-    return losses.lp_minimality(scores, p=step.objective.lp_p, rows=step.valid_rows)
+    return lp_losses.lp_minimality(scores, p=step.objective.lp_p, rows=step.valid_rows)
 
 
 def _lp_simplicity(step: Step) -> jax.Array:
     objective = step.objective
-    return losses.lp_simplicity(
+    return lp_losses.lp_simplicity(
         step.components,
         step.rows(step.attributed.scores),
         p=objective.lp_p,
