@@ -271,7 +271,7 @@ class BadInputTest(parameterized.TestCase):
 
     @parameterized.named_parameters(
         ("unused", lambda p, x: x @ p["a"], r"b \[3, 3\]: the outputs don't depend on it"),
-        ("scaled", lambda p, x: x @ p["b"] @ (2 * p["a"]), r"a \[3, 3\]: mul is no product"),
+        ("scaled", lambda p, x: x @ p["b"] @ (2 * p["a"]), r"a \[3, 3\]: mul is not a product"),
         (
             "outputs",
             lambda p, x: jnp.sum(x @ p["b"] @ p["a"]),

@@ -180,20 +180,26 @@ class FoundTest(parameterized.TestCase):
             lambda p, x: x @ p["w"] + p["b"], {"w": networks.normal(1, 3, 2), "b": jnp.ones(2)}
         )
         self.assertRegex(repr(target.sites), r"w +3 x 2 +product")
-        self.assertRegex(repr(target.sites), r"b \[2\]: .+ is no product, convolution or look-up")
+        self.assertRegex(
+            repr(target.sites), r"b \[2\]: .+ is not a product, convolution or look-up"
+        )
 
 
 class RefusedTest(parameterized.TestCase):
     """Leaves that are not, or not only, multiplied by: each is named with its equation."""
 
     @parameterized.named_parameters(
-        ("scaled", lambda p, x: x @ (2 * p["w"]), "mul is no product"),
-        ("norm", lambda p, x: x @ p["w"] + jnp.sum(p["w"] ** 2), "is no product"),
+        ("scaled", lambda p, x: x @ (2 * p["w"]), "mul is not a product"),
+        ("norm", lambda p, x: x @ p["w"] + jnp.sum(p["w"] ** 2), "is not a product"),
         ("parameters", lambda p, x: x @ (p["w"] @ p["v"]), "of a parameter with a parameter"),
-        ("elementwise", lambda p, x: (x @ p["w"]) * p["w"][0], "mul is no product"),
+        ("elementwise", lambda p, x: (x @ p["w"]) * p["w"][0], "mul is not a product"),
         ("weight_norm", lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"])), "with a parameter"),
         ("fixed_places", lambda p, x: x + p["w"][jnp.array([0, 1, 2])][0], "don't depend on"),
-        ("stopped", lambda p, x: x @ jax.lax.stop_gradient(p["w"]), "stop_gradient is no product"),
+        (
+            "stopped",
+            lambda p, x: x @ jax.lax.stop_gradient(p["w"]),
+            "stop_gradient is not a product",
+        ),
         ("returned", lambda p, x: (x, p["w"]), "the network returns it"),
         (
             "loop",

@@ -44,7 +44,7 @@ def reassociate(function: Callable[[Any], list[jax.Array]], x: Any) -> list[Reas
       x: [B, ...] inputs.
 
     Returns:
-      For every output the product, or None where some summand is no product with a fixed matrix.
+      For every output the product, or None where some summand is not a product with a fixed matrix.
     """
     closed = jax.make_jaxpr(function)(x)
     jaxpr = closed.jaxpr
@@ -94,7 +94,7 @@ def _products(jaxpr, variable) -> list[_Product]:
         if eqn is None:
             return [_Product(var, ())]
         name = eqn.primitive.name
-        # Both sides of a sum must depend on the inputs: a fixed side (a bias) is no product with
+        # Both sides of a sum must depend on the inputs: a fixed side (a bias) is not a product with
         # rows. A side of another shape is broadcast, and its product would have another matrix.
         if name in ("add", "add_any") and all(
             isinstance(atom, core.Var) and atom in varying and _shape(atom) == _shape(var)

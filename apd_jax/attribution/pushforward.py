@@ -130,7 +130,7 @@ def _select(eqn, which, *cases):
 
 
 # Only `tangent @ matrix` keeps the terms. A batch axis would mean another matrix for every example;
-# with the matrix on the left, or another axis contracted, it is no product with the basis.
+# with the matrix on the left, or another axis contracted, it is not a product with the basis.
 def _matrix_product(eqn, left, right):
     (contract_left, contract_right), (batch_left, _) = eqn.params["dimension_numbers"]
     if not _is_terms(left) or batch_left or np.ndim(right) != 2:

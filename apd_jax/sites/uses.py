@@ -58,7 +58,7 @@ def recognise(eqn: Any, arrays: Sequence[Any], position: int, view: View) -> Lin
     """
     kind = _KINDS.get(eqn.primitive.name)
     if kind is None:
-        return f"{eqn.primitive.name} is no product, convolution or look-up"
+        return f"{eqn.primitive.name} is not a product, convolution or look-up"
     return kind(eqn, arrays, position, view)
 
 

@@ -130,7 +130,7 @@ _RULES = (
         "adversarial masks",
         "adversarial",
         _OF_ZERO,
-        "They must not matter in the worst mixture either, as far as a search finds it.",
+        "Inactive components must not matter in the worst mixture that a search finds.",
         lambda found: found[f"adversarial_{found.adversary.steps[0]}"] / found.scale,
     ),
     _Rule(
@@ -165,7 +165,7 @@ _RULES = (
         "always active",
         "always_on",
         "components",
-        "A component that is active on nearly every row is not told apart by what it is used for.",
+        "A component that is active on nearly every row does not tell rows apart.",
         lambda found: found["always_on"],
     ),
     _Rule(
@@ -188,7 +188,7 @@ _RULES = (
         "equal size",
         "equal_size",
         "of the best baseline's distance",
-        "It must explain no less than what needs no training, at the same active rank or bits.",
+        "Must beat singular vectors and neurons of the same active rank, or bits, untrained.",
         _equal_size,
     ),
 )
