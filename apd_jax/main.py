@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     for verdict in results["verdicts"]:
         sign = "PASS" if verdict["passed"] else "FAIL"
         streams.say(f"{sign} {verdict['name']} = {verdict['value']:.4g} ({verdict['description']})")
-    for seed, found in results["evidence_verdicts"].items():
+    for seed, found in results.get("evidence_verdicts", {}).items():
         failed = f"; FAIL {', '.join(found['failed'])}" if found["failed"] else ""
         total = found["passed"] + len(found["failed"])
         streams.say(f"evidence of seed {seed}: {found['passed']} of {total} verdicts pass{failed}")

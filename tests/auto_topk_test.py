@@ -124,7 +124,7 @@ class DecomposeTest(parameterized.TestCase):
             loaded = apd_jax.load(workdir / "components", identity(2))
             self.assertEqual(list(loaded.pilots), list(found.pilots))
             page = (workdir / "report.html").read_text()
-            self.assertIn("after short trainings with 0.25, ", page)
+            self.assertIn("found by short runs with 0.25, ", page)
             with self.assertRaisesRegex(UserError, "topk"):
                 decompose(workdir=workdir, topk=1.0)
 

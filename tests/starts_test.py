@@ -146,7 +146,7 @@ class CoveringTest(absltest.TestCase):
         np.testing.assert_allclose(factors.sum(), weight, atol=1e-4)
 
     def test_refuses_rounds(self):
-        with self.assertRaisesRegex(UserError, "refine.every=100; set refine.every=0"):
+        with self.assertRaisesRegex(UserError, "refine.every=100, set refine.every=0"):
             Settings(start="covering", steps=1000, refine=Rules(every=100))
 
 
