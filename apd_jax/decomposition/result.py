@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.decomposition import saving
@@ -298,7 +299,7 @@ class Decomposition:
             raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
 
 
-@jax.jit
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTree:
     """The parameters with `Σ_c s_c P_c` at every site; amounts: s [C]."""

@@ -3,17 +3,17 @@
 Letters: N examples, T positions.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from apd_jax import validity
+from apd_jax.compiled import jit_with_network
 from apd_jax.evaluation import labels as against
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import distance_parts
-from apd_jax.sites import PyTree
+from apd_jax.sites import PyTree, Target
 
 
 class Measured(NamedTuple):
@@ -30,8 +30,8 @@ class Measured(NamedTuple):
     cross_entropy: float | None = None
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _distance(objective: Objective, outputs: PyTree, target_outputs: PyTree, x: PyTree):
+@jit_with_network(static=1)
+def _distance(objective: Objective, _, outputs: PyTree, target_outputs: PyTree, x: PyTree):
     valid = objective.counted(x)
     return distance_parts(objective.minimality_loss, outputs, target_outputs, valid)
 
@@ -39,15 +39,16 @@ def _distance(objective: Objective, outputs: PyTree, target_outputs: PyTree, x: 
 class Tally:
     """Sums over blocks of what `Measured` holds."""
 
-    def __init__(self, objective: Objective, num_examples: int, labels: Any = None):
+    def __init__(self, objective: Objective, target: Target, num_examples: int, labels: Any = None):
         """Nothing is added up yet.
 
         Args:
           objective: its minimality loss is the distance, and its `valid` says what counts.
+          target: the network.
           num_examples: N.
           labels: classes or values of all N examples; None for no labels.
         """
-        self._objective, self._num_examples = objective, num_examples
+        self._objective, self._target, self._num_examples = objective, target, num_examples
         self._labels = None if labels is None else np.asarray(labels)
         self._error, self._quality, self._cross_entropy = (np.zeros(2) for _ in range(3))
 
@@ -62,7 +63,7 @@ class Tally:
         Raises:
           UserError: labels that don't fit the outputs.
         """
-        found = _distance(self._objective, outputs, target_outputs, x)
+        found = _distance(self._objective, self._target, outputs, target_outputs, x)
         self._error += np.asarray(found, np.float64)
         if self._labels is None:
             return

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from apd_jax.compiled import weakly_referable
 from apd_jax.errors import UserError
 from apd_jax.sites.adapters import linen
 from apd_jax.sites.program import Left, leaf_paths, trace
@@ -53,7 +54,7 @@ class Target:
         Raises:
           UserError: a name of no parameter, a parameter that is no site, no site at all.
         """
-        self.apply_fn, self.params = apply_fn, params
+        self.apply_fn, self.params = weakly_referable(apply_fn), params
         self._selection = tuple(sites) if isinstance(sites, list) else sites
         self._sites: Sites | None = None
         if inputs is not None:

@@ -3,13 +3,13 @@
 Letters: R rows, Q rank-one terms of all sites, C components.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors
 from apd_jax.evaluation import baselines
 from apd_jax.evaluation.evidence import rows
@@ -108,7 +108,7 @@ def _terms(kind: str, target: Target) -> tuple[Components, dict[str, jax.Array]]
     return terms, numbers
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_with_network(static=1)
 def term_scores(objective: Objective, target: Target, terms: Components, x) -> jax.Array:
     """Attributions [B, (T), Q] of terms that belong to one site each, by the objective's method.
 
