@@ -16,7 +16,7 @@ from apd_jax.evaluation.evidence import rows
 from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.objective.objective import Objective
-from apd_jax.sites import Sites, Target
+from apd_jax.sites import Target
 
 NAMES = {
     "svd": "singular vectors of every matrix, one by one, chosen by attribution, of the same rank",
@@ -116,11 +116,7 @@ def term_scores(objective: Objective, target: Target, terms: Components, x) -> j
     """
     found = []
     for site, factors in terms.items():
-        alone = Target.tree_unflatten(
-            (target.apply_fn, (site,), Sites([target.sites[site]], target.sites.left)),
-            (target.params,),
-        )
-        found.append(objective.attribute(alone, {site: factors}, x).scores)
+        found.append(objective.attribute(target.at_one_site(site), {site: factors}, x).scores)
     return jnp.concatenate(found, axis=-1)
 
 

@@ -18,6 +18,7 @@ from apd_jax.components import Components, Factors, num_components
 from apd_jax.sites import Target
 from apd_jax.training.initialisation.groups import find_groups
 from apd_jax.training.refine import shares
+from apd_jax.training.refine.site_rows import second_moments
 
 EXAMPLES = 1024
 # Smaller than that of the moves: groups here are clean, and the components should add up exactly.
@@ -59,7 +60,11 @@ def partition_target(
 
 def _pieces(rows: jax.Array, groups: jax.Array, weight: jax.Array, rank: int) -> Factors:
     """The pieces of one site's matrix, one for each group, of rank at most m."""
-    part = shares.partition(rows[:, None], jnp.sum(groups, axis=1), _RIDGE)
+
+    def moment(weights):
+        return second_moments(rows[:, None], weights, rows.shape[1])
+
+    part = shares.partition(moment(jnp.sum(groups, axis=1)), _RIDGE)
     every_input = jnp.eye(weight.shape[0])
-    pieces = jax.lax.map(lambda members: part(members, every_input).T @ weight, groups.T)
+    pieces = jax.lax.map(lambda members: part(moment(members), every_input).T @ weight, groups.T)
     return Factors.from_matrices(pieces, rank)

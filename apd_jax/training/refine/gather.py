@@ -63,9 +63,9 @@ def collect(components: Components, evidence: Evidence, near: jax.Array, d, stor
     # Examples between the direction and the others would blur the partition: they count little.
     inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS * evidence.counted
 
-    def collected(factors, rows):
+    def collected(factors, second, moment):
         factors = shares.add_into(factors, store, d)
-        part = functools.partial(shares.partition(rows, inside + outside), inside)
+        part = functools.partial(shares.partition(second), moment)
         rank, total = factors.reads.shape[1], factors.sum()
         if total.shape[0] <= total.shape[1]:
             taken = shares.compress(part(jnp.eye(len(total))), total, rank)
@@ -77,7 +77,12 @@ def collect(components: Components, evidence: Evidence, near: jax.Array, d, stor
         )
 
     return {
-        site: shares.by_block(collected, factors, evidence.rows[site])
+        site: shares.by_block(
+            collected,
+            factors,
+            evidence.moments(site, inside + outside),
+            evidence.moments(site, inside),
+        )
         for site, factors in components.items()
     }
 

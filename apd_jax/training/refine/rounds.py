@@ -18,10 +18,11 @@ from apd_jax.objective.terms import TERMS
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.clean import clean, share
-from apd_jax.training.refine.evidence import always_transposed, as_read, look
+from apd_jax.training.refine.evidence import as_read, look
 from apd_jax.training.refine.gather import gather
 from apd_jax.training.refine.merge import merge
 from apd_jax.training.refine.rules import Rules
+from apd_jax.training.refine.site_rows import always_transposed
 from apd_jax.training.refine.split import split
 
 # A round is undone if errors are above this multiple of those before it: errors of two batches

@@ -100,17 +100,23 @@ def hand_over(
     What `d` held before goes to `store`, so that the sum of components stays the same.
     """
 
-    def divided(factors, rows):
+    def divided(factors, second, moment):
         factors = shares.add_into(factors, store, d)
-        part = shares.partition(rows[clusters.examples], clusters.weights)
-        taken = part(clusters.second, factors.reads[c])
+        taken = shares.partition(second)(moment, factors.reads[c])
         return factors._replace(
             reads=factors.reads.at[d].set(taken).at[c].add(-taken),
             writes=factors.writes.at[d].set(factors.writes[c]),
         )
 
+    nothing = jnp.zeros(len(evidence.weights))
+    both, second = (
+        nothing.at[clusters.examples].set(weights)
+        for weights in (clusters.weights, clusters.second)
+    )
     return {
-        site: shares.by_block(divided, factors, evidence.rows[site])
+        site: shares.by_block(
+            divided, factors, evidence.moments(site, both), evidence.moments(site, second)
+        )
         for site, factors in components.items()
     }
 
