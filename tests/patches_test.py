@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import networks
@@ -95,14 +96,13 @@ class PatchesTest(parameterized.TestCase):
             objective = Objective(
                 Coefficients(minimality=1), topk=1.5, routes=Routes(masked_route=route)
             )
-            return jax.jit(
-                jax.value_and_grad(lambda c: objective.terms(target, c, x)[0]["minimality"])
-            )(own)
 
-        first, second = gradient("dense"), gradient("grouped")
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), first, second
-        )
+            def loss(components):
+                return objective.terms(target, components, x)[0]["minimality"]
+
+            return jax.jit(jax.value_and_grad(loss))(own)
+
+        chex.assert_trees_all_close(gradient("dense"), gradient("grouped"), rtol=1e-3, atol=1e-5)
 
 
 if __name__ == "__main__":
