@@ -5,7 +5,9 @@ the process runs, also after `jax.clear_caches()`. So a function is no static ar
 compiled gets a `StandIn` for it.
 """
 
+import dataclasses
 import functools
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +67,15 @@ def weakly_referable(function: Callable) -> Callable:
     return function
 
 
+def _not_kept(value: Any) -> Any:
+    """A static argument with stand-ins for functions of the caller, which may hold the network."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        functions = {name: StandIn(f) for name, f in own.items() if inspect.isfunction(f)}
+        return dataclasses.replace(value, **functions) if functions else value
+    return StandIn(value) if inspect.isfunction(value) else value
+
+
 def jit_with_network(
     function: Callable[..., Any] | None = None, *, static: int = 0
 ) -> Callable[..., Any]:
@@ -74,7 +85,8 @@ def jit_with_network(
 
     Args:
       function: what is compiled.
-      static: how many arguments before the target are no arrays; hashable.
+      static: how many arguments before the target are no arrays: hashable, and functions or data
+        classes that hold functions perhaps.
     """
     if function is None:
         return functools.partial(jit_with_network, static=static)
@@ -83,7 +95,8 @@ def jit_with_network(
         return jax.jit(functools.partial(function, *fixed))
 
     def program(*arguments):
-        return kept_with(arguments[static].apply_fn, make, *arguments[:static])
+        fixed = (_not_kept(value) for value in arguments[:static])
+        return kept_with(arguments[static].apply_fn, make, *fixed)
 
     @functools.wraps(function)
     def call(*arguments):
