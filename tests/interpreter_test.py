@@ -349,7 +349,7 @@ class NeuralOdeTest(parameterized.TestCase):
         diffrax = pytest.importorskip("diffrax")
 
         def one(p, y):
-            term = diffrax.ODETerm(lambda t, y, _: jnp.tanh(y @ p["w"][0]) @ p["w"][1])
+            term = diffrax.ODETerm(lambda t, y, w: jnp.tanh(y @ w[0]) @ w[1])
             return diffrax.diffeqsolve(
                 term,
                 diffrax.Euler() if controller == "ConstantStepSize" else diffrax.Tsit5(),
@@ -357,6 +357,7 @@ class NeuralOdeTest(parameterized.TestCase):
                 1.0,
                 0.25,
                 y,
+                args=p["w"],
                 adjoint=getattr(diffrax, adjoint)(),
                 stepsize_controller=getattr(diffrax, controller)(
                     **({} if controller == "ConstantStepSize" else {"rtol": 1e-3, "atol": 1e-3})
@@ -376,6 +377,8 @@ class NeuralOdeTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ("RecursiveCheckpointAdjoint", "ConstantStepSize"),
+        ("BacksolveAdjoint", "ConstantStepSize"),
+        ("ImplicitAdjoint", "ConstantStepSize"),
         ("DirectAdjoint", "PIDController"),
         ("ForwardMode", "PIDController"),
     )

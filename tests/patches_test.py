@@ -85,6 +85,39 @@ class PatchesTest(parameterized.TestCase):
         found = largest(jax.make_jaxpr(jax.value_and_grad(loss))(own).jaxpr)
         self.assertLess(found, 16 * 12 * 12 * 9 * 8 / 2)
 
+    @parameterized.parameters(True, False)
+    def test_frames_of_examples(self, batched):
+        """Frames merged with the examples, and examples along an axis of the images."""
+        params = {"a": networks.normal(0, 3, 2, 4), "out": networks.normal(1, 4, 3)}
+
+        def merged(p, x):  # [B, frames, length, channels]
+            numbers = ("NWC", "WIO", "NWC")
+            h = x.reshape(-1, *x.shape[2:])
+            h = jax.lax.conv_general_dilated(h, p["a"], (2,), "SAME", dimension_numbers=numbers)
+            return jnp.tanh(h).reshape(*x.shape[:2], *h.shape[1:]).mean((1, 2)) @ p["out"]
+
+        def beside(p, x):  # [B, frames, length, channels], examples beside the length
+            numbers = ("NHWC", "HWIO", "NHWC")
+            h = jnp.transpose(x, (1, 2, 0, 3))
+            kernel = p["a"][:, None]
+            h = jax.lax.conv_general_dilated(h, kernel, (2, 1), "SAME", dimension_numbers=numbers)
+            return jnp.tanh(h).mean((0, 1)) @ p["out"]
+
+        x = networks.normal(2, B, 2, 5, 2)
+        apply_fn = beside if batched else merged
+        target = apd_jax.Target(apply_fn, params, inputs=x)
+        own = apd_jax.init_components(jax.random.key(0), target, num_components=C, rank=RANK)
+        found = [
+            apd_jax.gradient_attributions(target, own, x, mode=mode)
+            for mode in ("literal", "forward", "reverse")
+        ]
+        np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found[2], found[0], rtol=1e-4, atol=1e-6)
+        mask = jnp.asarray(np.random.default_rng(0).random((B, C)) < 0.5)
+        expected = networks.literal_masked(target, own, x, mask)
+        masked = apd_jax.masked_apply(target, own, x, mask)
+        np.testing.assert_allclose(masked, expected, rtol=1e-4, atol=1e-5)
+
     def test_pairs_of_convolutions_have_the_gradients_of_masks(self):
         shapes = {"a": (3, 3, 2, 4), "b": (2, 2, 4, 3), "out": (3, 3)}
         params = {n: networks.normal(i, *s) for i, (n, s) in enumerate(shapes.items())}

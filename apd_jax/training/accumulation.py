@@ -5,6 +5,7 @@ mean over what counts, so that micro-batches enter by their share of that.
 Letters: B batch, n micro-batches, C components.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -47,11 +48,11 @@ def value_and_gradient(
     chosen = objective.select(
         blocks.joined(jax.lax.map(scores_of, (parts, keys))), x, multipliers.topk
     )
-    masks = chosen.mask.reshape(number, -1, *chosen.mask.shape[1:])
-    shares = _shares(objective, target, parts, masks)
+    each_chosen = _divided(chosen, number)
+    shares = _shares(objective, target, parts, each_chosen.mask)
 
-    def total(components, part, key, mask, share):
-        terms, _ = objective.terms(target, components, part, key, multipliers, Selected(mask, None))
+    def total(components, part, key, own, share):
+        terms, _ = objective.terms(target, components, part, key, multipliers, own)
         terms = {name: share[TERMS[name].over] * value for name, value in terms.items()}
         return objective.total(terms, multipliers), terms
 
@@ -59,13 +60,28 @@ def value_and_gradient(
         found = jax.value_and_grad(total, has_aux=True)(components, *part)
         return jax.tree.map(jnp.add, sums, found), None
 
-    each = parts, keys, masks, shares
+    each = parts, keys, each_chosen, shares
     first = jax.tree.map(lambda leaf: leaf[0], each)
     shapes = jax.eval_shape(jax.value_and_grad(total, has_aux=True), components, *first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     ((loss, terms), gradient), _ = jax.lax.scan(add, zeros, each)
     counts = chosen.counts()
     return (loss, (terms, counts, jnp.sum(counts) / objective.num_rows(chosen, x))), gradient
+
+
+def _divided(chosen: Selected, number: int) -> Selected:
+    """The selection of each micro-batch, leaves [n, ...].
+
+    Any number of the pairs may be in one of them: pairs of others get a component number of C.
+    """
+    masks = chosen.mask.reshape(number, -1, *chosen.mask.shape[1:])
+    if chosen.pairs is None:
+        return Selected(masks, None)
+    size = math.prod(masks.shape[1:-1])
+    row = chosen.pairs[0] - size * jnp.arange(number)[:, None]
+    here = (row >= 0) & (row < size)
+    component = jnp.where(here, chosen.pairs[1], masks.shape[-1])
+    return Selected(masks, (jnp.where(here, row, 0), component))
 
 
 def _shares(objective: Objective, target: Target, parts: PyTree, masks: jax.Array) -> Any:
