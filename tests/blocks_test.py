@@ -15,9 +15,11 @@ from apd_jax.objective.coefficients import CONSTANT, Coefficients, Routes
 from apd_jax.objective.normalisation import scales
 from apd_jax.objective.objective import Objective
 from apd_jax.training.initialisation.partitioned import partition_target
+from apd_jax.training.optimizers import decomposition_optimizer
 from apd_jax.training.refine import rounds
 from apd_jax.training.refine.evidence import look
 from apd_jax.training.refine.rules import Rules
+from apd_jax.training.step import init_state, train_step
 
 OBJECTIVE = Objective(
     Coefficients(faithfulness=1, minimality=2, simplicity=0.5, output=1, activation=1),
@@ -143,7 +145,7 @@ class BlocksTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_memory_of_scales_and_rounds_follows_the_block(self):
-        """Of 64 blocks, the programs take less than a quarter of what all logits do."""
+        """Of 64 blocks, less than a quarter of what all logits do, and at most three steps'."""
         vocabulary, length, size = 3000, 8, 4
         params = {"E": networks.normal(0, vocabulary, 8), "U": networks.normal(1, 8, vocabulary)}
         target = apd_jax.Target(
@@ -166,9 +168,16 @@ class BlocksTest(parameterized.TestCase):
         def move(ids):
             return rounds.move(objective, Rules(), target, own, ids, key, CONSTANT, False, size)
 
+        def step(ids):
+            optimizer = decomposition_optimizer(lambda step: 1e-2)
+            return train_step(objective, optimizer, target, init_state(own, optimizer), ids, key)
+
+        most = 3 * used(step, size)
         everything = 64 * size * length * vocabulary * 4  # bytes of all logits
-        self.assertLess(used(measure, 64 * size), everything / 4)
-        self.assertLess(used(move, 64 * size), everything / 4)
+        for function in (measure, move):
+            found = used(function, 64 * size)
+            self.assertLess(found, everything / 4)
+            self.assertLess(found, most)
         at_once = used(lambda ids: scales(objective, target, ids, key), 64 * size)
         self.assertGreater(at_once, everything)
 
