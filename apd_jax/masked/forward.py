@@ -14,7 +14,7 @@ from apd_jax import sites
 from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors, check_components, num_components
 from apd_jax.errors import UserError
-from apd_jax.masked import grouped_matmul
+from apd_jax.masked import grouped_matmul, grouped_patches
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
@@ -98,7 +98,7 @@ def masked_pairs(
 
     def read(x: jax.Array | Patches, reads: jax.Array) -> jax.Array:
         if isinstance(x, Patches):
-            return grouped_matmul.read_patches(x, reads, groups)
+            return grouped_patches.read(x, reads, groups)
         rows = x.reshape(num_rows, *x.shape[len(lead) :])[groups.example]
         product = grouped_matmul.look_up if is_look_up(x) else grouped_matmul.read
         return product(rows, reads, groups)

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.errors import UserError
-from apd_jax.sites import Patches
 
 
 class Slots(NamedTuple):
@@ -182,7 +181,7 @@ def _with_rest(groups: Groups, first: jax.Array, more) -> jax.Array:
     return jax.lax.switch(jnp.searchsorted(jnp.array(sizes), used), branches, first)
 
 
-def _of_pairs(groups: Groups, factor: jax.Array, product, get) -> jax.Array:
+def of_pairs(groups: Groups, factor: jax.Array, product, get) -> jax.Array:
     """Compute a product table by table, and collect its rows in the order of the pairs, [P, ...].
 
     Args:
@@ -209,7 +208,7 @@ def _of_pairs(groups: Groups, factor: jax.Array, product, get) -> jax.Array:
 def _read_pairs(x, factor, groups):
     # The rows of the table come before its slots: a table in the order of what is asked for
     # would transpose all factors, which takes longer than the product.
-    return _of_pairs(
+    return of_pairs(
         groups,
         factor,
         lambda slots, factor: jnp.einsum("crd,cs...d->crs...", factor, x[slots.pair]),
@@ -219,7 +218,7 @@ def _read_pairs(x, factor, groups):
 
 @jax.jit
 def _write_pairs(h, factor, groups):
-    return _of_pairs(
+    return of_pairs(
         groups,
         factor,
         lambda slots, factor: jnp.einsum("cs...r,crd->cs...d", h[slots.pair], factor),
@@ -286,30 +285,6 @@ def read(x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
       [P, ..., r], or [P, ..., blocks, r].
     """
     return _block_by_block(_read, x, factor, groups)
-
-
-def read_patches(x: Patches, factor: jax.Array, groups: Groups) -> jax.Array:
-    """`x_p · factor[g_p]ᵀ` of every pair, for the rows of a convolution, group by group.
-
-    Args:
-      x: [B, ..., d] rows of all examples.
-      factor, groups: see `read`.
-
-    Returns:
-      [P, ..., r], or [P, ..., blocks, r].
-    """
-
-    @jax.checkpoint  # else the images of all slots would be kept for the gradient
-    def one(group):
-        pairs, reads = group
-        return x[groups.example[pairs]].read(reads[None])[..., 0, :]
-
-    return _of_pairs(
-        groups,
-        factor,
-        lambda slots, factor: jax.lax.map(one, (slots.pair, factor)),
-        lambda table, block, slot: table[block, slot],
-    )
 
 
 def look_up(index: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
