@@ -77,7 +77,7 @@ class AdversaryTest(absltest.TestCase):
         shared = jnp.broadcast_to(r, mask.shape)
         dense = run(self.target, self.parts, x, scaled(mask, shared))
         for most, route in ((33, "grouped"), (40, "grouped"), (64 * COUNT, "dense")):
-            self.assertEqual(forward.choose_masked_route(most, 64, COUNT), route)
+            self.assertEqual(forward.choose_masked_route(most, 64, self.parts.terms), route)
             with (
                 mock.patch.object(parts, "_FEW_PRODUCTS", 0),
                 mock.patch.object(parts, "_active_pairs", wraps=parts._active_pairs) as pairs,

@@ -161,7 +161,7 @@ def _squares(rule: _Rule, target, at, components, x, keys, valid) -> jax.Array:
             valid,
             lambda at: routes.along_directions(at, components, directions),
         )
-        return jnp.sum(jnp.square(along), axis=1)
+        return jnp.sum(jnp.square(along), axis=0).T
 
     if rule.mode == "sketch":
         return pulled(_probes(rule, at.outputs, keys))

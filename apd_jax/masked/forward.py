@@ -17,6 +17,8 @@ from apd_jax.masked import grouped_matmul
 from apd_jax.sites import Operation, PyTree, SiteCall, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
+# Cost of gathering a number of a row and of adding it to a sum, in multiply-adds of products.
+_GATHERED = 20
 
 
 def is_look_up(x: jax.Array) -> bool:
@@ -104,13 +106,23 @@ def masked_pairs(
     return operation
 
 
-def choose_masked_route(num_pairs: int, num_rows: int, num_components: int) -> str:
-    """Choose `"grouped"` if it skips at least three quarters of the products, else `"dense"`.
+def choose_masked_route(num_pairs: int, num_rows: int, components: Components) -> str:
+    """Choose `"grouped"` or `"dense"`, by the multiply-adds and the numbers moved of both routes.
 
-    Below that, gathering rows and factors costs more than the skipped products.
+    The dense route multiplies every row by all factors. The grouped one multiplies only pairs, but
+    gathers their rows and writes, which costs more than the products where ranks are small.
+
+    Args:
+      num_pairs: P.
+      num_rows: B, or B·T if rows are positions.
+      components: `{site: Factors}`.
     """
-    slots = grouped_matmul.num_slots(num_pairs, num_components)
-    return "grouped" if 4 * slots <= num_rows else "dense"
+    count = num_components(components)
+    widths = jax.tree.leaves(components)  # [C, (G), m, d]
+    dense = sum(num_rows * side.size for side in widths)
+    slots = min(num_pairs, count) * grouped_matmul.num_slots(num_pairs, count)
+    per_pair = sum(side.size // count * (1 + _GATHERED / side.shape[-2]) for side in widths)
+    return "grouped" if 2 * slots * per_pair <= dense else "dense"
 
 
 @jax.jit

@@ -301,10 +301,10 @@ class Objective:
     def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
         """The masked operation of a whole batch, by the algorithm that `routes` names."""
         route: str = self.routes.masked_route
-        *lead, count = chosen.mask.shape
+        lead = chosen.mask.shape[:-1]
         pairs = chosen.pairs
         if route == "auto" and pairs is not None:
-            route = forward.choose_masked_route(pairs[0].size, math.prod(lead), count)
+            route = forward.choose_masked_route(pairs[0].size, math.prod(lead), components)
         if route == "dense" or pairs is None:
             return forward.masked(components, chosen.mask)
-        return forward.masked_pairs(components, pairs, tuple(lead))
+        return forward.masked_pairs(components, pairs, lead)
