@@ -12,8 +12,9 @@ import jax
 from apd_jax import sites, validity
 from apd_jax.attribution import gradient
 from apd_jax.attribution.attributed import Attributed
-from apd_jax.attribution.gradient import Linearisation, gradient_attributions
+from apd_jax.attribution.gradient import gradient_attributions
 from apd_jax.attribution.metrics import Metric
+from apd_jax.attribution.options import DEFAULT, Linearisation, Options
 from apd_jax.attribution.removal import ablation_attributions, activation_attributions
 from apd_jax.attribution.routes import Mode
 from apd_jax.errors import UserError
@@ -21,19 +22,20 @@ from apd_jax.errors import UserError
 INTEGRATION_STEPS = 8
 
 
-def _integrated(target, components, x, **options) -> Attributed:
-    return gradient.attribute(target, components, x, integration_steps=INTEGRATION_STEPS, **options)
+def _integrated(target, components, x, options=DEFAULT, **given) -> Attributed:
+    options = options._replace(integration_steps=INTEGRATION_STEPS)
+    return gradient.attribute(target, components, x, options, **given)
 
 
 def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Callable:
     """Make a method of a function that runs the component model, whatever the linearisation."""
 
-    def attribute(
-        target, components, x, *, per_position=False, metric="rms", valid=None, **_
-    ) -> Attributed:
+    def attribute(target, components, x, options=DEFAULT, *, key=None, valid=None) -> Attributed:
+        del key  # nothing is random
+        metric = options.metric
         if metric != "rms" and not of_metric:
             raise UserError(f"{function.__name__} has no metric but 'rms', got {metric!r}")
-        if per_position:
+        if options.per_position:
             raise UserError(
                 f"{function.__name__} has no scores per position; use gradient attributions"
             )
@@ -51,7 +53,7 @@ def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Call
     return attribute
 
 
-# Name -> `(target, components, x, **options of gradient_attributions) -> Attributed`.
+# Name -> `(target, components, x, options, *, key, valid) -> Attributed`.
 METHODS: dict[str, Callable[..., Attributed]] = {
     "gradient": gradient.attribute,
     "integrated_gradients": _integrated,
@@ -65,6 +67,7 @@ __all__ = [
     "Linearisation",
     "Metric",
     "Mode",
+    "Options",
     "ablation_attributions",
     "activation_attributions",
     "gradient_attributions",

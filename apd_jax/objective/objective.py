@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import randomness, sites, validity
-from apd_jax.attribution import METHODS, Attributed, Linearisation, metrics
+from apd_jax.attribution import METHODS, Attributed, Linearisation, Options, metrics
 from apd_jax.components import Components
 from apd_jax.config_fields import check_takes, check_values, setting
 from apd_jax.errors import UserError
@@ -180,6 +180,16 @@ class Objective:
             sizes = f"num_components={num_components}" + (" with distil" if self.distil else "")
             raise UserError(f"topk does not fit batch_size and {sizes}: {error}") from error
 
+    @property
+    def _options(self) -> Options:
+        return Options(
+            self.routes.attribution_mode,
+            self.attribution_source,
+            self.metric,
+            self.per_position,
+            self.routes.num_probes,
+        )
+
     def attribute(
         self, target: Target, components: Components, x: PyTree, key: jax.Array | None = None
     ) -> Attributed:
@@ -196,15 +206,11 @@ class Objective:
             target,
             components,
             x,
-            mode=self.routes.attribution_mode,
-            source=self.attribution_source,
-            metric=self.metric,
-            per_position=self.per_position,
-            num_probes=self.routes.num_probes,
-            valid=self.counted(x),
+            self._options,
             key=randomness.stream_of_step(
                 randomness.root(0) if key is None else key, "sketch directions"
             ),
+            valid=self.counted(x),
         )
         if self.attribution_source == "target":
             return found

@@ -38,7 +38,7 @@ def value_and_gradient(
     """
     key = randomness.root(0) if key is None else key
     keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(number))
-    parts = jax.tree.map(lambda leaf: leaf.reshape(number, -1, *leaf.shape[1:]), x)
+    parts = blocks.divided(x, number)
 
     def scores_of(part):
         fixed = jax.lax.stop_gradient(components)
