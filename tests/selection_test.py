@@ -73,7 +73,7 @@ class BatchTest(parameterized.TestCase):
         (0.3, 3, 2, "k=0.3 selects nothing: .+ 0 at batch size 3; k must be at least 0.333333"),
         (0, 3, 2, "selects nothing"),
         (-1, 3, 2, "selects nothing"),
-        (2.4, 3, 2, "k=2.4 selects 7 pairs, but 3 examples and 2 .+ only 6; .+ at most 2"),
+        (2.4, 3, 2, r"k must be at most the number of components \(2\), got 2.4"),
         (1, 3, 0, "k=1 selects 3 pairs"),
         (math.inf, 3, 2, "finite"),
         (math.nan, 3, 2, "finite"),

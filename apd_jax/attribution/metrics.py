@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import validity
+from apd_jax.config_fields import check_takes
 from apd_jax.errors import UserError
 from apd_jax.validity import Valid
 
@@ -19,8 +20,10 @@ Metric = Literal["rms", "fisher"] | Callable[[PyTree], PyTree]
 
 
 def check_metric(metric: Metric) -> None:
-    """Raise UserError unless a metric is known, or a function."""
-    if not callable(metric) and metric not in ("rms", "fisher"):
+    """Raise UserError unless a metric is known, or a function of the outputs."""
+    if callable(metric):
+        check_takes("metric", metric, "outputs")
+    elif metric not in ("rms", "fisher"):
         raise UserError(
             f"metric must be 'rms', 'fisher', or a function of the outputs, got {metric!r}"
         )

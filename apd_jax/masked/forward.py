@@ -104,6 +104,28 @@ def masked_pairs(
     return operation
 
 
+def masked_by(
+    route: MaskedRoute,
+    components: Components,
+    mask: jax.Array,
+    pairs: tuple[jax.Array, jax.Array] | None,
+) -> Operation:
+    """Make the masked operation of a whole batch by the route that is asked for.
+
+    Args:
+      route: `"auto"` chooses by size.
+      components: `{site: Factors}`.
+      mask, pairs: the selection, as a mask and as its active pairs; see `selection.Selected`.
+        Without pairs the dense route is taken, whatever is asked for.
+    """
+    *lead, count = mask.shape
+    if pairs is None or route == "dense":
+        return masked(components, mask)
+    if route == "auto" and choose_masked_route(pairs[0].size, math.prod(lead), count) == "dense":
+        return masked(components, mask)
+    return masked_pairs(components, pairs, tuple(lead))
+
+
 def choose_masked_route(num_pairs: int, num_rows: int, num_components: int) -> str:
     """Choose `"grouped"` if it skips at least three quarters of the products, else `"dense"`.
 

@@ -15,14 +15,13 @@ import jax.numpy as jnp
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution import METHODS, Attributed, Linearisation, Options, metrics
 from apd_jax.components import Components
-from apd_jax.config_fields import check_takes, check_values, setting
+from apd_jax.config_fields import check_values, setting
 from apd_jax.errors import UserError
-from apd_jax.masked import forward
 from apd_jax.objective import losses, selection
 from apd_jax.objective.coefficients import CONSTANT, Coefficients, Multipliers, Routes
 from apd_jax.objective.partial import PartialMasks
 from apd_jax.objective.selection import Selected
-from apd_jax.objective.terms import DISTANCES, TERMS, Step
+from apd_jax.objective.terms import TERMS, Step, check_distance
 from apd_jax.sites import PyTree, Target
 
 
@@ -92,25 +91,11 @@ class Objective:
         check_values(self)
         losses.activation_function(self.hidden_activation)
         metrics.check_metric(self.metric)
-        if callable(self.metric):
-            check_takes("metric", self.metric, "outputs")
-        if self.valid is not None:
-            if not callable(self.valid):
-                raise UserError(
-                    "valid must be a function of the batch, such as lambda batch: batch['mask'], "
-                    f"got a {type(self.valid).__name__}"
-                )
-            check_takes("valid", self.valid, "batch")
+        validity.check(self.valid)
+        check_distance(self.minimality_loss)
         if self.attribution not in METHODS:
             known = sorted(METHODS)
             raise UserError(f"attribution must be one of {known}, got {self.attribution!r}")
-        if callable(self.minimality_loss):
-            check_takes("minimality_loss", self.minimality_loss, "outputs", "target_outputs")
-        elif self.minimality_loss not in DISTANCES:
-            raise UserError(
-                f"minimality_loss must be one of {sorted(DISTANCES)} or a function, got "
-                f"{self.minimality_loss!r}"
-            )
         for name in ("schatten_p", "lp_p"):
             if not 0 < getattr(self, name) <= 2:
                 raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
@@ -170,6 +155,11 @@ class Objective:
             )
         if self.topk is None or self.selection == "exact":
             return
+        if self.topk > candidates:
+            less = " - 1, since distil keeps the last one active" if self.distil else ""
+            raise UserError(
+                f"topk must be at most num_components{less} ({candidates}), got {self.topk}"
+            )
         try:
             if self.selection == "batch":
                 rows = math.ceil(1 / self.topk) if num_rows is None else num_rows
@@ -255,16 +245,16 @@ class Objective:
                     f"{type(x).__name__} of arrays; use 'batch' or 'sample'"
                 )
             chosen = Selected(selection.exact_topk_mask(counted, x, valid), None)
-        elif here is not None and self.selection == "batch":
-            assert self.topk is not None
-            chosen = selection.batch_topk_of_rows(counted, self.topk, here, multiplier)
-        elif multiplier is not None:
-            assert self.topk is not None
-            chosen = selection.batch_topk_part(counted, self.topk, multiplier)
         else:
-            assert self.topk is not None
-            rule = selection.batch_topk if self.selection == "batch" else selection.sample_topk
-            chosen = rule(counted, self.topk)
+            assert self.topk is not None  # or nothing would be selected
+            if self.selection == "sample":
+                chosen = selection.sample_topk(counted, self.topk)
+            elif here is not None:
+                chosen = selection.batch_topk_of_rows(counted, self.topk, here, multiplier)
+            elif multiplier is not None:
+                chosen = selection.batch_topk_part(counted, self.topk, multiplier)
+            else:
+                chosen = selection.batch_topk(counted, self.topk)
         return selection.add_always_active(chosen) if self.distil else chosen
 
     def terms(
@@ -303,14 +293,3 @@ class Objective:
         weights, losses = dataclasses.asdict(self.coefficients), multipliers.losses
         weighted = (weights[n] * losses.get(n, 1.0) * value for n, value in terms.items())
         return sum(weighted, jnp.float32(0))
-
-    def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
-        """The masked operation of a whole batch, by the algorithm that `routes` names."""
-        route: str = self.routes.masked_route
-        *lead, count = chosen.mask.shape
-        pairs = chosen.pairs
-        if route == "auto" and pairs is not None:
-            route = forward.choose_masked_route(pairs[0].size, math.prod(lead), count)
-        if route == "dense" or pairs is None:
-            return forward.masked(components, chosen.mask)
-        return forward.masked_pairs(components, pairs, tuple(lead))

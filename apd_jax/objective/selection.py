@@ -39,11 +39,7 @@ def num_active(k: float, batch_size: int, num_components: int) -> int:
             f"k must be at least {1 / batch_size:g}, or the batch larger"
         )
     if selected > batch_size * num_components:
-        raise UserError(
-            f"k={k} selects {selected} pairs, but {batch_size} examples and {num_components} "
-            f"components make only {batch_size * num_components}; k must be at most "
-            f"{num_components}"
-        )
+        raise UserError(f"k must be at most the number of components ({num_components}), got {k}")
     return selected
 
 

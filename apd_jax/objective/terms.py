@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
+from apd_jax.config_fields import check_takes
+from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.objective import losses, lp_losses, partial
 from apd_jax.objective.selection import Selected
@@ -61,7 +63,8 @@ class Step:
         """Outputs and records of the pass with the active components alone."""
         positions = self.objective.per_position
         if sites.batched(self.target, self.x):
-            operation = self.objective.masked_operation(self.components, self.chosen)
+            route = self.objective.routes.masked_route
+            operation = forward.masked_by(route, self.components, *self.chosen)
             return sites.run(self.target, self.x, operation, positions=positions)
 
         def alone(x, mask):
@@ -99,6 +102,16 @@ SIMPLICITY_NORMS = {
 
 def _faithfulness(step: Step) -> jax.Array:
     return losses.faithfulness(step.components, step.target.weights, step.uses)
+
+
+def check_distance(loss: Any) -> None:
+    """Raise UserError unless `minimality_loss` is known, or a function of two outputs."""
+    if callable(loss):
+        check_takes("minimality_loss", loss, "outputs", "target_outputs")
+    elif loss not in DISTANCES:
+        raise UserError(
+            f"minimality_loss must be one of {sorted(DISTANCES)} or a function, got {loss!r}"
+        )
 
 
 def distance(

@@ -204,14 +204,5 @@ def _make_between(settings: Settings, sample: SampleBatch) -> loop.Between | Non
     rounds = settings.refine.rounds(settings.steps)
     if not rounds:
         return None
-    function = refine.make_round(
-        settings.objective,
-        settings.refine,
-        settings.steps,
-        sample,
-        settings.multipliers,
-        settings.unit_norm,
-        settings.batch_size,
-    )
     spacing = settings.refine.spacing(settings.steps)
-    return loop.Between(spacing, (rounds + 1) * spacing, function)
+    return loop.Between(spacing, (rounds + 1) * spacing, refine.make_round(settings, sample))

@@ -76,10 +76,7 @@ def collect(components: Components, evidence: Evidence, near: jax.Array, d, stor
             reads=kept.at[d].set(taken.reads), writes=factors.writes.at[d].set(taken.writes)
         )
 
-    return {
-        site: shares.by_block(collected, factors, evidence.rows[site])
-        for site, factors in components.items()
-    }
+    return shares.each_site(collected, components, evidence.rows)
 
 
 def gather(

@@ -49,10 +49,7 @@ def merge(
     def add(carry):
         components, table, count, touched = carry
         c, d, _ = pair(table)
-        components = {
-            site: shares.by_block(lambda f: shares.add_into(f, c, d), factors)
-            for site, factors in components.items()
-        }
+        components = shares.each_site(lambda f: shares.add_into(f, c, d), components)
         # Inner products are linear: the table of the merged components needs no new products.
         table = table.at[c].add(table[d])
         table = table.at[:, c].add(table[:, d])

@@ -16,6 +16,8 @@ from apd_jax.objective.coefficients import CONSTANT, Multipliers
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import TERMS
 from apd_jax.sites import PyTree, Target
+from apd_jax.training.config import Settings
+from apd_jax.training.mean_loss import mean_loss
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.clean import clean, share
 from apd_jax.training.refine.evidence import always_transposed, as_read, look
@@ -90,7 +92,7 @@ def move(
         return as_read(parts, transposed)
 
     def loss(parts):
-        return total_loss(objective, target, x, key, multipliers, block_size)(whole(parts))
+        return mean_loss(objective, target, x, key, multipliers, block_size)(whole(parts))
 
     def seen_with(parts):
         return look(objective, target, whole(parts), x, key, multipliers.topk, block_size)
@@ -123,27 +125,6 @@ def move(
     return whole(parts), counts, touched
 
 
-def total_loss(
-    objective: Objective,
-    target: Target,
-    x: PyTree,
-    key: jax.Array | None,
-    multipliers: Multipliers,
-    block_size: int | None = None,
-) -> Callable[[Components], jax.Array]:
-    """The loss of components on a batch x, the mean over blocks of it."""
-
-    def loss(components):
-        def of_part(part):
-            terms, _ = objective.terms(target, components, part, key, multipliers)
-            return objective.total(terms, multipliers), objective.weight(part)
-
-        values, weights = blocks.over_blocks(of_part, x, block_size)
-        return blocks.mean(values, None if objective.valid is None else weights)
-
-    return loss
-
-
 def num_examples(
     objective: Objective,
     rules: Rules,
@@ -170,13 +151,7 @@ def num_examples(
 
 
 def make_round(
-    objective: Objective,
-    rules: Rules,
-    steps: int,
-    sample_batch: Callable[[jax.Array, int], PyTree],
-    multipliers: Callable[[Any], Multipliers],
-    unit_norm: bool = False,
-    block_size: int | None = None,
+    settings: Settings, sample_batch: Callable[[jax.Array, int], PyTree]
 ) -> Callable[[Target, Any, jax.Array], Any]:
     """Make the function `(target, state, key) -> state` that the loop calls between steps.
 
@@ -185,25 +160,20 @@ def make_round(
     Otherwise, unless the last round is over, the moves follow.
 
     Args:
-      objective: the objective of the training.
-      rules: thresholds of the moves.
-      steps: number of steps of the training.
+      settings: the hyperparameters; as many examples as a step has are looked at together.
       sample_batch: function that draws the examples.
-      multipliers: gives the multipliers of the coefficients and of k for a state.
-      unit_norm: whether the columns of U are kept at unit norm.
-      block_size: number of examples that are looked at together, the batch size of the training;
-        None for all.
     """
-    final = rules.rounds(steps) * rules.spacing(steps)
+    objective, rules, block_size = settings.objective, settings.refine, settings.batch_size
+    final = rules.rounds(settings.steps) * rules.spacing(settings.steps)
 
     def one_round(target, state, key):
         count = num_examples(objective, rules, target, sample_batch, block_size)
         x = sample_batch(randomness.stream_of_step(key, "round batch"), count)
         probes = randomness.stream_of_step(key, "round attribution")
-        now = multipliers(state)
+        now = settings.multipliers(state)
         components = state.components
         errors_alone = now._replace(losses={**now.losses, **_ERRORS_ALONE})
-        error = total_loss(objective, target, x, probes, errors_alone, block_size)
+        error = mean_loss(objective, target, x, probes, errors_alone, block_size)
 
         def moves(parts):
             return move(
@@ -219,9 +189,10 @@ def make_round(
         components = shares.select(undo, last.before, components)
         acts = ~undo & (state.step <= final)
         moved, made, touched = jax.lax.cond(acts, moves, none, components)
+        noise = randomness.stream_of_step(key, "round factors")
         counts = {name: count + made.get(name, undo) for name, count in last.counts.items()}
         return state._replace(
-            components=refill(moved, randomness.stream_of_step(key, "round factors"), unit_norm),
+            components=refill(moved, noise, settings.unit_norm),
             optimizer=forget(state.optimizer, components, touched | undo),
             refined=Refined(components, jnp.any(touched), counts),
         )

@@ -6,7 +6,7 @@ Letters: C components, G blocks of a stacked site, m rank, d_in / d_out site wid
 mask, n rows at a site.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +29,22 @@ def by_block(function: Callable, factors: Factors, *rows: jax.Array) -> Any:
     if not factors.stacked:
         return function(factors, *rows)
     return jax.vmap(function, in_axes=(1, *(0 for _ in rows)), out_axes=1)(factors, *rows)
+
+
+def each_site(
+    function: Callable, components: Components, rows: Mapping[str, jax.Array] | None = None
+) -> Components:
+    """`function(factors, rows)` at every site, or `function(factors)` where no rows are given.
+
+    Args:
+      function: function of factors [C, m, d], and of what the site reads, to such factors.
+      components: `{site: Factors}`.
+      rows: what every site reads, as `Evidence.rows`.
+    """
+    return {
+        site: by_block(function, factors, *(() if rows is None else (rows[site],)))
+        for site, factors in components.items()
+    }
 
 
 def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:

@@ -109,10 +109,7 @@ def hand_over(
             writes=factors.writes.at[d].set(factors.writes[c]),
         )
 
-    return {
-        site: shares.by_block(divided, factors, evidence.rows[site])
-        for site, factors in components.items()
-    }
+    return shares.each_site(divided, components, evidence.rows)
 
 
 def split(
