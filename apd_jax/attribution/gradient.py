@@ -124,9 +124,13 @@ def _in_blocks(options: Options, target, components, x, keys=None, valid=None) -
 def _attributed(options: Options, target, components, x, keys, valid) -> Attributed:
     at = routes.linearise(target, x, options.metric, options.per_position, valid)
     outputs = at.outputs
+    # Outputs that do not count may be NaN; as zeros they do no harm in the metric. The ones that
+    # are returned stay as they are.
     at = at._replace(outputs=validity.keep(valid, outputs))
     width = metrics.num_directions(options.metric, at.outputs)
     if options.mode == "auto":
+        # A tangent that is pushed forward mixes the positions at which it started: scores of single
+        # positions need the pull, which ends at rows of positions.
         backwards = options.per_position or routes.only_backwards(at)
         cheapest: Mode = "reverse" if backwards else routes.cheaper(at, components, width)
         options = options._replace(mode=cheapest)
@@ -167,6 +171,7 @@ def _squares(options: Options, target, at, components, x, keys, valid) -> jax.Ar
             )
             return metrics.squared(options.metric, at.outputs, along)
 
+        # By definition: one position at a time, at which alone the weights change.
         length = math.prod(next(iter(at.zeros.values())).shape[1 : at.lead])
         table = jax.lax.map(one, jnp.arange(length))  # [T, C, B]
         return jnp.moveaxis(table, 0, -1).reshape(table.shape[1], -1)
@@ -195,6 +200,8 @@ def _squares(options: Options, target, at, components, x, keys, valid) -> jax.Ar
     if options.mode == "sketch":
         return pulled(_probes(options, at.outputs, keys))
     width = metrics.num_directions(options.metric, at.outputs)
+    # Pulling back all O directions at once needs their cotangents at every site at once. Squares
+    # add up over directions, so that they can be taken in groups; those past the last are zeros.
     if width <= _DIRECTIONS:
         return pulled(metrics.directions(options.metric, at.outputs, jnp.arange(width)))
     starts = jnp.arange(0, width, _DIRECTIONS)

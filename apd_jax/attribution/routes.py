@@ -72,6 +72,8 @@ def linearise(
     shapes = jax.eval_shape(records_of, x)
     zeros = {key: jnp.zeros(record.y.shape, record.y.dtype) for key, record in shapes.items()}
 
+    # The taps stand for `x P_c`, which is added to a site's output. The derivative in them at zero
+    # is that along the parameters, by the chain rule, whatever the rank of the components.
     def tapped(taps):
         def operation(call):
             return call.as_is() + taps[call.key]
@@ -80,6 +82,7 @@ def linearise(
         return quantities(metric, outputs, sites.batch_size(x), valid), (outputs, records)
 
     axes = sites.position_shape(target, x) if positions else ()
+    # The records come out as auxiliary values: at a tap of zero they are those of the target.
     _, push, (outputs, records) = jax.linearize(tapped, zeros, has_aux=True)
 
     def rows(inputs):
@@ -107,6 +110,7 @@ def along_outputs(
 
 def along_directions(at: Linearised, components: Components, directions: jax.Array) -> jax.Array:
     """Derivatives of the outputs in directions [n, B, O], by pulling these back: [C, n, L]."""
+    # The transpose of the linear map itself: the network is not differentiated a second time.
     pull = jax.linear_transpose(at.push, at.zeros)
     dtype = jax.eval_shape(at.push, at.zeros).dtype
     (gradients,) = jax.vmap(pull)(directions.astype(dtype))
@@ -151,6 +155,7 @@ def _cheaper_read(
         return reads, x
     width, full = product.matrix.shape
     count = x.size // full
+    # The saving has to pay for the product of directions and matrix, once for every component.
     if width * (full + count) >= count * full:
         return reads, x
     return jnp.einsum("crd,fd->crf", reads, product.matrix), product.rows
@@ -159,6 +164,8 @@ def _cheaper_read(
 def _tangent(at: Linearised, key, record: SiteRecord, factors: Factors) -> pushforward.Term:
     """The tangents of all components at one use, kept low-rank where `pushforward` can use that."""
     tap = at.zeros[key]
+    # A stack has a basis for every block, and a half-precision network casts between: neither is a
+    # single product `coefficients · basis`.
     if factors.stacked or tap.dtype != factors.writes.dtype:
         dense = forward.write_each(forward.read_all(record.x, factors), factors)
         dense = jnp.moveaxis(dense, -2, 0).astype(tap.dtype)

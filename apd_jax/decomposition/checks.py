@@ -17,7 +17,7 @@ from apd_jax.decomposition.derivative_checks import check_derivatives
 from apd_jax.decomposition.rounding import DIFFERENCE
 from apd_jax.errors import UserError
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.selection import Selected
+from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS, Step
 from apd_jax.runtime.programs import jit_with_owner
 from apd_jax.sites import PyTree, Target

@@ -27,9 +27,12 @@ def is_look_up(x: jax.Array) -> bool:
 def read_all(x: jax.Array, factors: Factors) -> jax.Array:
     """`x U_c` of all components: rows [B, ..., (G), d_in] to [B, ..., (G), C, m]."""
     if is_look_up(x):
+        # The product with a one-hot row is one column of the factor: nothing of the size of the
+        # vocabulary is multiplied.
         return jnp.moveaxis(jnp.take(factors.reads, x, axis=-1), (0, 1), (-2, -1))
     if factors.stacked:
         return jnp.einsum("...gd,cgmd->...gcm", x, factors.reads)
+    # One product with the C·m directions of all components side by side.
     flat = factors.reads.reshape(-1, factors.reads.shape[-1])
     return jnp.matmul(x, flat.T).reshape(*x.shape[:-1], *factors.reads.shape[:2])
 
@@ -65,6 +68,8 @@ def masked(components: Components, mask: jax.Array) -> Operation:
         factors = components[call.key[0]].placed(call.placement)
         hidden = read_all(call.x, factors)
         weights = mask.astype(hidden.dtype)
+        # Rows of an example share its mask, so that axes between batch (or position) and component
+        # broadcast.
         between = (1,) * (hidden.ndim - 1 - weights.ndim)
         weights = weights.reshape(*weights.shape[:-1], *between, weights.shape[-1], 1)
         return write_sum(hidden * weights, factors)
@@ -82,7 +87,7 @@ def masked_pairs(
 
     Args:
       components: `{site: Factors}`.
-      pairs: (rows [P], components [P]); see `selection.Selected`.
+      pairs: (rows [P], components [P]); see `selected.Selected`.
       lead: (B,), or (B, T) if rows are positions, numbered through all examples.
     """
     num_rows = math.prod(lead)
@@ -97,6 +102,8 @@ def masked_pairs(
             hidden = grouped_matmul.look_up(rows, reads, groups)
         else:
             hidden = grouped_matmul.read(rows, reads, groups)
+        # Rows come back in the order of the pairs. A row sums its own: pairs without a component
+        # have an example out of bounds, which `segment_sum` drops.
         written = grouped_matmul.write(hidden, writes, groups)
         total_written = jax.ops.segment_sum(written, groups.example, num_rows)
         return total_written.reshape(*lead, *total_written.shape[1:])
@@ -115,7 +122,7 @@ def masked_by(
     Args:
       route: `"auto"` chooses by size.
       components: `{site: Factors}`.
-      mask, pairs: the selection, as a mask and as its active pairs; see `selection.Selected`.
+      mask, pairs: the selection, as a mask and as its active pairs; see `selected.Selected`.
         Without pairs the dense route is taken, whatever is asked for.
     """
     *lead, count = mask.shape

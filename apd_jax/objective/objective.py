@@ -17,10 +17,11 @@ from apd_jax.attribution import METHODS, Attributed, Linearisation, Options, met
 from apd_jax.components import Components
 from apd_jax.config_fields import check_values, setting
 from apd_jax.errors import UserError
-from apd_jax.objective import losses, selection
+from apd_jax.objective import losses, selected, selection
 from apd_jax.objective.coefficients import CONSTANT, Coefficients, Multipliers, Routes
 from apd_jax.objective.partial import PartialMasks
-from apd_jax.objective.selection import Selected
+from apd_jax.objective.selected import Selected
+from apd_jax.objective.selection import Rule
 from apd_jax.objective.terms import TERMS, Step, check_distance
 from apd_jax.sites import PyTree, Target
 
@@ -33,7 +34,7 @@ class Objective:
         Coefficients(minimality=1.0, simplicity=1.0), "Weights of the loss terms."
     )
     topk: float | None = setting(1.0, "k of the top-k selection; None for the pure Lp objective.")
-    selection: Literal["batch", "sample", "exact"] = setting(
+    selection: Rule = setting(
         "batch",
         "Top-k over the batch (floor(k·B) pairs), for every sample (k of them), or exact (as many "
         "pairs as there are active inputs; k is not used).",
@@ -161,6 +162,8 @@ class Objective:
                 f"topk must be at most num_components{less} ({candidates}), got {self.topk}"
             )
         try:
+            # Where the number of rows is not known yet, k is judged for as many rows as it needs to
+            # select one pair; the batch itself is checked again when it comes.
             if self.selection == "batch":
                 rows = math.ceil(1 / self.topk) if num_rows is None else num_rows
                 selection.num_active(self.topk, rows, candidates)
@@ -205,6 +208,8 @@ class Objective:
         if self.attribution_source == "target":
             return found
 
+        # These scores come with a pass of the component model, but the losses compare with the
+        # target.
         return Attributed(found.scores, *self.own_pass(target, x))
 
     def own_pass(self, target: Target, x: PyTree) -> tuple[PyTree, sites.Records]:
@@ -227,35 +232,22 @@ class Objective:
         valid, here = self.counted(x), None
         if valid is not None:
             here = validity.of_rows(valid, scores.shape[:-1]).reshape(-1)
+            # Scores that are not finite are never selected: NaN takes the rows that do not count
+            # out of every rule, without a rule of its own.
             rows = jnp.where(here[:, None], rows, jnp.nan)
         chosen = self._select_rows(rows, x, multiplier, valid, here)
         if here is not None:
-            chosen = selection.only(chosen, here)
+            chosen = selected.only(chosen, here)
         return chosen._replace(mask=chosen.mask.reshape(scores.shape))
 
     def _select_rows(self, scores, x, multiplier, valid, here) -> Selected:
-        """Select rows of a table [R, C], of which those where `here` is False are not taken."""
         if not self.selects:
             return Selected(jnp.ones(scores.shape, bool), None)
         counted = scores[:, :-1] if self.distil else scores
-        if self.selection == "exact":
-            if not hasattr(x, "shape"):
-                raise UserError(
-                    "selection 'exact' counts the active inputs of one array [B, F], got a "
-                    f"{type(x).__name__} of arrays; use 'batch' or 'sample'"
-                )
-            chosen = Selected(selection.exact_topk_mask(counted, x, valid), None)
-        else:
-            assert self.topk is not None  # or nothing would be selected
-            if self.selection == "sample":
-                chosen = selection.sample_topk(counted, self.topk)
-            elif here is not None:
-                chosen = selection.batch_topk_of_rows(counted, self.topk, here, multiplier)
-            elif multiplier is not None:
-                chosen = selection.batch_topk_part(counted, self.topk, multiplier)
-            else:
-                chosen = selection.batch_topk(counted, self.topk)
-        return selection.add_always_active(chosen) if self.distil else chosen
+        chosen = selection.select_rows(
+            self.selection, self.topk, counted, x, multiplier=multiplier, valid=valid, rows=here
+        )
+        return selected.add_always_active(chosen) if self.distil else chosen
 
     def terms(
         self,
@@ -282,6 +274,8 @@ class Objective:
         if chosen is not None and not flows:
             attributed = Attributed(jnp.zeros(chosen.mask.shape), *self.own_pass(target, x))
         else:
+            # The top-k selection is piecewise constant, and the paper lets no gradient flow through
+            # its scores. Only the Lp losses are functions of the scores themselves.
             fixed = components if flows else jax.lax.stop_gradient(components)
             attributed = self.attribute(target, fixed, x, key)
         chosen = chosen or self.select(attributed.scores, x, multipliers.topk)

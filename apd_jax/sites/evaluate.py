@@ -90,6 +90,8 @@ def run(
     target.at(x)
     program = trace(target.apply_fn, target.params, x)
     leads = _leads(target, x, program, positions)
+    # All uses of a leaf are counted, those of its sites that were not chosen as well: the n-th use
+    # that is met here is the n-th one of the traced program, whose placement is known.
     chosen = {site.leaf for site in target.sites.values()}
     uses: collections.Counter[str] = collections.Counter()
     met: collections.Counter[int] = collections.Counter()
@@ -106,12 +108,15 @@ def run(
         uses[placement.site] += 1
         order = _Order(len(use.row_shape), leads[leaf][place])
         rows = order.forward(use.to_rows())
+        # The original result is computed only if the operation asks for it.
         call = SiteCall(key, rows, placement, lambda: order.forward(use.settle(result())))
         y = use.finish(order.backward(operation(call)))
         records[key] = SiteRecord(rows, order.forward(y), placement)
+        # Operations compute in the dtype of the factors; the network goes on in its own.
         return use.from_rows(y).astype(jax.eval_shape(result).dtype)
 
     def never(leaf, reason):
+        # A leaf with such a use is no site.
         raise AssertionError(f"leaf {leaf} is used otherwise: {reason}")
 
     leaves = jax.tree.leaves(target.params)
@@ -145,6 +150,7 @@ class _Order:
 def _leads(target: Target, x: PyTree, program, positions: bool) -> dict[int, list[Lead]]:
     lengths = position_shape(target, x) if positions else ()
     leads = find_leads(target.apply_fn, target.params, x, program, lengths)
+    # Callers divide such batches by `over_examples` first.
     if batch_size(x) > 1 and not _all_known(target, program, leads):
         raise AssertionError("the batch of some rows is unknown: take examples one by one")
     for site, lead in _used(target, program, leads):
@@ -206,6 +212,7 @@ def over_examples(function: Callable, target: Target, x: PyTree, *others: PyTree
     if batch_size(x) == 1 or batched(target, x):
         return function(x, *others)
 
+    # `vmap` over batches of one example: within it no axis has to be told apart from the batch.
     def one(*example):
         result = function(*jax.tree.map(lambda leaf: leaf[None], example))
         return jax.tree.map(lambda leaf: leaf[0], result)

@@ -14,7 +14,7 @@ from apd_jax import blocks, randomness, validity
 from apd_jax.components import Components
 from apd_jax.objective.coefficients import Multipliers
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.selection import Selected
+from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS
 from apd_jax.sites import PyTree, Target
 

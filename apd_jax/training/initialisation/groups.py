@@ -82,6 +82,7 @@ def _find_groups(
     some = jax.tree.map(lambda leaf: leaf[seen], x)
     rows = blocks.joined(blocks.over_blocks(lambda part: _rows(target, part), some, block_size))
     seen = seen[: len(next(iter(rows.values())))]
+    # An input that meets small weights hardly matters, however large it is.
     sizes = {site: jnp.linalg.norm(target.weights[site], axis=1) for site in rows}
     signatures = jnp.concatenate([rows[site] * sizes[site] for site in rows], axis=1)
     members, used = group_lines(signatures, activity[seen], count, least)
@@ -129,6 +130,7 @@ def group_lines(
         members = weights[:, None] * jax.nn.one_hot(similarity.argmax(axis=1), count)
         to_all = products @ members
         within = jnp.sum(members * to_all, axis=0)
+        # No example belongs to an unused group: a cosine is at least 0.
         return jnp.where(used, to_all / jnp.sqrt(jnp.maximum(within, 1e-30)), -1)
 
     similarity = jax.lax.fori_loop(0, _ROUNDS, assign, jnp.where(used, products[:, chosen], -1))

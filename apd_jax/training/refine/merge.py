@@ -35,6 +35,7 @@ def merge(
 
     def pair(table):
         norms = jnp.sqrt(jnp.maximum(jnp.diagonal(table), 0))
+        # Every pair once, the upper triangle without the diagonal.
         counts = (norms >= 0.1 * jnp.max(norms)) & ~fixed
         allowed = counts[:, None] & counts & jnp.triu(jnp.ones(table.shape, bool), 1)
         cosines = table / jnp.maximum(norms[:, None] * norms, 1e-30)

@@ -84,6 +84,8 @@ def move(
       The components, `{move: number}`, and [C] bool, the components that were touched.
     """
     total = num_components(components)
+    # Shapes are enough to know which sites are only used transposed. Their factors are turned round
+    # for the moves, so that U always is the side that reads.
     few = jax.tree.map(lambda leaf: leaf[:block_size], x)
     shapes = jax.eval_shape(lambda part: objective.own_pass(target, part)[1], few)
     transposed = always_transposed(shapes)
@@ -116,6 +118,7 @@ def move(
     parts, counts, touched = as_read(components, transposed), {}, jnp.zeros(total, bool)
     for name in MOVES:
         seen = seen_with(parts)
+        # After every move components are looked at again: each frees some, or uses some up.
         free = seen.free(rules.free_share) & ~fixed
         parts, counts[name], changed = steps[name](parts, seen, free)
         touched = touched | changed
@@ -172,6 +175,8 @@ def make_round(
         probes = randomness.stream_of_step(key, "round attribution")
         now = settings.multipliers(state)
         components = state.components
+        # Terms that are no errors are multiplied by 0: a merge lowers the simplicity loss and a
+        # split raises it, whether or not the move was right.
         errors_alone = now._replace(losses={**now.losses, **_ERRORS_ALONE})
         error = mean_loss(objective, target, x, probes, errors_alone, block_size)
 
@@ -186,7 +191,9 @@ def make_round(
 
         last = state.refined
         undo = last.acted & (_SLACK * error(last.before) < error(components))
+        # The steps since that round are lost with it: they were taken from the wrong components.
         components = shares.select(undo, last.before, components)
+        # No moves follow at once: they would mostly be those that have just failed.
         acts = ~undo & (state.step <= final)
         moved, made, touched = jax.lax.cond(acts, moves, none, components)
         noise = randomness.stream_of_step(key, "round factors")

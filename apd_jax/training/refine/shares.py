@@ -69,6 +69,8 @@ def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:
 
 def add_into(factors: Factors, into: jax.Array, source: jax.Array) -> Factors:
     """Add component `source` to component `into`, cut to rank m, and leave `source` at zero."""
+    # `P_a + P_b` has the factors of both side by side, of rank up to 2m; the best approximation of
+    # rank m keeps its largest singular values.
     both = jnp.stack([into, source])
     reads, writes = (
         leaf[both].reshape(-1, leaf.shape[-1]) for leaf in (factors.reads, factors.writes)
@@ -103,6 +105,8 @@ def partition(
     """
     if is_look_up(rows):
         return _partition_entries(rows, total, ridge)
+    # One Cholesky factorisation of the moments of all groups serves every group: only the right-
+    # hand side is a group's own.
     second = jnp.einsum("b,bni,bnj->ij", total, rows, rows)
     width = second.shape[0]
     epsilon = ridge * jnp.trace(second) / width + 1e-30
