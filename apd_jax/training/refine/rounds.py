@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from apd_jax import blocks, randomness, sites
 from apd_jax.components import Components, num_components
+from apd_jax.data import SampleBatch
 from apd_jax.objective.coefficients import CONSTANT, Multipliers
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import TERMS
@@ -148,7 +149,7 @@ def num_examples(
     objective: Objective,
     rules: Rules,
     target: Target,
-    sample_batch: Callable[[jax.Array, int], PyTree],
+    sample_batch: SampleBatch,
     block_size: int | None,
 ) -> int:
     """Number of examples in a round: `rules.batch_size` rows, at most 256 blocks.
@@ -173,12 +174,11 @@ def make_round(
     objective: Objective,
     rules: Rules,
     steps: int,
-    sample_batch: Callable[[jax.Array, int], PyTree],
     multipliers: Callable[[Any], Multipliers],
     unit_norm: bool = False,
     block_size: int | None = None,
-) -> Callable[[Target, Any, jax.Array], Any]:
-    """Make the function `(target, state, key) -> state` that the loop calls between steps.
+) -> Callable[[Target, Any, jax.Array, SampleBatch], Any]:
+    """Make the function `(target, state, key, sample_batch) -> state` that is called between steps.
 
     First it compares, on a fresh batch, the errors of the components (the loss terms that are
     errors) with those of the components before the last round: a round that raised them is undone.
@@ -188,7 +188,6 @@ def make_round(
       objective: the objective of the training.
       rules: thresholds of the moves.
       steps: number of steps of the training.
-      sample_batch: function that draws the examples.
       multipliers: gives the multipliers of the coefficients and of k for a state.
       unit_norm: whether the columns of U are kept at unit norm.
       block_size: number of examples that are looked at together, the batch size of the training;
@@ -196,7 +195,7 @@ def make_round(
     """
     final = rules.rounds(steps) * rules.spacing(steps)
 
-    def one_round(target, state, key):
+    def one_round(target, state, key, sample_batch):
         count = num_examples(objective, rules, target, sample_batch, block_size)
         x = sample_batch(randomness.stream_of_step(key, "round batch"), count)
         probes = randomness.stream_of_step(key, "round attribution")
@@ -226,9 +225,9 @@ def make_round(
             refined=Refined(components, jnp.any(touched), counts),
         )
 
-    def at_highest_precision(target, state, key):
+    def at_highest_precision(target, state, key, sample_batch):
         with jax.default_matmul_precision("highest"):
-            return one_round(target, state, key)
+            return one_round(target, state, key, sample_batch)
 
     return at_highest_precision
 
