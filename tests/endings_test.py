@@ -116,6 +116,40 @@ class DataFailedTest(EndingsTestCase):
             decompose(iter([X[:8]] * 14), restarts=2)
         self.assertLen(caught.exception.decomposition.losses, 2)
 
+    @pytest.mark.slow
+    def test_in_a_round_of_refinement(self):
+        rounds = {"refine": {"every": 6, "ramp": 2, "merge_cosine": 0.05}, "workdir": self.workdir}
+        with self.assertRaisesRegex(apd_jax.DataFailed, "after step 6 .*the shard") as caught:
+            decompose(Batches(fails_at=13), **rounds)
+        self.assertEqual(caught.exception.decomposition.history[-1]["step"], 6)
+        found = decompose(Batches(), **rounds)
+        self.assertGreater(sum(found.moves.values()), 0)
+        same(found, decompose(Batches(), **rounds | {"workdir": None}))
+
+    def test_restarts_are_compared_although_all_reading_fails(self):
+        class Gone:
+            """An iterator that goes on raising."""
+
+            def __init__(self):
+                self._batches = iter(Batches(fails_at=13))
+
+            def __iter__(self):
+                return self
+
+            def __next__(self):
+                try:
+                    return next(self._batches)
+                except StopIteration:
+                    raise OSError("the shard is gone") from None
+
+        with (
+            self.assertLogs("absl", "WARNING") as logs,
+            self.assertRaises(apd_jax.DataFailed) as caught,
+        ):
+            decompose(Gone(), restarts=2)
+        self.assertLen(caught.exception.decomposition.losses, 2)
+        self.assertRegex(" ".join(logs.output), "compared on the last batches .*the shard is gone")
+
     def test_before_the_first_step_it_is_an_error_of_the_data(self):
         with self.assertRaisesRegex(apd_jax.UserError, "the data ended after 1 batches") as caught:
             decompose(iter([X[:8]]))

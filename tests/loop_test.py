@@ -182,6 +182,23 @@ class DataFailedTest(parameterized.TestCase):
         for found in (observer.states[6], caught.exception.state):
             np.testing.assert_array_equal(found.weight, expected.weight)
 
+    def test_data_of_the_work_between_steps(self):
+        def read(step):
+            if step == 6:
+                raise OSError("the shard is gone")
+            return jnp.float32(step)
+
+        def added(context, state, key):
+            return state._replace(weight=state.weight + context[1])
+
+        observer = Recorder()
+        with self.assertRaisesRegex(loop.DataFailed, "after step 6 of 12: the shard is gone"):
+            self.run_until(99, observer, loop.Between(3, 12, added, read))
+        self.assertEqual(observer.told[-2:], [("row", 6), ("save", 6)])
+        first = run(steps=3)
+        expected = run(first._replace(weight=first.weight + 3), steps=6)
+        np.testing.assert_array_equal(observer.states[6].weight, expected.weight)
+
     @parameterized.parameters(5, 7)
     def test_within_a_chunk(self, fails_at):
         observer = Recorder()

@@ -73,8 +73,8 @@ class Sampler(Source):
     def examples(self, seed, count):
         return self._sample(randomness.stream(np.uint32(seed), "examples"), count)
 
-    def draw(self, seed):
-        return self._sample
+    def sample(self, pool, key, count):
+        return self._sample(key, count)
 
     def describe(self):
         return "sampling function"

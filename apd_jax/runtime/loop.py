@@ -33,11 +33,14 @@ class Between(NamedTuple):
       every: number of steps between two calls.
       until: last step after which there may be a call.
       function: `(context, state, key) -> state` for a single seed.
+      feed: `step -> fed`, what a call after this step reads besides, the same for all seeds; the
+        function then gets `(context, fed)` as its context.
     """
 
     every: int
     until: int
     function: Callable[[PyTree, PyTree, jax.Array], PyTree]
+    feed: Callable[[int], PyTree] | None = None
 
     def due(self, done: int) -> bool:
         """Whether there is a call between step `done` and the next."""
@@ -124,7 +127,7 @@ def run_steps(
     Raises:
       Diverged: a metric or the state is not finite. What was saved before stays.
       Stopped: the observer asked for it.
-      DataFailed: `feed` raised an error after the first steps; the state was saved before.
+      DataFailed: a `feed` raised an error after the first steps; the state was saved before.
       UserError: chunk_steps below 1.
     """
     if chunk_steps < 1:
@@ -168,13 +171,18 @@ class _Loop:
             length = min(length, self._between.next_after(begun) - begun)
         parts: list[Metrics] = []
         pieces = _pieces(self._feed, begun, length)
+        between = self._between if self._between and self._between.due(begun) else None
         while self.done < begun + length:
             try:
+                read = between.feed(begun) if between and between.feed else None
                 count, fed = next(pieces)
             except Exception as error:
                 if self.done == self._start:
                     raise
                 raise self._data_failed(error, parts) from error
+            if between:
+                self._run_between(between, read)
+                between = None
             self._run_piece(count, fed, parts)
         if self._waiting is None:
             memory.give_back()  # what compiling took; the device is at work already
@@ -188,14 +196,16 @@ class _Loop:
         if stop and self.done < self._steps:
             raise Stopped(self.done, state=self.gathered())
 
+    def _run_between(self, between: Between, fed: PyTree) -> None:
+        """Do the work that is due before the next step."""
+        call = step_programs.between(between.function, self._tree)
+        self._state = call(self._mesh, self._leaves, self._state, self._seeds, fed)
+
     def _run_piece(self, count: int, fed: PyTree, parts: list[Metrics]) -> None:
         """Run the next steps; `parts`, the metrics of the chunk so far, gets theirs."""
-        arguments = self._mesh, self._leaves
-        if self._between is not None and not parts and self._between.due(self.done):
-            call = step_programs.between(self._between.function, self._tree)
-            self._state = call(*arguments, self._state, self._seeds)
         jax.block_until_ready(parts)  # else what was fed would pile up on the device
-        self._state, metrics = self._chunk(count, *arguments, self._state, self._seeds, fed)
+        arguments = self._mesh, self._leaves, self._state, self._seeds
+        self._state, metrics = self._chunk(count, *arguments, fed)
         self.done += count
         parts.append(metrics)
 

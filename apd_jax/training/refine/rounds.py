@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from apd_jax import blocks, randomness, sites
 from apd_jax.components import Components, num_components
+from apd_jax.data import SampleBatch
 from apd_jax.objective.coefficients import CONSTANT, Multipliers
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import TERMS
@@ -132,7 +133,7 @@ def num_examples(
     objective: Objective,
     rules: Rules,
     target: Target,
-    sample_batch: Callable[[jax.Array, int], PyTree],
+    sample_batch: SampleBatch,
     block_size: int | None,
 ) -> int:
     """Number of examples in a round: `rules.batch_size` rows, at most 256 blocks.
@@ -154,9 +155,9 @@ def num_examples(
 
 
 def make_round(
-    settings: Settings, sample_batch: Callable[[jax.Array, int], PyTree]
-) -> Callable[[Target, Any, jax.Array], Any]:
-    """Make the function `(target, state, key) -> state` that the loop calls between steps.
+    settings: Settings,
+) -> Callable[[Target, Any, jax.Array, SampleBatch], Any]:
+    """Make the function `(target, state, key, sample_batch) -> state` that is called between steps.
 
     First it compares, on a fresh batch, the errors of the components (the loss terms that are
     errors) with those of the components before the last round: a round that raised them is undone.
@@ -164,12 +165,11 @@ def make_round(
 
     Args:
       settings: the hyperparameters; as many examples as a step has are looked at together.
-      sample_batch: function that draws the examples.
     """
     objective, rules, block_size = settings.objective, settings.refine, settings.batch_size
     final = rules.rounds(settings.steps) * rules.spacing(settings.steps)
 
-    def one_round(target, state, key):
+    def one_round(target, state, key, sample_batch):
         count = num_examples(objective, rules, target, sample_batch, block_size)
         x = sample_batch(randomness.stream_of_step(key, "round batch"), count)
         probes = randomness.stream_of_step(key, "round attribution")
@@ -204,9 +204,9 @@ def make_round(
             refined=Refined(components, jnp.any(touched), counts),
         )
 
-    def at_highest_precision(target, state, key):
+    def at_highest_precision(target, state, key, sample_batch):
         with jax.default_matmul_precision("highest"):
-            return one_round(target, state, key)
+            return one_round(target, state, key, sample_batch)
 
     return at_highest_precision
 
