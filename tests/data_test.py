@@ -327,7 +327,7 @@ class SamplerTest(parameterized.TestCase):
         ("size", lambda k, n: jax.random.normal(k, (8, 3)), r"asked for 4 .*\(8, 3\)"),
         ("no_batch", lambda k, n: jax.random.normal(k), "asked for 4"),
         ("one_leaf", lambda k, n: (jax.random.normal(k, (n, 3)), jnp.ones(3)), r"\(3,\)"),
-        ("numpy", lambda k, n: np.asarray(jax.random.normal(k, (n, 3))), "traced by JAX"),
+        ("numpy", lambda k, n: np.asarray(jax.random.normal(k, (n, 3))), "traceable by JAX"),
     )
     def test_refused(self, function, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):

@@ -325,7 +325,7 @@ class TokensTest(absltest.TestCase):
         losses = -np.asarray(jax.nn.log_softmax(self.found.target(self.x)))
         kept = np.take_along_axis(losses, np.maximum(labels, 0)[..., None], axis=-1)[..., 0]
         np.testing.assert_allclose(found["ce_target"], kept[labels >= 0].mean(), rtol=1e-4)
-        with self.assertRaisesRegex(apd_jax.UserError, "labels hold class 99"):
+        with self.assertRaisesRegex(apd_jax.UserError, "labels contain class 99"):
             self.found.evidence(self.x, np.full((5, 4), 99))
 
     def test_what_the_training_does_not_count_is_left_out(self):

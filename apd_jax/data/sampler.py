@@ -52,8 +52,9 @@ class Sampler(Source):
             batches = [draw(randomness.root(i), batch_size) for i in range(_DRAWS)]
         except jax.errors.JAXTypeError as error:
             raise UserError(
-                f"the sampling function is traced by JAX, and can't be ({_first_line(error)}): "
-                "draw with jax.random from the key, or give arrays or an iterable of batches"
+                "the sampling function must be traceable by JAX, but is not "
+                f"({_first_line(error)}): draw with jax.random from the key, or give arrays or an "
+                "iterable of batches"
             ) from error
         leaves = [[np.asarray(leaf) for leaf in jax.tree.leaves(batch)] for batch in batches]
         if all(

@@ -120,7 +120,7 @@ def see(
             parts.append(np.asarray(table).reshape(-1, table.shape[-1])[kept])
     places = np.concatenate(rows)
     if not len(places):
-        raise UserError("valid leaves no row of these examples that counts")
+        raise UserError("valid excludes every row of these examples")
     return Seen(
         np.concatenate(scores),
         np.concatenate(masks),

@@ -21,8 +21,8 @@ def stop_flag() -> Iterator[StopFlag]:
     """
     if _Process.terminated:
         raise Terminated(
-            "SIGTERM asked this process to end, so that no further decomposition starts; run the "
-            "script again, and decompositions with a workdir resume"
+            "SIGTERM asked this process to end, so no further decomposition is started; rerun "
+            "the script, and decompositions with a workdir resume"
         )
     with catch_signals() as flag:
         try:

@@ -156,10 +156,10 @@ def _leads(target: Target, x: PyTree, program, positions: bool) -> dict[int, lis
     for site, lead in _used(target, program, leads):
         if None in lead.positions:
             raise UserError(
-                f"site {site!r} is used on rows among which no axes are those of the positions, "
-                f"which are the axes {list(lengths)} of the outputs before their last; a mask for "
-                "every position needs them: choose other sites, let the network merge axes of its "
-                "outputs that are no positions with the last, or choose one mask for every example"
+                f"site {site!r} is used on rows that have no axes for the positions, the axes "
+                f"{list(lengths)} of the outputs before their last one; a mask for every position "
+                "needs them: choose other sites, let the network merge output axes that are not "
+                "positions into the last one, or use one mask for every example"
             )
     return leads
 
@@ -186,8 +186,8 @@ def position_shape(target: Target, x: PyTree) -> tuple[int, ...]:
     shared = os.path.commonprefix([shape[1:-1] for shape in shapes])
     if not shared:
         raise UserError(
-            "per_position, a choice for every position, needs outputs [B, T, O] with one or more "
-            f"axes T, got {shapes}"
+            "per_position (a selection for every position) needs outputs [B, T, O] with one or "
+            f"more axes T, got {shapes}"
         )
     return shared
 

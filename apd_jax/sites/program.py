@@ -134,8 +134,8 @@ def _trace(apply_fn, params_tree, inputs_tree, shapes, ambient) -> Program:
         reason = (str(error).splitlines() or [""])[0]
         one = f"; {ONE_EXAMPLE}" if takes_batches_of(apply_fn, params, x) else ""
         raise UserError(
-            f"the network can't be run on inputs {', '.join(given)} "
-            f"({type(error).__name__}: {reason}){one}"
+            f"the network fails on inputs {', '.join(given)} ({type(error).__name__}: "
+            f"{reason}){one}"
         ) from error
     uses, others = _all_uses(closed, structs, params_tree.num_leaves)
     sites: dict[str, Site] = {}

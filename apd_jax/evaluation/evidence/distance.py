@@ -132,8 +132,8 @@ def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None)
     total = unit.sum()
     if not total and error.any():
         raise UserError(
-            "the network's outputs are 0 on all examples: there is nothing that components could "
-            "explain, and no unit for their error"
+            "the network's outputs are 0 on all examples: components have nothing to explain, "
+            "and their error has no unit"
         )
     value = float(error.sum() / total) if total else 0.0
     if groups is not None:

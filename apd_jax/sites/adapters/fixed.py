@@ -68,8 +68,8 @@ def check_state(own: PyTree, saved: PyTree) -> None:
     if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, saved):
         found = [[*map(jnp.shape, jax.tree.leaves(state))] for state in (own, saved)]
         raise UserError(
-            "what is fixed of the model, such as its buffers, is not what was saved: it has arrays "
-            f"of shapes {found[0]}, saved were {found[1]}"
+            "the fixed parts of the model, such as its buffers, differ from the saved ones: it "
+            f"has arrays of shapes {found[0]}, saved were {found[1]}"
         )
 
 

@@ -105,7 +105,7 @@ def _copied(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
     except Exception as error:  # of files, locks, generators, tensors with a history
         raise UserError(
             f"{type(module).__name__} can't be copied ({type(error).__name__}: {error}), and the "
-            "module given is never changed: leave out what can't be copied, such as open files or "
+            "original is never changed: remove what can't be copied, such as open files or "
             "tensors that were computed with gradients"
         ) from error
 
@@ -145,12 +145,12 @@ def _explained(error: Exception, module: torch.nn.Module) -> UserError:
     if isinstance(error, missing):
         operator = next((word for word in str(error).split() if "::" in word), str(error))
         return UserError(
-            f"the operator {operator}, used {where}, is missing in torchax: write that part of the "
-            "module with other operators"
+            f"the operator {operator}, used {where}, is missing in torchax: rewrite that part of "
+            "the module with other operators"
         )
     reason = (str(error).strip().splitlines() or [""])[0]
     return UserError(
         f"the module can't be run in JAX; it stops {where} ({type(error).__name__}: {reason}). "
-        "Its course must not depend on the numbers in its tensors, and all of its tensors must be "
-        "its own or its inputs"
+        "Its control flow must not depend on the values of its tensors, and every tensor must be "
+        "its own or an input"
     )
