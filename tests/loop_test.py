@@ -122,6 +122,19 @@ class SameTest(parameterized.TestCase):
         self.assertEqual(step_programs.chunk(own_step, jax.tree.structure(0))._cache_size(), 1)
 
 
+class CountsTest(parameterized.TestCase):
+    def test_events_are_summed_over_a_chunk(self):
+        def counting(scale, state, key):
+            state, metrics = step_fn(scale, state, key)
+            return state, metrics | {"count/events": state.step, "other/events": state.step}
+
+        observer = Recorder()
+        run(step=counting, chunk_steps=4, observer=observer)
+        counts = {step: row["count/events"].tolist() for step, row in observer.rows.items()}
+        self.assertEqual(counts, {4: [10, 10], 8: [26, 26], 12: [42, 42]})
+        self.assertEqual(observer.rows[8]["other/events"].tolist(), [8, 8])
+
+
 class PiecesTest(parameterized.TestCase):
     """A chunk may be fed in pieces, which changes no number and no report."""
 

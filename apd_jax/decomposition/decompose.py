@@ -96,7 +96,7 @@ def decompose(
         kept (None if it diverged before that).
       DataFailed: the data raised an error during the training. Its `decomposition` has what was
         trained before; with a workdir that is saved.
-      Terminated: SIGTERM stopped an earlier call in this process.
+      Terminated: SIGTERM stopped an earlier call in this process. It is a SystemExit of status 75.
     """
     check_keywords(decompose, Settings(), options)
     run = _Run(seed, restarts, chunk_steps, checkpoint_every)

@@ -5,25 +5,23 @@ Letters: N examples, T positions, R rows, C components.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from apd_jax import sites
 from apd_jax.components import num_components
 from apd_jax.errors import UserError
-from apd_jax.evaluation import baselines, ranks, seen, tables
+from apd_jax.evaluation import baselines, findings, ranks, seen, tables, worst
 from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.compare import SeedMatrix
+from apd_jax.evaluation.findings import ALWAYS, Finding
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.tally import Measured
-from apd_jax.objective.objective import Objective
+from apd_jax.evaluation.worst import ErrorSpread
 from apd_jax.sites import PyTree
 from apd_jax.training import presets
-
-ALWAYS = 0.95  # a component that is active on a larger share of the examples is always on
-MOST = 0.5  # an active rank above this share of the network's is most of the network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,22 +44,6 @@ class Row:
     cross_entropy: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """Something that a reader of the numbers has to know.
-
-    Attributes:
-      kind: `"trivial"`: the decomposition says little about the network; `"empty site"`: a site's
-        weights are all zero; `"scores"`: attributions are not finite; `"labels"`: some were
-        ignored; `"baseline"`: one was omitted; `"settings"`: how components are chosen for
-        positions.
-      text: a sentence.
-    """
-
-    kind: Literal["trivial", "empty site", "scores", "labels", "baseline", "settings"]
-    text: str
-
-
 @dataclasses.dataclass(frozen=True, repr=False)
 class Summary:
     """What `Decomposition.summary` finds; printed, it is a table.
@@ -77,6 +59,8 @@ class Summary:
       network_rank: rank of the target's decomposed matrices.
       unfaithfulness: `{site: ‖θ* − ΣP‖² / ‖θ*‖²}`; see `ranks.unfaithfulness`.
       empty_sites: sites whose weights are all zero.
+      errors: the examples that the active components explain worst; None where the loss has no
+        value for a single example.
       findings: what a reader has to know besides.
       agreement: what the initialisations side by side found, compared; None where there was one.
     """
@@ -93,6 +77,7 @@ class Summary:
     network_rank: int
     unfaithfulness: Mapping[str, float]
     empty_sites: tuple[str, ...]
+    errors: ErrorSpread | None
     findings: tuple[Finding, ...]
     agreement: SeedMatrix | None = None
 
@@ -132,6 +117,11 @@ class Summary:
     def remarks(self) -> tuple[str, ...]:
         """The findings as sentences."""
         return tuple(finding.text for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in Python's numbers, lists and dicts, as JSON takes them."""
+        lists = {"always_on": self.always_on, "dead": self.dead, "trivial": self.trivial}
+        return _plain(self) | lists
 
     def row(self, name: str) -> Row:
         """A row by its name.
@@ -200,12 +190,14 @@ def summarise_seen(
         network_rank=whole,
         unfaithfulness=ranks.unfaithfulness(target, components),
         empty_sites=empty,
+        errors=worst.spread(found),
         findings=(
-            *_trivial(decomposition.objective, share, active.active_rank or 0.0, whole),
-            *(Finding("empty site", _empty(name)) for name in empty),
-            *_not_finite(found.scores),
-            *_ignored(labels),
-            *(Finding("baseline", _omitted(name)) for name, row in others.items() if row is None),
+            *findings.trivial(rule, share, active.active_rank or 0.0, whole),
+            *map(findings.empty, empty),
+            *findings.not_finite(found.scores),
+            *worst.untold(found),
+            *findings.ignored(labels),
+            *(findings.omitted(name) for name, row in others.items() if row is None),
             *(Finding("settings", text) for text in [presets.says(decomposition.settings)] if text),
         ),
         agreement=decomposition.agreement(),
@@ -245,57 +237,12 @@ def _baselines(
     return rows
 
 
-def _trivial(
-    objective: Objective, share: np.ndarray, active_rank: float, whole: int
-) -> list[Finding]:
-    """Findings on why a decomposition says little."""
-    if not objective.selects:
-        return []
-    counted = share[: len(share) - 1] if objective.distil else share
-    always = np.flatnonzero(counted > ALWAYS).tolist()
-    texts = []
-    if always:
-        what = f"component {always[0]} is" if len(always) == 1 else f"components {always} are"
-        texts.append(
-            f"Trivial: {what} active on more than {ALWAYS:.0%} of the examples, so a part of the "
-            "network is not divided by what it is used for. Try components of lower rank, more of "
-            "them, or a smaller topk."
-        )
-    if active_rank > MOST * whole:
-        texts.append(
-            f"Trivial: the components that are active on an example have rank {active_rank:.1f} on "
-            f"average, out of the network's {whole}: most of the network. Try components of lower "
-            "rank, a larger coefficient of simplicity, or a smaller topk."
-        )
-    return [Finding("trivial", text) for text in texts]
-
-
-def _empty(name: str) -> str:
-    return (
-        f"The site {name} holds nothing: its weights are all zero. Ranks don't count what "
-        "components have there."
-    )
-
-
-def _omitted(name: str) -> str:
-    return f"The baseline {name} is omitted: the network is too large for it."
-
-
-def _not_finite(scores: np.ndarray) -> list[Finding]:
-    count = int(np.sum(~np.isfinite(scores)))
-    if not count:
-        return []
-    rows = int(np.sum(np.any(~np.isfinite(scores), axis=1)))
-    text = (
-        f"{count:,} attributions on {rows:,} of {len(scores):,} rows are NaN or infinite; these "
-        "components are not switched on there. Check the inputs."
-    )
-    return [Finding("scores", text)]
-
-
-def _ignored(labels: Any) -> list[Finding]:
-    count = 0 if labels is None else against.ignored(labels)
-    if not count:
-        return []
-    total = np.size(np.asarray(labels))
-    return [Finding("labels", f"{count:,} of {total:,} labels are negative and ignored.")]
+def _plain(value: Any) -> Any:
+    """Dataclasses as dicts, and arrays as lists."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -82,6 +82,8 @@ def _summary_notes(summary: "Summary") -> list[str]:
             f"The active components recover {summary.cross_entropy_recovered:.1%} of the cross "
             "entropy that the network gains over no component."
         )
+    if summary.errors is not None and summary.errors.worst:
+        notes.append(summary.errors.sentence())
     if summary.agreement is not None:
         notes.append(summary.agreement.sentence())
     return [*notes, *summary.remarks]

@@ -229,16 +229,17 @@ class Objective:
           multiplier: what k is multiplied by, in [0, 1] (`Multipliers.topk`; batch top-k only).
         """
         rows = scores.reshape(-1, scores.shape[-1])
-        valid, here = self.counted(x), None
+        valid, here, bad = self.counted(x), None, ~jnp.isfinite(rows)
         if valid is not None:
             here = validity.of_rows(valid, scores.shape[:-1]).reshape(-1)
             # Scores that are not finite are never selected: NaN takes the rows that do not count
             # out of every rule, without a rule of its own.
-            rows = jnp.where(here[:, None], rows, jnp.nan)
+            rows, bad = jnp.where(here[:, None], rows, jnp.nan), bad & here[:, None]
         chosen = self._select_rows(rows, x, multiplier, valid, here)
         if here is not None:
             chosen = selected.only(chosen, here)
-        return chosen._replace(mask=chosen.mask.reshape(scores.shape))
+        nonfinite = jnp.sum(bad, dtype=jnp.int32)
+        return chosen._replace(mask=chosen.mask.reshape(scores.shape), nonfinite=nonfinite)
 
     def _select_rows(self, scores, x, multiplier, valid, here) -> Selected:
         if not self.selects:

@@ -3,7 +3,7 @@
 Letters: B batch, T positions, C components, K active pairs.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,14 @@ class Selected(NamedTuple):
 
     Attributes:
       mask: [B, C] bool, or [B, T, C] where components are chosen for every position.
-      pairs: (rows, components), int32 [K] each, in no particular order, positions counted through
-        the examples; None where their number depends on the data. A component number of C fills
-        the places that no finite score took.
+      pairs: (rows, components), int32 [K] each, in any order, positions counted through the
+        examples; None where their number depends on the data. C fills places without finite scores.
+      nonfinite: int32 scalar, how many scores of what counts are NaN or infinite; None if unknown.
     """
 
     mask: jax.Array
     pairs: tuple[jax.Array, jax.Array] | None
+    nonfinite: Any = None
 
     def counts(self) -> jax.Array:
         """On how many rows (examples, or positions of them) each component is active, int32 [C]."""

@@ -66,7 +66,9 @@ class Step:
         # network that is run example by example takes the dense one.
         if sites.batched(self.target, self.x):
             route = self.objective.routes.masked_route
-            operation = forward.masked_by(route, self.components, *self.chosen)
+            operation = forward.masked_by(
+                route, self.components, self.chosen.mask, self.chosen.pairs
+            )
             return sites.run(self.target, self.x, operation, positions=positions)
 
         def alone(x, mask):

@@ -20,7 +20,15 @@ from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import ALWAYS, Summary, summarise_seen
 from apd_jax.plotting import decomposition_figures, style
-from apd_jax.report import component_table, evidence_section, examples, numbers, parts, words
+from apd_jax.report import (
+    component_table,
+    evidence_section,
+    examples,
+    numbers,
+    parts,
+    words,
+    worst_examples,
+)
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import atomic_write_text
 from apd_jax.sites import PyTree
@@ -107,6 +115,7 @@ def render(
         remarks=[f.text for f in summary.findings if f.kind == "trivial"],
         **_summary(summary),
         **evidence_section.content(evidence, failures=failures),
+        **worst_examples.content(summary, x, decode),
         **_sites(decomposition, summary),
         **component_table.content(decomposition, x, found, summary, decode),
         **parts.assets(False),

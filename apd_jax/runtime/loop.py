@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import memory, step_programs
+from apd_jax.runtime import memory, metric_names, step_programs
 from apd_jax.runtime.mesh import SEEDS, seeds_mesh
 from apd_jax.runtime.outcome import DataFailed, Diverged, Stopped
 from apd_jax.sites import leaf_name
@@ -78,7 +78,10 @@ class Observer:
     """Callbacks between chunks. These do nothing; override what is wanted."""
 
     def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Receive the metrics [S] of step `step`, the last one of a chunk."""
+        """Receive the metrics [S] of step `step`, the last one of a chunk.
+
+        Those of the group `count/` are sums over the steps of the chunk.
+        """
 
     def save(self, step: int, state: PyTree) -> None:
         """Keep the state after `step` steps. Its buffers are reused as soon as this returns."""
@@ -242,7 +245,10 @@ def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, Py
 
 
 def _report(observer: Observer, done: int, parts: list[Metrics]) -> None:
-    """Fetch a chunk's metrics, check that they are finite, and pass on those of its last step."""
+    """Fetch a chunk's metrics, check that they are finite, and pass on those of its last step.
+
+    Of events that are counted the sum over the chunk is passed on.
+    """
     values = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
     length = next(iter(values.values())).shape[1]
     broken = {name: ~np.isfinite(value) for name, value in values.items()}
@@ -257,7 +263,11 @@ def _report(observer: Observer, done: int, parts: list[Metrics]) -> None:
             f"{' and '.join(names)} stopped being finite at step {done - length + 1 + int(first)}, "
             f"in place(s) {bad_seeds} of the seeds; {_HINT}"
         )
-    observer.on_metrics(done, {name: value[:, -1] for name, value in values.items()})
+    counted = {name for name in values if metric_names.parse(name).group == metric_names.COUNT}
+    observer.on_metrics(
+        done,
+        {n: v.sum(axis=1) if n in counted else v[:, -1] for n, v in values.items()},
+    )
 
 
 @jax.jit

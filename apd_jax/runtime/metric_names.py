@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 Value = TypeVar("Value")
 
 LOSS = "loss"  # the group of the loss terms and their total
+COUNT = "count"  # the group of events that are counted: their sum over the steps of a chunk
+NONFINITE_SCORES = f"{COUNT}/nonfinite_scores"
 
 
 class MetricName(NamedTuple):

@@ -6,6 +6,7 @@ Letters: S seeds side by side.
 from typing import Any, NamedTuple
 
 from apd_jax.errors import UserError
+from apd_jax.runtime.preemption import EXIT_RESUME
 
 Row = dict[str, Any]
 
@@ -68,5 +69,15 @@ class DataFailed(EndedEarly, UserError):
     """The data raised an error after the first steps; the state is that of the last step done."""
 
 
-class Terminated(EndedEarly):
-    """SIGTERM asked the process to end, before this training's first step."""
+class Terminated(EndedEarly, SystemExit):
+    """SIGTERM asked the process to end, before this training's first step.
+
+    A `SystemExit`, so that a script ends here without a traceback.
+
+    Attributes:
+      code: exit status of the process, that of a run which was stopped and can be resumed.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.code = EXIT_RESUME
