@@ -19,7 +19,7 @@ from apd_jax.attribution import association, pushforward
 from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.components import Components, Factors
 from apd_jax.masked import forward
-from apd_jax.sites import PyTree, Records, SiteRecord, Target
+from apd_jax.sites import Patches, PyTree, Records, SiteRecord, Target
 from apd_jax.validity import Valid
 
 Mode = Literal["auto", "forward", "reverse", "sketch", "literal"]
@@ -85,11 +85,15 @@ def linearise(
     # The records come out as auxiliary values: at a tap of zero they are those of the target.
     _, push, (outputs, records) = jax.linearize(tapped, zeros, has_aux=True)
 
+    formed = [key for key, record in shapes.items() if not isinstance(record.x, Patches)]
+
     def rows(inputs):
         found = records_of(inputs)
-        return [found[key].x for key in shapes]
+        return [found[key].x for key in formed]
 
-    products = dict(zip(shapes, association.reassociate(rows, x), strict=True))
+    products = dict.fromkeys(shapes) | dict(
+        zip(formed, association.reassociate(rows, x), strict=True)
+    )
     return Linearised(outputs, records, products, zeros, push, 1 + len(axes))
 
 
@@ -170,6 +174,9 @@ def _tangent(at: Linearised, key, record: SiteRecord, factors: Factors) -> pushf
         dense = forward.write_each(forward.read_all(record.x, factors), factors)
         dense = jnp.moveaxis(dense, -2, 0).astype(tap.dtype)
         return pushforward.Term(pushforward.widths_second(dense), None)
+    if isinstance(record.x, Patches):
+        hidden = forward.read_all(record.x, factors)  # [B, ..., C, m]
+        return pushforward.Term(jnp.moveaxis(hidden, (-2, -1), (0, 1)), factors.writes)
     if forward.is_look_up(record.x):
         return pushforward.Term(jnp.take(factors.reads, record.x, axis=-1), factors.writes)
     reads, rows = _cheaper_read(factors.reads, record.x, at.reassociated[key])
@@ -206,8 +213,10 @@ def _literal(at: Linearised, components: Components, position: jax.Array | None)
     return jnp.swapaxes(jax.vmap(one)(alone), 1, 2)
 
 
-def _times(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+def _times(rows: jax.Array | Patches, matrix: jax.Array) -> jax.Array:
     """Rows [B, ..., (G), d_in] times a matrix [(G,) d_in, d_out]; look-ups by index."""
+    if isinstance(rows, Patches):
+        rows = rows.formed()
     if forward.is_look_up(rows):
         return matrix[rows]
     return jnp.einsum("...gi,gio->...go", rows, matrix) if matrix.ndim == 3 else rows @ matrix
@@ -246,13 +255,17 @@ def _holds(jaxpr, name: str) -> bool:
 
 
 def _multiplications(jaxpr) -> int:
-    """Multiply-adds of all matrix products in a program."""
+    """Multiply-adds of all matrix products and convolutions in a program."""
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
             shape = eqn.invars[0].aval.shape
             depth = math.prod(shape[axis] for axis in contracted)
+            total += depth * eqn.outvars[0].aval.size
+        if eqn.primitive.name == "conv_general_dilated":
+            kernel, numbers = eqn.invars[1].aval, eqn.params["dimension_numbers"]
+            depth = kernel.size // kernel.shape[numbers.rhs_spec[0]]
             total += depth * eqn.outvars[0].aval.size
         total += sum(_multiplications(inner) for inner in core.jaxprs_in_params(eqn.params))
     return total

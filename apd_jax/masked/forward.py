@@ -14,18 +14,20 @@ from apd_jax import sites
 from apd_jax.components import Components, Factors, check_components, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked import grouped_matmul
-from apd_jax.sites import Operation, PyTree, SiteCall, Target
+from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
 
 
-def is_look_up(x: jax.Array) -> bool:
+def is_look_up(x: jax.Array | Patches) -> bool:
     """Whether rows are indices of a look-up, which stand for one-hot rows."""
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
-def read_all(x: jax.Array, factors: Factors) -> jax.Array:
+def read_all(x: jax.Array | Patches, factors: Factors) -> jax.Array:
     """`x U_c` of all components: rows [B, ..., (G), d_in] to [B, ..., (G), C, m]."""
+    if isinstance(x, Patches):
+        return x.read(factors.reads)
     if is_look_up(x):
         # The product with a one-hot row is one column of the factor: nothing of the size of the
         # vocabulary is multiplied.
@@ -94,14 +96,23 @@ def masked_pairs(
     total = num_components(components)
     groups = grouped_matmul.group_pairs(pairs, num_rows, total)
 
+    def dense(call: SiteCall) -> jax.Array:
+        mask = jnp.zeros((num_rows, total), bool).at[pairs].set(True, mode="drop")
+        return masked(components, mask.reshape(*lead, total))(call)
+
+    def read(x: jax.Array | Patches, reads: jax.Array) -> jax.Array:
+        if isinstance(x, Patches):
+            return grouped_matmul.read_patches(x, reads, groups)
+        rows = x.reshape(num_rows, *x.shape[len(lead) :])[groups.example]
+        product = grouped_matmul.look_up if is_look_up(x) else grouped_matmul.read
+        return product(rows, reads, groups)
+
     def operation(call: SiteCall) -> jax.Array:
         factors = components[call.key[0]].placed(call.placement)
-        reads, writes = groups.factors(factors.reads), groups.factors(factors.writes)
-        rows = call.x.reshape(num_rows, *call.x.shape[len(lead) :])[groups.example]
-        if is_look_up(call.x):
-            hidden = grouped_matmul.look_up(rows, reads, groups)
-        else:
-            hidden = grouped_matmul.read(rows, reads, groups)
+        if isinstance(call.x, Patches) and len(lead) > 1:
+            return dense(call)  # the rows of some positions are no whole images
+        hidden = read(call.x, groups.factors(factors.reads))
+        writes = groups.factors(factors.writes)
         # Rows come back in the order of the pairs. A row sums its own: pairs without a component
         # have an example out of bounds, which `segment_sum` drops.
         written = grouped_matmul.write(hidden, writes, groups)

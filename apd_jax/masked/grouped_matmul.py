@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.errors import UserError
+from apd_jax.sites import Patches
 
 
 class Slots(NamedTuple):
@@ -285,6 +286,30 @@ def read(x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
       [P, ..., r], or [P, ..., blocks, r].
     """
     return _block_by_block(_read, x, factor, groups)
+
+
+def read_patches(x: Patches, factor: jax.Array, groups: Groups) -> jax.Array:
+    """`x_p · factor[g_p]ᵀ` of every pair, for the rows of a convolution, group by group.
+
+    Args:
+      x: [B, ..., d] rows of all examples.
+      factor, groups: see `read`.
+
+    Returns:
+      [P, ..., r], or [P, ..., blocks, r].
+    """
+
+    @jax.checkpoint  # else the images of all slots would be kept for the gradient
+    def one(group):
+        pairs, reads = group
+        return x[groups.example[pairs]].read(reads[None])[..., 0, :]
+
+    return _of_pairs(
+        groups,
+        factor,
+        lambda slots, factor: jax.lax.map(one, (slots.pair, factor)),
+        lambda table, block, slot: table[block, slot],
+    )
 
 
 def look_up(index: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:

@@ -19,6 +19,7 @@ import numpy as np
 from apd_jax.errors import UserError
 from apd_jax.sites.interpreter import Interpreter
 from apd_jax.sites.layout import Placement
+from apd_jax.sites.patches import Patches
 from apd_jax.sites.program import trace
 from apd_jax.sites.rows import Lead, batch_size, find_leads
 from apd_jax.sites.target import Target
@@ -33,13 +34,14 @@ class SiteCall(NamedTuple):
 
     Attributes:
       key: the site's name, and how many times it was used before in the same pass.
-      x: [B, ..., (G), d_in] rows that the site reads; for a look-up their indices [B, ...].
+      x: [B, ..., (G), d_in] rows that the site reads; for a look-up their indices [B, ...],
+        for a convolution its `Patches`.
       placement: how this use lies in the matrix of its site.
       as_is: gives what the network itself computes, [B, ..., (G), d_out].
     """
 
     key: Key
-    x: jax.Array
+    x: jax.Array | Patches
     placement: Placement
     as_is: Callable[[], jax.Array]
 
@@ -49,7 +51,7 @@ class SiteCall(NamedTuple):
 class SiteRecord:
     """What passed through one use of a site: `x` and `y`, see `SiteCall`."""
 
-    x: jax.Array
+    x: jax.Array | Patches
     y: jax.Array
     placement: Placement = dataclasses.field(metadata={"static": True})
 
@@ -107,7 +109,7 @@ def run(
         key = placement.site, uses[placement.site]
         uses[placement.site] += 1
         order = _Order(len(use.row_shape), leads[leaf][place])
-        rows = order.forward(use.to_rows())
+        rows = order.arranged(use.to_rows())
         # The original result is computed only if the operation asks for it.
         call = SiteCall(key, rows, placement, lambda: order.forward(use.settle(result())))
         y = use.finish(order.backward(operation(call)))
@@ -131,6 +133,12 @@ class _Order:
         first = [axis for axis in (lead.batch, *lead.positions) if axis is not None]
         self._added = lead.batch is None
         self._order = (*first, *(a for a in range(num_axes) if a not in first))
+
+    def arranged(self, rows: jax.Array | Patches) -> jax.Array | Patches:
+        """`forward` of what a use reads."""
+        if isinstance(rows, Patches):
+            return rows.arranged(self._order, self._added)
+        return self.forward(rows)
 
     def forward(self, rows: jax.Array) -> jax.Array:
         """[*R, ...] to [B, (T), ...]; a single example's rows get a batch axis of 1."""

@@ -8,13 +8,14 @@ Letters: R row axes, G stacked blocks, d_in / d_out widths of the use.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.sites.patches import Patches, Window
 from apd_jax.sites.views import View
 
 
@@ -28,7 +29,7 @@ class LinearUse:
       reads, writes, stacked: tables of the axes that are contracted with the operand, that stay
         free, and that operand and weight have in common.
       row_shape: sizes R of the operand's axes that are neither contracted nor stacked.
-      to_rows: the operand to its rows, [*R, (G), d_in].
+      to_rows: the operand to its rows, [*R, (G), d_in]; those of a convolution are `Patches`.
       from_rows: rows [*R, (G), d_out] to the result of the equation.
       settle: the inverse of `from_rows`.
       finish: rows [*R, (G), d_out] to what the equation makes of them, where that depends on more
@@ -41,7 +42,7 @@ class LinearUse:
     writes: tuple[np.ndarray, ...]
     stacked: tuple[np.ndarray, ...]
     row_shape: tuple[int, ...]
-    to_rows: Callable[[], jax.Array]
+    to_rows: Callable[[], jax.Array | Patches]
     from_rows: Callable[[jax.Array], jax.Array]
     settle: Callable[[jax.Array], jax.Array]
     finish: Callable[[jax.Array], jax.Array] = lambda rows: rows
@@ -128,7 +129,11 @@ def _convolution(eqn, arrays, position, view):
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     x = jnp.transpose(_as_real(arrays[0]), numbers.lhs_spec)  # [N, channels, *space]
     out_axis, in_axis, *space = numbers.rhs_spec
-    window = [len(view.tables[a]) for a in space]
+    window = Window(
+        tuple(len(view.tables[a]) for a in space),
+        *(params[name] for name in ("window_strides", "padding", "lhs_dilation", "rhs_dilation")),
+        groups,
+    )
     out_table = view.tables[out_axis]
     per_group = len(out_table) // groups
     # Output channels come group by group, and each group reads its own input channels: a block-wise
@@ -140,7 +145,6 @@ def _convolution(eqn, arrays, position, view):
     sizes = eqn.outvars[0].aval.shape
     row_shape = (sizes[result_axes[0]], *(sizes[a] for a in result_axes[2:]))
     blocks = [groups] if groups > 1 else []
-    depth = len(view.tables[in_axis]) * math.prod(window)
 
     # Rows have space before features, the result its own order.
     order = (0, len(row_shape), *range(1, len(row_shape)))
@@ -151,7 +155,7 @@ def _convolution(eqn, arrays, position, view):
         writes=(grid[0] - grid[0, 0],) if groups > 1 else (out_table,),
         stacked=(grid[:, 0],) if groups > 1 else (),
         row_shape=row_shape,
-        to_rows=lambda: _patches(x, window, params).reshape(*row_shape, *blocks, depth),
+        to_rows=lambda: Patches.of(x, window),
         from_rows=lambda y: jnp.transpose(
             jnp.transpose(y.reshape(*row_shape, -1), order), np.argsort(result_axes)
         ),
@@ -159,20 +163,6 @@ def _convolution(eqn, arrays, position, view):
             *row_shape, *blocks, per_group
         ),
     )
-
-
-def _patches(x: jax.Array, window: Sequence[int], params: Mapping[str, Any]) -> jax.Array:
-    """What each place of a convolution reads, [N, *space, channels · window]."""
-    patches = jax.lax.conv_general_dilated_patches(
-        x,
-        window,
-        params["window_strides"],
-        params["padding"],
-        lhs_dilation=params["lhs_dilation"],
-        rhs_dilation=params["rhs_dilation"],
-        precision=jax.lax.Precision.HIGHEST,  # patches are copies: they must not be rounded
-    )
-    return jnp.moveaxis(patches, 1, -1)
 
 
 def _look_up(eqn, arrays, position, view):
