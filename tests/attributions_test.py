@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import sites
-from apd_jax.attribution import METHODS, gradient, pushforward, routes
+from apd_jax.attribution import METHODS, directions, gradient, pushforward, routes
 from apd_jax.attribution.pushforward import Term
 from apd_jax.components import Factors
 from apd_jax.sites import Target
@@ -107,8 +107,8 @@ class GradientAttributionsTest(parameterized.TestCase):
         target = networks.tms(features=40, hidden=3)
         components = networks.components(target, num_components=50, rank=1)
         x = jnp.maximum(networks.normal(7, 512, 40), 0)
-        rule = gradient._Rule("auto", "rms", False, 0, 1)
-        self.assertEqual(gradient._num_blocks(rule, target, components, x), 2)
+        rule = directions.Rule("auto", "rms", False, 0, 1)
+        self.assertEqual(directions.num_blocks(rule, target, 50, x), 2)
         attribute = jax.jit(gradient.attribute)
         whole = attribute(target, components, x)
         parts = [attribute(target, components, part) for part in (x[:256], x[256:])]
@@ -168,9 +168,9 @@ class GradientAttributionsTest(parameterized.TestCase):
         target = Target(lambda p, x: x @ p["w"], weights, inputs=jnp.zeros((2, 3)))
         components = {"w": Factors.from_uv(jnp.zeros((5, 3, rank)), jnp.zeros((5, rank, width)))}
         at = routes.linearise(target, jnp.zeros((2, 3)), "rms")
-        directions = jnp.zeros((count, 2, width))
+        pulled = jnp.zeros((count, 2, width))
         jaxpr = jax.make_jaxpr(functools.partial(routes.along_directions, at))
-        found = routes._multiplications(jaxpr(components, directions).jaxpr)
+        found = routes._multiplications(jaxpr(components, pulled).jaxpr)
         self.assertEqual(found, 2 * 5 * (3 * rank + expected))
 
     def test_auto_takes_the_cheaper_route(self):

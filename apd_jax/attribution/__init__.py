@@ -5,7 +5,8 @@ method by several `routes`; `metrics` measure changes of the outputs; `removal` 
 that need no derivatives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
@@ -16,7 +17,9 @@ from apd_jax.attribution.gradient import Linearisation, gradient_attributions
 from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.removal import ablation_attributions, activation_attributions
 from apd_jax.attribution.routes import Mode
+from apd_jax.attribution.terms import Terms, site_by_site, term_attributions
 from apd_jax.errors import UserError
+from apd_jax.sites import PyTree, Target
 
 INTEGRATION_STEPS = 8
 
@@ -51,6 +54,24 @@ def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Call
     return attribute
 
 
+def attribute_terms(
+    name: str, target: Target, kinds: Mapping[str, Terms], x: PyTree, **options: Any
+) -> dict[str, jax.Array]:
+    """Attributions `{kind: [B, (T), Q]}` of terms that belong to one site each, by a method.
+
+    Args:
+      name: the method.
+      target: the network.
+      kinds: `{kind: {site: terms}}`; the terms of a kind add up to the network.
+      x: [B, ...] inputs.
+      **options: see `gradient_attributions`.
+    """
+    steps = {"gradient": 1, "integrated_gradients": INTEGRATION_STEPS}.get(name)
+    if steps is not None:
+        return term_attributions(target, kinds, x, integration_steps=steps, **options)
+    return site_by_site(METHODS[name], target, kinds, x, **options)
+
+
 # Name -> `(target, components, x, **options of gradient_attributions) -> Attributed`.
 METHODS: dict[str, Callable[..., Attributed]] = {
     "gradient": gradient.attribute,
@@ -67,5 +88,6 @@ __all__ = [
     "Mode",
     "ablation_attributions",
     "activation_attributions",
+    "attribute_terms",
     "gradient_attributions",
 ]
