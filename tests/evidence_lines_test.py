@@ -473,14 +473,6 @@ class BundlesTest(absltest.TestCase):
             self.assertLen(set(owner[found == bundle].tolist()), 1)
         self.assertEqual(set(found.tolist()), {0, 1, 2, 3})
 
-    def test_terms_are_scored_as_components_that_have_nothing_elsewhere(self):
-        target, x = networks.mlp(), networks.normal(5, 6, 3)
-        padded = baselines.baseline(target, "svd")
-        expected = networks.literal_attributions(target, padded, x, "target")
-        terms = {"svd": equal_rank.terms_of("svd", target)}
-        found = equal_rank.term_scores(apd_jax.Objective(), target, terms, x)["svd"]
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-
 
 class RefusedTest(parameterized.TestCase):
     @parameterized.parameters(

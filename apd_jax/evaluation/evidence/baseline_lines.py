@@ -19,16 +19,15 @@ _MOST_ENTRIES = 4_000_000  # of the masks of terms that are in use at a time
 class Against:
     """The baselines of one measurement, which share the attributions of their terms."""
 
-    def __init__(self, run: Run, names: list[str], size: Size):
+    def __init__(self, run: Run, size: Size):
         """Make the terms; bundles are made from the first block.
 
         Args:
           run: the measurement.
-          names: of `equal_rank.NAMES`, those that the network is not too large for.
           size: what they have to match.
         """
-        self._run, self._names, self._size = run, names, size
-        self._terms = equal_rank.terms_of_baselines(names, run.target)
+        self._run, self._size = run, size
+        self._terms = equal_rank.terms_of_baselines(run.baselines, run.target)
         self._made: list[Baseline] = []
         self._adversary = dataclasses.replace(run.adversary, steps=run.adversary.steps[:1])
         self._piece = 0
@@ -40,14 +39,14 @@ class Against:
           place: number of the block.
           block: the block, with the target's outputs.
         """
-        if not self._names:
+        if not self._run.baselines:
             return
         run, block = self._run, block.without_labels()
         found = equal_rank.term_scores(run.objective, run.target, self._terms, block.x)
         scores = {kind: np.asarray(one) for kind, one in found.items()}
         run.advance("baseline scores")
         if not self._made:
-            for name in self._names:
+            for name in run.baselines:
                 kind = equal_rank.KINDS[name]
                 terms, own = self._terms[kind], scores[kind]
                 self._made.append(equal_rank.make(name, terms, own, block, self._size))

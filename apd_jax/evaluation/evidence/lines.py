@@ -29,6 +29,17 @@ from apd_jax.sites import PyTree
 
 @own_settings()
 def evidence(
+    decomposition: Any, x: PyTree, labels: Any = None, *, limits: Limits | None = None, **options
+) -> Evidence:
+    """Measure every line of the evidence; see `Decomposition.evidence`."""
+    run, notes = prepared(decomposition, x, labels, **options)
+    assert run.cost is not None
+    logging.info("%s", run.cost)
+    with Progress(run.cost.passes, "evidence", "forward run") as run.progress:
+        return _measure(run, notes, limits or Limits())
+
+
+def prepared(
     decomposition: Any,
     x: PyTree,
     labels: Any = None,
@@ -39,10 +50,13 @@ def evidence(
     adversary_starts: int = 1,
     draws: int = 4,
     baselines: Sequence[str] = tuple(equal_rank.NAMES),
-    limits: Limits | None = None,
     seed: int = 0,
-) -> Evidence:
-    """Measure every line of the evidence; see `Decomposition.evidence`."""
+) -> tuple[Run, list[str]]:
+    """Check everything and count what it takes, before anything is measured.
+
+    Returns:
+      The measurement to come, and sentences on what is left out.
+    """
     check_whole(draws=draws)
     unknown = sorted(set(baselines) - set(equal_rank.NAMES))
     if unknown:
@@ -62,17 +76,15 @@ def evidence(
         draws=draws,
         key=randomness.stream(seed, "evidence"),
     )
-    fitting = equal_rank.fitting(baselines, target, next(run.blocks()))
+    run.baselines = tuple(equal_rank.fitting(baselines, target, next(run.blocks())))
     notes = ["Labels are values: no cross entropy is taken of them."] if values else []
     notes += [
         f"{name} is left out: the network is too large for it."
         for name in baselines
-        if name not in fitting
+        if name not in run.baselines
     ]
-    run.cost = _cost(run, tuple(fitting))
-    logging.info("%s", run.cost)
-    with Progress(run.cost.passes, "evidence", "forward run") as run.progress:
-        return _measure(run, fitting, notes, limits or Limits())
+    run.cost = _cost(run)
+    return run, notes
 
 
 def _counted(objective: Any, target: Any, x: PyTree) -> Any:
@@ -85,7 +97,7 @@ def _counted(objective: Any, target: Any, x: PyTree) -> Any:
     return np.asarray(validity.of_rows(valid, valid.shape[:1]) if per_example else valid)
 
 
-def _cost(run: Run, baselines: tuple[str, ...]) -> cost.Cost:
+def _cost(run: Run) -> cost.Cost:
     block = next(run.blocks())
     count = len(run.examples.counts)
     return cost.estimate(
@@ -98,11 +110,11 @@ def _cost(run: Run, baselines: tuple[str, ...]) -> cost.Cost:
         blocks=max(1, count // run.block_size),
         draws=run.draws,
         adversary=run.adversary,
-        baselines=baselines,
+        baselines=run.baselines,
     )
 
 
-def _measure(run: Run, names: list[str], notes: list[str], limits: Limits) -> Evidence:
+def _measure(run: Run, notes: list[str], limits: Limits) -> Evidence:
     size = Size(run.target, run.components)
     for block in run.blocks():
         mask = rows.choose(run.objective, run.target, run.components, block)
@@ -110,11 +122,11 @@ def _measure(run: Run, names: list[str], notes: list[str], limits: Limits) -> Ev
         size.add(run.tally, mask, block)
         run.advance("scores")
     numbers = size.numbers(run.tally)
-    notes += _blocks(run, size, names, numbers)
+    notes += _blocks(run, size, numbers)
     _shared(run)
     sites = _sites(run, size)
     numbers |= _distances(run) | _cross_entropies(run)
-    numbers |= {n: run.tally.number(n) for n in run.tally.names() if n.startswith(tuple(names))}
+    numbers |= {n: run.tally.number(n) for n in run.tally.names() if n.startswith(run.baselines)}
     if not numbers["zero"].value:
         notes.append(
             "The output with no component is that of the network: distances are squared "
@@ -138,15 +150,13 @@ def _measure(run: Run, names: list[str], notes: list[str], limits: Limits) -> Ev
     )
 
 
-def _blocks(
-    run: Run, size: Size, names: list[str], numbers: dict[str, distance.Number]
-) -> list[str]:
+def _blocks(run: Run, size: Size, numbers: dict[str, distance.Number]) -> list[str]:
     """Lines that are measured block by block; sentences on what is different about them."""
     assert run.cost is not None
     fewest = block_lines.POOLED[-1]
     sums = block_lines.Sums(run, size.active > 0)
     wanted = equal_rank.Size(len(size.active), numbers["active_rank"].value, numbers["l0"].value)
-    against = Against(run, names, wanted)
+    against = Against(run, wanted)
     for place, (block, mask) in enumerate(run.masked_blocks()):
         block = block._replace(outputs=distance.outputs(run.target, block.x))
         run.advance("outputs")
@@ -156,7 +166,7 @@ def _blocks(
     attacked, blocks = run.cost.attacked, run.cost.blocks
     notes = [
         f"The adversary of {name} meets the first {attacked} of {blocks} blocks only."
-        for name in names
+        for name in run.baselines
         if attacked < blocks
     ]
     if fewest < block_lines.POOLED[-1]:

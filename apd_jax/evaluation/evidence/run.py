@@ -40,6 +40,7 @@ class Run:
       adversary: settings of the search for the worst masks.
       draws: random masks a line.
       key: PRNG key for all that is drawn.
+      baselines: names of those that the network is not too large for.
       cost: what it takes, once that is known.
       progress: shows how much is done, if given.
       done: masked forward runs of a block that what is done took.
@@ -57,6 +58,7 @@ class Run:
     adversary: Adversary
     draws: int
     key: jax.Array
+    baselines: tuple[str, ...] = ()
     cost: Cost | None = None
     progress: Progress | None = None
     done: float = 0.0
