@@ -167,9 +167,9 @@ class GradientAttributionsTest(parameterized.TestCase):
         target = Target(lambda p, x: x @ p["w"], weights, inputs=jnp.zeros((2, 3)))
         components = {"w": Factors.from_uv(jnp.zeros((5, 3, rank)), jnp.zeros((5, rank, width)))}
         at = routes.linearise(target, jnp.zeros((2, 3)), "rms")
-        directions = jnp.zeros((count, 2, width))
+        pulled = jnp.zeros((count, 2, width))
         jaxpr = jax.make_jaxpr(functools.partial(routes.along_directions, at))
-        found = routes._multiplications(jaxpr(components, directions).jaxpr)
+        found = routes._multiplications(jaxpr(components, pulled).jaxpr)
         self.assertEqual(found, 2 * 5 * (3 * rank + expected))
 
     def test_auto_takes_the_cheaper_route(self):

@@ -15,7 +15,7 @@ from absl.testing import absltest
 
 import apd_jax
 from apd_jax.evaluation.evidence import Adversary, adversary, distance, parts
-from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
+from apd_jax.evaluation.evidence.parts import Parts, mixture, run, run_shared
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.masked import forward
 from apd_jax.objective.partial import scaled
@@ -30,7 +30,7 @@ def toy():
     components = {s: apd_jax.Factors(f.reads * 0.5, f.writes) for s, f in components.items()}
     x = networks.normal(5, 6, 3)
     found = cases.decomposition(target, components, x, topk=2.0)
-    block = Examples(x, jnp.ones(6))
+    block = Examples(x, jnp.ones(6), outputs=target(x))
     return target, Parts(components), block, jnp.asarray(found.mask(x))
 
 
@@ -82,7 +82,8 @@ class AdversaryTest(absltest.TestCase):
                 mock.patch.object(parts, "_FEW_PRODUCTS", 0),
                 mock.patch.object(parts, "_active_pairs", wraps=parts._active_pairs) as pairs,
             ):
-                found = run_shared(self.target, self.parts.terms, x, mask, r, most)
+                mixed = mixture(self.parts.terms, r)
+                found = run_shared(self.target, self.parts.terms, x, mask, mixed, 1 - r, most)
             self.assertEqual(pairs.called, route == "grouped")
             np.testing.assert_allclose(found, dense, rtol=1e-4, atol=1e-5)
 

@@ -56,7 +56,7 @@ class SeedEvidenceTest(absltest.TestCase):
 
     def test_seeds_share_compiled_programs(self):
         self.assertEqual(self.measured.found[0].num_examples, 64)
-        for name in ("score", "of_weights", "term_scores", "_shared_gradient"):
+        for name in ("score", "of_weights", "term_scores", "shared_gradient"):
             count = sum(f"jit({name})" in line for line in self.compiled)
             self.assertLessEqual(count, 2, name)  # singular vectors and columns have other shapes
         count = sum("jit(ascend)" in line for line in self.compiled)

@@ -5,7 +5,7 @@ method by several `routes`; `metrics` measure changes of the outputs; `removal` 
 that need no derivatives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -17,7 +17,10 @@ from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.options import DEFAULT, Linearisation, Options
 from apd_jax.attribution.removal import ablation_attributions, activation_attributions
 from apd_jax.attribution.routes import Mode
+from apd_jax.attribution.terms import Terms, site_by_site, term_attributions
 from apd_jax.errors import UserError
+from apd_jax.sites import PyTree, Target
+from apd_jax.validity import Valid
 
 INTEGRATION_STEPS = 8
 
@@ -53,6 +56,33 @@ def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Call
     return attribute
 
 
+def attribute_terms(
+    name: str,
+    target: Target,
+    kinds: Mapping[str, Terms],
+    x: PyTree,
+    options: Options = DEFAULT,
+    *,
+    key: jax.Array | None = None,
+    valid: Valid = None,
+) -> dict[str, jax.Array]:
+    """Attributions `{kind: [B, (T), Q]}` of terms that belong to one site each, by a method.
+
+    Args:
+      name: the method.
+      target: the network.
+      kinds: `{kind: {site: terms}}`; the terms of a kind add up to the network.
+      x, key, valid: see `gradient_attributions`.
+      options: how attributions are computed; always those of the target.
+    """
+    options = options._replace(source="target")
+    steps = {"gradient": 1, "integrated_gradients": INTEGRATION_STEPS}.get(name)
+    if steps is None:
+        return site_by_site(METHODS[name], target, kinds, x, options, key=key, valid=valid)
+    options = options._replace(integration_steps=steps)
+    return term_attributions(target, kinds, x, options, key=key, valid=valid)
+
+
 # Name -> `(target, components, x, options, *, key, valid) -> Attributed`.
 METHODS: dict[str, Callable[..., Attributed]] = {
     "gradient": gradient.attribute,
@@ -70,5 +100,6 @@ __all__ = [
     "Options",
     "ablation_attributions",
     "activation_attributions",
+    "attribute_terms",
     "gradient_attributions",
 ]

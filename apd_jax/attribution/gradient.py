@@ -1,7 +1,7 @@
 """Gradient attributions: how much every component matters for the output on every example.
 
-Letters: B batch, T positions (one axis or several), C components, O outputs, n directions of the
-outputs.
+Letters: B batch, T positions (one axis or several), C components, L rows (B examples, or B·T
+positions of them).
 """
 
 import math
@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import blocks, sites, validity
-from apd_jax.attribution import division, metrics, routes
+from apd_jax.attribution import directions, division, metrics, routes
 from apd_jax.attribution.attributed import Attributed
+from apd_jax.attribution.directions import Batch
 from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.options import DEFAULT, Linearisation, Options
 from apd_jax.attribution.routes import Mode
@@ -20,8 +21,6 @@ from apd_jax.errors import UserError
 from apd_jax.masked.forward import summed
 from apd_jax.sites import PyTree, Target
 from apd_jax.validity import Valid
-
-_DIRECTIONS = 128  # output directions that are pulled back at once
 
 
 def gradient_attributions(
@@ -84,49 +83,30 @@ def attribute(
     valid: Valid = None,
 ) -> Attributed:
     """Compute gradient attributions, with the pass they come from; see `gradient_attributions`."""
-    options.check()
+    options.check(key)
     check_components(target.at(x), components)
     if options.source == "components":
         target = summed(target, jax.lax.stop_gradient(components))
-    keys = None
-    if options.mode == "sketch":
-        if key is None:
-            raise UserError("mode 'sketch' needs a PRNG key for its directions, got key=None")
-        # Every example has its own key, so that its directions do not depend on its block.
-        keys = jax.random.split(key, sites.batch_size(x))
-    with jax.default_matmul_precision("highest"):
-        found = sites.over_examples(
-            lambda inputs, *own: _in_blocks(options, target, components, inputs, *own),
-            target,
-            x,
-            keys,
-            valid,
-        )
+    found = directions.over_batch(
+        options,
+        target,
+        num_components(components),
+        x,
+        key,
+        valid,
+        lambda batch: _attributed(options, target, components, batch),
+    )
     return found._replace(scores=validity.of_scores(valid, found.scores))
 
 
-def _in_blocks(options: Options, target, components, x, keys=None, valid=None) -> Attributed:
-    """Compute attributions block by block, so that tangents stay in cache."""
-    number = 1
-    if options.mode not in ("literal", "sketch"):
-        width = metrics.num_directions(options.metric, jax.eval_shape(target, x))
-        number = division.num_blocks(sites.batch_size(x), num_components(components) * width)
-    if number == 1:
-        return _attributed(options, target, components, x, keys, valid)
-
-    def one(part):
-        inputs, counted = part
-        return _attributed(options, target, components, inputs, None, counted)
-
-    return blocks.joined(jax.lax.map(one, blocks.divided((x, valid), number)))
-
-
-def _attributed(options: Options, target, components, x, keys, valid) -> Attributed:
-    at = routes.linearise(target, x, options.metric, options.per_position, valid)
-    outputs = at.outputs
+def _attributed(
+    options: Options, target: Target, components: Components, batch: Batch
+) -> Attributed:
+    at = routes.linearise(target, batch.x, options.metric, options.per_position, batch.valid)
     # Outputs that do not count may be NaN; as zeros they do no harm in the metric. The ones that
     # are returned stay as they are.
-    at = at._replace(outputs=validity.keep(valid, outputs))
+    outputs = at.outputs
+    at = at._replace(outputs=validity.keep(batch.valid, outputs))
     width = metrics.num_directions(options.metric, at.outputs)
     if options.mode == "auto":
         # A tangent that is pushed forward mixes the positions at which it started: scores of single
@@ -140,115 +120,43 @@ def _attributed(options: Options, target, components, x, keys, valid) -> Attribu
             "network does not have; use 'reverse' or 'sketch'"
         )
 
-    def squares(some):
-        return _squares(options, target, at, some, x, keys, valid)
+    def scores(some):
+        return directions.root(_squares(options, target, at, some, batch))
 
     shares = 1
     if options.mode in ("forward", "reverse"):
-        shares = division.num_shares(components, sites.batch_size(x) * width)
+        shares = division.num_shares(components, sites.batch_size(batch.x) * width)
     if shares == 1:
-        scores = _root(squares(components))
+        found = scores(components)
     else:
-        parts = blocks.divided(components, shares)
-        scores = blocks.joined(jax.lax.map(lambda part: _root(squares(part)), parts))
-    lead = next(iter(at.zeros.values())).shape[: at.lead]
-    scores = jnp.moveaxis(scores.reshape(-1, *lead), 0, -1)
-    return Attributed(scores, outputs, at.records)
+        found = blocks.joined(jax.lax.map(scores, blocks.divided(components, shares)))
+    return Attributed(routes.in_rows(at, found), outputs, at.records)
 
 
-def _squares(options: Options, target, at, components, x, keys, valid) -> jax.Array:
+def _squares(options: Options, target: Target, at, components, batch: Batch) -> jax.Array:
     """Squared attributions, [C, L]."""
-    if options.mode == "literal" and options.per_position:
-
-        def one(position):
-            along = _averaged(
-                options,
-                target,
-                at,
-                x,
-                valid,
-                lambda at: routes.along_outputs(at, components, "literal", position),
-            )
-            return metrics.squared(options.metric, at.outputs, along)
-
-        # By definition: one position at a time, at which alone the weights change.
-        length = math.prod(next(iter(at.zeros.values())).shape[1 : at.lead])
-        table = jax.lax.map(one, jnp.arange(length))  # [T, C, B]
-        return jnp.moveaxis(table, 0, -1).reshape(table.shape[1], -1)
-    if options.mode in ("forward", "literal"):
-        along = _averaged(
+    if options.mode in ("reverse", "sketch"):
+        return directions.squares(
             options,
             target,
             at,
-            x,
-            valid,
-            lambda at: routes.along_outputs(at, components, options.mode),
+            batch,
+            lambda at, some: routes.along_directions(at, components, some),
+        )
+
+    def outputs(position=None):
+        along = directions.averaged(
+            options,
+            target,
+            at,
+            batch,
+            lambda at: routes.along_outputs(at, components, options.mode, position),
         )
         return metrics.squared(options.metric, at.outputs, along)
 
-    def pulled(directions):
-        along = _averaged(
-            options,
-            target,
-            at,
-            x,
-            valid,
-            lambda at: routes.along_directions(at, components, directions),
-        )
-        return jnp.sum(jnp.square(along), axis=1)
-
-    if options.mode == "sketch":
-        return pulled(_probes(options, at.outputs, keys))
-    width = metrics.num_directions(options.metric, at.outputs)
-    # Pulling back all O directions at once needs their cotangents at every site at once. Squares
-    # add up over directions, so that they can be taken in groups; those past the last are zeros.
-    if width <= _DIRECTIONS:
-        return pulled(metrics.directions(options.metric, at.outputs, jnp.arange(width)))
-    starts = jnp.arange(0, width, _DIRECTIONS)
-    some = jnp.arange(_DIRECTIONS)
-    return _sum_map(
-        lambda start: pulled(metrics.directions(options.metric, at.outputs, start + some)), starts
-    )
-
-
-def _sum_map(function, starts) -> jax.Array:
-    """Sum a function over an array of numbers, evaluated one after another to bound memory."""
-    shape = jax.eval_shape(function, starts[0])
-    zero = jnp.zeros(shape.shape, shape.dtype)
-    return jax.lax.scan(lambda total, start: (total + function(start), None), zero, starts)[0]
-
-
-def _probes(options: Options, outputs: PyTree, keys: jax.Array) -> jax.Array:
-    """Draw random directions [num_probes, B, O], those of an example from its own key."""
-
-    def one(key, output):
-        alone = jax.tree.map(lambda leaf: leaf[None], output)
-        return metrics.probes(options.metric, key, alone, options.num_probes)[:, 0]
-
-    return jax.vmap(one, out_axes=1)(keys, outputs)
-
-
-def _averaged(options: Options, target, at, x, valid, along) -> jax.Array:
-    """Derivatives at θ*, or their mean over `t·θ*` for t in (0, 1] (integrated gradients).
-
-    The derivatives are averaged before they are squared: the squares of a mean, not their mean.
-    """
-    steps = options.integration_steps
-    if steps == 1:
-        return along(at)
-
-    def scaled(t):
-        weights = {name: t * weight for name, weight in target.weights.items()}
-        there = target.with_weights(weights)
-        return along(routes.linearise(there, x, options.metric, options.per_position, valid))
-
-    return _sum_map(scaled, jnp.arange(1, steps + 1) / steps) / steps
-
-
-def _root(squares: jax.Array) -> jax.Array:
-    """Square roots with a gradient of 0 at 0; NaN stays NaN.
-
-    The inner `where` keeps `sqrt` away from 0: its infinite slope there would turn the gradient of
-    the branch that is not taken, 0 · ∞, into NaN.
-    """
-    return jnp.where(squares != 0, jnp.sqrt(jnp.where(squares != 0, squares, 1.0)), 0.0)
+    if not options.per_position:
+        return outputs()
+    # By definition: one position at a time, at which alone the weights change.
+    length = math.prod(next(iter(at.zeros.values())).shape[1 : at.lead])
+    table = jax.lax.map(outputs, jnp.arange(length))  # [T, C, B]
+    return jnp.moveaxis(table, 0, -1).reshape(table.shape[1], -1)

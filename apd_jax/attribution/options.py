@@ -1,6 +1,6 @@
 """The choices that attributions are computed by, as one record that the methods share."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from apd_jax.attribution import metrics
 from apd_jax.attribution.metrics import Metric
@@ -30,8 +30,12 @@ class Options(NamedTuple):
     num_probes: int | None = None
     integration_steps: int = 1
 
-    def check(self) -> None:
-        """Raise UserError for unknown names, and for choices that exclude each other."""
+    def check(self, key: Any) -> None:
+        """Raise UserError for unknown names, and for choices that exclude each other.
+
+        Args:
+          key: the PRNG key that attributions are computed with, which the sketch needs.
+        """
         for name, value, known in (
             ("mode", self.mode, Mode),
             ("source", self.source, Linearisation),
@@ -39,6 +43,8 @@ class Options(NamedTuple):
             if value not in get_args(known):
                 raise UserError(f"{name} must be one of {get_args(known)}, got {value!r}")
         metrics.check_metric(self.metric)
+        if self.mode == "sketch" and key is None:
+            raise UserError("mode 'sketch' needs a PRNG key for its directions, got key=None")
         if self.mode == "sketch" and (self.num_probes is None or self.num_probes < 1):
             raise UserError(f"mode 'sketch' needs num_probes of at least 1, got {self.num_probes}")
         if self.per_position and self.mode == "forward":

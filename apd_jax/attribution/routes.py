@@ -112,20 +112,32 @@ def along_outputs(
     return _forward(at, components) if mode == "forward" else _literal(at, components, position)
 
 
-def along_directions(at: Linearised, components: Components, directions: jax.Array) -> jax.Array:
-    """Derivatives of the outputs in directions [n, B, O], by pulling these back: [C, n, L]."""
+def pull_back(at: Linearised, directions: jax.Array) -> dict[Any, jax.Array]:
+    """Gradients [n, B, (T), ..., d] at every site's output rows of directions [n, B, O]."""
     # The transpose of the linear map itself: the network is not differentiated a second time.
     pull = jax.linear_transpose(at.push, at.zeros)
     dtype = jax.eval_shape(at.push, at.zeros).dtype
     (gradients,) = jax.vmap(pull)(directions.astype(dtype))
+    return gradients
+
+
+def along_directions(at: Linearised, components: Components, directions: jax.Array) -> jax.Array:
+    """Derivatives of the outputs in directions [n, B, O], by pulling these back: [C, n, L]."""
+    gradients = pull_back(at, directions)
     parts = [
-        _contract(at.lead, gradients[key], record, components[record.name].placed(record.placement))
+        contract(at.lead, gradients[key], record, components[record.name].placed(record.placement))
         for key, record in at.records.items()
     ]
     return sum(parts[1:], parts[0])
 
 
-def _contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Factors) -> jax.Array:
+def in_rows(at: Linearised, found: jax.Array) -> jax.Array:
+    """Scores [C, L] as [B, (T), C]."""
+    lead = next(iter(at.zeros.values())).shape[: at.lead]
+    return jnp.moveaxis(found.reshape(-1, *lead), 0, -1)
+
+
+def contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Factors) -> jax.Array:
     """`Σ_rows g · (x U_c) V_c` of one use, [n, B, (T), ..., d] to [C, n, L]."""
     blocks = 1 if factors.stacked else 0
     rows = record.y.shape[:lead], record.y.shape[lead : record.y.ndim - 1 - blocks]
@@ -205,21 +217,14 @@ def _literal(at: Linearised, components: Components, position: jax.Array | None)
         tangents = {}
         for key, record in at.records.items():
             reads, writes = component[record.name].placed(record.placement)
-            tangents[key] = _times(record.x, jnp.einsum("...mi,...mo->...io", reads[0], writes[0]))
+            tangents[key] = forward.times(
+                record.x, jnp.einsum("...mi,...mo->...io", reads[0], writes[0])
+            )
         tangents = jax.tree.map(lambda t, zero: t.astype(zero.dtype), tangents, at.zeros)
         return at.push({key: here(tangent) for key, tangent in tangents.items()})
 
     alone = jax.tree.map(lambda leaf: leaf[:, None], components)
     return jnp.swapaxes(jax.vmap(one)(alone), 1, 2)
-
-
-def _times(rows: jax.Array | Patches, matrix: jax.Array) -> jax.Array:
-    """Rows [B, ..., (G), d_in] times a matrix [(G,) d_in, d_out]; look-ups by index."""
-    if isinstance(rows, Patches):
-        rows = rows.formed()
-    if forward.is_look_up(rows):
-        return matrix[rows]
-    return jnp.einsum("...gi,gio->...go", rows, matrix) if matrix.ndim == 3 else rows @ matrix
 
 
 def cheaper(at: Linearised, components: Components, num_outputs: int) -> Route:

@@ -24,6 +24,15 @@ def is_look_up(x: jax.Array | Patches) -> bool:
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
+def times(rows: jax.Array | Patches, matrix: jax.Array) -> jax.Array:
+    """Rows [B, ..., (G), d_in] times a matrix [(G,) d_in, d_out]; look-ups by index."""
+    if isinstance(rows, Patches):
+        rows = rows.formed()
+    if is_look_up(rows):
+        return matrix[rows]
+    return jnp.einsum("...gi,gio->...go", rows, matrix) if matrix.ndim == 3 else rows @ matrix
+
+
 def read_all(x: jax.Array | Patches, factors: Factors) -> jax.Array:
     """`x U_c` of all components: rows [B, ..., (G), d_in] to [B, ..., (G), C, m]."""
     if isinstance(x, Patches):

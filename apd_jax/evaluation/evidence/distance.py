@@ -49,8 +49,9 @@ def kind_of(minimality_loss: Any) -> Kind:
     return "kl" if minimality_loss == "kl" else "mse"
 
 
-def compare(kind: Kind, outputs: PyTree, targets: PyTree, block: Examples) -> Sums:
+def compare(kind: Kind, outputs: PyTree, block: Examples) -> Sums:
     """Sums of the distance between outputs and the target's, and of the cross entropy."""
+    targets = block.outputs
     counts = jnp.asarray(block.counts)
     if kind == "kl":
         error, unit = _total(counts, _divergence(outputs, targets), jnp.mean), _summed(counts)
@@ -110,14 +111,27 @@ def _cross_entropy(logits: jax.Array, labels: np.ndarray) -> jax.Array:
 @jax.default_matmul_precision("highest")
 def of_mask(kind: Kind, target: Target, parts: Parts, block: Examples, mask: jax.Array) -> Sums:
     """Sums with the parts scaled by a mask [B, (T), C], float32."""
-    return compare(kind, run(target, parts, block.x, mask), target(block.x), block)
+    return compare(kind, run(target, parts, block.x, mask), block)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 @jax.default_matmul_precision("highest")
 def of_weights(kind: Kind, target: Target, weights: dict[str, jax.Array], block: Examples) -> Sums:
     """Sums with other matrices at the sites."""
-    return compare(kind, target.with_weights(weights)(block.x), target(block.x), block)
+    return compare(kind, target.with_weights(weights)(block.x), block)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def of_itself(kind: Kind, block: Examples) -> Sums:
+    """Sums of the target's own outputs: its cross entropy."""
+    return compare(kind, block.outputs, block)
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def outputs(target: Target, x: PyTree) -> PyTree:
+    """The target's outputs on a block."""
+    return target(x)
 
 
 def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None) -> Number:

@@ -14,7 +14,7 @@ from apd_jax.attribution import gradient_attributions
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked.forward import is_look_up
-from apd_jax.sites import Target
+from apd_jax.sites import Patches, Target
 
 _ROUNDS = 10
 # Examples between two groups say little about either. Their weights are reduced by this power of
@@ -149,8 +149,9 @@ def _rows(target: Target, x: jax.Array) -> dict[str, jax.Array]:
     for record in records.values():
         place = record.placement
         whole = not place.transposed and not place.stacked and place.rows is None
-        table = record.x.ndim == 2 and not is_look_up(record.x)
-        if whole and table and record.name not in rows:
+        if isinstance(record.x, Patches) or is_look_up(record.x) or record.x.ndim != 2:
+            continue
+        if whole and record.name not in rows:
             rows[record.name] = record.x
     missing = [site for site in target.sites if site not in rows]
     if missing:

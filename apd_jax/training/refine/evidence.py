@@ -15,7 +15,7 @@ from apd_jax.components import Components, num_components
 from apd_jax.masked.forward import is_look_up
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import Step
-from apd_jax.sites import PyTree, Records, SiteRecord, Target
+from apd_jax.sites import Patches, PyTree, Records, SiteRecord, Target
 
 
 class Evidence(NamedTuple):
@@ -197,11 +197,12 @@ def _directions(target: Target, records: Records, rows: dict[str, jax.Array]) ->
 def _full_rows(record: SiteRecord, width: int) -> jax.Array:
     """Rows of a use in the full input width of its site; a use may read only a part of it."""
     places = record.placement.rows
-    if is_look_up(record.x):
-        return record.x if places is None else jnp.array(places)[record.x]
+    x = record.x.formed() if isinstance(record.x, Patches) else record.x
+    if is_look_up(x):
+        return x if places is None else jnp.array(places)[x]
     if places is None:
-        return record.x
-    return jnp.zeros((*record.x.shape[:-1], width)).at[..., jnp.array(places)].set(record.x)
+        return x
+    return jnp.zeros((*x.shape[:-1], width)).at[..., jnp.array(places)].set(x)
 
 
 def as_read(components: Components, transposed: set[str]) -> Components:
