@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from apd_jax import sites
 from apd_jax.components import Components, Factors, check_components, num_components
 from apd_jax.errors import UserError
-from apd_jax.masked import grouped_matmul
+from apd_jax.masked import grouped_matmul, grouping
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
@@ -103,7 +103,7 @@ def masked_pairs(
     """
     num_rows = math.prod(lead)
     total = num_components(components)
-    groups = grouped_matmul.group_pairs(pairs, num_rows, total)
+    groups = grouping.group_pairs(pairs, num_rows, total)
 
     def dense(call: SiteCall) -> jax.Array:
         mask = jnp.zeros((num_rows, total), bool).at[pairs].set(True, mode="drop")
@@ -158,7 +158,7 @@ def choose_masked_route(num_pairs: int, num_rows: int, num_components: int) -> s
 
     Below that, gathering rows and factors costs more than the skipped products.
     """
-    slots = grouped_matmul.num_slots(num_pairs, num_components)
+    slots = grouping.num_slots(num_pairs, num_components)
     return "grouped" if 4 * slots <= num_rows else "dense"
 
 

@@ -26,7 +26,7 @@ from apd_jax.attribution.terms import Terms
 from apd_jax.components import Components
 from apd_jax.config_fields import check_values, setting
 from apd_jax.errors import UserError
-from apd_jax.objective import losses, selected, selection
+from apd_jax.objective import losses, selected, selection, sizes
 from apd_jax.objective.coefficients import CONSTANT, Coefficients, Multipliers, Routes
 from apd_jax.objective.partial import PartialMasks
 from apd_jax.objective.selected import Selected
@@ -157,30 +157,7 @@ class Objective:
             not known before the network is run.
           num_components: C.
         """
-        candidates = num_components - self.distil
-        if candidates < 1:
-            raise UserError(
-                f"distil needs num_components of at least 2, got {num_components}: the last one is "
-                "always active and is not counted"
-            )
-        if self.topk is None or self.selection == "exact":
-            return
-        if self.topk > candidates:
-            less = " - 1, since distil keeps the last one active" if self.distil else ""
-            raise UserError(
-                f"topk must be at most num_components{less} ({candidates}), got {self.topk}"
-            )
-        try:
-            # Where the number of rows is not known yet, k is judged for as many rows as it needs to
-            # select one pair; the batch itself is checked again when it comes.
-            if self.selection == "batch":
-                rows = math.ceil(1 / self.topk) if num_rows is None else num_rows
-                selection.num_active(self.topk, rows, candidates)
-            else:
-                selection.check_topk(self.topk, candidates)
-        except UserError as error:
-            sizes = f"num_components={num_components}" + (" with distil" if self.distil else "")
-            raise UserError(f"topk does not fit batch_size and {sizes}: {error}") from error
+        sizes.check(self.selection, self.topk, self.distil, num_rows, num_components)
 
     @property
     def _options(self) -> Options:
