@@ -16,7 +16,16 @@ from apd_jax.components import Components, num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.decomposition import editing, saving
 from apd_jax.errors import UserError
-from apd_jax.evaluation import compare, evidence, ranking, seen, summary, tables
+from apd_jax.evaluation import (
+    compare,
+    decomposition_table,
+    evidence,
+    ranking,
+    seen,
+    summarise,
+    summary,
+    tables,
+)
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -54,11 +63,11 @@ class Decomposition:
     others: Sequence[Components] = ()
 
     def __repr__(self) -> str:
-        title = tables.decomposition_title(self)
-        return f"{title}\n{tables.text(*tables.decomposition_table(self))}"
+        title = decomposition_table.title(self)
+        return f"{title}\n{tables.text(*decomposition_table.table(self))}"
 
     def _repr_html_(self) -> str:
-        return tables.as_html(tables.decomposition_title(self), *tables.decomposition_table(self))
+        return tables.as_html(decomposition_table.title(self), *decomposition_table.table(self))
 
     @property
     def objective(self) -> Objective:
@@ -105,7 +114,7 @@ class Decomposition:
         Raises:
           UserError: an unknown baseline, labels that don't fit the outputs.
         """
-        return summary.summarise(self, x, labels, baselines)
+        return summarise.summarise(self, x, labels, baselines)
 
     def evidence(
         self,

@@ -18,7 +18,8 @@ from apd_jax.evaluation import baselines, curves
 from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
-from apd_jax.evaluation.summary import ALWAYS, Summary, summarise_seen
+from apd_jax.evaluation.summarise import summarise_seen
+from apd_jax.evaluation.summary import ALWAYS, Summary
 from apd_jax.plotting import decomposition_figures, style
 from apd_jax.report import (
     component_table,
