@@ -355,6 +355,14 @@ class SamplerTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, "give the arrays or the iterator itself"):
             as_source(lambda key, n: next(generator)).check(4)
 
+    def test_what_can_not_be_vectorised_is_refused(self):
+        def sample(key, n):
+            shape = jax.ShapeDtypeStruct((n, 3), jnp.float32)
+            return jax.pure_callback(lambda k: np.zeros((n, 3), "f4"), shape, key)
+
+        with self.assertRaisesRegex(apd_jax.UserError, "traced by JAX, .*vmap_method.*draw with"):
+            as_source(sample).check(4)
+
     def test_rare_events_are_no_constant(self):
         source = as_source(lambda k, n: jax.random.bernoulli(k, 0.2, (n, 2)).astype(jnp.float32))
         source.check(8)

@@ -175,6 +175,28 @@ class DataFailedTest(EndingsTestCase):
         self.assertLen(caught.exception.decomposition.losses, 2)
         self.assertRegex(" ".join(logs.output), "compared on the last batches .*the shard is gone")
 
+    @parameterized.parameters(1, 2)
+    @pytest.mark.slow
+    def test_a_callback_of_the_sampling_function(self, restarts):
+        calls = []
+
+        def read(rows):
+            calls.append(rows)
+            if len(calls) > 20:
+                raise OSError("the shard is gone")
+            return X[np.asarray(rows)]
+
+        def sample(key, batch_size):
+            rows = jax.random.randint(key, (batch_size,), 0, len(X))
+            shape = jax.ShapeDtypeStruct((batch_size, 3), jnp.float32)
+            return jax.pure_callback(read, shape, rows, vmap_method="sequential")
+
+        with self.assertRaisesRegex(apd_jax.DataFailed, "raised .*the shard is gone") as caught:
+            decompose(sample, restarts=restarts)
+        part = caught.exception.decomposition
+        self.assertIn(part.history[-1]["step"], (4, 8, 12, 16))
+        self.assertLen(part.losses, restarts if restarts > 1 else 0)
+
     def test_before_the_first_step_it_is_an_error_of_the_data(self):
         with self.assertRaisesRegex(apd_jax.UserError, "the data ended after 1 batches") as caught:
             decompose(iter([X[:8]]))

@@ -81,9 +81,8 @@ def charts(records: Sequence[dict[str, Any]], order: Iterable[str] = ()) -> list
 
 def _never(key: str, records: list[dict[str, Any]]) -> bool:
     """Whether a metric counts events that never happened."""
-    if metric_names.parse(key).group != metric_names.COUNT:
-        return False
-    return not any(np.any(record.get(key, 0)) for record in records)
+    happened = any(np.any(record.get(key, 0)) for record in records)
+    return metric_names.counts(key) and not happened
 
 
 def _thin(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:

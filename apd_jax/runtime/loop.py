@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from apd_jax.errors import UserError
 from apd_jax.runtime import memory, metric_names, step_programs
 from apd_jax.runtime.mesh import SEEDS, seeds_mesh
-from apd_jax.runtime.outcome import DataFailed, Diverged, Stopped
+from apd_jax.runtime.outcome import DataFailed, Diverged, Stopped, of_callback
 from apd_jax.sites import leaf_name
 
 PyTree = Any
@@ -78,10 +78,7 @@ class Observer:
     """Callbacks between chunks. These do nothing; override what is wanted."""
 
     def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Receive the metrics [S] of step `step`, the last one of a chunk.
-
-        Those of the group `count/` are sums over the steps of the chunk.
-        """
+        """Receive the metrics [S] at a chunk's last step; of the group `count/` sums over it."""
 
     def save(self, step: int, state: PyTree) -> None:
         """Keep the state after `step` steps. Its buffers are reused as soon as this returns."""
@@ -130,15 +127,22 @@ def run_steps(
     Raises:
       Diverged: a metric or the state is not finite. What was saved before stays.
       Stopped: the observer asked for it.
-      DataFailed: a `feed` raised an error after the first steps; the state was saved before.
+      DataFailed: a `feed` raised an error after the first steps; the state was saved before. Or a
+        callback of the steps raised one; what was saved before stays.
       UserError: chunk_steps below 1.
     """
     if chunk_steps < 1:
         raise UserError(f"chunk_steps must be at least 1, got {chunk_steps}")
     training = _Loop(step_fn, context, state, seeds, steps, observer or Observer(), feed, between)
-    while training.done < steps:
-        training.run_chunk(chunk_steps, save_every)
-    return training.gathered()
+    try:
+        while training.done < steps:
+            training.run_chunk(chunk_steps, save_every)
+        return training.gathered()
+    except Exception as error:
+        text = of_callback(error)
+        if text is None:
+            raise
+        raise DataFailed(f"Python code that the steps call raised an error: {text}") from error
 
 
 class _Loop:
@@ -263,11 +267,8 @@ def _report(observer: Observer, done: int, parts: list[Metrics]) -> None:
             f"{' and '.join(names)} stopped being finite at step {done - length + 1 + int(first)}, "
             f"in place(s) {bad_seeds} of the seeds; {_HINT}"
         )
-    counted = {name for name in values if metric_names.parse(name).group == metric_names.COUNT}
-    observer.on_metrics(
-        done,
-        {n: v.sum(axis=1) if n in counted else v[:, -1] for n, v in values.items()},
-    )
+    last = {n: v.sum(axis=1) if metric_names.counts(n) else v[:, -1] for n, v in values.items()}
+    observer.on_metrics(done, last)
 
 
 @jax.jit

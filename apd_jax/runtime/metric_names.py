@@ -31,6 +31,11 @@ def parse(key: str) -> MetricName:
     return MetricName(group, name)
 
 
+def counts(key: str) -> bool:
+    """Whether a metric counts events."""
+    return parse(key).group == COUNT
+
+
 def losses(metrics: Mapping[str, Value]) -> dict[str, Value]:
     """The loss terms among metrics, by the terms' names, and a metric that is called `loss`."""
     wanted = (key for key in metrics if key == LOSS or parse(key).group == LOSS)

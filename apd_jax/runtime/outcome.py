@@ -5,6 +5,8 @@ Letters: S seeds side by side.
 
 from typing import Any, NamedTuple
 
+import jax
+
 from apd_jax.errors import UserError
 from apd_jax.runtime.preemption import EXIT_RESUME
 
@@ -33,6 +35,16 @@ class Outcome(NamedTuple):
             return value[index] if isinstance(value, list) else value
 
         return [{name: one(value) for name, value in row.items()} for row in self.rows]
+
+
+def of_callback(error: Exception) -> str | None:
+    """What Python code raised that a compiled program calls; None for other errors.
+
+    A callback's error may come as JAX's or, from the transfer of results, as NumPy's ValueError.
+    """
+    known = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
+    text = str(error).strip()
+    return text.splitlines()[-1] if known and "callback" in text.lower() else None
 
 
 class EndedEarly(Exception):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
+from absl import logging
 
 from apd_jax import blocks, randomness
 from apd_jax.components import Components, init_components, normalise_reads
@@ -17,6 +18,7 @@ from apd_jax.data import Reader, SampleBatch, Source, as_source
 from apd_jax.objective.normalisation import scales
 from apd_jax.runtime import loop
 from apd_jax.runtime.checkpoint import to_host
+from apd_jax.runtime.outcome import of_callback
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
 from apd_jax.training.initialisation import STARTS
@@ -108,9 +110,7 @@ class Trainer:
           state: the states of all trainings, every leaf [n·S, ...].
         """
         size = len(self._own_seeds)
-        pool = self._reader.pool_at_end() if len(state.step) > size else None
-        sample = functools.partial(self._source.sample, pool)
-        places, losses = best(self.settings, self.context, state, self._own_seeds, sample)
+        places, losses = self._best(state)
         counts = {} if state.refined is None else state.refined.counts
         return [
             Result(
@@ -126,6 +126,22 @@ class Trainer:
             )
             for place, of_restarts in zip(places.tolist(), losses.tolist(), strict=True)
         ]
+
+    def _best(self, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+        """The places of the best restarts and all losses; the first where nothing can be drawn."""
+        size = len(self._own_seeds)
+        several = len(state.step) // size
+        pool = self._reader.pool_at_end() if several > 1 else None
+        sample = functools.partial(self._source.sample, pool)
+        try:
+            found = best(self.settings, self.context, state, self._own_seeds, sample)
+            return jax.tree.map(np.asarray, found)
+        except Exception as error:
+            text = of_callback(error)
+            if text is None:
+                raise
+            logging.warning("The first restart is returned: the others are not compared, %s", text)
+            return np.arange(size), np.full((size, several), np.nan)
 
 
 def _make_init(
