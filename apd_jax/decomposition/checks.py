@@ -12,6 +12,7 @@ import numpy as np
 
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution.metrics import Metric, quantities
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, check_components, init_components, num_components
 from apd_jax.decomposition.derivative_checks import check_derivatives
 from apd_jax.decomposition.rounding import DIFFERENCE
@@ -19,7 +20,6 @@ from apd_jax.errors import UserError
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS, Step
-from apd_jax.runtime.programs import jit_with_owner
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
 from apd_jax.sites.program import ONE_EXAMPLE, takes_batches_of, trace
@@ -117,7 +117,7 @@ def _without_the_rest(target: Target, x: PyTree, objective: Objective) -> Target
     return Target(apply_fn, target.params, list(target.sites), inputs=x)
 
 
-@jit_with_owner
+@jit_with_network
 def _gradients(target: Target, x: PyTree) -> PyTree:
     """Gradient of the sum of all outputs with respect to the weights of the sites."""
     return jax.grad(lambda w: jnp.sum(quantities("rms", target.with_weights(w)(x))))(target.weights)
@@ -190,7 +190,7 @@ def _check_precision(target: Target) -> None:
             )
 
 
-@jit_with_owner
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def _outputs(target: Target, x: PyTree, rows: jax.Array) -> jax.Array:
     """Outputs of a batch of some rows of `x`."""

@@ -12,11 +12,11 @@ from jax.interpreters import partial_eval
 
 from apd_jax import randomness, sites
 from apd_jax.attribution.metrics import quantities
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, init_components
 from apd_jax.decomposition.rounding import tolerance
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
-from apd_jax.runtime.programs import jit_with_owner
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
 
@@ -47,7 +47,7 @@ def _moved(target: Target, x: PyTree, component: Components, amount: jax.Array) 
     return quantities("rms", target.with_weights(weights)(x))
 
 
-@jit_with_owner
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def _two_derivatives(target, x, component) -> tuple[jax.Array, jax.Array]:
     """Along one component, [B, O]: by the network itself, and through its sites."""
@@ -59,7 +59,7 @@ def _two_derivatives(target, x, component) -> tuple[jax.Array, jax.Array]:
     return own * amounts[:, None], ours
 
 
-@jit_with_owner
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def _two_gradients(target, x, component) -> tuple[jax.Array, jax.Array]:
     """The same pulled back, [B, B]: of a random combination of each example's outputs.

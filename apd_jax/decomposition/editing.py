@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
@@ -32,7 +33,7 @@ def edited(target: Target, components: Components, scales: Mapping[int, float]) 
     return _scaled(target, components, amounts)
 
 
-@jax.jit
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTree:
     """`edited` for scales [C]."""

@@ -3,7 +3,6 @@
 Letters: P pairs of a component and an example, B pairs of a block, C components.
 """
 
-import functools
 import math
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import num_components
 from apd_jax.evaluation.evidence import distance
 from apd_jax.evaluation.evidence.distance import Kind, Sums
@@ -56,7 +56,7 @@ def changes(
     return np.concatenate(found)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
 def _compared(kind: Kind, target: Target, parts: Parts, block: Examples, mask: jax.Array) -> Sums:
     block = block._replace(outputs=run(target, parts, block.x, jnp.ones_like(mask)))

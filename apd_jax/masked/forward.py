@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import sites
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors, check_components, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked import grouped_matmul, grouping
@@ -162,13 +163,13 @@ def choose_masked_route(num_pairs: int, num_rows: int, num_components: int) -> s
     return "grouped" if 4 * slots <= num_rows else "dense"
 
 
-@jax.jit
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def _composed_apply(target, components, x):
     return summed(target, components)(x)
 
 
-@jax.jit
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def _masked_apply(target, components, x, mask):
     def some(inputs, rows):

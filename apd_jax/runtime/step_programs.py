@@ -10,8 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from apd_jax import randomness
-from apd_jax.runtime import programs
+from apd_jax import compiled, randomness
 from apd_jax.runtime.mesh import SEEDS
 
 PyTree = Any
@@ -24,7 +23,7 @@ def chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
       `(length, mesh, leaves of the context, state, seeds, fed) -> (state, metrics [S, length])`;
       the state's buffers are donated.
     """
-    return programs.kept_with(step_fn, _make_chunk, tree)
+    return compiled.kept_with(step_fn, _make_chunk, tree)
 
 
 def between(function: Callable[..., Any], tree: Any) -> Callable[..., Any]:
@@ -33,7 +32,7 @@ def between(function: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     Returns:
       `(mesh, leaves of the context, state, seeds, fed) -> state`; the state's buffers are donated.
     """
-    return programs.kept_with(function, _make_between, tree)
+    return compiled.kept_with(function, _make_between, tree)
 
 
 def _make_chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:

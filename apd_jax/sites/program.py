@@ -5,7 +5,6 @@ Letters: B batch, T positions, R row axes of a use, G stacked blocks.
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from apd_jax.compiled import itself, kept_with
 from apd_jax.errors import UserError
 from apd_jax.sites.custom_derivatives import keeps_derivative
 from apd_jax.sites.interpreter import Interpreter
@@ -117,13 +117,13 @@ def trace(apply_fn: Callable, params: PyTree, x: PyTree) -> Program:
     config: Any = jax.config  # whose types omit the settings
     ambient = config.jax_default_matmul_precision, config.jax_enable_x64, mesh
     try:
-        return _trace(apply_fn, params_tree, inputs_tree, shapes, ambient)
+        return kept_with(apply_fn, _trace, params_tree, inputs_tree, shapes, ambient)
     except _Uncached as holder:
         return holder.program
 
 
-@functools.lru_cache(maxsize=256)
-def _trace(apply_fn, params_tree, inputs_tree, shapes, ambient) -> Program:
+def _trace(stand_in, params_tree, inputs_tree, shapes, ambient) -> Program:
+    apply_fn, _ = itself(stand_in), ambient
     structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
     params = jax.tree.unflatten(params_tree, structs[: params_tree.num_leaves])
     x = jax.tree.unflatten(inputs_tree, structs[params_tree.num_leaves :])

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from apd_jax.compiled import weakly_referable
 from apd_jax.errors import UserError
 from apd_jax.sites.adapters import linen
 from apd_jax.sites.program import Left, leaf_paths, trace
@@ -55,7 +56,7 @@ class Target:
           UserError: a name or pattern that fits no parameter; or, found by tracing, a parameter
             that is no site, or no site at all.
         """
-        self.apply_fn, self.params = apply_fn, params
+        self.apply_fn, self.params = weakly_referable(apply_fn), params
         self._selection = tuple(sites) if isinstance(sites, list) else sites
         check_names(self._selection, leaf_paths(params))
         self._sites: Sites | None = None

@@ -188,7 +188,7 @@ def _make_init(
 
 
 # A plain function, and no method: compiled programs live as long as the function they are made of
-# (`runtime.programs`), and a bound method is a new object at every access.
+# (`compiled`), and a bound method is a new object at every access.
 def _make_step(
     settings: Settings, optimizer: Optimizer, rate: optax.Schedule, source: Source
 ) -> loop.StepFn:

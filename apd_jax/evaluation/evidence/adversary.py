@@ -4,7 +4,6 @@ Letters: B examples, T positions, C components, e an example's summed distance.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
@@ -57,7 +57,7 @@ class Adversary:
         return self.starts * self.steps[-1]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
 def ascend(
     kind: Kind,
@@ -102,7 +102,7 @@ def ascend(
     return r, last._replace(error=jnp.maximum(best, last.error))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_with_network(static=2)
 @jax.default_matmul_precision("highest")
 def shared_gradient(
     kind: Kind,

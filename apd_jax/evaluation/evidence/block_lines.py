@@ -50,7 +50,7 @@ def _weights(run: Run, block: Examples, sums: Sums) -> None:
         weights = run.target.weights | {site: sums.whole[site]}
         run.replaced(f"replaced {site}", plain, weights)
     if block.labels is not None:
-        run.tally.add("target", distance.of_itself(run.kind, block))
+        run.tally.add("target", distance.of_itself(run.kind, run.target, block))
 
 
 def _masks(run: Run, block: Examples, mask: np.ndarray, key: jax.Array) -> None:

@@ -6,13 +6,13 @@ outputs, which is the squared error of a zero output.
 Letters: B examples, T positions, K classes.
 """
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.compiled import jit_with_network
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.parts import Parts, run
 from apd_jax.evaluation.evidence.rows import Examples
@@ -107,27 +107,27 @@ def _cross_entropy(logits: jax.Array, labels: np.ndarray) -> jax.Array:
     return -jnp.take_along_axis(_log_probabilities(logits), labels[..., None], axis=-1)[..., 0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
 def of_mask(kind: Kind, target: Target, parts: Parts, block: Examples, mask: jax.Array) -> Sums:
     """Sums with the parts scaled by a mask [B, (T), C], float32."""
     return compare(kind, run(target, parts, block.x, mask), block)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
 def of_weights(kind: Kind, target: Target, weights: dict[str, jax.Array], block: Examples) -> Sums:
     """Sums with other matrices at the sites."""
     return compare(kind, target.with_weights(weights)(block.x), block)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def of_itself(kind: Kind, block: Examples) -> Sums:
+@jit_with_network(static=1)
+def of_itself(kind: Kind, _: Target, block: Examples) -> Sums:
     """Sums of the target's own outputs: its cross entropy."""
     return compare(kind, block.outputs, block)
 
 
-@jax.jit
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def outputs(target: Target, x: PyTree) -> PyTree:
     """The target's outputs on a block."""

@@ -3,7 +3,6 @@
 Letters: R rows, Q rank-one terms of all sites, C components.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.attribution.terms import Terms
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Factors
 from apd_jax.evaluation.evidence import rows
 from apd_jax.evaluation.evidence.parts import Parts
@@ -136,7 +136,7 @@ def owners(terms: Terms) -> dict[str, jax.Array]:
     return numbers
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_with_network(static=1)
 def term_scores(
     objective: Objective, target: Target, kinds: dict[str, Terms], x: PyTree
 ) -> dict[str, jax.Array]:

@@ -5,7 +5,6 @@ Letters: N examples, B examples of a block, T positions (one axis or several), R
 C components.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -194,12 +193,7 @@ def select(objective: Objective, scores: np.ndarray, block: Examples) -> np.ndar
     x = block.x
     if objective.selection == "exact":  # counts inputs, those of rows that count
         x, scores = _times(x, valid), np.where(valid[..., None], scores, -np.inf)
-    return np.asarray(_selected(objective, scores, x)) & valid[..., None]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _selected(objective: Objective, scores: jax.Array, x: PyTree) -> jax.Array:
-    return objective.select(scores, x).mask
+    return np.asarray(objective.select(jnp.asarray(scores), x).mask) & valid[..., None]
 
 
 def largest(scores: np.ndarray, k: float, block: Examples) -> np.ndarray:
