@@ -139,6 +139,7 @@ def _measure(run: Run, notes: list[str], limits: Limits) -> Evidence:
         distance=run.kind,
         num_examples=len(run.examples.counts),
         num_rows=size.rows,
+        per_position=run.objective.per_position,
         num_components=len(size.active),
         network_rank=size.network_rank,
         active_share=size.active / max(size.rows, 1),
