@@ -226,7 +226,7 @@ class EmptySiteTest(absltest.TestCase):
             self.assertEqual(summary.empty_sites, ("B",))
             self.assertEqual(summary.network_rank, 3 + 2 + 2)
             self.assertTrue(np.isfinite(list(summary.unfaithfulness.values())).all())
-            self.assertIn("The site B holds nothing", repr(summary))
+            self.assertIn("All weights of the site B are zero", repr(summary))
             self.assertNotIn("of B, the worst site", repr(summary))
         np.testing.assert_array_equal(summaries[0].ranks, summaries[1].ranks)
         self.assertLessEqual(summaries[0].ranks.max(), 4)  # of w, A and two blocks of heads
@@ -237,7 +237,7 @@ class EmptySiteTest(absltest.TestCase):
         for target in (adapted(), adapted(**everywhere)):
             found = self.found(target)
             text, panels = decomposition_page.render(found, X, None)
-            self.assertIn("The site B holds nothing", text)
+            self.assertIn("All weights of the site B are zero", text)
             self.assertIn("faithfulness", [panel.name for panel in panels])
             words, _, _ = text.partition('<section id="figures">')
             self.assertNotRegex(words, r"\de\+2\d\d")

@@ -20,22 +20,22 @@ from apd_jax.report import numbers, parts
 
 CAPTION = (
     "Distance from the network's output under every mask, with standard errors; an arrow marks a "
-    "value below the axis. The dotted line is the distance with no component at all. A "
-    "good decomposition stays far left of it in every line but the mask of another row, and left "
-    "of the singular vectors and neurons of the same size."
+    "value below the axis. The dotted line is the distance with no component at all. In a good "
+    "decomposition, every line except the mask of another row is far left of it, and left of the "
+    "singular vectors and neurons of the same size."
 )
 RESTARTS_CAPTION = (
     "MMCS is the mean, over the components of the row, of the largest cosine with any of the "
     "column."
 )
 CONTROL = (
-    "A control is not on this page: the same settings on the same network with the entries of "
-    "every matrix shuffled ({}). Lines that are as good there say nothing of this network."
+    "This page has no control: the same settings on the same network with the entries of every "
+    "matrix shuffled ({}). A line that is as good there is no evidence for this network."
 )
 IS_CONTROL = (
     "This is a control: the entries of every decomposed matrix were shuffled before the "
-    "decomposition, so that there is nothing to find. Lines that are as good here as on the "
-    "network itself say nothing of that."
+    "decomposition, so that there is nothing to find. A line that is as good here as on the "
+    "network itself is no evidence for that network."
 )
 PREFIX = "evidence_"  # of the numbers in results.json
 _POSITIONS = 8192  # of a report's evidence, at most
