@@ -1,4 +1,4 @@
-"""What is checked of a network before any training: that what follows will be right.
+"""Checks of a network before any training, so that what follows is right.
 
 Letters: B batch.
 """

@@ -1,4 +1,4 @@
-"""A decomposed network: what its components do, and how it is kept.
+"""A decomposed network: its components, what they do, and how to save it.
 
 Letters: B batch, N examples, T positions, C components, O outputs.
 """

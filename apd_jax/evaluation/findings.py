@@ -1,4 +1,4 @@
-"""What a reader of the numbers of a summary has to know besides.
+"""Warnings and notes that accompany the numbers of a summary.
 
 Letters: R rows (examples, or positions of them), C components.
 """

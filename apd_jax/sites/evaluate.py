@@ -1,4 +1,4 @@
-"""A network run with an operation in the place of every use of a site.
+"""A network run with an operation in place of every use of a site.
 
 Rows of a use come with the batch in front, [B, ..., (G), d_in], and with the positions after it
 where these are asked for. A network of which that can't be told is run example by example.
@@ -78,7 +78,7 @@ def as_is(call: SiteCall) -> jax.Array:
 def run(
     target: Target, x: PyTree, operation: Operation, *, positions: bool = False
 ) -> tuple[PyTree, Records]:
-    """Run the network with `operation` in the place of every use of a site.
+    """Run the network with `operation` in place of every use of a site.
 
     Args:
       target: the network.
@@ -114,7 +114,7 @@ def run(
         call = SiteCall(key, rows, placement, lambda: order.forward(use.settle(result())))
         y = use.finish(order.backward(operation(call)))
         records[key] = SiteRecord(rows, order.forward(y), placement)
-        # Operations compute in the dtype of the factors; the network goes on in its own.
+        # Operations compute in the dtype of the factors; the network continues in its own.
         return use.from_rows(y).astype(jax.eval_shape(result).dtype)
 
     def never(leaf, reason):

@@ -1,4 +1,4 @@
-"""What evidence takes, said before it starts.
+"""The cost of the evidence, stated before it starts.
 
 Letters: B examples of a block, T positions, C components, Q terms of a baseline.
 """

@@ -1,4 +1,4 @@
-"""What needs no training, at the active rank or with the bits of a decomposition.
+"""Baselines without training, of the active rank or with the bits of a decomposition.
 
 Letters: R rows, Q rank-one terms of all sites, C components.
 """

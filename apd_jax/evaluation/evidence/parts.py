@@ -1,4 +1,4 @@
-"""A network run with weighted parts in the place of its matrices.
+"""A network run with weighted parts in place of its matrices.
 
 Parts are the components themselves, or terms of rank one that belong to one site each, as singular
 vectors do: these need no zeros for the other sites. Several terms may share a weight (a bundle).

@@ -36,7 +36,7 @@ class Adapted(Protocol):
 
 
 def plain_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
-    """Keywords as JSON; `{"not saved": type}` in the place of a value that JSON does not hold."""
+    """Keywords as JSON; `{"not saved": type}` in place of a value that JSON does not hold."""
     return {name: _plain(value) for name, value in keywords.items()}
 
 

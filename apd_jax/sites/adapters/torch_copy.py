@@ -1,7 +1,7 @@
 """A torch module as a function of its tensors, which leaves the module itself alone.
 
 The module is copied without its numbers. At each call a fresh copy is made in which JAX arrays
-stand in the place of all tensors, wherever they are kept, so that nothing which the network does
+stand in place of all tensors, wherever they are kept, so that nothing which the network does
 to itself outlives the call, and threads don't meet.
 """
 
@@ -34,7 +34,7 @@ class Skeleton:
     tensors: dict[str, torch.Tensor]
 
     def run(self, arrays: Mapping[str, jax.Array], x: Any, keywords: dict, pick: Callable) -> Any:
-        """Outputs with `arrays` in the place of all tensors.
+        """Outputs with `arrays` in place of all tensors.
 
         Args:
           arrays: all parameters and other tensors by name.
