@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax import sites
 from apd_jax.components import Factors
-from apd_jax.masked import forward, grouped_matmul
+from apd_jax.masked import forward, grouped_matmul, grouping
 from apd_jax.sites import Target
 
 # Which components (of 3) are active on which of 7 examples.
@@ -136,7 +136,7 @@ class GroupedTest(parameterized.TestCase):
 
     def test_groups(self):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([2, 0, 2, 0])
-        groups = grouped_matmul.group_pairs(pairs, 6, 4)
+        groups = grouping.group_pairs(pairs, 6, 4)
         np.testing.assert_array_equal(groups.example, [0, 3, 3, 5])
         np.testing.assert_array_equal(groups.group, [0, 0, 2, 2])
         np.testing.assert_array_equal(groups.member, [0, 1, 0, 1])
@@ -168,11 +168,11 @@ class GroupedTest(parameterized.TestCase):
     def test_more_pairs_than_can_be_numbered(self):
         pairs = jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
         with self.assertRaisesRegex(ValueError, r"below 2\*\*31, got 65536 \* 32768; use"):
-            grouped_matmul.group_pairs(pairs, 65536, 32768)
+            grouping.group_pairs(pairs, 65536, 32768)
 
     def test_groups_of_more_components_than_pairs(self):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([7, 1, 7, 0])
-        groups = grouped_matmul.group_pairs(pairs, 6, 9)
+        groups = grouping.group_pairs(pairs, 6, 9)
         np.testing.assert_array_equal(groups.example, [3, 0, 3, 5])
         np.testing.assert_array_equal(groups.group, [0, 1, 2, 2])
         np.testing.assert_array_equal(groups.slots.taken.sum(axis=1), [1, 1, 2, 0])
@@ -185,7 +185,7 @@ class GroupedTest(parameterized.TestCase):
     )
     def test_any_number_of_slots(self, slots, function):
         components = jnp.array([1] * 7 + [0] * 4 + [3])  # group 2 is empty, 0 and 1 overflow
-        groups = grouped_matmul.group_pairs((jnp.arange(12), components), 12, 4, slots)
+        groups = grouping.group_pairs((jnp.arange(12), components), 12, 4, slots)
         rows, factor = networks.normal(0, 12, 2), networks.normal(1, 4, 2, 2)
         cotangent = networks.normal(2, 12, 2)
 
@@ -206,7 +206,7 @@ class GroupedTest(parameterized.TestCase):
         rows, factor = networks.normal(0, 16, 2), networks.normal(1, 4, 3, 2)
 
         def total(factor, components, slots):
-            groups = grouped_matmul.group_pairs((jnp.arange(16), components), 16, 4, slots)
+            groups = grouping.group_pairs((jnp.arange(16), components), 16, 4, slots)
             return jnp.sum(jnp.sin(grouped_matmul.read(rows[groups.example], factor, groups)))
 
         def found(slots):
@@ -218,7 +218,7 @@ class GroupedTest(parameterized.TestCase):
 
     @parameterized.parameters((327, 130, 8), (1, 10, 1), (5000, 2, 2656))
     def test_number_of_slots(self, pairs, components, expected):
-        self.assertEqual(grouped_matmul.num_slots(pairs, components), expected)
+        self.assertEqual(grouping.num_slots(pairs, components), expected)
 
 
 class PlacedTest(parameterized.TestCase):

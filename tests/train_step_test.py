@@ -79,8 +79,8 @@ class GradientTest(parameterized.TestCase):
         components = networks.components(target)
         attribute = METHODS["gradient"]
 
-        def guarded(target, components, x, **options):
-            return attribute(target, forbid_gradient(components), x, **options)
+        def guarded(target, components, x, *options, **given):
+            return attribute(target, forbid_gradient(components), x, *options, **given)
 
         with mock.patch.dict(METHODS, gradient=guarded):
             gradient_of(dataclasses.replace(TOPK, attribution_source=source), target, components, x)

@@ -87,7 +87,9 @@ class Evidence:
       numbers: `{line: Number}`; `evidence["own"]` is the value of one.
       sites: a `SiteLine` for every site.
       distance: `"kl"` (nats), or `"mse"` over that of a zero output.
-      num_examples, num_rows: number of examples, and of those of their rows that count.
+      num_examples, num_rows: number of examples, and of those of their rows that count. A row is
+        what has a mask of its own: an example, or a position of one.
+      per_position: whether rows are positions.
       num_components: C.
       network_rank: rank of the target's decomposed matrices.
       active_share: [C] share of the rows that a component is active on.
@@ -103,6 +105,7 @@ class Evidence:
     distance: Kind
     num_examples: int
     num_rows: int
+    per_position: bool
     num_components: int
     network_rank: int
     active_share: np.ndarray
@@ -198,13 +201,18 @@ class Evidence:
             "Sites": (["site", "missing", "distance if replaced", "± SE", "active rank"], sites),
         }
 
+    def rows_sentence(self) -> str:
+        """What a row is, and how many count."""
+        what = "a position of an example" if self.per_position else "an example"
+        return f"A row is {what}, with a mask of its own; {self.num_rows:,} rows count."
+
     def sentences(self) -> list[str]:
         """The distance, the verdicts, and what is missing."""
         never = int(np.sum(self.active_share == 0))
         return [
-            f"Distance: {UNITS[self.distance]}. {self.num_rows:,} rows of "
-            f"{self.num_examples:,} examples count; {never} of {self.num_components} components "
-            "are active on none of them.",
+            f"Distance: {UNITS[self.distance]}. Measured on {self.num_examples:,} examples. "
+            f"{self.rows_sentence()} {never} of {self.num_components} components are active on "
+            "none of the rows.",
             *map(str, self.verdicts),
             *self.notes,
         ]

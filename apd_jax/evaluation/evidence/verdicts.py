@@ -130,7 +130,7 @@ _RULES = (
         "adversarial masks",
         "adversarial",
         _OF_ZERO,
-        "Inactive components must not matter in the worst mixture that a search finds.",
+        "Inactive components must not matter in the worst combination that a search finds.",
         lambda found: found[f"adversarial_{found.adversary.steps[0]}"] / found.scale,
     ),
     _Rule(
@@ -151,7 +151,7 @@ _RULES = (
         "mask of another row",
         "permuted",
         "of the distance with another row's mask",
-        "The choice must matter: as many components, the wrong ones, must do worse.",
+        "The choice must matter: the same number of wrong components must do worse.",
         lambda found: _floored(found, found["own"], found["permuted"]),
     ),
     _Rule(
@@ -188,7 +188,7 @@ _RULES = (
         "equal size",
         "equal_size",
         "of the best baseline's distance",
-        "Must beat singular vectors and neurons of the same active rank, or bits, untrained.",
+        "Must beat untrained singular vectors and neurons of the same active rank or bits.",
         _equal_size,
     ),
 )

@@ -15,7 +15,7 @@ from apd_jax.components import Components, num_components
 from apd_jax.masked.forward import is_look_up
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import Step
-from apd_jax.sites import PyTree, Records, SiteRecord, Target
+from apd_jax.sites import Patches, PyTree, Records, SiteRecord, Target
 
 
 class Evidence(NamedTuple):
@@ -93,6 +93,8 @@ def _look(objective, target, components, x, key, multiplier) -> Evidence:
     chosen = objective.select(attributed.scores, x, multiplier)
     step = Step(objective, target, components, x, attributed, chosen)
     masked, _ = step.masked
+    # The error of no component is the unit of all errors: thresholds then do not depend on the
+    # units of the outputs.
     without = target.with_weights({n: jnp.zeros_like(w) for n, w in target.weights.items()})(x)
     total = num_components(components)
     num_rows = chosen.mask.size // total
@@ -107,6 +109,8 @@ def _look(objective, target, components, x, key, multiplier) -> Evidence:
         return jnp.mean(jnp.square(table), axis=1)
 
     rows = read_rows(attributed.records, components, num_rows, step.valid)
+    # The component that is always active belongs to no mechanism: it must not be split or gathered
+    # from, and its mass would hide that of the others.
     mask = (chosen.mask & ~objective.always_active(total)).reshape(num_rows, total)
     weights = mask * jnp.square(attributed.scores.reshape(num_rows, total))
     directions = _directions(target, attributed.records, rows)
@@ -119,6 +123,8 @@ def _compressed(rows: jax.Array) -> jax.Array:
     """At most d_in rows [..., d_in, d_in] with the second moments of [..., n, d_in]."""
     if is_look_up(rows) or rows.shape[-2] <= rows.shape[-1]:
         return rows
+    # `Rᵀ R = XᵀX`: all that the moves use of an example's rows is their sum of outer products, so
+    # that d_in rows stand for any number of positions.
     return jnp.linalg.qr(rows, mode="r")
 
 
@@ -136,6 +142,8 @@ def read_rows(
     rows: dict[str, jax.Array] = {}
     for record in records.values():
         factors, place = components[record.name], record.placement
+        # Later uses of a site see what its first use led to. A site that is read in both directions
+        # is taken by its straight uses, since U reads only one side.
         if record.name in rows or place.transposed != (record.name in transposed):
             continue
         width = (factors.writes if place.transposed else factors.reads).shape[-1]
@@ -145,6 +153,7 @@ def read_rows(
             continue
         if factors.stacked:
             x = jnp.moveaxis(x, -2, 0)
+            # In the order of the blocks in the site, not in that of the use.
             x = x if place.blocks is None else x[np.argsort(place.blocks)]
         blocks = x.shape[:1] if factors.stacked else ()
         rows[record.name] = x.reshape(*blocks, num_rows, -1, x.shape[-1])
@@ -179,6 +188,7 @@ def _directions(target: Target, records: Records, rows: dict[str, jax.Array]) ->
             read = jax.nn.one_hot(read, length)
     elif read.ndim == 4:
         read = read[0]
+    # One direction for every row of the mask, since that is what is clustered and gathered.
     mean = read.mean(axis=1)
     norms = jnp.linalg.norm(mean, axis=-1, keepdims=True)
     return mean / jnp.where(norms > 0, norms, 1)
@@ -187,11 +197,12 @@ def _directions(target: Target, records: Records, rows: dict[str, jax.Array]) ->
 def _full_rows(record: SiteRecord, width: int) -> jax.Array:
     """Rows of a use in the full input width of its site; a use may read only a part of it."""
     places = record.placement.rows
-    if is_look_up(record.x):
-        return record.x if places is None else jnp.array(places)[record.x]
+    x = record.x.formed() if isinstance(record.x, Patches) else record.x
+    if is_look_up(x):
+        return x if places is None else jnp.array(places)[x]
     if places is None:
-        return record.x
-    return jnp.zeros((*record.x.shape[:-1], width)).at[..., jnp.array(places)].set(record.x)
+        return x
+    return jnp.zeros((*x.shape[:-1], width)).at[..., jnp.array(places)].set(x)
 
 
 def as_read(components: Components, transposed: set[str]) -> Components:

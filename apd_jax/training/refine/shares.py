@@ -6,7 +6,7 @@ Letters: C components, G blocks of a stacked site, m rank, d_in / d_out site wid
 mask, n rows at a site.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -31,6 +31,22 @@ def by_block(function: Callable, factors: Factors, *rows: jax.Array) -> Any:
     return jax.vmap(function, in_axes=(1, *(0 for _ in rows)), out_axes=1)(factors, *rows)
 
 
+def each_site(
+    function: Callable, components: Components, rows: Mapping[str, jax.Array] | None = None
+) -> Components:
+    """`function(factors, rows)` at every site, or `function(factors)` where no rows are given.
+
+    Args:
+      function: function of factors [C, m, d], and of what the site reads, to such factors.
+      components: `{site: Factors}`.
+      rows: what every site reads, as `Evidence.rows`.
+    """
+    return {
+        site: by_block(function, factors, *(() if rows is None else (rows[site],)))
+        for site, factors in components.items()
+    }
+
+
 def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:
     """The best factors of rank m for `readsᵀ writes`, without forming the matrix.
 
@@ -53,6 +69,8 @@ def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:
 
 def add_into(factors: Factors, into: jax.Array, source: jax.Array) -> Factors:
     """Add component `source` to component `into`, cut to rank m, and leave `source` at zero."""
+    # `P_a + P_b` has the factors of both side by side, of rank up to 2m; the best approximation of
+    # rank m keeps its largest singular values.
     both = jnp.stack([into, source])
     reads, writes = (
         leaf[both].reshape(-1, leaf.shape[-1]) for leaf in (factors.reads, factors.writes)
@@ -87,6 +105,8 @@ def partition(
     """
     if is_look_up(rows):
         return _partition_entries(rows, total, ridge)
+    # One Cholesky factorisation of the moments of all groups serves every group: only the right-
+    # hand side is a group's own.
     second = jnp.einsum("b,bni,bnj->ij", total, rows, rows)
     width = second.shape[0]
     epsilon = ridge * jnp.trace(second) / width + 1e-30
