@@ -1,7 +1,7 @@
 """Routes to the derivatives of the outputs along all components, in the linearised network.
 
-Every route gives derivatives [C, n, L]: of all outputs (n = O) along every component, or of n
-output directions that are pulled back; for L = B examples, or B·T positions of them.
+Two kinds of routes give derivatives along every component: of all outputs, [C, O, B], or of n
+output directions that are pulled back, [n, L, C], for L = B examples, or B·T positions of them.
 Letters: B batch, T positions (one axis or several), C components, O outputs, G stacked blocks,
 m rank, d width of rows.
 """
