@@ -11,28 +11,30 @@ import json
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
+import numpy as np
 
 import apd_jax
 from apd_jax.components import init_components
-from apd_jax.evaluation.evidence import Evidence, lines
+from apd_jax.evaluation.evidence import lines
+from apd_jax.evaluation.evidence.equal_rank import NAMES
 from apd_jax.evaluation.evidence.run import Run
 from benchmarks import machine, options
 from benchmarks.transformer import Sizes, make_problem
 
 
 def measure(sizes: Sizes, examples: int, few: int, steps: int, rounds: int) -> dict[str, Any]:
-    """Return seconds of every part and of all, and the peak memory of this process.
+    """Return the time of every part and of all, and the peak memory of this process.
 
     Args:
       sizes: sizes of the problem.
       examples: number of examples to extrapolate to.
       few: number of examples that are run.
       steps: steps of the adversary.
-      rounds: how often these are run after the compilation; 0 to measure memory alone.
+      rounds: how often these are run after the compilation.
     """
     target, settings, sample = make_problem(sizes)
     components = init_components(
@@ -41,61 +43,74 @@ def measure(sizes: Sizes, examples: int, few: int, steps: int, rounds: int) -> d
     found = apd_jax.Decomposition(target, components, settings)
     x = sample(jax.random.key(2), few)
     start = time.perf_counter()
-    # Two steps run the programs of twenty.
-    evidence = found.evidence(x, "next_tokens", adversary_steps=(2,))
+    found.evidence(x, "next_tokens", **FEW)
     first, memory = time.perf_counter() - start, machine.peak_memory()
+    print(
+        f"first run {first:.0f} s, peak memory {memory / 1e6:.0f} MB", file=sys.stderr, flush=True
+    )
     every = sample(jax.random.key(2), examples)
     whole = lines.prepared(found, every, "next_tokens", adversary_steps=(steps,))[0].cost
     assert whole is not None
-    seconds = [_seconds_a_run(found, x) for _ in range(rounds)]
-    best = {name: min(one[name] for one in seconds) for name in seconds[0]} if seconds else {}
+    runs = [_of_a_run(found, x) for _ in range(rounds)]
     parts = {
         name: {
-            "title": part.title,
             "runs": part.runs,
             "operations": part.operations,
-            "seconds": best.get(name, float("nan")),
+            "seconds": min(run[name].seconds for run in runs),
+            "processor_seconds": min(run[name].processor for run in runs),
         }
         for name, part in whole.parts.items()
+    }
+    every_run = {
+        kind: sum(part["runs"] * part[kind] for part in parts.values())
+        for kind in ("seconds", "processor_seconds")
     }
     return {
         "first_seconds": first,
         "peak_memory": memory,
-        "operations": whole.operations,
         "stated": str(whole),
-        "seconds": sum(p["runs"] * p["seconds"] for p in parts.values()),
+        "operations": whole.operations,
         "matrix_rate": machine.matrix_rate(),
         "parts": parts,
-        "own": evidence["own"],
+        **every_run,
     }
 
 
-def _seconds_a_run(found: apd_jax.Decomposition, x: jax.Array) -> dict[str, float]:
-    """Seconds of one run of every part, on a machine that has compiled them."""
-    spent: dict[str, float] = collections.defaultdict(float)
+# The same programs as with more steps and draws.
+FEW = {"adversary_steps": (1,), "draws": 1}
+
+
+class Time(NamedTuple):
+    """Time of one run of a part."""
+
+    seconds: float
+    processor: float
+
+
+def _of_a_run(found: apd_jax.Decomposition, x: jax.Array) -> dict[str, Time]:
+    """Time of one run of every part, of programs that are compiled."""
+    spent: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(2))
     runs: dict[str, float] = collections.defaultdict(float)
-    last = [time.perf_counter()]
+    last = [np.zeros(2)]
     advance = Run.advance
+
+    def now() -> np.ndarray:
+        return np.array([time.perf_counter(), time.process_time()])
 
     def timed(run: Run, part: str, number: int = 1) -> None:
         advance(run, part, number)
-        now = time.perf_counter()
-        spent[part] += now - last[0]
+        spent[part] += now() - last[0]
         runs[part] += number * run.share
-        last[0] = now
+        last[0] = now()
 
     with mock.patch.object(Run, "advance", timed):
-        last[0] = time.perf_counter()
-        evidence: Evidence = found.evidence(x, "next_tokens", adversary_steps=(2,))
-    # The gradient steps and the pass after them are one program, counted at the first.
-    for name, part in evidence.cost.parts.items():
-        if name.endswith("ascent"):
-            after = "ascended" if name == "ascent" else name.split()[0]
-            weight = part.operations / (part.operations + evidence.cost.parts[after].operations / 2)
-            if after == "ascended":
-                spent[after] += spent[name] * (1 - weight)
-                spent[name] *= weight
-    return {name: spent[name] / max(runs[name], 1e-9) for name in evidence.cost.parts}
+        last[0] = now()
+        cost = found.evidence(x, "next_tokens", **FEW).cost
+    # Steps of the adversary and the pass that follows them are one program, counted at the first.
+    for ascent, own in {"ascent": "masks", **{f"{b} ascent": b for b in NAMES}}.items():
+        spent[ascent] -= spent[own] / runs[own] * runs[ascent]
+    spent["ascended"], runs["ascended"] = spent["masks"], runs["masks"]
+    return {name: Time(*(spent[name] / max(runs[name], 1e-9))) for name in cost.parts}
 
 
 def _apart(module: str, *arguments: str) -> dict[str, Any]:
@@ -110,9 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__)
     parser.add_argument("--sizes", type=json.loads, default={}, help="such as '{\"layers\": 2}'")
     parser.add_argument("--examples", type=int, default=256, help="that are extrapolated to")
-    parser.add_argument("--few", type=int, default=32, help="examples that are run")
+    parser.add_argument("--few", type=int, default=16, help="examples that are run")
     parser.add_argument("--adversary_steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=2, help="runs whose fastest parts are taken")
+    parser.add_argument("--rounds", type=int, default=1, help="runs whose fastest parts are taken")
     parser.add_argument("--alone", action="store_true", help="without a training step")
     options.add_output_option(parser, "evidence.json")
     args = parser.parse_args()
@@ -136,18 +151,19 @@ def _table(results: dict[str, Any]) -> str:
     found, step = results["evidence"], results["step"]
     text = [found["stated"], f"Matrix products: {found['matrix_rate'] / 1e9:.0f} GFLOP/s"]
     for name, part in found["parts"].items():
-        rate = part["operations"] / part["seconds"] / 1e9
-        all_runs = part["runs"] * part["seconds"]
+        rate = part["operations"] / part["processor_seconds"] / 1e9
         text.append(
-            f"{name:18} {part['runs']:7.0f} runs of {part['operations'] / 1e9:7.1f} GFLOP, "
-            f"{part['seconds']:7.2f} s ({rate:5.0f} GFLOP/s): {all_runs:7.1f} s"
+            f"{name:16} {part['runs']:6.0f} runs of {part['operations'] / 1e9:6.1f} GFLOP, "
+            f"{part['seconds']:6.2f} s, {part['processor_seconds']:6.2f} s of a core "
+            f"({rate:4.0f} GFLOP/s): {part['runs'] * part['processor_seconds']:6.0f} s of a core"
         )
     ratio = found["peak_memory"] / step["peak_memory"]
     text += [
-        f"All: {found['seconds']:.0f} s, extrapolated; a training step takes "
-        f"{step['seconds_per_step']:.1f} s",
-        f"Peak memory {found['peak_memory'] / 1e6:.0f} MB, of a training step "
-        f"{step['peak_memory'] / 1e6:.0f} MB: {ratio:.2f} times",
+        f"All, extrapolated: {found['seconds']:.0f} s, of a core "
+        f"{found['processor_seconds']:.0f} s",
+        f"Training step: {step['seconds_per_step']:.1f} s",
+        f"Peak memory: {found['peak_memory'] / 1e6:.0f} MB; training "
+        f"{step['peak_memory'] / 1e6:.0f} MB; {ratio:.2f} times",
     ]
     return "\n".join(text)
 

@@ -71,13 +71,13 @@ class AdversaryTest(absltest.TestCase):
         self.assertGreaterEqual(found[40][0].error.sum(), 0.95 * worst)
 
     def test_a_shared_mask_by_its_active_pairs_is_the_dense_one(self):
-        x = networks.normal(6, 64, 3)
-        mask = jnp.zeros((64, COUNT), bool).at[::2, 3].set(True).at[5, 7].set(True)
+        x = networks.normal(6, 1024, 3)
+        mask = jnp.zeros((1024, COUNT), bool).at[::32, 3].set(True).at[5, 7].set(True)
         r = jnp.linspace(0, 1, COUNT)
         shared = jnp.broadcast_to(r, mask.shape)
         dense = run(self.target, self.parts, x, scaled(mask, shared))
-        for most, route in ((33, "grouped"), (40, "grouped"), (64 * COUNT, "dense")):
-            self.assertEqual(forward.choose_masked_route(most, 64, COUNT), route)
+        for most, route in ((33, "grouped"), (40, "grouped"), (1024 * COUNT, "dense")):
+            self.assertEqual(forward.choose_masked_route(most, 1024, self.parts.terms), route)
             with (
                 mock.patch.object(parts, "_FEW_PRODUCTS", 0),
                 mock.patch.object(parts, "_active_pairs", wraps=parts._active_pairs) as pairs,

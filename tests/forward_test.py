@@ -117,9 +117,17 @@ class PairsTest(parameterized.TestCase):
         expected = np.stack([a @ w for a, w in zip(x, rows, strict=True)])
         np.testing.assert_allclose(dense[0][1], expected, rtol=1e-4, atol=1e-4)
 
-    @parameterized.parameters((4096, 2, "grouped"), (4096, 4096, "dense"), (4, 2, "dense"))
-    def test_route_by_size(self, batch_size, num_pairs, expected):
-        route = forward.choose_masked_route(num_pairs * 200, batch_size, 200)
+    @parameterized.parameters(
+        (4096, 2, 5, "grouped"),
+        (4096, 4096, 5, "dense"),
+        (4, 2, 5, "dense"),
+        # Gathering rows of rank 1 costs more than the products that it spares.
+        (2048, 80, 1, "dense"),
+        (2048, 80, 50, "grouped"),
+    )
+    def test_route_by_size(self, batch_size, num_pairs, rank, expected):
+        factors = Factors(jnp.zeros((200, rank, 7)), jnp.zeros((200, rank, 9)))
+        route = forward.choose_masked_route(num_pairs * 200, batch_size, {"w": factors})
         self.assertEqual(route, expected)
 
 

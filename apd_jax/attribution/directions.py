@@ -82,12 +82,12 @@ def squares(
       target: the network.
       at: the network, linearised at the batch.
       batch: the batch.
-      along: derivatives in directions [n, B, O] by pulling these back, arrays [C, n, L].
+      along: derivatives in directions [n, B, O] by pulling these back, arrays [n, L, C].
     """
 
     def pulled(directions):
         derivatives = averaged(options, target, at, batch, lambda at: along(at, directions))
-        return jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf), axis=1), derivatives)
+        return jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf), axis=0).T, derivatives)
 
     if options.mode == "sketch":
         assert batch.keys is not None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from apd_jax import validity
+from apd_jax import randomness, validity
 from apd_jax.config_fields import check_takes
 from apd_jax.errors import UserError
 from apd_jax.validity import Valid
@@ -146,7 +146,7 @@ def probes(metric: Metric, key: jax.Array, outputs: PyTree, count: int) -> jax.A
     flat = quantities(metric, outputs)
     batch_size, width = flat.shape
     if metric != "fisher":
-        signs = jax.random.rademacher(key, (count, batch_size, width), flat.dtype)
+        signs = randomness.signs(key, (count, batch_size, width), flat.dtype)
         return signs / jnp.sqrt(width * count).astype(flat.dtype)
     p = _probabilities(outputs)
     total, classes = p.shape[1], p.shape[2]

@@ -1,7 +1,7 @@
 """Routes to the derivatives of the outputs along all components, in the linearised network.
 
-Every route gives derivatives [C, n, L]: of all outputs (n = O) along every component, or of n
-output directions that are pulled back; for L = B examples, or B·T positions of them.
+Two kinds of routes give derivatives along every component: of all outputs, [C, O, B], or of n
+output directions that are pulled back, [n, L, C], for L = B examples, or B·T positions of them.
 Letters: B batch, T positions (one axis or several), C components, O outputs, G stacked blocks,
 m rank, d width of rows.
 """
@@ -122,7 +122,7 @@ def pull_back(at: Linearised, directions: jax.Array) -> dict[Any, jax.Array]:
 
 
 def along_directions(at: Linearised, components: Components, directions: jax.Array) -> jax.Array:
-    """Derivatives of the outputs in directions [n, B, O], by pulling these back: [C, n, L]."""
+    """Derivatives of the outputs in directions [n, B, O], by pulling these back: [n, L, C]."""
     gradients = pull_back(at, directions)
     parts = [
         contract(at.lead, gradients[key], record, components[record.name].placed(record.placement))
@@ -138,7 +138,7 @@ def in_rows(at: Linearised, found: jax.Array) -> jax.Array:
 
 
 def contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Factors) -> jax.Array:
-    """`Σ_rows g · (x U_c) V_c` of one use, [n, B, (T), ..., d] to [C, n, L]."""
+    """`Σ_rows g · (x U_c) V_c` of one use, [n, B, (T), ..., d] to [n, L, C]."""
     blocks = 1 if factors.stacked else 0
     rows = record.y.shape[:lead], record.y.shape[lead : record.y.ndim - 1 - blocks]
     flat = (math.prod(rows[0]), math.prod(rows[1]))
@@ -152,11 +152,20 @@ def contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Factor
     written_first = width * (count + rank + _MOVED)
     # Associate `g · ((x U_c) V_c)` by cost: with few directions g meets V first, and no output rows
     # of all components are formed.
-    if pulled_first < written_first:
-        pulled = jnp.einsum(f"nlr{g}d,c{g}md->nlr{g}cm", gradient, factors.writes)
-        return jnp.einsum(f"nlr{g}cm,lr{g}cm->cnl", pulled, hidden)
-    written = forward.write_each(hidden, factors)
-    return jnp.einsum(f"nlr{g}d,lr{g}cd->cnl", gradient, written)
+    if pulled_first >= written_first:
+        written = forward.write_each(hidden, factors)
+        return jnp.einsum(f"nlr{g}d,lr{g}cd->nlc", gradient, written)
+
+    # One rank after another: a product with all of them would be written to memory whole, and XLA's
+    # sum over so short an axis takes longer on CPUs than the product.
+    def add(total, one_rank):
+        hidden, writes = one_rank
+        pulled = jnp.einsum(f"nlr{g}d,c{g}d->nlr{g}c", gradient, writes)
+        return total + jnp.einsum(f"nlr{g}c,lr{g}c->nlc", pulled, hidden), None
+
+    zeros = jnp.zeros((count, flat[0], hidden.shape[-2]), hidden.dtype)
+    ranks = jnp.moveaxis(hidden, -1, 0), jnp.moveaxis(factors.writes, -2, 0)
+    return jax.lax.scan(add, zeros, ranks)[0]
 
 
 def _cheaper_read(
@@ -272,5 +281,6 @@ def _multiplications(jaxpr) -> int:
             kernel, numbers = eqn.invars[1].aval, eqn.params["dimension_numbers"]
             depth = kernel.size // kernel.shape[numbers.rhs_spec[0]]
             total += depth * eqn.outvars[0].aval.size
-        total += sum(_multiplications(inner) for inner in core.jaxprs_in_params(eqn.params))
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        total += times * sum(_multiplications(j) for j in core.jaxprs_in_params(eqn.params))
     return total

@@ -71,7 +71,7 @@ class Columns(NamedTuple):
           lead: number of leading axes of rows: 1 for B, and the axes of T if positions are wanted.
 
         Returns:
-          [q, n, L], L the product of the leading axes.
+          [n, L, q], L the product of the leading axes.
         """
         placement = record.placement
         matrix = self._matrix(placement)
@@ -88,7 +88,7 @@ class Columns(NamedTuple):
         if places is not None:
             whole = jnp.zeros((*each.shape[:2], *self._block_shape))
             each = whole.at[(..., *places)].add(each)
-        return jnp.moveaxis(each.reshape(*each.shape[:2], -1), 2, 0)
+        return each.reshape(*each.shape[:2], -1)
 
     @property
     def _block_shape(self) -> tuple[int, ...]:

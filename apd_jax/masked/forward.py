@@ -18,6 +18,8 @@ from apd_jax.masked import grouped_matmul, grouping
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
+# Cost of gathering a number of a row and of adding it to a sum, in multiply-adds of products.
+_GATHERED = 20
 
 
 def is_look_up(x: jax.Array | Patches) -> bool:
@@ -146,21 +148,32 @@ def masked_by(
       mask, pairs: the selection, as a mask and as its active pairs; see `selected.Selected`.
         Without pairs the dense route is taken, whatever is asked for.
     """
-    *lead, count = mask.shape
+    lead = mask.shape[:-1]
+    if route == "auto" and pairs is not None:
+        route = choose_masked_route(pairs[0].size, math.prod(lead), components)
     if pairs is None or route == "dense":
         return masked(components, mask)
-    if route == "auto" and choose_masked_route(pairs[0].size, math.prod(lead), count) == "dense":
-        return masked(components, mask)
-    return masked_pairs(components, pairs, tuple(lead))
+    return masked_pairs(components, pairs, lead)
 
 
-def choose_masked_route(num_pairs: int, num_rows: int, num_components: int) -> str:
-    """Choose `"grouped"` if it skips at least three quarters of the products, else `"dense"`.
+def choose_masked_route(num_pairs: int, num_rows: int, components: Components) -> str:
+    """Choose `"grouped"` or `"dense"`, by the multiply-adds and the numbers moved of both routes.
 
-    Below that, gathering rows and factors costs more than the skipped products.
+    The dense route multiplies every row by all factors. The grouped one multiplies only pairs, but
+    gathers their rows and adds up what they write, which costs more than the products where ranks
+    are small.
+
+    Args:
+      num_pairs: P.
+      num_rows: B, or B·T if rows are positions.
+      components: `{site: Factors}`.
     """
-    slots = grouping.num_slots(num_pairs, num_components)
-    return "grouped" if 4 * slots <= num_rows else "dense"
+    count = num_components(components)
+    sides = jax.tree.leaves(components)  # [C, (G), m, d]
+    dense = sum(num_rows * side.size for side in sides)
+    slots = min(num_pairs, count) * grouping.num_slots(num_pairs, count)
+    per_pair = sum(side.size // count * (1 + _GATHERED / side.shape[-2]) for side in sides)
+    return "grouped" if 2 * slots * per_pair <= dense else "dense"
 
 
 @jit_with_network

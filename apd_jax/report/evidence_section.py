@@ -20,9 +20,9 @@ from apd_jax.report import numbers, parts
 
 CAPTION = (
     "Distance from the network's output under every mask, with standard errors; an arrow marks a "
-    "value below the axis. The dotted line is the distance with no component at all. In a good "
-    "decomposition, every line except the mask of another row is far left of it, and left of the "
-    "singular vectors and neurons of the same size."
+    "value below the axis. A vertical tick is the largest value that passes, the dotted line the "
+    "distance with no component at all. A good decomposition stays left of the ticks, left of the "
+    "singular vectors and neurons of the same size, and far right with the mask of another row."
 )
 RESTARTS_CAPTION = (
     "MMCS is the mean, over the components of the row, of the largest cosine with any of the "

@@ -103,7 +103,7 @@ def run_shared(
 def _by_pairs(components: Components, mask: jax.Array, most: int) -> bool:
     """Whether computing the active pairs alone saves more time than its compilation takes."""
     products = sum(f.reads.size + f.writes.size for f in components.values()) * mask[..., 0].size
-    route = forward.choose_masked_route(most, mask[..., 0].size, mask.shape[-1])
+    route = forward.choose_masked_route(most, mask[..., 0].size, components)
     return products > _FEW_PRODUCTS and route == "grouped"
 
 

@@ -32,7 +32,7 @@ LINES = {
     "permuted": "mask of another row",
     "zero": "no component",
 }
-BASELINES = {"svd": "singular vectors", "bundled": "bundles of them", "neurons": "neurons"}
+BASELINES = {"svd": "singular vectors", "bundled": "bundled singular vectors", "neurons": "neurons"}
 OTHERS = {
     "l0": "active components of a row",
     "bits": "bits to name them",
@@ -41,7 +41,7 @@ OTHERS = {
     "alive": "components ever active",
     "always_on": "components active on more than 95 %",
     "faithfulness_mean": "squared weights missing, mean over sites",
-    "faithfulness_worst": "the same, worst site",
+    "faithfulness_worst": "squared weights missing, worst site",
     "ce_target": "cross entropy of the network",
     "ce_own": "cross entropy, own mask",
     "ce_all": "cross entropy, all components",
@@ -196,7 +196,7 @@ class Evidence:
             for site in self.sites
         ]
         return {
-            "Distances": (["on", "distance", "± SE", "share of none"], distances),
+            "Distances": (["on", "distance", "± SE", "over no component"], distances),
             "Size and weights": (["number", "value", "± SE"], others),
             "Sites": (["site", "missing", "distance if replaced", "± SE", "active rank"], sites),
         }

@@ -113,8 +113,8 @@ def _uses(
             records = {key: record for key, record in at.records.items() if record.name == site}
             alone = at._replace(records=records)
             along = routes.along_directions(alone, {site: factors}, probes)
-            found.append(jnp.sqrt(jnp.sum(jnp.square(along), axis=1)))
-        uses = jnp.concatenate(found).T
+            found.append(jnp.sqrt(jnp.sum(jnp.square(along), axis=0)))
+        uses = jnp.concatenate(found, axis=1)
         if valid is not None:
             lead = next(iter(at.zeros.values())).shape[: at.lead]
             uses = uses * validity.of_rows(valid, lead).reshape(-1, 1)
