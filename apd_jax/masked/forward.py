@@ -156,7 +156,9 @@ def masked_by(
     return masked_pairs(components, pairs, lead)
 
 
-def choose_masked_route(num_pairs: int, num_rows: int, components: Components) -> str:
+def choose_masked_route(
+    num_pairs: int, num_rows: int, components: Components
+) -> Literal["dense", "grouped"]:
     """Choose `"grouped"` or `"dense"`, by the multiply-adds and the numbers moved of both routes.
 
     The dense route multiplies every row by all factors. The grouped one multiplies only pairs, but
