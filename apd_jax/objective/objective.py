@@ -7,15 +7,13 @@ Letters: B batch, T positions, C components.
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from apd_jax import randomness, sites, validity
-from apd_jax.attribution import METHODS, Attributed, Linearisation, attribute_terms, metrics
-from apd_jax.attribution.terms import Terms
+from apd_jax.attribution import METHODS, Attributed, Linearisation, metrics
 from apd_jax.components import Components
 from apd_jax.config_fields import check_takes, check_values, setting
 from apd_jax.errors import UserError
@@ -194,7 +192,7 @@ class Objective:
           key: PRNG key for the sketch's random directions; without one they are the same at every
             call, which is what evaluation wants.
         """
-        options = self._attribution_options(x, key)
+        options = self.attribution_options(x, key)
         found = METHODS[self.attribution](
             target, components, x, source=self.attribution_source, **options
         )
@@ -203,19 +201,8 @@ class Objective:
 
         return Attributed(found.scores, *self.own_pass(target, x))
 
-    def attribute_terms(
-        self, target: Target, kinds: Mapping[str, Terms], x: PyTree
-    ) -> dict[str, jax.Array]:
-        """Attributions `{kind: [B, (T), Q]}` of terms that belong to one site each.
-
-        Args:
-          target: the network.
-          kinds: `{kind: {site: terms}}`; the terms of a kind add up to the network.
-          x: [B, ...] inputs.
-        """
-        return attribute_terms(self.attribution, target, kinds, x, **self._attribution_options(x))
-
-    def _attribution_options(self, x: PyTree, key: jax.Array | None = None) -> dict[str, Any]:
+    def attribution_options(self, x: PyTree, key: jax.Array | None = None) -> dict[str, Any]:
+        """Options of an attribution method on a batch; see `attribute`."""
         key = randomness.root(0) if key is None else key
         return {
             "mode": self.routes.attribution_mode,
