@@ -51,6 +51,31 @@ def divided(tree: PyTree, number: int) -> PyTree:
     return jax.tree.map(one, tree)
 
 
+def covered(count: int, size: int | None) -> int:
+    """How many of `count` examples the blocks of `over_blocks` hold."""
+    number = max(1, count // (size or count))
+    return number * (count // number)
+
+
+def total(function: Callable[[PyTree], Any], x: PyTree, size: int | None) -> Any:
+    """The sum of a function's values on the blocks of `over_blocks`.
+
+    Args:
+      function: function of a block [B, ...].
+      x: [N, ...] examples.
+      size: number of examples of a block; None for a single block of all.
+    """
+    number = max(1, sites.batch_size(x) // (size or sites.batch_size(x)))
+    if number == 1:
+        return function(x)
+    parts = divided(x, number)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(
+        lambda sums, part: (jax.tree.map(jnp.add, sums, function(part)), None), zeros, parts
+    )[0]
+
+
 def joined(stacked: PyTree) -> PyTree:
     """Arrays of blocks, [n, B, ...], as [n·B, ...]."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)

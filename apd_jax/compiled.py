@@ -5,7 +5,6 @@ the process runs, also after `jax.clear_caches()`. So a function is no static ar
 compiled gets a `StandIn` for it.
 """
 
-import copy
 import functools
 import weakref
 from collections.abc import Callable
@@ -17,45 +16,44 @@ _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class StandIn:
-    """Calls a function without keeping it alive."""
+    """Stands for a function without keeping it alive; equal to those of equal functions."""
 
     def __init__(self, function: Callable):
-        self._reference = weakref.ref(function)
+        self._reference, self._hash = weakref.ref(function), hash(function)
 
     @property
-    def function(self) -> Callable | None:
-        """The function itself, None if it is gone."""
-        return self._reference()
+    def function(self) -> Callable:
+        """The function itself."""
+        function = self._reference()
+        assert function is not None, "programs live only as long as the function"
+        return function
 
     def __call__(self, *inputs: Any) -> Any:
         """What the function gives."""
-        assert self.function is not None, "programs are kept only as long as their function"
         return self.function(*inputs)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: Any) -> bool:
+        if self is other or not isinstance(other, StandIn):
+            return self is other
+        mine, others = self._reference(), other._reference()
+        return mine is not None and others is not None and (mine is others or mine == others)
 
 
 def kept_with(function: Callable, make: Callable[..., Any], *arguments: Any) -> Any:
     """The value of `make(function, *arguments)`, made once and kept while `function` lives.
 
     Args:
-      function: what is compiled, or its stand-in.
+      function: what is compiled.
       make: gets a `StandIn` for the function.
       *arguments: hashable.
     """
-    function = itself(function)
-    stand_in, kept = _kept.get(function, (None, None))
-    if stand_in is None or stand_in.function is None:
-        stand_in, kept = _kept[function] = StandIn(function), {}
+    kept = _kept.setdefault(function, {})
     if (make, *arguments) not in kept:
-        kept[make, *arguments] = make(stand_in, *arguments)
+        kept[make, *arguments] = make(StandIn(function), *arguments)
     return kept[make, *arguments]
-
-
-def itself(function: Callable) -> Callable:
-    """The function that a stand-in stands for; any other is itself."""
-    if not isinstance(function, StandIn):
-        return function
-    assert function.function is not None, "programs are kept only as long as their function"
-    return function.function
 
 
 def weakly_referable(function: Callable) -> Callable:
@@ -81,14 +79,19 @@ def jit_with_network(
     if function is None:
         return functools.partial(jit_with_network, static=static)
 
-    def make(network: StandIn, *fixed: Any):
-        return network, jax.jit(functools.partial(function, *fixed))
+    def make(_: StandIn, *fixed: Any):
+        return jax.jit(functools.partial(function, *fixed))
+
+    def program(*arguments):
+        return kept_with(arguments[static].apply_fn, make, *arguments[:static])
 
     @functools.wraps(function)
     def call(*arguments):
-        fixed, (target, *arrays) = arguments[:static], arguments[static:]
-        twin = copy.copy(target)
-        twin.apply_fn, program = kept_with(target.apply_fn, make, *fixed)
-        return program(twin, *arrays)
+        return program(*arguments)(*arguments[static:])
 
-    return call
+    def lower(*arguments):
+        return program(*arguments).lower(*arguments[static:])
+
+    compiled: Any = call
+    compiled.lower = lower  # as `jax.jit` has it
+    return compiled

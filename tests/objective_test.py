@@ -32,7 +32,7 @@ class SelectTest(parameterized.TestCase):
     def test_rules(self, rule, k, distil, expected):
         objective = Objective(Coefficients(), topk=k, selection=rule, distil=distil)
         chosen = objective.select(self.scores, self.x)
-        mask, pairs = chosen
+        mask, pairs = chosen.mask, chosen.pairs
         np.testing.assert_array_equal(mask, np.array(expected, bool))
         np.testing.assert_array_equal(chosen.counts(), np.sum(expected, axis=0))
         if k is None:

@@ -12,7 +12,6 @@ from absl.testing import absltest
 from zoo import NETWORKS
 from zoo.cases import KINDS, assert_close, case
 
-import apd_jax
 from apd_jax import sites
 from apd_jax.attribution import METHODS, Options, attribute_terms, routes
 from apd_jax.evaluation import baselines
@@ -98,10 +97,9 @@ class OptionsTest(absltest.TestCase):
         target = networks.mlp(d_in=30, hidden=50, outputs=20)
         x = jnp.zeros((10, 30))
         kinds = equal_rank.terms_of_baselines(("svd", "bundled", "neurons"), target)
-        objective = apd_jax.Objective()
 
         def products(kinds):
-            program = jax.make_jaxpr(lambda t, x: objective.attribute_terms(t, kinds, x))
+            program = jax.make_jaxpr(lambda t, x: attribute_terms("gradient", t, kinds, x))
             return routes._multiplications(program(target, x).jaxpr)
 
         weights = 30 * 50 + 50 * 20

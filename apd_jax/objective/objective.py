@@ -7,22 +7,13 @@ Letters: B batch, T positions, C components.
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from apd_jax import randomness, sites, validity
-from apd_jax.attribution import (
-    METHODS,
-    Attributed,
-    Linearisation,
-    Options,
-    attribute_terms,
-    metrics,
-)
-from apd_jax.attribution.terms import Terms
+from apd_jax.attribution import METHODS, Attributed, Linearisation, Options, metrics
 from apd_jax.components import Components
 from apd_jax.config_fields import check_values, setting
 from apd_jax.errors import UserError
@@ -159,16 +150,6 @@ class Objective:
         """
         sizes.check(self.selection, self.topk, self.distil, num_rows, num_components)
 
-    @property
-    def _options(self) -> Options:
-        return Options(
-            self.routes.attribution_mode,
-            self.attribution_source,
-            self.metric,
-            self.per_position,
-            self.routes.num_probes,
-        )
-
     def attribute(
         self, target: Target, components: Components, x: PyTree, key: jax.Array | None = None
     ) -> Attributed:
@@ -181,9 +162,7 @@ class Objective:
           key: PRNG key for the sketch's random directions; without one they are the same at every
             call, which is what evaluation wants.
         """
-        found = METHODS[self.attribution](
-            target, components, x, self._options, key=_sketch_key(key), valid=self.counted(x)
-        )
+        found = METHODS[self.attribution](target, components, x, **self.attribution_options(x, key))
         if self.attribution_source == "target":
             return found
 
@@ -191,25 +170,18 @@ class Objective:
         # target.
         return Attributed(found.scores, *self.own_pass(target, x))
 
-    def attribute_terms(
-        self, target: Target, kinds: Mapping[str, Terms], x: PyTree
-    ) -> dict[str, jax.Array]:
-        """Attributions `{kind: [B, (T), Q]}` of terms that belong to one site each.
-
-        Args:
-          target: the network.
-          kinds: `{kind: {site: terms}}`; the terms of a kind add up to the network.
-          x: [B, ...] inputs.
-        """
-        return attribute_terms(
-            self.attribution,
-            target,
-            kinds,
-            x,
-            self._options,
-            key=_sketch_key(),
-            valid=self.counted(x),
+    def attribution_options(self, x: PyTree, key: jax.Array | None = None) -> dict[str, Any]:
+        """Keywords of an attribution method on a batch: options, key, what counts of the batch."""
+        options = Options(
+            self.routes.attribution_mode,
+            self.attribution_source,
+            self.metric,
+            self.per_position,
+            self.routes.num_probes,
         )
+        key = randomness.root(0) if key is None else key
+        key = randomness.stream_of_step(key, "sketch directions")
+        return {"options": options, "key": key, "valid": self.counted(x)}
 
     def own_pass(self, target: Target, x: PyTree) -> tuple[PyTree, sites.Records]:
         """The target's outputs, and the rows of every use of a site."""
@@ -287,10 +259,3 @@ class Objective:
         weights, losses = dataclasses.asdict(self.coefficients), multipliers.losses
         weighted = (weights[n] * losses.get(n, 1.0) * value for n, value in terms.items())
         return sum(weighted, jnp.float32(0))
-
-
-def _sketch_key(key: jax.Array | None = None) -> jax.Array:
-    """PRNG key for the sketch's directions, a fixed one where none is given."""
-    return randomness.stream_of_step(
-        randomness.root(0) if key is None else key, "sketch directions"
-    )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from apd_jax.compiled import itself, kept_with
+from apd_jax.compiled import kept_with
 from apd_jax.errors import UserError
 from apd_jax.sites.custom_derivatives import keeps_derivative
 from apd_jax.sites.interpreter import Interpreter
@@ -123,7 +123,7 @@ def trace(apply_fn: Callable, params: PyTree, x: PyTree) -> Program:
 
 
 def _trace(stand_in, params_tree, inputs_tree, shapes, ambient) -> Program:
-    apply_fn, _ = itself(stand_in), ambient
+    apply_fn, _ = stand_in.function, ambient
     structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
     params = jax.tree.unflatten(params_tree, structs[: params_tree.num_leaves])
     x = jax.tree.unflatten(inputs_tree, structs[params_tree.num_leaves :])

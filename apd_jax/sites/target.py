@@ -3,13 +3,14 @@
 Letters: B batch, G stacked blocks, d_in / d_out widths of a site.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from apd_jax.compiled import weakly_referable
+from apd_jax.compiled import StandIn, weakly_referable
 from apd_jax.errors import UserError
 from apd_jax.sites.adapters import linen
 from apd_jax.sites.program import Left, leaf_paths, trace
@@ -204,18 +205,29 @@ class Target:
         static = self.tree_flatten()[1]
         return Target.tree_unflatten(static, (jax.tree.unflatten(tree, leaves),))
 
+    def at_one_site(self, name: str) -> "Target":
+        """The same network with a single one of its sites."""
+        alone = copy.copy(self)
+        alone._selection = (name,)
+        alone._sites = Sites([self.sites[name]], self.sites.left)
+        return alone
+
     def __call__(self, x: PyTree) -> PyTree:
         """The network's outputs f(x, θ*)."""
         return self.apply_fn(self.params, x)
 
     def tree_flatten(self):
-        """Split into the parameters, which are the leaves, and the static rest."""
-        return (self.params,), (self.apply_fn, self._selection, self._sites)
+        """Split into the parameters, which are the leaves, and the static rest.
+
+        JAX keeps the static rest of what it compiled, and is to keep no network with it.
+        """
+        return (self.params,), (StandIn(self.apply_fn), self._selection, self._sites)
 
     @classmethod
     def tree_unflatten(cls, static, children):
         """The inverse of `tree_flatten`, unchecked: JAX also passes leaves that are no arrays."""
         target = object.__new__(cls)
         (target.params,) = children
-        target.apply_fn, target._selection, target._sites = static
+        stand_in, target._selection, target._sites = static
+        target.apply_fn = stand_in.function
         return target

@@ -23,7 +23,7 @@ from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 
-ATTACKED_ROWS = 4096  # of the examples, that the adversary of a baseline meets at least
+ATTACKED_ROWS = 2048  # of the examples, that the adversary of a baseline meets at least
 MASKS = 4  # own, two pooled, permuted
 WEIGHTS = 3  # all, zero, never needed
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.attribution import attribute_terms
 from apd_jax.attribution.terms import Terms
 from apd_jax.compiled import jit_with_network
 from apd_jax.components import Factors
@@ -141,7 +142,8 @@ def term_scores(
     objective: Objective, target: Target, kinds: dict[str, Terms], x: PyTree
 ) -> dict[str, jax.Array]:
     """Attributions `{kind: [B, (T), Q]}` of the terms of every kind, by the objective's method."""
-    return objective.attribute_terms(target, kinds, x)
+    options = objective.attribution_options(x)
+    return attribute_terms(objective.attribution, target, kinds, x, **options)
 
 
 def _of_bundles(scores: np.ndarray, bundle: np.ndarray) -> np.ndarray:

@@ -145,14 +145,15 @@ def group_lines(
 def _rows(target: Target, x: jax.Array) -> dict[str, jax.Array]:
     """What every site reads at its first use that is not transposed, [B, d_in]."""
     _, records = sites.run(target, x, sites.as_is)
-    rows = {}
+    rows: dict[str, jax.Array] = {}
     for record in records.values():
         place = record.placement
         whole = not place.transposed and not place.stacked and place.rows is None
-        if isinstance(record.x, Patches) or is_look_up(record.x) or record.x.ndim != 2:
+        read = record.x
+        if isinstance(read, Patches) or read.ndim != 2 or is_look_up(read):
             continue
         if whole and record.name not in rows:
-            rows[record.name] = record.x
+            rows[record.name] = read
     missing = [site for site in target.sites if site not in rows]
     if missing:
         raise UserError(

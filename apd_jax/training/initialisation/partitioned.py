@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from apd_jax.components import Factors
 from apd_jax.training.initialisation.groups import Groups
 from apd_jax.training.refine import shares
+from apd_jax.training.refine.site_rows import second_moments
 
 # Smaller than that of the moves: groups here are clean, and the components should add up exactly.
 _RIDGE = 1e-4
@@ -35,10 +36,14 @@ def pieces(rows: jax.Array, groups: Groups, weight: jax.Array, rank: int) -> Fac
     Returns:
       Factors of C components, truncated to rank m.
     """
-    part = shares.partition(rows[:, None], jnp.sum(groups.members, axis=1), _RIDGE)
+
+    def moment(weights):
+        return second_moments(rows[:, None], weights, rows.shape[1])
+
+    part = shares.partition(moment(jnp.sum(groups.members, axis=1)), _RIDGE)
     every_input = jnp.eye(weight.shape[0])
 
     def one(members):
-        return part(members, every_input).T @ weight
+        return part(moment(members), every_input).T @ weight
 
     return Factors.from_matrices(jax.lax.map(one, groups.members.T), rank)

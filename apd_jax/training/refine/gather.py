@@ -66,10 +66,10 @@ def collect(components: Components, evidence: Evidence, near: jax.Array, d, stor
     # Examples between the direction and the others would blur the partition: they count little.
     inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS * evidence.counted
 
-    def collected(factors, rows):
+    def collected(factors, second, moment):
         # First d has to be empty, or the sum of the components would change.
         factors = shares.add_into(factors, store, d)
-        part = functools.partial(shares.partition(rows, inside + outside), inside)
+        part = functools.partial(shares.partition(second), moment)
         rank, total = factors.reads.shape[1], factors.sum()
         # `Π θ` as two narrow factors: the map is applied to the side that is not larger.
         if total.shape[0] <= total.shape[1]:
@@ -82,7 +82,10 @@ def collect(components: Components, evidence: Evidence, near: jax.Array, d, stor
             reads=kept.at[d].set(taken.reads), writes=factors.writes.at[d].set(taken.writes)
         )
 
-    return shares.each_site(collected, components, evidence.rows)
+    def moments(site):
+        return evidence.moments(site, inside + outside), evidence.moments(site, inside)
+
+    return shares.each_site(collected, components, moments)
 
 
 def gather(

@@ -105,17 +105,25 @@ def hand_over(
     What `d` held before goes to `store`, so that the sum of components stays the same.
     """
 
-    def divided(factors, rows):
+    def divided(factors, second, moment):
         factors = shares.add_into(factors, store, d)
-        part = shares.partition(rows[clusters.examples], clusters.weights)
         # Only U is divided, `P_c = Π P_c + (1 − Π) P_c`: both parts write as before what they read.
-        taken = part(clusters.second, factors.reads[c])
+        taken = shares.partition(second)(moment, factors.reads[c])
         return factors._replace(
             reads=factors.reads.at[d].set(taken).at[c].add(-taken),
             writes=factors.writes.at[d].set(factors.writes[c]),
         )
 
-    return shares.each_site(divided, components, evidence.rows)
+    nothing = jnp.zeros(len(evidence.weights))
+    both, second = (
+        nothing.at[clusters.examples].set(weights)
+        for weights in (clusters.weights, clusters.second)
+    )
+
+    def moments(site):
+        return evidence.moments(site, both), evidence.moments(site, second)
+
+    return shares.each_site(divided, components, moments)
 
 
 def split(
