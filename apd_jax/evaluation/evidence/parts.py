@@ -125,8 +125,9 @@ def _active_pairs(
 ) -> sites.Operation:
     """The masked operation by its active pairs; places left over go to a component of zeros."""
     count = mask.shape[-1]
-    found = jnp.nonzero(mask.reshape(-1), size=most, fill_value=-1)[0]
-    empty = found < 0
+    # Active entries come first, in order; `nonzero` would sum over all that precede an entry.
+    active, found = jax.lax.top_k(mask.reshape(-1).astype(jnp.float32), most)
+    empty = active == 0
     pairs = jnp.where(empty, 0, found // count), jnp.where(empty, count, found % count)
     padded = jax.tree.map(
         lambda leaf: jnp.pad(leaf, [(0, 1)] + [(0, 0)] * (leaf.ndim - 1)), components
