@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import Components, Factors, num_components
-from apd_jax.config_fields import check_whole
+from apd_jax.config_fields import check_whole, number
 from apd_jax.decomposition import saving
 from apd_jax.errors import UserError
 from apd_jax.evaluation import compare, evidence, ranking, seen, summary, tables
@@ -186,7 +186,7 @@ class Decomposition:
         Raises:
           UserError: no such component, a count that is not whole or below 1.
         """
-        self._check(component)
+        component, count = self._check(component), number(count)
         check_whole(count=count)
         return ranking.examples(self.see(x), component, count)
 
@@ -217,8 +217,8 @@ class Decomposition:
         """
         amounts = np.ones(num_components(self.components), np.float32)
         for component, scale in scales.items():
-            self._check(component)
-            if not np.isscalar(scale) or not np.isreal(scale) or not np.isfinite(scale):
+            component, scale = self._check(component), number(scale)
+            if not isinstance(scale, int | float) or not np.isfinite(scale):
                 raise UserError(f"component {component} must be scaled by a number, got {scale!r}")
             amounts[component] = scale
         return _scaled(self.target, self.components, amounts)
@@ -251,8 +251,7 @@ class Decomposition:
         """Draw a component's matrices next to those of the target, site by site."""
         from apd_jax.plotting import decomposition_figures  # matplotlib is slow to import
 
-        self._check(component)
-        return decomposition_figures.component(self, component)
+        return decomposition_figures.component(self, self._check(component))
 
     def report(
         self,
@@ -292,10 +291,11 @@ class Decomposition:
         """
         saving.save(self, directory)
 
-    def _check(self, component: int) -> None:
-        total = num_components(self.components)
-        if not isinstance(component, int | np.integer) or not 0 <= component < total:
+    def _check(self, component: Any) -> int:
+        total, found = num_components(self.components), number(component)
+        if not isinstance(found, int) or not 0 <= found < total:
             raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
+        return found
 
 
 @jax.jit

@@ -246,7 +246,11 @@ def outcome(number, arguments) -> str:
                 raise Wrong(f"no sentence: {text}") from error
             return f"refused: {text:.150}"
         found.save(folder / "saved")
-        loaded = apd_jax.load(folder / "saved", entry.apply_fn)
+        given = {
+            name: getattr(found.objective, name) for name in ("metric", "minimality_loss", "valid")
+        }
+        functions = {name: value for name, value in given.items() if callable(value)}
+        loaded = apd_jax.load(folder / "saved", entry.apply_fn, **functions)
         jax.tree.map(np.testing.assert_array_equal, loaded.components, found.components)
         x = jax.tree.map(jnp.asarray, rows)
         repr(loaded.summary(x))
