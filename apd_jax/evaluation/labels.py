@@ -93,18 +93,18 @@ def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
     """
     if not (labels.dtype.kind in "iub" or jnp.issubdtype(labels.dtype, jnp.floating)):
         raise UserError(f"labels must be numbers, classes or values, got {labels.dtype}")
+    bad = int(np.sum(~np.isfinite(labels)))
+    if bad:
+        raise UserError(
+            f"{bad} of {labels.size} labels are NaN or infinite: leave these examples out, or give "
+            "classes, of which negative ones are ignored"
+        )
     logits = shape if len(shape) > 1 else (*shape, 1)
     classes = are_classes(labels)
     if arrays > 1 or labels.shape != (logits[:-1] if classes else shape):
         raise UserError(
             f"labels have shape {labels.shape}; expected whole numbers {logits[:-1]} for "
             f"classes, or values {shape}, for one array of outputs"
-        )
-    bad = int(np.sum(~np.isfinite(labels)))
-    if bad:
-        raise UserError(
-            f"{bad} of {labels.size} labels are NaN or infinite: leave these examples out, or give "
-            "classes, of which negative ones are ignored"
         )
     if classes:
         _check_classes(labels.astype(np.int64), logits[-1])
