@@ -38,11 +38,46 @@ def over_blocks(function: Callable[[PyTree], Any], x: PyTree, size: int | None) 
     number = max(1, count // (size or count))
     if number == 1:
         return jax.tree.map(lambda leaf: leaf[None], function(x))
-    return jax.lax.map(function, jax.tree.map(lambda leaf: _divided(leaf, number), x))
+    return jax.lax.map(function, divided(x, number))
+
+
+def divided(tree: PyTree, number: int) -> PyTree:
+    """Arrays [N, ...] as `number` equal blocks, [n, N // n, ...], without what is left over."""
+
+    def one(leaf):
+        length = leaf.shape[0] // number
+        return leaf[: number * length].reshape(number, length, *leaf.shape[1:])
+
+    return jax.tree.map(one, tree)
+
+
+def covered(count: int, size: int | None) -> int:
+    """How many of `count` examples the blocks of `over_blocks` hold."""
+    number = max(1, count // (size or count))
+    return number * (count // number)
+
+
+def total(function: Callable[[PyTree], Any], x: PyTree, size: int | None) -> Any:
+    """The sum of a function's values on the blocks of `over_blocks`.
+
+    Args:
+      function: function of a block [B, ...].
+      x: [N, ...] examples.
+      size: number of examples of a block; None for a single block of all.
+    """
+    number = max(1, sites.batch_size(x) // (size or sites.batch_size(x)))
+    if number == 1:
+        return function(x)
+    parts = divided(x, number)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(
+        lambda sums, part: (jax.tree.map(jnp.add, sums, function(part)), None), zeros, parts
+    )[0]
 
 
 def joined(stacked: PyTree) -> PyTree:
-    """Arrays [n, B, ...] of `over_blocks` as [n·B, ...]."""
+    """Arrays of blocks, [n, B, ...], as [n·B, ...]."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)
 
 
@@ -52,8 +87,3 @@ def mean(values: PyTree, weights: jax.Array | None) -> PyTree:
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values)
     shares = weights / jnp.maximum(jnp.sum(weights), 1)
     return jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, axes=1), values)
-
-
-def _divided(leaf: jax.Array, number: int) -> jax.Array:
-    length = leaf.shape[0] // number
-    return leaf[: number * length].reshape(number, length, *leaf.shape[1:])

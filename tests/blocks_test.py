@@ -14,7 +14,7 @@ from apd_jax import blocks
 from apd_jax.objective.coefficients import CONSTANT, Coefficients, Routes
 from apd_jax.objective.normalisation import scales
 from apd_jax.objective.objective import Objective
-from apd_jax.training.initialisation.partitioned import partition_target
+from apd_jax.training.initialisation import STARTS
 from apd_jax.training.refine import rounds
 from apd_jax.training.refine.evidence import look
 from apd_jax.training.refine.rules import Rules
@@ -52,7 +52,8 @@ class BlocksTest(parameterized.TestCase):
     def test_start(self):
         target, _ = networks.make("mlp")
         x, own = networks.normal(3, 64, 3), networks.components(target)
-        found = [partition_target(target, x, own, block_size=size) for size in (None, 16)]
+        start = STARTS["partitioned"]
+        found = [start(Objective(), target, x, own, size) for size in (None, 16)]
         pieces = [{n: f.matrices() for n, f in one.items()} for one in found]
         chex.assert_trees_all_close(*pieces, rtol=1e-3, atol=1e-4)
 
@@ -63,8 +64,9 @@ class BlocksTest(parameterized.TestCase):
             jnp.arange(128).reshape(2, 64).T.ravel()
         ]
         here = jnp.tile(jnp.array([True, False]), 64)
-        alone = partition_target(target, x, own)
-        found = partition_target(target, more, own, valid=lambda x: here)
+        start = STARTS["partitioned"]
+        alone = start(Objective(), target, x, own)
+        found = start(Objective(valid=lambda x: here), target, more, own)
         pieces = [{n: f.matrices() for n, f in one.items()} for one in (alone, found)]
         chex.assert_trees_all_close(*pieces, rtol=1e-3, atol=1e-4)
 
@@ -77,7 +79,7 @@ class BlocksTest(parameterized.TestCase):
             valid=padded.valid,
         )  # fmt: skip
         found = [look(objective, target, own, x, block_size=size) for size in (None, 2)]
-        chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(*(one[1:] for one in found), rtol=1e-4, atol=1e-5)
         # The same as of the batch without padding, but for rows that hold nothing.
         alone = look(objective, target, own, padded.batch(count=6))
         here = np.asarray(found[0].counted, bool)
@@ -85,11 +87,37 @@ class BlocksTest(parameterized.TestCase):
             padded_, own_ = getattr(found[0], name), getattr(alone, name)
             chex.assert_trees_all_close(padded_[here], own_, rtol=1e-4, atol=1e-5)
             np.testing.assert_array_equal(padded_[~here], 0)
-        for site, rows in alone.rows.items():
-            if jnp.issubdtype(rows.dtype, jnp.integer):
-                continue
-            moments = [jnp.einsum("rni,rnj->ij", r, r) for r in (rows, found[1].rows[site])]
-            chex.assert_trees_all_close(*moments, rtol=1e-4, atol=1e-4)
+        weights = jax.random.uniform(jax.random.key(0), alone.errors.shape)
+        for site in own:
+            moments = [
+                seen.moments(site, jnp.zeros(len(here)).at[here].set(weights)) for seen in found
+            ]
+            moments.append(alone.moments(site, weights))
+            for moment in moments[1:]:
+                chex.assert_trees_all_close(moment, moments[0], rtol=1e-4, atol=1e-4)
+
+    def test_moments_of_a_convolution_are_those_of_its_patches(self):
+        """Strides, a padding and two groups, by three example sizes of a block."""
+        params = {"w": networks.normal(0, 4, 2, 3, 2), "u": networks.normal(1, 4, 3)}
+
+        def apply(p, x):
+            h = jax.lax.conv_general_dilated(
+                x, p["w"], (2, 1), ((1, 1), (0, 0)), feature_group_count=2
+            )
+            return jnp.tanh(h).mean((2, 3)) @ p["u"]
+
+        x = networks.normal(2, 6, 4, 5, 4)
+        target = apd_jax.Target(apply, params, inputs=x)
+        own = apd_jax.init_components(jax.random.key(3), target, num_components=3, rank=1)
+        weights = jax.random.uniform(jax.random.key(0), (6,))
+        padded_ = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
+        expected = np.zeros((2, 12, 12))
+        for b, g, i, j in np.ndindex(6, 2, 3, 3):
+            patch = padded_[b, 2 * g : 2 * g + 2, 2 * i : 2 * i + 3, j : j + 2].ravel()
+            expected[g] += float(weights[b]) * np.outer(patch, patch)
+        for size in (None, 2, 1):
+            seen = look(Objective(topk=1.0), target, own, x, block_size=size)
+            np.testing.assert_allclose(seen.moments("w", weights), expected, rtol=1e-4, atol=1e-4)
 
     def test_round(self):
         target, _ = networks.make("mlp")

@@ -81,7 +81,7 @@ class ArraysTest(parameterized.TestCase):
         (np.array([1.0, np.nan]), "NaN or infinity"),
         ((np.ones(2), jnp.array([1.0, -jnp.inf])), "NaN or infinity"),
         (np.array([1e300, 1.0]), "NaN or infinity"),  # of float32
-        (np.array([2**40, 1]), r"integers from 1 to 1099511627776, and JAX computes with int32"),
+        (np.array([2**40, 1]), r"integers from 1 to 1099511627776, but JAX computes with int32"),
         (np.array([2**32 - 1], np.int64), "integers from 4294967295"),
         (np.array(["a", "b"]), "must be numbers, got an array of <U1: leave text out"),
         (np.array([b"a"]), "leave text out"),
@@ -327,7 +327,7 @@ class SamplerTest(parameterized.TestCase):
         ("size", lambda k, n: jax.random.normal(k, (8, 3)), r"asked for 4 .*\(8, 3\)"),
         ("no_batch", lambda k, n: jax.random.normal(k), "asked for 4"),
         ("one_leaf", lambda k, n: (jax.random.normal(k, (n, 3)), jnp.ones(3)), r"\(3,\)"),
-        ("numpy", lambda k, n: np.asarray(jax.random.normal(k, (n, 3))), "traced by JAX"),
+        ("numpy", lambda k, n: np.asarray(jax.random.normal(k, (n, 3))), "traceable by JAX"),
     )
     def test_refused(self, function, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):

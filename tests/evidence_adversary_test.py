@@ -15,7 +15,7 @@ from absl.testing import absltest
 
 import apd_jax
 from apd_jax.evaluation.evidence import Adversary, adversary, distance, parts
-from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
+from apd_jax.evaluation.evidence.parts import Parts, mixture, run, run_shared
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.masked import forward
 from apd_jax.objective.partial import scaled
@@ -30,7 +30,7 @@ def toy():
     components = {s: apd_jax.Factors(f.reads * 0.5, f.writes) for s, f in components.items()}
     x = networks.normal(5, 6, 3)
     found = cases.decomposition(target, components, x, topk=2.0)
-    block = Examples(x, jnp.ones(6))
+    block = Examples(x, jnp.ones(6), outputs=target(x))
     return target, Parts(components), block, jnp.asarray(found.mask(x))
 
 
@@ -71,18 +71,19 @@ class AdversaryTest(absltest.TestCase):
         self.assertGreaterEqual(found[40][0].error.sum(), 0.95 * worst)
 
     def test_a_shared_mask_by_its_active_pairs_is_the_dense_one(self):
-        x = networks.normal(6, 64, 3)
-        mask = jnp.zeros((64, COUNT), bool).at[::2, 3].set(True).at[5, 7].set(True)
+        x = networks.normal(6, 1024, 3)
+        mask = jnp.zeros((1024, COUNT), bool).at[::32, 3].set(True).at[5, 7].set(True)
         r = jnp.linspace(0, 1, COUNT)
         shared = jnp.broadcast_to(r, mask.shape)
         dense = run(self.target, self.parts, x, scaled(mask, shared))
-        for most, route in ((33, "grouped"), (40, "grouped"), (64 * COUNT, "dense")):
-            self.assertEqual(forward.choose_masked_route(most, 64, COUNT), route)
+        for most, route in ((33, "grouped"), (40, "grouped"), (1024 * COUNT, "dense")):
+            self.assertEqual(forward.choose_masked_route(most, 1024, self.parts.terms), route)
             with (
                 mock.patch.object(parts, "_FEW_PRODUCTS", 0),
                 mock.patch.object(parts, "_active_pairs", wraps=parts._active_pairs) as pairs,
             ):
-                found = run_shared(self.target, self.parts.terms, x, mask, r, most)
+                mixed = mixture(self.parts.terms, r)
+                found = run_shared(self.target, self.parts.terms, x, mask, mixed, 1 - r, most)
             self.assertEqual(pairs.called, route == "grouped")
             np.testing.assert_allclose(found, dense, rtol=1e-4, atol=1e-5)
 

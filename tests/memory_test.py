@@ -30,7 +30,7 @@ print(resident() - before)
 """
 
 SETTINGS = """
-import gc, resource, sys
+import gc, resource, sys, tempfile
 import jax, jax.numpy as jnp, numpy as np
 import apd_jax
 
@@ -67,11 +67,25 @@ CALLS = """
 def mappings():
     return len(open("/proc/self/maps").readlines())
 
+def call(i):
+    # Networks and metrics are functions of their own, and hold arrays.
+    rows, held = np.full((50_000, 10), i, np.float32), jnp.full(500_000, float(i))
+    rows[:64] += np.random.default_rng(i).normal(size=(64, 10))
+    with tempfile.TemporaryDirectory() as directory:
+        found = decompose(
+            rows,
+            lambda p, x: x @ p["w"] + held[:4],
+            (10, 4),
+            steps=5,
+            metric=lambda y: y + held[0],
+            workdir=None if i else f"{directory}/first",
+        )
+    found.summary(rows[:64], baselines=())
+    found(rows[:64]), found.ablate(rows[:64], 0), found.edited({0: 0.0})
+
 found = []
 for i in range(8):
-    rows = np.full((50_000, 10), i, np.float32)
-    decompose(rows, lambda p, x: x @ p["w"], (10, 4), steps=5)
-    del rows
+    call(i)
     gc.collect()
     found.append((mappings(), len(jax.live_arrays())))
 assert not [a for a in jax.live_arrays() if a.nbytes > 10**6], "data stay"

@@ -52,13 +52,18 @@ def case(apply_fn, height=3, width=2):
     return target, init_components(jax.random.key(0), target, num_components=C, rank=2), x
 
 
+def rows_of(call):
+    """What a use reads; of a convolution its patches."""
+    return call.x.formed() if isinstance(call.x, sites.Patches) else call.x
+
+
 def one_pixel(target, components, mask, x):
     """f with `Σ_c s_c(b, h, w) P_c` at every use, products by a matrix of each pixel's own."""
 
     def operation(call):
         matrices = components[call.key[0]].placed(call.placement).matrices()
         own = jnp.einsum("bhwc,cij->bhwij", mask, matrices)
-        return jnp.einsum("bhwi,bhwij->bhwj", call.x, own)
+        return jnp.einsum("bhwi,bhwij->bhwj", rows_of(call), own)
 
     return sites.run(target, x, operation, positions=True)[0]
 
@@ -75,7 +80,7 @@ class PositionsTest(parameterized.TestCase):
                 def operation(call):
                     here = jnp.zeros((height, width)).at[place].set(amount)
                     matrix = components[call.key[0]].placed(call.placement).matrices()[component]
-                    added = jnp.einsum("bhwi,hw,ij->bhwj", call.x, here, matrix)
+                    added = jnp.einsum("bhwi,hw,ij->bhwj", rows_of(call), here, matrix)
                     return call.as_is() + added
 
                 return sites.run(target, x, operation, positions=True)[0]
@@ -108,7 +113,7 @@ class PositionsTest(parameterized.TestCase):
 
     def test_rows_without_the_axes_are_refused(self):
         target, components, x = case(flattened)
-        with self.assertRaisesRegex(UserError, "'a'.*no axes are those of the positions"):
+        with self.assertRaisesRegex(UserError, "'a'.*no axes for the positions"):
             apd_jax.gradient_attributions(target, components, x, per_position=True)
         with self.assertRaisesRegex(UserError, r"mask has shape .*\[B, T, C\] = \(2, 3, 2, 3\)"):
             apd_jax.masked_apply(target, components, x, jnp.ones((B, 3, C), bool))

@@ -64,7 +64,7 @@ def _check_splits(data: PyTree, leaves: list[Any]) -> None:
     """Refuse a dict of data sets, the usual form of a training and a test set."""
     if isinstance(data, dict) and all(hasattr(leaf, "column_names") for leaf in leaves):
         raise UserError(
-            f"data are several data sets, {sorted(data)}: choose one of them, such as "
+            f"data holds several data sets, {sorted(data)}: choose one of them, such as "
             f"data[{next(iter(data))!r}]"
         )
 

@@ -1,4 +1,4 @@
-"""Batches from rows that are there as a whole, in shuffled epochs.
+"""Batches in shuffled epochs from data whose rows can be read in any order.
 
 Letters: B batch, N examples.
 """

@@ -78,8 +78,9 @@ class Batches(Source):
     def again(self):
         if iter(self._batches) is self._iterator:
             raise UserError(
-                "the data are an iterator, which gives its batches once, and several trainings "
-                "need them: give what can be iterated again, such as a list or a data loader"
+                "the data are an iterator, which gives its batches once, but several trainings "
+                "need them: pass something that can be iterated again, such as a list or a data "
+                "loader"
             )
         return Batches(self._batches)
 
@@ -148,7 +149,7 @@ class Batches(Source):
     def _ended(self) -> UserError:
         count = self._position + len(self._waiting)
         return UserError(
-            f"the data ended after {count} batches, and the training takes one a step: give "
+            f"the data ended after {count} batches, but training takes one per step: pass "
             "something that can be iterated again, such as a list or a data loader, or set fewer "
             "steps"
         )

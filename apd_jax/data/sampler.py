@@ -54,8 +54,9 @@ class Sampler(Source):
             batches = draw(keys)
         except (jax.errors.JAXTypeError, NotImplementedError) as error:
             raise UserError(
-                f"the sampling function is traced by JAX, and can't be ({_first_line(error)}): "
-                "draw with jax.random from the key, or give arrays or an iterable of batches"
+                "the sampling function must be traceable by JAX, but is not "
+                f"({_first_line(error)}): draw with jax.random from the key, or give arrays or an "
+                "iterable of batches"
             ) from error
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(batches)]
         if all(np.array_equal(leaf[:1].repeat(_DRAWS, axis=0), leaf) for leaf in leaves):

@@ -1,4 +1,4 @@
-"""What is checked of a network before any training: that what follows will be right.
+"""Checks of a network before any training, so that what follows is right.
 
 Letters: B batch.
 """
@@ -12,14 +12,14 @@ import numpy as np
 
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution.metrics import Metric, quantities
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, check_components, init_components, num_components
 from apd_jax.decomposition.derivative_checks import check_derivatives
 from apd_jax.decomposition.rounding import DIFFERENCE
 from apd_jax.errors import UserError
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.selection import Selected
+from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS, Step
-from apd_jax.runtime.programs import jit_with_owner
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
 from apd_jax.sites.program import ONE_EXAMPLE, takes_batches_of, trace
@@ -117,7 +117,7 @@ def _without_the_rest(target: Target, x: PyTree, objective: Objective) -> Target
     return Target(apply_fn, target.params, list(target.sites), inputs=x)
 
 
-@jit_with_owner
+@jit_with_network
 def _gradients(target: Target, x: PyTree) -> PyTree:
     """Gradient of the sum of all outputs with respect to the weights of the sites."""
     return jax.grad(lambda w: jnp.sum(quantities("rms", target.with_weights(w)(x))))(target.weights)
@@ -130,9 +130,9 @@ def _check_gradients(target: Target, x: PyTree) -> None:
     if np.isfinite(np.asarray(_outputs(target, x, np.arange(sites.batch_size(x))))).all():
         raise UserError(
             "the gradients of the outputs that count are NaN or infinite, although these outputs "
-            "are finite: NaN where nothing counts reaches them as 0 · NaN, as that of a query "
-            "whose keys are all masked by −∞; mask with a large negative number (-1e9), or let "
-            "such a query see itself"
+            "are finite: NaN at places that don't count reaches them as 0 · NaN, for example "
+            "from a query whose keys are all masked by −∞; mask with a large negative number "
+            "(-1e9), or let such a query attend to itself"
         )
 
 
@@ -175,7 +175,7 @@ def _check_finite(params: PyTree) -> None:
         real = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
         if real and not np.isfinite(np.asarray(leaf)).all():
             raise UserError(
-                f"parameter {sites.leaf_name(path)!r} holds NaN or infinity; train the network anew"
+                f"parameter {sites.leaf_name(path)!r} holds NaN or infinity; retrain the network"
             )
 
 
@@ -190,7 +190,7 @@ def _check_precision(target: Target) -> None:
             )
 
 
-@jit_with_owner
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def _outputs(target: Target, x: PyTree, rows: jax.Array) -> jax.Array:
     """Outputs of a batch of some rows of `x`."""
@@ -203,13 +203,13 @@ def _check_outputs(target: Target, x: PyTree, objective: Objective | None) -> No
     outputs = np.asarray(_outputs(target, x, np.arange(sites.batch_size(x))))
     if np.isnan(outputs).any() or np.isposinf(outputs).any():
         raise UserError(
-            "the network gives NaN or infinity on the examples it is checked with, as from a "
-            "look-up outside of its table; give it inputs that it was made for"
+            "the network returns NaN or infinity on the examples it is checked with, for example "
+            "from a look-up outside its table; pass inputs that it was made for"
         )
     squares = objective is not None and objective.minimality_loss == "mse"
     if squares and np.isneginf(outputs).any():
         raise UserError(
-            "the network gives outputs of −∞, of which no squared difference can be taken: use "
+            "the network returns outputs of −∞, whose squared difference is undefined: use "
             "minimality_loss='kl' for logits, or leave such outputs out"
         )
 

@@ -14,7 +14,7 @@ from absl import logging
 
 from apd_jax import blocks
 from apd_jax.components import Components
-from apd_jax.config_fields import check_at_least, check_values, from_mapping
+from apd_jax.config_fields import check_at_least, check_keywords, check_values, from_mapping
 from apd_jax.data import Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory, function_claims
 from apd_jax.decomposition.checks import check_positions, check_seed, check_start, check_target
@@ -99,6 +99,7 @@ def decompose(
         trained before; with a workdir that is saved.
       Terminated: SIGTERM stopped an earlier call in this process. It is a SystemExit of status 75.
     """
+    check_keywords(decompose, Settings(), options)
     run = _Run(seed, restarts, chunk_steps, checkpoint_every)
     start: Components | None = init.components if isinstance(init, Decomposition) else init
     auto = isinstance(topk, str) and topk == auto_topk.AUTO

@@ -12,11 +12,11 @@ from jax.interpreters import partial_eval
 
 from apd_jax import randomness, sites
 from apd_jax.attribution.metrics import quantities
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, init_components
 from apd_jax.decomposition.rounding import tolerance
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
-from apd_jax.runtime.programs import jit_with_owner
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
 
@@ -47,7 +47,7 @@ def _moved(target: Target, x: PyTree, component: Components, amount: jax.Array) 
     return quantities("rms", target.with_weights(weights)(x))
 
 
-@jit_with_owner
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def _two_derivatives(target, x, component) -> tuple[jax.Array, jax.Array]:
     """Along one component, [B, O]: by the network itself, and through its sites."""
@@ -59,7 +59,7 @@ def _two_derivatives(target, x, component) -> tuple[jax.Array, jax.Array]:
     return own * amounts[:, None], ours
 
 
-@jit_with_owner
+@jit_with_network
 @jax.default_matmul_precision("highest")
 def _two_gradients(target, x, component) -> tuple[jax.Array, jax.Array]:
     """The same pulled back, [B, B]: of a random combination of each example's outputs.
@@ -94,8 +94,9 @@ def check_derivatives(target: Target, x: PyTree) -> None:
     )
     if not _can_change(target, x, component):
         raise UserError(
-            "nothing can be attributed: the outputs' derivatives with respect to all sites are 0, "
-            "as behind rounding, a step or an argmax; let the network return what comes before it"
+            "nothing can be attributed: the outputs' derivatives with respect to all sites are "
+            "0, for example because a rounding, a step function or an argmax follows them; let "
+            "the network return the values before it"
         )
     try:
         own, ours = _two_derivatives(target, x, component)
@@ -105,10 +106,10 @@ def check_derivatives(target: Target, x: PyTree) -> None:
         own, ours = _two_gradients(target, x, component)  # no derivative along a direction
     if not close(own, ours, tolerance(target, x)):
         raise UserError(
-            "the network's derivative with respect to its sites is not that of its own equations: "
-            "examples meet, as by batch statistics in training mode (use train=False, "
-            "model.eval()), or change places in the batch before they meet a weight, or a custom "
-            "derivative stands around one; leave that site out"
+            "the network's derivative with respect to its sites is not that of its own "
+            "equations: either examples interact, as through batch statistics in training mode "
+            "(use train=False, model.eval()), or they change places in the batch before a "
+            "weight, or a custom derivative surrounds a weight; leave that site out"
         )
 
 

@@ -1,10 +1,9 @@
-"""Whether functions are those of another day: by what they give on a few examples.
+"""Check that a function is the saved one, by its outputs on a few saved examples.
 
 Functions are code, which is not saved, and their names don't tell them apart.
 Letters: B batch, O outputs.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +13,11 @@ import numpy as np
 
 from apd_jax import validity
 from apd_jax.attribution.metrics import Metric, quantities
+from apd_jax.compiled import jit_with_network
 from apd_jax.objective.terms import distance
 from apd_jax.sites import PyTree, Target
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-@jax.default_matmul_precision("highest")
 def given(
     target: Target,
     x: PyTree,
@@ -40,6 +38,12 @@ def given(
       the mean distance of half the outputs of other examples from them; `"valid"`, which of the
       examples or positions count. All float32.
     """
+    return _given(metric, minimality_loss, valid, target, x)
+
+
+@jit_with_network(static=3)
+@jax.default_matmul_precision("highest")
+def _given(metric, minimality_loss, valid, target, x):
     outputs = target(x)
     found: dict[str, Any] = {"network": quantities("rms", outputs)}
     if callable(metric):

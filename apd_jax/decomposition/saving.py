@@ -25,7 +25,7 @@ def save(decomposition: ComponentModel, directory: str | os.PathLike[str]) -> No
         "params": trees.describe(target.params),
         "paths": list(trees.leaves_by_path(target.params)),
     }
-    check = {}
+    check: dict[str, Any] = {}
     if example is not None:
         config["example"] = trees.describe(example)
         check["inputs"] = _numbered(example)

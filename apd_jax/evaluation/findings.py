@@ -1,4 +1,4 @@
-"""What a reader of the numbers of a summary has to know besides.
+"""Warnings and notes that accompany the numbers of a summary.
 
 Letters: R rows (examples, or positions of them), C components.
 """
@@ -50,8 +50,8 @@ def trivial(
     if always:
         what = f"component {always[0]} is" if len(always) == 1 else f"components {always} are"
         texts.append(
-            f"Trivial: {what} active on more than {ALWAYS:.0%} of the examples, so a part of the "
-            "network is not divided by what it is used for. Try components of lower rank, more of "
+            f"Trivial: {what} active on more than {ALWAYS:.0%} of the examples, so that part of "
+            "the network is not divided into mechanisms. Try components of lower rank, more of "
             "them, or a smaller topk."
         )
     if active_rank > MOST * whole:
@@ -66,15 +66,15 @@ def trivial(
 def empty(name: str) -> Finding:
     """A site holds nothing."""
     text = (
-        f"The site {name} holds nothing: its weights are all zero. Ranks don't count what "
-        "components have there."
+        f"All weights of the site {name} are zero. What components have there does not count in "
+        "ranks."
     )
     return Finding("empty site", text)
 
 
 def omitted(name: str) -> Finding:
     """A baseline was not computed."""
-    text = f"The baseline {name} is omitted: the network is too large for it."
+    text = f"The baseline {name} was skipped because the network is too large for it."
     return Finding("baseline", text)
 
 
@@ -85,7 +85,7 @@ def not_finite(scores: np.ndarray) -> list[Finding]:
         return []
     rows = int(np.sum(np.any(~np.isfinite(scores), axis=1)))
     text = (
-        f"{count:,} attributions on {rows:,} of {len(scores):,} rows are NaN or infinite; these "
+        f"{count:,} attributions on {rows:,} of {len(scores):,} rows are NaN or infinite; the "
         "components are not switched on there. Check the inputs."
     )
     return [Finding("scores", text)]

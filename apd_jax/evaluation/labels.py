@@ -164,11 +164,11 @@ def _check_classes(labels: np.ndarray, num_logits: int) -> None:
         )
     if largest >= max(num_logits, 2):
         raise UserError(
-            f"labels hold class {largest}, but the outputs have {max(num_logits, 2)} classes, "
+            f"labels contain class {largest}, but the outputs have {max(num_logits, 2)} classes, "
             f"counted from 0 to {max(num_logits, 2) - 1}; a label of -1 is ignored"
         )
     if largest < 0:
         raise UserError(
-            f"all {labels.size} labels are negative, which is ignored; expected some classes from "
-            f"0 to {max(num_logits, 2) - 1}"
+            f"all {labels.size} labels are negative and therefore ignored; expected some classes "
+            f"from 0 to {max(num_logits, 2) - 1}"
         )

@@ -5,7 +5,6 @@ Letters: N examples, T positions (one axis or several), R rows that count (of th
 where components are chosen for every position), C components.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites, validity
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components
 from apd_jax.errors import UserError
 from apd_jax.evaluation.tally import Measured, Tally, row_errors
@@ -63,13 +63,13 @@ class Point(NamedTuple):
     measured: Measured
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_with_network(static=1)
 def score(objective: Objective, target: Target, components: Components, x: PyTree) -> jax.Array:
     """Attributions [B, (T), C], also of batches that are too small for k to select anything."""
     return objective.attribute(target, components, x).scores
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_with_network(static=1)
 def look(
     objective: Objective, target: Target, components: Components, x: PyTree
 ) -> tuple[jax.Array, jax.Array, PyTree]:
@@ -79,14 +79,14 @@ def look(
     return attributed.scores, chosen.mask, attributed.outputs
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_with_network(static=1)
 def _score_and_run(objective, target, components, x):
     """Attributions [B, (T), C], and the target's outputs."""
     attributed = objective.attribute(target, components, x)
     return attributed.scores, attributed.outputs
 
 
-@jax.jit
+@jit_with_network
 def _run(target, x):
     return target(x)
 
@@ -107,7 +107,7 @@ def see(
     Raises:
       UserError: labels that don't fit the outputs, or no row that counts.
     """
-    network, active = (Tally(objective, sites.batch_size(x), labels) for _ in range(2))
+    network, active = (Tally(objective, target, sites.batch_size(x), labels) for _ in range(2))
     scores: list[np.ndarray] = []
     masks: list[np.ndarray] = []
     rows: list[np.ndarray] = []
@@ -120,13 +120,13 @@ def see(
         active.add(place, block, masked, outputs)
         lead = found.shape[1:-1]
         kept = counted_rows(objective, block, found.shape[:-1])
-        errors.append(_errors(objective, masked, outputs, block, lead)[kept])
+        errors.append(_errors(objective, target, masked, outputs, block, lead)[kept])
         rows.append(kept + place.start * int(np.prod(lead)))
         for parts, table in ((scores, found), (masks, mask)):
             parts.append(np.asarray(table).reshape(-1, table.shape[-1])[kept])
     places = np.concatenate(rows)
     if not len(places):
-        raise UserError("valid leaves no row of these examples that counts")
+        raise UserError("valid excludes every row of these examples")
     return Seen(
         np.concatenate(scores),
         np.concatenate(masks),
@@ -138,10 +138,10 @@ def see(
     )
 
 
-def _errors(objective, masked, outputs, block, lead) -> np.ndarray:
+def _errors(objective, target, masked, outputs, block, lead) -> np.ndarray:
     """Errors of all rows of a block; NaN where the caller's loss fails on a single row."""
     try:
-        return np.asarray(row_errors(objective, masked, outputs, block, len(lead)))
+        return np.asarray(row_errors(objective, len(lead), target, masked, outputs, block))
     except (TypeError, ValueError):
         if not callable(objective.minimality_loss):
             raise
@@ -174,7 +174,7 @@ def points(
       ranks: [C] rank of every component; ones if None.
       labels: see `Decomposition.summary`.
     """
-    tallies = [Tally(objective, sites.batch_size(x), labels) for _ in ks]
+    tallies = [Tally(objective, target, sites.batch_size(x), labels) for _ in ks]
     sums, total = np.zeros((len(ks), 2)), 0
     for place, block in blocks(x, size):
         if found is None:
@@ -212,7 +212,7 @@ def at_weight(
     labels: Any = None,
 ) -> Measured:
     """Outputs with every component at the same weight."""
-    tally = Tally(objective, sites.batch_size(x), labels)
+    tally = Tally(objective, target, sites.batch_size(x), labels)
     count = jax.tree.leaves(components)[0].shape[0]
     for place, block in blocks(x, size):
         mask = jnp.full((sites.batch_size(block), count), weight, jnp.float32)

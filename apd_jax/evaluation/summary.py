@@ -9,19 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from apd_jax import sites
-from apd_jax.components import num_components
 from apd_jax.errors import UserError
-from apd_jax.evaluation import baselines, findings, ranks, seen, tables, worst
-from apd_jax.evaluation import labels as against
+from apd_jax.evaluation import tables
 from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.evaluation.findings import ALWAYS, Finding
-from apd_jax.evaluation.model import ComponentModel
-from apd_jax.evaluation.seen import Seen
-from apd_jax.evaluation.tally import Measured
 from apd_jax.evaluation.worst import ErrorSpread
-from apd_jax.sites import PyTree
-from apd_jax.training import presets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,106 +127,60 @@ class Summary:
         return rows[name]
 
     def __repr__(self) -> str:
-        return tables.summary_text(self)
+        return "\n".join([tables.text(*_table(self)), *_notes(self)])
 
     def _repr_html_(self) -> str:
-        return tables.summary_html(self)
+        return tables.as_html("Summary", *_table(self), _notes(self))
 
 
-def summarise(
-    decomposition: ComponentModel,
-    x: PyTree,
-    labels: Any = None,
-    names: str | Sequence[str] = ("svd", "neurons"),
-) -> Summary:
-    """Measure a decomposition on examples; see `Decomposition.summary`."""
-    names = (names,) if isinstance(names, str) else names
-    labels = against.as_array(decomposition.target, x, labels)
-    return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names)
+def _listed(components: Sequence[int]) -> str:
+    shown = ", ".join(map(str, components[:10])) + (", ..." if len(components) > 10 else "")
+    return f"{len(components)} ({shown})" if components else "none"
 
 
-def summarise_seen(
-    decomposition: ComponentModel, x: PyTree, found: Seen, labels: Any, names: Sequence[str]
-) -> Summary:
-    """`summarise`, given the attributions, masks and outputs of the examples."""
-    target, components = decomposition.target, decomposition.components
-    unknown = sorted(set(names) - set(baselines.BASELINES))
-    if unknown:
-        raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(baselines.BASELINES)}")
-    target_values = ranks.target_singular_values(target)
-    own_ranks = ranks.ranks(ranks.singular_values(components), target_values)
-    whole = ranks.network_rank(target_values)
-    active = _row(
-        "active components",
-        found.active,
-        found.mask.sum(axis=1).mean(),
-        (found.mask @ own_ranks).mean(),
-    )
-    rule, size = decomposition.objective, decomposition.settings.batch_size
-    everything, nothing = (
-        seen.at_weight(weight, rule, target, components, x, size, labels) for weight in (1.0, 0.0)
-    )
-    others = _baselines(decomposition, x, labels, active.active_rank or 0.0, names)
-    share = found.mask.mean(axis=0)
-    empty = tuple(ranks.empty_sites(target))
-    return Summary(
-        num_examples=sites.batch_size(x),
-        network=_row("network", found.network, None, whole),
-        active=active,
-        everything=_row("all components", everything, len(own_ranks), own_ranks.sum()),
-        nothing=_row("no components", nothing, 0, 0),
-        baselines=tuple(row for row in others.values() if row is not None),
-        quality_name=against.quality_name(labels),
-        active_share=share,
-        ranks=own_ranks,
-        network_rank=whole,
-        unfaithfulness=ranks.unfaithfulness(target, components),
-        empty_sites=empty,
-        errors=worst.spread(found),
-        findings=(
-            *findings.trivial(rule, share, active.active_rank or 0.0, whole),
-            *map(findings.empty, empty),
-            *findings.not_finite(found.scores),
-            *worst.untold(found),
-            *findings.ignored(labels),
-            *(findings.omitted(name) for name, row in others.items() if row is None),
-            *(Finding("settings", text) for text in [presets.says(decomposition.settings)] if text),
-        ),
-        agreement=decomposition.agreement(),
-    )
+def _table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    head = ["switched on", "components", "rank", "output error"]
+    rows = [
+        [
+            row.name,
+            tables.number(row.active_components),
+            tables.number(row.active_rank),
+            tables.number(row.error),
+        ]
+        for row in summary.rows
+    ]
+    if summary.quality_name:
+        head.append(summary.quality_name)
+        for cells, row in zip(rows, summary.rows, strict=True):
+            cells.append(tables.number(row.quality))
+    if summary.network.cross_entropy is not None:
+        head.append("cross entropy")
+        for cells, row in zip(rows, summary.rows, strict=True):
+            cells.append(tables.number(row.cross_entropy))
+    return head, rows
 
 
-def _row(name: str, measured: Measured, components: float | None, rank: float | None) -> Row:
-    count, rank = (None if n is None else float(n) for n in (components, rank))
-    return Row(name, count, rank, *measured)
-
-
-def _baselines(
-    decomposition: ComponentModel,
-    x: PyTree,
-    labels: Any,
-    active_rank: float,
-    names: Sequence[str],
-) -> dict[str, Row | None]:
-    """Rows of baselines with as many active components of rank one; None for one too large."""
-    rows: dict[str, Row | None] = {}
-    for name in names:
-        components = baselines.baseline(decomposition.target, name)
-        if components is None:
-            rows[name] = None
-            continue
-        k = max(float(min(active_rank, num_components(components))), 1.0)
-        (point,) = seen.points(
-            [k],
-            decomposition.objective,
-            decomposition.target,
-            components,
-            x,
-            decomposition.settings.batch_size,
-            labels=labels,
+def _notes(summary: Summary) -> list[str]:
+    notes = [
+        f"Components and ranks are means over {summary.num_examples} examples.",
+        f"Always on: {_listed(summary.always_on)}. Never on: {_listed(summary.dead)}.",
+    ]
+    shares = {s: v for s, v in summary.unfaithfulness.items() if s not in summary.empty_sites}
+    if shares:
+        site, worst = max(shares.items(), key=lambda item: item[1])
+        notes.append(
+            f"The components miss {worst:.2g} of the squared weights of {site}, the worst site."
         )
-        rows[name] = _row(name, point.measured, point.active, point.active)
-    return rows
+    if summary.cross_entropy_recovered is not None:
+        notes.append(
+            f"The active components recover {summary.cross_entropy_recovered:.1%} of the cross "
+            "entropy that the network gains over no component."
+        )
+    if summary.errors is not None and summary.errors.worst:
+        notes.append(summary.errors.sentence())
+    if summary.agreement is not None:
+        notes.append(summary.agreement.sentence())
+    return [*notes, *summary.remarks]
 
 
 def _plain(value: Any) -> Any:

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 
 from apd_jax import validity
+from apd_jax.compiled import jit_with_network
 from apd_jax.evaluation import labels as against
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import distance, distance_parts
-from apd_jax.sites import PyTree
+from apd_jax.sites import PyTree, Target
 
 
 class Measured(NamedTuple):
@@ -30,24 +31,29 @@ class Measured(NamedTuple):
     cross_entropy: float | None = None
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _distance(objective: Objective, outputs: PyTree, target_outputs: PyTree, x: PyTree):
+@jit_with_network(static=1)
+def _distance(objective: Objective, _, outputs: PyTree, target_outputs: PyTree, x: PyTree):
     valid = objective.counted(x)
     return distance_parts(objective.minimality_loss, outputs, target_outputs, valid)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@jit_with_network(static=2)
 def row_errors(
-    objective: Objective, outputs: PyTree, target_outputs: PyTree, x: PyTree, axes: int
+    objective: Objective,
+    axes: int,
+    _: Target,
+    outputs: PyTree,
+    target_outputs: PyTree,
+    x: PyTree,
 ) -> jax.Array:
     """The distance on every row of a block, as on a batch of this row alone, float32 [R].
 
     Args:
       objective: its minimality loss is the distance.
+      axes: number of axes of positions that are rows of their own; 0 where examples are the rows.
       outputs, target_outputs: [B, ...].
       x: [B, ...] inputs. Of an example those positions are taken that count; whether a row itself
         counts is not looked at.
-      axes: number of axes of positions that are rows of their own; 0 where examples are the rows.
 
     Raises:
       TypeError, ValueError: a loss of the caller's that a single row does not fit.
@@ -67,15 +73,16 @@ def row_errors(
 class Tally:
     """Sums over blocks of what `Measured` holds."""
 
-    def __init__(self, objective: Objective, num_examples: int, labels: Any = None):
+    def __init__(self, objective: Objective, target: Target, num_examples: int, labels: Any = None):
         """Nothing is added up yet.
 
         Args:
           objective: its minimality loss is the distance, and its `valid` says what counts.
+          target: the network.
           num_examples: N.
           labels: classes or values of all N examples; None for no labels.
         """
-        self._objective, self._num_examples = objective, num_examples
+        self._objective, self._target, self._num_examples = objective, target, num_examples
         self._labels = None if labels is None else np.asarray(labels)
         self._error, self._quality, self._cross_entropy = (np.zeros(2) for _ in range(3))
 
@@ -90,7 +97,7 @@ class Tally:
         Raises:
           UserError: labels that don't fit the outputs.
         """
-        found = _distance(self._objective, outputs, target_outputs, x)
+        found = _distance(self._objective, self._target, outputs, target_outputs, x)
         self._error += np.asarray(found, np.float64)
         if self._labels is None:
             return

@@ -90,7 +90,7 @@ def untold(found: Seen) -> list[Finding]:
     if found.errors is not None:
         return []
     text = (
-        "The examples that are explained worst are not named: the minimality_loss has no finite "
+        "The worst explained examples are not listed, because the minimality_loss has no finite "
         "value for a single example."
     )
     return [Finding("errors", text)]

@@ -10,8 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from apd_jax import randomness
-from apd_jax.runtime import programs
+from apd_jax import compiled, randomness
 from apd_jax.runtime.mesh import SEEDS
 
 PyTree = Any
@@ -24,7 +23,7 @@ def chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
       `(length, mesh, leaves of the context, state, seeds, fed) -> (state, metrics [S, length])`;
       the state's buffers are donated.
     """
-    return programs.kept_with(step_fn, _make_chunk, tree)
+    return compiled.kept_with(step_fn, _make_chunk, tree)
 
 
 def between(function: Callable[..., Any], tree: Any) -> Callable[..., Any]:
@@ -33,7 +32,7 @@ def between(function: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     Returns:
       `(mesh, leaves of the context, state, seeds, fed) -> state`; the state's buffers are donated.
     """
-    return programs.kept_with(function, _make_between, tree)
+    return compiled.kept_with(function, _make_between, tree)
 
 
 def _make_chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
@@ -50,16 +49,8 @@ def _make_chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     def chunk(length, mesh, leaves, state, seeds, fed):
         one = functools.partial(one_seed, length)
         all_seeds = jax.vmap(one, in_axes=(0, 0, 0, None))
-        if mesh is not None:
-            axis = PartitionSpec(SEEDS)
-            all_seeds = jax.shard_map(
-                all_seeds,
-                mesh=mesh,
-                in_specs=(axis, axis, axis, PartitionSpec()),
-                out_specs=axis,
-                check_vma=False,
-            )
-        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds, fed)
+        context = jax.tree.unflatten(tree, leaves)
+        return _sharded(all_seeds, mesh)(context, state, seeds, fed)
 
     return chunk
 
@@ -80,15 +71,21 @@ def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., A
 
             return jax.lax.map(one_seed, tuple(arguments))
 
-        if mesh is not None:
-            axis = PartitionSpec(SEEDS)
-            all_seeds = jax.shard_map(
-                all_seeds,
-                mesh=mesh,
-                in_specs=(axis, axis, axis, PartitionSpec()),
-                out_specs=axis,
-                check_vma=False,
-            )
-        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds, fed)
+        context = jax.tree.unflatten(tree, leaves)
+        return _sharded(all_seeds, mesh)(context, state, seeds, fed)
 
     return between
+
+
+def _sharded(all_seeds: Callable[..., Any], mesh: Any) -> Callable[..., Any]:
+    """A function of context, states, seeds and fed data, with its seeds divided over a mesh."""
+    if mesh is None:
+        return all_seeds
+    axis = PartitionSpec(SEEDS)
+    return jax.shard_map(
+        all_seeds,
+        mesh=mesh,
+        in_specs=(axis, axis, axis, PartitionSpec()),  # the fed data are those of all seeds
+        out_specs=axis,
+        check_vma=False,
+    )

@@ -23,8 +23,8 @@ def stop_flag() -> Iterator[StopFlag]:
     """
     if _Process.terminated:
         text = (
-            "SIGTERM asked this process to end, so that no further decomposition starts; run the "
-            "script again, and decompositions with a workdir resume"
+            "SIGTERM asked this process to end, so no further decomposition is started; rerun "
+            "the script, and decompositions with a workdir resume"
         )
         logging.error("%s", text)  # nothing shows what a SystemExit says
         raise Terminated(text)

@@ -1,4 +1,4 @@
-"""A network run with an operation in the place of every use of a site.
+"""A network run with an operation in place of every use of a site.
 
 Rows of a use come with the batch in front, [B, ..., (G), d_in], and with the positions after it
 where these are asked for. A network of which that can't be told is run example by example.
@@ -19,6 +19,7 @@ import numpy as np
 from apd_jax.errors import UserError
 from apd_jax.sites.interpreter import Interpreter
 from apd_jax.sites.layout import Placement
+from apd_jax.sites.patches import Patches
 from apd_jax.sites.program import trace
 from apd_jax.sites.rows import Lead, batch_size, find_leads
 from apd_jax.sites.target import Target
@@ -33,13 +34,14 @@ class SiteCall(NamedTuple):
 
     Attributes:
       key: the site's name, and how many times it was used before in the same pass.
-      x: [B, ..., (G), d_in] rows that the site reads; for a look-up their indices [B, ...].
+      x: [B, ..., (G), d_in] rows that the site reads; for a look-up their indices [B, ...],
+        for a convolution its `Patches`.
       placement: how this use lies in the matrix of its site.
       as_is: gives what the network itself computes, [B, ..., (G), d_out].
     """
 
     key: Key
-    x: jax.Array
+    x: jax.Array | Patches
     placement: Placement
     as_is: Callable[[], jax.Array]
 
@@ -49,7 +51,7 @@ class SiteCall(NamedTuple):
 class SiteRecord:
     """What passed through one use of a site: `x` and `y`, see `SiteCall`."""
 
-    x: jax.Array
+    x: jax.Array | Patches
     y: jax.Array
     placement: Placement = dataclasses.field(metadata={"static": True})
 
@@ -76,7 +78,7 @@ def as_is(call: SiteCall) -> jax.Array:
 def run(
     target: Target, x: PyTree, operation: Operation, *, positions: bool = False
 ) -> tuple[PyTree, Records]:
-    """Run the network with `operation` in the place of every use of a site.
+    """Run the network with `operation` in place of every use of a site.
 
     Args:
       target: the network.
@@ -90,6 +92,8 @@ def run(
     target.at(x)
     program = trace(target.apply_fn, target.params, x)
     leads = _leads(target, x, program, positions)
+    # All uses of a leaf are counted, those of its sites that were not chosen as well: the n-th use
+    # that is met here is the n-th one of the traced program, whose placement is known.
     chosen = {site.leaf for site in target.sites.values()}
     uses: collections.Counter[str] = collections.Counter()
     met: collections.Counter[int] = collections.Counter()
@@ -105,13 +109,16 @@ def run(
         key = placement.site, uses[placement.site]
         uses[placement.site] += 1
         order = _Order(len(use.row_shape), leads[leaf][place])
-        rows = order.forward(use.to_rows())
+        rows = order.arranged(use.to_rows())
+        # The original result is computed only if the operation asks for it.
         call = SiteCall(key, rows, placement, lambda: order.forward(use.settle(result())))
         y = use.finish(order.backward(operation(call)))
         records[key] = SiteRecord(rows, order.forward(y), placement)
+        # Operations compute in the dtype of the factors; the network continues in its own.
         return use.from_rows(y).astype(jax.eval_shape(result).dtype)
 
     def never(leaf, reason):
+        # A leaf with such a use is no site.
         raise AssertionError(f"leaf {leaf} is used otherwise: {reason}")
 
     leaves = jax.tree.leaves(target.params)
@@ -126,6 +133,12 @@ class _Order:
         first = [axis for axis in (lead.batch, *lead.positions) if axis is not None]
         self._added = lead.batch is None
         self._order = (*first, *(a for a in range(num_axes) if a not in first))
+
+    def arranged(self, rows: jax.Array | Patches) -> jax.Array | Patches:
+        """`forward` of what a use reads."""
+        if isinstance(rows, Patches):
+            return rows.arranged(self._order, self._added)
+        return self.forward(rows)
 
     def forward(self, rows: jax.Array) -> jax.Array:
         """[*R, ...] to [B, (T), ...]; a single example's rows get a batch axis of 1."""
@@ -145,15 +158,16 @@ class _Order:
 def _leads(target: Target, x: PyTree, program, positions: bool) -> dict[int, list[Lead]]:
     lengths = position_shape(target, x) if positions else ()
     leads = find_leads(target.apply_fn, target.params, x, program, lengths)
+    # Callers divide such batches by `over_examples` first.
     if batch_size(x) > 1 and not _all_known(target, program, leads):
         raise AssertionError("the batch of some rows is unknown: take examples one by one")
     for site, lead in _used(target, program, leads):
         if None in lead.positions:
             raise UserError(
-                f"site {site!r} is used on rows among which no axes are those of the positions, "
-                f"which are the axes {list(lengths)} of the outputs before their last; a mask for "
-                "every position needs them: choose other sites, let the network merge axes of its "
-                "outputs that are no positions with the last, or choose one mask for every example"
+                f"site {site!r} is used on rows that have no axes for the positions, the axes "
+                f"{list(lengths)} of the outputs before their last one; a mask for every position "
+                "needs them: choose other sites, let the network merge output axes that are not "
+                "positions into the last one, or use one mask for every example"
             )
     return leads
 
@@ -180,8 +194,8 @@ def position_shape(target: Target, x: PyTree) -> tuple[int, ...]:
     shared = os.path.commonprefix([shape[1:-1] for shape in shapes])
     if not shared:
         raise UserError(
-            "per_position, a choice for every position, needs outputs [B, T, O] with one or more "
-            f"axes T, got {shapes}"
+            "per_position (a selection for every position) needs outputs [B, T, O] with one or "
+            f"more axes T, got {shapes}"
         )
     return shared
 
@@ -206,6 +220,7 @@ def over_examples(function: Callable, target: Target, x: PyTree, *others: PyTree
     if batch_size(x) == 1 or batched(target, x):
         return function(x, *others)
 
+    # `vmap` over batches of one example: within it no axis has to be told apart from the batch.
     def one(*example):
         result = function(*jax.tree.map(lambda leaf: leaf[None], example))
         return jax.tree.map(lambda leaf: leaf[0], result)

@@ -5,7 +5,6 @@ Letters: B batch, T positions, R row axes of a use, G stacked blocks.
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from apd_jax.compiled import kept_with
 from apd_jax.errors import UserError
 from apd_jax.sites.custom_derivatives import keeps_derivative
 from apd_jax.sites.interpreter import Interpreter
@@ -117,13 +117,13 @@ def trace(apply_fn: Callable, params: PyTree, x: PyTree) -> Program:
     config: Any = jax.config  # whose types omit the settings
     ambient = config.jax_default_matmul_precision, config.jax_enable_x64, mesh
     try:
-        return _trace(apply_fn, params_tree, inputs_tree, shapes, ambient)
+        return kept_with(apply_fn, _trace, params_tree, inputs_tree, shapes, ambient)
     except _Uncached as holder:
         return holder.program
 
 
-@functools.lru_cache(maxsize=256)
-def _trace(apply_fn, params_tree, inputs_tree, shapes, ambient) -> Program:
+def _trace(stand_in, params_tree, inputs_tree, shapes, ambient) -> Program:
+    apply_fn, _ = stand_in.function, ambient
     structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
     params = jax.tree.unflatten(params_tree, structs[: params_tree.num_leaves])
     x = jax.tree.unflatten(inputs_tree, structs[params_tree.num_leaves :])
@@ -134,13 +134,14 @@ def _trace(apply_fn, params_tree, inputs_tree, shapes, ambient) -> Program:
         reason = (str(error).splitlines() or [""])[0]
         one = f"; {ONE_EXAMPLE}" if takes_batches_of(apply_fn, params, x) else ""
         raise UserError(
-            f"the network can't be run on inputs {', '.join(given)} "
-            f"({type(error).__name__}: {reason}){one}"
+            f"the network fails on inputs {', '.join(given)} ({type(error).__name__}: "
+            f"{reason}){one}"
         ) from error
     uses, others = _all_uses(closed, structs, params_tree.num_leaves)
     sites: dict[str, Site] = {}
     left: list[Left] = []
     placements: dict[int, list[Placement]] = {}
+    # Not strict: the inputs follow the leaves.
     for number, (path, leaf) in enumerate(zip(leaf_paths(params), structs, strict=False)):
         reason = _why_not(leaf, uses[number], others[number])
         if not reason:
@@ -178,6 +179,7 @@ def _all_uses(closed, structs, num_leaves: int):
     others: dict[int, list[str]] = collections.defaultdict(list)
 
     def on_use(use, as_is):
+        # The functions of a use hold tracers, which must not outlive this trace in a cache.
         nothing = dict.fromkeys(("to_rows", "from_rows", "settle"))
         uses[use.view.leaf].append(dataclasses.replace(use, **nothing))
         return as_is()

@@ -3,16 +3,18 @@
 Letters: B batch, G stacked blocks, d_in / d_out widths of a site.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from apd_jax.compiled import StandIn, weakly_referable
 from apd_jax.errors import UserError
 from apd_jax.sites.adapters import linen
 from apd_jax.sites.program import Left, leaf_paths, trace
-from apd_jax.sites.selection import Selection, Sites, select
+from apd_jax.sites.selection import Selection, Sites, check_names, select
 
 PyTree = Any
 
@@ -48,13 +50,16 @@ class Target:
           params: its parameters.
           sites: what to decompose: names or patterns (`"blocks/*/mlp/*"`), or a function
             `(path, leaf) -> bool`; everything that can be if None. The rest stays fixed.
-          inputs: an example, or its shapes; without it sites are found when first needed.
+          inputs: an example batch, or its shapes, to trace the network with. Without it the network
+            is traced at its first use, so that the errors of the second kind below come then.
 
         Raises:
-          UserError: a name of no parameter, a parameter that is no site, no site at all.
+          UserError: a name or pattern that fits no parameter; or, found by tracing, a parameter
+            that is no site, or no site at all.
         """
-        self.apply_fn, self.params = apply_fn, params
+        self.apply_fn, self.params = weakly_referable(apply_fn), params
         self._selection = tuple(sites) if isinstance(sites, list) else sites
+        check_names(self._selection, leaf_paths(params))
         self._sites: Sites | None = None
         if inputs is not None:
             self.at(inputs)
@@ -200,18 +205,29 @@ class Target:
         static = self.tree_flatten()[1]
         return Target.tree_unflatten(static, (jax.tree.unflatten(tree, leaves),))
 
+    def at_one_site(self, name: str) -> "Target":
+        """The same network with a single one of its sites."""
+        alone = copy.copy(self)
+        alone._selection = (name,)
+        alone._sites = Sites([self.sites[name]], self.sites.left)
+        return alone
+
     def __call__(self, x: PyTree) -> PyTree:
         """The network's outputs f(x, θ*)."""
         return self.apply_fn(self.params, x)
 
     def tree_flatten(self):
-        """Split into the parameters, which are the leaves, and the static rest."""
-        return (self.params,), (self.apply_fn, self._selection, self._sites)
+        """Split into the parameters, which are the leaves, and the static rest.
+
+        JAX keeps the static rest of what it compiled, and is to keep no network with it.
+        """
+        return (self.params,), (StandIn(self.apply_fn), self._selection, self._sites)
 
     @classmethod
     def tree_unflatten(cls, static, children):
         """The inverse of `tree_flatten`, unchecked: JAX also passes leaves that are no arrays."""
         target = object.__new__(cls)
         (target.params,) = children
-        target.apply_fn, target._selection, target._sites = static
+        stand_in, target._selection, target._sites = static
+        target.apply_fn = stand_in.function
         return target

@@ -8,13 +8,14 @@ Letters: R row axes, G stacked blocks, d_in / d_out widths of the use.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.sites.patches import Patches, Window
 from apd_jax.sites.views import View
 
 
@@ -28,7 +29,7 @@ class LinearUse:
       reads, writes, stacked: tables of the axes that are contracted with the operand, that stay
         free, and that operand and weight have in common.
       row_shape: sizes R of the operand's axes that are neither contracted nor stacked.
-      to_rows: the operand to its rows, [*R, (G), d_in].
+      to_rows: the operand to its rows, [*R, (G), d_in]; those of a convolution are `Patches`.
       from_rows: rows [*R, (G), d_out] to the result of the equation.
       settle: the inverse of `from_rows`.
       finish: rows [*R, (G), d_out] to what the equation makes of them, where that depends on more
@@ -41,7 +42,7 @@ class LinearUse:
     writes: tuple[np.ndarray, ...]
     stacked: tuple[np.ndarray, ...]
     row_shape: tuple[int, ...]
-    to_rows: Callable[[], jax.Array]
+    to_rows: Callable[[], jax.Array | Patches]
     from_rows: Callable[[jax.Array], jax.Array]
     settle: Callable[[jax.Array], jax.Array]
     finish: Callable[[jax.Array], jax.Array] = lambda rows: rows
@@ -98,6 +99,8 @@ def _product(eqn, arrays, position, view):
     sizes = [len(view.tables[a]) for a in w_free]
     of_x, of_w = [("x", a) for a in x_free], [("w", a) for a in w_free]
     free = of_x + of_w if position == 1 else of_w + of_x
+    # Both orders are lists of labelled axes, and the permutations between them follow from where a
+    # label stands, whichever side the weight is on.
     labels = [("x", a) for a in batched[1 - position]] + free
     rows_order = [("x", a) for a in (*row_axes, *stack_axes)] + of_w
     to_result = [rows_order.index(label) for label in labels]
@@ -126,9 +129,15 @@ def _convolution(eqn, arrays, position, view):
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     x = jnp.transpose(_as_real(arrays[0]), numbers.lhs_spec)  # [N, channels, *space]
     out_axis, in_axis, *space = numbers.rhs_spec
-    window = [len(view.tables[a]) for a in space]
+    window = Window(
+        tuple(len(view.tables[a]) for a in space),
+        *(params[name] for name in ("window_strides", "padding", "lhs_dilation", "rhs_dilation")),
+        groups,
+    )
     out_table = view.tables[out_axis]
     per_group = len(out_table) // groups
+    # Output channels come group by group, and each group reads its own input channels: a block-wise
+    # product, whose blocks are the groups. As a table of a view it must be an outer sum.
     grid = out_table.reshape(groups, per_group)
     if not np.array_equal(grid, grid[:, :1] + (grid[:1] - grid[0, 0])):
         return "the groups of a convolution don't lie evenly in its parameter"
@@ -136,7 +145,6 @@ def _convolution(eqn, arrays, position, view):
     sizes = eqn.outvars[0].aval.shape
     row_shape = (sizes[result_axes[0]], *(sizes[a] for a in result_axes[2:]))
     blocks = [groups] if groups > 1 else []
-    depth = len(view.tables[in_axis]) * math.prod(window)
 
     # Rows have space before features, the result its own order.
     order = (0, len(row_shape), *range(1, len(row_shape)))
@@ -147,7 +155,7 @@ def _convolution(eqn, arrays, position, view):
         writes=(grid[0] - grid[0, 0],) if groups > 1 else (out_table,),
         stacked=(grid[:, 0],) if groups > 1 else (),
         row_shape=row_shape,
-        to_rows=lambda: _patches(x, window, params).reshape(*row_shape, *blocks, depth),
+        to_rows=lambda: Patches.of(x, window),
         from_rows=lambda y: jnp.transpose(
             jnp.transpose(y.reshape(*row_shape, -1), order), np.argsort(result_axes)
         ),
@@ -155,20 +163,6 @@ def _convolution(eqn, arrays, position, view):
             *row_shape, *blocks, per_group
         ),
     )
-
-
-def _patches(x: jax.Array, window: Sequence[int], params: Mapping[str, Any]) -> jax.Array:
-    """What each place of a convolution reads, [N, *space, channels · window]."""
-    patches = jax.lax.conv_general_dilated_patches(
-        x,
-        window,
-        params["window_strides"],
-        params["padding"],
-        lhs_dilation=params["lhs_dilation"],
-        rhs_dilation=params["rhs_dilation"],
-        precision=jax.lax.Precision.HIGHEST,  # patches are copies: they must not be rounded
-    )
-    return jnp.moveaxis(patches, 1, -1)
 
 
 def _look_up(eqn, arrays, position, view):
@@ -184,6 +178,8 @@ def _look_up(eqn, arrays, position, view):
         return "a gather that is no look-up along one axis"
     # Slices of a whole axis always start at its beginning.
     given = arrays[1][..., numbers.start_index_map.index(axis)]
+    # The index has to be one of the table, also where the network itself fills in another value:
+    # `filled` puts that back afterwards.
     index = jnp.clip(given, 0, shape[axis] - 1)
     result = eqn.outvars[0].aval.shape
     offsets = numbers.offset_dims

@@ -14,7 +14,7 @@ from apd_jax import blocks, randomness, validity
 from apd_jax.components import Components
 from apd_jax.objective.coefficients import Multipliers
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.selection import Selected
+from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS
 from apd_jax.sites import PyTree, Target
 
@@ -38,7 +38,7 @@ def value_and_gradient(
     """
     key = randomness.root(0) if key is None else key
     keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(number))
-    parts = jax.tree.map(lambda leaf: leaf.reshape(number, -1, *leaf.shape[1:]), x)
+    parts = blocks.divided(x, number)
 
     def scores_of(part):
         fixed = jax.lax.stop_gradient(components)

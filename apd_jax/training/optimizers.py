@@ -4,8 +4,8 @@ Letters: t step counted from the end of warmup, T number of steps after warmup.
 """
 
 import contextlib
-import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import xla_metadata
 
+from apd_jax.compiled import kept_with
 from apd_jax.components import Components, Projection, normalise_reads, project_gradient
 from apd_jax.errors import UserError
 from apd_jax.training import schedules
@@ -122,7 +123,9 @@ class Optimizer(NamedTuple):
             gradient = project_gradient(gradient, components, self.projection)
         norm = optax.tree.norm(gradient)
         with _outlined():
-            components, state = _descend(self.transformation, gradient, state, components)
+            components, state = kept_with(self.transformation.update, _descent)(
+                gradient, state, components
+            )
         return components, state, norm
 
 
@@ -159,7 +162,12 @@ def _outlined() -> contextlib.AbstractContextManager:
     return xla_metadata.set_xla_metadata(inlineable="false")
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _descend(transformation, gradient, state, components):
-    updates, state = transformation.update(gradient, state, components)
-    return optax.apply_updates(components, updates), state
+def _descent(update: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled step of a transformation, given its update function."""
+
+    @jax.jit
+    def descend(gradient, state, components):
+        updates, state = update(gradient, state, components)
+        return optax.apply_updates(components, updates), state
+
+    return descend

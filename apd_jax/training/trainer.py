@@ -188,7 +188,7 @@ def _make_init(
 
 
 # A plain function, and no method: compiled programs live as long as the function they are made of
-# (`runtime.programs`), and a bound method is a new object at every access.
+# (`compiled`), and a bound method is a new object at every access.
 def _make_step(
     settings: Settings, optimizer: Optimizer, rate: optax.Schedule, source: Source
 ) -> loop.StepFn:
@@ -226,14 +226,7 @@ def _make_between(settings: Settings, source: Source, reader: Reader) -> loop.Be
     rounds = settings.refine.rounds(settings.steps)
     if not rounds:
         return None
-    one_round = refine.make_round(
-        settings.objective,
-        settings.refine,
-        settings.steps,
-        settings.multipliers,
-        settings.unit_norm,
-        settings.batch_size,
-    )
+    one_round = refine.make_round(settings)
 
     def function(context, state, key):
         target, fed = context if source.feeds else (context, None)

@@ -4,7 +4,6 @@ Letters: B examples, T positions, C components, e an example's summed distance.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -12,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
-from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
+from apd_jax.evaluation.evidence.parts import Parts, mixture, run, run_shared
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.objective.partial import scaled
-from apd_jax.sites import Target
+from apd_jax.sites import PyTree, Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Adversary:
         return self.starts * self.steps[-1]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
 def ascend(
     kind: Kind,
@@ -86,10 +86,9 @@ def ascend(
     Returns:
       r after the steps, and sums with the largest e of every example.
     """
-    targets = target(block.x)
 
     def total(r):
-        sums = compare(kind, run(target, parts, block.x, scaled(mask, r)), targets, block)
+        sums = compare(kind, run(target, parts, block.x, scaled(mask, r)), block)
         return jnp.sum(sums.error), sums
 
     def step(_, state):
@@ -103,25 +102,43 @@ def ascend(
     return r, last._replace(error=jnp.maximum(best, last.error))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit_with_network(static=2)
 @jax.default_matmul_precision("highest")
-def _shared_gradient(
+def shared_gradient(
     kind: Kind,
     most: int,
     target: Target,
     components: Components,
     block: Examples,
     mask: jax.Array,
-    r: jax.Array,
-) -> tuple[jax.Array, Sums]:
-    """Gradient [C] of a block's total e with respect to the r [C] of all rows, and its sums."""
+    mixed: dict[str, jax.Array],
+    missing: jax.Array,
+) -> tuple[tuple[dict[str, jax.Array], jax.Array], Sums]:
+    """Gradients of a block's total e at the mixture and at 1 − r, and its sums."""
+    block = block._replace(outputs=target(block.x))  # not kept: N·T·V numbers
 
-    def total(r):
-        outputs = run_shared(target, components, block.x, mask, r, most)
-        sums = compare(kind, outputs, target(block.x), block)
+    def total(mixed, missing):
+        outputs = run_shared(target, components, block.x, mask, mixed, missing, most)
+        sums = compare(kind, outputs, block)
         return jnp.sum(sums.error), sums
 
-    return jax.grad(total, has_aux=True)(r)
+    return jax.grad(total, (0, 1), has_aux=True)(mixed, missing)
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _gradient_of_r(
+    components: Components, r: jax.Array, slopes: tuple[dict[str, jax.Array], jax.Array]
+) -> jax.Array:
+    """Gradient [C] with respect to r, of those at the mixture and at 1 − r."""
+    of_mixed, of_missing = slopes
+    _, pull = jax.vjp(lambda r: mixture(components, r), r)
+    return pull(of_mixed)[0] - of_missing
+
+
+@jax.jit
+def _added(first: PyTree, second: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, first, second)
 
 
 def per_row(
@@ -186,15 +203,14 @@ def shared(
         r = np.asarray(first)
         strongest = _Path(-np.inf, [])
         for step in range(adversary.steps[-1] + 1):
-            gradient, sums = np.zeros_like(r), []
+            mixed, slopes, sums = mixture(components, r), None, []
             for block, mask in blocks():
-                one, here = jax.device_get(
-                    _shared_gradient(
-                        kind, most, target, components, block.without_labels(), mask, r
-                    )
+                block = block.without_labels()
+                slope, here = shared_gradient(
+                    kind, most, target, components, block, mask, mixed, 1 - r
                 )
-                gradient += one
-                sums.append(here)
+                slopes = slope if slopes is None else _added(slopes, slope)
+                sums.append(jax.device_get(here))
                 advance(1)
             total = float(sum(np.sum(s.error, dtype=np.float64) for s in sums))
             if total > strongest.total:
@@ -204,5 +220,6 @@ def shared(
                 and strongest.total > best.get(step, _Path(-np.inf, [])).total
             ):
                 best[step] = strongest
+            gradient = np.asarray(_gradient_of_r(components, r, slopes))
             r = np.clip(r + np.float32(adversary.step_size) * np.sign(gradient), 0.0, 1.0)
     return {steps: path.sums for steps, path in best.items()}

@@ -1,4 +1,4 @@
-"""A network run with weighted parts in the place of its matrices.
+"""A network run with weighted parts in place of its matrices.
 
 Parts are the components themselves, or terms of rank one that belong to one site each, as singular
 vectors do: these need no zeros for the other sites. Several terms may share a weight (a bundle).
@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import sites
+from apd_jax.attribution.terms import Terms
 from apd_jax.components import Components, Factors
 from apd_jax.masked import forward
+from apd_jax.masked.columns import Columns
 from apd_jax.sites import PyTree, SiteCall, Target
 
 # Of a pass: with fewer, the pass takes milliseconds, and compiling it by active pairs seconds.
@@ -23,12 +25,12 @@ class Parts(NamedTuple):
     """Terms of every site, and which weight each of them has.
 
     Attributes:
-      terms: `{site: Factors}` with q terms each.
+      terms: `{site: Factors}` with q terms each, or the columns of every matrix.
       owner: `{site: [q] int32}`, the column of the mask that scales a term; None where terms are
         components, which all sites share.
     """
 
-    terms: Components
+    terms: Terms
     owner: dict[str, jax.Array] | None = None
 
     def operation(self, mask: jax.Array) -> sites.Operation:
@@ -39,7 +41,10 @@ class Parts(NamedTuple):
             weights = mask
             if self.owner is not None:
                 weights = jnp.take(mask, self.owner[name], axis=-1)
-            return forward.masked({name: self.terms[name]}, weights)(call)
+            terms = self.terms[name]
+            if isinstance(terms, Columns):
+                return terms.masked(call, weights)
+            return forward.masked({name: terms}, weights)(call)
 
         return run
 
@@ -53,8 +58,21 @@ def run(target: Target, parts: Parts, x: PyTree, mask: jax.Array) -> PyTree:
     return sites.over_examples(some, target, x, mask)
 
 
+@jax.jit
+@jax.default_matmul_precision("highest")
+def mixture(components: Components, r: jax.Array) -> dict[str, jax.Array]:
+    """`Σ_c r_c P_c` at every site, for r [C]."""
+    return {site: _scaled(factors, r).sum() for site, factors in components.items()}
+
+
 def run_shared(
-    target: Target, components: Components, x: PyTree, mask: jax.Array, r: jax.Array, most: int
+    target: Target,
+    components: Components,
+    x: PyTree,
+    mask: jax.Array,
+    mixed: dict[str, jax.Array],
+    missing: jax.Array,
+    most: int,
 ) -> PyTree:
     """Outputs with the inactive components scaled by one r [C] for all rows.
 
@@ -66,11 +84,12 @@ def run_shared(
       components: `{site: Factors}`.
       x: [B, ...] inputs.
       mask: [B, (T), C] bool, active components.
-      r: [C].
+      mixed: `mixture(components, r)`, which serves all blocks.
+      missing: [C], 1 − r.
       most: no fewer than the active pairs of the mask.
     """
-    base = target.with_weights({s: _scaled(f, r).sum() for s, f in components.items()})
-    rest = {site: _scaled(factors, 1 - r) for site, factors in components.items()}
+    base = target.with_weights(mixed)
+    rest = {site: _scaled(factors, missing) for site, factors in components.items()}
     lead, positions = mask.shape[:-1], mask.ndim > 2
     if _by_pairs(components, mask, most) and sites.batched(target, x):
         return _with_added(base, x, _active_pairs(rest, mask, most, lead), positions)
@@ -84,7 +103,7 @@ def run_shared(
 def _by_pairs(components: Components, mask: jax.Array, most: int) -> bool:
     """Whether computing the active pairs alone saves more time than its compilation takes."""
     products = sum(f.reads.size + f.writes.size for f in components.values()) * mask[..., 0].size
-    route = forward.choose_masked_route(most, mask[..., 0].size, mask.shape[-1])
+    route = forward.choose_masked_route(most, mask[..., 0].size, components)
     return products > _FEW_PRODUCTS and route == "grouped"
 
 
@@ -106,8 +125,9 @@ def _active_pairs(
 ) -> sites.Operation:
     """The masked operation by its active pairs; places left over go to a component of zeros."""
     count = mask.shape[-1]
-    found = jnp.nonzero(mask.reshape(-1), size=most, fill_value=-1)[0]
-    empty = found < 0
+    # Active entries come first, in order; `nonzero` would sum over all that precede an entry.
+    active, found = jax.lax.top_k(mask.reshape(-1).astype(jnp.float32), most)
+    empty = active == 0
     pairs = jnp.where(empty, 0, found // count), jnp.where(empty, count, found % count)
     padded = jax.tree.map(
         lambda leaf: jnp.pad(leaf, [(0, 1)] + [(0, 0)] * (leaf.ndim - 1)), components

@@ -5,7 +5,6 @@ Letters: N examples, B examples of a block, T positions (one axis or several), R
 C components.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -34,12 +33,15 @@ class Examples(NamedTuple):
       counts: [B] or [B, T] float32, 1 for what counts and 0 for the rest, on the host.
       labels: [B] or [B, T] int32 classes, or None.
       label_counts: 1 where a label counts, of the shape of `labels`, or None.
+      outputs: [B, ...] the target's outputs, which all lines of a block are compared with; None
+        before the block is run.
     """
 
     x: PyTree
     counts: np.ndarray
     labels: np.ndarray | None = None
     label_counts: np.ndarray | None = None
+    outputs: PyTree | None = None
 
     def without_labels(self) -> "Examples":
         """The same without labels."""
@@ -148,7 +150,8 @@ def pieces(
       A piece, its masks, and its share of the block.
     """
     size = max(1, most * len(mask) // mask.size)
-    whole = block._replace(x=(jax.tree.map(np.asarray, block.x), mask))
+    x, outputs = jax.tree.map(np.asarray, (block.x, block.outputs))
+    whole = block._replace(x=(x, mask), outputs=outputs)
     for piece in blocks(whole, size):
         x, here = piece.x
         yield piece._replace(x=x), np.asarray(here), 1 / max(1, len(mask) // size)
@@ -190,12 +193,7 @@ def select(objective: Objective, scores: np.ndarray, block: Examples) -> np.ndar
     x = block.x
     if objective.selection == "exact":  # counts inputs, those of rows that count
         x, scores = _times(x, valid), np.where(valid[..., None], scores, -np.inf)
-    return np.asarray(_selected(objective, scores, x)) & valid[..., None]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _selected(objective: Objective, scores: jax.Array, x: PyTree) -> jax.Array:
-    return objective.select(scores, x).mask
+    return np.asarray(objective.select(jnp.asarray(scores), x).mask) & valid[..., None]
 
 
 def largest(scores: np.ndarray, k: float, block: Examples) -> np.ndarray:

@@ -7,6 +7,7 @@ all free components.
 Letters: R rows of the mask, C components, m rank.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -16,6 +17,7 @@ from apd_jax.components import Components, Factors
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.evidence import Evidence
 
+_MOST_NUMBERS = 2**22  # of second moments that are held together
 _PAYS = 0.999  # of the loss before: a smaller fall could be rounding
 
 
@@ -27,35 +29,46 @@ def _remainder(factors: Factors, free: jax.Array) -> Factors:
     return shares.compress(flat_reads, flat_writes, min(flat_reads.shape[1], flat_writes.shape[1]))
 
 
-def fold(factors: Factors, rows: jax.Array, weights: jax.Array, free: jax.Array) -> Factors:
+def fold(
+    factors: Factors,
+    moments: Callable[[jax.Array], jax.Array],
+    weights: jax.Array,
+    free: jax.Array,
+) -> Factors:
     """Distribute a site's remainder, the sum over free components, among those that read it.
 
     Args:
       factors: factors of the site.
-      rows: [R, n, d_in], what the site reads.
+      moments: `Evidence.moments` of the site.
       weights: [R, C], how much each component does for each row.
       free: [C] bool, the free components.
 
     Returns:
       The factors; those of free components keep what no other component reads.
     """
-    num_components, rank = factors.reads.shape[:2]
+    rank = factors.reads.shape[-2]
     weights = jnp.where(free, 0.0, weights)
     # Per component: a frequent component must not take what a rare one reads, only because its
     # rows are more.
     weights = weights / jnp.maximum(jnp.sum(weights, axis=0), 1e-30)
-    part = shares.partition(rows, jnp.sum(weights, axis=1))
-    kept = free[:, None, None]
-    remainder = _remainder(factors, free)
+    second = moments(jnp.sum(weights, axis=1))
+    remainder = shares.by_block(lambda f: _remainder(f, free), factors)
 
     def one(c):
-        taken = part(weights[:, c], remainder.reads)
-        both = jnp.concatenate([factors.reads[c], taken])
-        writes = jnp.concatenate([factors.writes[c], remainder.writes])
-        return shares.compress(both, writes, rank)
+        def of_block(own, rest, second, moment):
+            taken = shares.partition(second)(moment, rest.reads)
+            both = jnp.concatenate([own.reads, taken])
+            return shares.compress(both, jnp.concatenate([own.writes, rest.writes]), rank)
 
-    folded = jax.lax.map(one, jnp.arange(num_components))
-    left = part(jnp.sum(weights, axis=1), factors.reads)
+        own = jax.tree.map(lambda leaf: leaf[c], factors)
+        mapped = jax.vmap(of_block, in_axes=(0, 1, 0, 0)) if factors.stacked else of_block
+        return mapped(own, remainder, second, moments(weights[:, c]))
+
+    # The network is run once for several components, whose moments are held together.
+    together = max(1, _MOST_NUMBERS // second.size)
+    folded = jax.lax.map(one, jnp.arange(len(free)), batch_size=together)
+    left = shares.by_block(lambda f, s: shares.partition(s)(s, f.reads), factors, second)
+    kept = free.reshape(-1, *(1,) * (factors.reads.ndim - 1))
     return Factors(
         jnp.where(kept, factors.reads - left, folded.reads),
         jnp.where(kept, factors.writes, folded.writes),
@@ -84,9 +97,8 @@ def clean(
     """
     before, count = loss(components), jnp.int32(0)
     for site, factors in components.items():
-        folded = shares.by_block(
-            lambda f, rows: fold(f, rows, evidence.weights, free), factors, evidence.rows[site]
-        )
+        moments = functools.partial(evidence.moments, site)
+        folded = fold(factors, moments, evidence.weights, free)
         candidate = components | {site: folded}
         after = loss(candidate)
         good = (after < _PAYS * before) & jnp.any(free)
@@ -104,10 +116,7 @@ def share(components: Components, free: jax.Array) -> Components:
     pieces it hardly matters. At each site the singular directions of the sum are dealt out in turn
     to the terms of the free components, each in as many equal pieces as there are terms for it.
     """
-    return {
-        site: shares.by_block(lambda f: _shared(f, free), factors)
-        for site, factors in components.items()
-    }
+    return shares.each_site(lambda f: _shared(f, free), components)
 
 
 def _shared(factors: Factors, free: jax.Array) -> Factors:

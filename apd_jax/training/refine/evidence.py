@@ -1,30 +1,32 @@
 """What the moves are based on: the rows that components serve, what sites read, and the errors.
 
-Letters: R rows of the mask (B examples, or B·T positions of them), C components, G blocks of a
-stacked site, n rows at a site, d_in width that a site reads.
+Letters: R rows of the mask (N examples, or N·T positions of them), B examples of a block, C
+components, G blocks of a stacked site, d_in width that a site reads.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from apd_jax import blocks, validity
+from apd_jax import blocks, sites, validity
 from apd_jax.components import Components, num_components
 from apd_jax.masked.forward import is_look_up
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import Step
-from apd_jax.sites import PyTree, Records, SiteRecord, Target
+from apd_jax.sites import Patches, PyTree, Target
+from apd_jax.training.refine import site_rows
 
 
 class Evidence(NamedTuple):
     """What the components do on a batch, with the selection of the training.
 
     Attributes:
-      rows: `{site: [R, n, d_in]}`, what each site reads at its first use in the target's pass;
-        [G, R, n, d_in] of a stacked site, indices [R, n] of a look-up (d_in where nothing
-        counts). Of more rows than d_in there are d_in with the same second moments.
+      moments: `(site, w [R]) -> Σ_b w_b x_bᵀ x_b`, [(G,) d_in, d_in], of the rows x that the site
+        reads at its first use in the target's pass, several of an example perhaps; for a look-up,
+        whose rows are one-hot, the diagonal [d_in]. The network is run again, block by block.
       directions: [R, d], the rows of the site used first (their mean, if there are several; those
         of its first block, if it is stacked) at unit norm; see `_directions`.
       weights: [R, C], `s_c A_c²`: how much each component does for each row; 0 for a component that
@@ -34,7 +36,7 @@ class Evidence(NamedTuple):
       counted: [R], 1 for the rows that count, 0 for the rest.
     """
 
-    rows: dict[str, jax.Array]
+    moments: Callable[[str, jax.Array], jax.Array]
     directions: jax.Array
     weights: jax.Array
     errors: jax.Array
@@ -76,23 +78,46 @@ def look(
     def of_part(part):
         return _look(objective, target, components, part, key, multiplier)
 
-    parts = blocks.over_blocks(of_part, x, block_size)
-    rows = {}
-    for name, read in parts.rows.items():
-        if components[name].stacked:  # [number, G, R, n, d] to [G, number·R, n, d]
-            read = jnp.moveaxis(read, 0, 1)
-            rows[name] = read.reshape(read.shape[0], -1, *read.shape[3:])
-        else:
-            rows[name] = blocks.joined(read)
-    return Evidence(rows, *(blocks.joined(leaf) for leaf in parts[1:]))
+    found = blocks.joined(blocks.over_blocks(of_part, x, block_size))
+    moments = _moments(objective, target, components, x, block_size)
+    return Evidence(moments, *found)
 
 
-def _look(objective, target, components, x, key, multiplier) -> Evidence:
-    """`look` on one block."""
+def _moments(objective, target, components, x, block_size) -> Callable:
+    """`Evidence.moments`, which holds nothing of the size of a site's rows."""
+
+    def moments(site: str, weights: jax.Array) -> jax.Array:
+        def of_block(part):
+            inputs, own = part
+            record = site_rows.first_uses(objective.own_pass(target, inputs)[1])[site]
+            side = "writes" if record.placement.transposed else "reads"
+            width = getattr(components[site], side).shape[-1]
+
+            def of_some(some):
+                read, valid, own = some
+                alone = dataclasses.replace(record, x=read)
+                rows = site_rows.table(alone, components[site], own.size, valid)
+                return site_rows.second_moments(rows, own.reshape(-1), width)
+
+            # Patches are formed for one example at a time.
+            size = 1 if isinstance(record.x, Patches) else None
+            return blocks.total(of_some, (record.x, objective.counted(inputs), own), size)
+
+        count = blocks.covered(sites.batch_size(x), block_size)
+        seen = jax.tree.map(lambda leaf: leaf[:count], x)
+        return blocks.total(of_block, (seen, weights.reshape(count, -1)), block_size)
+
+    return moments
+
+
+def _look(objective, target, components, x, key, multiplier) -> tuple[jax.Array, ...]:
+    """What `Evidence` has besides moments, of one block."""
     attributed = objective.attribute(target, components, x, key)
     chosen = objective.select(attributed.scores, x, multiplier)
     step = Step(objective, target, components, x, attributed, chosen)
     masked, _ = step.masked
+    # The error of no component is the unit of all errors: thresholds then do not depend on the
+    # units of the outputs.
     without = target.with_weights({n: jnp.zeros_like(w) for n, w in target.weights.items()})(x)
     total = num_components(components)
     num_rows = chosen.mask.size // total
@@ -106,92 +131,44 @@ def _look(objective, target, components, x, key, multiplier) -> Evidence:
             table = validity.evened(step.valid, table, change)
         return jnp.mean(jnp.square(table), axis=1)
 
-    rows = read_rows(attributed.records, components, num_rows, step.valid)
+    # The component that is always active belongs to no mechanism: it must not be split or gathered
+    # from, and its mass would hide that of the others.
     mask = (chosen.mask & ~objective.always_active(total)).reshape(num_rows, total)
     weights = mask * jnp.square(attributed.scores.reshape(num_rows, total))
-    directions = _directions(target, attributed.records, rows)
+    directions = _directions(target, attributed.records, components, num_rows, step.valid)
     counted = jnp.ones(num_rows) if step.valid_rows is None else step.valid_rows.astype("float32")
-    rows = {name: _compressed(read) for name, read in rows.items()}
-    return Evidence(rows, directions, weights, error(masked), error(without), counted)
+    return directions, weights, error(masked), error(without), counted
 
 
-def _compressed(rows: jax.Array) -> jax.Array:
-    """At most d_in rows [..., d_in, d_in] with the second moments of [..., n, d_in]."""
-    if is_look_up(rows) or rows.shape[-2] <= rows.shape[-1]:
-        return rows
-    return jnp.linalg.qr(rows, mode="r")
-
-
-def always_transposed(records: Records) -> set[str]:
-    """Sites of which every use is transposed, so that they read by their output side."""
-    straight = {r.name for r in records.values() if not r.placement.transposed}
-    return {record.name for record in records.values()} - straight
-
-
-def read_rows(
-    records: Records, components: Components, num_rows: int, valid: validity.Valid = None
-) -> dict[str, jax.Array]:
-    """What every site reads at its first use, as `Evidence.rows`, but all n rows of each."""
-    transposed = always_transposed(records)
-    rows: dict[str, jax.Array] = {}
-    for record in records.values():
-        factors, place = components[record.name], record.placement
-        if record.name in rows or place.transposed != (record.name in transposed):
-            continue
-        width = (factors.writes if place.transposed else factors.reads).shape[-1]
-        x = _counted_rows(_full_rows(record, width), record, width, valid)
-        if is_look_up(x):
-            rows[record.name] = x.reshape(num_rows, -1)
-            continue
-        if factors.stacked:
-            x = jnp.moveaxis(x, -2, 0)
-            x = x if place.blocks is None else x[np.argsort(place.blocks)]
-        blocks = x.shape[:1] if factors.stacked else ()
-        rows[record.name] = x.reshape(*blocks, num_rows, -1, x.shape[-1])
-    return rows
-
-
-def _counted_rows(x: jax.Array, record: SiteRecord, width: int, valid: validity.Valid) -> jax.Array:
-    """Rows with zeros where they don't count, or an index past the last, which nothing is at."""
-    if valid is None:
-        return x
-    if is_look_up(x):
-        return jnp.where(validity.of_site_rows(valid, x.shape, record.name), x, width)
-    own = 1 + record.placement.stacked
-    counted = validity.of_site_rows(valid, x.shape[: x.ndim - own], record.name)
-    return jnp.where(counted.reshape(*counted.shape, *(1,) * own), x, 0)
-
-
-def _directions(target: Target, records: Records, rows: dict[str, jax.Array]) -> jax.Array:
+def _directions(target, records, components, num_rows, valid) -> jax.Array:
     """Directions [R, d] of what the site used first reads.
 
     Of a look-up in a table that is longer than wide they are those of the entries in the table:
     one-hot rows would make matrices of the size of the vocabulary squared.
     """
-    name, read = next(iter(rows.items()))
-    if is_look_up(read):
-        weight = target.weights[name]
-        table = weight.T if name in always_transposed(records) else weight
-        length, width = table.shape
-        if length > width:
-            read = jnp.where((read < length)[..., None], table[jnp.minimum(read, length - 1)], 0)
-        else:
-            read = jax.nn.one_hot(read, length)
-    elif read.ndim == 4:
-        read = read[0]
-    mean = read.mean(axis=1)
+    name, record = next(iter(site_rows.first_uses(records).items()))
+
+    def mean_of(some):
+        alone = dataclasses.replace(record, x=some[0])
+        share = num_rows * sites.batch_size(some[0]) // sites.batch_size(record.x)
+        read = site_rows.table(alone, components[name], share, some[1])
+        if is_look_up(read):
+            read = _entries(read, target.weights[name], record.placement.transposed)
+        return (read[0] if read.ndim == 4 else read).mean(axis=1)
+
+    size = 1 if isinstance(record.x, Patches) else None
+    mean = blocks.joined(blocks.over_blocks(mean_of, (record.x, valid), size))
     norms = jnp.linalg.norm(mean, axis=-1, keepdims=True)
     return mean / jnp.where(norms > 0, norms, 1)
 
 
-def _full_rows(record: SiteRecord, width: int) -> jax.Array:
-    """Rows of a use in the full input width of its site; a use may read only a part of it."""
-    places = record.placement.rows
-    if is_look_up(record.x):
-        return record.x if places is None else jnp.array(places)[record.x]
-    if places is None:
-        return record.x
-    return jnp.zeros((*record.x.shape[:-1], width)).at[..., jnp.array(places)].set(record.x)
+def _entries(read: jax.Array, weight: jax.Array, transposed: bool) -> jax.Array:
+    """What a look-up's indices [R, n] stand for; an index past the last for zeros."""
+    table = weight.T if transposed else weight
+    length, width = table.shape
+    if length <= width:
+        return jax.nn.one_hot(read, length)
+    return jnp.where((read < length)[..., None], table[jnp.minimum(read, length - 1)], 0)
 
 
 def as_read(components: Components, transposed: set[str]) -> Components:

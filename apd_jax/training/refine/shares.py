@@ -3,7 +3,7 @@
 Functions of one site's factors take those of one matrix, [C, m, d]; `by_block` runs them on all
 blocks of a stacked site at once.
 Letters: C components, G blocks of a stacked site, m rank, d_in / d_out site widths, R rows of the
-mask, n rows at a site.
+mask.
 """
 
 from collections.abc import Callable
@@ -13,22 +13,38 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.components import Components, Factors
-from apd_jax.masked.forward import is_look_up
 
 RIDGE = 1e-3
 
 
-def by_block(function: Callable, factors: Factors, *rows: jax.Array) -> Any:
-    """`function(factors, *rows)`, mapped over the blocks of a stacked site.
+def by_block(function: Callable, factors: Factors, *moments: jax.Array) -> Any:
+    """`function(factors, *moments)`, mapped over the blocks of a stacked site.
 
     Args:
-      function: function of factors [C, m, d] and of rows to arrays [C, ...].
+      function: function of factors [C, m, d] and of second moments to arrays [C, ...].
       factors: factors of a site, [C, (G,) m, d].
-      *rows: what the site reads, as `Evidence.rows`.
+      *moments: second moments of what the site reads, as `Evidence.moments` gives them.
     """
     if not factors.stacked:
-        return function(factors, *rows)
-    return jax.vmap(function, in_axes=(1, *(0 for _ in rows)), out_axes=1)(factors, *rows)
+        return function(factors, *moments)
+    return jax.vmap(function, in_axes=(1, *(0 for _ in moments)), out_axes=1)(factors, *moments)
+
+
+def each_site(
+    function: Callable,
+    components: Components,
+    moments: Callable[[str], tuple[jax.Array, ...]] = lambda site: (),
+) -> Components:
+    """`function(factors, *moments)` at every site.
+
+    Args:
+      function: function of factors [C, m, d] and of second moments to such factors.
+      components: `{site: Factors}`.
+      moments: second moments of what a site reads; none by default.
+    """
+    return {
+        site: by_block(function, factors, *moments(site)) for site, factors in components.items()
+    }
 
 
 def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:
@@ -53,6 +69,8 @@ def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:
 
 def add_into(factors: Factors, into: jax.Array, source: jax.Array) -> Factors:
     """Add component `source` to component `into`, cut to rank m, and leave `source` at zero."""
+    # `P_a + P_b` has the factors of both side by side, of rank up to 2m; the best approximation of
+    # rank m keeps its largest singular values.
     both = jnp.stack([into, source])
     reads, writes = (
         leaf[both].reshape(-1, leaf.shape[-1]) for leaf in (factors.reads, factors.writes)
@@ -65,7 +83,7 @@ def add_into(factors: Factors, into: jax.Array, source: jax.Array) -> Factors:
 
 
 def partition(
-    rows: jax.Array, total: jax.Array, ridge: float = RIDGE
+    second: jax.Array, ridge: float = RIDGE
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Partition factors among groups of examples, by what a site reads on them.
 
@@ -76,45 +94,29 @@ def partition(
     up to what was partitioned. Directions that no example reads are left out by all maps.
 
     Args:
-      rows: [R, n, d_in], what the site reads, or indices [R, n] of a look-up, which stand for
-        one-hot rows: their second moments are a diagonal. An index past the last stands for zeros.
-      total: [R], the sum t of the weights of all groups.
+      second: `Σ_b t_b x_bᵀx_b` [d_in, d_in], with t the sum of the weights of all groups; of a
+        look-up, whose rows are one-hot, the diagonal [d_in].
       ridge: ε in units of the mean eigenvalue of the second moments; it keeps directions that
         examples barely read from being amplified.
 
     Returns:
-      The function `(w [R], reads [..., d_in]) -> reads Πᵀ`.
+      The function `(Σ_b w_b x_bᵀx_b, reads [..., d_in]) -> reads Πᵀ`.
     """
-    if is_look_up(rows):
-        return _partition_entries(rows, total, ridge)
-    second = jnp.einsum("b,bni,bnj->ij", total, rows, rows)
     width = second.shape[0]
+    if second.ndim == 1:
+        entries = second + ridge * jnp.mean(second) + 1e-30
+        return lambda moment, reads: reads * (moment / entries)
     epsilon = ridge * jnp.trace(second) / width + 1e-30
+    # One factorisation of the moments of all groups serves every group: only the right-hand side is
+    # a group's own.
     cholesky = jax.scipy.linalg.cho_factor(second + epsilon * jnp.eye(width))
 
-    def part(weights: jax.Array, reads: jax.Array) -> jax.Array:
-        # The fewer of `reads` and of the identity's rows meet the rows first.
+    def part(moment: jax.Array, reads: jax.Array) -> jax.Array:
+        # The fewer of `reads` and of the identity's rows meet the inverse.
         flat = reads.reshape(-1, width)
         if len(flat) > width:
-            return (flat @ part(weights, jnp.eye(width))).reshape(reads.shape)
-        read = jnp.einsum("b,bni,ri->bnr", weights, rows, flat)
-        moment = jnp.einsum("bnj,bnr->jr", rows, read)
-        return jax.scipy.linalg.cho_solve(cholesky, moment).T.reshape(reads.shape)
-
-    return part
-
-
-def _partition_entries(indices: jax.Array, total: jax.Array, ridge: float) -> Callable:
-    """`partition` of one-hot rows: every entry of the table is divided by itself."""
-
-    def counts(weights, width):
-        return jnp.zeros(width).at[indices].add(weights[:, None])
-
-    def part(weights: jax.Array, reads: jax.Array) -> jax.Array:
-        width = reads.shape[-1]
-        second = counts(total, width)
-        epsilon = ridge * jnp.mean(second) + 1e-30
-        return reads * (counts(weights, width) / (second + epsilon))
+            return (flat @ jax.scipy.linalg.cho_solve(cholesky, moment).T).reshape(reads.shape)
+        return jax.scipy.linalg.cho_solve(cholesky, moment @ flat.T).T.reshape(reads.shape)
 
     return part
 

@@ -1,0 +1,97 @@
+"""Compiled programs that are freed with the function they are made of.
+
+`jax.jit` keeps static arguments, and all that their closures hold (data, networks), for as long as
+the process runs, also after `jax.clear_caches()`. So a function is no static argument here: what is
+compiled gets a `StandIn` for it.
+"""
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+_kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+class StandIn:
+    """Stands for a function without keeping it alive; equal to those of equal functions."""
+
+    def __init__(self, function: Callable):
+        self._reference, self._hash = weakref.ref(function), hash(function)
+
+    @property
+    def function(self) -> Callable:
+        """The function itself."""
+        function = self._reference()
+        assert function is not None, "programs live only as long as the function"
+        return function
+
+    def __call__(self, *inputs: Any) -> Any:
+        """What the function gives."""
+        return self.function(*inputs)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: Any) -> bool:
+        if self is other or not isinstance(other, StandIn):
+            return self is other
+        mine, others = self._reference(), other._reference()
+        return mine is not None and others is not None and (mine is others or mine == others)
+
+
+def kept_with(function: Callable, make: Callable[..., Any], *arguments: Any) -> Any:
+    """The value of `make(function, *arguments)`, made once and kept while `function` lives.
+
+    Args:
+      function: what is compiled.
+      make: gets a `StandIn` for the function.
+      *arguments: hashable.
+    """
+    kept = _kept.setdefault(function, {})
+    if (make, *arguments) not in kept:
+        kept[make, *arguments] = make(StandIn(function), *arguments)
+    return kept[make, *arguments]
+
+
+def weakly_referable(function: Callable) -> Callable:
+    """The function, wrapped if nothing can be kept with it, as a class with slots alone."""
+    try:
+        weakref.ref(function)
+    except TypeError:
+        return functools.partial(function)
+    return function
+
+
+def jit_with_network(
+    function: Callable[..., Any] | None = None, *, static: int = 0
+) -> Callable[..., Any]:
+    """`jax.jit` of `function(*static, target, *arrays)`, programs kept while the network lives.
+
+    The target's structure holds the network, a function of the caller.
+
+    Args:
+      function: what is compiled.
+      static: how many arguments before the target are no arrays; hashable.
+    """
+    if function is None:
+        return functools.partial(jit_with_network, static=static)
+
+    def make(_: StandIn, *fixed: Any):
+        return jax.jit(functools.partial(function, *fixed))
+
+    def program(*arguments):
+        return kept_with(arguments[static].apply_fn, make, *arguments[:static])
+
+    @functools.wraps(function)
+    def call(*arguments):
+        return program(*arguments)(*arguments[static:])
+
+    def lower(*arguments):
+        return program(*arguments).lower(*arguments[static:])
+
+    compiled: Any = call
+    compiled.lower = lower  # as `jax.jit` has it
+    return compiled
