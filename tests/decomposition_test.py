@@ -59,6 +59,25 @@ class TablesTest(parameterized.TestCase):
         self.assertIn("<td>first/w</td><td>3 x 5</td><td>2</td>", text)
 
 
+class NumbersTest(parameterized.TestCase):
+    @parameterized.parameters(np.int64, np.uint8, jnp.int32)
+    def test_numbers_of_components_of_other_libraries(self, kind):
+        found = exact()
+        np.testing.assert_array_equal(found.ablate(X, kind(1)), found.ablate(X, 1))
+        best = found.top_examples(kind(1), X, count=kind(3)).examples
+        np.testing.assert_array_equal(best, found.top_examples(1, X, count=3).examples)
+        with self.assertRaisesRegex(apd_jax.UserError, r"component must .* \[0, 5\), got .*7"):
+            found.top_examples(kind(7), X)
+
+    @parameterized.parameters(np.float32, np.float64, jnp.float32)
+    def test_scales_of_other_libraries(self, kind):
+        found = exact()
+        chex.assert_trees_all_equal(found.edited({np.int64(1): kind(0.5)}), found.edited({1: 0.5}))
+        for wrong in (kind(np.nan), np.ones(2), 1j, "2"):
+            with self.assertRaisesRegex(apd_jax.UserError, "component 1 must be scaled by"):
+                found.edited({1: wrong})
+
+
 class SummaryTest(parameterized.TestCase):
     def test_numbers_of_an_exact_decomposition(self):
         found = exact(topk=2.0)
@@ -117,6 +136,8 @@ class SummaryTest(parameterized.TestCase):
     @parameterized.parameters(
         (lambda classes: classes + 1, "contain class 2, but the outputs have 2 classes"),
         (lambda classes: 0 * classes - 100, "all 40 labels are negative"),
+        (lambda classes: np.where(classes, np.nan, classes), "20 of 40 labels are NaN or infinite"),
+        (lambda classes: classes.astype(str), "labels must be numbers, classes or values, got <U"),
     )
     def test_labels_that_are_no_class_are_refused(self, change, message):
         found = exact()

@@ -286,7 +286,35 @@ class NumbersTest(EndingsTestCase):
         same(decompose(**python, steps=4, workdir=self.workdir), found)
 
 
+class SeveralDevicesTest(absltest.TestCase):
+    @pytest.mark.slow
+    def test_on_two_devices(self):
+        """Of a single device no test of `DevicesTest` says anything."""
+        found = subprocess.run(
+            [sys.executable, __file__, "DevicesTest"],
+            env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual(found.returncode, 0, found.stderr)
+        self.assertNotIn("skipped", found.stderr)
+
+
 class DevicesTest(EndingsTestCase):
+    @pytest.mark.slow
+    def test_start_and_data_on_a_mesh_with_explicit_axes(self):
+        if jax.device_count() < 2:
+            self.skipTest("needs two devices")
+        mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        target = networks.mlp()
+        init = networks.components(target.at(X), 3, 1)
+        data, start, params = jax.device_put((jnp.asarray(X), init, target.params), sharding)
+        moved = apd_jax.Target(networks.mlp_apply, params)
+        found = apd_jax.decompose(moved, data, init=start, **OPTIONS)
+        same(found, apd_jax.decompose(target, X, init=init, **OPTIONS))
+
     @parameterized.parameters("another", "replicated")
     @pytest.mark.slow
     def test_parameters_elsewhere(self, where):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import Components, num_components
-from apd_jax.config_fields import check_whole
+from apd_jax.config_fields import check_whole, number
 from apd_jax.decomposition import editing, saving
 from apd_jax.errors import UserError
 from apd_jax.evaluation import (
@@ -195,7 +195,7 @@ class Decomposition:
         Raises:
           UserError: no such component, a count that is not whole or below 1.
         """
-        editing.check_component(self.components, component)
+        component, count = editing.check_component(self.components, component), number(count)
         check_whole(count=count)
         return ranking.examples(self.see(x), component, count)
 
@@ -254,8 +254,8 @@ class Decomposition:
         """Draw a component's matrices next to those of the target, site by site."""
         from apd_jax.plotting import decomposition_figures  # matplotlib is slow to import
 
-        editing.check_component(self.components, component)
-        return decomposition_figures.component(self, component)
+        number_of = editing.check_component(self.components, component)
+        return decomposition_figures.component(self, number_of)
 
     def report(
         self,

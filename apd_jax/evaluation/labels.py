@@ -6,6 +6,7 @@ Letters: N examples, T positions, K classes.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
@@ -90,6 +91,14 @@ def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
       shape: shape of the outputs of all examples.
       arrays: number of arrays that the network returns.
     """
+    if not (labels.dtype.kind in "iub" or jnp.issubdtype(labels.dtype, jnp.floating)):
+        raise UserError(f"labels must be numbers, classes or values, got {labels.dtype}")
+    bad = int(np.sum(~np.isfinite(labels)))
+    if bad:
+        raise UserError(
+            f"{bad} of {labels.size} labels are NaN or infinite: leave these examples out, or give "
+            "classes, of which negative ones are ignored"
+        )
     logits = shape if len(shape) > 1 else (*shape, 1)
     classes = are_classes(labels)
     if arrays > 1 or labels.shape != (logits[:-1] if classes else shape):

@@ -246,7 +246,12 @@ def outcome(number, arguments) -> str:
                 raise Wrong(f"no sentence: {text}") from error
             return f"refused: {text:.150}"
         found.save(folder / "saved")
-        loaded = apd_jax.load(folder / "saved", entry.apply_fn)
+        given = {
+            name: getattr(found.objective, name) for name in ("metric", "minimality_loss", "valid")
+        }
+        functions = {name: value for name, value in given.items() if callable(value)}
+        network = apd_jax.Target(entry.apply_fn, entry.params)
+        loaded = apd_jax.load(folder / "saved", network, **functions)
         jax.tree.map(np.testing.assert_array_equal, loaded.components, found.components)
         x = jax.tree.map(jnp.asarray, rows)
         repr(loaded.summary(x))
