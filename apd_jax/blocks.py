@@ -38,7 +38,17 @@ def over_blocks(function: Callable[[PyTree], Any], x: PyTree, size: int | None) 
     number = max(1, count // (size or count))
     if number == 1:
         return jax.tree.map(lambda leaf: leaf[None], function(x))
-    return jax.lax.map(function, jax.tree.map(lambda leaf: _divided(leaf, number), x))
+    return jax.lax.map(function, divided(x, number))
+
+
+def divided(tree: PyTree, number: int) -> PyTree:
+    """Arrays [N, ...] as `number` equal blocks, [n, N // n, ...], without what is left over."""
+
+    def one(leaf):
+        length = leaf.shape[0] // number
+        return leaf[: number * length].reshape(number, length, *leaf.shape[1:])
+
+    return jax.tree.map(one, tree)
 
 
 def covered(count: int, size: int | None) -> int:
@@ -58,7 +68,7 @@ def total(function: Callable[[PyTree], Any], x: PyTree, size: int | None) -> Any
     number = max(1, sites.batch_size(x) // (size or sites.batch_size(x)))
     if number == 1:
         return function(x)
-    parts = jax.tree.map(lambda leaf: _divided(leaf, number), x)
+    parts = divided(x, number)
     shapes = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], parts))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(
@@ -67,7 +77,7 @@ def total(function: Callable[[PyTree], Any], x: PyTree, size: int | None) -> Any
 
 
 def joined(stacked: PyTree) -> PyTree:
-    """Arrays [n, B, ...] of `over_blocks` as [n·B, ...]."""
+    """Arrays of blocks, [n, B, ...], as [n·B, ...]."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), stacked)
 
 
@@ -77,8 +87,3 @@ def mean(values: PyTree, weights: jax.Array | None) -> PyTree:
         return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), values)
     shares = weights / jnp.maximum(jnp.sum(weights), 1)
     return jax.tree.map(lambda leaf: jnp.tensordot(shares, leaf, axes=1), values)
-
-
-def _divided(leaf: jax.Array, number: int) -> jax.Array:
-    length = leaf.shape[0] // number
-    return leaf[: number * length].reshape(number, length, *leaf.shape[1:])

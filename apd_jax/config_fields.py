@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import inspect
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import numpy as np
@@ -170,11 +170,7 @@ def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
       UserError: A name is unknown, or the record refuses a value.
     """
     mapping = present(mapping)
-    unknown = [name for name in mapping if name not in _names(record)]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], _names(record), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {sorted(_names(record))}"
-        raise UserError(f"{type(record).__name__} has no field {unknown[0]!r}{hint}")
+    check_names(mapping, _names(record), f"{type(record).__name__} has no field")
     changes = {}
     for field in _fields(record):
         old = getattr(record, field.name)
@@ -184,6 +180,32 @@ def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
         elif field.name in mapping:
             changes[field.name] = _replaced(field.name, old, mapping[field.name])
     return dataclasses.replace(cast(Any, record), **changes)
+
+
+def check_keywords(function: Callable, record: Any, given: Mapping[str, Any]) -> None:
+    """Raise UserError if a function that takes the fields of a record gets an unknown keyword."""
+    own = [
+        name
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind != p.VAR_KEYWORD
+    ]
+    known = _names(record).union(own)
+    check_names(present(given), known, f"{function.__name__} has no option")
+
+
+def check_names(given: Iterable[str], known: Collection[str], problem: str) -> None:
+    """Raise UserError for the first unknown name, with the known one that is most like it.
+
+    Args:
+      given: The names.
+      known: The names that there are.
+      problem: Beginning of the message, such as `"Settings has no field"`.
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(known)}"
+            raise UserError(f"{problem} {name!r}; {hint}")
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from apd_jax.errors import UserError
-from apd_jax.run import command_line, experiment
+from apd_jax.run import command_line, experiment, seed_evidence
 from apd_jax.runtime import compilation_cache, mesh, preemption, streams
 from apd_jax.runtime.outcome import Stopped
 
@@ -53,6 +53,9 @@ def main(argv: list[str]) -> int:
         sign = "PASS" if verdict["passed"] else "FAIL"
         streams.say(f"{sign} {verdict['name']} = {verdict['value']:.4g} ({verdict['description']})")
     for seed, found in results.get("evidence_verdicts", {}).items():
+        if found["failed"] == [seed_evidence.NOT_MEASURED]:
+            streams.say(f"evidence of seed {seed}: {seed_evidence.NOT_MEASURED}; see the log")
+            continue
         failed = f"; FAIL {', '.join(found['failed'])}" if found["failed"] else ""
         total = found["passed"] + len(found["failed"])
         streams.say(f"evidence of seed {seed}: {found['passed']} of {total} verdicts pass{failed}")

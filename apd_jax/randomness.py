@@ -4,7 +4,10 @@ Keys are never split in sequence. A stream depends on its seed, its number and i
 resuming, chunk sizes and other seeds do not change it, and a new stream does not change the others.
 """
 
+import math
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.jax_settings import KEYS
@@ -58,3 +61,15 @@ def step_key(root_key: jax.Array, step: int | jax.Array) -> jax.Array:
 def stream_of_step(key: jax.Array, name: str) -> jax.Array:
     """Return the key of a named stream of a step, given the step's key."""
     return jax.random.fold_in(key, _STREAMS_OF_A_STEP[name])
+
+
+def signs(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Draw random signs, +1 and -1 with equal probability.
+
+    A sign is one bit. `jax.random.rademacher` draws 32 bits for each, which takes longer than what
+    sketches do with them.
+    """
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 32),), jnp.uint32)
+    bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return (1 - 2 * bits.reshape(-1)[:size].astype(jnp.int8)).astype(dtype).reshape(shape)

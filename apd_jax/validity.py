@@ -12,10 +12,23 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import sites
+from apd_jax.config_fields import check_takes
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
 
 Valid = jax.Array | None
+
+
+def check(function: Any) -> None:
+    """Raise UserError unless `valid` is a function of the batch, or None."""
+    if function is None:
+        return
+    if not callable(function):
+        raise UserError(
+            "valid must be a function of the batch, such as lambda batch: batch['mask'], got a "
+            f"{type(function).__name__}"
+        )
+    check_takes("valid", function, "batch")
 
 
 def of_batch(function: Callable[[PyTree], Any] | None, x: PyTree) -> Valid:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -77,8 +78,8 @@ def _norm(h: jax.Array) -> jax.Array:
     return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
 
 
-def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
-    """Return seconds per step and peak memory of this process."""
+def make_problem(sizes: Sizes) -> tuple[Target, Settings, Callable]:
+    """Return the network, the settings of its decomposition, and `sample(key, batch_size)`."""
     shape = (sizes.batch, sizes.positions)
 
     def sample(key, batch_size):
@@ -107,6 +108,12 @@ def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
         batch_size=sizes.batch,
         steps=1000,
     )
+    return target, settings, sample
+
+
+def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
+    """Return seconds per step and peak memory of this process."""
+    target, settings, sample = make_problem(sizes)
     seeds = jnp.zeros(1, jnp.uint32)
     targets = loop.stack([target])
     trainer = Trainer(settings, targets, sample, seeds)

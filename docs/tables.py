@@ -3,19 +3,24 @@
 python docs/tables.py                            # fill the tables
 python docs/tables.py runs/tms-5-2 COMMAND...    # keep the results of a run first, with its command
 python docs/tables.py --variation RUN COMMAND... # the same for a run with varied settings
+python docs/evidence_runs.py                     # the runs of the table of evidence
 
 The page is edited by hand, except for what stands between `<!-- runs: NAME -->` and `<!-- end -->`.
 """
 
+import collections
 import json
 import pathlib
 import re
+import statistics
 import sys
 
 DOCS = pathlib.Path(__file__).parent
 PAGE = DOCS / "results.md"
 KEPT = ("name", "variant", "versions", "machine", "seconds", "seeds", "summary", "comparison")
 EVIDENCE = "evidence_"  # starts the names of the numbers of the evidence
+RUNS = DOCS / "evidence_runs.json"  # whose evidence stands in one table
+FEW = 4  # seeds, that have a column each
 MARK = re.compile(r"<!-- runs: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -23,6 +28,8 @@ def keep(workdir: pathlib.Path, command: str, *, variation: bool) -> None:
     """Copy the main parts of a run's results.json, with its command, to docs/results/."""
     results = json.loads((workdir / "results.json").read_text())
     kept = {"command": command} | {key: results[key] for key in KEPT}
+    if results.get("evidence_verdicts"):
+        kept["evidence_verdicts"] = results["evidence_verdicts"]
     kept["machine"].pop("platform")  # the kernel version of the machine is of no interest
     steps, first = results["config"]["steps"], results["config"]["seed"]
     seeds = f"{len(results['seeds'])}-seeds" + (f"-from-{first}" if first else "")
@@ -123,15 +130,91 @@ def evidence(results: list[dict]) -> str:
     every = [seed for result in results for seed in result["seeds"]]
     seeds = [seed for seed in every if any(key.startswith(EVIDENCE) for key in seed)]
     names = dict.fromkeys(key for seed in seeds for key in seed if key.startswith(EVIDENCE))
+    several = len(seeds) > FEW
     rows = [
-        [name.removeprefix(EVIDENCE).replace("_", " "), *(_with_error(s, name) for s in seeds)]
+        [
+            name.removeprefix(EVIDENCE).replace("_", " "),
+            *(_range(seeds, name) if several else (_with_error(s, name) for s in seeds)),
+        ]
         for name in names
         if not name.endswith("_se")
     ]
     if not rows:
         return ""
     heads = [f"seed {seed['seed']}" for seed in seeds]
+    if several:
+        heads = [f"mean of {len(seeds)} seeds", "± std", "least", "largest"]
     return "Evidence ([what the lines mean](evidence.md)):\n\n" + table(["line", *heads], rows)
+
+
+def _range(seeds: list[dict], name: str) -> list[str]:
+    values = [seed[name] for seed in seeds if seed.get(name) is not None]
+    if not values:
+        return [cell(None)] * 4
+    spread = statistics.pstdev(values)
+    return [cell(v) for v in (statistics.fmean(values), spread, min(values), max(values))]
+
+
+def evidence_of_all(runs: list[dict], kept: list[dict]) -> str:
+    """The evidence of the studies and examples side by side, a row each; also of those not run.
+
+    Args:
+      runs: `docs/evidence_runs.json`.
+      kept: results of runs, found by their command.
+    """
+    by_command = {_plain(result["command"]): result for result in kept}
+    rows = []
+    for run in runs:
+        result = by_command.get(_plain(run["command"]), {"seeds": []})
+        seeds = [s for s in result["seeds"] if s.get(f"{EVIDENCE}own") is not None]
+        if not seeds:
+            rows.append([run["title"], "not measured", *[cell(None)] * len(COLUMNS)])
+            continue
+        cells = [_span([s.get(EVIDENCE + name) for s in seeds]) for name in COLUMNS]
+        every = len(result["seeds"])
+        count = str(every) if len(seeds) == every else f"{len(seeds)} of {every}"
+        rows.append([run["title"], count, *cells, _failed(result.get("evidence_verdicts", {}))])
+    heads = ["run", "seeds", *COLUMNS.values(), "verdicts that fail (in how many seeds)"]
+    return table(heads, [row + [cell(None)] * (len(heads) - len(row)) for row in rows])
+
+
+COLUMNS = {
+    "own": "own",
+    "all": "all",
+    "random": "random",
+    "random_half": "halves",
+    "adversarial_20": "adversarial, 20",
+    "adversarial_shared_20": "one mask for all",
+    "pooled_64": "pooled, 64",
+    "never_needed": "never needed",
+    "permuted": "another row's mask",
+    "l0": "active",
+    "svd_own": "singular vectors",
+    "bundled_own": "bundles",
+    "neurons_own": "neurons",
+}
+
+
+def _plain(command: str) -> str:
+    """A command without the interpreter or script that starts it."""
+    return re.sub(r"^(python -m apd_jax.main|bash launch/run.sh) ", "", command)
+
+
+def _span(values: list[float | None]) -> str:
+    found = sorted(value for value in values if value is not None)
+    if not found or found[0] == found[-1]:
+        return cell(found[0] if found else None)
+    return f"{cell(found[0])} to {cell(found[-1])}"
+
+
+def _failed(verdicts: dict) -> str:
+    """Names of verdicts that fail, and in how many seeds where there are several."""
+    if not verdicts:
+        return "not kept"
+    counts = collections.Counter(name for one in verdicts.values() for name in one["failed"])
+    several = len(verdicts) > 1
+    texts = [f"{name} ({count})" if several else name for name, count in counts.items()]
+    return ", ".join(texts) or "none"
 
 
 def _with_error(seed: dict, name: str) -> str:
@@ -182,6 +265,8 @@ def fill(page: str) -> str:
         name: "\n\n".join(group(settings, results) for settings, results in found.items())
         for name, found in groups.items()
     }
+    kept = [*read(DOCS / "results"), *read(DOCS / "results" / "examples")]
+    texts["evidence"] = evidence_of_all(json.loads(RUNS.read_text()), kept)
     texts["variations"] = variations(read(DOCS / "results" / "variations"))
     return MARK.sub(
         lambda mark: f"<!-- runs: {mark[1]} -->\n\n{texts[mark[1]]}\n\n<!-- end -->", page

@@ -8,6 +8,7 @@ results.
 """
 
 import argparse
+import json
 import pathlib
 
 import flax.linen as nn
@@ -93,6 +94,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
+    parser.add_argument("--evidence", type=pathlib.Path, help="file for the evidence")
     flags = parser.parse_args()
     flags.images.mkdir(parents=True, exist_ok=True)
     (images, labels), (test_images, test_labels) = load()
@@ -123,6 +125,12 @@ def main():
     order = np.lexsort((-activity.max(axis=1), activity.argmax(axis=1)))  # sorted by digit
     shown = used[np.argsort(-summary.active_share[used])][:12].tolist()
     draw(summary, activity[order], shown, decomposition, test_images, flags.images / "digits.png")
+    if flags.evidence:
+        evidence = decomposition.evidence(test_images, test_labels, adversary_steps=(20,))
+        print(evidence)
+        kept = {"numbers": evidence.to_dict(), "failed": evidence.failed}
+        kept["passed"] = len(evidence.verdicts) - len(evidence.failed)
+        flags.evidence.write_text(json.dumps(kept))
 
 
 if __name__ == "__main__":

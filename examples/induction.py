@@ -9,6 +9,7 @@ docs/examples.md has the results.
 """
 
 import argparse
+import json
 import pathlib
 
 import jax
@@ -185,6 +186,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
+    parser.add_argument("--evidence", type=pathlib.Path, help="file for the evidence")
     flags = parser.parse_args()
     flags.images.mkdir(parents=True, exist_ok=True)
     steps = 20 if flags.quick else 2000
@@ -233,6 +235,12 @@ def main():
     most = int(np.argmax(sum(shares.values())))
     others = {f"without {most}": jax.tree.map(lambda p: p[most], rest)}
     draw(shares, kept, params, others, tokens[period > 0][0], flags.images / "induction.png")
+    if flags.evidence:
+        evidence = decomposition.evidence(tokens, "next_tokens", adversary_steps=(20,))
+        print(evidence)
+        kept = {"numbers": evidence.to_dict(), "failed": evidence.failed}
+        kept["passed"] = len(evidence.verdicts) - len(evidence.failed)
+        flags.evidence.write_text(json.dumps(kept))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ the pairs, and depends weakly on their sum. docs/examples.md has the results.
 """
 
 import argparse
+import json
 import pathlib
 
 import jax
@@ -152,6 +153,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
+    parser.add_argument("--evidence", type=pathlib.Path, help="file for the evidence")
     flags = parser.parse_args()
     flags.images.mkdir(parents=True, exist_ok=True)
     pairs = jnp.array([(a, b) for a in range(MODULUS) for b in range(MODULUS)])
@@ -180,6 +182,14 @@ def main():
     )
     print(decomposition.history[-1])
     look(target, decomposition.components, pairs, flags.images / "modular_addition.png")
+    if flags.evidence:
+        evidence = decomposition.evidence(
+            held_out, held_out.sum(axis=1) % MODULUS, adversary_steps=(20,)
+        )
+        print(evidence)
+        kept = {"numbers": evidence.to_dict(), "failed": evidence.failed}
+        kept["passed"] = len(evidence.verdicts) - len(evidence.failed)
+        flags.evidence.write_text(json.dumps(kept))
 
 
 if __name__ == "__main__":

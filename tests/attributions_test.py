@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import sites
-from apd_jax.attribution import METHODS, gradient, pushforward, routes
+from apd_jax.attribution import METHODS, Options, division, gradient, pushforward, routes
 from apd_jax.attribution.pushforward import Term
 from apd_jax.components import Factors
 from apd_jax.sites import Target
@@ -82,7 +82,7 @@ class GradientAttributionsTest(parameterized.TestCase):
         components = networks.components(target)
         sums = {site: m.sum(axis=0) for site, m in networks.matrices(components).items()}
         for source, weights in (("target", target.weights), ("components", sums)):
-            at = jax.jit(functools.partial(gradient.attribute, source=source))(
+            at = jax.jit(functools.partial(gradient.attribute, options=Options(source=source)))(
                 target, components, x
             )
             close(at.outputs, networks.output(target, weights, x))
@@ -107,8 +107,7 @@ class GradientAttributionsTest(parameterized.TestCase):
         target = networks.tms(features=40, hidden=3)
         components = networks.components(target, num_components=50, rank=1)
         x = jnp.maximum(networks.normal(7, 512, 40), 0)
-        rule = gradient._Rule("auto", "rms", False, 0, 1)
-        self.assertEqual(gradient._num_blocks(rule, target, components, x), 2)
+        self.assertEqual(division.num_blocks(512, 50 * 40), 2)
         attribute = jax.jit(gradient.attribute)
         whole = attribute(target, components, x)
         parts = [attribute(target, components, part) for part in (x[:256], x[256:])]
@@ -121,10 +120,10 @@ class GradientAttributionsTest(parameterized.TestCase):
         target = networks.tms(features=40, hidden=3)
         components = networks.components(target, num_components=60, rank=1)
         x = jnp.maximum(networks.normal(7, 500, 40), 0)
-        self.assertEqual(gradient._num_shares(components, x.size), 2)
+        self.assertEqual(division.num_shares(components, x.size), 2)
 
         def total(components, weights):
-            found = gradient.attribute(target, components, x, mode=mode)
+            found = gradient.attribute(target, components, x, Options(mode))
             return jnp.sum(found.scores * weights), found
 
         measure = jax.jit(jax.value_and_grad(total, has_aux=True))
@@ -148,13 +147,13 @@ class GradientAttributionsTest(parameterized.TestCase):
     def test_number_of_shares(self, sizes, expected):
         num_components, outputs = sizes
         components = networks.components(networks.tms(), num_components=num_components)
-        self.assertEqual(gradient._num_shares(components, outputs), expected)
+        self.assertEqual(division.num_shares(components, outputs), expected)
 
     def test_wide_factors_are_not_cut(self):
         components = networks.components(
             networks.tms(features=2000, hidden=20), num_components=60, rank=20
         )
-        self.assertEqual(gradient._num_shares(components, 20_000), 1)
+        self.assertEqual(division.num_shares(components, 20_000), 1)
 
     @parameterized.parameters(
         (1, 4, 64, 4 * 64 + 4),  # the direction meets V: [B, C, m] is all that is kept
@@ -168,9 +167,9 @@ class GradientAttributionsTest(parameterized.TestCase):
         target = Target(lambda p, x: x @ p["w"], weights, inputs=jnp.zeros((2, 3)))
         components = {"w": Factors.from_uv(jnp.zeros((5, 3, rank)), jnp.zeros((5, rank, width)))}
         at = routes.linearise(target, jnp.zeros((2, 3)), "rms")
-        directions = jnp.zeros((count, 2, width))
+        pulled = jnp.zeros((count, 2, width))
         jaxpr = jax.make_jaxpr(functools.partial(routes.along_directions, at))
-        found = routes._multiplications(jaxpr(components, directions).jaxpr)
+        found = routes._multiplications(jaxpr(components, pulled).jaxpr)
         self.assertEqual(found, 2 * 5 * (3 * rank + expected))
 
     def test_auto_takes_the_cheaper_route(self):
@@ -254,7 +253,7 @@ class OtherAttributionsTest(parameterized.TestCase):
             first = ablate(target, components, x, lambda y: y[:, :1])
             close(first[:, c], t[:, 0] ** 2)
         with self.assertRaisesRegex(ValueError, "activation_attributions has no metric but 'rms'"):
-            METHODS["activation"](target, components, x, metric="fisher")
+            METHODS["activation"](target, components, x, Options(metric="fisher"))
 
     def test_ablation_of_a_class_that_is_ruled_out(self):
         plain, x = networks.make("mlp")

@@ -75,6 +75,13 @@ class FollowingTest(parameterized.TestCase):
             auto_topk.found([pilot(0.25, 0.98, 0.25), pilot(0.5, 0.9, 0.5)])
 
 
+class FindTest(absltest.TestCase):
+    def test_too_few_examples_are_refused_before_any_training(self):
+        settings = Settings(Objective(), num_components=5, batch_size=100)
+        with self.assertRaisesRegex(UserError, "2 examples are too few .* at least 4, or topk as"):
+            auto_topk.find(auto_topk.Search(), settings, None, np.zeros((2, 3)), None)
+
+
 class LookTest(absltest.TestCase):
     def test_as_many_as_are_active(self):
         """Two of six inputs of equal size: a share of 0.5 % of the pairs may go."""

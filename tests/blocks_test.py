@@ -14,7 +14,7 @@ from apd_jax import blocks
 from apd_jax.objective.coefficients import CONSTANT, Coefficients, Routes
 from apd_jax.objective.normalisation import scales
 from apd_jax.objective.objective import Objective
-from apd_jax.training.initialisation.partitioned import partition_target
+from apd_jax.training.initialisation import STARTS
 from apd_jax.training.optimizers import decomposition_optimizer
 from apd_jax.training.refine import rounds
 from apd_jax.training.refine.evidence import look
@@ -54,7 +54,8 @@ class BlocksTest(parameterized.TestCase):
     def test_start(self):
         target, _ = networks.make("mlp")
         x, own = networks.normal(3, 64, 3), networks.components(target)
-        found = [partition_target(target, x, own, block_size=size) for size in (None, 16)]
+        start = STARTS["partitioned"]
+        found = [start(Objective(), target, x, own, size) for size in (None, 16)]
         pieces = [{n: f.matrices() for n, f in one.items()} for one in found]
         chex.assert_trees_all_close(*pieces, rtol=1e-3, atol=1e-4)
 
@@ -65,8 +66,9 @@ class BlocksTest(parameterized.TestCase):
             jnp.arange(128).reshape(2, 64).T.ravel()
         ]
         here = jnp.tile(jnp.array([True, False]), 64)
-        alone = partition_target(target, x, own)
-        found = partition_target(target, more, own, valid=lambda x: here)
+        start = STARTS["partitioned"]
+        alone = start(Objective(), target, x, own)
+        found = start(Objective(valid=lambda x: here), target, more, own)
         pieces = [{n: f.matrices() for n, f in one.items()} for one in (alone, found)]
         chex.assert_trees_all_close(*pieces, rtol=1e-3, atol=1e-4)
 

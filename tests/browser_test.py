@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from apd_jax.report import browser
+from apd_jax.report import browser, packed_arrays
 
 
 def unpack(packed):
@@ -54,13 +54,15 @@ class QuantiseTest(parameterized.TestCase):
     @settings(deadline=None, max_examples=50)
     def test_error_is_at_most_half_a_step(self, array):
         for dtype, largest in (("int8", 127), ("int16", 32767)):
-            packed = browser.quantise(array, dtype, (1,))
+            packed = packed_arrays.quantise(array, dtype, (1,))
             peak = np.abs(array).max(axis=1, keepdims=True)
             error = np.abs(unpack(packed) - array)
             self.assertTrue(np.all(error <= peak / largest * 0.5 + 1e-6 * peak + 1e-30))
 
     def test_zeros_stay_zero(self):
-        np.testing.assert_array_equal(unpack(browser.quantise(np.zeros((2, 3)), "int8", (1,))), 0.0)
+        np.testing.assert_array_equal(
+            unpack(packed_arrays.quantise(np.zeros((2, 3)), "int8", (1,))), 0.0
+        )
 
 
 class BrowserDataTest(parameterized.TestCase):

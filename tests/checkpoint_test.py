@@ -232,7 +232,7 @@ class DamageTest(CheckpointTestCase):
         self.assertEqual(step, 100)
         self.assertEqual(bits(state), bits(state_at(100)))
         self.assertLen(logs.records, 1)
-        self.assertRegex(logs.output[0], "checkpoints/200 is broken and not used: .+")
+        self.assertRegex(logs.output[0], "checkpoints/200 is damaged and was skipped: .+")
 
     def test_every_file_cut_flipped_or_lost_is_noticed_or_harmless(self):
         self.save(100, 200)

@@ -165,7 +165,7 @@ class BadFieldTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ("topk=0.0004", "k=0.0004 selects nothing: .+ batch size 2048; k must be at least"),
-        ("topk=5.01", "k=5.01 selects .+; k must be at most 5"),
+        ("topk=5.01", r"topk must be at most num_components \(5\), got 5.01"),
         ("topk=0", "selects nothing"),
         ("topk=nan", "k must be a finite number"),
         ("rank=0", "rank must be at least 1 .+ got 0"),
@@ -245,7 +245,10 @@ class BadFieldTest(parameterized.TestCase):
         (("target.activation=tanh",), "activation must be one of .+ got 'tanh'"),
         (("target.label_kind=relu",), "label_kind must be .+ got 'relu'"),
         (("variant=4",), r"variant must be one of \['1', '1-robust', '2', .+\], got '4'"),
-        (("distil=True", "topk=129.5"), "k must be at most 129"),
+        (
+            ("distil=True", "topk=129.5"),
+            r"at most num_components - 1, .+ \(129\), got 129.5",
+        ),
     )
     def test_resid_mlp(self, overrides, message):
         with self.assertRaisesRegex(ValueError, message):

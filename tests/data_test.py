@@ -18,6 +18,7 @@ import apd_jax
 from apd_jax.data import arrays, as_source, numbers
 from apd_jax.data import batches as batches_module
 from apd_jax.data import source as source_module
+from apd_jax.data.source import POOL
 from apd_jax.runtime import checksum
 
 KEY = jax.random.key(0)
@@ -80,7 +81,7 @@ class ArraysTest(parameterized.TestCase):
         (np.array([1.0, np.nan]), "NaN or infinity"),
         ((np.ones(2), jnp.array([1.0, -jnp.inf])), "NaN or infinity"),
         (np.array([1e300, 1.0]), "NaN or infinity"),  # of float32
-        (np.array([2**40, 1]), r"integers from 1 to 1099511627776, and JAX computes with int32"),
+        (np.array([2**40, 1]), r"integers from 1 to 1099511627776, but JAX computes with int32"),
         (np.array([2**32 - 1], np.int64), "integers from 4294967295"),
         (np.array(["a", "b"]), "must be numbers, got an array of <U1: leave text out"),
         (np.array([b"a"]), "leave text out"),
@@ -326,7 +327,7 @@ class SamplerTest(parameterized.TestCase):
         ("size", lambda k, n: jax.random.normal(k, (8, 3)), r"asked for 4 .*\(8, 3\)"),
         ("no_batch", lambda k, n: jax.random.normal(k), "asked for 4"),
         ("one_leaf", lambda k, n: (jax.random.normal(k, (n, 3)), jnp.ones(3)), r"\(3,\)"),
-        ("numpy", lambda k, n: np.asarray(jax.random.normal(k, (n, 3))), "traced by JAX"),
+        ("numpy", lambda k, n: np.asarray(jax.random.normal(k, (n, 3))), "traceable by JAX"),
     )
     def test_refused(self, function, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):
@@ -354,6 +355,14 @@ class SamplerTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, "give the arrays or the iterator itself"):
             as_source(lambda key, n: next(generator)).check(4)
 
+    def test_what_can_not_be_vectorised_is_refused(self):
+        def sample(key, n):
+            shape = jax.ShapeDtypeStruct((n, 3), jnp.float32)
+            return jax.pure_callback(lambda k: np.zeros((n, 3), "f4"), shape, key)
+
+        with self.assertRaisesRegex(apd_jax.UserError, "traced by JAX, .*vmap_method.*draw with"):
+            as_source(sample).check(4)
+
     def test_rare_events_are_no_constant(self):
         source = as_source(lambda k, n: jax.random.bernoulli(k, 0.2, (n, 2)).astype(jnp.float32))
         source.check(8)
@@ -368,8 +377,44 @@ class DrawTest(parameterized.TestCase):
     def test_examples_for_other_uses(self, make):
         source = as_source(make())
         source.check(5)
-        found = jax.jit(source.draw(3), static_argnums=1)(KEY, 200)
+        sample = jax.jit(source.sample, static_argnums=2)
+        found = sample(source.pool(3, 0), KEY, 200)
         self.assertEqual(set(np.asarray(found)), set(range(10)))
+
+
+class PoolTest(parameterized.TestCase):
+    """Rounds of refinement see other examples each time, and after a resume the same ones."""
+
+    def memmap(self):
+        path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "rows"
+        rows = np.memmap(path, np.float32, "w+", shape=(20_000, 1))
+        rows[:, 0] = np.arange(20_000)
+        return rows
+
+    def batches(self):
+        return [np.full((64, 1), i, np.float32) for i in range(300)]
+
+    @parameterized.named_parameters(("memmap", memmap), ("batches", batches))
+    def test_other_examples_at_other_steps(self, make):
+        data, size = make(self), 64
+        source = as_source(data).with_batch_size(size)
+        pools = {}
+        for step in (0, 100, 200):
+            pools[step] = np.asarray(source.pool(3, step))
+            source.feed(step, 100)
+        resumed = as_source(data).with_batch_size(size)
+        np.testing.assert_array_equal(resumed.pool(3, 200), pools[200])
+        np.testing.assert_array_equal(
+            jax.tree.leaves(resumed.feed(200, 1)["batches"])[0],
+            jax.tree.leaves(as_source(data).with_batch_size(size).feed(200, 1)["batches"])[0],
+        )
+        self.assertEqual({pool.shape for pool in pools.values()}, {(POOL, 1)})
+        self.assertLess(len(np.intersect1d(pools[100], pools[200])), POOL / 2)
+
+    def test_of_what_is_in_memory_every_example_is_drawn(self):
+        source = as_source(np.arange(10_000))
+        found = source.sample(source.pool(3, 0), KEY, 100_000)
+        self.assertLen(np.unique(found), 10_000)
 
 
 class TrainingTest(parameterized.TestCase):

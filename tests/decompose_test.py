@@ -249,7 +249,7 @@ class BadInputTest(parameterized.TestCase):
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"chunk_steps": 0}, "chunk_steps must be at least 1, got 0"),
         ({"topk": 0.1}, "k=0.1 selects nothing"),
-        ({"topk": 3.5}, "k must be at most 3"),
+        ({"topk": 3.5}, "topk must be at most num_components .3., got 3.5"),
         ({"topk": None}, "need a top-k selection"),
         ({"learning_rate": -1.0}, "learning_rate must be positive and finite, got -1.0"),
         ({"init_scale": 0.0}, "init_scale must be positive, got 0.0"),
@@ -266,8 +266,10 @@ class BadInputTest(parameterized.TestCase):
             apd_jax.decompose(networks.mlp(), sample, **(TINY | options))
 
     def test_unknown_option(self):
-        with self.assertRaisesRegex(ValueError, "no field 'schaten_p'; did you mean 'schatten_p'"):
-            apd_jax.decompose(networks.mlp(), inputs, **TINY, schaten_p=1.0)
+        for name, near in (("rnk", "rank"), ("work_dir", "workdir")):
+            message = f"decompose has no option '{name}'; did you mean '{near}'"
+            with self.assertRaisesRegex(ValueError, message):
+                apd_jax.decompose(networks.mlp(), inputs, **TINY, **{name: 1})
 
     @parameterized.named_parameters(
         ("unused", lambda p, x: x @ p["a"], r"b \[3, 3\]: the outputs don't depend on it"),

@@ -59,6 +59,25 @@ class TablesTest(parameterized.TestCase):
         self.assertIn("<td>first/w</td><td>3 x 5</td><td>2</td>", text)
 
 
+class NumbersTest(parameterized.TestCase):
+    @parameterized.parameters(np.int64, np.uint8, jnp.int32)
+    def test_numbers_of_components_of_other_libraries(self, kind):
+        found = exact()
+        np.testing.assert_array_equal(found.ablate(X, kind(1)), found.ablate(X, 1))
+        best = found.top_examples(kind(1), X, count=kind(3)).examples
+        np.testing.assert_array_equal(best, found.top_examples(1, X, count=3).examples)
+        with self.assertRaisesRegex(apd_jax.UserError, r"component must .* \[0, 5\), got .*7"):
+            found.top_examples(kind(7), X)
+
+    @parameterized.parameters(np.float32, np.float64, jnp.float32)
+    def test_scales_of_other_libraries(self, kind):
+        found = exact()
+        chex.assert_trees_all_equal(found.edited({np.int64(1): kind(0.5)}), found.edited({1: 0.5}))
+        for wrong in (kind(np.nan), np.ones(2), 1j, "2"):
+            with self.assertRaisesRegex(apd_jax.UserError, "component 1 must be scaled by"):
+                found.edited({1: wrong})
+
+
 class SummaryTest(parameterized.TestCase):
     def test_numbers_of_an_exact_decomposition(self):
         found = exact(topk=2.0)
@@ -115,8 +134,10 @@ class SummaryTest(parameterized.TestCase):
         self.assertIn("20 of 40 labels are negative and ignored.", repr(summary))
 
     @parameterized.parameters(
-        (lambda classes: classes + 1, "hold class 2, but the outputs have 2 classes"),
+        (lambda classes: classes + 1, "contain class 2, but the outputs have 2 classes"),
         (lambda classes: 0 * classes - 100, "all 40 labels are negative"),
+        (lambda classes: np.where(classes, np.nan, classes), "20 of 40 labels are NaN or infinite"),
+        (lambda classes: classes.astype(str), "labels must be numbers, classes or values, got <U"),
     )
     def test_labels_that_are_no_class_are_refused(self, change, message):
         found = exact()
@@ -128,7 +149,7 @@ class SummaryTest(parameterized.TestCase):
         values = np.array([[-1.0], [2.0], [3.0]])
         self.assertEqual(labels_module.quality(values, np.array([0, 1, -1])), 1.0)
         self.assertEqual(labels_module.quality(values, np.array([False, True, False])), 2 / 3)
-        with self.assertRaisesRegex(apd_jax.UserError, "hold class 2"):
+        with self.assertRaisesRegex(apd_jax.UserError, "contain class 2"):
             labels_module.quality(values, np.array([1, 2, 2]))
 
     def test_scores_that_are_not_finite_are_said(self):
@@ -226,7 +247,7 @@ class EmptySiteTest(absltest.TestCase):
             self.assertEqual(summary.empty_sites, ("B",))
             self.assertEqual(summary.network_rank, 3 + 2 + 2)
             self.assertTrue(np.isfinite(list(summary.unfaithfulness.values())).all())
-            self.assertIn("The site B holds nothing", repr(summary))
+            self.assertIn("All weights of the site B are zero", repr(summary))
             self.assertNotIn("of B, the worst site", repr(summary))
         np.testing.assert_array_equal(summaries[0].ranks, summaries[1].ranks)
         self.assertLessEqual(summaries[0].ranks.max(), 4)  # of w, A and two blocks of heads
@@ -237,7 +258,7 @@ class EmptySiteTest(absltest.TestCase):
         for target in (adapted(), adapted(**everywhere)):
             found = self.found(target)
             text, panels = decomposition_page.render(found, X, None)
-            self.assertIn("The site B holds nothing", text)
+            self.assertIn("All weights of the site B are zero", text)
             self.assertIn("faithfulness", [panel.name for panel in panels])
             words, _, _ = text.partition('<section id="figures">')
             self.assertNotRegex(words, r"\de\+2\d\d")
@@ -393,7 +414,7 @@ class SaveTest(parameterized.TestCase):
         found.save(self.directory)
         code = name in ("named_tuples", "dataclass")
         if code:
-            with self.assertRaisesRegex(apd_jax.UserError, "which is code and not saved"):
+            with self.assertRaisesRegex(apd_jax.UserError, "which is code and was not saved"):
                 apd_jax.load(self.directory, network)
         like = jax.tree.map(jnp.zeros_like, params)
         given = [(network, {"params": like} if code else {}), (apd_jax.Target(network, like), {})]
@@ -406,11 +427,11 @@ class SaveTest(parameterized.TestCase):
     def test_a_network_that_computes_something_else_is_refused(self):
         params, network = TREES["list_of_tuples"]
         untrained(apd_jax.Target(network, params)).save(self.directory)
-        with self.assertRaisesRegex(apd_jax.UserError, "computes something else"):
+        with self.assertRaisesRegex(apd_jax.UserError, "does not compute what"):
             apd_jax.load(self.directory, lambda p, x: jnp.sin(network(p, x)))
-        with self.assertRaisesRegex(apd_jax.UserError, "computes something else"):
+        with self.assertRaisesRegex(apd_jax.UserError, "does not compute what"):
             apd_jax.load(self.directory, lambda p, x: network(p, x)[:, :2])
-        with self.assertRaisesRegex(apd_jax.UserError, "not those that were saved"):
+        with self.assertRaisesRegex(apd_jax.UserError, "differ from the saved ones"):
             apd_jax.load(self.directory, network, params=params[:1])
 
     def test_inputs_of_a_type_of_ones_own_need_inputs_to_be_checked(self):
@@ -430,7 +451,7 @@ class SaveTest(parameterized.TestCase):
         loaded = apd_jax.load(self.directory, network, inputs=like)
         np.testing.assert_array_equal(loaded(x), found(x))
         np.testing.assert_array_equal(loaded.example.b, x.b[:3])
-        with self.assertRaisesRegex(apd_jax.UserError, "computes something else"):
+        with self.assertRaisesRegex(apd_jax.UserError, "does not compute what"):
             apd_jax.load(self.directory, other, inputs=like)
         with self.assertRaisesRegex(apd_jax.UserError, "of 2 arrays; got"):
             apd_jax.load(self.directory, network, inputs=X)
@@ -451,7 +472,7 @@ class SaveTest(parameterized.TestCase):
             apd_jax.load(self.directory, networks.mlp_apply)
         loaded = apd_jax.load(self.directory, networks.mlp_apply, metric=size)
         self.assertEqual(loaded.settings, found.settings)
-        with self.assertRaisesRegex(apd_jax.UserError, "'topk' was no function"):
+        with self.assertRaisesRegex(apd_jax.UserError, "'topk' was not a function"):
             apd_jax.load(self.directory, networks.mlp_apply, metric=size, topk=size)
 
     def test_bfloat16_and_integer_leaves(self):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import pathlib
 import re
 import runpy
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest
+
+from apd_jax.studies.task import Task
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -41,6 +44,8 @@ class DocsTest(absltest.TestCase):
         names = {}
         exec(compile(blocks[1], "study.py", "exec"), names)
         task = names["STUDY"].task
+        wanted = [name for name in dir(Task) if not name.startswith("_")]
+        self.assertEmpty([name for name in wanted if not hasattr(task, name)])
         target = task.target(task.init(jax.random.key(0)))
         self.assertEqual(list(target.sites), ["w"])
         np.testing.assert_allclose(jnp.linalg.norm(target(jnp.eye(6)), axis=1), 1, rtol=1e-5)
@@ -48,6 +53,36 @@ class DocsTest(absltest.TestCase):
     def test_tables_of_results_are_current(self):
         page = (DOCS / "results.md").read_text()
         self.assertEqual(runpy.run_path(str(DOCS / "tables.py"))["fill"](page), page)
+
+    def test_the_table_of_evidence_has_every_run(self):
+        tables = runpy.run_path(str(DOCS / "tables.py"))
+        numbers = {"evidence_own": 0.125, "evidence_l0": 2.0}
+        kept = [
+            {
+                "command": "bash launch/run.sh --config=a.py:b",
+                "seeds": [{"seed": 0} | numbers, {"seed": 1, "evidence_own": 0.25}, {"seed": 2}],
+                "evidence_verdicts": {
+                    "0": {"passed": 11, "failed": ["size"]},
+                    "2": {"passed": 0, "failed": ["not measured"]},
+                },
+            }
+        ]
+        runs = [
+            {"title": "one", "command": "python -m apd_jax.main --config=a.py:b"},
+            {"title": "other", "command": "python examples/other.py"},
+        ]
+        lines = tables["evidence_of_all"](runs, kept).splitlines()
+        self.assertTrue(lines[2].startswith("| one | 2 of 3 | 0.125 to 0.25 | – |"), lines[2])
+        self.assertTrue(lines[2].endswith("| size (1), not measured (1) |"), lines[2])
+        self.assertTrue(lines[3].startswith("| other | not measured | – |"), lines[3])
+
+    def test_runs_of_the_table_of_evidence_exist(self):
+        for run in json.loads((DOCS / "evidence_runs.json").read_text()):
+            config = re.search(r"--config=(configs/\w+\.py):(\S+)", run["command"])
+            path = config[1] if config else run["command"].split()[1]
+            self.assertTrue((DOCS.parent / path).is_file(), path)
+            if config:
+                runpy.run_path(str(DOCS.parent / path))["get_config"](config[2])
 
     def test_links_to_files_exist(self):
         root = DOCS.parent

@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import tempfile
 from unittest import mock
 
@@ -15,7 +17,8 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax.runtime import loop, termination
+from apd_jax.decomposition import auto_topk
+from apd_jax.runtime import loop, session, termination
 
 X = np.asarray(networks.normal(5, 32, 3))
 OPTIONS = {
@@ -37,6 +40,28 @@ def decompose(data=X, **options):
 
 def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a.components, b.components)
+
+
+SCRIPT = """
+import os, signal
+import numpy as np
+import apd_jax
+from apd_jax.runtime import loop
+
+class Terminate(loop.Observer):
+    def on_metrics(self, step, metrics):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+x = np.random.default_rng(0).standard_normal((64, 3)).astype("f4")
+target = apd_jax.Target(lambda p, x: x @ p["w"], {"w": x[:3]})
+settings = dict(num_components=3, topk=1.0, rank=1, steps=400, chunk_steps=2, batch_size=8)
+settings |= dict(refine={"every": 0}, relative_losses=False)
+found = apd_jax.decompose(target, x, observer=Terminate(), restarts=3, **settings)
+assert found.history[-1]["step"] < 400
+print(f"first, with {len(found.losses)} losses")
+apd_jax.decompose(target, x, **settings)
+print("second")
+"""
 
 
 class SendAt(loop.Observer):
@@ -116,6 +141,62 @@ class DataFailedTest(EndingsTestCase):
             decompose(iter([X[:8]] * 14), restarts=2)
         self.assertLen(caught.exception.decomposition.losses, 2)
 
+    @pytest.mark.slow
+    def test_in_a_round_of_refinement(self):
+        rounds = {"refine": {"every": 6, "ramp": 2, "merge_cosine": 0.05}, "workdir": self.workdir}
+        with self.assertRaisesRegex(apd_jax.DataFailed, "after step 6 .*the shard") as caught:
+            decompose(Batches(fails_at=13), **rounds)
+        self.assertEqual(caught.exception.decomposition.history[-1]["step"], 6)
+        found = decompose(Batches(), **rounds)
+        self.assertGreater(sum(found.moves.values()), 0)
+        same(found, decompose(Batches(), **rounds | {"workdir": None}))
+
+    def test_restarts_are_compared_although_all_reading_fails(self):
+        class Gone:
+            """An iterator that goes on raising."""
+
+            def __init__(self):
+                self._batches = iter(Batches(fails_at=13))
+
+            def __iter__(self):
+                return self
+
+            def __next__(self):
+                try:
+                    return next(self._batches)
+                except StopIteration:
+                    raise OSError("the shard is gone") from None
+
+        with (
+            self.assertLogs("absl", "WARNING") as logs,
+            self.assertRaises(apd_jax.DataFailed) as caught,
+        ):
+            decompose(Gone(), restarts=2)
+        self.assertLen(caught.exception.decomposition.losses, 2)
+        self.assertRegex(" ".join(logs.output), "compared on the last batches .*the shard is gone")
+
+    @parameterized.parameters(1, 2)
+    @pytest.mark.slow
+    def test_a_callback_of_the_sampling_function(self, restarts):
+        calls = []
+
+        def read(rows):
+            calls.append(rows)
+            if len(calls) > 20:
+                raise OSError("the shard is gone")
+            return X[np.asarray(rows)]
+
+        def sample(key, batch_size):
+            rows = jax.random.randint(key, (batch_size,), 0, len(X))
+            shape = jax.ShapeDtypeStruct((batch_size, 3), jnp.float32)
+            return jax.pure_callback(read, shape, rows, vmap_method="sequential")
+
+        with self.assertRaisesRegex(apd_jax.DataFailed, "raised .*the shard is gone") as caught:
+            decompose(sample, restarts=restarts)
+        part = caught.exception.decomposition
+        self.assertIn(part.history[-1]["step"], (4, 8, 12, 16))
+        self.assertLen(part.losses, restarts if restarts > 1 else 0)
+
     def test_before_the_first_step_it_is_an_error_of_the_data(self):
         with self.assertRaisesRegex(apd_jax.UserError, "the data ended after 1 batches") as caught:
             decompose(iter([X[:8]]))
@@ -130,6 +211,36 @@ class SignalsTest(EndingsTestCase):
         with self.assertRaisesRegex(apd_jax.Terminated, "SIGTERM .*run the script again"):
             decompose(workdir=self.workdir)
         self.assertFalse(self.workdir.exists())
+
+    @pytest.mark.slow
+    def test_a_script_ends_with_the_status_of_a_run_to_resume(self):
+        found = subprocess.run(
+            [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False
+        )
+        self.assertEqual(found.returncode, 75, found.stderr)
+        self.assertIn("first, with 3 losses\n", found.stdout)
+        self.assertNotIn("second", found.stdout)
+        self.assertNotIn("Traceback", found.stderr)
+        self.assertIn("no further decomposition starts", found.stderr)
+
+    @mock.patch.object(termination._Process, "terminated", False)
+    @pytest.mark.slow
+    def test_the_search_for_k_starts_no_further_training(self):
+        look = auto_topk.look
+
+        def killed(*arguments):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return look(*arguments)
+
+        with (
+            mock.patch.object(auto_topk, "look", side_effect=killed),
+            mock.patch.object(session, "fit", wraps=session.fit) as fit,
+        ):
+            part = decompose(topk="auto", steps=40)
+        self.assertEqual(fit.call_count, 1)
+        self.assertEqual(part.history[-1]["step"], part.settings.steps)
+        with self.assertRaises(SystemExit):
+            decompose()
 
     @pytest.mark.slow
     def test_after_sigint_the_next_one_starts(self):
@@ -175,7 +286,35 @@ class NumbersTest(EndingsTestCase):
         same(decompose(**python, steps=4, workdir=self.workdir), found)
 
 
+class SeveralDevicesTest(absltest.TestCase):
+    @pytest.mark.slow
+    def test_on_two_devices(self):
+        """Of a single device no test of `DevicesTest` says anything."""
+        found = subprocess.run(
+            [sys.executable, __file__, "DevicesTest"],
+            env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual(found.returncode, 0, found.stderr)
+        self.assertNotIn("skipped", found.stderr)
+
+
 class DevicesTest(EndingsTestCase):
+    @pytest.mark.slow
+    def test_start_and_data_on_a_mesh_with_explicit_axes(self):
+        if jax.device_count() < 2:
+            self.skipTest("needs two devices")
+        mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        target = networks.mlp()
+        init = networks.components(target.at(X), 3, 1)
+        data, start, params = jax.device_put((jnp.asarray(X), init, target.params), sharding)
+        moved = apd_jax.Target(networks.mlp_apply, params)
+        found = apd_jax.decompose(moved, data, init=start, **OPTIONS)
+        same(found, apd_jax.decompose(target, X, init=init, **OPTIONS))
+
     @parameterized.parameters("another", "replicated")
     @pytest.mark.slow
     def test_parameters_elsewhere(self, where):

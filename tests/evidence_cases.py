@@ -49,22 +49,23 @@ def tokens(num_examples=5, length=4, size=6, width=3):
     ), x
 
 
-def literal_tokens(components, x, mask):
-    """The network of tokens with masks [N, T, C], one position after another."""
-    parts = {site: np.asarray(m, np.float64) for site, m in networks.matrices(components).items()}
-    mask, x = np.asarray(mask, np.float64), np.asarray(x)
+def literal_tokens(components, x, mask, numpy=np):
+    """The network of tokens with masks [N, T, C], one position after another.
+
+    With `numpy=jnp` it can be differentiated.
+    """
+    parts = {site: numpy.asarray(m) for site, m in networks.matrices(components).items()}
     outputs = []
-    for row, example in zip(mask, x, strict=True):
-        here = [{s: np.einsum("c,cij->ij", m, p) for s, p in parts.items()} for m in row]
+    for row, example in zip(numpy.asarray(mask, float), np.asarray(x), strict=True):
+        here = [{s: numpy.einsum("c,cij->ij", m, p) for s, p in parts.items()} for m in row]
         h = [w["embed"][token] for w, token in zip(here, example, strict=True)]
         written = [one @ w["mix"] for one, w in zip(h, here, strict=True)]
-        outputs.append(
-            [
-                np.tanh(h[t] + np.mean(written[: t + 1], axis=0)) @ here[t]["out"]
-                for t in range(len(example))
-            ]
-        )
-    return np.array(outputs)
+        each = []
+        for t in range(len(example)):
+            read = numpy.mean(numpy.stack(written[: t + 1]), axis=0)
+            each.append(numpy.tanh(h[t] + read) @ here[t]["out"])
+        outputs.append(numpy.stack(each))
+    return numpy.stack(outputs)
 
 
 def blocks_apply(params, x):
@@ -127,5 +128,5 @@ def unions(mask, valid, size):
 
 def divergence(outputs, targets):
     """KL(target ‖ outputs) of logits [..., V]."""
-    ours, theirs = (np.asarray(jax.nn.log_softmax(jnp.asarray(z))) for z in (outputs, targets))
-    return np.sum(np.exp(theirs) * (theirs - ours), axis=-1)
+    ours, theirs = (jax.nn.log_softmax(jnp.asarray(z)) for z in (outputs, targets))
+    return jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=-1)

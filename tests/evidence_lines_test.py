@@ -17,11 +17,15 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax import randomness
 from apd_jax.evaluation import baselines, ranks
-from apd_jax.evaluation.evidence import cost, distance, equal_rank, lines, rows
+from apd_jax.evaluation.evidence import baseline_lines, cost, distance, equal_rank, rows
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.runtime import progress
 
 N, SIZE, K, DRAWS, STEPS = 21, 10, 1.3, 2, (2, 3)
+
+
+def halves(key, shape):
+    return jax.random.bernoulli(key, 0.5, shape)
 
 
 class Literal:
@@ -141,9 +145,6 @@ class ValuesTest(parameterized.TestCase):
         self.assertEqual(self.evidence["alive"], used.sum())
 
     def test_random(self):
-        def halves(key, shape):
-            return jax.random.bernoulli(key, 0.5, shape)
-
         self.close("random", self.literal.random(0))
         self.close("random_half", self.literal.random(1, halves))
 
@@ -243,12 +244,13 @@ class ValuesTest(parameterized.TestCase):
 
     def test_the_stated_cost_is_what_was_done(self):
         self.assertEqual((self.evidence.cost.blocks, self.evidence.cost.block_size), (2, 11))
-        self.assertIn(f"about {self.evidence.cost.passes} forward runs", str(self.evidence.cost))
+        self.assertIn(f"as {self.evidence.cost.passes} forward runs", str(self.evidence.cost))
+        self.assertAlmostEqual(sum(self.evidence.cost.shares().values()), 1.0)
         self.assertEqual(self.done, self.evidence.cost.passes)
 
     def test_baselines_in_pieces_and_attacked_on_some_blocks(self):
         with (
-            mock.patch.object(lines, "_MOST_ENTRIES", 4 * 7),
+            mock.patch.object(baseline_lines, "_MOST_ENTRIES", 4 * 7),
             mock.patch.object(cost, "ATTACKED_ROWS", 3),
         ):
             evidence, done = self.measured(baselines=("svd",))
@@ -294,6 +296,50 @@ class TokensTest(absltest.TestCase):
         pooled, kept = cases.unions(self.mask.reshape(20, -1), self.valid.ravel(), 8)
         self.close("pooled_8", self.mean(pooled.reshape(self.mask.shape), kept.reshape(5, 4)))
 
+    def key(self, stream):
+        """Key of the only block's line."""
+        return jax.random.fold_in(jax.random.fold_in(randomness.stream(0, "evidence"), 0), stream)
+
+    def test_masks_of_positions(self):
+        used = self.mask[self.valid].any(axis=0)
+        self.close("never_needed", self.mean(np.broadcast_to(used, self.mask.shape)))
+        for name, stream, draw in (("random", 0, jax.random.uniform), ("random_half", 1, halves)):
+            r = draw(jax.random.fold_in(self.key(stream), 0), self.mask.shape)
+            self.close(name, self.mean(np.where(self.mask, 1.0, r)))
+        moved = rows.permuted(self.mask, self.valid.astype(np.float32), self.key(2))
+        self.close("permuted", self.mean(moved))
+
+    def test_one_site_at_a_time(self):
+        parts = networks.matrices(self.found.components)
+        for site in self.evidence.sites:
+            weights = {site.name: parts[site.name].sum(axis=0)}
+            outputs = self.found.target.with_weights(weights)(self.x)
+            expected = cases.divergence(outputs, self.target)[self.valid].mean()
+            np.testing.assert_allclose(site.replaced.value, expected, rtol=1e-3)
+
+    def ascent(self, r, shared):
+        """Two steps for every position, or for one r of all of them."""
+
+        def total(r):
+            mask = jnp.where(self.mask, 1.0, jnp.broadcast_to(r, self.mask.shape))
+            outputs = cases.literal_tokens(self.found.components, self.x, mask, jnp)
+            errors = jnp.sum(cases.divergence(outputs, self.target) * self.valid, axis=1)
+            return jnp.sum(errors), errors
+
+        best = np.full(1 if shared else len(self.x), -np.inf)
+        for _ in range(3):
+            gradient, errors = jax.grad(total, has_aux=True)(r)
+            best = np.maximum(best, errors.sum(keepdims=True) if shared else errors)
+            r = jnp.clip(r + 0.1 * jnp.sign(gradient), 0, 1)
+        return best.sum() / self.valid.sum()
+
+    def test_the_worst_masks(self):
+        start = jax.random.uniform(jax.random.fold_in(self.key(3), 0), self.mask.shape)
+        self.close("adversarial_2", self.ascent(start, False))
+        key = jax.random.fold_in(randomness.stream(0, "evidence"), 2**31)
+        start = jax.random.uniform(jax.random.fold_in(key, 0), (4,))
+        self.close("adversarial_shared_2", self.ascent(start, True))
+
     def test_cross_entropy(self):
         def cross_entropy(outputs):
             losses = np.asarray(jax.nn.log_softmax(jnp.asarray(outputs)))
@@ -325,7 +371,7 @@ class TokensTest(absltest.TestCase):
         losses = -np.asarray(jax.nn.log_softmax(self.found.target(self.x)))
         kept = np.take_along_axis(losses, np.maximum(labels, 0)[..., None], axis=-1)[..., 0]
         np.testing.assert_allclose(found["ce_target"], kept[labels >= 0].mean(), rtol=1e-4)
-        with self.assertRaisesRegex(apd_jax.UserError, "labels hold class 99"):
+        with self.assertRaisesRegex(apd_jax.UserError, "labels contain class 99"):
             self.found.evidence(self.x, np.full((5, 4), 99))
 
     def test_what_the_training_does_not_count_is_left_out(self):
@@ -349,21 +395,23 @@ class TokensTest(absltest.TestCase):
 
 
 class PytreeTest(absltest.TestCase):
-    def test_outputs_of_several_arrays(self):
-        def network(params, x):
+    def test_every_line_of_outputs_in_several_arrays_is_that_of_one_array(self):
+        def several(params, x):
             y = networks.mlp_apply(params, x)
             return {"a": y, "b": jnp.stack([y[:, 0], y[:, 1] ** 2, y[:, 0]], axis=1)}
 
-        x = networks.normal(5, 9, 3)
-        target = apd_jax.Target(network, networks.mlp().params, inputs=x)
-        found = cases.decomposition(target, networks.components(target), x)
-        options = dict(adversary_steps=(1,), draws=1, baselines=())
-        evidence = found.evidence(x, **options)
-        outputs, targets = (
-            np.concatenate(jax.tree.leaves(tree), axis=1) for tree in (found(x), target(x))
-        )
-        expected = np.sum((outputs - targets) ** 2) / np.sum(targets**2)
-        np.testing.assert_allclose(evidence["own"], expected, rtol=1e-4)
+        def one(params, x):
+            return jnp.concatenate(jax.tree.leaves(several(params, x)), axis=1)
+
+        x, options = networks.normal(5, 9, 3), dict(adversary_steps=(1,), draws=1)
+        numbers = []
+        for network in (several, one):
+            target = apd_jax.Target(network, networks.mlp().params, inputs=x)
+            found = cases.decomposition(target, networks.components(target), x)
+            numbers.append(found.evidence(x, valid=np.arange(9) != 4, **options).to_dict())
+        self.assertEqual(list(numbers[0]), list(numbers[1]))
+        for name, value in numbers[0].items():
+            np.testing.assert_allclose(value, numbers[1][name], rtol=1e-3, err_msg=name)
 
     def test_classes_of_a_single_logit(self):
         def logit(params, x):
@@ -471,14 +519,6 @@ class BundlesTest(absltest.TestCase):
         for bundle in range(4):
             self.assertLen(set(owner[found == bundle].tolist()), 1)
         self.assertEqual(set(found.tolist()), {0, 1, 2, 3})
-
-    def test_terms_are_scored_as_components_that_have_nothing_elsewhere(self):
-        target, x = networks.mlp(), networks.normal(5, 6, 3)
-        padded = baselines.baseline(target, "svd")
-        expected = networks.literal_attributions(target, padded, x, "target")
-        terms, _ = equal_rank._terms("svd", target)
-        found = equal_rank.term_scores(apd_jax.Objective(), target, terms, x)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 class RefusedTest(parameterized.TestCase):

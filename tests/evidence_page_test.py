@@ -30,6 +30,12 @@ class PageTest(absltest.TestCase):
         made = evidence_section.section(self.evidence, match)
         text = parts.render("evidence.html.j2", **evidence_section.content(made))
         self.assertEqual([panel.name for panel in made.panels], ["evidence", "restarts"])
+        self.assertIn("on 96 examples drawn for it alone. A row is an example", text)
+        self.assertIn("A control is not on this page", text)
+        one_of_many = evidence_section.content(made, examples=300, control="This is a control.")
+        text_of_own = parts.render("evidence.html.j2", **one_of_many)
+        self.assertIn("on the first 96 of the 300 examples of this report", text_of_own)
+        self.assertIn("This is a control.", text_of_own)
         for verdict in self.evidence.verdicts:
             self.assertIn(f'<span class="name">{verdict.name}</span>', text)
             self.assertIn(str(markupsafe.escape(verdict.meaning)), text)
@@ -43,10 +49,13 @@ class PageTest(absltest.TestCase):
     def test_the_picture_shows_every_distance(self):
         figure = evidence_figures.distances(self.evidence)
         (axes,) = figure.axes
-        shown = [text.get_text() for text in axes.get_yticklabels()]
+        shown = [text.get_text().replace("\n", " ") for text in axes.get_yticklabels()]
         self.assertIn("adversarial, one mask for all, 20 steps", shown)
         self.assertIn("pooled over 64 rows", shown)
         self.assertLen(shown, 10)
+        (limits,) = [line for line in axes.lines if line.get_label() == "limit"]
+        np.testing.assert_allclose(limits.get_xdata()[0], 0.1 * self.evidence.scale)
+        self.assertLen(limits.get_xdata(), 8)
         self.assertTrue(style.is_ours(style.to_png(figure, dpi=50)))
 
     def test_a_report_takes_few_examples(self):

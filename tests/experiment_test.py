@@ -118,7 +118,7 @@ class RefusedTest(Trained):
         ("steps", 0, "steps must be at least 1, got 0"),
         ("target.steps", -1, "target: steps must be at least 0, got -1"),
         ("topk", 0.01, "k=0.01 selects nothing"),
-        ("topk", 9.0, "k must be at most 5"),
+        ("topk", 9.0, "topk must be at most num_components"),
         ("rank", 0, "rank must be at least 1"),
         ("num_components", 0, "num_components must be at least 1, got 0"),
         ("target.probability", 1.5, "probability"),

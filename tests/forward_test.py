@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax import sites
 from apd_jax.components import Factors
-from apd_jax.masked import forward, grouped_matmul
+from apd_jax.masked import forward, grouped_matmul, grouping
 from apd_jax.sites import Target
 
 # Which components (of 3) are active on which of 7 examples.
@@ -117,9 +117,17 @@ class PairsTest(parameterized.TestCase):
         expected = np.stack([a @ w for a, w in zip(x, rows, strict=True)])
         np.testing.assert_allclose(dense[0][1], expected, rtol=1e-4, atol=1e-4)
 
-    @parameterized.parameters((4096, 2, "grouped"), (4096, 4096, "dense"), (4, 2, "dense"))
-    def test_route_by_size(self, batch_size, num_pairs, expected):
-        route = forward.choose_masked_route(num_pairs * 200, batch_size, 200)
+    @parameterized.parameters(
+        (4096, 2, 5, "grouped"),
+        (4096, 4096, 5, "dense"),
+        (4, 2, 5, "dense"),
+        # Gathering rows of rank 1 costs more than the products that it spares.
+        (2048, 80, 1, "dense"),
+        (2048, 80, 50, "grouped"),
+    )
+    def test_route_by_size(self, batch_size, num_pairs, rank, expected):
+        factors = Factors(jnp.zeros((200, rank, 7)), jnp.zeros((200, rank, 9)))
+        route = forward.choose_masked_route(num_pairs * 200, batch_size, {"w": factors})
         self.assertEqual(route, expected)
 
 
@@ -128,7 +136,7 @@ class GroupedTest(parameterized.TestCase):
 
     def test_groups(self):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([2, 0, 2, 0])
-        groups = grouped_matmul.group_pairs(pairs, 6, 4)
+        groups = grouping.group_pairs(pairs, 6, 4)
         np.testing.assert_array_equal(groups.example, [0, 3, 3, 5])
         np.testing.assert_array_equal(groups.group, [0, 0, 2, 2])
         np.testing.assert_array_equal(groups.member, [0, 1, 0, 1])
@@ -160,11 +168,11 @@ class GroupedTest(parameterized.TestCase):
     def test_more_pairs_than_can_be_numbered(self):
         pairs = jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
         with self.assertRaisesRegex(ValueError, r"below 2\*\*31, got 65536 \* 32768; use"):
-            grouped_matmul.group_pairs(pairs, 65536, 32768)
+            grouping.group_pairs(pairs, 65536, 32768)
 
     def test_groups_of_more_components_than_pairs(self):
         pairs = jnp.array([5, 0, 3, 3]), jnp.array([7, 1, 7, 0])
-        groups = grouped_matmul.group_pairs(pairs, 6, 9)
+        groups = grouping.group_pairs(pairs, 6, 9)
         np.testing.assert_array_equal(groups.example, [3, 0, 3, 5])
         np.testing.assert_array_equal(groups.group, [0, 1, 2, 2])
         np.testing.assert_array_equal(groups.slots.taken.sum(axis=1), [1, 1, 2, 0])
@@ -177,7 +185,7 @@ class GroupedTest(parameterized.TestCase):
     )
     def test_any_number_of_slots(self, slots, function):
         components = jnp.array([1] * 7 + [0] * 4 + [3])  # group 2 is empty, 0 and 1 overflow
-        groups = grouped_matmul.group_pairs((jnp.arange(12), components), 12, 4, slots)
+        groups = grouping.group_pairs((jnp.arange(12), components), 12, 4, slots)
         rows, factor = networks.normal(0, 12, 2), networks.normal(1, 4, 2, 2)
         cotangent = networks.normal(2, 12, 2)
 
@@ -198,7 +206,7 @@ class GroupedTest(parameterized.TestCase):
         rows, factor = networks.normal(0, 16, 2), networks.normal(1, 4, 3, 2)
 
         def total(factor, components, slots):
-            groups = grouped_matmul.group_pairs((jnp.arange(16), components), 16, 4, slots)
+            groups = grouping.group_pairs((jnp.arange(16), components), 16, 4, slots)
             return jnp.sum(jnp.sin(grouped_matmul.read(rows[groups.example], factor, groups)))
 
         def found(slots):
@@ -210,7 +218,7 @@ class GroupedTest(parameterized.TestCase):
 
     @parameterized.parameters((327, 130, 8), (1, 10, 1), (5000, 2, 2656))
     def test_number_of_slots(self, pairs, components, expected):
-        self.assertEqual(grouped_matmul.num_slots(pairs, components), expected)
+        self.assertEqual(grouping.num_slots(pairs, components), expected)
 
 
 class PlacedTest(parameterized.TestCase):

@@ -110,7 +110,7 @@ class ClaimTest(parameterized.TestCase):
         (self.path / "checkpoints").mkdir()
         with self.assertLogs("absl", "WARNING") as logs:
             self.claim()
-        self.assertIn("taken for the ones that it was begun with", logs.output[0])
+        self.assertIn("assumed to be the ones that it was started with", logs.output[0])
         self.assertTrue(self.kept.exists())
 
     def test_a_file_that_cant_be_read(self):

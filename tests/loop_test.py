@@ -122,6 +122,19 @@ class SameTest(parameterized.TestCase):
         self.assertEqual(step_programs.chunk(own_step, jax.tree.structure(0))._cache_size(), 1)
 
 
+class CountsTest(parameterized.TestCase):
+    def test_events_are_summed_over_a_chunk(self):
+        def counting(scale, state, key):
+            state, metrics = step_fn(scale, state, key)
+            return state, metrics | {"count/events": state.step, "other/events": state.step}
+
+        observer = Recorder()
+        run(step=counting, chunk_steps=4, observer=observer)
+        counts = {step: row["count/events"].tolist() for step, row in observer.rows.items()}
+        self.assertEqual(counts, {4: [10, 10], 8: [26, 26], 12: [42, 42]})
+        self.assertEqual(observer.rows[8]["other/events"].tolist(), [8, 8])
+
+
 class PiecesTest(parameterized.TestCase):
     """A chunk may be fed in pieces, which changes no number and no report."""
 
@@ -181,6 +194,23 @@ class DataFailedTest(parameterized.TestCase):
         self.assertEqual(caught.exception.step, 6)
         for found in (observer.states[6], caught.exception.state):
             np.testing.assert_array_equal(found.weight, expected.weight)
+
+    def test_data_of_the_work_between_steps(self):
+        def read(step):
+            if step == 6:
+                raise OSError("the shard is gone")
+            return jnp.float32(step)
+
+        def added(context, state, key):
+            return state._replace(weight=state.weight + context[1])
+
+        observer = Recorder()
+        with self.assertRaisesRegex(loop.DataFailed, "after step 6 of 12: the shard is gone"):
+            self.run_until(99, observer, loop.Between(3, 12, added, read))
+        self.assertEqual(observer.told[-2:], [("row", 6), ("save", 6)])
+        first = run(steps=3)
+        expected = run(first._replace(weight=first.weight + 3), steps=6)
+        np.testing.assert_array_equal(observer.states[6].weight, expected.weight)
 
     @parameterized.parameters(5, 7)
     def test_within_a_chunk(self, fails_at):

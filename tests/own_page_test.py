@@ -51,6 +51,9 @@ class OwnPageTest(absltest.TestCase):
         for best in self.found.top_examples(int(alive[0]), X, count=6).examples:
             text = " ".join(f"{value:.2g}" for value in np.asarray(X[best]).tolist())
             self.assertIn(f'{best} <span class="note">{text}</span>', rows)
+        worst = self.text.partition("<h3>Examples explained worst")[2].partition("</table>")[0]
+        places = [place.place for place in summary.errors.worst]
+        self.assertEqual(re.findall('<th scope="row">(.*?)</th>', worst), places)
         self.assertNotIn("object at", self.text)
         self.assertIn("first/b", self.text)  # a parameter that is left, with its reason
 

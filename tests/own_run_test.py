@@ -316,7 +316,7 @@ class RefusedTest(parameterized.TestCase):
             apd_jax.decompose(networks.mlp(), X, **(TINY | options))
 
     @parameterized.named_parameters(
-        ("width", lambda: networks.mlp(), X[:, :2], r"can't be run on inputs float32\[3, 2\]"),
+        ("width", lambda: networks.mlp(), X[:, :2], r"fails on inputs float32\[3, 2\]"),
         ("whole", lambda: with_output(lambda y: y.argmax(1)), X, "real numbers, got .*int32"),
         (
             "nan",
@@ -324,7 +324,7 @@ class RefusedTest(parameterized.TestCase):
             X,
             "parameter 'first/w' holds NaN",
         ),
-        ("no_array", lambda: with_output(lambda y: "text"), X, "can't be run"),
+        ("no_array", lambda: with_output(lambda y: "text"), X, "the network fails on inputs"),
         ("batch_mean", lambda: with_output(lambda y: y - y.mean(0)), X, "other examples"),
     )
     def test_networks(self, make, x, message):
@@ -348,7 +348,7 @@ class RefusedTest(parameterized.TestCase):
     def test_wrong_width_for_a_module(self):
         module = nn.Dense(2)
         target = apd_jax.Target.from_flax(module, module.init(jax.random.key(0), X))
-        with self.assertRaisesRegex(apd_jax.UserError, "can't be run on inputs"):
+        with self.assertRaisesRegex(apd_jax.UserError, "fails on inputs"):
             apd_jax.decompose(target, X[:, :2], **TINY)
 
     def test_components_of_other_widths(self):

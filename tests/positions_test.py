@@ -113,7 +113,7 @@ class PositionsTest(parameterized.TestCase):
 
     def test_rows_without_the_axes_are_refused(self):
         target, components, x = case(flattened)
-        with self.assertRaisesRegex(UserError, "'a'.*no axes are those of the positions"):
+        with self.assertRaisesRegex(UserError, "'a'.*no axes for the positions"):
             apd_jax.gradient_attributions(target, components, x, per_position=True)
         with self.assertRaisesRegex(UserError, r"mask has shape .*\[B, T, C\] = \(2, 3, 2, 3\)"):
             apd_jax.masked_apply(target, components, x, jnp.ones((B, 3, C), bool))

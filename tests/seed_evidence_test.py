@@ -1,8 +1,11 @@
 """The evidence of every seed of a study: numbers of all seeds, and what a failure costs."""
 
+import json
 import math
 import pathlib
 import sys
+import tempfile
+import types
 from unittest import mock
 
 import jax
@@ -13,7 +16,6 @@ from apd_jax.components import init_components
 from apd_jax.report import evidence_section, page, parts
 from apd_jax.run import publish, seed_evidence
 from apd_jax.run.plan import make_plan
-from apd_jax.studies.verdicts import summarise
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
 import tms  # noqa: E402
@@ -50,13 +52,14 @@ class SeedEvidenceTest(absltest.TestCase):
             self.assertIn(f"evidence_{name}", rows[0])
         self.assertNotEqual(rows[0]["evidence_own"], rows[1]["evidence_own"])
         self.assertEqual(rows[0]["evidence_own"], self.measured.found[0]["own"])
-        summary = summarise([row | {"solved": False} for row in rows])
+        summary = self.measured.summary()
+        self.assertEqual(summary["evidence_seeds"], 2)
         mean = (rows[0]["evidence_own"] + rows[1]["evidence_own"]) / 2
         self.assertAlmostEqual(summary["evidence_own_mean"], mean)
 
     def test_seeds_share_compiled_programs(self):
         self.assertEqual(self.measured.found[0].num_examples, 64)
-        for name in ("score", "of_weights", "term_scores", "_shared_gradient"):
+        for name in ("score", "of_weights", "term_scores", "shared_gradient"):
             count = sum(f"jit({name})" in line for line in self.compiled)
             self.assertLessEqual(count, 2, name)  # singular vectors and columns have other shapes
         count = sum("jit(ascend)" in line for line in self.compiled)
@@ -79,9 +82,38 @@ class SeedEvidenceTest(absltest.TestCase):
         self.assertEqual(
             measured.failures, ["The evidence of seed 0 could not be measured: no room"]
         )
+        self.assertEqual(measured.summary()["evidence_seeds"], 1)
+        self.assertEqual(measured.summary()["evidence_own_mean"], rows[1]["evidence_own"])
+        self.assertEqual(measured.verdicts([0, 1])["0"], {"passed": 0, "failed": ["not measured"]})
         section, content = publish._evidence(self.plan, measured, 0, None)
-        self.assertIsNone(section)
-        self.assertIn("no room", parts.render("evidence.html.j2", **content))
+        text = parts.render("evidence.html.j2", **content)
+        self.assertIn("no room", text)
+        self.assertIn("those of seed 1", text)
+        self.assertRegex(text, "[01] of 2 seeds pass, 1 not measured")
+        self.assertIs(section.found, measured.found[1])
+
+    def test_results_are_json_without_nan(self):
+        numbers = {"a": [math.nan, 1.0, {"b": -math.inf}], "c": (2, True, "NaN")}
+        self.assertEqual(
+            publish._with_nulls(numbers), {"a": [None, 1.0, {"b": None}], "c": [2, True, "NaN"]}
+        )
+        measured = self.measured._replace(
+            found=[None, self.measured.found[1]], failures=["seed 0 failed"]
+        )
+        published = {one.key: 0.5 for one in self.plan.study.published("5-2")}
+        rows = [{"seed": seed, "solved": False} | published for seed in (0, 1)]
+        with tempfile.TemporaryDirectory() as directory:
+            paths = types.SimpleNamespace(results=pathlib.Path(directory) / "results.json")
+            publish._write_results(paths, self.plan, self.decompositions, rows, {}, measured)
+
+            def refuse(name):
+                raise AssertionError(name)
+
+            text = paths.results.read_text()
+            found = json.loads(text, parse_constant=refuse)
+        self.assertIsNone(found["seeds"][0]["evidence_own"])
+        self.assertEqual(found["summary"]["evidence_seeds"], 1)
+        self.assertEqual(found["evidence_verdicts"]["0"]["failed"], ["not measured"])
 
     def test_the_section_is_of_one_seed_and_counts_all(self):
         section, content = publish._evidence(self.plan, self.measured, 1, None)

@@ -218,7 +218,7 @@ class DamagedTest(SessionTestCase):
         DAMAGES[damage](self.checkpoints / str(step))
         with self.assertLogs("absl", "INFO") as logs:
             state, _ = self.fit()
-        self.assertRegex(logs.output[0], f"WARNING.*checkpoints/{step} is broken and not used")
+        self.assertRegex(logs.output[0], f"WARNING.*checkpoints/{step} is damaged and was skipped")
         self.assertIn("resuming from step 20 of 30", logs.output[1])
         self.assertEqual(bits(state), bits(self.alone()))
         self.assertEqual([row["step"] for row in self.rows()], [5, 10, 15, 20, 25, 30])

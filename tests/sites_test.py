@@ -11,6 +11,7 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import sites
 from apd_jax.decomposition import checks
+from apd_jax.errors import UserError
 from apd_jax.objective.coefficients import Coefficients
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
@@ -215,8 +216,8 @@ class RefusedTest(parameterized.TestCase):
             Target(apply_fn, params, ["w"], inputs=jnp.ones((2, 3)))
 
     @parameterized.parameters(
-        (["nothing"], r"called 'nothing'; there are \['layer/w', 'out/kernel'\]"),
-        ("layers/*", r"called 'layers/\*'"),
+        (["nothing"], r"fits 'nothing'; there are \['layer/b', 'layer/w', 'out/kernel'\]"),
+        ("layer/w[0]", r"parameter that can be decomposed fits 'layer/w\[0\]'"),
         (["layer/b"], r"layer/b \[3\]: add is not a product"),
         (lambda path, leaf: path == "layer/b", r"layer/b \[3\]"),
         (lambda path, leaf: False, "no site to decompose"),
@@ -241,6 +242,14 @@ class RefusedTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "give Target an example"):
             _ = target.sites
         self.assertEqual(list(target.at(jnp.ones((1, 2))).sites), ["w"])
+
+    @parameterized.parameters("layers/v*", "layers/v[1]", (["layers/w", "v"],))
+    def test_unknown_name_is_refused_before_inputs_are_seen(self, chosen):
+        params = {"layers": {"w": jnp.ones((3, 2, 2))}}
+        with self.assertRaisesRegex(UserError, r"no parameter fits .+ there are \['layers/w'\]"):
+            Target(lambda p, x: x @ p["layers"]["w"][0], params, chosen)
+        for known in ("layers/*", "layers", "layers/w[0]", "layers/w[?]"):
+            Target(lambda p, x: x, params, known)
 
 
 class CheckTest(parameterized.TestCase):

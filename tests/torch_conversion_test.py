@@ -310,7 +310,7 @@ class BackTest(absltest.TestCase):
             def forward(self, x, factor=1.0):
                 return {"y": -super().forward(x, factor)["y"]}
 
-        with self.assertRaisesRegex(apd_jax.UserError, "computes something else"):
+        with self.assertRaisesRegex(apd_jax.UserError, "does not compute what"):
             apd_jax.load(directory, Otherwise().eval())
         with self.assertRaisesRegex(apd_jax.UserError, "parameters are not those"):
             apd_jax.load(directory, nn.Linear(3, 4).eval())

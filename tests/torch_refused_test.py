@@ -74,13 +74,13 @@ MODULES = {
     "partly_training": (_partly_training, r"training mode \(1\)"),
     "weight_norm": (
         lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4))),
-        "^0.weight is no parameter.*remove_parametrizations",
+        "^0.weight is not a parameter.*remove_parametrizations",
     ),
-    "old_weight_norm": (lambda: _old(nn.utils.weight_norm), "^weight is no parameter"),
-    "old_spectral_norm": (lambda: _old(nn.utils.spectral_norm), "^weight is no parameter"),
+    "old_weight_norm": (lambda: _old(nn.utils.weight_norm), "^weight is not a parameter"),
+    "old_spectral_norm": (lambda: _old(nn.utils.spectral_norm), "^weight is not a parameter"),
     "pruned": (
         lambda: prune.l1_unstructured(nn.Linear(4, 4), "weight", amount=2),
-        "^weight is no parameter.*prune.remove",
+        "^weight is not a parameter.*prune.remove",
     ),
     "half": (lambda: nn.Linear(4, 4).bfloat16(), 'weight is bfloat16.*dtype="float32"'),
     "double": (lambda: nn.Linear(4, 4).double(), 'weight is float64.*dtype="float32"'),
@@ -119,8 +119,8 @@ class RefusedTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"inputs": torch.ones(3, 5)}, "Linear itself can't be run.*RuntimeError"),
-        ({"inputs": torch.tensor(1.0)}, "inputs are what forward takes"),
-        ({"inputs": {"input": X, "flag": True}}, "inputs are what forward takes.*keyword"),
+        ({"inputs": torch.tensor(1.0)}, "inputs must be what forward takes"),
+        ({"inputs": {"input": X, "flag": True}}, "inputs must be what forward takes.*keyword"),
         ({"inputs": (X, torch.ones(2))}, "examples|batch"),
         ({"inputs": X, "output": "logits"}, "output='logits': forward returns a Tensor"),
         ({"inputs": X, "dtype": "float16"}, "dtype must be one of .*'float32'"),

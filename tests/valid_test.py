@@ -309,7 +309,7 @@ class DecompositionTest(parameterized.TestCase):
     def test_nothing_that_counts_in_the_examples(self):
         found, x = decomposition(padded.network()), padded.batch("left")
         x["mask"] = np.zeros_like(x["mask"])
-        with self.assertRaisesRegex(UserError, "no row of these examples that counts"):
+        with self.assertRaisesRegex(UserError, "excludes every row"):
             found.summary(x)
 
     def test_is_kept_by_name_and_given_again(self):

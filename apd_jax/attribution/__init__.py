@@ -5,35 +5,40 @@ method by several `routes`; `metrics` measure changes of the outputs; `removal` 
 that need no derivatives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
 from apd_jax import sites, validity
 from apd_jax.attribution import gradient
 from apd_jax.attribution.attributed import Attributed
-from apd_jax.attribution.gradient import Linearisation, gradient_attributions
+from apd_jax.attribution.gradient import gradient_attributions
 from apd_jax.attribution.metrics import Metric
+from apd_jax.attribution.options import DEFAULT, Linearisation, Options
 from apd_jax.attribution.removal import ablation_attributions, activation_attributions
 from apd_jax.attribution.routes import Mode
+from apd_jax.attribution.terms import Terms, site_by_site, term_attributions
 from apd_jax.errors import UserError
+from apd_jax.sites import PyTree, Target
+from apd_jax.validity import Valid
 
 INTEGRATION_STEPS = 8
 
 
-def _integrated(target, components, x, **options) -> Attributed:
-    return gradient.attribute(target, components, x, integration_steps=INTEGRATION_STEPS, **options)
+def _integrated(target, components, x, options=DEFAULT, **given) -> Attributed:
+    options = options._replace(integration_steps=INTEGRATION_STEPS)
+    return gradient.attribute(target, components, x, options, **given)
 
 
 def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Callable:
     """Make a method of a function that runs the component model, whatever the linearisation."""
 
-    def attribute(
-        target, components, x, *, per_position=False, metric="rms", valid=None, **_
-    ) -> Attributed:
+    def attribute(target, components, x, options=DEFAULT, *, key=None, valid=None) -> Attributed:
+        del key  # nothing is random
+        metric = options.metric
         if metric != "rms" and not of_metric:
             raise UserError(f"{function.__name__} has no metric but 'rms', got {metric!r}")
-        if per_position:
+        if options.per_position:
             raise UserError(
                 f"{function.__name__} has no scores per position; use gradient attributions"
             )
@@ -51,7 +56,34 @@ def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Call
     return attribute
 
 
-# Name -> `(target, components, x, **options of gradient_attributions) -> Attributed`.
+def attribute_terms(
+    name: str,
+    target: Target,
+    kinds: Mapping[str, Terms],
+    x: PyTree,
+    options: Options = DEFAULT,
+    *,
+    key: jax.Array | None = None,
+    valid: Valid = None,
+) -> dict[str, jax.Array]:
+    """Attributions `{kind: [B, (T), Q]}` of terms that belong to one site each, by a method.
+
+    Args:
+      name: the method.
+      target: the network.
+      kinds: `{kind: {site: terms}}`; the terms of a kind add up to the network.
+      x, key, valid: see `gradient_attributions`.
+      options: how attributions are computed; always those of the target.
+    """
+    options = options._replace(source="target")
+    steps = {"gradient": 1, "integrated_gradients": INTEGRATION_STEPS}.get(name)
+    if steps is None:
+        return site_by_site(METHODS[name], target, kinds, x, options, key=key, valid=valid)
+    options = options._replace(integration_steps=steps)
+    return term_attributions(target, kinds, x, options, key=key, valid=valid)
+
+
+# Name -> `(target, components, x, options, *, key, valid) -> Attributed`.
 METHODS: dict[str, Callable[..., Attributed]] = {
     "gradient": gradient.attribute,
     "integrated_gradients": _integrated,
@@ -65,7 +97,9 @@ __all__ = [
     "Linearisation",
     "Metric",
     "Mode",
+    "Options",
     "ablation_attributions",
     "activation_attributions",
+    "attribute_terms",
     "gradient_attributions",
 ]

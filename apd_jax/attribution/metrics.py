@@ -10,7 +10,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from apd_jax import validity
+from apd_jax import randomness, validity
+from apd_jax.config_fields import check_takes
 from apd_jax.errors import UserError
 from apd_jax.validity import Valid
 
@@ -19,8 +20,10 @@ Metric = Literal["rms", "fisher"] | Callable[[PyTree], PyTree]
 
 
 def check_metric(metric: Metric) -> None:
-    """Raise UserError unless a metric is known, or a function."""
-    if not callable(metric) and metric not in ("rms", "fisher"):
+    """Raise UserError unless a metric is known, or a function of the outputs."""
+    if callable(metric):
+        check_takes("metric", metric, "outputs")
+    elif metric not in ("rms", "fisher"):
         raise UserError(
             f"metric must be 'rms', 'fisher', or a function of the outputs, got {metric!r}"
         )
@@ -93,6 +96,8 @@ def squared(metric: Metric, outputs: PyTree, along: jax.Array) -> jax.Array:
     t = jnp.where(p > 0, along.reshape(along.shape[0], *p.shape), 0.0)
     if p.shape[1] == 1:
         return jnp.mean(p * (1 - p) * jnp.square(t), axis=(1, 2))
+    # The variance of t under p. It is a difference of two sums that can be nearly equal, so that
+    # rounding may leave it slightly negative.
     spread = jnp.sum(p * jnp.square(t), axis=2) - jnp.square(jnp.sum(p * t, axis=2))
     return jnp.mean(jnp.maximum(spread, 0.0), axis=1)
 
@@ -121,6 +126,8 @@ def directions(metric: Metric, outputs: PyTree, index: jax.Array) -> jax.Array:
     p = _probabilities(outputs)
     _, count, classes = p.shape
     place, label = jnp.divmod(index, classes)
+    # `Σ_y p_y (t_y − p·t)² = Σ_y (sqrt(p_y) (onehot(y) − p) · t)²`: one direction for every class y
+    # of every distribution, of which this is number `place`.
     here = jax.nn.one_hot(place, count, dtype=p.dtype)[:, None, :, None]  # [n, 1, J, 1]
     own = jnp.take(p, label, axis=2).transpose(2, 0, 1)[..., None]  # p_y, [n, B, J, 1]
     if classes == 1:
@@ -139,7 +146,7 @@ def probes(metric: Metric, key: jax.Array, outputs: PyTree, count: int) -> jax.A
     flat = quantities(metric, outputs)
     batch_size, width = flat.shape
     if metric != "fisher":
-        signs = jax.random.rademacher(key, (count, batch_size, width), flat.dtype)
+        signs = randomness.signs(key, (count, batch_size, width), flat.dtype)
         return signs / jnp.sqrt(width * count).astype(flat.dtype)
     p = _probabilities(outputs)
     total, classes = p.shape[1], p.shape[2]

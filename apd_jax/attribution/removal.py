@@ -47,6 +47,7 @@ def ablation_attributions(
     full = quantities(metric, outputs, sites.batch_size(x), valid)
     kept = validity.keep(valid, outputs)
 
+    # One component at a time: the ablated matrices of all of them would be C copies of the network.
     def without(one: Components) -> jax.Array:
         matrices = {
             name: jnp.einsum("...mi,...mo->...io", factors.reads, factors.writes)

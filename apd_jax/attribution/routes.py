@@ -1,7 +1,7 @@
 """Routes to the derivatives of the outputs along all components, in the linearised network.
 
-Every route gives derivatives [C, n, L]: of all outputs (n = O) along every component, or of n
-output directions that are pulled back; for L = B examples, or B·T positions of them.
+Two kinds of routes give derivatives along every component: of all outputs, [C, O, B], or of n
+output directions that are pulled back, [n, L, C], for L = B examples, or B·T positions of them.
 Letters: B batch, T positions (one axis or several), C components, O outputs, G stacked blocks,
 m rank, d width of rows.
 """
@@ -72,6 +72,8 @@ def linearise(
     shapes = jax.eval_shape(records_of, x)
     zeros = {key: jnp.zeros(record.y.shape, record.y.dtype) for key, record in shapes.items()}
 
+    # The taps stand for `x P_c`, which is added to a site's output. The derivative in them at zero
+    # is that along the parameters, by the chain rule, whatever the rank of the components.
     def tapped(taps):
         def operation(call):
             return call.as_is() + taps[call.key]
@@ -80,6 +82,7 @@ def linearise(
         return quantities(metric, outputs, sites.batch_size(x), valid), (outputs, records)
 
     axes = sites.position_shape(target, x) if positions else ()
+    # The records come out as auxiliary values: at a tap of zero they are those of the target.
     _, push, (outputs, records) = jax.linearize(tapped, zeros, has_aux=True)
 
     formed = [key for key, record in shapes.items() if not isinstance(record.x, Patches)]
@@ -109,20 +112,33 @@ def along_outputs(
     return _forward(at, components) if mode == "forward" else _literal(at, components, position)
 
 
-def along_directions(at: Linearised, components: Components, directions: jax.Array) -> jax.Array:
-    """Derivatives of the outputs in directions [n, B, O], by pulling these back: [C, n, L]."""
+def pull_back(at: Linearised, directions: jax.Array) -> dict[Any, jax.Array]:
+    """Gradients [n, B, (T), ..., d] at every site's output rows of directions [n, B, O]."""
+    # The transpose of the linear map itself: the network is not differentiated a second time.
     pull = jax.linear_transpose(at.push, at.zeros)
     dtype = jax.eval_shape(at.push, at.zeros).dtype
     (gradients,) = jax.vmap(pull)(directions.astype(dtype))
+    return gradients
+
+
+def along_directions(at: Linearised, components: Components, directions: jax.Array) -> jax.Array:
+    """Derivatives of the outputs in directions [n, B, O], by pulling these back: [n, L, C]."""
+    gradients = pull_back(at, directions)
     parts = [
-        _contract(at.lead, gradients[key], record, components[record.name].placed(record.placement))
+        contract(at.lead, gradients[key], record, components[record.name].placed(record.placement))
         for key, record in at.records.items()
     ]
     return sum(parts[1:], parts[0])
 
 
-def _contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Factors) -> jax.Array:
-    """`Σ_rows g · (x U_c) V_c` of one use, [n, B, (T), ..., d] to [C, n, L]."""
+def in_rows(at: Linearised, found: jax.Array) -> jax.Array:
+    """Scores [C, L] as [B, (T), C]."""
+    lead = next(iter(at.zeros.values())).shape[: at.lead]
+    return jnp.moveaxis(found.reshape(-1, *lead), 0, -1)
+
+
+def contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Factors) -> jax.Array:
+    """`Σ_rows g · (x U_c) V_c` of one use, [n, B, (T), ..., d] to [n, L, C]."""
     blocks = 1 if factors.stacked else 0
     rows = record.y.shape[:lead], record.y.shape[lead : record.y.ndim - 1 - blocks]
     flat = (math.prod(rows[0]), math.prod(rows[1]))
@@ -136,11 +152,20 @@ def _contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Facto
     written_first = width * (count + rank + _MOVED)
     # Associate `g · ((x U_c) V_c)` by cost: with few directions g meets V first, and no output rows
     # of all components are formed.
-    if pulled_first < written_first:
-        pulled = jnp.einsum(f"nlr{g}d,c{g}md->nlr{g}cm", gradient, factors.writes)
-        return jnp.einsum(f"nlr{g}cm,lr{g}cm->cnl", pulled, hidden)
-    written = forward.write_each(hidden, factors)
-    return jnp.einsum(f"nlr{g}d,lr{g}cd->cnl", gradient, written)
+    if pulled_first >= written_first:
+        written = forward.write_each(hidden, factors)
+        return jnp.einsum(f"nlr{g}d,lr{g}cd->nlc", gradient, written)
+
+    # One rank after another: a product with all of them would be written to memory whole, and XLA's
+    # sum over so short an axis takes longer on CPUs than the product.
+    def add(total, one_rank):
+        hidden, writes = one_rank
+        pulled = jnp.einsum(f"nlr{g}d,c{g}d->nlr{g}c", gradient, writes)
+        return total + jnp.einsum(f"nlr{g}c,lr{g}c->nlc", pulled, hidden), None
+
+    zeros = jnp.zeros((count, flat[0], hidden.shape[-2]), hidden.dtype)
+    ranks = jnp.moveaxis(hidden, -1, 0), jnp.moveaxis(factors.writes, -2, 0)
+    return jax.lax.scan(add, zeros, ranks)[0]
 
 
 def _cheaper_read(
@@ -155,6 +180,7 @@ def _cheaper_read(
         return reads, x
     width, full = product.matrix.shape
     count = x.size // full
+    # The saving has to pay for the product of directions and matrix, once for every component.
     if width * (full + count) >= count * full:
         return reads, x
     return jnp.einsum("crd,fd->crf", reads, product.matrix), product.rows
@@ -163,6 +189,8 @@ def _cheaper_read(
 def _tangent(at: Linearised, key, record: SiteRecord, factors: Factors) -> pushforward.Term:
     """The tangents of all components at one use, kept low-rank where `pushforward` can use that."""
     tap = at.zeros[key]
+    # A stack has a basis for every block, and a half-precision network casts between: neither is a
+    # single product `coefficients · basis`.
     if factors.stacked or tap.dtype != factors.writes.dtype:
         dense = forward.write_each(forward.read_all(record.x, factors), factors)
         dense = jnp.moveaxis(dense, -2, 0).astype(tap.dtype)
@@ -198,21 +226,14 @@ def _literal(at: Linearised, components: Components, position: jax.Array | None)
         tangents = {}
         for key, record in at.records.items():
             reads, writes = component[record.name].placed(record.placement)
-            tangents[key] = _times(record.x, jnp.einsum("...mi,...mo->...io", reads[0], writes[0]))
+            tangents[key] = forward.times(
+                record.x, jnp.einsum("...mi,...mo->...io", reads[0], writes[0])
+            )
         tangents = jax.tree.map(lambda t, zero: t.astype(zero.dtype), tangents, at.zeros)
         return at.push({key: here(tangent) for key, tangent in tangents.items()})
 
     alone = jax.tree.map(lambda leaf: leaf[:, None], components)
     return jnp.swapaxes(jax.vmap(one)(alone), 1, 2)
-
-
-def _times(rows: jax.Array | Patches, matrix: jax.Array) -> jax.Array:
-    """Rows [B, ..., (G), d_in] times a matrix [(G,) d_in, d_out]; look-ups by index."""
-    if isinstance(rows, Patches):
-        rows = rows.formed()
-    if forward.is_look_up(rows):
-        return matrix[rows]
-    return jnp.einsum("...gi,gio->...go", rows, matrix) if matrix.ndim == 3 else rows @ matrix
 
 
 def cheaper(at: Linearised, components: Components, num_outputs: int) -> Route:
@@ -260,5 +281,6 @@ def _multiplications(jaxpr) -> int:
             kernel, numbers = eqn.invars[1].aval, eqn.params["dimension_numbers"]
             depth = kernel.size // kernel.shape[numbers.rhs_spec[0]]
             total += depth * eqn.outvars[0].aval.size
-        total += sum(_multiplications(inner) for inner in core.jaxprs_in_params(eqn.params))
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        total += times * sum(_multiplications(j) for j in core.jaxprs_in_params(eqn.params))
     return total

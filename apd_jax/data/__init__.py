@@ -12,13 +12,14 @@ import jax
 from apd_jax.data.arrays import Arrays
 from apd_jax.data.batches import Batches
 from apd_jax.data.numbers import plain
+from apd_jax.data.reader import Reader
 from apd_jax.data.sampler import Sampler
 from apd_jax.data.source import SampleBatch, Source
 from apd_jax.data.tables import is_dataset
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
 
-__all__ = ["Arrays", "Batches", "Data", "SampleBatch", "Sampler", "Source", "as_source"]
+__all__ = ["Arrays", "Batches", "Data", "Reader", "SampleBatch", "Sampler", "Source", "as_source"]
 
 Data = SampleBatch | PyTree | Iterable[PyTree]
 
@@ -63,7 +64,7 @@ def _check_splits(data: PyTree, leaves: list[Any]) -> None:
     """Refuse a dict of data sets, the usual form of a training and a test set."""
     if isinstance(data, dict) and all(hasattr(leaf, "column_names") for leaf in leaves):
         raise UserError(
-            f"data are several data sets, {sorted(data)}: choose one of them, such as "
+            f"data holds several data sets, {sorted(data)}: choose one of them, such as "
             f"data[{next(iter(data))!r}]"
         )
 

@@ -1,4 +1,4 @@
-"""Batches from rows that are there as a whole, in shuffled epochs.
+"""Batches in shuffled epochs from data whose rows can be read in any order.
 
 Letters: B batch, N examples.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from apd_jax import randomness
 from apd_jax.data import tables
-from apd_jax.data.source import MOST_BYTES, Source, affordable, take
+from apd_jax.data.source import MOST_BYTES, POOL, Source, affordable, take
 from apd_jax.errors import UserError
 from apd_jax.runtime import checksum
 from apd_jax.sites import PyTree
@@ -94,6 +94,13 @@ class Arrays(Source):
         if self._resident is not None:
             return take(self._resident, rows)
         return jax.tree.map(jnp.asarray, tables.read(self._tables, rows))
+
+    def pool(self, seed, step):
+        if self._resident is not None:
+            return self._resident
+        key = jax.random.fold_in(randomness.stream(np.uint32(seed), "examples"), step)
+        rows = np.asarray(_permutation(key, self._count))[: affordable(POOL, self._bytes_each)]
+        return tables.read(self._tables, np.sort(rows))
 
     def describe(self):
         leaves = self._leaves()

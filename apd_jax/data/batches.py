@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from apd_jax.data.numbers import is_rows_of_numbers, layout, plain, to_numpy
-from apd_jax.data.source import MOST_BYTES, Source, take
+from apd_jax.data.source import MOST_BYTES, POOL, Source, take
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
 
@@ -62,8 +62,7 @@ class Batches(Source):
                 f"batches from step {step} on are needed, and those before {self._position} were "
                 "read already: call decompose with a fresh iterator"
             )
-        while self._position < step:
-            self._take()
+        self._pass_over(step)
         first = self._take()
         fed = jax.tree.map(lambda leaf: np.empty((length, *leaf.shape), leaf.dtype), first)
         for place in range(length):
@@ -79,19 +78,26 @@ class Batches(Source):
     def again(self):
         if iter(self._batches) is self._iterator:
             raise UserError(
-                "the data are an iterator, which gives its batches once, and several trainings "
-                "need them: give what can be iterated again, such as a list or a data loader"
+                "the data are an iterator, which gives its batches once, but several trainings "
+                "need them: pass something that can be iterated again, such as a list or a data "
+                "loader"
             )
         return Batches(self._batches)
 
     def examples(self, seed, count):
         self.sizes()
         self._look(min(-(-count // self._size), max(1, MOST_BYTES // self._bytes)))
+        if not self._waiting and self._seen is None:
+            raise self._ended()
         if self._waiting:
             found = jax.tree.map(lambda *leaves: np.concatenate(leaves), *self._waiting)
         else:  # a generator may be used up
             found = self._seen
         return jax.tree.map(lambda leaf: jnp.asarray(leaf[:count]), found)
+
+    def pool(self, seed, step):
+        self._pass_over(step)
+        return self.examples(seed, POOL)
 
     def describe(self):
         return "iterable of batches"
@@ -127,6 +133,11 @@ class Batches(Source):
                 return
             self._waiting.append(jax.tree.map(np.array, batch))
 
+    def _pass_over(self, step: int) -> None:
+        """Leave out the batches of the steps before this one."""
+        while self._position < step:
+            self._take()
+
     def _take(self) -> PyTree:
         """The next batch, which the next call may overwrite."""
         batch = self._waiting.popleft() if self._waiting else self._next()
@@ -138,7 +149,7 @@ class Batches(Source):
     def _ended(self) -> UserError:
         count = self._position + len(self._waiting)
         return UserError(
-            f"the data ended after {count} batches, and the training takes one a step: give "
+            f"the data ended after {count} batches, but training takes one per step: pass "
             "something that can be iterated again, such as a list or a data loader, or set fewer "
             "steps"
         )

@@ -33,8 +33,8 @@ def to_numpy(leaf: Any) -> np.ndarray:
         limits = jnp.iinfo(narrow)
         if array.min() < limits.min or array.max() > limits.max:
             raise UserError(
-                f"data hold integers from {array.min()} to {array.max()}, and JAX computes with "
-                f"{narrow}: use smaller numbers, or set jax_enable_x64"
+                f"data contain integers from {array.min()} to {array.max()}, but JAX computes "
+                f"with {narrow}: use smaller numbers, or set jax_enable_x64"
             )
     with np.errstate(over="ignore"):
         array = array.astype(narrow, copy=False)
@@ -48,7 +48,7 @@ def check_finite(array: np.ndarray | jax.Array) -> None:
         return
     finite = jnp.isfinite if isinstance(array, jax.Array) else np.isfinite
     if not finite(array).all():
-        raise UserError("data hold NaN or infinity: leave such examples out")
+        raise UserError("data contain NaN or infinity: leave such examples out")
 
 
 def blocks(array: Any) -> Iterator[np.ndarray]:
@@ -116,7 +116,7 @@ def as_numpy(leaf: Any) -> np.ndarray:
         return np.asarray(leaf)
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"data must be arrays of numbers, and this {type(leaf).__name__} is none ({error}): "
+            f"data must be arrays of numbers, which this {type(leaf).__name__} is not ({error}): "
             "rows of different lengths must be padded or cut to the same length"
         ) from error
 

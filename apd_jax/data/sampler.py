@@ -3,6 +3,7 @@
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import randomness
@@ -47,20 +48,18 @@ class Sampler(Source):
         return x
 
     def check(self, batch_size):
-        draw = jax.jit(self._sample, static_argnums=1)
+        keys = jax.vmap(randomness.root)(jnp.arange(_DRAWS, dtype=jnp.uint32))
+        draw = jax.jit(jax.vmap(lambda key: self._sample(key, batch_size)))  # as for seeds
         try:
-            batches = [draw(randomness.root(i), batch_size) for i in range(_DRAWS)]
-        except jax.errors.JAXTypeError as error:
+            batches = draw(keys)
+        except (jax.errors.JAXTypeError, NotImplementedError) as error:
             raise UserError(
-                f"the sampling function is traced by JAX, and can't be ({_first_line(error)}): "
-                "draw with jax.random from the key, or give arrays or an iterable of batches"
+                "the sampling function must be traceable by JAX, but is not "
+                f"({_first_line(error)}): draw with jax.random from the key, or give arrays or an "
+                "iterable of batches"
             ) from error
-        leaves = [[np.asarray(leaf) for leaf in jax.tree.leaves(batch)] for batch in batches]
-        if all(
-            np.array_equal(a, b)
-            for other in leaves[1:]
-            for a, b in zip(leaves[0], other, strict=True)
-        ):
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(batches)]
+        if all(np.array_equal(leaf[:1].repeat(_DRAWS, axis=0), leaf) for leaf in leaves):
             raise UserError(
                 "the sampling function gives the same batch for every key, so that training would "
                 "see one batch only: draw from the key, or give the arrays or the iterator itself "
@@ -73,8 +72,8 @@ class Sampler(Source):
     def examples(self, seed, count):
         return self._sample(randomness.stream(np.uint32(seed), "examples"), count)
 
-    def draw(self, seed):
-        return self._sample
+    def sample(self, pool, key, count):
+        return self._sample(key, count)
 
     def describe(self):
         return "sampling function"

@@ -13,7 +13,7 @@ from apd_jax.sites import PyTree
 SampleBatch = Callable[[jax.Array, int], PyTree]
 MOST_BYTES = 32 * 2**20  # that are read from the data at a time
 _LEAST_EXAMPLES = 64  # number of examples that are read, however large they are
-_POOL = 4096
+POOL = 4096  # number of examples that are read for computations outside of the steps
 
 
 class Source:
@@ -80,19 +80,17 @@ class Source:
         """What the data are, for the config of a directory."""
         return type(self).__name__
 
-    def draw(self, seed: int) -> SampleBatch:
-        """A function `(key, count) -> x` that JAX can trace, for computations outside of the steps.
+    def pool(self, seed: int, step: int) -> PyTree:
+        """What `sample` draws from after `step` steps; None where a function draws.
 
-        Data that are not drawn at random give examples from a pool of `examples`.
+        Every step has its own pool, as rare examples are missing in most of them. A resumed
+        training gets the same pool again.
         """
 
-        def sample(key: jax.Array, count: int) -> PyTree:
-            with jax.ensure_compile_time_eval():  # the pool is data, and no part of a program
-                pool = self.examples(seed, _POOL)
-            size = jax.tree.leaves(pool)[0].shape[0]
-            return take(pool, jax.random.randint(key, (count,), 0, size))
-
-        return sample
+    def sample(self, pool: PyTree, key: jax.Array, count: int) -> PyTree:
+        """Examples [count, ...] for computations outside of the steps; traced."""
+        size = jax.tree.leaves(pool)[0].shape[0]
+        return take(pool, jax.random.randint(key, (count,), 0, size))
 
 
 def take(tree: PyTree, rows: Any) -> PyTree:

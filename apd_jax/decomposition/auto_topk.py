@@ -13,6 +13,7 @@ Letters: N examples, C components.
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TypedDict
@@ -20,6 +21,7 @@ from typing import TypedDict
 import numpy as np
 from absl import logging
 
+from apd_jax import sites
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.evaluation import seen
@@ -143,6 +145,12 @@ def find(
       UserError: no short training explains the output, whatever its k.
     """
     bounds = first(settings), _MOST * settings.num_components
+    count = sites.batch_size(x)
+    if not settings.objective.per_position and bounds[0] * count < 1:
+        raise UserError(
+            f"topk='{AUTO}' starts with k = {bounds[0]:.3g}, of which {count} examples are too few "
+            f"to compare errors on: give at least {math.ceil(1 / bounds[0])}, or topk as a number"
+        )
     while search.topk is None:
         topk = following(search.pilots, *bounds)
         if topk is None:

@@ -1,4 +1,4 @@
-"""What is checked of a network before any training: that what follows will be right.
+"""Checks of a network before any training, so that what follows is right.
 
 Letters: B batch.
 """
@@ -18,7 +18,7 @@ from apd_jax.decomposition.derivative_checks import check_derivatives
 from apd_jax.decomposition.rounding import DIFFERENCE
 from apd_jax.errors import UserError
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.selection import Selected
+from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS, Step
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
@@ -130,9 +130,9 @@ def _check_gradients(target: Target, x: PyTree) -> None:
     if np.isfinite(np.asarray(_outputs(target, x, np.arange(sites.batch_size(x))))).all():
         raise UserError(
             "the gradients of the outputs that count are NaN or infinite, although these outputs "
-            "are finite: NaN where nothing counts reaches them as 0 · NaN, as that of a query "
-            "whose keys are all masked by −∞; mask with a large negative number (-1e9), or let "
-            "such a query see itself"
+            "are finite: NaN at places that don't count reaches them as 0 · NaN, for example "
+            "from a query whose keys are all masked by −∞; mask with a large negative number "
+            "(-1e9), or let such a query attend to itself"
         )
 
 
@@ -175,7 +175,7 @@ def _check_finite(params: PyTree) -> None:
         real = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
         if real and not np.isfinite(np.asarray(leaf)).all():
             raise UserError(
-                f"parameter {sites.leaf_name(path)!r} holds NaN or infinity; train the network anew"
+                f"parameter {sites.leaf_name(path)!r} holds NaN or infinity; retrain the network"
             )
 
 
@@ -203,13 +203,13 @@ def _check_outputs(target: Target, x: PyTree, objective: Objective | None) -> No
     outputs = np.asarray(_outputs(target, x, np.arange(sites.batch_size(x))))
     if np.isnan(outputs).any() or np.isposinf(outputs).any():
         raise UserError(
-            "the network gives NaN or infinity on the examples it is checked with, as from a "
-            "look-up outside of its table; give it inputs that it was made for"
+            "the network returns NaN or infinity on the examples it is checked with, for example "
+            "from a look-up outside its table; pass inputs that it was made for"
         )
     squares = objective is not None and objective.minimality_loss == "mse"
     if squares and np.isneginf(outputs).any():
         raise UserError(
-            "the network gives outputs of −∞, of which no squared difference can be taken: use "
+            "the network returns outputs of −∞, whose squared difference is undefined: use "
             "minimality_loss='kl' for logits, or leave such outputs out"
         )
 

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
 from apd_jax import blocks
 from apd_jax.components import Components
-from apd_jax.config_fields import check_at_least, check_values, from_mapping
+from apd_jax.config_fields import check_at_least, check_keywords, check_values, from_mapping
 from apd_jax.data import Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory, function_claims
 from apd_jax.decomposition.checks import check_positions, check_seed, check_start, check_target
@@ -96,12 +97,14 @@ def decompose(
         kept (None if it diverged before that).
       DataFailed: the data raised an error during the training. Its `decomposition` has what was
         trained before; with a workdir that is saved.
-      Terminated: SIGTERM stopped an earlier call in this process.
+      Terminated: SIGTERM stopped an earlier call in this process. It is a SystemExit of status 75.
     """
+    check_keywords(decompose, Settings(), options)
     run = _Run(seed, restarts, chunk_steps, checkpoint_every)
     start: Components | None = init.components if isinstance(init, Decomposition) else init
     auto = isinstance(topk, str) and topk == auto_topk.AUTO
     k = 1.0 if auto else topk  # a placeholder until k is found
+    target, start = _on_one_device((target, start))
     source = as_source(data, run.seed)
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
     settings = from_mapping(presets.base(given | {"topk": topk}), given)
@@ -112,7 +115,6 @@ def decompose(
     if auto:
         auto_topk.check(settings)
         source.again()
-    target, start = _on_one_device((target, start))
     described = dataclasses.asdict(run) | {"data": source.describe()}
     described |= {"topk": topk} if auto else {}
     config = directory.config_of(settings, target, start, **described)
@@ -281,9 +283,18 @@ def _output_shape(target: Target, example: PyTree) -> tuple[int, ...]:
 
 
 def _on_one_device(tree: PyTree) -> PyTree:
-    """Put arrays that are on other devices where the states of a training are."""
-    device = jax.devices()[0]
-    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
-    if all(array.devices() == {device} for array in arrays):
-        return tree
-    return jax.device_put(tree, device)
+    """Put arrays that are on other devices, or on a mesh, where the states of a training are."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def moved(leaf):
+        if not isinstance(leaf, jax.Array) or leaf.sharding == here:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.device_put(leaf, here)
+        # Through the host: of an array on a mesh with explicit axes `device_put` keeps the mesh.
+        return jax.device_put(np.asarray(leaf), here)
+
+    leaves, structure = jax.tree.flatten(tree)
+    found = [moved(leaf) for leaf in leaves]
+    same = all(new is old for new, old in zip(found, leaves, strict=True))
+    return tree if same else jax.tree.unflatten(structure, found)

@@ -94,8 +94,9 @@ def check_derivatives(target: Target, x: PyTree) -> None:
     )
     if not _can_change(target, x, component):
         raise UserError(
-            "nothing can be attributed: the outputs' derivatives with respect to all sites are 0, "
-            "as behind rounding, a step or an argmax; let the network return what comes before it"
+            "nothing can be attributed: the outputs' derivatives with respect to all sites are "
+            "0, for example because a rounding, a step function or an argmax follows them; let "
+            "the network return the values before it"
         )
     try:
         own, ours = _two_derivatives(target, x, component)
@@ -105,10 +106,10 @@ def check_derivatives(target: Target, x: PyTree) -> None:
         own, ours = _two_gradients(target, x, component)  # no derivative along a direction
     if not close(own, ours, tolerance(target, x)):
         raise UserError(
-            "the network's derivative with respect to its sites is not that of its own equations: "
-            "examples meet, as by batch statistics in training mode (use train=False, "
-            "model.eval()), or change places in the batch before they meet a weight, or a custom "
-            "derivative stands around one; leave that site out"
+            "the network's derivative with respect to its sites is not that of its own "
+            "equations: either examples interact, as through batch statistics in training mode "
+            "(use train=False, model.eval()), or they change places in the batch before a "
+            "weight, or a custom derivative surrounds a weight; leave that site out"
         )
 
 

@@ -109,8 +109,8 @@ def _read(path: pathlib.Path) -> _Arrays | None:
 def _keep(workdir: Workdir, path: pathlib.Path, arrays: _Arrays) -> None:
     if workdir.checkpoints.exists():
         logging.warning(
-            "%s has no %s, by which another network, sampling function, metric or loss would be "
-            "seen: those given now are taken for the ones that it was begun with.",
+            "%s has no %s, so that another network, sampling function, metric or loss cannot be "
+            "detected: those given now are assumed to be the ones that it was started with.",
             workdir.path,
             FILE,
         )

@@ -1,4 +1,4 @@
-"""Whether functions are those of another day: by what they give on a few examples.
+"""Check that a function is the saved one, by its outputs on a few saved examples.
 
 Functions are code, which is not saved, and their names don't tell them apart.
 Letters: B batch, O outputs.

@@ -101,13 +101,13 @@ def _settings(saved: dict[str, Any], functions: dict[str, Callable]) -> Settings
         if isinstance(value, str) and value.startswith("function "):
             if name not in functions:
                 raise UserError(
-                    f"this was made with {name}={value.removeprefix('function ')}, a function "
-                    f"that is not saved: load(..., {name}=...)"
+                    f"this decomposition was made with {name}={value.removeprefix('function ')}, "
+                    f"a function that is not saved: load(..., {name}=...)"
                 )
             given[name] = functions[name]
     unknown = sorted(set(functions) - {name for name in given if given[name] != saved.get(name)})
     if unknown:
-        raise UserError(f"{unknown[0]!r} was no function when this was saved: leave it out")
+        raise UserError(f"{unknown[0]!r} was not a function when this was saved: leave it out")
     return config_fields.from_mapping(Settings(), given)
 
 
@@ -119,7 +119,7 @@ def _example(check: dict[str, Any], config: dict[str, Any], inputs: PyTree | Non
     if code and inputs is None:
         raise UserError(
             f"the inputs that the network is checked on are kept in a {code}, which is code and "
-            "not saved: load(..., inputs=x) with inputs of the network, of any values"
+            "was not saved: call load(..., inputs=x) with inputs of the network, of any values"
         )
     if inputs is None:
         return trees.rebuild(config["example"], leaves)
@@ -137,6 +137,6 @@ def _check_same(target: Target, example: PyTree, expected: Any) -> None:
     difference = function_identity.difference(found, expected, tolerance(target, example))
     if difference:
         raise UserError(
-            "the network computes something else than the one that was decomposed: on the saved "
+            "the network does not compute what the one that was decomposed did: on the saved "
             f"inputs {difference}"
         )

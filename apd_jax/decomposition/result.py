@@ -1,4 +1,4 @@
-"""A decomposed network: what its components do, and how it is kept.
+"""A decomposed network: its components, what they do, and how to save it.
 
 Letters: B batch, N examples, T positions, C components, O outputs.
 """
@@ -12,12 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.compiled import jit_with_network
-from apd_jax.components import Components, Factors, num_components
-from apd_jax.config_fields import check_whole
-from apd_jax.decomposition import saving
+from apd_jax.components import Components, num_components
+from apd_jax.config_fields import check_whole, number
+from apd_jax.decomposition import editing, saving
 from apd_jax.errors import UserError
-from apd_jax.evaluation import compare, evidence, ranking, seen, summary, tables
+from apd_jax.evaluation import (
+    compare,
+    decomposition_table,
+    evidence,
+    ranking,
+    seen,
+    summarise,
+    summary,
+    tables,
+)
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -55,11 +63,11 @@ class Decomposition:
     others: Sequence[Components] = ()
 
     def __repr__(self) -> str:
-        title = tables.decomposition_title(self)
-        return f"{title}\n{tables.text(*tables.decomposition_table(self))}"
+        title = decomposition_table.title(self)
+        return f"{title}\n{tables.text(*decomposition_table.table(self))}"
 
     def _repr_html_(self) -> str:
-        return tables.as_html(tables.decomposition_title(self), *tables.decomposition_table(self))
+        return tables.as_html(decomposition_table.title(self), *decomposition_table.table(self))
 
     @property
     def objective(self) -> Objective:
@@ -106,7 +114,7 @@ class Decomposition:
         Raises:
           UserError: an unknown baseline, labels that don't fit the outputs.
         """
-        return summary.summarise(self, x, labels, baselines)
+        return summarise.summarise(self, x, labels, baselines)
 
     def evidence(
         self,
@@ -187,7 +195,7 @@ class Decomposition:
         Raises:
           UserError: no such component, a count that is not whole or below 1.
         """
-        self._check(component)
+        component, count = editing.check_component(self.components, component), number(count)
         check_whole(count=count)
         return ranking.examples(self.see(x), component, count)
 
@@ -195,7 +203,7 @@ class Decomposition:
         """Output of all components but one or some, `f(x, Σ_{j≠c} P_j)`, [B, O]."""
         chosen = np.atleast_1d(np.asarray(component))
         for one in chosen.tolist():
-            self._check(one)
+            editing.check_component(self.components, one)
         kept = ~np.isin(np.arange(num_components(self.components)), chosen)
         batch = jax.tree.leaves(x)[0].shape[0]
         mask = jnp.broadcast_to(jnp.asarray(kept), (batch, len(kept)))
@@ -216,13 +224,7 @@ class Decomposition:
         Raises:
           UserError: no such component, a scale that is no finite number.
         """
-        amounts = np.ones(num_components(self.components), np.float32)
-        for component, scale in scales.items():
-            self._check(component)
-            if not np.isscalar(scale) or not np.isreal(scale) or not np.isfinite(scale):
-                raise UserError(f"component {component} must be scaled by a number, got {scale!r}")
-            amounts[component] = scale
-        return _scaled(self.target, self.components, amounts)
+        return editing.edited(self.target, self.components, scales)
 
     def to_torch(self, scales: Mapping[int, float] | None = None) -> dict[str, Any]:
         """The decomposed weights, edited, as torch tensors under torch's names.
@@ -252,8 +254,8 @@ class Decomposition:
         """Draw a component's matrices next to those of the target, site by site."""
         from apd_jax.plotting import decomposition_figures  # matplotlib is slow to import
 
-        self._check(component)
-        return decomposition_figures.component(self, component)
+        number_of = editing.check_component(self.components, component)
+        return decomposition_figures.component(self, number_of)
 
     def report(
         self,
@@ -292,19 +294,3 @@ class Decomposition:
           runtime.checkpoint.CheckpointError: it can't be written; what was there before stays.
         """
         saving.save(self, directory)
-
-    def _check(self, component: int) -> None:
-        total = num_components(self.components)
-        if not isinstance(component, int | np.integer) or not 0 <= component < total:
-            raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
-
-
-@jit_with_network
-@jax.default_matmul_precision("highest")
-def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTree:
-    """The parameters with `Σ_c s_c P_c` at every site; amounts: s [C]."""
-    scaled = {
-        name: Factors(f.reads * amounts.reshape(-1, *(1,) * (f.reads.ndim - 1)), f.writes)
-        for name, f in components.items()
-    }
-    return forward.summed(target, scaled).params

@@ -1,4 +1,4 @@
-"""Components of two decompositions of one network paired: would another seed find the same?
+"""Pairing of the components of two decompositions of one network: do seeds agree?
 
 Letters: C, D components of the two, S decompositions, G stacked blocks, m rank.
 """

@@ -6,6 +6,7 @@ Letters: N examples, T positions, K classes.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
@@ -90,6 +91,14 @@ def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
       shape: shape of the outputs of all examples.
       arrays: number of arrays that the network returns.
     """
+    if not (labels.dtype.kind in "iub" or jnp.issubdtype(labels.dtype, jnp.floating)):
+        raise UserError(f"labels must be numbers, classes or values, got {labels.dtype}")
+    bad = int(np.sum(~np.isfinite(labels)))
+    if bad:
+        raise UserError(
+            f"{bad} of {labels.size} labels are NaN or infinite: leave these examples out, or give "
+            "classes, of which negative ones are ignored"
+        )
     logits = shape if len(shape) > 1 else (*shape, 1)
     classes = are_classes(labels)
     if arrays > 1 or labels.shape != (logits[:-1] if classes else shape):
@@ -155,11 +164,11 @@ def _check_classes(labels: np.ndarray, num_logits: int) -> None:
         )
     if largest >= max(num_logits, 2):
         raise UserError(
-            f"labels hold class {largest}, but the outputs have {max(num_logits, 2)} classes, "
+            f"labels contain class {largest}, but the outputs have {max(num_logits, 2)} classes, "
             f"counted from 0 to {max(num_logits, 2) - 1}; a label of -1 is ignored"
         )
     if largest < 0:
         raise UserError(
-            f"all {labels.size} labels are negative, which is ignored; expected some classes from "
-            f"0 to {max(num_logits, 2) - 1}"
+            f"all {labels.size} labels are negative and therefore ignored; expected some classes "
+            f"from 0 to {max(num_logits, 2) - 1}"
         )

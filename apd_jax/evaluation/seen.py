@@ -16,7 +16,7 @@ from apd_jax import sites, validity
 from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components
 from apd_jax.errors import UserError
-from apd_jax.evaluation.tally import Measured, Tally
+from apd_jax.evaluation.tally import Measured, Tally, row_errors
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -32,6 +32,8 @@ class Seen(NamedTuple):
       rows: [R] numbers of the rows among all N, or N·T, in ascending order.
       network: quality of the target's outputs.
       active: error and quality of the outputs with only the active components.
+      errors: [R] distance of these outputs from the target's on every row; None where the caller's
+        loss has no value for a single row.
     """
 
     scores: np.ndarray
@@ -40,6 +42,7 @@ class Seen(NamedTuple):
     rows: np.ndarray
     network: Measured
     active: Measured
+    errors: np.ndarray | None = None
 
     def places(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """Number of the example, and of the position along each axis, of some of the R rows."""
@@ -108,19 +111,22 @@ def see(
     scores: list[np.ndarray] = []
     masks: list[np.ndarray] = []
     rows: list[np.ndarray] = []
+    errors: list[np.ndarray] = []
     lead: tuple[int, ...] = ()
     for place, block in blocks(x, size):
         found, mask, outputs = look(objective, target, components, block)
+        masked = forward.masked_apply(target, components, block, mask)
         network.add(place, block, outputs, outputs)
-        active.add(place, block, forward.masked_apply(target, components, block, mask), outputs)
+        active.add(place, block, masked, outputs)
         lead = found.shape[1:-1]
         kept = counted_rows(objective, block, found.shape[:-1])
+        errors.append(_errors(objective, target, masked, outputs, block, lead)[kept])
         rows.append(kept + place.start * int(np.prod(lead)))
         for parts, table in ((scores, found), (masks, mask)):
             parts.append(np.asarray(table).reshape(-1, table.shape[-1])[kept])
     places = np.concatenate(rows)
     if not len(places):
-        raise UserError("valid leaves no row of these examples that counts")
+        raise UserError("valid excludes every row of these examples")
     return Seen(
         np.concatenate(scores),
         np.concatenate(masks),
@@ -128,7 +134,23 @@ def see(
         places,
         network.result(),
         active.result(),
+        _usable(np.concatenate(errors), active.result().error),
     )
+
+
+def _errors(objective, target, masked, outputs, block, lead) -> np.ndarray:
+    """Errors of all rows of a block; NaN where the caller's loss fails on a single row."""
+    try:
+        return np.asarray(row_errors(objective, len(lead), target, masked, outputs, block))
+    except (TypeError, ValueError):
+        if not callable(objective.minimality_loss):
+            raise
+        return np.full(sites.batch_size(block) * int(np.prod(lead)), np.nan, np.float32)
+
+
+def _usable(errors: np.ndarray, mean: float) -> np.ndarray | None:
+    """The errors of rows, unless they are not finite although their mean over batches is."""
+    return None if np.isfinite(mean) and not np.isfinite(errors).all() else errors
 
 
 def points(

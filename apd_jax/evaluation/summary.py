@@ -5,25 +5,15 @@ Letters: N examples, T positions, R rows, C components.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from apd_jax import sites
-from apd_jax.components import num_components
 from apd_jax.errors import UserError
-from apd_jax.evaluation import baselines, ranks, seen, tables
-from apd_jax.evaluation import labels as against
+from apd_jax.evaluation import tables
 from apd_jax.evaluation.compare import SeedMatrix
-from apd_jax.evaluation.model import ComponentModel
-from apd_jax.evaluation.seen import Seen
-from apd_jax.evaluation.tally import Measured
-from apd_jax.objective.objective import Objective
-from apd_jax.sites import PyTree
-from apd_jax.training import presets
-
-ALWAYS = 0.95  # a component that is active on a larger share of the examples is always on
-MOST = 0.5  # an active rank above this share of the network's is most of the network
+from apd_jax.evaluation.findings import ALWAYS, Finding
+from apd_jax.evaluation.worst import ErrorSpread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,22 +36,6 @@ class Row:
     cross_entropy: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """Something that a reader of the numbers has to know.
-
-    Attributes:
-      kind: `"trivial"`: the decomposition says little about the network; `"empty site"`: a site's
-        weights are all zero; `"scores"`: attributions are not finite; `"labels"`: some were
-        ignored; `"baseline"`: one was omitted; `"settings"`: how components are chosen for
-        positions.
-      text: a sentence.
-    """
-
-    kind: Literal["trivial", "empty site", "scores", "labels", "baseline", "settings"]
-    text: str
-
-
 @dataclasses.dataclass(frozen=True, repr=False)
 class Summary:
     """What `Decomposition.summary` finds; printed, it is a table.
@@ -77,6 +51,8 @@ class Summary:
       network_rank: rank of the target's decomposed matrices.
       unfaithfulness: `{site: ‖θ* − ΣP‖² / ‖θ*‖²}`; see `ranks.unfaithfulness`.
       empty_sites: sites whose weights are all zero.
+      errors: the examples that the active components explain worst; None where the loss has no
+        value for a single example.
       findings: what a reader has to know besides.
       agreement: what the initialisations side by side found, compared; None where there was one.
     """
@@ -93,6 +69,7 @@ class Summary:
     network_rank: int
     unfaithfulness: Mapping[str, float]
     empty_sites: tuple[str, ...]
+    errors: ErrorSpread | None
     findings: tuple[Finding, ...]
     agreement: SeedMatrix | None = None
 
@@ -133,6 +110,11 @@ class Summary:
         """The findings as sentences."""
         return tuple(finding.text for finding in self.findings)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in Python's numbers, lists and dicts, as JSON takes them."""
+        lists = {"always_on": self.always_on, "dead": self.dead, "trivial": self.trivial}
+        return _plain(self) | lists
+
     def row(self, name: str) -> Row:
         """A row by its name.
 
@@ -145,157 +127,68 @@ class Summary:
         return rows[name]
 
     def __repr__(self) -> str:
-        return tables.summary_text(self)
+        return "\n".join([tables.text(*_table(self)), *_notes(self)])
 
     def _repr_html_(self) -> str:
-        return tables.summary_html(self)
+        return tables.as_html("Summary", *_table(self), _notes(self))
 
 
-def summarise(
-    decomposition: ComponentModel,
-    x: PyTree,
-    labels: Any = None,
-    names: str | Sequence[str] = ("svd", "neurons"),
-) -> Summary:
-    """Measure a decomposition on examples; see `Decomposition.summary`."""
-    names = (names,) if isinstance(names, str) else names
-    labels = against.as_array(decomposition.target, x, labels)
-    return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names)
+def _listed(components: Sequence[int]) -> str:
+    shown = ", ".join(map(str, components[:10])) + (", ..." if len(components) > 10 else "")
+    return f"{len(components)} ({shown})" if components else "none"
 
 
-def summarise_seen(
-    decomposition: ComponentModel, x: PyTree, found: Seen, labels: Any, names: Sequence[str]
-) -> Summary:
-    """`summarise`, given the attributions, masks and outputs of the examples."""
-    target, components = decomposition.target, decomposition.components
-    unknown = sorted(set(names) - set(baselines.BASELINES))
-    if unknown:
-        raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(baselines.BASELINES)}")
-    target_values = ranks.target_singular_values(target)
-    own_ranks = ranks.ranks(ranks.singular_values(components), target_values)
-    whole = ranks.network_rank(target_values)
-    active = _row(
-        "active components",
-        found.active,
-        found.mask.sum(axis=1).mean(),
-        (found.mask @ own_ranks).mean(),
-    )
-    rule, size = decomposition.objective, decomposition.settings.batch_size
-    everything, nothing = (
-        seen.at_weight(weight, rule, target, components, x, size, labels) for weight in (1.0, 0.0)
-    )
-    others = _baselines(decomposition, x, labels, active.active_rank or 0.0, names)
-    share = found.mask.mean(axis=0)
-    empty = tuple(ranks.empty_sites(target))
-    return Summary(
-        num_examples=sites.batch_size(x),
-        network=_row("network", found.network, None, whole),
-        active=active,
-        everything=_row("all components", everything, len(own_ranks), own_ranks.sum()),
-        nothing=_row("no components", nothing, 0, 0),
-        baselines=tuple(row for row in others.values() if row is not None),
-        quality_name=against.quality_name(labels),
-        active_share=share,
-        ranks=own_ranks,
-        network_rank=whole,
-        unfaithfulness=ranks.unfaithfulness(target, components),
-        empty_sites=empty,
-        findings=(
-            *_trivial(decomposition.objective, share, active.active_rank or 0.0, whole),
-            *(Finding("empty site", _empty(name)) for name in empty),
-            *_not_finite(found.scores),
-            *_ignored(labels),
-            *(Finding("baseline", _omitted(name)) for name, row in others.items() if row is None),
-            *(Finding("settings", text) for text in [presets.says(decomposition.settings)] if text),
-        ),
-        agreement=decomposition.agreement(),
-    )
+def _table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    head = ["switched on", "components", "rank", "output error"]
+    rows = [
+        [
+            row.name,
+            tables.number(row.active_components),
+            tables.number(row.active_rank),
+            tables.number(row.error),
+        ]
+        for row in summary.rows
+    ]
+    if summary.quality_name:
+        head.append(summary.quality_name)
+        for cells, row in zip(rows, summary.rows, strict=True):
+            cells.append(tables.number(row.quality))
+    if summary.network.cross_entropy is not None:
+        head.append("cross entropy")
+        for cells, row in zip(rows, summary.rows, strict=True):
+            cells.append(tables.number(row.cross_entropy))
+    return head, rows
 
 
-def _row(name: str, measured: Measured, components: float | None, rank: float | None) -> Row:
-    count, rank = (None if n is None else float(n) for n in (components, rank))
-    return Row(name, count, rank, *measured)
-
-
-def _baselines(
-    decomposition: ComponentModel,
-    x: PyTree,
-    labels: Any,
-    active_rank: float,
-    names: Sequence[str],
-) -> dict[str, Row | None]:
-    """Rows of baselines with as many active components of rank one; None for one too large."""
-    rows: dict[str, Row | None] = {}
-    for name in names:
-        components = baselines.baseline(decomposition.target, name)
-        if components is None:
-            rows[name] = None
-            continue
-        k = max(float(min(active_rank, num_components(components))), 1.0)
-        (point,) = seen.points(
-            [k],
-            decomposition.objective,
-            decomposition.target,
-            components,
-            x,
-            decomposition.settings.batch_size,
-            labels=labels,
+def _notes(summary: Summary) -> list[str]:
+    notes = [
+        f"Components and ranks are means over {summary.num_examples} examples.",
+        f"Always on: {_listed(summary.always_on)}. Never on: {_listed(summary.dead)}.",
+    ]
+    shares = {s: v for s, v in summary.unfaithfulness.items() if s not in summary.empty_sites}
+    if shares:
+        site, worst = max(shares.items(), key=lambda item: item[1])
+        notes.append(
+            f"The components miss {worst:.2g} of the squared weights of {site}, the worst site."
         )
-        rows[name] = _row(name, point.measured, point.active, point.active)
-    return rows
-
-
-def _trivial(
-    objective: Objective, share: np.ndarray, active_rank: float, whole: int
-) -> list[Finding]:
-    """Findings on why a decomposition says little."""
-    if not objective.selects:
-        return []
-    counted = share[: len(share) - 1] if objective.distil else share
-    always = np.flatnonzero(counted > ALWAYS).tolist()
-    texts = []
-    if always:
-        what = f"component {always[0]} is" if len(always) == 1 else f"components {always} are"
-        texts.append(
-            f"Trivial: {what} active on more than {ALWAYS:.0%} of the examples, so a part of the "
-            "network is not divided by what it is used for. Try components of lower rank, more of "
-            "them, or a smaller topk."
+    if summary.cross_entropy_recovered is not None:
+        notes.append(
+            f"The active components recover {summary.cross_entropy_recovered:.1%} of the cross "
+            "entropy that the network gains over no component."
         )
-    if active_rank > MOST * whole:
-        texts.append(
-            f"Trivial: the components that are active on an example have rank {active_rank:.1f} on "
-            f"average, out of the network's {whole}: most of the network. Try components of lower "
-            "rank, a larger coefficient of simplicity, or a smaller topk."
-        )
-    return [Finding("trivial", text) for text in texts]
+    if summary.errors is not None and summary.errors.worst:
+        notes.append(summary.errors.sentence())
+    if summary.agreement is not None:
+        notes.append(summary.agreement.sentence())
+    return [*notes, *summary.remarks]
 
 
-def _empty(name: str) -> str:
-    return (
-        f"The site {name} holds nothing: its weights are all zero. Ranks don't count what "
-        "components have there."
-    )
-
-
-def _omitted(name: str) -> str:
-    return f"The baseline {name} is omitted: the network is too large for it."
-
-
-def _not_finite(scores: np.ndarray) -> list[Finding]:
-    count = int(np.sum(~np.isfinite(scores)))
-    if not count:
-        return []
-    rows = int(np.sum(np.any(~np.isfinite(scores), axis=1)))
-    text = (
-        f"{count:,} attributions on {rows:,} of {len(scores):,} rows are NaN or infinite; these "
-        "components are not switched on there. Check the inputs."
-    )
-    return [Finding("scores", text)]
-
-
-def _ignored(labels: Any) -> list[Finding]:
-    count = 0 if labels is None else against.ignored(labels)
-    if not count:
-        return []
-    total = np.size(np.asarray(labels))
-    return [Finding("labels", f"{count:,} of {total:,} labels are negative and ignored.")]
+def _plain(value: Any) -> Any:
+    """Dataclasses as dicts, and arrays as lists."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

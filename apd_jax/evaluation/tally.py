@@ -1,8 +1,9 @@
 """Error and quality of outputs, added up block by block.
 
-Letters: N examples, T positions.
+Letters: N examples, B examples of a block, T positions, R rows (examples, or positions of them).
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from apd_jax import validity
 from apd_jax.compiled import jit_with_network
 from apd_jax.evaluation import labels as against
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.terms import distance_parts
+from apd_jax.objective.terms import distance, distance_parts
 from apd_jax.sites import PyTree, Target
 
 
@@ -34,6 +35,39 @@ class Measured(NamedTuple):
 def _distance(objective: Objective, _, outputs: PyTree, target_outputs: PyTree, x: PyTree):
     valid = objective.counted(x)
     return distance_parts(objective.minimality_loss, outputs, target_outputs, valid)
+
+
+@jit_with_network(static=2)
+def row_errors(
+    objective: Objective,
+    axes: int,
+    _: Target,
+    outputs: PyTree,
+    target_outputs: PyTree,
+    x: PyTree,
+) -> jax.Array:
+    """The distance on every row of a block, as on a batch of this row alone, float32 [R].
+
+    Args:
+      objective: its minimality loss is the distance.
+      axes: number of axes of positions that are rows of their own; 0 where examples are the rows.
+      outputs, target_outputs: [B, ...].
+      x: [B, ...] inputs. Of an example those positions are taken that count; whether a row itself
+        counts is not looked at.
+
+    Raises:
+      TypeError, ValueError: a loss of the caller's that a single row does not fit.
+    """
+
+    def alone(leaf):
+        return leaf.reshape(-1, *(1,) * (1 + axes), *leaf.shape[1 + axes :])
+
+    arguments = jax.tree.map(alone, (outputs, target_outputs))
+    valid = objective.counted(x)
+    if valid is not None and not axes:
+        arguments = *arguments, alone(valid)
+    loss = functools.partial(distance, objective.minimality_loss)
+    return jax.vmap(loss)(*arguments).astype("float32")
 
 
 class Tally:

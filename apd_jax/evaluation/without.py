@@ -44,7 +44,8 @@ def changes(
     size = decomposition.settings.batch_size
     for at in np.array_split(np.arange(len(examples)), max(1, math.ceil(len(examples) / size))):
         block = jax.tree.map(lambda leaf, at=at: jnp.asarray(np.asarray(leaf)[examples[at]]), x)
-        kept = np.ones((len(at), num_components(parts.terms)), np.float32)
+        count = num_components(decomposition.components)
+        kept = np.ones((len(at), count), np.float32)
         kept[np.arange(len(at)), components[at]] = 0.0
         mask = np.broadcast_to(
             kept.reshape(len(at), *(1,) * len(lead), -1), (len(at), *lead, kept.shape[1])
@@ -58,5 +59,5 @@ def changes(
 @jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
 def _compared(kind: Kind, target: Target, parts: Parts, block: Examples, mask: jax.Array) -> Sums:
-    everything = run(target, parts, block.x, jnp.ones_like(mask))
-    return distance.compare(kind, run(target, parts, block.x, mask), everything, block)
+    block = block._replace(outputs=run(target, parts, block.x, jnp.ones_like(mask)))
+    return distance.compare(kind, run(target, parts, block.x, mask), block)

@@ -14,10 +14,12 @@ from apd_jax import sites
 from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors, check_components, num_components
 from apd_jax.errors import UserError
-from apd_jax.masked import grouped_matmul, grouped_patches
+from apd_jax.masked import grouped_matmul, grouping
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
+# Cost of gathering a number of a row and of adding it to a sum, in multiply-adds of products.
+_GATHERED = 20
 
 
 def is_look_up(x: jax.Array | Patches) -> bool:
@@ -25,14 +27,26 @@ def is_look_up(x: jax.Array | Patches) -> bool:
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
+def times(rows: jax.Array | Patches, matrix: jax.Array) -> jax.Array:
+    """Rows [B, ..., (G), d_in] times a matrix [(G,) d_in, d_out]; look-ups by index."""
+    if isinstance(rows, Patches):
+        rows = rows.formed()
+    if is_look_up(rows):
+        return matrix[rows]
+    return jnp.einsum("...gi,gio->...go", rows, matrix) if matrix.ndim == 3 else rows @ matrix
+
+
 def read_all(x: jax.Array | Patches, factors: Factors) -> jax.Array:
     """`x U_c` of all components: rows [B, ..., (G), d_in] to [B, ..., (G), C, m]."""
     if isinstance(x, Patches):
         return x.read(factors.reads)
     if is_look_up(x):
+        # The product with a one-hot row is one column of the factor: nothing of the size of the
+        # vocabulary is multiplied.
         return jnp.moveaxis(jnp.take(factors.reads, x, axis=-1), (0, 1), (-2, -1))
     if factors.stacked:
         return jnp.einsum("...gd,cgmd->...gcm", x, factors.reads)
+    # One product with the C·m directions of all components side by side.
     flat = factors.reads.reshape(-1, factors.reads.shape[-1])
     return jnp.matmul(x, flat.T).reshape(*x.shape[:-1], *factors.reads.shape[:2])
 
@@ -68,6 +82,8 @@ def masked(components: Components, mask: jax.Array) -> Operation:
         factors = components[call.key[0]].placed(call.placement)
         hidden = read_all(call.x, factors)
         weights = mask.astype(hidden.dtype)
+        # Rows of an example share its mask, so that axes between batch (or position) and component
+        # broadcast.
         between = (1,) * (hidden.ndim - 1 - weights.ndim)
         weights = weights.reshape(*weights.shape[:-1], *between, weights.shape[-1], 1)
         return write_sum(hidden * weights, factors)
@@ -85,12 +101,12 @@ def masked_pairs(
 
     Args:
       components: `{site: Factors}`.
-      pairs: (rows [P], components [P]); see `selection.Selected`.
+      pairs: (rows [P], components [P]); see `selected.Selected`.
       lead: (B,), or (B, T) if rows are positions, numbered through all examples.
     """
     num_rows = math.prod(lead)
     total = num_components(components)
-    groups = grouped_matmul.group_pairs(pairs, num_rows, total)
+    groups = grouping.group_pairs(pairs, num_rows, total)
 
     def dense(call: SiteCall) -> jax.Array:
         mask = jnp.zeros((num_rows, total), bool).at[pairs].set(True, mode="drop")
@@ -98,7 +114,7 @@ def masked_pairs(
 
     def read(x: jax.Array | Patches, reads: jax.Array) -> jax.Array:
         if isinstance(x, Patches):
-            return grouped_patches.read(x, reads, groups)
+            return grouped_matmul.read_patches(x, reads, groups)
         rows = x.reshape(num_rows, *x.shape[len(lead) :])[groups.example]
         product = grouped_matmul.look_up if is_look_up(x) else grouped_matmul.read
         return product(rows, reads, groups)
@@ -109,6 +125,8 @@ def masked_pairs(
             return dense(call)  # the rows of some positions are no whole images
         hidden = read(call.x, groups.factors(factors.reads))
         writes = groups.factors(factors.writes)
+        # Rows come back in the order of the pairs. A row sums its own: pairs without a component
+        # have an example out of bounds, which `segment_sum` drops.
         written = grouped_matmul.write(hidden, writes, groups)
         total_written = jax.ops.segment_sum(written, groups.example, num_rows)
         return total_written.reshape(*lead, *total_written.shape[1:])
@@ -116,13 +134,48 @@ def masked_pairs(
     return operation
 
 
-def choose_masked_route(num_pairs: int, num_rows: int, num_components: int) -> str:
-    """Choose `"grouped"` if it skips at least three quarters of the products, else `"dense"`.
+def masked_by(
+    route: MaskedRoute,
+    components: Components,
+    mask: jax.Array,
+    pairs: tuple[jax.Array, jax.Array] | None,
+) -> Operation:
+    """Make the masked operation of a whole batch by the route that is asked for.
 
-    Below that, gathering rows and factors costs more than the skipped products.
+    Args:
+      route: `"auto"` chooses by size.
+      components: `{site: Factors}`.
+      mask, pairs: the selection, as a mask and as its active pairs; see `selected.Selected`.
+        Without pairs the dense route is taken, whatever is asked for.
     """
-    slots = grouped_matmul.num_slots(num_pairs, num_components)
-    return "grouped" if 4 * slots <= num_rows else "dense"
+    lead = mask.shape[:-1]
+    if route == "auto" and pairs is not None:
+        route = choose_masked_route(pairs[0].size, math.prod(lead), components)
+    if pairs is None or route == "dense":
+        return masked(components, mask)
+    return masked_pairs(components, pairs, lead)
+
+
+def choose_masked_route(
+    num_pairs: int, num_rows: int, components: Components
+) -> Literal["dense", "grouped"]:
+    """Choose `"grouped"` or `"dense"`, by the multiply-adds and the numbers moved of both routes.
+
+    The dense route multiplies every row by all factors. The grouped one multiplies only pairs, but
+    gathers their rows and adds up what they write, which costs more than the products where ranks
+    are small.
+
+    Args:
+      num_pairs: P.
+      num_rows: B, or B·T if rows are positions.
+      components: `{site: Factors}`.
+    """
+    count = num_components(components)
+    sides = jax.tree.leaves(components)  # [C, (G), m, d]
+    dense = sum(num_rows * side.size for side in sides)
+    slots = min(num_pairs, count) * grouping.num_slots(num_pairs, count)
+    per_pair = sum(side.size // count * (1 + _GATHERED / side.shape[-2]) for side in sides)
+    return "grouped" if 2 * slots * per_pair <= dense else "dense"
 
 
 @jit_with_network

@@ -183,6 +183,8 @@ def scale_free_simplicity(
     schatten, squares = jnp.float32(0), jnp.float32(0)
     for site, norms in rank_one_norms(components).items():
         f = components[site]
+        # `‖Σ_m u_m v_mᵀ‖² = Σ_{m,n} (u_m·u_n)(v_m·v_n)`: terms need not be orthogonal, and no
+        # matrix is formed.
         of_reads = jnp.einsum("c...mi,c...ni->c...mn", f.reads, f.reads)
         of_writes = jnp.einsum("c...mo,c...no->c...mn", f.writes, f.writes)
         axes = tuple(range(1, norms.ndim))
@@ -240,6 +242,7 @@ def hidden_activations(
     total, width = jnp.float32(0), 0
     for key in keys:
         ours, theirs = records[key].y, target_records[key].y
+        # Rows of a stack end in block and width.
         own = 2 if target_records[key].placement.stacked else 1
         counted = validity.of_site_rows(valid, theirs.shape[: theirs.ndim - own], key[0])
         counted = counted.reshape(*counted.shape, *(1,) * own)

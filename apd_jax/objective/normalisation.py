@@ -13,7 +13,7 @@ from apd_jax.attribution.attributed import Attributed
 from apd_jax.components import Factors
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.partial import PartialMasks
-from apd_jax.objective.selection import Selected
+from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS, Step
 from apd_jax.sites import PyTree, Target
 
@@ -46,6 +46,7 @@ def scales(
         lambda part: (_values(objective, target, part, key), objective.weight(part)), x, block_size
     )
     means = blocks.mean(values, None if objective.valid is None else weights)
+    # A value of 0 (a network of zeros) is no unit: the loss then stays as it is.
     return {name: jnp.where(value > 0, value, 1.0) for name, value in means.items()}
 
 

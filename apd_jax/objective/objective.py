@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import randomness, sites, validity
-from apd_jax.attribution import METHODS, Attributed, Linearisation, metrics
+from apd_jax.attribution import METHODS, Attributed, Linearisation, Options, metrics
 from apd_jax.components import Components
-from apd_jax.config_fields import check_takes, check_values, setting
+from apd_jax.config_fields import check_values, setting
 from apd_jax.errors import UserError
-from apd_jax.masked import forward
-from apd_jax.objective import losses, selection
+from apd_jax.objective import losses, selected, selection, sizes
 from apd_jax.objective.coefficients import CONSTANT, Coefficients, Multipliers, Routes
 from apd_jax.objective.partial import PartialMasks
-from apd_jax.objective.selection import Selected
-from apd_jax.objective.terms import DISTANCES, TERMS, Step
+from apd_jax.objective.selected import Selected
+from apd_jax.objective.selection import Rule
+from apd_jax.objective.terms import TERMS, Step, check_distance
 from apd_jax.sites import PyTree, Target
 
 
@@ -34,7 +34,7 @@ class Objective:
         Coefficients(minimality=1.0, simplicity=1.0), "Weights of the loss terms."
     )
     topk: float | None = setting(1.0, "k of the top-k selection; None for the pure Lp objective.")
-    selection: Literal["batch", "sample", "exact"] = setting(
+    selection: Rule = setting(
         "batch",
         "Top-k over the batch (floor(k·B) pairs), for every sample (k of them), or exact (as many "
         "pairs as there are active inputs; k is not used).",
@@ -92,25 +92,11 @@ class Objective:
         check_values(self)
         losses.activation_function(self.hidden_activation)
         metrics.check_metric(self.metric)
-        if callable(self.metric):
-            check_takes("metric", self.metric, "outputs")
-        if self.valid is not None:
-            if not callable(self.valid):
-                raise UserError(
-                    "valid must be a function of the batch, such as lambda batch: batch['mask'], "
-                    f"got a {type(self.valid).__name__}"
-                )
-            check_takes("valid", self.valid, "batch")
+        validity.check(self.valid)
+        check_distance(self.minimality_loss)
         if self.attribution not in METHODS:
             known = sorted(METHODS)
             raise UserError(f"attribution must be one of {known}, got {self.attribution!r}")
-        if callable(self.minimality_loss):
-            check_takes("minimality_loss", self.minimality_loss, "outputs", "target_outputs")
-        elif self.minimality_loss not in DISTANCES:
-            raise UserError(
-                f"minimality_loss must be one of {sorted(DISTANCES)} or a function, got "
-                f"{self.minimality_loss!r}"
-            )
         for name in ("schatten_p", "lp_p"):
             if not 0 < getattr(self, name) <= 2:
                 raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
@@ -162,23 +148,7 @@ class Objective:
             not known before the network is run.
           num_components: C.
         """
-        candidates = num_components - self.distil
-        if candidates < 1:
-            raise UserError(
-                f"distil needs num_components of at least 2, got {num_components}: the last one is "
-                "always active and is not counted"
-            )
-        if self.topk is None or self.selection == "exact":
-            return
-        try:
-            if self.selection == "batch":
-                rows = math.ceil(1 / self.topk) if num_rows is None else num_rows
-                selection.num_active(self.topk, rows, candidates)
-            else:
-                selection.check_topk(self.topk, candidates)
-        except UserError as error:
-            sizes = f"num_components={num_components}" + (" with distil" if self.distil else "")
-            raise UserError(f"topk does not fit batch_size and {sizes}: {error}") from error
+        sizes.check(self.selection, self.topk, self.distil, num_rows, num_components)
 
     def attribute(
         self, target: Target, components: Components, x: PyTree, key: jax.Array | None = None
@@ -192,24 +162,26 @@ class Objective:
           key: PRNG key for the sketch's random directions; without one they are the same at every
             call, which is what evaluation wants.
         """
-        found = METHODS[self.attribution](
-            target,
-            components,
-            x,
-            mode=self.routes.attribution_mode,
-            source=self.attribution_source,
-            metric=self.metric,
-            per_position=self.per_position,
-            num_probes=self.routes.num_probes,
-            valid=self.counted(x),
-            key=randomness.stream_of_step(
-                randomness.root(0) if key is None else key, "sketch directions"
-            ),
-        )
+        found = METHODS[self.attribution](target, components, x, **self.attribution_options(x, key))
         if self.attribution_source == "target":
             return found
 
+        # These scores come with a pass of the component model, but the losses compare with the
+        # target.
         return Attributed(found.scores, *self.own_pass(target, x))
+
+    def attribution_options(self, x: PyTree, key: jax.Array | None = None) -> dict[str, Any]:
+        """Keywords of an attribution method on a batch: options, key, what counts of the batch."""
+        options = Options(
+            self.routes.attribution_mode,
+            self.attribution_source,
+            self.metric,
+            self.per_position,
+            self.routes.num_probes,
+        )
+        key = randomness.root(0) if key is None else key
+        key = randomness.stream_of_step(key, "sketch directions")
+        return {"options": options, "key": key, "valid": self.counted(x)}
 
     def own_pass(self, target: Target, x: PyTree) -> tuple[PyTree, sites.Records]:
         """The target's outputs, and the rows of every use of a site."""
@@ -228,38 +200,26 @@ class Objective:
           multiplier: what k is multiplied by, in [0, 1] (`Multipliers.topk`; batch top-k only).
         """
         rows = scores.reshape(-1, scores.shape[-1])
-        valid, here = self.counted(x), None
+        valid, here, bad = self.counted(x), None, ~jnp.isfinite(rows)
         if valid is not None:
             here = validity.of_rows(valid, scores.shape[:-1]).reshape(-1)
-            rows = jnp.where(here[:, None], rows, jnp.nan)
+            # Scores that are not finite are never selected: NaN takes the rows that do not count
+            # out of every rule, without a rule of its own.
+            rows, bad = jnp.where(here[:, None], rows, jnp.nan), bad & here[:, None]
         chosen = self._select_rows(rows, x, multiplier, valid, here)
         if here is not None:
-            chosen = selection.only(chosen, here)
-        return chosen._replace(mask=chosen.mask.reshape(scores.shape))
+            chosen = selected.only(chosen, here)
+        nonfinite = jnp.sum(bad, dtype=jnp.int32)
+        return chosen._replace(mask=chosen.mask.reshape(scores.shape), nonfinite=nonfinite)
 
     def _select_rows(self, scores, x, multiplier, valid, here) -> Selected:
-        """Select rows of a table [R, C], of which those where `here` is False are not taken."""
         if not self.selects:
             return Selected(jnp.ones(scores.shape, bool), None)
         counted = scores[:, :-1] if self.distil else scores
-        if self.selection == "exact":
-            if not hasattr(x, "shape"):
-                raise UserError(
-                    "selection 'exact' counts the active inputs of one array [B, F], got a "
-                    f"{type(x).__name__} of arrays; use 'batch' or 'sample'"
-                )
-            chosen = Selected(selection.exact_topk_mask(counted, x, valid), None)
-        elif here is not None and self.selection == "batch":
-            assert self.topk is not None
-            chosen = selection.batch_topk_of_rows(counted, self.topk, here, multiplier)
-        elif multiplier is not None:
-            assert self.topk is not None
-            chosen = selection.batch_topk_part(counted, self.topk, multiplier)
-        else:
-            assert self.topk is not None
-            rule = selection.batch_topk if self.selection == "batch" else selection.sample_topk
-            chosen = rule(counted, self.topk)
-        return selection.add_always_active(chosen) if self.distil else chosen
+        chosen = selection.select_rows(
+            self.selection, self.topk, counted, x, multiplier=multiplier, valid=valid, rows=here
+        )
+        return selected.add_always_active(chosen) if self.distil else chosen
 
     def terms(
         self,
@@ -286,6 +246,8 @@ class Objective:
         if chosen is not None and not flows:
             attributed = Attributed(jnp.zeros(chosen.mask.shape), *self.own_pass(target, x))
         else:
+            # The top-k selection is piecewise constant, and the paper lets no gradient flow through
+            # its scores. Only the Lp losses are functions of the scores themselves.
             fixed = components if flows else jax.lax.stop_gradient(components)
             attributed = self.attribute(target, fixed, x, key)
         chosen = chosen or self.select(attributed.scores, x, multipliers.topk)
@@ -297,14 +259,3 @@ class Objective:
         weights, losses = dataclasses.asdict(self.coefficients), multipliers.losses
         weighted = (weights[n] * losses.get(n, 1.0) * value for n, value in terms.items())
         return sum(weighted, jnp.float32(0))
-
-    def masked_operation(self, components: Components, chosen: Selected) -> sites.Operation:
-        """The masked operation of a whole batch, by the algorithm that `routes` names."""
-        route: str = self.routes.masked_route
-        *lead, count = chosen.mask.shape
-        pairs = chosen.pairs
-        if route == "auto" and pairs is not None:
-            route = forward.choose_masked_route(pairs[0].size, math.prod(lead), count)
-        if route == "dense" or pairs is None:
-            return forward.masked(components, chosen.mask)
-        return forward.masked_pairs(components, pairs, tuple(lead))

@@ -82,6 +82,8 @@ def attack(
     """
 
     def step(_, r):
+        # Signs instead of the gradient: each row's factors move by the same amount however little
+        # its row adds to the mean, which is what a separate ascent for every row would do.
         moved = r + masks.adversary_step_size * jnp.sign(jax.grad(distance)(r))
         return jnp.clip(moved, 0.0, 1.0)
 

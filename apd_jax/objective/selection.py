@@ -7,7 +7,7 @@ selected: where fewer than K scores are finite, fewer are active.
 
 import math
 import warnings
-from typing import NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,10 @@ import numpy as np
 
 from apd_jax import validity
 from apd_jax.errors import UserError
+from apd_jax.objective.selected import Selected
+from apd_jax.sites import PyTree
+
+Rule = Literal["batch", "sample", "exact"]
 
 
 def num_active(k: float, batch_size: int, num_components: int) -> int:
@@ -39,11 +43,7 @@ def num_active(k: float, batch_size: int, num_components: int) -> int:
             f"k must be at least {1 / batch_size:g}, or the batch larger"
         )
     if selected > batch_size * num_components:
-        raise UserError(
-            f"k={k} selects {selected} pairs, but {batch_size} examples and {num_components} "
-            f"components make only {batch_size * num_components}; k must be at most "
-            f"{num_components}"
-        )
+        raise UserError(f"k must be at most the number of components ({num_components}), got {k}")
     return selected
 
 
@@ -80,30 +80,6 @@ def _warn_of_nonfinite(scores: jax.Array) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-class Selected(NamedTuple):
-    """The active (example, component) pairs of a batch.
-
-    Attributes:
-      mask: [B, C] bool, or [B, T, C] where components are chosen for every position.
-      pairs: (rows, components), int32 [K] each, in no particular order, positions counted through
-        the examples; None where their number depends on the data. A component number of C fills
-        the places that no finite score took.
-    """
-
-    mask: jax.Array
-    pairs: tuple[jax.Array, jax.Array] | None
-
-    def counts(self) -> jax.Array:
-        """On how many rows (examples, or positions of them) each component is active, int32 [C]."""
-        if self.pairs is None:
-            rows = self.mask.reshape(-1, self.mask.shape[-1])
-            return jnp.sum(rows, axis=0, dtype=jnp.int32)
-        # Counting K pairs costs far less than summing B·C entries of the mask. The scatter drops
-        # the component number C, which is out of bounds.
-        components = self.pairs[1]
-        return jnp.zeros((self.mask.shape[-1],), jnp.int32).at[components].add(1)
 
 
 def batch_topk(scores: jax.Array, k: float) -> Selected:
@@ -269,31 +245,42 @@ def exact_topk_mask(scores: jax.Array, x: jax.Array, valid: jax.Array | None = N
     return mask.reshape(scores.shape)
 
 
-def only(selected: Selected, rows: jax.Array) -> Selected:
-    """Leave out the rows that don't count, bool [B]."""
-    mask = selected.mask & rows[:, None]
-    if selected.pairs is None:
-        return Selected(mask, None)
-    places, components = selected.pairs
-    return Selected(mask, (places, jnp.where(rows[places], components, mask.shape[-1])))
-
-
-def add_always_active(selected: Selected) -> Selected:
-    """Add one component that is active on every example and not counted by k (distillation).
+def select_rows(
+    rule: Rule,
+    k: float | None,
+    scores: jax.Array,
+    x: PyTree,
+    *,
+    multiplier: jax.Array | None = None,
+    valid: validity.Valid = None,
+    rows: jax.Array | None = None,
+) -> Selected:
+    """Apply a rule to the rows of a table.
 
     Args:
-      selected: the selection among the other components, mask [B, C - 1].
+      rule: `"exact"` (k is not used), `"sample"`, or `"batch"`.
+      k: active components per row.
+      scores: [R, C], one row for each example or position.
+      x: [B, ...] inputs.
+      multiplier: what k is multiplied by, in [0, 1]; batch top-k only.
+      valid: which examples or positions count, and `rows` [R] which rows; None where all do. The
+        scores of the other rows are NaN.
 
-    Returns:
-      The selection with mask [B, C], its last column true.
+    Raises:
+      UserError: the exact rule for inputs that are no single array.
     """
-    batch_size, last = selected.mask.shape
-    mask = jnp.concatenate([selected.mask, jnp.ones((batch_size, 1), bool)], axis=1)
-    if selected.pairs is None:
-        return Selected(mask, None)
-    examples, components = selected.pairs
-    # The number that stands for no component moves on with the number of components.
-    components = jnp.where(components == last, last + 1, components)
-    every = jnp.arange(batch_size, dtype=examples.dtype)
-    pairs = jnp.concatenate([examples, every]), jnp.concatenate([components, 0 * every + last])
-    return Selected(mask, pairs)
+    if rule == "exact":
+        if not hasattr(x, "shape"):
+            raise UserError(
+                "selection 'exact' counts the active inputs of one array [B, F], got a "
+                f"{type(x).__name__} of arrays; use 'batch' or 'sample'"
+            )
+        return Selected(exact_topk_mask(scores, x, valid), None)
+    assert k is not None  # or nothing would be selected
+    if rule == "sample":
+        return sample_topk(scores, k)
+    if rows is not None:
+        return batch_topk_of_rows(scores, k, rows, multiplier)
+    if multiplier is not None:
+        return batch_topk_part(scores, k, multiplier)
+    return batch_topk(scores, k)

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
+from apd_jax.config_fields import check_takes
+from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.objective import losses, lp_losses, partial
-from apd_jax.objective.selection import Selected
+from apd_jax.objective.selected import Selected
 from apd_jax.sites import PyTree, Target
 
 
@@ -60,8 +62,13 @@ class Step:
     def masked(self) -> tuple[PyTree, sites.Records]:
         """Outputs and records of the pass with the active components alone."""
         positions = self.objective.per_position
+        # The grouped route mixes examples in one table, so that it needs the whole batch at once. A
+        # network that is run example by example takes the dense one.
         if sites.batched(self.target, self.x):
-            operation = self.objective.masked_operation(self.components, self.chosen)
+            route = self.objective.routes.masked_route
+            operation = forward.masked_by(
+                route, self.components, self.chosen.mask, self.chosen.pairs
+            )
             return sites.run(self.target, self.x, operation, positions=positions)
 
         def alone(x, mask):
@@ -99,6 +106,16 @@ SIMPLICITY_NORMS = {
 
 def _faithfulness(step: Step) -> jax.Array:
     return losses.faithfulness(step.components, step.target.weights, step.uses)
+
+
+def check_distance(loss: Any) -> None:
+    """Raise UserError unless `minimality_loss` is known, or a function of two outputs."""
+    if callable(loss):
+        check_takes("minimality_loss", loss, "outputs", "target_outputs")
+    elif loss not in DISTANCES:
+        raise UserError(
+            f"minimality_loss must be one of {sorted(DISTANCES)} or a function, got {loss!r}"
+        )
 
 
 def distance(
@@ -153,6 +170,7 @@ def _minimality(step: Step) -> jax.Array:
 def _partial(step: Step) -> jax.Array:
     key = randomness.root(0) if step.key is None else step.key
     masks = step.objective.masks
+    # Fresh factors at every step: the loss is an expectation over them.
     r = partial.draw(masks, randomness.stream_of_step(key, "partial masks"), step.chosen.mask.shape)
     attacked = masks.num_attacked(len(r))
     if attacked:
@@ -163,6 +181,8 @@ def _partial(step: Step) -> jax.Array:
 
 def _attacked(step: Step, r: jax.Array) -> jax.Array:
     """Factors of inactive components that an adversary changed."""
+    # The adversary's steps are not differentiated: at its end point the gradient in the components
+    # is that of the loss with r fixed, as in adversarial training.
     fixed = dataclasses.replace(step, components=jax.lax.stop_gradient(step.components))
     return partial.attack(step.objective.masks, lambda r: _scaled_distance(fixed, r), r)
 

@@ -3,6 +3,8 @@
 Letters: S decompositions.
 """
 
+import textwrap
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.evaluation.evidence import Evidence
 from apd_jax.evaluation.evidence.result import BASELINES, label
+from apd_jax.evaluation.evidence.verdicts import line_limits
 from apd_jax.plotting import style
 
 _LOWEST = 1e-5  # share of the distance with no component below which distances are drawn there
@@ -32,9 +35,14 @@ def distances(found: Evidence) -> Figure:
         for offset, baseline in enumerate(BASELINES, start=1):
             if f"{baseline}_{name}" in found.numbers:
                 _point(axes, found, f"{baseline}_{name}", place + 0.18 * offset, baseline)
+    limits = line_limits(found)
+    judged = [
+        (limits[name] * found.scale, place) for place, name in enumerate(names) if name in limits
+    ]
+    axes.plot(*zip(*judged, strict=True), "|", color=style.INK, markersize=11, label="limit")
     axes.axvline(found.scale, color=style.GREY, linewidth=0.8, linestyle=":")
     axes.text(found.scale, -0.6, "no component", color=style.GREY, ha="center", va="bottom")
-    axes.set_yticks(range(len(names)), [label(name) for name in names])
+    axes.set_yticks(range(len(names)), [textwrap.fill(label(name), 24) for name in names])
     axes.set_ylim(len(names) - 0.2, -0.6)
     axes.set_xscale("log")
     unit = "KL, nats" if found.distance == "kl" else "MSE over that of a zero output"
@@ -65,7 +73,7 @@ def _legend(axes: Axes, found: Evidence) -> None:
     for series, text in names.items():
         if not series or f"{series}_own" in found.numbers:
             axes.plot([], [], "o", color=_COLORS[series], label=text)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5)
 
 
 @style.styled

@@ -1,17 +1,16 @@
 """Data of the report's component browser: arrays in, one JSON-serialisable dict out.
 
-C components, F input features, O outputs, m rank of a factor pair, r singular triplets kept.
-Numbers travel as base64 little-endian arrays: weights as 16-bit or 8-bit integers with a scale,
-the rest as float32.
+Letters: C components, F input features, O outputs, m rank of a factor pair, r singular triplets
+kept.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-FactorPair = tuple[np.ndarray, np.ndarray]
+from apd_jax.report.browser_checks import FactorPair, check_tables, checked_sites
+from apd_jax.report.packed_arrays import encode_array, quantise
 
 # Limit on the singular triplets of a site: later ones are too small to see in a heatmap.
 _MAX_TRIPLETS = 16
@@ -34,41 +33,6 @@ class View(NamedTuple):
     columns: str = "output"
     left: np.ndarray | None = None
     right: np.ndarray | None = None
-
-
-def encode_array(array: np.ndarray, dtype: str) -> dict[str, Any]:
-    """Pack an array for the page as `{"dtype", "shape", "data"}`, with base64 data in C order.
-
-    Args:
-      array: any shape.
-      dtype: "int8", "int16", "uint8" or "float32"; stored little-endian.
-
-    Returns:
-      A JSON-serialisable dict.
-    """
-    packed = np.ascontiguousarray(array, dtype=np.dtype(dtype).newbyteorder("<"))
-    data = base64.b64encode(packed.tobytes()).decode("ascii")
-    return {"dtype": dtype, "shape": list(packed.shape), "data": data}
-
-
-def quantise(array: np.ndarray, dtype: str, axes: tuple[int, ...]) -> dict[str, Any]:
-    """Round to signed integers times a scale: `array ~ integers * scale`.
-
-    `scale = max|array| / largest integer`, so the error is at most half a scale.
-
-    Args:
-      array: any shape.
-      dtype: "int8" or "int16".
-      axes: axes that share one scale.
-
-    Returns:
-      What `encode_array` returns, plus "scale": a float32 array over the axes that are left.
-    """
-    largest = np.iinfo(dtype).max
-    peak = np.max(np.abs(array), axis=axes, keepdims=True, initial=0.0)
-    scale = np.where(peak > 0, peak / largest, 1.0)
-    packed = encode_array(np.rint(array / scale), dtype)
-    return {**packed, "scale": encode_array(np.squeeze(scale, axis=axes), "float32")}
 
 
 def factor_svd(
@@ -141,11 +105,11 @@ def browser_data(
     Raises:
       ValueError: a shape doesn't fit the others, or an array holds NaN or infinity.
     """
-    num_features, num_components = _check_tables(
+    num_features, num_components = check_tables(
         attributions, topk_mask, target_outputs, topk_outputs, without, active_share, represented
     )
     views = views or {}
-    sites = _checked_sites(factors, target_weights, views, num_components)
+    sites = checked_sites(factors, target_weights, views, num_components)
     return {
         "seed": seed,
         "inputs": inputs,
@@ -210,93 +174,4 @@ def _triplets(u: np.ndarray, v: np.ndarray, max_bytes: int) -> dict[str, Any]:
         "left": quantise(np.swapaxes(scaled, 1, 2), "int8", (2,)),
         "right": quantise(right, "int8", (2,)),
         "explained": encode_array(share, "float32"),
-    }
-
-
-def _float64(name: str, array: np.ndarray) -> np.ndarray:
-    """A float64 copy of an array that must be finite."""
-    array = np.asarray(array, dtype=np.float64)
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"{name} holds NaN or infinity; the browser needs finite numbers")
-    return array
-
-
-def _check_tables(
-    attributions, topk_mask, target_outputs, topk_outputs, without, active_share, represented
-):
-    """Check the tables over features and components against each other; returns F and C."""
-    if np.ndim(attributions) != 2:
-        raise ValueError(f"attributions must be [F, C], got shape {np.shape(attributions)}")
-    num_features, num_components = np.shape(attributions)
-    if np.ndim(target_outputs) != 2 or len(target_outputs) != num_features:
-        raise ValueError(
-            f"target_outputs must be [F, O] with F={num_features} as in attributions, "
-            f"got shape {np.shape(target_outputs)}"
-        )
-    expected = {
-        "topk_mask": (topk_mask, (num_features, num_components)),
-        "topk_outputs": (topk_outputs, np.shape(target_outputs)),
-        "without": (without, (num_features, num_components)),
-        "active_share": (active_share, (num_components,)),
-    }
-    for name, (array, shape) in expected.items():
-        if np.shape(array) != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {np.shape(array)}")
-    if len(represented) != num_components:
-        raise ValueError(f"represented must list C={num_components} items, got {len(represented)}")
-    for component, features in enumerate(represented):
-        outside = [int(i) for i in features if not 0 <= i < num_features]
-        if outside:
-            raise ValueError(
-                f"represented[{component}] names features {outside}, expected 0..{num_features - 1}"
-            )
-    for name, array in {
-        "attributions": attributions,
-        "target_outputs": target_outputs,
-        "topk_outputs": topk_outputs,
-        "without": without,
-        "active_share": active_share,
-    }.items():
-        _float64(name, array)
-    return num_features, num_components
-
-
-def _checked_sites(
-    factors: Mapping[str, FactorPair],
-    target_weights: Mapping[str, np.ndarray],
-    views: Mapping[str, View],
-    num_components: int,
-) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """U, V and the target's weights of every site, all float64 and of the sizes that must agree."""
-    if set(factors) != set(target_weights):
-        raise ValueError(
-            f"factors has sites {sorted(factors)}, target_weights has {sorted(target_weights)}; "
-            "expected the same"
-        )
-    if unknown := set(views) - set(factors):
-        raise ValueError(f"views names unknown sites {sorted(unknown)}, expected {sorted(factors)}")
-    for name, (u, v) in factors.items():
-        weight = np.shape(target_weights[name])
-        if np.ndim(u) != 3 or np.ndim(v) != 3 or np.shape(u)[2] != np.shape(v)[1]:
-            raise ValueError(
-                f"factors[{name!r}] must be (U [C, d_in, m], V [C, m, d_out]), "
-                f"got {np.shape(u)} and {np.shape(v)}"
-            )
-        if len(u) != num_components or len(v) != num_components:
-            raise ValueError(
-                f"factors[{name!r}] has {len(u)} and {len(v)} components, "
-                f"expected C={num_components} as in attributions"
-            )
-        if weight != (np.shape(u)[1], np.shape(v)[2]):
-            raise ValueError(
-                f"target_weights[{name!r}] has shape {weight}, "
-                f"expected {(np.shape(u)[1], np.shape(v)[2])} from its factors"
-            )
-    return {
-        name: (
-            _float64(f"factors[{name!r}]", u),
-            _float64(f"factors[{name!r}]", v),
-            _float64(f"target_weights[{name!r}]", target_weights[name]),
-        )
-        for name, (u, v) in factors.items()
     }

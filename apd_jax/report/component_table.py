@@ -83,7 +83,7 @@ def _rows(
             "always": summary.active_share[c] > ALWAYS,
             "rank": int(summary.ranks[c]),
             "without": numbers.number(float(change[taken == c].mean()), 3),
-            "examples": [_example(x, at, decode) for at in places[c].tolist()],
+            "examples": [example(x, at, decode) for at in places[c].tolist()],
             **_weights(c, values),
         }
         for c in shown
@@ -101,8 +101,14 @@ def _weights(number: int, values: dict[str, np.ndarray]) -> dict[str, str]:
     }
 
 
-def _example(x: PyTree, at: list[int], decode: examples.Decode | None) -> dict[str, Any]:
-    """An example's number, and its text: before the position, at it, after it."""
+def example(x: PyTree, at: list[int], decode: examples.Decode | None) -> dict[str, Any]:
+    """What a table shows of an example: its number, and its text before, at and after a position.
+
+    Args:
+      x: inputs of NumPy.
+      at: number of the example, and of the position along each axis.
+      decode: gives the text of tokens.
+    """
     if decode is None:
         text = examples.as_text(x, *at), "", ""
     else:

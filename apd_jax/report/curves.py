@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from apd_jax.runtime import metric_names
 
 WIDTH, HEIGHT = 360, 200
@@ -59,7 +61,8 @@ def charts(records: Sequence[dict[str, Any]], order: Iterable[str] = ()) -> list
       order: metric names that come first, in this order; the others follow as they appear.
 
     Returns:
-      A chart for each metric that has a number in it, drawn from at most about 240 records.
+      A chart for each metric that has a number in it, drawn from at most about 240 records; none
+      of events that never happened.
 
     Raises:
       ValueError: a record has no "step".
@@ -72,8 +75,14 @@ def charts(records: Sequence[dict[str, Any]], order: Iterable[str] = ()) -> list
     kept, thinned = _thin([by_step[step] for step in sorted(by_step)])
     found = dict.fromkeys(key for record in kept for key in record if key != "step")
     keys = [key for key in order if key in found] + [key for key in found if key not in set(order)]
-    drawn = [_chart(key, kept, thinned) for key in keys]
+    drawn = [_chart(key, kept, thinned) for key in keys if not _never(key, kept)]
     return [chart for chart in drawn if chart is not None]
+
+
+def _never(key: str, records: list[dict[str, Any]]) -> bool:
+    """Whether a metric counts events that never happened."""
+    happened = any(np.any(record.get(key, 0)) for record in records)
+    return metric_names.counts(key) and not happened
 
 
 def _thin(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:

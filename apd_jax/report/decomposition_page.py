@@ -18,9 +18,18 @@ from apd_jax.evaluation import baselines, curves
 from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
-from apd_jax.evaluation.summary import ALWAYS, Summary, summarise_seen
+from apd_jax.evaluation.summarise import summarise_seen
+from apd_jax.evaluation.summary import ALWAYS, Summary
 from apd_jax.plotting import decomposition_figures, style
-from apd_jax.report import component_table, evidence_section, examples, numbers, parts, words
+from apd_jax.report import (
+    component_table,
+    evidence_section,
+    examples,
+    numbers,
+    parts,
+    words,
+    worst_examples,
+)
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import atomic_write_text
 from apd_jax.sites import PyTree
@@ -103,10 +112,11 @@ def render(
         what=_what(decomposition),
         how=words.how(settings, inputs="examples"),
         objective=words.objective(settings),
-        facts=_facts(decomposition, summary),
+        facts=_facts(decomposition, summary, evidence),
         remarks=[f.text for f in summary.findings if f.kind == "trivial"],
         **_summary(summary),
-        **evidence_section.content(evidence, failures=failures),
+        **evidence_section.content(evidence, failures=failures, examples=summary.num_examples),
+        **worst_examples.content(summary, x, decode),
         **_sites(decomposition, summary),
         **component_table.content(decomposition, x, found, summary, decode),
         **parts.assets(False),
@@ -154,7 +164,9 @@ def _what(decomposition: ComponentModel) -> str:
     )
 
 
-def _facts(decomposition: ComponentModel, summary: Summary) -> list[tuple[str, str]]:
+def _facts(
+    decomposition: ComponentModel, summary: Summary, evidence: evidence_section.Section | None
+) -> list[tuple[str, str]]:
     settings, history = decomposition.settings, decomposition.history
     done = history[-1]["step"] if history else settings.steps
     steps = numbers.number(settings.steps)
@@ -166,6 +178,11 @@ def _facts(decomposition: ComponentModel, summary: Summary) -> list[tuple[str, s
         *_search(decomposition),
         ("batch size", numbers.number(settings.batch_size)),
         ("examples in this report", numbers.number(summary.num_examples)),
+        *(
+            [("examples of the evidence", numbers.number(evidence.found.num_examples))]
+            if evidence
+            else []
+        ),
         ("machine", machine()["device"]),
     ]
 

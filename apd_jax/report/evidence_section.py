@@ -20,13 +20,22 @@ from apd_jax.report import numbers, parts
 
 CAPTION = (
     "Distance from the network's output under every mask, with standard errors; an arrow marks a "
-    "value below the axis. The dotted line is the distance with no component at all. A "
-    "good decomposition stays far left of it in every line but the mask of another row, and left "
-    "of the singular vectors and neurons of the same size."
+    "value below the axis. A vertical tick is the largest value that passes, the dotted line the "
+    "distance with no component at all. A good decomposition stays left of the ticks, left of the "
+    "singular vectors and neurons of the same size, and far right with the mask of another row."
 )
 RESTARTS_CAPTION = (
     "MMCS is the mean, over the components of the row, of the largest cosine with any of the "
     "column."
+)
+CONTROL = (
+    "This page has no control: the same settings on the same network with the entries of every "
+    "matrix shuffled ({}). A line that is as good there is no evidence for this network."
+)
+IS_CONTROL = (
+    "This is a control: the entries of every decomposed matrix were shuffled before the "
+    "decomposition, so that there is nothing to find. A line that is as good here as on the "
+    "network itself is no evidence for that network."
 )
 PREFIX = "evidence_"  # of the numbers in results.json
 _POSITIONS = 8192  # of a report's evidence, at most
@@ -94,16 +103,21 @@ def content(
     made: Section | None,
     *,
     shown: str = "",
+    examples: int | None = None,
     all_seeds: Sequence[Evidence] = (),
     failures: Sequence[str] = (),
+    control: str = CONTROL.format("decompose it with `apd_jax.shuffled(params, key)`"),
 ) -> dict[str, Any]:
     """What `evidence.html.j2` shows, for `parts.render`.
 
     Args:
       made: the section; None if there is no evidence.
       shown: name of the seed that the section is of, where there are several.
-      all_seeds: the evidence of all seeds, where there are several.
+      examples: number of examples of the rest of the report, of which the evidence took the first;
+        None where it has inputs of its own.
+      all_seeds: the evidence of all seeds that have any, where there are several.
       failures: sentences on the seeds whose evidence could not be measured.
+      control: sentence on the control.
     """
     if made is None:
         return {"evidence": {"verdicts": [], "notes": list(failures)} if failures else None}
@@ -115,18 +129,28 @@ def content(
     return {
         "evidence": {
             "summary": (
-                f"{passed} of {len(found.verdicts)} verdicts pass, on {found.num_examples:,} "
-                f"examples.{of_seed} The distance is the {UNITS[found.distance]}. The adversary "
+                f"{passed} of {len(found.verdicts)} verdicts pass, on "
+                f"{_examples(found.num_examples, examples)}. {found.rows_sentence()}{of_seed} The "
+                f"distance is the {UNITS[found.distance]}. The adversary "
                 f"takes {found.adversary.steps[-1]} signed gradient steps of "
                 f"{found.adversary.step_size:g} from {starts}; random masks are means of "
                 f"{found.draws} draws."
             ),
-            "verdicts": [_verdict(verdict, all_seeds) for verdict in found.verdicts],
+            "verdicts": [_verdict(verdict, all_seeds, len(failures)) for verdict in found.verdicts],
             "tables": found.tables() | by_seed,
-            "notes": [*found.notes, *failures],
+            "notes": [*found.notes, control, *failures],
             "panels": [parts.figure(panel) for panel in made.panels],
         }
     }
+
+
+def _examples(count: int, among: int | None) -> str:
+    """Which examples the evidence is of."""
+    if among is None:
+        return f"{count:,} examples drawn for it alone"
+    if count == among:
+        return f"all {count:,} examples of this report"
+    return f"the first {count:,} of the {among:,} examples of this report"
 
 
 def _of_seeds(all_seeds: Sequence[Evidence]) -> tuple[list[str], list[list[str]]]:
@@ -139,11 +163,12 @@ def _of_seeds(all_seeds: Sequence[Evidence]) -> tuple[list[str], list[list[str]]
     return ["number", "mean", "± std", "least", "largest"], rows
 
 
-def _verdict(verdict: Verdict, all_seeds: Sequence[Evidence]) -> dict[str, Any]:
+def _verdict(verdict: Verdict, all_seeds: Sequence[Evidence], missing: int) -> dict[str, Any]:
     seeds = ""
     if all_seeds:
         passed = sum(verdict.name not in found.failed for found in all_seeds)
-        seeds = f"{passed} of {len(all_seeds)} seeds pass."
+        seeds = f"{passed} of {len(all_seeds) + missing} seeds pass"
+        seeds += f", {missing} not measured." if missing else "."
     where = f" at {verdict.where}" if verdict.where else ""
     value = numbers.against(float(verdict.value), float(verdict.limit))
     return {

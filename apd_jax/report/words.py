@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from apd_jax.report import numbers
-from apd_jax.runtime.metric_names import LOSS, MetricName
+from apd_jax.runtime.metric_names import LOSS, NONFINITE_SCORES, MetricName
 
 # Measures that any study may report: key -> (column title, meaning). A study adds its own.
 MEASURES = {
@@ -36,6 +36,7 @@ _CURVES = {
     "gradient_norm": ("Gradient norm", "over all factors"),
     "active_components": ("Active components", "mean number per input"),
     "dead_components": ("Dead components", "not active in the last 1000 steps"),
+    NONFINITE_SCORES: ("Scores that are not finite", "sum over the steps of a row"),
     "refine/merges": ("Merges", "pairs of duplicates merged, total of all rounds so far"),
     "refine/splits": ("Splits", "components with two mechanisms that were split"),
     "refine/gathers": ("Gathers", "mechanisms without a component of their own that got one"),

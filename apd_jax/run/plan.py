@@ -96,5 +96,5 @@ def _check_memory(plan: Plan) -> None:
         ]
         raise UserError(
             f"at least {needed / 1e9:.3g} GB of memory are needed and {there / 1e9:.3g} GB are "
-            f"there: lower some of {', '.join(large)}"
+            f"available: lower some of {', '.join(large)}"
         )

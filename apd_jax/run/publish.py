@@ -1,6 +1,7 @@
 """Outputs of a run: results.json, figures, and the report."""
 
 import json
+import math
 import time
 from typing import Any
 
@@ -46,13 +47,11 @@ def publish(
     """
     agreements = [found.agreement() for found in decompositions]
     rows = [row | _agreement(one) for row, one in zip(rows, agreements, strict=True)]
-    _write_results(workdir, plan, decompositions, rows, seconds)
+    _write_results(workdir, plan, decompositions, rows, seconds)  # kept whatever comes
     start = time.monotonic()
     measured = seed_evidence.measure(plan, decompositions)
     seconds = seconds | {"evidence": time.monotonic() - start}
-    rows = [row | numbers for row, numbers in zip(rows, measured.numbers(), strict=True)]
-    verdicts = measured.verdicts(plan.seeds.tolist())
-    results = _write_results(workdir, plan, decompositions, rows, seconds, verdicts)
+    results = _write_results(workdir, plan, decompositions, rows, seconds, measured)
     shown = _shown_seed(rows)
     section, content = _evidence(plan, measured, shown, agreements[shown])
     panels = _draw(plan, rows, arrays)
@@ -95,13 +94,28 @@ def _write_results(
     decompositions: list[Decomposition],
     rows: list[dict],
     seconds: dict[str, float],
-    evidence_verdicts: dict[str, Any] | None = None,
+    measured: SeedEvidence | None = None,
 ) -> dict[str, Any]:
-    results = _results(plan, rows, seconds) | {"evidence_verdicts": evidence_verdicts or {}}
+    results = _results(plan, rows, seconds) | {"evidence_verdicts": {}}
+    if measured is not None:
+        numbers = zip(rows, measured.numbers(), strict=True)
+        results["seeds"] = [row | evidence for row, evidence in numbers]
+        results["summary"] |= measured.summary()
+        results["evidence_verdicts"] = measured.verdicts(plan.seeds.tolist())
     if plan.config.restarts > 1:
         results["restart_losses"] = [list(found.losses) for found in decompositions]
-    atomic_write_text(workdir.results, json.dumps(results, indent=2) + "\n")
+    text = json.dumps(_with_nulls(results), indent=2, allow_nan=False)
+    atomic_write_text(workdir.results, text + "\n")
     return results
+
+
+def _with_nulls(value: Any) -> Any:
+    """Return JSON content with null for the numbers that are not finite, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _with_nulls(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _agreement(found: SeedMatrix | None) -> dict[str, float]:
@@ -116,9 +130,13 @@ def _evidence(
     plan: Plan, measured: SeedEvidence, shown: int, restarts: SeedMatrix | None
 ) -> tuple[evidence_section.Section | None, dict[str, Any]]:
     """Return the section of one seed, and what the page shows of it and of all seeds."""
-    found = measured.found[shown]
-    if found is None:
+    there = [i for i, one in enumerate(measured.found) if one is not None]
+    if not there:
         return None, evidence_section.content(None, failures=measured.failures)
+    if shown not in there:
+        shown, restarts = there[0], None
+    found = measured.found[shown]
+    assert found is not None
     section = evidence_section.section(found, restarts)
     several = len(plan.seeds) > 1
     return section, evidence_section.content(
@@ -126,14 +144,25 @@ def _evidence(
         shown=str(plan.seeds[shown]) if several else "",
         all_seeds=[one for one in measured.found if one is not None] if several else (),
         failures=measured.failures,
+        control=_control(plan),
     )
+
+
+def _control(plan: Plan) -> str:
+    """Return the sentence of the report on the control."""
+    if plan.task.shuffled:
+        return evidence_section.IS_CONTROL
+    return evidence_section.CONTROL.format("--config.target.shuffled=true")
 
 
 def _subject(plan: Plan) -> words.Subject:
     untrained = " It was not trained in this run, so there is no curve of its loss."
     return words.Subject(
-        title=plan.study.title(plan.config.variant),
-        description=plan.study.description(plan.task) + ("" if plan.training else untrained),
+        title=plan.study.title(plan.config.variant)
+        + (": a control, its matrices shuffled" if plan.task.shuffled else ""),
+        description=plan.study.description(plan.task)
+        + ("" if plan.training else untrained)
+        + (f" {evidence_section.IS_CONTROL}" if plan.task.shuffled else ""),
         measures=plan.study.measures,
         sentences=dict(config_fields.sentences(plan.config)),
     )

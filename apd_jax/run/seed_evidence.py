@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import logging
 
 from apd_jax import randomness
@@ -17,6 +18,7 @@ from apd_jax.run.plan import Plan
 from apd_jax.runtime import memory, preemption
 
 PREFIX = evidence_section.PREFIX
+NOT_MEASURED = "not measured"
 
 
 class SeedEvidence(NamedTuple):
@@ -33,26 +35,46 @@ class SeedEvidence(NamedTuple):
     def numbers(self) -> list[dict[str, float]]:
         """The numbers of every seed for results.json, `{"evidence_<name>": value}`.
 
-        All seeds have the same names: NaN stands for what could not be measured. Empty without any
-        evidence.
+        All seeds have the same names: NaN stands for what could not be measured, which is null in
+        the file. Empty without any evidence.
         """
         rows = [{} if one is None else one.to_dict(PREFIX) for one in self.found]
         names = dict.fromkeys(name for row in rows for name in row)
         return [{name: row.get(name, math.nan) for name in names} for row in rows]
 
+    def summary(self) -> dict[str, float]:
+        """Mean and standard deviation of every number over the seeds that were measured.
+
+        `evidence_seeds` is the number of these seeds. Empty where no evidence was asked for.
+        """
+        measured = [one.to_dict(PREFIX) for one in self.found if one is not None]
+        if not measured and not self.failures:
+            return {}
+        found: dict[str, float] = {f"{PREFIX}seeds": len(measured)}
+        for name in dict.fromkeys(name for row in measured for name in row):
+            values = np.array([row[name] for row in measured if name in row])
+            found |= {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
+        return found
+
     def verdicts(self, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
         """How many verdicts of each seed pass, and the names of those that fail, for results.json.
+
+        A seed whose evidence could not be measured passes none, and its only failure is
+        `NOT_MEASURED`. Empty where no evidence was asked for.
 
         Args:
           seeds: the S seeds.
         """
+        if not self.failures and None in self.found:
+            return {}
         return {
-            str(seed): {
+            str(seed): {"passed": 0, "failed": [NOT_MEASURED]}
+            if one is None
+            else {
                 "passed": sum(verdict.passed for verdict in one.verdicts),
                 "failed": [verdict.name for verdict in one.verdicts if not verdict.passed],
             }
             for seed, one in zip(seeds, self.found, strict=True)
-            if one is not None
         }
 
 

@@ -168,7 +168,7 @@ class Checkpointer:
             except checksum.Damaged as error:
                 reasons[step] = str(error)
                 path = self._directory / str(step)
-                logging.warning("Checkpoint %s is broken and not used: %s", path, error)
+                logging.warning("Checkpoint %s is damaged and was skipped: %s", path, error)
         self._agree(-1 if found is None else found.step)
         if found is None and reasons:
             lines = "".join(f"\n  step {step}: {reason}" for step, reason in reasons.items())
@@ -263,7 +263,8 @@ def _check_layout(path: pathlib.Path, saved: dict[str, str], asked: dict[str, st
         ]
         raise UserError(
             f"{path} is intact but holds another state, saved -> requested:{''.join(lines)}\n"
-            "It is from another config or version: choose another directory, or delete this one."
+            "It was written with another config or version: choose another directory, or delete "
+            "this one."
         )
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import memory, step_programs
+from apd_jax.runtime import memory, metric_names, step_programs
 from apd_jax.runtime.mesh import SEEDS, seeds_mesh
-from apd_jax.runtime.outcome import DataFailed, Diverged, Stopped
+from apd_jax.runtime.outcome import DataFailed, Diverged, Stopped, of_callback
 from apd_jax.sites import leaf_name
 
 PyTree = Any
@@ -33,11 +33,14 @@ class Between(NamedTuple):
       every: number of steps between two calls.
       until: last step after which there may be a call.
       function: `(context, state, key) -> state` for a single seed.
+      feed: `step -> fed`, what a call after this step reads besides, the same for all seeds; the
+        function then gets `(context, fed)` as its context.
     """
 
     every: int
     until: int
     function: Callable[[PyTree, PyTree, jax.Array], PyTree]
+    feed: Callable[[int], PyTree] | None = None
 
     def due(self, done: int) -> bool:
         """Whether there is a call between step `done` and the next."""
@@ -75,7 +78,7 @@ class Observer:
     """Callbacks between chunks. These do nothing; override what is wanted."""
 
     def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Receive the metrics [S] of step `step`, the last one of a chunk."""
+        """Receive the metrics [S] at a chunk's last step; of the group `count/` sums over it."""
 
     def save(self, step: int, state: PyTree) -> None:
         """Keep the state after `step` steps. Its buffers are reused as soon as this returns."""
@@ -124,15 +127,22 @@ def run_steps(
     Raises:
       Diverged: a metric or the state is not finite. What was saved before stays.
       Stopped: the observer asked for it.
-      DataFailed: `feed` raised an error after the first steps; the state was saved before.
+      DataFailed: a `feed` raised an error after the first steps; the state was saved before. Or a
+        callback of the steps raised one; what was saved before stays.
       UserError: chunk_steps below 1.
     """
     if chunk_steps < 1:
         raise UserError(f"chunk_steps must be at least 1, got {chunk_steps}")
     training = _Loop(step_fn, context, state, seeds, steps, observer or Observer(), feed, between)
-    while training.done < steps:
-        training.run_chunk(chunk_steps, save_every)
-    return training.gathered()
+    try:
+        while training.done < steps:
+            training.run_chunk(chunk_steps, save_every)
+        return training.gathered()
+    except Exception as error:
+        text = of_callback(error)
+        if text is None:
+            raise
+        raise DataFailed(f"Python code that the steps call raised an error: {text}") from error
 
 
 class _Loop:
@@ -168,13 +178,18 @@ class _Loop:
             length = min(length, self._between.next_after(begun) - begun)
         parts: list[Metrics] = []
         pieces = _pieces(self._feed, begun, length)
+        between = self._between if self._between and self._between.due(begun) else None
         while self.done < begun + length:
             try:
+                read = between.feed(begun) if between and between.feed else None
                 count, fed = next(pieces)
             except Exception as error:
                 if self.done == self._start:
                     raise
                 raise self._data_failed(error, parts) from error
+            if between:
+                self._run_between(between, read)
+                between = None
             self._run_piece(count, fed, parts)
         if self._waiting is None:
             memory.give_back()  # what compiling took; the device is at work already
@@ -188,14 +203,16 @@ class _Loop:
         if stop and self.done < self._steps:
             raise Stopped(self.done, state=self.gathered())
 
+    def _run_between(self, between: Between, fed: PyTree) -> None:
+        """Do the work that is due before the next step."""
+        call = step_programs.between(between.function, self._tree)
+        self._state = call(self._mesh, self._leaves, self._state, self._seeds, fed)
+
     def _run_piece(self, count: int, fed: PyTree, parts: list[Metrics]) -> None:
         """Run the next steps; `parts`, the metrics of the chunk so far, gets theirs."""
-        arguments = self._mesh, self._leaves
-        if self._between is not None and not parts and self._between.due(self.done):
-            call = step_programs.between(self._between.function, self._tree)
-            self._state = call(*arguments, self._state, self._seeds)
         jax.block_until_ready(parts)  # else what was fed would pile up on the device
-        self._state, metrics = self._chunk(count, *arguments, self._state, self._seeds, fed)
+        arguments = self._mesh, self._leaves, self._state, self._seeds
+        self._state, metrics = self._chunk(count, *arguments, fed)
         self.done += count
         parts.append(metrics)
 
@@ -232,7 +249,10 @@ def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, Py
 
 
 def _report(observer: Observer, done: int, parts: list[Metrics]) -> None:
-    """Fetch a chunk's metrics, check that they are finite, and pass on those of its last step."""
+    """Fetch a chunk's metrics, check that they are finite, and pass on those of its last step.
+
+    Of events that are counted the sum over the chunk is passed on.
+    """
     values = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
     length = next(iter(values.values())).shape[1]
     broken = {name: ~np.isfinite(value) for name, value in values.items()}
@@ -247,7 +267,8 @@ def _report(observer: Observer, done: int, parts: list[Metrics]) -> None:
             f"{' and '.join(names)} stopped being finite at step {done - length + 1 + int(first)}, "
             f"in place(s) {bad_seeds} of the seeds; {_HINT}"
         )
-    observer.on_metrics(done, {name: value[:, -1] for name, value in values.items()})
+    last = {n: v.sum(axis=1) if metric_names.counts(n) else v[:, -1] for n, v in values.items()}
+    observer.on_metrics(done, last)
 
 
 @jax.jit

@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 Value = TypeVar("Value")
 
 LOSS = "loss"  # the group of the loss terms and their total
+COUNT = "count"  # the group of events that are counted: their sum over the steps of a chunk
+NONFINITE_SCORES = f"{COUNT}/nonfinite_scores"
 
 
 class MetricName(NamedTuple):
@@ -27,6 +29,11 @@ def parse(key: str) -> MetricName:
     """The name of the metric under a key of metrics.jsonl."""
     group, _, name = key.rpartition("/")
     return MetricName(group, name)
+
+
+def counts(key: str) -> bool:
+    """Whether a metric counts events."""
+    return parse(key).group == COUNT
 
 
 def losses(metrics: Mapping[str, Value]) -> dict[str, Value]:

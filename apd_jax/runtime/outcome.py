@@ -5,7 +5,10 @@ Letters: S seeds side by side.
 
 from typing import Any, NamedTuple
 
+import jax
+
 from apd_jax.errors import UserError
+from apd_jax.runtime.preemption import EXIT_RESUME
 
 Row = dict[str, Any]
 
@@ -32,6 +35,16 @@ class Outcome(NamedTuple):
             return value[index] if isinstance(value, list) else value
 
         return [{name: one(value) for name, value in row.items()} for row in self.rows]
+
+
+def of_callback(error: Exception) -> str | None:
+    """What Python code raised that a compiled program calls; None for other errors.
+
+    A callback's error may come as JAX's or, from the transfer of results, as NumPy's ValueError.
+    """
+    known = isinstance(error, jax.errors.JaxRuntimeError) or type(error) is ValueError
+    text = str(error).strip()
+    return text.splitlines()[-1] if known and "callback" in text.lower() else None
 
 
 class EndedEarly(Exception):
@@ -68,5 +81,15 @@ class DataFailed(EndedEarly, UserError):
     """The data raised an error after the first steps; the state is that of the last step done."""
 
 
-class Terminated(EndedEarly):
-    """SIGTERM asked the process to end, before this training's first step."""
+class Terminated(EndedEarly, SystemExit):
+    """SIGTERM asked the process to end, before this training's first step.
+
+    A `SystemExit`, so that a script ends here without a traceback.
+
+    Attributes:
+      code: exit status of the process, that of a run which was stopped and can be resumed.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.code = EXIT_RESUME

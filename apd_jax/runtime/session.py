@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
 from apd_jax.runtime import loop, metric_names
@@ -135,10 +136,12 @@ class Recorder(loop.Observer):
         self._progress, self._flag, self._observer = progress, flag, observer
         self._start = time.monotonic() - seconds
         self._last: tuple[int, float] | None = None
+        self._warned = False
 
     def on_metrics(self, step, metrics):
         """Write a row of metrics, with the learning rate and the speed, and update the bar."""
         now = time.monotonic()
+        self._warn_of_nonfinite(step, metrics)
         row = {name: value.tolist() for name, value in metrics.items()}
         row["learning_rate"] = float(metrics["learning_rate"][0])
         if self._last is not None:
@@ -147,6 +150,21 @@ class Recorder(loop.Observer):
         self.store.write(step, row)
         self._progress.update(step, **metric_names.losses(metrics))
         self._observer.on_metrics(step, metrics)
+
+    def _warn_of_nonfinite(self, step, metrics):
+        """Warn once of scores that can't be selected; the training does not break at them."""
+        count = int(np.sum(metrics.get(metric_names.NONFINITE_SCORES, 0)))
+        if not count or self._warned:
+            return
+        self._warned = True
+        logging.warning(
+            "%d attributions up to step %d are NaN or infinite: these components are not switched "
+            "on there. The metric %s counts such attributions; check the inputs, and whether the "
+            "network's derivatives are finite on them.",
+            count,
+            step,
+            metric_names.NONFINITE_SCORES,
+        )
 
     def save(self, step, state):
         """Save a state together with the time spent."""

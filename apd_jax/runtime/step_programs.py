@@ -30,7 +30,7 @@ def between(function: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     """The compiled work between two steps, whose context has the structure `tree`.
 
     Returns:
-      `(mesh, leaves of the context, state, seeds) -> state`; the state's buffers are donated.
+      `(mesh, leaves of the context, state, seeds, fed) -> state`; the state's buffers are donated.
     """
     return compiled.kept_with(function, _make_between, tree)
 
@@ -49,16 +49,8 @@ def _make_chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     def chunk(length, mesh, leaves, state, seeds, fed):
         one = functools.partial(one_seed, length)
         all_seeds = jax.vmap(one, in_axes=(0, 0, 0, None))
-        if mesh is not None:
-            axis = PartitionSpec(SEEDS)
-            all_seeds = jax.shard_map(
-                all_seeds,
-                mesh=mesh,
-                in_specs=(axis, axis, axis, PartitionSpec()),
-                out_specs=axis,
-                check_vma=False,
-            )
-        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds, fed)
+        context = jax.tree.unflatten(tree, leaves)
+        return _sharded(all_seeds, mesh)(context, state, seeds, fed)
 
     return chunk
 
@@ -66,21 +58,34 @@ def _make_chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
 def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., Any]:
     """One call for every seed, one after another: `cond` then skips what a seed does not need."""
 
-    def one_seed(arguments):
-        seed_context, seed_state, seed = arguments
-        key = randomness.step_key(randomness.root(seed), seed_state.step)
-        return function(seed_context, seed_state, key)
-
     @functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(2,))
-    def between(mesh, leaves, state, seeds):
+    def between(mesh, leaves, state, seeds, fed):
         def all_seeds(*arguments):
-            return jax.lax.map(one_seed, arguments)
+            *arguments, fed = arguments
 
-        if mesh is not None:
-            axis = PartitionSpec(SEEDS)
-            all_seeds = jax.shard_map(
-                all_seeds, mesh=mesh, in_specs=axis, out_specs=axis, check_vma=False
-            )
-        return all_seeds(jax.tree.unflatten(tree, leaves), state, seeds)
+            def one_seed(arguments):
+                seed_context, seed_state, seed = arguments
+                key = randomness.step_key(randomness.root(seed), seed_state.step)
+                reads = seed_context if fed is None else (seed_context, fed)
+                return function(reads, seed_state, key)
+
+            return jax.lax.map(one_seed, tuple(arguments))
+
+        context = jax.tree.unflatten(tree, leaves)
+        return _sharded(all_seeds, mesh)(context, state, seeds, fed)
 
     return between
+
+
+def _sharded(all_seeds: Callable[..., Any], mesh: Any) -> Callable[..., Any]:
+    """A function of context, states, seeds and fed data, with its seeds divided over a mesh."""
+    if mesh is None:
+        return all_seeds
+    axis = PartitionSpec(SEEDS)
+    return jax.shard_map(
+        all_seeds,
+        mesh=mesh,
+        in_specs=(axis, axis, axis, PartitionSpec()),  # the fed data are those of all seeds
+        out_specs=axis,
+        check_vma=False,
+    )

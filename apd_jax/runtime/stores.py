@@ -125,7 +125,7 @@ class Directory:
         if restored.metadata.get("context", context) != context:
             raise UserError(
                 f"{self._name}: step {restored.step} in {self._path} was made with another target "
-                "than the present one, which may have been trained again on another machine or "
+                "than the current one, which may have been retrained on another machine or "
                 "version: restore the original target/, or delete the directory and start over."
             )
         self._saved = restored.step

@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from absl import logging
+
 from apd_jax.runtime.outcome import Terminated
 from apd_jax.runtime.preemption import StopFlag, catch_signals
 
@@ -20,10 +22,12 @@ def stop_flag() -> Iterator[StopFlag]:
         end, which further decompositions of a script must not delay.
     """
     if _Process.terminated:
-        raise Terminated(
-            "SIGTERM asked this process to end, so that no further decomposition starts; run the "
-            "script again, and decompositions with a workdir resume"
+        text = (
+            "SIGTERM asked this process to end, so no further decomposition is started; rerun "
+            "the script, and decompositions with a workdir resume"
         )
+        logging.error("%s", text)  # nothing shows what a SystemExit says
+        raise Terminated(text)
     with catch_signals() as flag:
         try:
             yield flag

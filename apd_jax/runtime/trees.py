@@ -57,8 +57,8 @@ def rebuild(description: Any, leaves: dict[str, Any], template: PyTree | None = 
     name = code(description)
     if name:
         raise UserError(
-            f"the parameters are stored in a {name}, which is code and not saved: pass a Target of "
-            "the network, or params with the structure of those that were decomposed"
+            f"the parameters are stored in a {name}, which is code and was not saved: pass a "
+            "Target of the network, or params with the structure of those that were decomposed"
         )
     return _made(description, iter(leaves.values()))
 
@@ -68,9 +68,7 @@ def _like(template: PyTree, leaves: dict[str, Any]) -> PyTree:
     shapes = {path: np.shape(leaf) for path, leaf in leaves.items()}
     if structs != shapes:
         differing = sorted(set(structs.items()) ^ set(shapes.items()))
-        raise UserError(
-            f"the network's parameters are not those that were saved; different: {differing[:6]}"
-        )
+        raise UserError(f"the network's parameters differ from the saved ones: {differing[:6]}")
     ordered = [leaves[path] for path in structs]
     return jax.tree.unflatten(jax.tree.structure(template), ordered)
 

@@ -186,7 +186,9 @@ def _lock(file: int) -> str | None:
         if not file_lock.acquire(file):
             return file_lock.read(file, 99).decode() or "unknown"
     except file_lock.NoLocks as error:
-        logging.warning("No file can be locked (%s): use a workdir in one process only.", error)
+        logging.warning(
+            "Files cannot be locked here (%s): use a workdir from one process only.", error
+        )
     file_lock.write(file, f"{os.getpid()} on {socket.gethostname()}".encode())
     return None
 

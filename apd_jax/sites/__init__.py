@@ -3,7 +3,7 @@
 `views` follow a leaf's entries, `uses` are the kinds of linear use (`patches` the rows of a
 convolution), `layout` reads the matrix off
 them, `interpreter` and `program` trace and evaluate, `rows` find the batch, `target` is the
-network with its chosen sites (`selection`), `evaluate` runs it with an operation in the place of
+network with its chosen sites (`selection`), `evaluate` runs it with an operation in place of
 every use, `adapters` take models of several libraries.
 """
 

@@ -1,4 +1,4 @@
-"""Comparison of arrays that two ways of computing the same give."""
+"""Comparison of arrays that are computed in two ways."""
 
 from typing import Any
 

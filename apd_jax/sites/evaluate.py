@@ -1,4 +1,4 @@
-"""A network run with an operation in the place of every use of a site.
+"""A network run with an operation in place of every use of a site.
 
 Rows of a use come with the batch in front, [B, ..., (G), d_in], and with the positions after it
 where these are asked for. A network of which that can't be told is run example by example.
@@ -78,7 +78,7 @@ def as_is(call: SiteCall) -> jax.Array:
 def run(
     target: Target, x: PyTree, operation: Operation, *, positions: bool = False
 ) -> tuple[PyTree, Records]:
-    """Run the network with `operation` in the place of every use of a site.
+    """Run the network with `operation` in place of every use of a site.
 
     Args:
       target: the network.
@@ -92,6 +92,8 @@ def run(
     target.at(x)
     program = trace(target.apply_fn, target.params, x)
     leads = _leads(target, x, program, positions)
+    # All uses of a leaf are counted, those of its sites that were not chosen as well: the n-th use
+    # that is met here is the n-th one of the traced program, whose placement is known.
     chosen = {site.leaf for site in target.sites.values()}
     uses: collections.Counter[str] = collections.Counter()
     met: collections.Counter[int] = collections.Counter()
@@ -108,12 +110,15 @@ def run(
         uses[placement.site] += 1
         order = _Order(len(use.row_shape), leads[leaf][place])
         rows = order.arranged(use.to_rows())
+        # The original result is computed only if the operation asks for it.
         call = SiteCall(key, rows, placement, lambda: order.forward(use.settle(result())))
         y = use.finish(order.backward(operation(call)))
         records[key] = SiteRecord(rows, order.forward(y), placement)
+        # Operations compute in the dtype of the factors; the network continues in its own.
         return use.from_rows(y).astype(jax.eval_shape(result).dtype)
 
     def never(leaf, reason):
+        # A leaf with such a use is no site.
         raise AssertionError(f"leaf {leaf} is used otherwise: {reason}")
 
     leaves = jax.tree.leaves(target.params)
@@ -153,15 +158,16 @@ class _Order:
 def _leads(target: Target, x: PyTree, program, positions: bool) -> dict[int, list[Lead]]:
     lengths = position_shape(target, x) if positions else ()
     leads = find_leads(target.apply_fn, target.params, x, program, lengths)
+    # Callers divide such batches by `over_examples` first.
     if batch_size(x) > 1 and not _all_known(target, program, leads):
         raise AssertionError("the batch of some rows is unknown: take examples one by one")
     for site, lead in _used(target, program, leads):
         if None in lead.positions:
             raise UserError(
-                f"site {site!r} is used on rows among which no axes are those of the positions, "
-                f"which are the axes {list(lengths)} of the outputs before their last; a mask for "
-                "every position needs them: choose other sites, let the network merge axes of its "
-                "outputs that are no positions with the last, or choose one mask for every example"
+                f"site {site!r} is used on rows that have no axes for the positions, the axes "
+                f"{list(lengths)} of the outputs before their last one; a mask for every position "
+                "needs them: choose other sites, let the network merge output axes that are not "
+                "positions into the last one, or use one mask for every example"
             )
     return leads
 
@@ -188,8 +194,8 @@ def position_shape(target: Target, x: PyTree) -> tuple[int, ...]:
     shared = os.path.commonprefix([shape[1:-1] for shape in shapes])
     if not shared:
         raise UserError(
-            "per_position, a choice for every position, needs outputs [B, T, O] with one or more "
-            f"axes T, got {shapes}"
+            "per_position (a selection for every position) needs outputs [B, T, O] with one or "
+            f"more axes T, got {shapes}"
         )
     return shared
 
@@ -214,6 +220,7 @@ def over_examples(function: Callable, target: Target, x: PyTree, *others: PyTree
     if batch_size(x) == 1 or batched(target, x):
         return function(x, *others)
 
+    # `vmap` over batches of one example: within it no axis has to be told apart from the batch.
     def one(*example):
         result = function(*jax.tree.map(lambda leaf: leaf[None], example))
         return jax.tree.map(lambda leaf: leaf[0], result)

@@ -7,7 +7,7 @@ of a leaf is met by itself.
 
 import re
 from collections.abc import Callable, Container, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from jax.extend import core, source_info_util
 from apd_jax.sites import views
 from apd_jax.sites.trip_count import MOST_ITERATIONS, trip_count
 from apd_jax.sites.uses import LinearUse, recognise
+from apd_jax.sites.values import Value, at, bind
 from apd_jax.sites.views import View
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call")
@@ -28,33 +29,6 @@ _LOST = (
     f"parameter out, or call the function without its rule {_SOLVER}"
 )
 _INSTALLED = re.compile(r"^.*[\\/]site-packages[\\/]")  # a library is named from here on
-_SMALL = 16  # numbers of at most so many entries are computed while tracing
-
-
-class Value(NamedTuple):
-    """The value of a variable of the program.
-
-    Attributes:
-      array: its value.
-      view: the leaf whose entries it holds, if it holds nothing else.
-      varying: whether it depends on the inputs.
-      known: whether the program's own constants fix it, and it was computed while tracing.
-    """
-
-    array: Any
-    view: View | None = None
-    varying: bool = False
-    known: bool = False
-
-    @classmethod
-    def constant(cls, array: Any) -> "Value":
-        """A constant of the program; those of an outer trace have no value yet."""
-        return cls(array, known=not isinstance(array, jax.core.Tracer))
-
-    @property
-    def number(self) -> int | None:
-        """The value as a whole number, where it is a known scalar."""
-        return int(self.array) if self.known and np.ndim(self.array) == 0 else None
 
 
 class Interpreter:
@@ -120,24 +94,32 @@ class Interpreter:
     def _equation(self, eqn, operands: list[Value]) -> Sequence[Value]:
         name = eqn.primitive.name
         held = [i for i, operand in enumerate(operands) if operand.view is not None]
+        # A plain call is always entered: it changes no number. A wrapper is entered only with a
+        # leaf inside, since entering drops what it stands for: a derivative of its own, or the
+        # memory that rematerialisation saves.
         if name in _CALLS or (held and name in _WRAPPERS and self._may_enter(eqn)):
             inner, consts = _inner_program(eqn.params)
             return self._walk(inner, consts, operands)
         if not held:
-            return _bind(eqn, operands)
+            return bind(eqn, operands)
+        # Loops and conditions come before moves and uses: what is inside of them decides.
         followed = self._control_flow(eqn, operands)
         if followed is not None:
             return followed
         moved = _moved(eqn, operands, held)
         if moved is not None:
-            plain = _bind(eqn, operands)
+            # The value is still computed as the network does: only the view of it is new, and a
+            # value that no use asks for is removed by the compiler.
+            plain = bind(eqn, operands)
             return [v._replace(view=view) for v, view in zip(plain, moved, strict=True)]
         found = _recognised(eqn, operands, held)
         if isinstance(found, LinearUse):
-            array = self._on_use(found, lambda: _bind(eqn, operands)[0].array)
+            # `bind` is deferred: an operation that replaces this use never needs the original
+            # product, so that it is not traced either.
+            array = self._on_use(found, lambda: bind(eqn, operands)[0].array)
             return [Value(array, varying=any(operand.varying for operand in operands))]
         self._other_use(eqn, operands, found)
-        return _bind(eqn, operands)
+        return bind(eqn, operands)
 
     def _other_use(self, eqn, operands: list[Value], reason: str) -> None:
         where = _INSTALLED.sub("", source_info_util.summarize(eqn.source_info))
@@ -158,6 +140,8 @@ class Interpreter:
         name, params = eqn.primitive.name, eqn.params
         if name == "scan":
             return self._unrolled(eqn, operands)
+        # A branch that the program itself fixes, as `switch` on a constant does, is taken alone.
+        # JAX clamps the index, and so does this.
         if name == "cond" and operands[0].number is not None:
             last = len(params["branches"]) - 1
             branch = params["branches"][min(max(operands[0].number, 0), last)]
@@ -170,6 +154,7 @@ class Interpreter:
         body, first = params["body_jaxpr"], params["cond_nconsts"]
         consts = operands[first : first + params["body_nconsts"]]
         carry = operands[first + params["body_nconsts"] :]
+        # Each iteration is walked by itself, so that a leaf that is used n times has n uses.
         for _ in range(count):
             carry = self._walk(body.jaxpr, body.consts, [*consts, *carry])
         return carry
@@ -180,8 +165,9 @@ class Interpreter:
         consts, carry, stacks = operands[:first], operands[first:last], operands[last:]
         turns = range(params["length"])
         outputs: dict[int, list[Value]] = {}
+        # The turns of a reversed scan run backwards, but its outputs stay at their own places.
         for turn in reversed(turns) if params["reverse"] else turns:
-            slices = [_at(stack, turn) for stack in stacks]
+            slices = [at(stack, turn) for stack in stacks]
             inner = params["jaxpr"]
             results = self._walk(inner.jaxpr, inner.consts, [*consts, *carry, *slices])
             carry, outputs[turn] = results[: last - first], results[last - first :]
@@ -192,6 +178,8 @@ class Interpreter:
         for place, var in enumerate(eqn.outvars[num_carry:]):
             values = [row[place] for row in rows]
             view = views.stack([value.view for value in values])
+            # Layers that a scan collects unchanged are a stack of one leaf again, which a later
+            # slice can divide. Anything else ends the view.
             for value in values if view is None else ():
                 if value.view is not None:
                     self._on_other(value.view.leaf, "a scan collects it")
@@ -211,6 +199,7 @@ def _moved(eqn, operands: list[Value], held: list[int]) -> list[View] | None:
         joined = join(parts, eqn.params["dimension" if name == "concatenate" else "axis"])
         return None if joined is None else [joined]
     view = operands[0].view
+    # A place that depends on the inputs makes a look-up of it, not a move.
     if view is None or held != [0] or any(operand.varying for operand in operands[1:]):
         return None
     others = [operand.number for operand in operands[1:]]
@@ -231,6 +220,7 @@ def _recognised(eqn, operands: list[Value], held: list[int]) -> LinearUse | str:
             "used inside a cond, whose course depends on values; compute both branches and choose "
             f"by jnp.where {_SOLVER}"
         )
+    # The product of two parameters is quadratic in them: no component of one alone is defined.
     if len(held) > 1:
         return f"{name} of a parameter with a parameter"
     if name in ("gather", "dynamic_slice") and not any(o.varying for o in operands):
@@ -245,45 +235,3 @@ def _inner_program(params) -> tuple[Any, Sequence[Any]]:
     key = next(key for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
     inner = params[key]
     return (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())
-
-
-def _at(stack: Value, turn: int) -> Value:
-    """One turn's share of what a scan runs over."""
-    if stack.known:
-        with jax.ensure_compile_time_eval():
-            array = jax.numpy.asarray(stack.array)[turn]
-    else:
-        array = stack.array[turn]
-    if stack.view is None:
-        return stack._replace(array=array)
-    first, *rest = stack.view.tables
-    moved = stack.view.with_tables([first[turn : turn + 1], *rest])
-    return Value(array, View(moved.leaf, moved.offset, moved.tables[1:]))
-
-
-def _bind(eqn, operands: Sequence[Value]) -> list[Value]:
-    """Compute an equation as the network does; small numbers at once, to be read while tracing."""
-    arrays = [operand.array for operand in operands]
-    params = eqn.primitive.get_bind_params(eqn.params)
-    known = _is_small(eqn) and bool(operands) and all(operand.known for operand in operands)
-    if known:
-        with jax.ensure_compile_time_eval():
-            out = eqn.primitive.bind(*arrays, **params)
-    else:
-        out = eqn.primitive.bind(*arrays, **params)
-    outs = out if eqn.primitive.multiple_results else [out]
-    varying = any(operand.varying for operand in operands)
-    return [Value(array, varying=varying, known=known) for array in outs]
-
-
-def _is_small(eqn) -> bool:
-    """Whether an equation gives few whole numbers or truth values alone."""
-    avals = [var.aval for var in eqn.outvars]
-    whole = all(_is_real(getattr(aval, "dtype", None)) for aval in avals)
-    return whole and all(aval.size <= _SMALL for aval in avals)
-
-
-def _is_real(dtype) -> bool:
-    if dtype is None:
-        return False
-    return any(jax.numpy.issubdtype(dtype, kind) for kind in (np.integer, np.floating, np.bool_))

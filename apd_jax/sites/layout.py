@@ -103,8 +103,11 @@ def find_layout(
     Raises:
       NoMatrix: the uses don't agree.
     """
+    # Axes of size 1 have no stride: no use says anything of them, and they may lie anywhere.
     axes = _divided([n for n in shape if n != 1], uses)
     reads, writes, stacked, turned = _roles(axes, uses)
+    # An axis along which no use ever moves is fixed in each of them: a stack of layers, of which
+    # every use takes one.
     constant = [a for a in range(len(axes)) if a not in reads | writes | stacked]
     roles = {
         "stacked": tuple(sorted(stacked)),
@@ -138,6 +141,8 @@ def _by_role(use: LinearUse) -> dict[str, Sequence[np.ndarray]]:
 def _divided(axes: list[int], uses: Sequence[LinearUse]) -> list[int]:
     """The axes, those divided in two of which a use reads one part and writes the other."""
     axes = list(axes)
+    # One axis is divided at a time, since a division changes the coordinates along all axes after
+    # it. Every division adds an axis, and no axis is longer than the leaf, so that this ends.
     while True:
         mixed = next(
             (
@@ -154,8 +159,12 @@ def _divided(axes: list[int], uses: Sequence[LinearUse]) -> list[int]:
         strides = []
         for role in _roles_of(axes, use, axis):
             places = np.concatenate([_digits(axes, t)[:, axis] for t in _by_role(use)[role]])
+            # The greatest common divisor of the places that a role moves to is its stride.
             strides.append((int(np.gcd.reduce(places)), int(places.max())))
         strides.sort()
+        # The role of the largest stride is the outer part. The other one must stay within one such
+        # stride, and the stride must divide the axis: otherwise the two parts overlap, and there is
+        # no matrix of which one is rows and the other columns.
         inner = strides[-1][0]
         if axes[axis] % inner or any(top >= inner for _, top in strides[:-1]):
             names = " and ".join(_roles_of(axes, use, axis))
@@ -182,6 +191,8 @@ def _roles(axes: Sequence[int], uses: Sequence[LinearUse]):
         for axis in range(len(axes)):
             for role in _roles_of(axes, use, axis):
                 sets[role].add(axis)
+        # The first use says which way round the matrix is. A later one that reads what is written
+        # so far is transposed, as the decoder of a tied embedding.
         straight = not (sets["read"] & writes or sets["written"] & reads)
         turned.append(not straight)
         mine, other = (reads, writes) if straight else (writes, reads)
@@ -197,6 +208,8 @@ def _place(site: Site, use: LinearUse, transposed: bool) -> Placement:
     axes = site.axes
     origin = _digits(axes, np.array(use.view.offset))
     tables = [t for group in _by_role(use).values() for t in group]
+    # The largest coordinates that the use reaches. A flat offset may pass the end of an axis and go
+    # on in the next row, as a slice of a reshaped leaf does: this is no block of the matrix.
     reach = origin + sum((_digits(axes, t).max(axis=0) for t in tables), np.zeros_like(origin))
     if (reach >= np.array(axes, np.int64)).any():
         raise NoMatrix("a slice of it does not follow its axes")
@@ -215,6 +228,7 @@ def _place(site: Site, use: LinearUse, transposed: bool) -> Placement:
         numbers(use.stacked, site.stacked),
     )
     full = [math.prod(axes[a] for a in of) for of in (first, second, site.stacked)]
+    # A component has factors for every block, and the product runs over all of them at once.
     if site.stacked and sorted(found[2]) != list(range(full[2])):
         raise NoMatrix("a product stacks only some of its blocks")
     share = math.prod(len(f) for f in found) / math.prod(full)

@@ -134,13 +134,14 @@ def _trace(stand_in, params_tree, inputs_tree, shapes, ambient) -> Program:
         reason = (str(error).splitlines() or [""])[0]
         one = f"; {ONE_EXAMPLE}" if takes_batches_of(apply_fn, params, x) else ""
         raise UserError(
-            f"the network can't be run on inputs {', '.join(given)} "
-            f"({type(error).__name__}: {reason}){one}"
+            f"the network fails on inputs {', '.join(given)} ({type(error).__name__}: "
+            f"{reason}){one}"
         ) from error
     uses, others = _all_uses(closed, structs, params_tree.num_leaves)
     sites: dict[str, Site] = {}
     left: list[Left] = []
     placements: dict[int, list[Placement]] = {}
+    # Not strict: the inputs follow the leaves.
     for number, (path, leaf) in enumerate(zip(leaf_paths(params), structs, strict=False)):
         reason = _why_not(leaf, uses[number], others[number])
         if not reason:
@@ -178,6 +179,7 @@ def _all_uses(closed, structs, num_leaves: int):
     others: dict[int, list[str]] = collections.defaultdict(list)
 
     def on_use(use, as_is):
+        # The functions of a use hold tracers, which must not outlive this trace in a cache.
         nothing = dict.fromkeys(("to_rows", "from_rows", "settle"))
         uses[use.view.leaf].append(dataclasses.replace(use, **nothing))
         return as_is()

@@ -96,6 +96,22 @@ def _matches(pattern: str, name: str) -> bool:
     return pattern in names or any(fnmatch.fnmatchcase(n, pattern) for n in names)
 
 
+def check_names(selection: Selection, paths: Sequence[str]) -> None:
+    """Raise UserError for a name or pattern that fits no parameter, before anything is traced.
+
+    Args:
+      selection: what is to be decomposed.
+      paths: paths of the network's parameters.
+    """
+    if selection is None or callable(selection):
+        return
+    for pattern in [selection] if isinstance(selection, str) else selection:
+        # The index of a stack is no part of a path: how a leaf is divided is known after tracing.
+        names = {pattern, pattern.partition("[")[0]}
+        if not any(_matches(name, path) for name in names for path in paths):
+            raise UserError(f"sites: no parameter fits {pattern!r}; there are {list(paths)}")
+
+
 def select(
     selection: Selection, sites: dict[str, Site], left: Sequence[Left], leaves: dict[str, Any]
 ) -> set[str]:
@@ -125,7 +141,7 @@ def _matching(pattern, sites, left, leaves) -> set[str]:
     _refuse([other for other in others if exact or other.linear or not found])
     if not found:
         raise UserError(
-            f"sites: no parameter that can be decomposed is called {pattern!r}; there are "
+            f"sites: no parameter that can be decomposed fits {pattern!r}; there are "
             f"{sorted(sites)}"
         )
     return found

@@ -14,7 +14,7 @@ from apd_jax.compiled import StandIn, weakly_referable
 from apd_jax.errors import UserError
 from apd_jax.sites.adapters import linen
 from apd_jax.sites.program import Left, leaf_paths, trace
-from apd_jax.sites.selection import Selection, Sites, select
+from apd_jax.sites.selection import Selection, Sites, check_names, select
 
 PyTree = Any
 
@@ -50,13 +50,16 @@ class Target:
           params: its parameters.
           sites: what to decompose: names or patterns (`"blocks/*/mlp/*"`), or a function
             `(path, leaf) -> bool`; everything that can be if None. The rest stays fixed.
-          inputs: an example, or its shapes; without it sites are found when first needed.
+          inputs: an example batch, or its shapes, to trace the network with. Without it the network
+            is traced at its first use, so that the errors of the second kind below come then.
 
         Raises:
-          UserError: a name of no parameter, a parameter that is no site, no site at all.
+          UserError: a name or pattern that fits no parameter; or, found by tracing, a parameter
+            that is no site, or no site at all.
         """
         self.apply_fn, self.params = weakly_referable(apply_fn), params
         self._selection = tuple(sites) if isinstance(sites, list) else sites
+        check_names(self._selection, leaf_paths(params))
         self._sites: Sites | None = None
         if inputs is not None:
             self.at(inputs)

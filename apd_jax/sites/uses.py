@@ -99,6 +99,8 @@ def _product(eqn, arrays, position, view):
     sizes = [len(view.tables[a]) for a in w_free]
     of_x, of_w = [("x", a) for a in x_free], [("w", a) for a in w_free]
     free = of_x + of_w if position == 1 else of_w + of_x
+    # Both orders are lists of labelled axes, and the permutations between them follow from where a
+    # label stands, whichever side the weight is on.
     labels = [("x", a) for a in batched[1 - position]] + free
     rows_order = [("x", a) for a in (*row_axes, *stack_axes)] + of_w
     to_result = [rows_order.index(label) for label in labels]
@@ -134,6 +136,8 @@ def _convolution(eqn, arrays, position, view):
     )
     out_table = view.tables[out_axis]
     per_group = len(out_table) // groups
+    # Output channels come group by group, and each group reads its own input channels: a block-wise
+    # product, whose blocks are the groups. As a table of a view it must be an outer sum.
     grid = out_table.reshape(groups, per_group)
     if not np.array_equal(grid, grid[:, :1] + (grid[:1] - grid[0, 0])):
         return "the groups of a convolution don't lie evenly in its parameter"
@@ -174,6 +178,8 @@ def _look_up(eqn, arrays, position, view):
         return "a gather that is no look-up along one axis"
     # Slices of a whole axis always start at its beginning.
     given = arrays[1][..., numbers.start_index_map.index(axis)]
+    # The index has to be one of the table, also where the network itself fills in another value:
+    # `filled` puts that back afterwards.
     index = jnp.clip(given, 0, shape[axis] - 1)
     result = eqn.outvars[0].aval.shape
     offsets = numbers.offset_dims

@@ -61,6 +61,7 @@ def join(parts: Sequence[View | None], axis: int) -> View | None:
 
     Apart from their place along the axis they must be the same entries of the leaf.
     """
+    # Zeros or activations between the parts would not be entries of the leaf.
     known = [part for part in parts if part is not None]
     if not known or len(known) < len(parts) or any(p.leaf != known[0].leaf for p in known):
         return None
@@ -94,6 +95,7 @@ def _squeeze(view: View, *, dimensions, **_):
 
 
 def _broadcast(view: View, *, shape, broadcast_dimensions, **_):
+    # Along a new axis the same entries repeat: the offset does not change.
     tables = [np.zeros(size, np.int64) for size in shape]
     for axis, table in zip(broadcast_dimensions, view.tables, strict=True):
         tables[axis] = tables[axis] + table
@@ -136,7 +138,12 @@ def _reshape(view: View, *, new_sizes, dimensions=None, **_):
         return None
     tables: list[np.ndarray] = []
     offset = 0
+    # A reshape keeps the order of entries, so that it acts on each shortest run of axes that hold
+    # equally many entries by itself.
     for old, new in _matching_groups(view.shape, new_sizes):
+        # The offsets along the old axes together, then laid out along the new ones. They form a
+        # view only if each new axis adds the same offsets wherever the others stand: then the lines
+        # through the corner tell all of them.
         merged = outer_sum([view.tables[axis] for axis in old])
         grid = merged.reshape([new_sizes[axis] for axis in new])
         corner = grid[(0,) * grid.ndim] if grid.ndim else merged[0]

@@ -15,11 +15,11 @@ from apd_jax import blocks, randomness, validity
 from apd_jax.components import Components
 from apd_jax.objective.coefficients import Multipliers
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.selection import Selected
+from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS
 from apd_jax.sites import PyTree, Target
 
-Loss = tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array, jax.Array]]
+Loss = tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array, jax.Array, Any]]
 
 
 def value_and_gradient(
@@ -31,7 +31,7 @@ def value_and_gradient(
     multipliers: Multipliers,
     number: int,
 ) -> tuple[Loss, Components]:
-    """The total loss, `(terms, counts [C], active components per row)`, and the gradient.
+    """The total loss, what `train_step` measures beside it, and the gradient.
 
     Args:
       objective, target, components, x, key, multipliers: see `step.train_step`.
@@ -39,7 +39,7 @@ def value_and_gradient(
     """
     key = randomness.root(0) if key is None else key
     keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(number))
-    parts = jax.tree.map(lambda leaf: leaf.reshape(number, -1, *leaf.shape[1:]), x)
+    parts = blocks.divided(x, number)
 
     def scores_of(part):
         fixed = jax.lax.stop_gradient(components)
@@ -66,7 +66,8 @@ def value_and_gradient(
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     ((loss, terms), gradient), _ = jax.lax.scan(add, zeros, each)
     counts = chosen.counts()
-    return (loss, (terms, counts, jnp.sum(counts) / objective.num_rows(chosen, x))), gradient
+    active = jnp.sum(counts) / objective.num_rows(chosen, x)
+    return (loss, (terms, counts, active, chosen.nonfinite)), gradient
 
 
 def _divided(chosen: Selected, number: int) -> Selected:

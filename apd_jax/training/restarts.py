@@ -12,6 +12,7 @@ from apd_jax import blocks, randomness
 from apd_jax.data import SampleBatch
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
+from apd_jax.training.mean_loss import mean_loss
 
 _EXAMPLES = 4096  # inputs that losses are compared on
 
@@ -58,13 +59,8 @@ def best(
         x = sample_batch(randomness.stream_of_step(key, "batch"), count)
         probes = randomness.stream_of_step(key, "attribution")
         multipliers = settings.multipliers(state)
-
-        def loss(part):
-            terms, _ = objective.terms(target, state.components, part, probes, multipliers)
-            return objective.total(terms, multipliers), objective.weight(part)
-
-        values, weights = blocks.over_blocks(loss, x, settings.batch_size)
-        return blocks.mean(values, None if objective.valid is None else weights)
+        loss = mean_loss(objective, target, x, probes, multipliers, settings.batch_size)
+        return loss(state.components)
 
     repeated = jnp.tile(seeds, len(states.step) // size)
     losses = jax.jit(lambda *a: jax.lax.map(one, a))(targets, states, repeated)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from apd_jax.components import Components, num_components
 from apd_jax.objective.coefficients import CONSTANT, Multipliers
 from apd_jax.objective.objective import Objective
+from apd_jax.runtime.metric_names import NONFINITE_SCORES
 from apd_jax.sites import PyTree, Target
 from apd_jax.training import accumulation
 from apd_jax.training.optimizers import Optimizer
@@ -76,23 +77,23 @@ def train_step(
       The next state, and the metrics of this step, measured before its update: `loss/<term>`,
       `loss/total`, `gradient_norm`, `active_components` (mean per example, or per position where
       components are selected for positions), `dead_components` (active on no example of the last
-      1000 steps).
+      1000 steps), `count/nonfinite_scores` (attributions that are NaN or infinite, which are never
+      selected).
     """
 
     def total(components):
         terms, chosen = objective.terms(target, components, x, key, multipliers)
         counts = chosen.counts()
         active = jnp.sum(counts) / objective.num_rows(chosen, x)
-        return objective.total(terms, multipliers), (terms, counts, active)
+        return objective.total(terms, multipliers), (terms, counts, active, chosen.nonfinite)
 
     if accumulate > 1:
-        (loss, (terms, counts, active)), gradient = accumulation.value_and_gradient(
+        (loss, (terms, counts, active, nonfinite)), gradient = accumulation.value_and_gradient(
             objective, target, state.components, x, key, multipliers, accumulate
         )
     else:
-        (loss, (terms, counts, active)), gradient = jax.value_and_grad(total, has_aux=True)(
-            state.components
-        )
+        value_and_gradient = jax.value_and_grad(total, has_aux=True)
+        (loss, (terms, counts, active, nonfinite)), gradient = value_and_gradient(state.components)
     components, optimizer_state, norm = optimizer.step(gradient, state.optimizer, state.components)
     last_active = jnp.where(counts > 0, state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}
@@ -101,6 +102,7 @@ def train_step(
         "gradient_norm": norm,
         "active_components": active,
         "dead_components": jnp.sum(state.step - last_active >= DEAD_AFTER),
+        NONFINITE_SCORES: nonfinite,
     }
     state = state._replace(
         step=state.step + 1,

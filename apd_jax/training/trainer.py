@@ -3,20 +3,23 @@
 Letters: S targets side by side, n restarts of each, B batch, C components.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import optax
+from absl import logging
 
 from apd_jax import blocks, randomness
 from apd_jax.components import Components, init_components, normalise_reads
-from apd_jax.data import SampleBatch, Source, as_source
+from apd_jax.data import Reader, SampleBatch, Source, as_source
 from apd_jax.objective.normalisation import scales
 from apd_jax.runtime import loop
 from apd_jax.runtime.checkpoint import to_host
-from apd_jax.sites import Target
+from apd_jax.runtime.outcome import of_callback
+from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
 from apd_jax.training.initialisation import STARTS
 from apd_jax.training.optimizers import Optimizer
@@ -84,19 +87,21 @@ class Trainer:
         self.settings, self.steps = settings, settings.steps
         self._init, self._own_seeds = init, seeds
         self.context, self.seeds = spread(targets, seeds, restarts)
-        source = as_source(data).with_batch_size(settings.batch_size)
-        self._sample = source.draw(int(np.asarray(seeds)[0]))
-        self.feed: loop.Feed | None = source.pieces if source.feeds else None
+        self._source = source = as_source(data)
+        self._reader = Reader(source, settings.batch_size, int(np.asarray(seeds)[0]))
+        self.feed: loop.Feed | None = self._reader.pieces if source.feeds else None
         self.rate, self.optimizer = settings.rate(), settings.optimizer()
         self.step = _make_step(settings, self.optimizer, self.rate, source)
-        self.between = _make_between(settings, self._sample)
+        self.between = _make_between(settings, source, self._reader)
 
     def init_state(self) -> TrainState:
         """Make the states before the first step, every leaf [n·S, ...]."""
         one = _make_init(
-            self.settings, self.optimizer, self._sample, self._init, self.between is not None
+            self.settings, self.optimizer, self._source, self._init, self.between is not None
         )
-        return jax.jit(jax.vmap(one))(self.context, self.seeds)
+        makes_start = self.settings.start in STARTS and self._init is None
+        pool = self._reader.pool(0) if makes_start or self.settings.relative_losses else None
+        return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))(self.context, self.seeds, pool)
 
     def results(self, state: TrainState) -> list[Result]:
         """Choose the best restart of each target.
@@ -104,9 +109,9 @@ class Trainer:
         Args:
           state: the states of all trainings, every leaf [n·S, ...].
         """
-        places, losses = best(self.settings, self.context, state, self._own_seeds, self._sample)
-        counts = {} if state.refined is None else state.refined.counts
         size = len(self._own_seeds)
+        places, losses = self._best(state)
+        counts = {} if state.refined is None else state.refined.counts
         return [
             Result(
                 loop.pick(state.components, place),
@@ -122,20 +127,37 @@ class Trainer:
             for place, of_restarts in zip(places.tolist(), losses.tolist(), strict=True)
         ]
 
+    def _best(self, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+        """The places of the best restarts and all losses; the first where nothing can be drawn."""
+        size = len(self._own_seeds)
+        several = len(state.step) // size
+        pool = self._reader.pool_at_end() if several > 1 else None
+        sample = functools.partial(self._source.sample, pool)
+        try:
+            found = best(self.settings, self.context, state, self._own_seeds, sample)
+            return jax.tree.map(np.asarray, found)
+        except Exception as error:
+            text = of_callback(error)
+            if text is None:
+                raise
+            logging.warning("The first restart is returned: the others are not compared, %s", text)
+            return np.arange(size), np.full((size, several), np.nan)
+
 
 def _make_init(
     settings: Settings,
     optimizer: Optimizer,
-    sample: SampleBatch,
+    source: Source,
     init: Components | None,
     has_rounds: bool,
-) -> Callable[[Target, jax.Array], TrainState]:
-    """The function `(target, seed) -> state` that makes the first state of one training."""
+) -> Callable[[Target, jax.Array, PyTree], TrainState]:
+    """The function `(target, seed, pool) -> state` that makes the first state of one training."""
 
     def examples(count: int) -> int:
         return blocks.affordable(count, settings.batch_size)
 
-    def one(target: Target, seed: jax.Array) -> TrainState:
+    def one(target: Target, seed: jax.Array, pool: PyTree) -> TrainState:
+        sample = functools.partial(source.sample, pool)
         components = init or init_components(
             randomness.stream(seed, "components"),
             target,
@@ -195,7 +217,7 @@ def _make_step(
     return step
 
 
-def _make_between(settings: Settings, sample: SampleBatch) -> loop.Between | None:
+def _make_between(settings: Settings, source: Source, reader: Reader) -> loop.Between | None:
     """The rounds of refinement, if there are any.
 
     After the last round there is one more call, which only takes that round back if the errors
@@ -204,14 +226,12 @@ def _make_between(settings: Settings, sample: SampleBatch) -> loop.Between | Non
     rounds = settings.refine.rounds(settings.steps)
     if not rounds:
         return None
-    function = refine.make_round(
-        settings.objective,
-        settings.refine,
-        settings.steps,
-        sample,
-        settings.multipliers,
-        settings.unit_norm,
-        settings.batch_size,
-    )
+    one_round = refine.make_round(settings)
+
+    def function(context, state, key):
+        target, fed = context if source.feeds else (context, None)
+        return one_round(target, state, key, functools.partial(source.sample, fed))
+
     spacing = settings.refine.spacing(settings.steps)
-    return loop.Between(spacing, (rounds + 1) * spacing, function)
+    until = (rounds + 1) * spacing
+    return loop.Between(spacing, until, function, reader.pool if source.feeds else None)

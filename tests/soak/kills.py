@@ -175,7 +175,7 @@ def check_status(run: Run, number: int, reached: str, status: int) -> None:
     else:
         run.expect(status in (75, 0), f"status {status} after SIGTERM in {reached}")
         if status == 75:
-            run.expect(bool(re.search(r"stopped at step \d+; the same", text)), "nothing says so")
+            run.expect(bool(re.search(r"stopped at step \d+; rerun", text)), "nothing says so")
     run.expect("Traceback" not in text, "a traceback")
 
 

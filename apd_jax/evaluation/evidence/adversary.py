@@ -15,7 +15,7 @@ from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
-from apd_jax.evaluation.evidence.parts import Parts, run, run_shared
+from apd_jax.evaluation.evidence.parts import Parts, run
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.objective.partial import scaled
 from apd_jax.sites import Target
@@ -86,10 +86,9 @@ def ascend(
     Returns:
       r after the steps, and sums with the largest e of every example.
     """
-    targets = target(block.x)
 
     def total(r):
-        sums = compare(kind, run(target, parts, block.x, scaled(mask, r)), targets, block)
+        sums = compare(kind, run(target, parts, block.x, scaled(mask, r)), block)
         return jnp.sum(sums.error), sums
 
     def step(_, state):
@@ -103,11 +102,10 @@ def ascend(
     return r, last._replace(error=jnp.maximum(best, last.error))
 
 
-@jit_with_network(static=2)
+@jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
-def _shared_gradient(
+def shared_gradient(
     kind: Kind,
-    most: int,
     target: Target,
     components: Components,
     block: Examples,
@@ -115,10 +113,13 @@ def _shared_gradient(
     r: jax.Array,
 ) -> tuple[jax.Array, Sums]:
     """Gradient [C] of a block's total e with respect to the r [C] of all rows, and its sums."""
+    block = block._replace(outputs=target(block.x))  # not kept: N·T·V numbers
 
     def total(r):
-        outputs = run_shared(target, components, block.x, mask, r, most)
-        sums = compare(kind, outputs, target(block.x), block)
+        # Dense products: those of the active pairs alone, with one matrix for the rest, are fewer
+        # and were more than twice as slow.
+        weights = scaled(mask, jnp.broadcast_to(r, mask.shape))
+        sums = compare(kind, run(target, Parts(components), block.x, weights), block)
         return jnp.sum(sums.error), sums
 
     return jax.grad(total, has_aux=True)(r)
@@ -144,6 +145,7 @@ def per_row(
             r, sums = ascend(
                 kind, target, parts, block, mask, r, best, steps - done, adversary.step_size
             )
+            sums = jax.device_get(sums)  # waits, so that what is counted is done
             advance(steps - done)
             best, done = sums.error, steps
             if start:
@@ -180,7 +182,6 @@ def shared(
       advance: called with the number of passes through a block that were made.
     """
     best: dict[int, _Path] = {}
-    most = max(1, *(int(mask.sum()) for _, mask in blocks()), 1)
     for start in range(adversary.starts):
         first = jax.random.uniform(jax.random.fold_in(key, start), (num_components(components),))
         r = np.asarray(first)
@@ -188,10 +189,9 @@ def shared(
         for step in range(adversary.steps[-1] + 1):
             gradient, sums = np.zeros_like(r), []
             for block, mask in blocks():
+                plain = block.without_labels()
                 one, here = jax.device_get(
-                    _shared_gradient(
-                        kind, most, target, components, block.without_labels(), mask, r
-                    )
+                    shared_gradient(kind, target, components, plain, mask, r)
                 )
                 gradient += one
                 sums.append(here)

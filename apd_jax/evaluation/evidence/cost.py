@@ -1,104 +1,217 @@
-"""What evidence takes, said before it starts.
+"""The cost of the evidence, stated before it starts.
 
-Letters: C components.
+Letters: B examples of a block, T positions, C components, Q terms of a baseline.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apd_jax.components import Components, num_components
+from apd_jax.evaluation import seen
+from apd_jax.evaluation.evidence import adversary as worst
+from apd_jax.evaluation.evidence import distance, equal_rank
 from apd_jax.evaluation.evidence.adversary import Adversary
+from apd_jax.evaluation.evidence.distance import Kind
+from apd_jax.evaluation.evidence.parts import Parts
+from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.objective.objective import Objective
+from apd_jax.sites import Target
 
-# Passes that a gradient step costs, about: one forward and, since only masks need a gradient and
-# no weights do, one backward.
-GRADIENT = 2
-ATTACKED_ROWS = 4096  # of the examples, that the adversary of a baseline meets at least
+ATTACKED_ROWS = 2048  # of the examples, that the adversary of a baseline meets at least
+MASKS = 4  # own, two pooled, permuted
+WEIGHTS = 3  # all, zero, never needed
+
+
+class Part(NamedTuple):
+    """One kind of work.
+
+    Attributes:
+      title: name for people.
+      runs: how often its program is run, on all blocks together.
+      operations: floating-point operations of one run; NaN where the backend does not count them.
+    """
+
+    title: str
+    runs: float
+    operations: float
+
+    @property
+    def total(self) -> float:
+        """Floating-point operations of all runs."""
+        return self.runs * self.operations
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Passes of the evidence.
+    """Work of the evidence.
 
     Attributes:
       examples, blocks, block_size: numbers of examples, of blocks, and of examples in a block.
-      attributions: passes that score components.
-      forwards: masked passes, and passes with other weights.
-      gradients: steps of the adversary, of masks per row and of the shared mask.
-      baselines: what is compared with at equal size; each scores, runs and attacks its own parts.
-      baseline_gradients: steps of the adversary of all baselines.
       attacked: number of blocks that the adversary of baselines meets.
-      operations: floating-point operations of one masked pass through a block.
+      parts: `{name: Part}`.
     """
 
     examples: int
     blocks: int
     block_size: int
-    attributions: int
-    forwards: int
-    gradients: int
-    baselines: int
-    baseline_gradients: int
     attacked: int
-    operations: float
+    parts: Mapping[str, Part]
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations."""
+        return sum(part.total for part in self.parts.values())
+
+    def weight(self, name: str) -> float:
+        """The operations of a part over those of a masked forward run."""
+        found = self.parts[name].operations / self.parts["masks"].operations
+        return found if math.isfinite(found) else 1.0
 
     @property
     def passes(self) -> int:
-        """All of them, as masked passes through a block: what the progress bar counts."""
-        each = self.attributions + self.forwards + GRADIENT * self.gradients
-        return self.blocks * each + self.attacked * GRADIENT * self.baseline_gradients
+        """The work as a number of masked forward runs of a block: what the progress bar counts."""
+        return round(sum(part.runs * self.weight(name) for name, part in self.parts.items()))
+
+    def shares(self) -> dict[str, float]:
+        """Share of the operations by title, the largest first."""
+        found: dict[str, float] = {}
+        for part in self.parts.values():
+            found[part.title] = found.get(part.title, 0.0) + part.total / self.operations
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def __str__(self) -> str:
-        return (
-            f"Evidence on {self.examples} examples takes about {self.passes} forward runs of "
-            f"{self.block_size} examples, {self.passes * self.operations:.2g} floating-point "
-            "operations."
+        start = (
+            f"Evidence on {self.examples} examples takes about {self.operations:.2g} "
+            f"floating-point operations, as {self.passes} forward runs of {self.block_size} "
+            "examples do"
         )
+        if not math.isfinite(self.operations):
+            return f"Evidence takes about {self.passes} forward runs of {self.block_size} examples."
+        return f"{start} ({', '.join(f'{t} {s:.0%}' for t, s in self.shares().items())})."
 
 
 def attacked_blocks(blocks: int, rows: int) -> int:
     """Number of blocks of so many rows that the adversary of baselines meets.
 
     Baselines have a term for every direction of every matrix: attacking them on all examples would
-    cost several times as much as everything else.
+    cost about as much as everything else.
     """
     return min(blocks, math.ceil(ATTACKED_ROWS / rows))
 
 
 def estimate(
     *,
-    rows: int,
+    objective: Objective,
+    target: Target,
+    components: Components,
+    kind: Kind,
+    block: Examples,
     examples: int,
     blocks: int,
-    block_size: int,
-    sites: int,
     draws: int,
-    labels: bool,
     adversary: Adversary,
-    baselines: int,
-    operations: float,
+    baselines: tuple[str, ...],
 ) -> Cost:
-    """Count the passes.
+    """Count the operations of all programs, which are traced and not run.
 
     Args:
-      rows: number of rows of a block: of examples, or of positions of them.
-      examples, blocks, block_size: numbers of examples, of blocks, and of examples in a block.
-      sites: number of sites, each replaced by its sum on its own.
+      objective, target, components: those of the decomposition.
+      kind: the distance.
+      block: a block, with the target's outputs.
+      examples, blocks: numbers of examples and of blocks.
       draws: random masks a line.
-      labels: whether there are labels, for which the target's own pass is compared too.
       adversary: attack on the decomposition; baselines get its smallest number of steps.
-      baselines: number of baselines.
-      operations: floating-point operations of one masked pass through a block.
+      baselines: what is compared with.
     """
-    fixed = 7  # own, all, zero, two pooled, never needed, permuted
-    shared = adversary.starts * (adversary.steps[-1] + 1)
-    return Cost(
-        examples=examples,
-        blocks=blocks,
-        block_size=block_size,
-        attributions=1 + baselines,
-        forwards=fixed + 2 * draws + sites + labels + baselines * (1 + draws),
-        gradients=adversary.gradients + shared,
-        baselines=baselines,
-        baseline_gradients=baselines * adversary.starts * adversary.steps[0],
-        attacked=attacked_blocks(blocks, rows),
-        operations=operations,
+    mask = _scores(objective, target, components, block)
+    shape = (objective, target, components, block.x)
+    attacked = attacked_blocks(blocks, math.prod(mask.shape[:-1]))
+    own, step = _of_parts(kind, target, Parts(components), block, mask)
+    paths, steps = adversary.starts * blocks, adversary.steps
+    parts = {
+        "scores": Part("attributions", blocks, _operations(seen.score, *shape)),
+        "outputs": Part(
+            "the network itself", blocks, _operations(distance.outputs, target, block.x)
+        ),
+        "masks": Part("own and other masks", MASKS * blocks, own),
+        "random": Part("random masks", 2 * draws * blocks, own),
+        "weights": Part(
+            "sites and sums",
+            (WEIGHTS + len(target.sites)) * blocks,
+            _operations(distance.of_weights, kind, target, target.weights, block),
+        ),
+        "ascent": Part("adversary", paths * steps[-1], step),
+        "ascended": Part("adversary", paths * len(steps), own),
+        "shared": Part(
+            "adversary of one mask for all",
+            paths * (steps[-1] + 1),
+            _of_shared(kind, target, components, block, mask),
+        ),
+    }
+    if baselines:
+        parts |= _of_baselines(
+            objective, target, kind, block, blocks, attacked, draws, adversary, baselines
+        )
+    return Cost(examples, blocks, len(block.counts), attacked, parts)
+
+
+def _of_baselines(
+    objective, target, kind, block, blocks, attacked, draws, adversary, baselines
+) -> dict[str, Part]:
+    terms = jax.eval_shape(lambda: equal_rank.terms_of_baselines(baselines, target))
+    scores = jax.eval_shape(
+        lambda *a: equal_rank.term_scores(objective, *a), target, terms, block.x
     )
+    found = {
+        "baseline scores": Part(
+            "baselines",
+            blocks,
+            _operations(equal_rank.term_scores, objective, target, terms, block.x),
+        )
+    }
+    costs = {}
+    for name in terms:
+        owner = jax.eval_shape(lambda n=name: equal_rank.owners(terms[n]))
+        costs[name] = _of_parts(kind, target, Parts(terms[name], owner), block, scores[name])
+    paths = adversary.starts * attacked
+    for name in baselines:
+        own, step = costs[equal_rank.KINDS[name]]
+        found |= {
+            name: Part("baselines", (1 + draws) * blocks + paths, own),
+            f"{name} ascent": Part("baselines", paths * adversary.steps[0], step),
+        }
+    return found
+
+
+def _scores(objective, target, components, block) -> jax.ShapeDtypeStruct:
+    found = jax.eval_shape(lambda *a: seen.score(objective, *a), target, components, block.x)
+    return jax.ShapeDtypeStruct(found.shape, jnp.float32)
+
+
+def _of_parts(kind, target, parts, block, mask) -> tuple[float, float]:
+    """Operations of a masked pass through a block, and of a step of the adversary."""
+    own = _operations(distance.of_mask, kind, target, parts, block, mask)
+    best = jax.ShapeDtypeStruct(mask.shape[:1], jnp.float32)
+    chosen = jax.ShapeDtypeStruct(mask.shape, bool)
+    plain = block.without_labels()
+    ascent = _operations(
+        worst.ascend, kind, target, parts, plain, chosen, mask, best, np.int32(1), 0.1
+    )
+    return own, ascent - own  # a loop's body is counted once; one more pass follows it
+
+
+def _of_shared(kind, target, components, block, mask) -> float:
+    chosen = jax.ShapeDtypeStruct(mask.shape, bool)
+    r = jax.ShapeDtypeStruct((num_components(components),), jnp.float32)
+    plain = block.without_labels()
+    return _operations(worst.shared_gradient, kind, target, components, plain, chosen, r)
+
+
+def _operations(program: Any, *arguments: Any) -> float:
+    return (program.lower(*arguments).cost_analysis() or {}).get("flops", float("nan"))

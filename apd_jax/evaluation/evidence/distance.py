@@ -49,8 +49,9 @@ def kind_of(minimality_loss: Any) -> Kind:
     return "kl" if minimality_loss == "kl" else "mse"
 
 
-def compare(kind: Kind, outputs: PyTree, targets: PyTree, block: Examples) -> Sums:
+def compare(kind: Kind, outputs: PyTree, block: Examples) -> Sums:
     """Sums of the distance between outputs and the target's, and of the cross entropy."""
+    targets = block.outputs
     counts = jnp.asarray(block.counts)
     if kind == "kl":
         error, unit = _total(counts, _divergence(outputs, targets), jnp.mean), _summed(counts)
@@ -110,14 +111,27 @@ def _cross_entropy(logits: jax.Array, labels: np.ndarray) -> jax.Array:
 @jax.default_matmul_precision("highest")
 def of_mask(kind: Kind, target: Target, parts: Parts, block: Examples, mask: jax.Array) -> Sums:
     """Sums with the parts scaled by a mask [B, (T), C], float32."""
-    return compare(kind, run(target, parts, block.x, mask), target(block.x), block)
+    return compare(kind, run(target, parts, block.x, mask), block)
 
 
 @jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
 def of_weights(kind: Kind, target: Target, weights: dict[str, jax.Array], block: Examples) -> Sums:
     """Sums with other matrices at the sites."""
-    return compare(kind, target.with_weights(weights)(block.x), target(block.x), block)
+    return compare(kind, target.with_weights(weights)(block.x), block)
+
+
+@jit_with_network(static=1)
+def of_itself(kind: Kind, _: Target, block: Examples) -> Sums:
+    """Sums of the target's own outputs: its cross entropy."""
+    return compare(kind, block.outputs, block)
+
+
+@jit_with_network
+@jax.default_matmul_precision("highest")
+def outputs(target: Target, x: PyTree) -> PyTree:
+    """The target's outputs on a block."""
+    return target(x)
 
 
 def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None) -> Number:
@@ -132,8 +146,8 @@ def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None)
     total = unit.sum()
     if not total and error.any():
         raise UserError(
-            "the network's outputs are 0 on all examples: there is nothing that components could "
-            "explain, and no unit for their error"
+            "the network's outputs are 0 on all examples: components have nothing to explain, "
+            "and their error has no unit"
         )
     value = float(error.sum() / total) if total else 0.0
     if groups is not None:

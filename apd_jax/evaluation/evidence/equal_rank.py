@@ -1,22 +1,25 @@
-"""What needs no training, at the active rank or with the bits of a decomposition.
+"""Baselines without training, of the active rank or with the bits of a decomposition.
 
 Letters: R rows, Q rank-one terms of all sites, C components.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.attribution import attribute_terms
+from apd_jax.attribution.terms import Terms
 from apd_jax.compiled import jit_with_network
-from apd_jax.components import Components, Factors
-from apd_jax.evaluation import baselines
+from apd_jax.components import Factors
 from apd_jax.evaluation.evidence import rows
 from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.masked.columns import Columns, alone_in_blocks
 from apd_jax.objective.objective import Objective
-from apd_jax.sites import Target
+from apd_jax.sites import PyTree, Target
 
 NAMES = {
     "svd": "singular vectors of every matrix, one by one, chosen by attribution, of the same rank",
@@ -24,6 +27,7 @@ NAMES = {
     "as many bundles as components are active",
     "neurons": "columns of every matrix, one by one, chosen by attribution, of the same rank",
 }
+KINDS = {"svd": "svd", "bundled": "svd", "neurons": "neurons"}  # of their terms
 _MOST_NUMBERS = 100_000_000  # scores of a block, or factors
 _ROWS = 512  # that bundles are made from
 _ROUNDS = 10
@@ -33,91 +37,113 @@ class Baseline(NamedTuple):
     """A baseline, ready to be run.
 
     Attributes:
+      name: one of `NAMES`.
+      kind: what its terms are, `"svd"` or `"neurons"`.
       parts: rank-one terms, each with its weight's column.
-      terms: `{site: Factors}`, what attributions are taken of.
       bundle: [Q] the bundle of every term, None where terms stand alone.
-      objective: the rule of the decomposition, whose attributions are taken.
       k: the active terms (or bundles) of a row, on average, at equal size.
     """
 
+    name: str
+    kind: str
     parts: Parts
-    terms: Components
     bundle: np.ndarray | None
-    objective: Objective
     k: float
 
-    def scores(self, target: Target, block: Examples) -> np.ndarray:
-        """Attributions of the terms (or bundles) on a block, [B, (T), Q]."""
-        scores = np.asarray(term_scores(self.objective, target, self.terms, block.x))
-        return scores if self.bundle is None else _of_bundles(scores, self.bundle)
+    def scores(self, of_terms: np.ndarray) -> np.ndarray:
+        """Attributions of the terms (or bundles), [B, (T), Q], from those of the terms."""
+        return of_terms if self.bundle is None else _of_bundles(of_terms, self.bundle)
 
-    def choose(self, target: Target, block: Examples) -> np.ndarray:
-        """The active terms (or bundles) of a block, bool [B, (T), Q]."""
-        return rows.largest(self.scores(target, block), self.k, block)
+    def choose(self, of_terms: np.ndarray, block: Examples) -> np.ndarray:
+        """The active terms (or bundles) of a block, bool [B, (T), Q], from its terms' scores."""
+        return rows.largest(self.scores(of_terms), self.k, block)
 
 
-def make(
-    name: str,
-    objective: Objective,
-    target: Target,
-    block: Examples,
-    *,
-    count: int,
-    active_rank: float,
-    active: float,
-) -> Baseline | None:
-    """Make a baseline, or None where the network is too large for it.
+class Size(NamedTuple):
+    """What baselines have to match.
 
-    Args:
-      name: one of `NAMES`.
-      objective: the rule of the decomposition.
-      target: the network.
-      block: examples that bundles are made from.
-      count: C.
+    Attributes:
+      num_components: C.
       active_rank: rank of the decomposition's active components, the mean over rows.
       active: L0, the mean number of active components.
     """
-    terms, owner = _terms("neurons" if name == "neurons" else "svd", target)
-    total = sum(factors.num_components for factors in terms.values())
-    if max(total * block.counts.size, sum(f.size for f in jax.tree.leaves(terms))) > _MOST_NUMBERS:
-        return None
-    num_rows = _num_rows(objective, block)
+
+    num_components: int
+    active_rank: float
+    active: float
+
+
+def fitting(names: Sequence[str], target: Target, block: Examples) -> list[str]:
+    """The baselines that the network is not too large for."""
+    numbers = block.counts.size
+
+    def fits(name: str) -> bool:
+        shapes = jax.eval_shape(lambda: terms_of(KINDS[name], target))
+        total = sum(one.num_components for one in shapes.values())
+        return max(total * numbers, sum(f.size for f in jax.tree.leaves(shapes))) <= _MOST_NUMBERS
+
+    return [name for name in names if fits(name)]
+
+
+def make(name: str, terms: Terms, scores: np.ndarray, block: Examples, size: Size) -> Baseline:
+    """Make a baseline.
+
+    Args:
+      name: one of `NAMES`.
+      terms: those of its kind.
+      scores: their attributions on a block, [B, (T), Q], which bundles are made from.
+      block: the block.
+      size: what it has to match.
+    """
+    kind, lead = KINDS[name], scores.shape[:-1]
+    owner = owners(terms)
+    least, total = 1.0 / int(np.prod(lead)), scores.shape[-1]
     if name != "bundled":
-        k = float(np.clip(active_rank, 1.0 / num_rows, total))
-        return Baseline(Parts(terms, owner), terms, None, objective, k)
-    scores = np.asarray(term_scores(objective, target, terms, block.x))
-    valid = np.asarray(rows.rows_that_count(block.counts, scores.shape[:-1]))
-    bundle = bundles(scores[valid][:_ROWS], min(count, total))
+        k = float(np.clip(size.active_rank, least, total))
+        return Baseline(name, kind, Parts(terms, owner), None, k)
+    valid = np.asarray(rows.rows_that_count(block.counts, lead))
+    bundle = bundles(scores[valid][:_ROWS], min(size.num_components, total))
     owner = {site: jnp.asarray(bundle[np.asarray(places)]) for site, places in owner.items()}
-    k = float(np.clip(active, 1.0 / num_rows, int(bundle.max()) + 1))
-    return Baseline(Parts(terms, owner), terms, bundle, objective, k)
+    k = float(np.clip(size.active, least, int(bundle.max()) + 1))
+    return Baseline(name, kind, Parts(terms, owner), bundle, k)
 
 
-def _num_rows(objective: Objective, block: Examples) -> int:
-    return block.counts.size if objective.per_position else len(block.counts)
+def terms_of_baselines(names: Sequence[str], target: Target) -> dict[str, Terms]:
+    """`{kind: terms}` of some baselines."""
+    kinds = dict.fromkeys(KINDS[name] for name in names)
+    return {kind: terms_of(kind, target) for kind in kinds}
 
 
-def _terms(kind: str, target: Target) -> tuple[Components, dict[str, jax.Array]]:
-    """Rank-one terms of every site, and their numbers counted through the sites."""
-    terms, numbers, start = {}, {}, 0
-    for site, weight in target.weights.items():
-        sides = baselines.site_terms(np.asarray(weight, np.float32), baselines.BASELINES[kind])
-        terms[site] = Factors(*(jnp.asarray(side, jnp.float32) for side in sides))
-        numbers[site] = jnp.asarray(np.arange(start, start + len(sides[0]), dtype=np.int32))
-        start += len(sides[0])
-    return terms, numbers
+def terms_of(kind: str, target: Target) -> Terms:
+    """Rank-one terms of every site that add up to it: `"svd"` or `"neurons"`."""
+    if kind == "neurons":
+        return {site: Columns(w.astype(jnp.float32)) for site, w in target.weights.items()}
+    return {site: _singular(weight) for site, weight in target.weights.items()}
+
+
+def _singular(weight: jax.Array) -> Factors:
+    """Singular vectors of every block as terms of their own, [G·q, (G,) 1, d]."""
+    left, values, right = jnp.linalg.svd(weight.astype(jnp.float32), full_matrices=False)
+    sides = jnp.swapaxes(left, -1, -2), values[..., None] * right
+    return alone_in_blocks(*sides)
+
+
+def owners(terms: Terms) -> dict[str, jax.Array]:
+    """The number of every term, counted through the sites: its column in a mask."""
+    numbers, start = {}, 0
+    for site, one in terms.items():
+        numbers[site] = jnp.arange(start, start + one.num_components, dtype=jnp.int32)
+        start += one.num_components
+    return numbers
 
 
 @jit_with_network(static=1)
-def term_scores(objective: Objective, target: Target, terms: Components, x) -> jax.Array:
-    """Attributions [B, (T), Q] of terms that belong to one site each, by the objective's method.
-
-    The network is decomposed at one site after another: a term has nothing at the others.
-    """
-    found = []
-    for site, factors in terms.items():
-        found.append(objective.attribute(target.at_one_site(site), {site: factors}, x).scores)
-    return jnp.concatenate(found, axis=-1)
+def term_scores(
+    objective: Objective, target: Target, kinds: dict[str, Terms], x: PyTree
+) -> dict[str, jax.Array]:
+    """Attributions `{kind: [B, (T), Q]}` of the terms of every kind, by the objective's method."""
+    options = objective.attribution_options(x)
+    return attribute_terms(objective.attribution, target, kinds, x, **options)
 
 
 def _of_bundles(scores: np.ndarray, bundle: np.ndarray) -> np.ndarray:

@@ -3,40 +3,43 @@
 Letters: N examples, B examples of a block, T positions, C components.
 """
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
 from apd_jax import randomness, validity
-from apd_jax.components import num_components
 from apd_jax.config_fields import check_whole
 from apd_jax.errors import UserError
-from apd_jax.evaluation import ranks, seen
+from apd_jax.evaluation import ranks
 from apd_jax.evaluation.evidence import adversary as worst
-from apd_jax.evaluation.evidence import cost, distance, equal_rank, rows
+from apd_jax.evaluation.evidence import block_lines, cost, distance, equal_rank, rows
 from apd_jax.evaluation.evidence.adversary import Adversary
-from apd_jax.evaluation.evidence.parts import Parts
+from apd_jax.evaluation.evidence.baseline_lines import Against
 from apd_jax.evaluation.evidence.result import Evidence, SiteLine
-from apd_jax.evaluation.evidence.rows import Examples
-from apd_jax.evaluation.evidence.run import Run, halves
+from apd_jax.evaluation.evidence.run import Run
 from apd_jax.evaluation.evidence.size import Size
 from apd_jax.evaluation.evidence.verdicts import Limits
 from apd_jax.jax_settings import own_settings
 from apd_jax.runtime.progress import Progress
 from apd_jax.sites import PyTree
 
-POOLED = (8, 64)
-_MOST_ENTRIES = 4_000_000  # of the masks of terms that are in use at a time
-
 
 @own_settings()
 def evidence(
+    decomposition: Any, x: PyTree, labels: Any = None, *, limits: Limits | None = None, **options
+) -> Evidence:
+    """Measure every line of the evidence; see `Decomposition.evidence`."""
+    run, notes = prepared(decomposition, x, labels, **options)
+    assert run.cost is not None
+    logging.info("%s", run.cost)
+    with Progress(run.cost.passes, "evidence", "forward run") as run.progress:
+        return _measure(run, notes, limits or Limits())
+
+
+def prepared(
     decomposition: Any,
     x: PyTree,
     labels: Any = None,
@@ -47,10 +50,13 @@ def evidence(
     adversary_starts: int = 1,
     draws: int = 4,
     baselines: Sequence[str] = tuple(equal_rank.NAMES),
-    limits: Limits | None = None,
     seed: int = 0,
-) -> Evidence:
-    """Measure every line of the evidence; see `Decomposition.evidence`."""
+) -> tuple[Run, list[str]]:
+    """Check everything and count what it takes, before anything is measured.
+
+    Returns:
+      The measurement to come, and sentences on what is left out.
+    """
     check_whole(draws=draws)
     unknown = sorted(set(baselines) - set(equal_rank.NAMES))
     if unknown:
@@ -62,7 +68,7 @@ def evidence(
     run = Run(
         objective=objective,
         target=target,
-        parts=Parts(decomposition.components),
+        components=decomposition.components,
         kind=distance.kind_of(objective.minimality_loss),
         examples=found,
         block_size=decomposition.settings.batch_size,
@@ -70,12 +76,15 @@ def evidence(
         draws=draws,
         key=randomness.stream(seed, "evidence"),
     )
+    run.baselines = tuple(equal_rank.fitting(baselines, target, next(run.blocks())))
     notes = ["Labels are values: no cross entropy is taken of them."] if values else []
-    stated = _cost(run, len(baselines))
-    logging.info("%s", stated)
-    with Progress(stated.passes, "evidence", "forward run") as progress:
-        run.progress = progress
-        return _measure(run, tuple(baselines), notes, stated, limits or Limits())
+    notes += [
+        f"{name} is left out: the network is too large for it."
+        for name in baselines
+        if name not in run.baselines
+    ]
+    run.cost = _cost(run)
+    return run, notes
 
 
 def _counted(objective: Any, target: Any, x: PyTree) -> Any:
@@ -88,57 +97,49 @@ def _counted(objective: Any, target: Any, x: PyTree) -> Any:
     return np.asarray(validity.of_rows(valid, valid.shape[:1]) if per_example else valid)
 
 
-def _cost(run: Run, baselines: int) -> cost.Cost:
-    count = len(run.examples.counts)
-    blocks = [len(p) for p in np.array_split(np.arange(count), max(1, count // run.block_size))]
+def _cost(run: Run) -> cost.Cost:
     block = next(run.blocks())
-    shape = jax.eval_shape(
-        lambda *a: seen.score(run.objective, *a), run.target, run.parts.terms, block.x
-    ).shape
-    mask = jax.ShapeDtypeStruct(shape, jnp.float32)
-    lowered = distance.of_mask.lower(run.kind, run.target, run.parts, block, mask)
-    operations = (lowered.cost_analysis() or {}).get("flops", float("nan"))
+    count = len(run.examples.counts)
     return cost.estimate(
-        rows=math.prod(shape[:-1]),
+        objective=run.objective,
+        target=run.target,
+        components=run.components,
+        kind=run.kind,
+        block=block._replace(outputs=jax.eval_shape(run.target, block.x)),
         examples=count,
-        blocks=len(blocks),
-        block_size=max(blocks),
-        sites=len(run.target.sites),
+        blocks=max(1, count // run.block_size),
         draws=run.draws,
-        labels=run.examples.labels is not None,
         adversary=run.adversary,
-        baselines=baselines,
-        operations=operations,
+        baselines=run.baselines,
     )
 
 
-def _measure(
-    run: Run, names: tuple[str, ...], notes: list[str], stated: cost.Cost, limits: Limits
-) -> Evidence:
-    size = Size(run.target, run.parts.terms)
+def _measure(run: Run, notes: list[str], limits: Limits) -> Evidence:
+    size = Size(run.target, run.components)
     for block in run.blocks():
-        mask = rows.choose(run.objective, run.target, run.parts.terms, block)
+        mask = rows.choose(run.objective, run.target, run.components, block)
         run.masks.append(rows.packed(mask))
         size.add(run.tally, mask, block)
-        run.advance(1)
-    notes += _all_masks(run, size.active > 0)
+        run.advance("scores")
+    numbers = size.numbers(run.tally)
+    notes += _blocks(run, size, numbers)
     _shared(run)
     sites = _sites(run, size)
-    numbers = size.numbers(run.tally) | _distances(run) | _cross_entropies(run)
-    for name in names:
-        notes += _baseline(run, name, numbers["active_rank"].value, numbers["l0"].value)
-    numbers |= {n: run.tally.number(n) for n in run.tally.names() if n.startswith(names)}
+    numbers |= _distances(run) | _cross_entropies(run)
+    numbers |= {n: run.tally.number(n) for n in run.tally.names() if n.startswith(run.baselines)}
     if not numbers["zero"].value:
         notes.append(
             "The output with no component is that of the network: distances are squared "
             "differences (or nats), and verdicts take them as they are."
         )
+    assert run.cost is not None
     return Evidence(
         numbers=numbers | _faithfulness(sites),
         sites=sites,
         distance=run.kind,
         num_examples=len(run.examples.counts),
         num_rows=size.rows,
+        per_position=run.objective.per_position,
         num_components=len(size.active),
         network_rank=size.network_rank,
         active_share=size.active / max(size.rows, 1),
@@ -146,62 +147,35 @@ def _measure(
         draws=run.draws,
         limits=limits,
         notes=tuple(notes),
-        cost=stated,
+        cost=run.cost,
     )
 
 
-def _all_masks(run: Run, used: np.ndarray) -> list[str]:
+def _blocks(run: Run, size: Size, numbers: dict[str, distance.Number]) -> list[str]:
     """Lines that are measured block by block; sentences on what is different about them."""
-    fewest = POOLED[-1]
-    for number, (block, mask) in enumerate(run.masked_blocks()):
-        key = jax.random.fold_in(run.key, number)
-        _masks(run, block, mask, used, key)
-        _adversary(run, "adversarial", run.parts, block, mask, key, run.adversary)
-        fewest = min(fewest, int(rows.rows_that_count(block.counts, mask.shape[:-1]).sum()))
-    if fewest == POOLED[-1]:
-        return []
-    return [
-        f"Some block has {fewest} rows that count: where these are fewer than a group of pooled "
-        "rows, all of them are one group."
+    assert run.cost is not None
+    fewest = block_lines.POOLED[-1]
+    sums = block_lines.Sums(run, size.active > 0)
+    wanted = equal_rank.Size(len(size.active), numbers["active_rank"].value, numbers["l0"].value)
+    against = Against(run, wanted)
+    for place, (block, mask) in enumerate(run.masked_blocks()):
+        block = block._replace(outputs=distance.outputs(run.target, block.x))
+        run.advance("outputs")
+        key = jax.random.fold_in(run.key, place)
+        fewest = min(fewest, block_lines.add(run, block, mask, sums, key))
+        against.add(place, block)
+    attacked, blocks = run.cost.attacked, run.cost.blocks
+    notes = [
+        f"The adversary of {name} meets the first {attacked} of {blocks} blocks only."
+        for name in run.baselines
+        if attacked < blocks
     ]
-
-
-def _masks(run: Run, block: Examples, mask: np.ndarray, used: np.ndarray, key: jax.Array) -> None:
-    """Lines of one mask each, and of random ones."""
-    parts = run.parts
-    run.measure("own", block, mask, parts)
-    run.measure("all", block, np.ones(mask.shape), parts)
-    run.measure("zero", block, np.zeros(mask.shape), parts)
-    plain = block.without_labels()
-    run.random("random", block, mask, jax.random.fold_in(key, 0), parts, jax.random.uniform)
-    run.random("random_half", block, mask, jax.random.fold_in(key, 1), parts, halves)
-    for count in POOLED:
-        pooled = rows.pool(mask, plain, count)
-        groups = pooled.group if mask.ndim == 2 else None  # else groups lie within examples, mostly
-        run.measure(f"pooled_{count}", pooled.block, pooled.mask, parts, groups)
-    run.measure("never_needed", plain, np.broadcast_to(used, mask.shape), parts)
-    other = rows.permuted(mask, block.counts, jax.random.fold_in(key, 2))
-    run.measure("permuted", plain, other, parts)
-    if block.labels is not None:
-        sums = distance.of_weights(run.kind, run.target, run.target.weights, block)
-        run.tally.add("target", sums)
-        run.advance(1)
-
-
-def _adversary(
-    run: Run,
-    name: str,
-    parts: Parts,
-    block: Examples,
-    mask: np.ndarray,
-    key: jax.Array,
-    adversary: Adversary,
-) -> None:
-    """The worst masks of every row."""
-    key = jax.random.fold_in(key, 3)
-    found = worst.per_row(adversary, run.kind, run.target, parts, block, mask, key, run.steps)
-    for steps, sums in found.items():
-        run.tally.add(f"{name}_{steps}", sums)
+    if fewest < block_lines.POOLED[-1]:
+        notes.append(
+            f"Some block has {fewest} rows that count: where these are fewer than a group of "
+            "pooled rows, all of them are one group."
+        )
+    return notes
 
 
 def _shared(run: Run) -> None:
@@ -210,10 +184,10 @@ def _shared(run: Run) -> None:
         run.adversary,
         run.kind,
         run.target,
-        run.parts.terms,
+        run.components,
         run.masked_blocks,
         jax.random.fold_in(run.key, 2**31),
-        run.steps,
+        lambda runs: run.advance("shared", runs),
     )
     for steps, parts in found.items():
         for sums in parts:
@@ -222,26 +196,17 @@ def _shared(run: Run) -> None:
 
 def _sites(run: Run, size: Size) -> tuple[SiteLine, ...]:
     """What every site misses, and the distance with this site alone replaced by its sum."""
-    missing = ranks.unfaithfulness(run.target, run.parts.terms)
-    weights = run.target.weights
-    lines = []
-    for site, factors in run.parts.terms.items():
-        replaced = weights | {site: factors.sum()}
-        name = f"replaced {site}"
-        for block in run.blocks():
-            sums = distance.of_weights(run.kind, run.target, replaced, block.without_labels())
-            run.tally.add(name, sums)
-            run.advance(1)
-        lines.append(
-            SiteLine(
-                site,
-                missing[site],
-                run.tally.number(name),
-                run.tally.number(f"active_rank of {site}"),
-                size.network_ranks[site],
-            )
+    missing = ranks.unfaithfulness(run.target, run.components)
+    return tuple(
+        SiteLine(
+            site,
+            missing[site],
+            run.tally.number(f"replaced {site}"),
+            run.tally.number(f"active_rank of {site}"),
+            size.network_ranks[site],
         )
-    return tuple(lines)
+        for site in run.components
+    )
 
 
 def _faithfulness(sites: tuple[SiteLine, ...]) -> dict[str, distance.Number]:
@@ -256,7 +221,12 @@ def _distances(run: Run) -> dict[str, distance.Number]:
     names = ["own", "all", "random", "random_half"]
     for kind in ("adversarial", "adversarial_shared"):
         names += [f"{kind}_{steps}" for steps in run.adversary.steps]
-    names += [*(f"pooled_{count}" for count in POOLED), "never_needed", "permuted", "zero"]
+    names += [
+        *(f"pooled_{count}" for count in block_lines.POOLED),
+        "never_needed",
+        "permuted",
+        "zero",
+    ]
     return {name: run.tally.number(name) for name in names}
 
 
@@ -266,35 +236,3 @@ def _cross_entropies(run: Run) -> dict[str, distance.Number]:
     run.tally.put_difference("ce_recovered", "ce_zero", "ce_own", "ce_target")
     names = ("ce_target", "ce_own", "ce_all", "ce_recovered")
     return {name: run.tally.number(name) for name in names}
-
-
-def _baseline(run: Run, name: str, active_rank: float, active: float) -> list[str]:
-    """Lines of a baseline; sentences on what is missing."""
-    made = equal_rank.make(
-        name,
-        run.objective,
-        run.target,
-        next(run.blocks()),
-        count=num_components(run.parts.terms),
-        active_rank=active_rank,
-        active=active,
-    )
-    if made is None:
-        return [f"{name} is left out: the network is too large for it."]
-    fewest = dataclasses.replace(run.adversary, steps=run.adversary.steps[:1])
-    number, attacked = 0, cost.attacked_blocks(len(run.masks), run.masks[0][..., 0].size)
-    for place, block in enumerate(run.blocks()):
-        block = block.without_labels()
-        mask = made.choose(run.target, block)
-        run.advance(1)
-        for piece, here, run.share in rows.pieces(block, mask, _MOST_ENTRIES):
-            key, number = jax.random.fold_in(run.key, number), number + 1
-            run.measure(f"{name}_own", piece, here, made.parts)
-            again = jax.random.fold_in(key, 4)
-            run.random(f"{name}_random", piece, here, again, made.parts, jax.random.uniform)
-            if place < attacked:
-                _adversary(run, f"{name}_adversarial", made.parts, piece, here, key, fewest)
-        run.share = 1.0
-    if attacked == len(run.masks):
-        return []
-    return [f"The adversary of {name} meets the first {attacked} of {len(run.masks)} blocks only."]

@@ -1,4 +1,4 @@
-"""A network run with weighted parts in the place of its matrices.
+"""A network run with weighted parts in place of its matrices.
 
 Parts are the components themselves, or terms of rank one that belong to one site each, as singular
 vectors do: these need no zeros for the other sites. Several terms may share a weight (a bundle).
@@ -11,24 +11,23 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import sites
+from apd_jax.attribution.terms import Terms
 from apd_jax.components import Components, Factors
 from apd_jax.masked import forward
+from apd_jax.masked.columns import Columns
 from apd_jax.sites import PyTree, SiteCall, Target
-
-# Of a pass: with fewer, the pass takes milliseconds, and compiling it by active pairs seconds.
-_FEW_PRODUCTS = 100_000_000
 
 
 class Parts(NamedTuple):
     """Terms of every site, and which weight each of them has.
 
     Attributes:
-      terms: `{site: Factors}` with q terms each.
+      terms: `{site: Factors}` with q terms each, or the columns of every matrix.
       owner: `{site: [q] int32}`, the column of the mask that scales a term; None where terms are
         components, which all sites share.
     """
 
-    terms: Components
+    terms: Terms
     owner: dict[str, jax.Array] | None = None
 
     def operation(self, mask: jax.Array) -> sites.Operation:
@@ -39,7 +38,10 @@ class Parts(NamedTuple):
             weights = mask
             if self.owner is not None:
                 weights = jnp.take(mask, self.owner[name], axis=-1)
-            return forward.masked({name: self.terms[name]}, weights)(call)
+            terms = self.terms[name]
+            if isinstance(terms, Columns):
+                return terms.masked(call, weights)
+            return forward.masked({name: terms}, weights)(call)
 
         return run
 
@@ -53,63 +55,13 @@ def run(target: Target, parts: Parts, x: PyTree, mask: jax.Array) -> PyTree:
     return sites.over_examples(some, target, x, mask)
 
 
-def run_shared(
-    target: Target, components: Components, x: PyTree, mask: jax.Array, r: jax.Array, most: int
-) -> PyTree:
-    """Outputs with the inactive components scaled by one r [C] for all rows.
-
-    `Σ_c (s_c + (1 − s_c) r_c) P_c = Σ_c r_c P_c + Σ_c s_c (1 − r_c) P_c`: the first sum is one
-    matrix a site, and of the second only the active pairs are computed where these are few.
-
-    Args:
-      target: the network.
-      components: `{site: Factors}`.
-      x: [B, ...] inputs.
-      mask: [B, (T), C] bool, active components.
-      r: [C].
-      most: no fewer than the active pairs of the mask.
-    """
-    base = target.with_weights({s: _scaled(f, r).sum() for s, f in components.items()})
-    rest = {site: _scaled(factors, 1 - r) for site, factors in components.items()}
-    lead, positions = mask.shape[:-1], mask.ndim > 2
-    if _by_pairs(components, mask, most) and sites.batched(target, x):
-        return _with_added(base, x, _active_pairs(rest, mask, most, lead), positions)
-
-    def some(inputs, rows):
-        return _with_added(base, inputs, forward.masked(rest, rows), positions)
-
-    return sites.over_examples(some, target, x, mask)
-
-
-def _by_pairs(components: Components, mask: jax.Array, most: int) -> bool:
-    """Whether computing the active pairs alone saves more time than its compilation takes."""
-    products = sum(f.reads.size + f.writes.size for f in components.values()) * mask[..., 0].size
-    route = forward.choose_masked_route(most, mask[..., 0].size, mask.shape[-1])
-    return products > _FEW_PRODUCTS and route == "grouped"
-
-
-def _with_added(target: Target, x: PyTree, added: sites.Operation, positions: bool) -> PyTree:
-    def operation(call: SiteCall) -> jax.Array:
-        y = call.as_is()
-        return y + added(call).astype(y.dtype)
-
-    return sites.run(target, x, operation, positions=positions)[0]
+@jax.jit
+@jax.default_matmul_precision("highest")
+def mixture(components: Components, r: jax.Array) -> dict[str, jax.Array]:
+    """`Σ_c r_c P_c` at every site, for r [C]."""
+    return {site: _scaled(factors, r).sum() for site, factors in components.items()}
 
 
 def _scaled(factors: Factors, weights: jax.Array) -> Factors:
     shape = (-1,) + (1,) * (factors.writes.ndim - 1)
     return factors._replace(writes=factors.writes * weights.reshape(shape))
-
-
-def _active_pairs(
-    components: Components, mask: jax.Array, most: int, lead: tuple[int, ...]
-) -> sites.Operation:
-    """The masked operation by its active pairs; places left over go to a component of zeros."""
-    count = mask.shape[-1]
-    found = jnp.nonzero(mask.reshape(-1), size=most, fill_value=-1)[0]
-    empty = found < 0
-    pairs = jnp.where(empty, 0, found // count), jnp.where(empty, count, found % count)
-    padded = jax.tree.map(
-        lambda leaf: jnp.pad(leaf, [(0, 1)] + [(0, 0)] * (leaf.ndim - 1)), components
-    )
-    return forward.masked_pairs(padded, pairs, lead)

@@ -32,7 +32,7 @@ LINES = {
     "permuted": "mask of another row",
     "zero": "no component",
 }
-BASELINES = {"svd": "singular vectors", "bundled": "bundles of them", "neurons": "neurons"}
+BASELINES = {"svd": "singular vectors", "bundled": "bundled singular vectors", "neurons": "neurons"}
 OTHERS = {
     "l0": "active components of a row",
     "bits": "bits to name them",
@@ -41,7 +41,7 @@ OTHERS = {
     "alive": "components ever active",
     "always_on": "components active on more than 95 %",
     "faithfulness_mean": "squared weights missing, mean over sites",
-    "faithfulness_worst": "the same, worst site",
+    "faithfulness_worst": "squared weights missing, worst site",
     "ce_target": "cross entropy of the network",
     "ce_own": "cross entropy, own mask",
     "ce_all": "cross entropy, all components",
@@ -87,7 +87,9 @@ class Evidence:
       numbers: `{line: Number}`; `evidence["own"]` is the value of one.
       sites: a `SiteLine` for every site.
       distance: `"kl"` (nats), or `"mse"` over that of a zero output.
-      num_examples, num_rows: number of examples, and of those of their rows that count.
+      num_examples, num_rows: number of examples, and of those of their rows that count. A row is
+        what has a mask of its own: an example, or a position of one.
+      per_position: whether rows are positions.
       num_components: C.
       network_rank: rank of the target's decomposed matrices.
       active_share: [C] share of the rows that a component is active on.
@@ -103,6 +105,7 @@ class Evidence:
     distance: Kind
     num_examples: int
     num_rows: int
+    per_position: bool
     num_components: int
     network_rank: int
     active_share: np.ndarray
@@ -193,18 +196,23 @@ class Evidence:
             for site in self.sites
         ]
         return {
-            "Distances": (["on", "distance", "± SE", "share of none"], distances),
+            "Distances": (["on", "distance", "± SE", "over no component"], distances),
             "Size and weights": (["number", "value", "± SE"], others),
             "Sites": (["site", "missing", "distance if replaced", "± SE", "active rank"], sites),
         }
+
+    def rows_sentence(self) -> str:
+        """What a row is, and how many count."""
+        what = "a position of an example" if self.per_position else "an example"
+        return f"A row is {what}, with a mask of its own; {self.num_rows:,} rows count."
 
     def sentences(self) -> list[str]:
         """The distance, the verdicts, and what is missing."""
         never = int(np.sum(self.active_share == 0))
         return [
-            f"Distance: {UNITS[self.distance]}. {self.num_rows:,} rows of "
-            f"{self.num_examples:,} examples count; {never} of {self.num_components} components "
-            "are active on none of them.",
+            f"Distance: {UNITS[self.distance]}. Measured on {self.num_examples:,} examples. "
+            f"{self.rows_sentence()} {never} of {self.num_components} components are active on "
+            "none of the rows.",
             *map(str, self.verdicts),
             *self.notes,
         ]

@@ -33,12 +33,15 @@ class Examples(NamedTuple):
       counts: [B] or [B, T] float32, 1 for what counts and 0 for the rest, on the host.
       labels: [B] or [B, T] int32 classes, or None.
       label_counts: 1 where a label counts, of the shape of `labels`, or None.
+      outputs: [B, ...] the target's outputs, which all lines of a block are compared with; None
+        before the block is run.
     """
 
     x: PyTree
     counts: np.ndarray
     labels: np.ndarray | None = None
     label_counts: np.ndarray | None = None
+    outputs: PyTree | None = None
 
     def without_labels(self) -> "Examples":
         """The same without labels."""
@@ -147,7 +150,8 @@ def pieces(
       A piece, its masks, and its share of the block.
     """
     size = max(1, most * len(mask) // mask.size)
-    whole = block._replace(x=(jax.tree.map(np.asarray, block.x), mask))
+    x, outputs = jax.tree.map(np.asarray, (block.x, block.outputs))
+    whole = block._replace(x=(x, mask), outputs=outputs)
     for piece in blocks(whole, size):
         x, here = piece.x
         yield piece._replace(x=x), np.asarray(here), 1 / max(1, len(mask) // size)

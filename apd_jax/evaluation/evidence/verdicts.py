@@ -88,9 +88,25 @@ class _Rule(NamedTuple):
 _OF_ZERO = "of the distance with no component"
 
 
-def _share(*names: str) -> Callable[[Any], float]:
-    """The largest of some lines over that of no component."""
-    return lambda found: max(found[name] for name in names) / found.scale
+# The lines that a limit is of; of several the larger counts.
+_LINES = {
+    "own": ("own",),
+    "all": ("all",),
+    "random": ("random", "random_half"),
+    "pooled": ("pooled_8", "pooled_64"),
+    "never_needed": ("never_needed",),
+}
+
+
+def line_limits(found: Any) -> dict[str, float]:
+    """The limits of distances, `{line: share of the distance with no component}`."""
+    lines = _LINES | {"adversarial": (f"adversarial_{found.adversary.steps[0]}",)}
+    return {line: getattr(found.limits, name) for name, some in lines.items() for line in some}
+
+
+def _share(limit: str) -> Callable[[Any], float]:
+    """The largest of a limit's lines over that of no component."""
+    return lambda found: max(found[name] for name in _LINES[limit]) / found.scale
 
 
 def _floored(found: Any, first: float, second: float) -> float:
@@ -124,13 +140,13 @@ _RULES = (
         "random",
         _OF_ZERO,
         "Components that count as inactive must not matter, however much of them is on.",
-        _share("random", "random_half"),
+        _share("random"),
     ),
     _Rule(
         "adversarial masks",
         "adversarial",
         _OF_ZERO,
-        "Inactive components must not matter in the worst mixture that a search finds.",
+        "Inactive components must not matter in the worst combination that a search finds.",
         lambda found: found[f"adversarial_{found.adversary.steps[0]}"] / found.scale,
     ),
     _Rule(
@@ -138,7 +154,7 @@ _RULES = (
         "pooled",
         _OF_ZERO,
         "A row's explanation must hold together with those of other rows.",
-        _share("pooled_8", "pooled_64"),
+        _share("pooled"),
     ),
     _Rule(
         "never needed",
@@ -151,7 +167,7 @@ _RULES = (
         "mask of another row",
         "permuted",
         "of the distance with another row's mask",
-        "The choice must matter: as many components, the wrong ones, must do worse.",
+        "The choice must matter: the same number of wrong components must do worse.",
         lambda found: _floored(found, found["own"], found["permuted"]),
     ),
     _Rule(
@@ -188,7 +204,7 @@ _RULES = (
         "equal size",
         "equal_size",
         "of the best baseline's distance",
-        "Must beat singular vectors and neurons of the same active rank, or bits, untrained.",
+        "Must beat untrained singular vectors and neurons of the same active rank or bits.",
         _equal_size,
     ),
 )

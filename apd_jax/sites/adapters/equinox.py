@@ -37,7 +37,7 @@ class EquinoxApply:
         return list(map(jnp.asarray, filter(equinox.is_array, jax.tree.leaves(self.fixed.value))))
 
     def with_state(self, state: PyTree) -> "EquinoxApply":
-        """The same model with other arrays in the place of those that are no parameters."""
+        """The same model with other arrays in place of those that are no parameters."""
         check_state(self.state, state)
         leaves, tree = jax.tree.flatten(self.fixed.value)
         places = [i for i, leaf in enumerate(leaves) if equinox.is_array(leaf)]

@@ -36,7 +36,7 @@ class Adapted(Protocol):
 
 
 def plain_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
-    """Keywords as JSON; `{"not saved": type}` in the place of a value that JSON does not hold."""
+    """Keywords as JSON; `{"not saved": type}` in place of a value that JSON does not hold."""
     return {name: _plain(value) for name, value in keywords.items()}
 
 
@@ -68,8 +68,8 @@ def check_state(own: PyTree, saved: PyTree) -> None:
     if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, saved):
         found = [[*map(jnp.shape, jax.tree.leaves(state))] for state in (own, saved)]
         raise UserError(
-            "what is fixed of the model, such as its buffers, is not what was saved: it has arrays "
-            f"of shapes {found[0]}, saved were {found[1]}"
+            "the fixed parts of the model, such as its buffers, differ from the saved ones: it "
+            f"has arrays of shapes {found[0]}, saved were {found[1]}"
         )
 
 

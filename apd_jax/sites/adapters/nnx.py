@@ -39,7 +39,7 @@ class NnxApply:
         return [_numbers(leaf) for leaf in jax.tree.leaves(self.fixed.value[1])]
 
     def with_state(self, state: PyTree) -> "NnxApply":
-        """The same model with other arrays in the place of those that are no parameters."""
+        """The same model with other arrays in place of those that are no parameters."""
         graph, rest = self.fixed.value
         check_state(self.state, state)
         leaves, tree = jax.tree.flatten(rest)

@@ -183,8 +183,8 @@ def _tensors(result: Any) -> PyTree:
     if isinstance(result, tuple | list):
         return tuple(map(_tensors, result))
     raise UserError(
-        f"forward returns {_told(result)}, which is no tensor: choose with output= what is to be "
-        'compared, a key or attribute ("logits"), an index or a function'
+        f"forward returns {_told(result)}, which is not a tensor: select the output with output=, "
+        'a key or attribute ("logits"), an index or a function'
     )
 
 
@@ -206,9 +206,9 @@ def _plain(inputs: PyTree) -> PyTree:
         return type(inputs)(_plain(value) for value in inputs)
     if not hasattr(inputs, "shape") or not hasattr(inputs, "dtype") or not len(inputs.shape):
         raise UserError(
-            "inputs are what forward takes: a tensor or array [B, ...], a dict of them for "
-            f"keywords, or a tuple for positions; got {inputs!r:.80}. What is the same for all "
-            "examples, such as use_cache=False, is a keyword of from_torch"
+            "inputs must be what forward takes: a tensor or array [B, ...], a dict of them for "
+            f"keywords, or a tuple for positions; got {inputs!r:.80}. Pass what is the same for "
+            "all examples, such as use_cache=False, as a keyword of from_torch"
         )
     return inputs
 
@@ -225,7 +225,7 @@ def _fitting(array: jax.Array, given: Any) -> jax.Array:
         top = int(abs(given).max()) if np.prod(given.shape) else 0
         if top > jnp.iinfo(array.dtype).max:
             raise UserError(
-                f"inputs hold {top}, which {array.dtype} does not: take smaller numbers"
+                f"inputs contain {top}, which does not fit {array.dtype}: use smaller numbers"
             )
     return array
 

@@ -1,7 +1,7 @@
 """A torch module as a function of its tensors, which leaves the module itself alone.
 
 The module is copied without its numbers. At each call a fresh copy is made in which JAX arrays
-stand in the place of all tensors, wherever they are kept, so that nothing which the network does
+stand in place of all tensors, wherever they are kept, so that nothing which the network does
 to itself outlives the call, and threads don't meet.
 """
 
@@ -34,7 +34,7 @@ class Skeleton:
     tensors: dict[str, torch.Tensor]
 
     def run(self, arrays: Mapping[str, jax.Array], x: Any, keywords: dict, pick: Callable) -> Any:
-        """Outputs with `arrays` in the place of all tensors.
+        """Outputs with `arrays` in place of all tensors.
 
         Args:
           arrays: all parameters and other tensors by name.
@@ -105,7 +105,7 @@ def _copied(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
     except Exception as error:  # of files, locks, generators, tensors with a history
         raise UserError(
             f"{type(module).__name__} can't be copied ({type(error).__name__}: {error}), and the "
-            "module given is never changed: leave out what can't be copied, such as open files or "
+            "original is never changed: remove what can't be copied, such as open files or "
             "tensors that were computed with gradients"
         ) from error
 
@@ -145,12 +145,12 @@ def _explained(error: Exception, module: torch.nn.Module) -> UserError:
     if isinstance(error, missing):
         operator = next((word for word in str(error).split() if "::" in word), str(error))
         return UserError(
-            f"the operator {operator}, used {where}, is missing in torchax: write that part of the "
-            "module with other operators"
+            f"the operator {operator}, used {where}, is missing in torchax: rewrite that part of "
+            "the module with other operators"
         )
     reason = (str(error).strip().splitlines() or [""])[0]
     return UserError(
         f"the module can't be run in JAX; it stops {where} ({type(error).__name__}: {reason}). "
-        "Its course must not depend on the numbers in its tensors, and all of its tensors must be "
-        "its own or its inputs"
+        "Its control flow must not depend on the values of its tensors, and every tensor must be "
+        "its own or an input"
     )

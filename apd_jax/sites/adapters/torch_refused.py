@@ -32,7 +32,9 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
         raise UserError(f"from_torch needs a torch.nn.Module, got a {type(module).__name__}")
     module = getattr(module, "_orig_mod", module)  # of torch.compile
     if isinstance(module, torch.jit.ScriptModule):
-        raise UserError("a ScriptModule can't be followed in JAX: give the module it was made of")
+        raise UserError(
+            "a ScriptModule can't be followed in JAX: pass the module that it was made from"
+        )
     _check_floating(module)
     training = [
         name or type(module).__name__
@@ -41,8 +43,8 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     ]
     if training:
         raise UserError(
-            f"the module is in training mode ({', '.join(training[:3])}), in which dropout draws "
-            "and batch norm uses the batch: call module.eval() first"
+            f"the module is in training mode ({', '.join(training[:3])}), in which dropout is "
+            "random and batch norm uses batch statistics: call module.eval() first"
         )
     _check_computed(module)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -62,10 +64,10 @@ def _check_computed(module: torch.nn.Module) -> None:
         if names:
             full = ".".join(filter(None, (name, names[0])))
             raise UserError(
-                f"{full} is no parameter but computed from others at each call, by weight_norm or "
-                "another parametrization: make it one, torch.nn.utils.parametrize."
-                f"remove_parametrizations(module, {names[0]!r}), or remove_weight_norm, "
-                "remove_spectral_norm or prune.remove where those were used"
+                f"{full} is not a parameter but is computed from others at each call, by "
+                "weight_norm or another parametrization: turn it into one, "
+                f"torch.nn.utils.parametrize.remove_parametrizations(module, {names[0]!r}), or "
+                "remove_weight_norm, remove_spectral_norm or prune.remove where those were used"
             )
 
 

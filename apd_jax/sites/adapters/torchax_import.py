@@ -38,8 +38,8 @@ def load() -> Any:
             torchax = _everything()
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"torchax can't be imported with torch {torch.__version__} ({error}): "
-            "pip install 'apd_jax[torch]' takes versions that fit"
+            f"torchax can't be imported with torch {torch.__version__} ({error}): pip install "
+            "'apd_jax[torch]' installs compatible versions"
         ) from error
     if not others:
         _hide_device(torchax.device_module)

@@ -79,6 +79,7 @@ def evaluate_language_model(
     block, _ = rows.examples(
         decomposition.target, x[:_CURVE_CONTEXTS], rows.NEXT_TOKENS, None, True
     )
+    block = block._replace(outputs=distance.outputs(decomposition.target, block.x))
     entropies = _reference(decomposition, block)
     own = _own(decomposition, block)
     k = decomposition.objective.topk or float(own.scores.shape[-1])
@@ -167,12 +168,14 @@ def make_curves(
         point = _point(decomposition, own.parts, mask, block, entropies)
         _add(curves["components"], level, float((mask @ own_ranks).mean()), point)
     sizes = list(zip(levels, curves["components"].active_rank, strict=True))
-    for name in equal_rank.NAMES:
-        size = {"count": count, "active_rank": sizes[0][1], "active": sizes[0][0]}
-        made = equal_rank.make(name, own.objective, target, block, **size)
-        if made is None:
-            continue
-        scores, curves[name] = made.scores(target, block), Curve([], [], [], [])
+    names = equal_rank.fitting(tuple(equal_rank.NAMES), target, block)
+    terms = equal_rank.terms_of_baselines(names, target)
+    scored = equal_rank.term_scores(own.objective, target, terms, block.x) if terms else {}
+    for name in names:
+        size = equal_rank.Size(count, active_rank=sizes[0][1], active=sizes[0][0])
+        kind = equal_rank.KINDS[name]
+        made = equal_rank.make(name, terms[kind], np.asarray(scored[kind]), block, size)
+        scores, curves[name] = made.scores(np.asarray(scored[kind])), Curve([], [], [], [])
         for level, rank in sizes:
             k = min(float(level if name == "bundled" else max(rank, 1.0)), scores.shape[-1])
             mask = rows.largest(scores, k, block)

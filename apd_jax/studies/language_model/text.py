@@ -60,8 +60,8 @@ def text(num_bytes: int, held_out: bool) -> np.ndarray:
             break
     if not pieces:
         raise UserError(
-            f"no Python source was found in {root}: the language model is trained on the source of "
-            "the standard library, which this Python lacks; use a Python that has it"
+            f"no Python source was found in {root}: the language model is trained on the source "
+            "of the standard library, which this Python installation lacks; use one that has it"
         )
     return np.frombuffer(b"".join(pieces), np.uint8)[:num_bytes]
 

@@ -3,17 +3,13 @@
 from collections.abc import Callable
 
 from apd_jax.components import Components
-from apd_jax.training.initialisation.covering import cover_target
-from apd_jax.training.initialisation.partitioned import partition_target
+from apd_jax.training.initialisation import covering, partitioned
+from apd_jax.training.initialisation.groups import start_from_groups
 from apd_jax.training.initialisation.singular import deal_singular_vectors
 
 # (objective, target, inputs, components of the shapes to return, block size) -> components
 STARTS: dict[str, Callable[..., Components]] = {
-    "partitioned": lambda objective, target, x, components, block_size=None: partition_target(
-        target, x, components, valid=objective.valid, block_size=block_size
-    ),
-    "covering": lambda objective, target, x, components, block_size=None: cover_target(
-        target, x, components, valid=objective.valid, block_size=block_size
-    ),
+    "partitioned": start_from_groups(partitioned.pieces, examples=1024),
+    "covering": start_from_groups(covering.pieces, examples=2048, least=covering.LEAST),
     "singular": deal_singular_vectors,
 }

@@ -9,30 +9,19 @@ hold the difference to the target: the overlaps, with a negative sign.
 Letters: B batch, N examples in groups, C components, m rank, d_in / d_out site widths.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from apd_jax.components import Components, Factors, num_components
-from apd_jax.sites import Target
-from apd_jax.training.initialisation.groups import find_groups
+from apd_jax.components import Factors
+from apd_jax.training.initialisation.groups import Groups
 
-EXAMPLES = 2048
 _RIDGE = 0.05
 # On TMS the last feature's density is .6 of the first one's; that of the next candidate, a mixture
 # of features, is below .05.
-_LEAST = 0.2
+LEAST = 0.2
 
 
-def cover_target(
-    target: Target,
-    x: jax.Array,
-    components: Components,
-    *,
-    valid: Callable | None = None,
-    block_size: int | None = None,
-) -> Components:
+def pieces(rows: jax.Array, groups: Groups, weight: jax.Array, rank: int) -> Factors:
     """Give every component all that the target's weights read on its group of inputs.
 
     `P_{c,l} = (1 + ρ) (M_{c,l} + ρ λ I)⁻¹ M_{c,l} θ*_l`, `M_{c,l} = Σ_b w_{b,c} r_bᵀ r_b`, with r_b
@@ -43,28 +32,20 @@ def cover_target(
     component with the whole difference would point in the same directions as the others.
 
     Args:
-      target: the network.
-      x: [B, ...] inputs, some thousands.
-      components: components of the shapes to return; their values are not used.
-      valid: function of the inputs that says which of them count; None for all.
-      block_size: number of inputs that are looked at together; None for all.
+      rows: [N, d_in], what the site reads on the examples.
+      groups: the groups of the examples.
+      weight: [d_in, d_out], the site's matrix.
+      rank: m.
 
     Returns:
-      Components, each site truncated to rank m. They add up to the target if the spare components
-      have as many terms as the rank of every site's difference, which is at most its smaller width.
-
-    Raises:
-      UserError: a site that is not multiplied by rows of its own, such as a stack or a look-up.
+      Factors of C components, truncated to rank m. They add up to the target if the spare
+      components have as many terms as the rank of the difference, which is at most the smaller
+      width.
     """
-    found = find_groups(target, x, num_components(components), EXAMPLES, _LEAST, valid, block_size)
-    covered = {}
-    for site, factors in components.items():
-        weight, rank = target.weights[site], factors.reads.shape[1]
-        matrices = _whole(found.rows[site], found.members, weight)
-        pieces = Factors.from_matrices(jnp.where(found.used[:, None, None], matrices, 0), rank)
-        rest = _in_turn(weight - pieces.sum(), ~found.used, rank)
-        covered[site] = jax.tree.map(jnp.add, pieces, rest)
-    return covered
+    matrices = _whole(rows, groups.members, weight)
+    covered = Factors.from_matrices(jnp.where(groups.used[:, None, None], matrices, 0), rank)
+    rest = _in_turn(weight - covered.sum(), ~groups.used, rank)
+    return jax.tree.map(jnp.add, covered, rest)
 
 
 def _whole(rows: jax.Array, groups: jax.Array, weight: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from apd_jax import blocks, sites, validity
 from apd_jax.attribution import gradient_attributions
-from apd_jax.components import Factors
+from apd_jax.components import Components, Factors, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked.forward import is_look_up
 from apd_jax.sites import Patches, Target
@@ -36,29 +36,45 @@ class Groups(NamedTuple):
     used: jax.Array
 
 
-def find_groups(
+def start_from_groups(
+    pieces: Callable[[jax.Array, Groups, jax.Array, int], Factors],
+    examples: int,
+    least: float = 0.0,
+) -> Callable[..., Components]:
+    """Make a start of a function that cuts one site's matrix into a piece for each group.
+
+    Args:
+      pieces: function `(rows [N, d_in], groups, weight [d_in, d_out], m) -> Factors`.
+      examples: upper limit of N.
+      least: see `group_lines`.
+
+    Returns:
+      The start, `(objective, target, x, components, block_size) -> components`: x holds some
+      thousands of inputs; of the components only the shapes are used. It raises UserError for a
+      site that is not multiplied by rows of its own, such as a stack or a look-up.
+    """
+
+    def start(objective, target, x, components, block_size=None) -> Components:
+        count, valid = num_components(components), objective.valid
+        groups = _find_groups(target, x, count, examples, least, valid, block_size)
+        return {
+            site: pieces(groups.rows[site], groups, target.weights[site], factors.reads.shape[1])
+            for site, factors in components.items()
+        }
+
+    return start
+
+
+def _find_groups(
     target: Target,
     x: jax.Array,
     count: int,
     examples: int,
-    least: float = 0.0,
-    valid: Callable | None = None,
-    block_size: int | None = None,
+    least: float,
+    valid: Callable | None,
+    block_size: int | None,
 ) -> Groups:
-    """Group examples by what all sites read on them, each entry scaled by the weights it meets.
-
-    Args:
-      target: the network.
-      x: [B, ...] inputs, some thousands.
-      count: C.
-      examples: upper limit of N; the first examples on which the weights matter are taken.
-      least: see `group_lines`.
-      valid: function of the inputs that says which of them count; None for all.
-      block_size: number of inputs that are looked at together; None for all.
-
-    Raises:
-      UserError: a site that is not multiplied by rows of its own, such as a stack or a look-up.
-    """
+    """Group examples by what all sites read on them, each entry scaled by the weights it meets."""
     activity = _activity(target, x, valid, block_size)
     # The first active ones are a fair sample, since x is in random order.
     order = (activity > 0) * jnp.arange(len(activity), 0, -1)
@@ -66,6 +82,7 @@ def find_groups(
     some = jax.tree.map(lambda leaf: leaf[seen], x)
     rows = blocks.joined(blocks.over_blocks(lambda part: _rows(target, part), some, block_size))
     seen = seen[: len(next(iter(rows.values())))]
+    # An input that meets small weights hardly matters, however large it is.
     sizes = {site: jnp.linalg.norm(target.weights[site], axis=1) for site in rows}
     signatures = jnp.concatenate([rows[site] * sizes[site] for site in rows], axis=1)
     members, used = group_lines(signatures, activity[seen], count, least)
@@ -113,6 +130,7 @@ def group_lines(
         members = weights[:, None] * jax.nn.one_hot(similarity.argmax(axis=1), count)
         to_all = products @ members
         within = jnp.sum(members * to_all, axis=0)
+        # No example belongs to an unused group: a cosine is at least 0.
         return jnp.where(used, to_all / jnp.sqrt(jnp.maximum(within, 1e-30)), -1)
 
     similarity = jax.lax.fori_loop(0, _ROUNDS, assign, jnp.where(used, products[:, chosen], -1))

@@ -113,8 +113,8 @@ def _uses(
             records = {key: record for key, record in at.records.items() if record.name == site}
             alone = at._replace(records=records)
             along = routes.along_directions(alone, {site: factors}, probes)
-            found.append(jnp.sqrt(jnp.sum(jnp.square(along), axis=1)))
-        uses = jnp.concatenate(found).T
+            found.append(jnp.sqrt(jnp.sum(jnp.square(along), axis=0)))
+        uses = jnp.concatenate(found, axis=1)
         if valid is not None:
             lead = next(iter(at.zeros.values())).shape[: at.lead]
             uses = uses * validity.of_rows(valid, lead).reshape(-1, 1)
@@ -138,6 +138,7 @@ def _similarity(uses: jax.Array, mass: jax.Array, count: int) -> jax.Array:
       mass: [Q], norms of the uses.
       count: C.
     """
+    # Terms are compared by the pattern of rows on which they are used, not by how much.
     points = (uses / jnp.maximum(mass, 1e-30)).T
 
     def choose(state, _):
@@ -151,6 +152,7 @@ def _similarity(uses: jax.Array, mass: jax.Array, count: int) -> jax.Array:
     _, chosen = jax.lax.scan(choose, first, length=count)
 
     def move(_, means):
+        # A centre is weighted by mass: the many small singular values should not draw it away.
         members = jax.nn.one_hot(jnp.argmax(points @ means.T, axis=1), count)
         sums = (members * mass[:, None]).T @ points
         norms = jnp.linalg.norm(sums, axis=1, keepdims=True)
@@ -182,6 +184,8 @@ def _deal(
         slot = counts[component, block]
         return counts.at[component, block].add(1), (component, slot)
 
+    # Large terms choose first: where a component is full, it is a small term that has to go to the
+    # next best one.
     order = jnp.argsort(-mass)
     counts = jnp.zeros((similarity.shape[1], len(room)), jnp.int32)
     _, (component, slot) = jax.lax.scan(one, counts, order)

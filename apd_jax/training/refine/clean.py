@@ -116,10 +116,7 @@ def share(components: Components, free: jax.Array) -> Components:
     pieces it hardly matters. At each site the singular directions of the sum are dealt out in turn
     to the terms of the free components, each in as many equal pieces as there are terms for it.
     """
-    return {
-        site: shares.by_block(lambda f: _shared(f, free), factors)
-        for site, factors in components.items()
-    }
+    return shares.each_site(lambda f: _shared(f, free), components)
 
 
 def _shared(factors: Factors, free: jax.Array) -> Factors:

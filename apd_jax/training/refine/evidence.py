@@ -116,6 +116,8 @@ def _look(objective, target, components, x, key, multiplier) -> tuple[jax.Array,
     chosen = objective.select(attributed.scores, x, multiplier)
     step = Step(objective, target, components, x, attributed, chosen)
     masked, _ = step.masked
+    # The error of no component is the unit of all errors: thresholds then do not depend on the
+    # units of the outputs.
     without = target.with_weights({n: jnp.zeros_like(w) for n, w in target.weights.items()})(x)
     total = num_components(components)
     num_rows = chosen.mask.size // total
@@ -129,6 +131,8 @@ def _look(objective, target, components, x, key, multiplier) -> tuple[jax.Array,
             table = validity.evened(step.valid, table, change)
         return jnp.mean(jnp.square(table), axis=1)
 
+    # The component that is always active belongs to no mechanism: it must not be split or gathered
+    # from, and its mass would hide that of the others.
     mask = (chosen.mask & ~objective.always_active(total)).reshape(num_rows, total)
     weights = mask * jnp.square(attributed.scores.reshape(num_rows, total))
     directions = _directions(target, attributed.records, components, num_rows, step.valid)

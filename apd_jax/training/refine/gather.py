@@ -39,6 +39,8 @@ def worst_direction(directions: jax.Array, errors: jax.Array) -> jax.Array:
     ridge = shares.RIDGE * jnp.trace(against) / width + 1e-30
     lower = jnp.linalg.cholesky(against + ridge * jnp.eye(width))
     whitened = jax.scipy.linalg.solve_triangular(lower, directions.T, lower=True)
+    # Whitened by the plain second moments, inputs that occur often do not count for more: only
+    # where errors are larger than the average does the direction stand out.
     _, vectors = jnp.linalg.eigh((whitened * errors) @ whitened.T)
 
     def power(_, v):
@@ -46,6 +48,7 @@ def worst_direction(directions: jax.Array, errors: jax.Array) -> jax.Array:
         return v / jnp.maximum(jnp.linalg.norm(v), 1e-30)
 
     leading = jax.lax.fori_loop(0, _ITERATIONS, power, vectors[:, -1])
+    # `ẑ = L⁻¹ x̂` for the factor L, so that the inputs' own direction is `L v`.
     direction = lower @ leading
     return direction / jnp.maximum(jnp.linalg.norm(direction), 1e-30)
 
@@ -64,27 +67,25 @@ def collect(components: Components, evidence: Evidence, near: jax.Array, d, stor
     inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS * evidence.counted
 
     def collected(factors, second, moment):
+        # First d has to be empty, or the sum of the components would change.
         factors = shares.add_into(factors, store, d)
         part = functools.partial(shares.partition(second), moment)
         rank, total = factors.reads.shape[1], factors.sum()
+        # `Π θ` as two narrow factors: the map is applied to the side that is not larger.
         if total.shape[0] <= total.shape[1]:
             taken = shares.compress(part(jnp.eye(len(total))), total, rank)
         else:
             taken = shares.compress(part(total.T), jnp.eye(total.shape[1]), rank)
+        # What d collects is taken out of every component: `Σ_c P_c = Σ_c Π P_c + Σ_c (1 − Π) P_c`.
         kept = factors.reads - part(factors.reads)
         return factors._replace(
             reads=kept.at[d].set(taken.reads), writes=factors.writes.at[d].set(taken.writes)
         )
 
-    return {
-        site: shares.by_block(
-            collected,
-            factors,
-            evidence.moments(site, inside + outside),
-            evidence.moments(site, inside),
-        )
-        for site, factors in components.items()
-    }
+    def moments(site):
+        return evidence.moments(site, inside + outside), evidence.moments(site, inside)
+
+    return shares.each_site(collected, components, moments)
 
 
 def gather(
@@ -121,6 +122,8 @@ def gather(
         d, store = choose_free(components, free, jnp.argmax(evidence.mass))
         candidate = collect(components, evidence, near, d, store)
         after = errors_of(candidate)
+        # Judged on the examples of this direction: in the mean over all examples a rare mechanism
+        # would hardly show. The mean must not rise either.
         pure = near**SHARPNESS
         lost = pure @ errors
         good = (lost > share * (pure @ evidence.stakes)) & (pure @ after < 0.5 * lost)

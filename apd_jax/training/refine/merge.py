@@ -35,6 +35,7 @@ def merge(
 
     def pair(table):
         norms = jnp.sqrt(jnp.maximum(jnp.diagonal(table), 0))
+        # Every pair once, the upper triangle without the diagonal.
         counts = (norms >= 0.1 * jnp.max(norms)) & ~fixed
         allowed = counts[:, None] & counts & jnp.triu(jnp.ones(table.shape, bool), 1)
         cosines = table / jnp.maximum(norms[:, None] * norms, 1e-30)
@@ -49,10 +50,7 @@ def merge(
     def add(carry):
         components, table, count, touched = carry
         c, d, _ = pair(table)
-        components = {
-            site: shares.by_block(lambda f: shares.add_into(f, c, d), factors)
-            for site, factors in components.items()
-        }
+        components = shares.each_site(lambda f: shares.add_into(f, c, d), components)
         # Inner products are linear: the table of the merged components needs no new products.
         table = table.at[c].add(table[d])
         table = table.at[:, c].add(table[:, d])

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 
 from apd_jax import blocks, randomness, sites
 from apd_jax.components import Components, num_components
+from apd_jax.data import SampleBatch
 from apd_jax.objective.coefficients import CONSTANT, Multipliers
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import TERMS
 from apd_jax.sites import PyTree, Target
+from apd_jax.training.config import Settings
+from apd_jax.training.mean_loss import mean_loss
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.clean import clean, share
 from apd_jax.training.refine.evidence import as_read, look
@@ -83,6 +86,8 @@ def move(
       The components, `{move: number}`, and [C] bool, the components that were touched.
     """
     total = num_components(components)
+    # Shapes are enough to know which sites are only used transposed. Their factors are turned round
+    # for the moves, so that U always is the side that reads.
     few = jax.tree.map(lambda leaf: leaf[:block_size], x)
     shapes = jax.eval_shape(lambda part: objective.own_pass(target, part)[1], few)
     transposed = always_transposed(shapes)
@@ -91,7 +96,7 @@ def move(
         return as_read(parts, transposed)
 
     def loss(parts):
-        return total_loss(objective, target, x, key, multipliers, block_size)(whole(parts))
+        return mean_loss(objective, target, x, key, multipliers, block_size)(whole(parts))
 
     def seen_with(parts):
         return look(objective, target, whole(parts), x, key, multipliers.topk, block_size)
@@ -115,6 +120,7 @@ def move(
     parts, counts, touched = as_read(components, transposed), {}, jnp.zeros(total, bool)
     for name in MOVES:
         seen = seen_with(parts)
+        # After every move components are looked at again: each frees some, or uses some up.
         free = seen.free(rules.free_share) & ~fixed
         parts, counts[name], changed = steps[name](parts, seen, free)
         touched = touched | changed
@@ -124,32 +130,11 @@ def move(
     return whole(parts), counts, touched
 
 
-def total_loss(
-    objective: Objective,
-    target: Target,
-    x: PyTree,
-    key: jax.Array | None,
-    multipliers: Multipliers,
-    block_size: int | None = None,
-) -> Callable[[Components], jax.Array]:
-    """The loss of components on a batch x, the mean over blocks of it."""
-
-    def loss(components):
-        def of_part(part):
-            terms, _ = objective.terms(target, components, part, key, multipliers)
-            return objective.total(terms, multipliers), objective.weight(part)
-
-        values, weights = blocks.over_blocks(of_part, x, block_size)
-        return blocks.mean(values, None if objective.valid is None else weights)
-
-    return loss
-
-
 def num_examples(
     objective: Objective,
     rules: Rules,
     target: Target,
-    sample_batch: Callable[[jax.Array, int], PyTree],
+    sample_batch: SampleBatch,
     block_size: int | None,
 ) -> int:
     """Number of examples in a round: `rules.batch_size` rows, at most 256 blocks.
@@ -171,40 +156,30 @@ def num_examples(
 
 
 def make_round(
-    objective: Objective,
-    rules: Rules,
-    steps: int,
-    sample_batch: Callable[[jax.Array, int], PyTree],
-    multipliers: Callable[[Any], Multipliers],
-    unit_norm: bool = False,
-    block_size: int | None = None,
-) -> Callable[[Target, Any, jax.Array], Any]:
-    """Make the function `(target, state, key) -> state` that the loop calls between steps.
+    settings: Settings,
+) -> Callable[[Target, Any, jax.Array, SampleBatch], Any]:
+    """Make the function `(target, state, key, sample_batch) -> state` that is called between steps.
 
     First it compares, on a fresh batch, the errors of the components (the loss terms that are
     errors) with those of the components before the last round: a round that raised them is undone.
     Otherwise, unless the last round is over, the moves follow.
 
     Args:
-      objective: the objective of the training.
-      rules: thresholds of the moves.
-      steps: number of steps of the training.
-      sample_batch: function that draws the examples.
-      multipliers: gives the multipliers of the coefficients and of k for a state.
-      unit_norm: whether the columns of U are kept at unit norm.
-      block_size: number of examples that are looked at together, the batch size of the training;
-        None for all.
+      settings: the hyperparameters; as many examples as a step has are looked at together.
     """
-    final = rules.rounds(steps) * rules.spacing(steps)
+    objective, rules, block_size = settings.objective, settings.refine, settings.batch_size
+    final = rules.rounds(settings.steps) * rules.spacing(settings.steps)
 
-    def one_round(target, state, key):
+    def one_round(target, state, key, sample_batch):
         count = num_examples(objective, rules, target, sample_batch, block_size)
         x = sample_batch(randomness.stream_of_step(key, "round batch"), count)
         probes = randomness.stream_of_step(key, "round attribution")
-        now = multipliers(state)
+        now = settings.multipliers(state)
         components = state.components
+        # Terms that are no errors are multiplied by 0: a merge lowers the simplicity loss and a
+        # split raises it, whether or not the move was right.
         errors_alone = now._replace(losses={**now.losses, **_ERRORS_ALONE})
-        error = total_loss(objective, target, x, probes, errors_alone, block_size)
+        error = mean_loss(objective, target, x, probes, errors_alone, block_size)
 
         def moves(parts):
             return move(
@@ -217,19 +192,22 @@ def make_round(
 
         last = state.refined
         undo = last.acted & (_SLACK * error(last.before) < error(components))
+        # The steps since that round are lost with it: they were taken from the wrong components.
         components = shares.select(undo, last.before, components)
+        # No moves follow at once: they would mostly be those that have just failed.
         acts = ~undo & (state.step <= final)
         moved, made, touched = jax.lax.cond(acts, moves, none, components)
+        noise = randomness.stream_of_step(key, "round factors")
         counts = {name: count + made.get(name, undo) for name, count in last.counts.items()}
         return state._replace(
-            components=refill(moved, randomness.stream_of_step(key, "round factors"), unit_norm),
+            components=refill(moved, noise, settings.unit_norm),
             optimizer=forget(state.optimizer, components, touched | undo),
             refined=Refined(components, jnp.any(touched), counts),
         )
 
-    def at_highest_precision(target, state, key):
+    def at_highest_precision(target, state, key, sample_batch):
         with jax.default_matmul_precision("highest"):
-            return one_round(target, state, key)
+            return one_round(target, state, key, sample_batch)
 
     return at_highest_precision
 

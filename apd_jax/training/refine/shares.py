@@ -30,6 +30,23 @@ def by_block(function: Callable, factors: Factors, *moments: jax.Array) -> Any:
     return jax.vmap(function, in_axes=(1, *(0 for _ in moments)), out_axes=1)(factors, *moments)
 
 
+def each_site(
+    function: Callable,
+    components: Components,
+    moments: Callable[[str], tuple[jax.Array, ...]] = lambda site: (),
+) -> Components:
+    """`function(factors, *moments)` at every site.
+
+    Args:
+      function: function of factors [C, m, d] and of second moments to such factors.
+      components: `{site: Factors}`.
+      moments: second moments of what a site reads; none by default.
+    """
+    return {
+        site: by_block(function, factors, *moments(site)) for site, factors in components.items()
+    }
+
+
 def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:
     """The best factors of rank m for `readsᵀ writes`, without forming the matrix.
 
@@ -52,6 +69,8 @@ def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:
 
 def add_into(factors: Factors, into: jax.Array, source: jax.Array) -> Factors:
     """Add component `source` to component `into`, cut to rank m, and leave `source` at zero."""
+    # `P_a + P_b` has the factors of both side by side, of rank up to 2m; the best approximation of
+    # rank m keeps its largest singular values.
     both = jnp.stack([into, source])
     reads, writes = (
         leaf[both].reshape(-1, leaf.shape[-1]) for leaf in (factors.reads, factors.writes)
@@ -88,6 +107,8 @@ def partition(
         entries = second + ridge * jnp.mean(second) + 1e-30
         return lambda moment, reads: reads * (moment / entries)
     epsilon = ridge * jnp.trace(second) / width + 1e-30
+    # One factorisation of the moments of all groups serves every group: only the right-hand side is
+    # a group's own.
     cholesky = jax.scipy.linalg.cho_factor(second + epsilon * jnp.eye(width))
 
     def part(moment: jax.Array, reads: jax.Array) -> jax.Array:

@@ -26,6 +26,8 @@ def first_uses(records: Records) -> dict[str, SiteRecord]:
     found: dict[str, SiteRecord] = {}
     for record in records.values():
         if record.placement.transposed == (record.name in transposed):
+            # Later uses of a site see what its first use led to. A site that is read in both
+            # directions is taken by its straight uses, since U reads only one side.
             found.setdefault(record.name, record)
     return found
 
@@ -52,6 +54,7 @@ def table(
         return x.reshape(num_rows, -1)
     if factors.stacked:
         x = jnp.moveaxis(x, -2, 0)
+        # In the order of the blocks in the site, not in that of the use.
         x = x if place.blocks is None else x[np.argsort(place.blocks)]
     blocks = x.shape[:1] if factors.stacked else ()
     return x.reshape(*blocks, num_rows, -1, x.shape[-1])

@@ -48,10 +48,13 @@ def two_clusters(directions: jax.Array, weights: jax.Array) -> Clusters:
       weights: [R], how much the component does for each example, not negative.
     """
     count = min(EXAMPLES, weights.size)
+    # The examples that the component does most for: kernel k-means needs all their products, N x N.
     weights, examples = jax.lax.top_k(weights, count)
     products = jnp.square(directions[examples] @ directions[examples].T)
     first = _principal_signs(products, weights)
 
+    # Cosine of each example to a cluster's centre `Σ_b w_b x̂_b x̂_bᵀ`, up to a factor that both
+    # clusters share.
     def similarity(members):
         members = members * weights
         to_all = products @ members
@@ -77,6 +80,8 @@ def two_clusters(directions: jax.Array, weights: jax.Array) -> Clusters:
 
 def _principal_signs(products: jax.Array, weights: jax.Array) -> jax.Array:
     """[N], 1 where the leading coordinate of kernel principal component analysis is positive."""
+    # Centring in feature space needs only products: `(φ_a − μ)·(φ_b − μ)` with `μ = Σ_b share_b
+    # φ_b`.
     share = weights / jnp.maximum(jnp.sum(weights), 1e-30)
     means = products @ share
     centred = products - means[:, None] - means + share @ means
@@ -102,6 +107,7 @@ def hand_over(
 
     def divided(factors, second, moment):
         factors = shares.add_into(factors, store, d)
+        # Only U is divided, `P_c = Π P_c + (1 − Π) P_c`: both parts write as before what they read.
         taken = shares.partition(second)(moment, factors.reads[c])
         return factors._replace(
             reads=factors.reads.at[d].set(taken).at[c].add(-taken),
@@ -113,12 +119,11 @@ def hand_over(
         nothing.at[clusters.examples].set(weights)
         for weights in (clusters.weights, clusters.second)
     )
-    return {
-        site: shares.by_block(
-            divided, factors, evidence.moments(site, both), evidence.moments(site, second)
-        )
-        for site, factors in components.items()
-    }
+
+    def moments(site):
+        return evidence.moments(site, both), evidence.moments(site, second)
+
+    return shares.each_site(divided, components, moments)
 
 
 def split(
@@ -156,8 +161,10 @@ def split(
         of_c = jax.tree.map(lambda leaf: leaf[c], clusters)
         parts = hand_over(parts, evidence, of_c, c, d, store)
         touched = touched.at[jnp.stack([c, d, store])].set(True)
+        # A component is split once in a round: its clusters were measured before the split.
         return parts, cosines.at[c].set(1.0), free.at[d].set(False), touched, count + 1
 
+    # Free components have no examples worth dividing, and are what the others are split into.
     cosines = jnp.where(free, 1.0, clusters.cosine)
     start = parts, cosines, free, jnp.zeros_like(free), jnp.int32(0)
     parts, _, _, touched, count = jax.lax.while_loop(more, one, start)

@@ -1,0 +1,47 @@
+"""A network's parameters with its components removed or scaled.
+
+Letters: C components, s_c scale of component c.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from apd_jax.compiled import jit_with_network
+from apd_jax.components import Components, Factors, num_components
+from apd_jax.config_fields import number
+from apd_jax.errors import UserError
+from apd_jax.masked import forward
+from apd_jax.sites import PyTree, Target
+
+
+def check_component(components: Components, component: Any) -> int:
+    """The number of a component as Python's; raises UserError for one that no component has."""
+    total, found = num_components(components), number(component)
+    if not isinstance(found, int) or not 0 <= found < total:
+        raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
+    return found
+
+
+def edited(target: Target, components: Components, scales: Mapping[int, float]) -> PyTree:
+    """Return the parameters with `Σ_c s_c P_c` at every site; see `Decomposition.edited`."""
+    amounts = np.ones(num_components(components), np.float32)
+    for component, scale in scales.items():
+        component, scale = check_component(components, component), number(scale)
+        if not isinstance(scale, int | float) or not np.isfinite(scale):
+            raise UserError(f"component {component} must be scaled by a number, got {scale!r}")
+        amounts[component] = scale
+    return _scaled(target, components, amounts)
+
+
+@jit_with_network
+@jax.default_matmul_precision("highest")
+def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTree:
+    """`edited` for scales [C]."""
+    scaled = {
+        name: Factors(f.reads * amounts.reshape(-1, *(1,) * (f.reads.ndim - 1)), f.writes)
+        for name, f in components.items()
+    }
+    return forward.summed(target, scaled).params

@@ -1,0 +1,100 @@
+"""Warnings and notes that accompany the numbers of a summary.
+
+Letters: R rows (examples, or positions of them), C components.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+
+from apd_jax.evaluation import labels as against
+from apd_jax.objective.objective import Objective
+
+ALWAYS = 0.95  # a component that is active on a larger share of the examples is always on
+MOST = 0.5  # an active rank above this share of the network's is most of the network
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something that a reader of the numbers has to know.
+
+    Attributes:
+      kind: `"trivial"`: the decomposition says little about the network; `"empty site"`: a site's
+        weights are all zero; `"scores"`: attributions are not finite; `"errors"`: single examples
+        have none; `"labels"`: some were ignored; `"baseline"`: one was omitted; `"settings"`: how
+        components are chosen for positions.
+      text: a sentence.
+    """
+
+    kind: Literal["trivial", "empty site", "scores", "errors", "labels", "baseline", "settings"]
+    text: str
+
+
+def trivial(
+    objective: Objective, share: np.ndarray, active_rank: float, whole: int
+) -> list[Finding]:
+    """Why a decomposition says little.
+
+    Args:
+      objective: the rule of the training.
+      share: [C] share of the rows on which a component is active.
+      active_rank: mean rank of what is active.
+      whole: rank of the network.
+    """
+    if not objective.selects:
+        return []
+    counted = share[: len(share) - 1] if objective.distil else share
+    always = np.flatnonzero(counted > ALWAYS).tolist()
+    texts = []
+    if always:
+        what = f"component {always[0]} is" if len(always) == 1 else f"components {always} are"
+        texts.append(
+            f"Trivial: {what} active on more than {ALWAYS:.0%} of the examples, so that part of "
+            "the network is not divided into mechanisms. Try components of lower rank, more of "
+            "them, or a smaller topk."
+        )
+    if active_rank > MOST * whole:
+        texts.append(
+            f"Trivial: the components that are active on an example have rank {active_rank:.1f} on "
+            f"average, out of the network's {whole}: most of the network. Try components of lower "
+            "rank, a larger coefficient of simplicity, or a smaller topk."
+        )
+    return [Finding("trivial", text) for text in texts]
+
+
+def empty(name: str) -> Finding:
+    """A site holds nothing."""
+    text = (
+        f"All weights of the site {name} are zero. What components have there does not count in "
+        "ranks."
+    )
+    return Finding("empty site", text)
+
+
+def omitted(name: str) -> Finding:
+    """A baseline was not computed."""
+    text = f"The baseline {name} was skipped because the network is too large for it."
+    return Finding("baseline", text)
+
+
+def not_finite(scores: np.ndarray) -> list[Finding]:
+    """Attributions [R, C] that are NaN or infinite, if there are any."""
+    count = int(np.sum(~np.isfinite(scores)))
+    if not count:
+        return []
+    rows = int(np.sum(np.any(~np.isfinite(scores), axis=1)))
+    text = (
+        f"{count:,} attributions on {rows:,} of {len(scores):,} rows are NaN or infinite; the "
+        "components are not switched on there. Check the inputs."
+    )
+    return [Finding("scores", text)]
+
+
+def ignored(labels: Any) -> list[Finding]:
+    """Labels that were ignored, if there are any."""
+    count = 0 if labels is None else against.ignored(labels)
+    if not count:
+        return []
+    total = np.size(np.asarray(labels))
+    return [Finding("labels", f"{count:,} of {total:,} labels are negative and ignored.")]

@@ -1,0 +1,116 @@
+"""The measurements of a summary: the network run with the active components, all, none, baselines.
+
+Letters: N examples, C components.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from apd_jax import sites
+from apd_jax.components import num_components
+from apd_jax.errors import UserError
+from apd_jax.evaluation import baselines, findings, ranks, seen, worst
+from apd_jax.evaluation import labels as against
+from apd_jax.evaluation.findings import Finding
+from apd_jax.evaluation.model import ComponentModel
+from apd_jax.evaluation.seen import Seen
+from apd_jax.evaluation.summary import Row, Summary
+from apd_jax.evaluation.tally import Measured
+from apd_jax.sites import PyTree
+from apd_jax.training import presets
+
+
+def summarise(
+    decomposition: ComponentModel,
+    x: PyTree,
+    labels: Any = None,
+    names: str | Sequence[str] = ("svd", "neurons"),
+) -> Summary:
+    """Measure a decomposition on examples; see `Decomposition.summary`."""
+    names = (names,) if isinstance(names, str) else names
+    labels = against.as_array(decomposition.target, x, labels)
+    return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names)
+
+
+def summarise_seen(
+    decomposition: ComponentModel, x: PyTree, found: Seen, labels: Any, names: Sequence[str]
+) -> Summary:
+    """`summarise`, given the attributions, masks and outputs of the examples."""
+    target, components = decomposition.target, decomposition.components
+    unknown = sorted(set(names) - set(baselines.BASELINES))
+    if unknown:
+        raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(baselines.BASELINES)}")
+    target_values = ranks.target_singular_values(target)
+    own_ranks = ranks.ranks(ranks.singular_values(components), target_values)
+    whole = ranks.network_rank(target_values)
+    active = _row(
+        "active components",
+        found.active,
+        found.mask.sum(axis=1).mean(),
+        (found.mask @ own_ranks).mean(),
+    )
+    rule, size = decomposition.objective, decomposition.settings.batch_size
+    everything, nothing = (
+        seen.at_weight(weight, rule, target, components, x, size, labels) for weight in (1.0, 0.0)
+    )
+    others = _baselines(decomposition, x, labels, active.active_rank or 0.0, names)
+    share = found.mask.mean(axis=0)
+    empty = tuple(ranks.empty_sites(target))
+    return Summary(
+        num_examples=sites.batch_size(x),
+        network=_row("network", found.network, None, whole),
+        active=active,
+        everything=_row("all components", everything, len(own_ranks), own_ranks.sum()),
+        nothing=_row("no components", nothing, 0, 0),
+        baselines=tuple(row for row in others.values() if row is not None),
+        quality_name=against.quality_name(labels),
+        active_share=share,
+        ranks=own_ranks,
+        network_rank=whole,
+        unfaithfulness=ranks.unfaithfulness(target, components),
+        empty_sites=empty,
+        errors=worst.spread(found),
+        findings=(
+            *findings.trivial(rule, share, active.active_rank or 0.0, whole),
+            *map(findings.empty, empty),
+            *findings.not_finite(found.scores),
+            *worst.untold(found),
+            *findings.ignored(labels),
+            *(findings.omitted(name) for name, row in others.items() if row is None),
+            *(Finding("settings", text) for text in [presets.says(decomposition.settings)] if text),
+        ),
+        agreement=decomposition.agreement(),
+    )
+
+
+def _row(name: str, measured: Measured, components: float | None, rank: float | None) -> Row:
+    count, rank = (None if n is None else float(n) for n in (components, rank))
+    return Row(name, count, rank, *measured)
+
+
+def _baselines(
+    decomposition: ComponentModel,
+    x: PyTree,
+    labels: Any,
+    active_rank: float,
+    names: Sequence[str],
+) -> dict[str, Row | None]:
+    """Rows of baselines with as many active components of rank one; None for one too large."""
+    rows: dict[str, Row | None] = {}
+    for name in names:
+        components = baselines.baseline(decomposition.target, name)
+        if components is None:
+            rows[name] = None
+            continue
+        k = max(float(min(active_rank, num_components(components))), 1.0)
+        (point,) = seen.points(
+            [k],
+            decomposition.objective,
+            decomposition.target,
+            components,
+            x,
+            decomposition.settings.batch_size,
+            labels=labels,
+        )
+        rows[name] = _row(name, point.measured, point.active, point.active)
+    return rows
