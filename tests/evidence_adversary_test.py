@@ -4,7 +4,6 @@ Letters: B examples, C components.
 """
 
 import itertools
-from unittest import mock
 
 import evidence_cases as cases
 import jax
@@ -14,10 +13,9 @@ import numpy as np
 from absl.testing import absltest
 
 import apd_jax
-from apd_jax.evaluation.evidence import Adversary, adversary, distance, parts
-from apd_jax.evaluation.evidence.parts import Parts, mixture, run, run_shared
+from apd_jax.evaluation.evidence import Adversary, adversary, distance
+from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
-from apd_jax.masked import forward
 from apd_jax.objective.partial import scaled
 
 COUNT = 12
@@ -69,23 +67,6 @@ class AdversaryTest(absltest.TestCase):
         )
         worst = self.every.sum(axis=1).max()
         self.assertGreaterEqual(found[40][0].error.sum(), 0.95 * worst)
-
-    def test_a_shared_mask_by_its_active_pairs_is_the_dense_one(self):
-        x = networks.normal(6, 1024, 3)
-        mask = jnp.zeros((1024, COUNT), bool).at[::32, 3].set(True).at[5, 7].set(True)
-        r = jnp.linspace(0, 1, COUNT)
-        shared = jnp.broadcast_to(r, mask.shape)
-        dense = run(self.target, self.parts, x, scaled(mask, shared))
-        for most, route in ((33, "grouped"), (40, "grouped"), (1024 * COUNT, "dense")):
-            self.assertEqual(forward.choose_masked_route(most, 1024, self.parts.terms), route)
-            with (
-                mock.patch.object(parts, "_FEW_PRODUCTS", 0),
-                mock.patch.object(parts, "_active_pairs", wraps=parts._active_pairs) as pairs,
-            ):
-                mixed = mixture(self.parts.terms, r)
-                found = run_shared(self.target, self.parts.terms, x, mask, mixed, 1 - r, most)
-            self.assertEqual(pairs.called, route == "grouped")
-            np.testing.assert_allclose(found, dense, rtol=1e-4, atol=1e-5)
 
     def test_more_steps_and_starts_find_no_less(self):
         key = jax.random.key(1)

@@ -15,10 +15,10 @@ from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
-from apd_jax.evaluation.evidence.parts import Parts, mixture, run, run_shared
+from apd_jax.evaluation.evidence.parts import Parts, run
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.objective.partial import scaled
-from apd_jax.sites import PyTree, Target
+from apd_jax.sites import Target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,43 +102,27 @@ def ascend(
     return r, last._replace(error=jnp.maximum(best, last.error))
 
 
-@jit_with_network(static=2)
+@jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
 def shared_gradient(
     kind: Kind,
-    most: int,
     target: Target,
     components: Components,
     block: Examples,
     mask: jax.Array,
-    mixed: dict[str, jax.Array],
-    missing: jax.Array,
-) -> tuple[tuple[dict[str, jax.Array], jax.Array], Sums]:
-    """Gradients of a block's total e at the mixture and at 1 − r, and its sums."""
+    r: jax.Array,
+) -> tuple[jax.Array, Sums]:
+    """Gradient [C] of a block's total e with respect to the r [C] of all rows, and its sums."""
     block = block._replace(outputs=target(block.x))  # not kept: N·T·V numbers
 
-    def total(mixed, missing):
-        outputs = run_shared(target, components, block.x, mask, mixed, missing, most)
-        sums = compare(kind, outputs, block)
+    def total(r):
+        # Dense products: those of the active pairs alone, with one matrix for the rest, are fewer
+        # and were more than twice as slow.
+        weights = scaled(mask, jnp.broadcast_to(r, mask.shape))
+        sums = compare(kind, run(target, Parts(components), block.x, weights), block)
         return jnp.sum(sums.error), sums
 
-    return jax.grad(total, (0, 1), has_aux=True)(mixed, missing)
-
-
-@jax.jit
-@jax.default_matmul_precision("highest")
-def _gradient_of_r(
-    components: Components, r: jax.Array, slopes: tuple[dict[str, jax.Array], jax.Array]
-) -> jax.Array:
-    """Gradient [C] with respect to r, of those at the mixture and at 1 − r."""
-    of_mixed, of_missing = slopes
-    _, pull = jax.vjp(lambda r: mixture(components, r), r)
-    return pull(of_mixed)[0] - of_missing
-
-
-@jax.jit
-def _added(first: PyTree, second: PyTree) -> PyTree:
-    return jax.tree.map(jnp.add, first, second)
+    return jax.grad(total, has_aux=True)(r)
 
 
 def per_row(
@@ -161,6 +145,7 @@ def per_row(
             r, sums = ascend(
                 kind, target, parts, block, mask, r, best, steps - done, adversary.step_size
             )
+            sums = jax.device_get(sums)  # waits, so that what is counted is done
             advance(steps - done)
             best, done = sums.error, steps
             if start:
@@ -197,20 +182,19 @@ def shared(
       advance: called with the number of passes through a block that were made.
     """
     best: dict[int, _Path] = {}
-    most = max(1, *(int(mask.sum()) for _, mask in blocks()), 1)
     for start in range(adversary.starts):
         first = jax.random.uniform(jax.random.fold_in(key, start), (num_components(components),))
         r = np.asarray(first)
         strongest = _Path(-np.inf, [])
         for step in range(adversary.steps[-1] + 1):
-            mixed, slopes, sums = mixture(components, r), None, []
+            gradient, sums = np.zeros_like(r), []
             for block, mask in blocks():
-                block = block.without_labels()
-                slope, here = shared_gradient(
-                    kind, most, target, components, block, mask, mixed, 1 - r
+                plain = block.without_labels()
+                one, here = jax.device_get(
+                    shared_gradient(kind, target, components, plain, mask, r)
                 )
-                slopes = slope if slopes is None else _added(slopes, slope)
-                sums.append(jax.device_get(here))
+                gradient += one
+                sums.append(here)
                 advance(1)
             total = float(sum(np.sum(s.error, dtype=np.float64) for s in sums))
             if total > strongest.total:
@@ -220,6 +204,5 @@ def shared(
                 and strongest.total > best.get(step, _Path(-np.inf, [])).total
             ):
                 best[step] = strongest
-            gradient = np.asarray(_gradient_of_r(components, r, slopes))
             r = np.clip(r + np.float32(adversary.step_size) * np.sign(gradient), 0.0, 1.0)
     return {steps: path.sums for steps, path in best.items()}

@@ -151,7 +151,7 @@ def estimate(
         "shared": Part(
             "adversary of one mask for all",
             paths * (steps[-1] + 1),
-            _of_shared(kind, target, components, block, mask, objective),
+            _of_shared(kind, target, components, block, mask),
         ),
     }
     if baselines:
@@ -206,23 +206,11 @@ def _of_parts(kind, target, parts, block, mask) -> tuple[float, float]:
     return own, ascent - own  # a loop's body is counted once; one more pass follows it
 
 
-def _of_shared(kind, target, components, block, mask, objective) -> float:
-    count = num_components(components)
-    rows = math.prod(mask.shape[:-1])
-    most = max(1, int((objective.topk or count) * rows))
-    missing = jax.ShapeDtypeStruct((count,), jnp.float32)
+def _of_shared(kind, target, components, block, mask) -> float:
     chosen = jax.ShapeDtypeStruct(mask.shape, bool)
-    return _operations(
-        worst.shared_gradient,
-        kind,
-        most,
-        target,
-        components,
-        block.without_labels(),
-        chosen,
-        target.weights,
-        missing,
-    )
+    r = jax.ShapeDtypeStruct((num_components(components),), jnp.float32)
+    plain = block.without_labels()
+    return _operations(worst.shared_gradient, kind, target, components, plain, chosen, r)
 
 
 def _operations(program: Any, *arguments: Any) -> float:
