@@ -208,7 +208,7 @@ class SignalsTest(EndingsTestCase):
     def test_after_sigterm_nothing_further_starts(self):
         part = decompose(observer=SendAt(4, signal.SIGTERM))
         self.assertLess(part.history[-1]["step"], 20)
-        with self.assertRaisesRegex(apd_jax.Terminated, "SIGTERM .*run the script again"):
+        with self.assertRaisesRegex(apd_jax.Terminated, "SIGTERM .*rerun the script"):
             decompose(workdir=self.workdir)
         self.assertFalse(self.workdir.exists())
 
@@ -221,7 +221,7 @@ class SignalsTest(EndingsTestCase):
         self.assertIn("first, with 3 losses\n", found.stdout)
         self.assertNotIn("second", found.stdout)
         self.assertNotIn("Traceback", found.stderr)
-        self.assertIn("no further decomposition starts", found.stderr)
+        self.assertIn("no further decomposition is started", found.stderr)
 
     @mock.patch.object(termination._Process, "terminated", False)
     @pytest.mark.slow
