@@ -5,6 +5,7 @@ the process runs, also after `jax.clear_caches()`. So a function is no static ar
 compiled gets a `StandIn` for it.
 """
 
+import collections
 import dataclasses
 import functools
 import inspect
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_latest: collections.deque = collections.deque(maxlen=16)
 
 
 class StandIn:
@@ -22,6 +24,9 @@ class StandIn:
 
     def __init__(self, function: Callable):
         self._reference, self._hash = weakref.ref(function), hash(function)
+        # A transform that returns a target drops it before it puts it together again, and a network
+        # made anew for every call is equal to the last one: the latest functions live a little on.
+        _latest.append(function)
 
     @property
     def function(self) -> Callable:

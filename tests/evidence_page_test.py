@@ -31,7 +31,7 @@ class PageTest(absltest.TestCase):
         text = parts.render("evidence.html.j2", **evidence_section.content(made))
         self.assertEqual([panel.name for panel in made.panels], ["evidence", "restarts"])
         self.assertIn("on 96 examples drawn for it alone. A row is an example", text)
-        self.assertIn("A control is not on this page", text)
+        self.assertIn("This page has no control", text)
         one_of_many = evidence_section.content(made, examples=300, control="This is a control.")
         text_of_own = parts.render("evidence.html.j2", **one_of_many)
         self.assertIn("on the first 96 of the 300 examples of this report", text_of_own)

@@ -12,7 +12,7 @@ from absl.testing import absltest
 from apd_jax import config_fields
 from apd_jax.components import init_components
 from apd_jax.decomposition.result import Decomposition
-from apd_jax.evaluation.evidence import rows
+from apd_jax.evaluation.evidence import distance, rows
 from apd_jax.masked.forward import masked_apply
 from apd_jax.report import parts
 from apd_jax.report.contexts import Context, Described, content
@@ -43,7 +43,8 @@ class MeasuresTest(absltest.TestCase):
         super().setUpClass()
         cls.found = decomposition()
         cls.x = np.asarray(SMALL.held_out(jax.random.key(2), 8))
-        cls.block, _ = rows.examples(cls.found.target, cls.x, "next_tokens", None, True)
+        block, _ = rows.examples(cls.found.target, cls.x, "next_tokens", None, True)
+        cls.block = block._replace(outputs=distance.outputs(cls.found.target, block.x))
 
     def test_a_point_of_the_curve_is_what_its_definition_says(self):
         own = measures._own(self.found, self.block)

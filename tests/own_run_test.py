@@ -299,7 +299,7 @@ class RefusedTest(parameterized.TestCase):
         ({"steps": "6"}, "steps must be a whole number"),
         ({"chunk_steps": 2.0}, "chunk_steps must be a whole number"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
-        ({"learningrate": 1.0}, "no field 'learningrate'; did you mean 'learning_rate'"),
+        ({"learningrate": 1.0}, "no option 'learningrate'; did you mean 'learning_rate'"),
         ({"coefficients": {"minimalty": 1.0}}, "did you mean 'minimality'"),
         ({"coefficients": [1.0, 2.0]}, "must be a Coefficients or a mapping of its fields"),
         ({"coefficients": {"minimality": "1"}}, "minimality must be a finite number, got '1'"),

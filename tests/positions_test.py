@@ -129,7 +129,7 @@ class PositionsTest(parameterized.TestCase):
         places = found.top_examples(0, x).positions
         self.assertEqual(places.shape[1:], () if len(lead) == 2 else (2,))
 
-    @parameterized.parameters((0.01, "selects nothing"), (5.0, "at most 4"))
+    @parameterized.parameters((0.01, "selects nothing"), (5.0, r"at most num_components \(4\)"))
     def test_k_that_does_not_fit(self, k, message):
         x = np.asarray(normal(0, 6, 6, 3))
         target = apd_jax.Target(lambda p, x: x @ p["a"], {"a": normal(1, 3, 4)})

@@ -132,21 +132,16 @@ class MovesTest(parameterized.TestCase):
         objective = dataclasses.replace(OBJECTIVE, topk=0.4)
 
         @jax.jit
-        def seen_with(parts):
-            return look(objective, target, parts, x)
+        def gathered(parts):
+            seen = look(objective, target, parts, x)
 
-        parts = components
-        seen = seen_with(parts)
-        parts, count, _ = gather(
-            parts,
-            seen,
-            seen.free(0.1),
-            lambda others: seen_with(others).errors,
-            share=0.1,
-            limit=5,
-        )
+            def errors(others):
+                return look(objective, target, others, x).errors
+
+            return gather(parts, seen, seen.free(0.1), errors, share=0.1, limit=5)[:2]
+
+        after, count = gathered(components)
         self.assertEqual(int(count), 1)
-        after = parts
         self.assertEqual(holders(after)[1:], [[1], [2], [3], [4], [5]])
         self.assertLen(holders(after)[0], 1)
         for site, factors in after.items():

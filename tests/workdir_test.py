@@ -109,7 +109,7 @@ class LockTest(WorkdirTestCase):
             self.assertLogs("absl", "WARNING") as logs,
         ):
             Workdir(self.path).close()
-        self.assertIn("a workdir in one process only", logs.output[0])
+        self.assertIn("use a workdir from one process only", logs.output[0])
 
     def test_no_fcntl(self):
         """As on Windows: msvcrt locks, or nothing does and that is said."""

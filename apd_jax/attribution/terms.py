@@ -21,7 +21,7 @@ from apd_jax.attribution.options import DEFAULT, Options
 from apd_jax.attribution.routes import Linearised
 from apd_jax.components import Factors
 from apd_jax.masked.columns import Columns
-from apd_jax.sites import PyTree, SiteRecord, Sites, Target
+from apd_jax.sites import PyTree, SiteRecord, Target
 from apd_jax.validity import Valid
 
 Terms = Mapping[str, Factors | Columns]
@@ -81,10 +81,10 @@ def site_by_site(
     """Attributions of terms by any method: the network is decomposed at one site after another."""
 
     def of_site(site: str, terms: Factors | Columns) -> jax.Array:
-        static = (target.apply_fn, (site,), Sites([target.sites[site]], target.sites.left))
-        alone = Target.tree_unflatten(static, (target.params,))
         factors = terms.factors() if isinstance(terms, Columns) else terms
-        return method(alone, {site: factors}, x, options, key=key, valid=valid).scores
+        return method(
+            target.at_one_site(site), {site: factors}, x, options, key=key, valid=valid
+        ).scores
 
     return {
         kind: jnp.concatenate([of_site(site, one) for site, one in terms.items()], axis=-1)
@@ -95,7 +95,7 @@ def site_by_site(
 def _along(
     at: Linearised, kinds: Mapping[str, Terms], some: jax.Array
 ) -> dict[str, list[jax.Array]]:
-    """Derivatives [q, n, L] of every site's terms in directions [n, B, O]."""
+    """Derivatives [n, L, q] of every site's terms in directions [n, B, O]."""
     gradients = routes.pull_back(at, some)
 
     def of_site(site: str, terms: Factors | Columns) -> jax.Array:

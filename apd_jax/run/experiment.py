@@ -86,22 +86,12 @@ def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target,
     training = plan.training
     if training is None:
         params = pretraining.init_params(plan.task, plan.seeds)
-        return _targets(plan, params), 0.0
+        return jax.vmap(plan.task.target)(params), 0.0
     trainer = pretraining.TargetTrainer(cast(TrainedTask, plan.task), training, plan.seeds)
     outcome = session.fit(
         trainer, workdir.target, name="target", keeping=_keeping(plan.config), flag=flag
     )
-    return _targets(plan, outcome.state.params), outcome.seconds
-
-
-def _targets(plan: Plan, params: Any) -> Target:
-    """The targets of parameters [S, ...], leaves [S, ...].
-
-    No transform returns a target: between flattening and unflattening nothing holds its network.
-    """
-    one = plan.task.target(jax.tree.map(lambda leaf: leaf[0], params))
-    stacked = jax.vmap(lambda own: plan.task.target(own).params)(params)
-    return jax.tree.unflatten(jax.tree.structure(one), jax.tree.leaves(stacked))
+    return jax.vmap(plan.task.target)(outcome.state.params), outcome.seconds
 
 
 def shuffle(targets: Target, seeds: jax.Array) -> Target:

@@ -67,9 +67,8 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
         metric_writer.check_login(plan.config.wandb.project, plan.config.wandb.mode)
     _check_memory(plan)
     key = randomness.root(plan.config.seed)
-    # No program returns a target: it holds the network by a weak reference, made while traced.
-    untrained = plan.task.target(jax.jit(lambda key: plan.task.init(key))(key))
-    check_target(untrained, plan.task.inputs(key, 3), plan.settings.objective)
+    untrained = jax.jit(lambda key: plan.task.target(plan.task.init(key)))
+    check_target(untrained(key), plan.task.inputs(key, 3), plan.settings.objective)
     return plan
 
 
