@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import padded
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -55,6 +56,7 @@ class StepTest(parameterized.TestCase):
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
     @parameterized.parameters(True, False)
+    @pytest.mark.slow
     def test_weighs_micro_batches_by_what_counts(self, per_position):
         target, x = padded.network(causal=True), padded.batch("left", count=6)
         for row, first in enumerate((3, 4, 5, 6, 6, 7)):  # the last has none

@@ -73,6 +73,7 @@ class BlocksTest(parameterized.TestCase):
         chex.assert_trees_all_close(*pieces, rtol=1e-3, atol=1e-4)
 
     @parameterized.parameters(True, False)
+    @pytest.mark.slow
     def test_evidence_of_a_round(self, per_position):
         target, x = padded.network(causal=True), padded.batch("right", count=6)
         own = apd_jax.init_components(jax.random.key(3), target, num_components=4, rank=2)
@@ -121,6 +122,7 @@ class BlocksTest(parameterized.TestCase):
             seen = look(Objective(topk=1.0), target, own, x, block_size=size)
             np.testing.assert_allclose(seen.moments("w", weights), expected, rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.slow
     def test_round(self):
         target, _ = networks.make("mlp")
         x, own = networks.normal(3, 64, 3), networks.components(target)

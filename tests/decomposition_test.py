@@ -253,6 +253,7 @@ class EmptySiteTest(absltest.TestCase):
         self.assertLessEqual(summaries[0].ranks.max(), 4)  # of w, A and two blocks of heads
         self.assertRegex(repr(self.found(target)), "B +2 x 5 +1 +all zero")
 
+    @pytest.mark.slow
     def test_report(self):
         everywhere = jax.tree.map(jnp.zeros_like, adapted().params)
         for target in (adapted(), adapted(**everywhere)):

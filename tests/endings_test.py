@@ -261,6 +261,7 @@ class PublishTest(EndingsTestCase):
 
 
 class NumbersTest(EndingsTestCase):
+    @pytest.mark.slow
     def test_numpy_scalars_are_numbers(self):
         numbers = {
             "num_components": np.int64(3),

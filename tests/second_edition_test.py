@@ -10,6 +10,7 @@ import tempfile
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 import apd_jax
@@ -46,6 +47,7 @@ class SecondEditionTest(absltest.TestCase):
         scores = found.attributions(expected["x"])
         np.testing.assert_allclose(scores, expected["scores"], rtol=1e-5, atol=1e-6)
 
+    @pytest.mark.slow
     def test_a_workdir_resumes(self):
         workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "workdir"
         shutil.copytree(DATA / "workdir", workdir)

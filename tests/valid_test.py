@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import padded
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -321,6 +322,7 @@ class DecompositionTest(parameterized.TestCase):
         again = apd_jax.load(directory, found.target, valid=padded.valid)
         self.assertIs(again.objective.valid, padded.valid)
 
+    @pytest.mark.slow
     def test_padding_does_not_take_the_k_of_real_positions(self):
         """Of 32 positions 4 are real; k = 1 is one component at each of them."""
         ids = np.random.default_rng(0).integers(0, 50, (512, 32))
