@@ -95,10 +95,10 @@ MODULES = {
     ),
     "branch": (
         lambda: Inner(lambda y: y if y.sum() > 0 else -y),
-        r"stops in then \(Then\) .*must not depend on the numbers",
+        r"stops in then \(Then\) .*must not depend on the values",
     ),
     "number_of_rows": (lambda: Inner(lambda y: y[y > 0]), r"stops in then \(Then\)"),
-    "outside": (lambda: Inner(lambda y: y + OUTSIDE), "tensors must be its own"),
+    "outside": (lambda: Inner(lambda y: y + OUTSIDE), "tensor must be its own"),
     "random": (lambda: Inner(lambda y: y + torch.rand_like(y)), "differs from torch's own by 0"),
     "change_through_a_view": (
         lambda: Inner(_halved),
@@ -124,7 +124,7 @@ class RefusedTest(parameterized.TestCase):
         ({"inputs": (X, torch.ones(2))}, "examples|batch"),
         ({"inputs": X, "output": "logits"}, "output='logits': forward returns a Tensor"),
         ({"inputs": X, "dtype": "float16"}, "dtype must be one of .*'float32'"),
-        ({"inputs": X, "sites": "nothing"}, "called 'nothing'.*weight"),
+        ({"inputs": X, "sites": "nothing"}, "no parameter fits 'nothing'.*weight"),
     )
     def test_arguments(self, options, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):
