@@ -5,7 +5,6 @@ the process runs, also after `jax.clear_caches()`. So a function is no static ar
 compiled gets a `StandIn` for it.
 """
 
-import collections
 import dataclasses
 import functools
 import inspect
@@ -16,7 +15,7 @@ from typing import Any
 import jax
 
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-_latest: collections.deque = collections.deque(maxlen=16)
+_latest: list[Callable] = []
 
 
 class StandIn:
@@ -24,9 +23,6 @@ class StandIn:
 
     def __init__(self, function: Callable):
         self._reference, self._hash = weakref.ref(function), hash(function)
-        # A transform that returns a target drops it before it puts it together again, and a network
-        # made anew for every call is equal to the last one: the latest functions live a little on.
-        _latest.append(function)
 
     @property
     def function(self) -> Callable:
@@ -47,6 +43,17 @@ class StandIn:
             return self is other
         mine, others = self._reference(), other._reference()
         return mine is not None and others is not None and (mine is others or mine == others)
+
+
+def stand_in_for_network(network: Callable) -> StandIn:
+    """A stand-in for a network, which lives on until there is one for another network.
+
+    A transform that returns a target drops it before it puts it together again, and a module that
+    is made anew for every call can only share programs with an equal one that is still there.
+    """
+    if not _latest or _latest[0] != network:
+        _latest[:] = [network]
+    return StandIn(_latest[0])
 
 
 def kept_with(function: Callable, make: Callable[..., Any], *arguments: Any) -> Any:

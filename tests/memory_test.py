@@ -88,7 +88,8 @@ for i in range(8):
     call(i)
     gc.collect()
     found.append((mappings(), len(jax.live_arrays())))
-assert not [a for a in jax.live_arrays() if a.nbytes > 10**6], "data stay"
+large = [a for a in jax.live_arrays() if a.nbytes > 10**6]
+assert len(large) <= 2, "data of more than the latest network stay"
 print(max(abs(a - b) for kinds in zip(*found[4:]) for a in kinds for b in kinds))
 """
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from apd_jax.compiled import StandIn, weakly_referable
+from apd_jax.compiled import stand_in_for_network, weakly_referable
 from apd_jax.errors import UserError
 from apd_jax.sites.adapters import linen
 from apd_jax.sites.program import Left, leaf_paths, trace
@@ -221,7 +221,7 @@ class Target:
 
         JAX keeps the static rest of what it compiled, and is to keep no network with it.
         """
-        return (self.params,), (StandIn(self.apply_fn), self._selection, self._sites)
+        return (self.params,), (stand_in_for_network(self.apply_fn), self._selection, self._sites)
 
     @classmethod
     def tree_unflatten(cls, static, children):
