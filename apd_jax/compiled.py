@@ -51,7 +51,8 @@ def stand_in_for_network(network: Callable) -> StandIn:
     A transform that returns a target drops it before it puts it together again, and a module that
     is made anew for every call can only share programs with an equal one that is still there.
     """
-    if not _latest or _latest[0] != network:
+    # Hashes first, as a dictionary does: the equality of a caller's class is only for equal hashes.
+    if not _latest or hash(_latest[0]) != hash(network) or _latest[0] != network:
         _latest[:] = [network]
     return StandIn(_latest[0])
 
