@@ -155,7 +155,7 @@ def init_components(
     *,
     num_components: int,
     rank: int | None = None,
-    scale: float = 1.0,
+    scale: float | jax.Array = 1.0,
     instances: int = 1,
 ) -> Components:
     """Draw components from the published initialisation.
@@ -182,7 +182,7 @@ def init_components(
     check_whole(num_components=num_components, instances=instances)
     if rank is not None:
         check_whole(rank=rank)
-    if not scale > 0:
+    if not isinstance(scale, jax.core.Tracer) and not scale > 0:
         raise UserError(f"scale must be positive, got {scale}")
     components = {}
     for index, (site, weight) in enumerate(target.weights.items()):

@@ -5,6 +5,7 @@ keywords and saved files represent a record as a mapping from names to plain val
 nested mapping, unless it is `flat`: then its fields are merged into those of the whole record.
 """
 
+import copy
 import dataclasses
 import difflib
 import inspect
@@ -21,7 +22,13 @@ Record = TypeVar("Record")
 
 
 def setting(
-    default: Any, sentence: str, *, flag: bool = True, flat: bool = False, free: bool = False
+    default: Any,
+    sentence: str,
+    *,
+    flag: bool = True,
+    flat: bool = False,
+    free: bool = False,
+    traced: bool = False,
 ) -> Any:
     """Declare a hyperparameter, or a part of the record.
 
@@ -31,8 +38,10 @@ def setting(
       flag: Whether it is a flag of the command line; False if the study determines it.
       flat: For a part: whether its fields are merged into those of the whole record.
       free: Whether it may differ between the commands of one run, since it does not change results.
+      traced: Whether it is a number that compiled programs can take as an argument, so that runs
+        with different values share one program.
     """
-    metadata = {"sentence": sentence, "flag": flag, "flat": flat, "free": free}
+    metadata = {"sentence": sentence, "flag": flag, "flat": flat, "free": free, "traced": traced}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -180,6 +189,33 @@ def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
         elif field.name in mapping:
             changes[field.name] = _replaced(field.name, old, mapping[field.name])
     return dataclasses.replace(cast(Any, record), **changes)
+
+
+def with_unchecked(record: Record, values: Mapping[str, Any]) -> Record:
+    """Return a record with other values, which are not checked: traced arrays are no numbers.
+
+    Args:
+      record: The record.
+      values: Values by dotted name, as `leaves` yields them.
+    """
+    changes = {}
+    for field in _fields(record):
+        old = getattr(record, field.name)
+        if not is_record(old):
+            if field.name in values:
+                changes[field.name] = values[field.name]
+            continue
+        prefix = "" if marked(field, "flat") else f"{field.name}."
+        inner = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
+        new = with_unchecked(old, inner) if inner else old
+        if new is not old:
+            changes[field.name] = new
+    if not changes:
+        return record
+    changed = copy.copy(record)
+    for name, value in changes.items():
+        object.__setattr__(changed, name, value)
+    return changed
 
 
 def check_keywords(function: Callable, record: Any, given: Mapping[str, Any]) -> None:

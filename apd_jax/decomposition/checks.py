@@ -3,7 +3,6 @@
 Letters: B batch.
 """
 
-import dataclasses
 import math
 
 import jax
@@ -96,7 +95,7 @@ def _check_attributions(target: Target, x: PyTree, objective: Objective) -> None
 
 def _check_terms(target: Target, x: PyTree, objective: Objective) -> None:
     """Trace the losses, so that a loss that can't leave out what does not count is refused now."""
-    names = [name for name, weight in dataclasses.asdict(objective.coefficients).items() if weight]
+    names = list(objective.coefficients.used())
 
     def values(inputs):
         component = init_components(randomness.root(0), target, num_components=1, rank=1)

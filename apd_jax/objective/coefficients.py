@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -27,18 +27,22 @@ class Multipliers(NamedTuple):
 CONSTANT = Multipliers()  # everything keeps its value
 
 
+def _weight(default: float, sentence: str) -> Any:
+    return setting(default, sentence, traced=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Coefficients:
     """Weights of the loss terms; a term of weight 0 is not computed. None may be negative."""
 
-    faithfulness: float = setting(1.0, "The components add up to the target's weights.")
-    minimality: float = setting(0.0, "Active components alone give the target's output.")
-    simplicity: float = setting(0.0, "Active components have a low Schatten norm.")
-    activation: float = setting(0.0, "Active components alone give its hidden activations.")
-    output: float = setting(0.0, "All components together give the target's output.")
-    lp_minimality: float = setting(0.0, "Attributions have a low Lp norm.")
-    lp_simplicity: float = setting(0.0, "Schatten norm of components, weighted by attributions.")
-    partial: float = setting(
+    faithfulness: float = _weight(1.0, "The components add up to the target's weights.")
+    minimality: float = _weight(0.0, "Active components alone give the target's output.")
+    simplicity: float = _weight(0.0, "Active components have a low Schatten norm.")
+    activation: float = _weight(0.0, "Active components alone give its hidden activations.")
+    output: float = _weight(0.0, "All components together give the target's output.")
+    lp_minimality: float = _weight(0.0, "Attributions have a low Lp norm.")
+    lp_simplicity: float = _weight(0.0, "Schatten norm of components, weighted by attributions.")
+    partial: float = _weight(
         0.0, "Active components and random parts of the others give the target's output."
     )
 
@@ -47,6 +51,11 @@ class Coefficients:
         for name, value in dataclasses.asdict(self).items():
             if value < 0:
                 raise UserError(f"coefficient {name} must not be negative, got {value}")
+
+    def used(self) -> dict[str, Any]:
+        """The weights of the terms that are computed, `{term: weight}`; a traced weight is one."""
+        weights = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        return {name: w for name, w in weights if isinstance(w, jax.Array) or w}
 
 
 @dataclasses.dataclass(frozen=True)

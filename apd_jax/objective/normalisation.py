@@ -3,16 +3,14 @@
 Letters: B batch, N number of decomposed weights.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
 from apd_jax import blocks, sites, validity
 from apd_jax.attribution.attributed import Attributed
 from apd_jax.components import Factors
+from apd_jax.config_fields import with_unchecked
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.partial import PartialMasks
 from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS, Step
 from apd_jax.sites import PyTree, Target
@@ -54,7 +52,7 @@ def _values(
     objective: Objective, target: Target, x: PyTree, key: jax.Array | None
 ) -> dict[str, jax.Array]:
     """The values on one block."""
-    objective = dataclasses.replace(objective, masks=PartialMasks())  # all are active: no adversary
+    objective = with_unchecked(objective, {"adversary_share": 0.0})  # all are active: no adversary
     whole = {name: Factors.from_matrices(w[None]) for name, w in target.weights.items()}
     nothing = jax.tree.map(jnp.zeros_like, whole)
     rows = sites.position_shape(target, x) if objective.per_position else ()
@@ -64,10 +62,10 @@ def _values(
     if valid is not None:
         mask = mask & validity.of_rows(valid, mask.shape[:-1])[..., None]
     always = Selected(mask, None)
-    weights = dataclasses.asdict(objective.coefficients)
     values = {}
-    for name, term in TERMS.items():
-        if weights[name] and term.unit:
+    for name in objective.coefficients.used():
+        term = TERMS[name]
+        if term.unit:
             components = whole if term.unit == "whole" else nothing
             step = Step(objective, target, components, x, attributed, always, key)
             values[term.saved or name] = term.value(step)

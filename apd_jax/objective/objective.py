@@ -33,7 +33,9 @@ class Objective:
     coefficients: Coefficients = setting(
         Coefficients(minimality=1.0, simplicity=1.0), "Weights of the loss terms."
     )
-    topk: float | None = setting(1.0, "k of the top-k selection; None for the pure Lp objective.")
+    topk: float | None = setting(
+        1.0, "k of the top-k selection; None for the pure Lp objective.", traced=True
+    )
     selection: Rule = setting(
         "batch",
         "Top-k over the batch (floor(k·B) pairs), for every sample (k of them), or exact (as many "
@@ -45,13 +47,13 @@ class Objective:
         "every example.",
     )
     distil: bool = setting(False, "The last component is always active and not counted.")
-    schatten_p: float = setting(0.9, "Power of the simplicity loss.")
+    schatten_p: float = setting(0.9, "Power of the simplicity loss.", traced=True)
     simplicity_norm: Literal["schatten", "schatten_over_frobenius"] = setting(
         "schatten",
         "Norm in the simplicity loss: the paper's Schatten norm, or its ratio to the Frobenius "
         "norm, which does not change when a component shrinks.",
     )
-    lp_p: float = setting(0.9, "Power of the attributions in the Lp losses.")
+    lp_p: float = setting(0.9, "Power of the attributions in the Lp losses.", traced=True)
     hidden_sites: tuple[str, ...] = setting(
         (), "Sites whose outputs the activation loss compares.", flag=False
     )
@@ -102,7 +104,7 @@ class Objective:
                 raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
         weights = self.coefficients
         if not self.selects:
-            needing = [n for n, term in TERMS.items() if term.selects and getattr(weights, n)]
+            needing = [n for n in weights.used() if TERMS[n].selects]
             if needing:
                 raise UserError(f"coefficients {needing} need a top-k selection; topk is None")
         if weights.activation and not self.hidden_sites:
@@ -240,8 +242,7 @@ class Objective:
           multipliers: those of this step; only k's matters here.
           chosen: the active components, where these were selected before.
         """
-        weights = dataclasses.asdict(self.coefficients)
-        wanted = [name for name in TERMS if weights[name]]
+        wanted = list(self.coefficients.used())
         flows = any(TERMS[name].flows for name in wanted)
         if chosen is not None and not flows:
             attributed = Attributed(jnp.zeros(chosen.mask.shape), *self.own_pass(target, x))
@@ -256,6 +257,6 @@ class Objective:
 
     def total(self, terms: dict[str, jax.Array], multipliers: Multipliers = CONSTANT) -> jax.Array:
         """The total loss, `Σ coefficient · multiplier · term`; multipliers default to 1."""
-        weights, losses = dataclasses.asdict(self.coefficients), multipliers.losses
+        weights, losses = self.coefficients.used(), multipliers.losses
         weighted = (weights[n] * losses.get(n, 1.0) * value for n, value in terms.items())
         return sum(weighted, jnp.float32(0))

@@ -30,7 +30,9 @@ class PartialMasks:
         "factors; it starts from the random ones.",
     )
     adversary_steps: int = setting(2, "Signed gradient steps of this adversary.")
-    adversary_step_size: float = setting(0.5, "Size of these steps; factors stay in [0, 1].")
+    adversary_step_size: float = setting(
+        0.5, "Size of these steps; factors stay in [0, 1].", traced=True
+    )
 
     def __post_init__(self):
         check_values(self)

@@ -7,7 +7,7 @@ selected: where fewer than K scores are finite, fewer are active.
 
 import math
 import warnings
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,29 +116,56 @@ def batch_topk_part(scores: jax.Array, k: float, factor: jax.Array) -> Selected:
     return Selected((mask & (flat > -jnp.inf)).reshape(scores.shape), None)
 
 
+class Products(NamedTuple):
+    """k times every number of rows, exact in float64; k itself may be known only at run time.
+
+    Attributes:
+      largest: the largest k that the others may come from; places are kept for as many pairs.
+      whole: int32 [R + 1], `floor(k·n)` for n rows.
+      real: float32 [R + 1], `k·n`.
+    """
+
+    largest: float
+    whole: jax.Array
+    real: jax.Array
+
+    @classmethod
+    def of(cls, k: float, most_rows: int, largest: float | None = None) -> "Products":
+        """The products of k with 0 to R rows."""
+        # A product of k in float32 would round to a whole number that the exact one does not reach.
+        exact = k * np.arange(most_rows + 1)
+        whole = np.floor(exact).astype(np.int32)
+        return cls(k if largest is None else largest, whole, exact.astype(np.float32))
+
+
 def batch_topk_of_rows(
-    scores: jax.Array, k: float, rows: jax.Array, factor: jax.Array | None = None
+    scores: jax.Array,
+    k: float | Products,
+    rows: jax.Array | None,
+    factor: jax.Array | None = None,
 ) -> Selected:
     """Activate the `floor(k·V)` pairs of highest attribution among the V rows that count.
 
     Args:
       scores: [B, C] attributions.
       k: active components on average per row that counts.
-      rows: [B] bool, the rows that count.
+      rows: [B] bool, the rows that count; None for all.
       factor: what k is multiplied by, see `batch_topk_part`; None for 1.
 
     Returns:
-      The mask, and its pairs among `floor(k·B)` places.
+      The mask, and its pairs among `floor(k·B)` places, of the largest k.
     """
     batch_size, num_components = scores.shape
-    most = num_active(k, batch_size, num_components)
-    total = jnp.sum(rows)
-    # A product of k in float32 would round to a whole number that the exact one does not reach.
-    count = jnp.asarray(np.floor(k * np.arange(batch_size + 1)).astype(np.int32))[total]
+    k = k if isinstance(k, Products) else Products.of(k, batch_size)
+    assert batch_size < len(k.whole), "an index beyond the end would be clipped in silence"
+    most = num_active(k.largest, batch_size, num_components)
+    total = batch_size if rows is None else jnp.sum(rows)
+    count = jnp.asarray(k.whole)[total]
     if factor is not None:
-        part = jnp.floor(factor * (k * total)).astype(jnp.int32)
+        part = jnp.floor(factor * jnp.asarray(k.real)[total]).astype(jnp.int32)
         count = jnp.where(factor >= 1, count, jnp.clip(part, jnp.minimum(count, 1), count))
-    flat = _ranked(jnp.where(rows[:, None], scores, -jnp.inf).reshape(-1))
+    counted = scores if rows is None else jnp.where(rows[:, None], scores, -jnp.inf)
+    flat = _ranked(counted.reshape(-1))
     _, indices = jax.lax.top_k(flat, most)
     last = indices[jnp.maximum(count - 1, 0)]
     least = flat[last]
@@ -247,7 +274,7 @@ def exact_topk_mask(scores: jax.Array, x: jax.Array, valid: jax.Array | None = N
 
 def select_rows(
     rule: Rule,
-    k: float | None,
+    k: float | Products | None,
     scores: jax.Array,
     x: PyTree,
     *,
@@ -278,8 +305,9 @@ def select_rows(
         return Selected(exact_topk_mask(scores, x, valid), None)
     assert k is not None  # or nothing would be selected
     if rule == "sample":
+        assert not isinstance(k, Products), "the rule for every sample needs a k that is known"
         return sample_topk(scores, k)
-    if rows is not None:
+    if rows is not None or isinstance(k, Products):
         return batch_topk_of_rows(scores, k, rows, multiplier)
     if multiplier is not None:
         return batch_topk_part(scores, k, multiplier)

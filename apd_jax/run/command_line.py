@@ -1,15 +1,23 @@
-"""What a command line has in addition to plain flags: paths of configs, `none`, --help."""
+"""What commands have in common: paths of configs, `none`, --help, the exit status."""
 
 import functools
 import operator
 import os
 import pathlib
+import signal
+import sys
 import textwrap
+from collections.abc import Callable
 
+import jax
 import ml_collections
+from absl import flags, logging
 
 from apd_jax import config_fields, studies
+from apd_jax.errors import UserError
 from apd_jax.run.config import Config
+from apd_jax.runtime import preemption, streams
+from apd_jax.runtime.outcome import Stopped
 
 _HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort"}
 _USAGE = """\
@@ -19,6 +27,55 @@ Train a network, decompose its weights into parameter components, measure, draw 
 
 Rerunning the command resumes the run in its directory. Fields marked * can be unset with
 --config.FIELD=none. Values below are {whose}."""
+
+
+def parse(config: flags.FlagHolder, argv: list[str], usage: str = _USAGE) -> list[str]:
+    """Read the flags, or exit with a one-line error; ml_collections raises many kinds.
+
+    Args:
+      config: the flag of the config.
+      argv: the command line.
+      usage: beginning of the text of --help.
+    """
+    try:
+        argv = find_config(argv)
+        if asks_for_help(argv):
+            flags.FLAGS(without_help(argv))
+            streams.say(help_text(config.value, usage))
+            sys.exit(0)
+        argv, unset = take_unset(argv)
+        rest = flags.FLAGS(argv)
+        if config.value is not None:
+            config.value.update_from_flattened_dict(dict.fromkeys(unset))
+        return rest
+    except (UserError, flags.Error, AttributeError, KeyError, OSError) as error:
+        # The name of an unknown field comes as a KeyError inside an AttributeError.
+        unknown = next((arg.args[0] for arg in error.args if isinstance(arg, KeyError)), error)
+        lines = [line.strip() for line in str(unknown).strip().splitlines()]
+        text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
+        sys.exit(f"The command line cannot be used: {text}")
+
+
+def status_of(work: Callable[[], int]) -> int:
+    """The exit status of a command's work, which may be stopped or refuse something."""
+    try:
+        return work()
+    except Stopped as stopped:
+        logging.info("%s; rerun the command to resume", stopped)
+        return preemption.EXIT_RESUME
+    except KeyboardInterrupt:
+        logging.error("stopped at once; rerun the command to resume from the last checkpoint")
+        return 128 + signal.SIGINT
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        logging.error("%s: lower seeds, batch_size, num_components or rank", reason)
+        return 1
+    except (UserError, OSError) as error:  # anything else is a bug, and keeps its traceback
+        logging.error("%s", error)
+        logging.debug("This happened here:", exc_info=True)
+        return 1
 
 
 def asks_for_help(argv: list[str]) -> bool:
@@ -70,15 +127,16 @@ def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
     return kept, unset
 
 
-def help_text(config: ml_collections.ConfigDict | None = None) -> str:
+def help_text(config: ml_collections.ConfigDict | None = None, usage: str = _USAGE) -> str:
     """The text of --help: configs with their variants, and every field with its sentence.
 
     Args:
       config: the config whose values are shown; the defaults if None.
+      usage: its beginning, with a place for `whose` values are shown.
     """
     shown = studies.find_all() if config is None else {config.name: studies.find(config.name)}
     whose = "defaults; a config sets its own" if config is None else "those of the given config"
-    parts = [_USAGE.format(whose=whose), "Configs and their variants:\n" + _configs()]
+    parts = [usage.format(whose=whose), "Configs and their variants:\n" + _configs()]
     common = Config(target=None)
     values = None if config is None else config_fields.to_mapping(common) | config.to_dict()
     parts.append("Fields:\n" + _fields(common, values, skip="target"))

@@ -81,7 +81,7 @@ def _fill(config: ml_collections.ConfigDict, record: Any) -> None:
     for field in config_fields.flags(record):
         value = getattr(record, field.name)
         if not config_fields.is_record(value):
-            config[field.name] = config_dict.FieldReference(value, field_type=_kind(field, value))
+            config[field.name] = config_dict.FieldReference(value, field_type=kind(field, value))
         elif config_fields.marked(field, "flat"):
             _fill(config, value)
         else:
@@ -89,7 +89,7 @@ def _fill(config: ml_collections.ConfigDict, record: Any) -> None:
             _fill(config[field.name], value)
 
 
-def _kind(field: dataclasses.Field, value: Any) -> type:
+def kind(field: dataclasses.Field, value: Any) -> type:
     """The type of a flag's values; `int` for `int | None`, `str` for a choice of strings."""
     options = [option for option in get_args(field.type) if option is not type(None)]
     kind: Any = options[0] if config_fields.optional(field) else field.type

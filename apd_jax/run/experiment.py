@@ -61,11 +61,7 @@ def run(
     flag = flag or StopFlag()
     seconds = {}
     with Workdir(workdir_path) as workdir:
-        workdir.claim(
-            plan.config.flags(),
-            free=config_fields.free_names(plan.config),
-            defaults=Config(target=plan.study.task).flags(),
-        )
+        claim(plan, workdir)
         targets, seconds["target"] = train_targets(plan, workdir, flag)
         if plan.task.shuffled:
             targets = shuffle(targets, plan.seeds)
@@ -81,6 +77,15 @@ def run(
             )
 
 
+def claim(plan: Plan, workdir: Workdir) -> None:
+    """Claim a directory for a run, or check that it belongs to this run."""
+    workdir.claim(
+        plan.config.flags(),
+        free=config_fields.free_names(plan.config),
+        defaults=Config(target=plan.study.task).flags(),
+    )
+
+
 def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target, float]:
     """The targets of all seeds, leaves [S, ...], trained or read from the workdir; and seconds."""
     training = plan.training
@@ -89,7 +94,7 @@ def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target,
         return jax.vmap(plan.task.target)(params), 0.0
     trainer = pretraining.TargetTrainer(cast(TrainedTask, plan.task), training, plan.seeds)
     outcome = session.fit(
-        trainer, workdir.target, name="target", keeping=_keeping(plan.config), flag=flag
+        trainer, workdir.target, name="target", keeping=keeping(plan.config), flag=flag
     )
     return jax.vmap(plan.task.target)(outcome.state.params), outcome.seconds
 
@@ -116,7 +121,7 @@ def decompose_targets(
         trainer,
         workdir.path,
         name="decomposition",
-        keeping=dataclasses.replace(_keeping(plan.config), wandb=wandb),
+        keeping=dataclasses.replace(keeping(plan.config), wandb=wandb),
         flag=flag,
     )
     results = trainer.results(outcome.state)
@@ -164,7 +169,7 @@ def evaluate(
     return rows, arrays
 
 
-def _keeping(config: Config) -> Keeping:
+def keeping(config: Config) -> Keeping:
     """How the trainings of a run are saved and logged."""
     return Keeping(
         config.chunk_steps,

@@ -61,15 +61,33 @@ def make_plan(config: ml_collections.ConfigDict) -> Plan:
     Raises:
       UserError: a field is out of its range; or Weights & Biases is requested and not installed.
     """
+    plan = read_plan(config)
+    check(plan)
+    return plan
+
+
+def read_plan(config: ml_collections.ConfigDict) -> Plan:
+    """Check every field of a config.
+
+    Raises:
+      UserError: a field is out of its range.
+    """
     study = studies.find(config.name)
-    plan = Plan(read_config(config, study), study)
+    return Plan(read_config(config, study), study)
+
+
+def check(plan: Plan) -> None:
+    """Check the network of a plan, its memory, and the login to Weights & Biases if needed.
+
+    Raises:
+      UserError: see `make_plan`.
+    """
     if plan.config.wandb.project:
         metric_writer.check_login(plan.config.wandb.project, plan.config.wandb.mode)
     _check_memory(plan)
     key = randomness.root(plan.config.seed)
     untrained = jax.jit(lambda key: plan.task.target(plan.task.init(key)))
     check_target(untrained(key), plan.task.inputs(key, 3), plan.settings.objective)
-    return plan
 
 
 def _check_memory(plan: Plan) -> None:

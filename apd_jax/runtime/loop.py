@@ -265,7 +265,8 @@ def _report(observer: Observer, done: int, parts: list[Metrics]) -> None:
         bad_seeds = np.flatnonzero(broken[names[0]][:, first]).tolist()
         raise Diverged(
             f"{' and '.join(names)} stopped being finite at step {done - length + 1 + int(first)}, "
-            f"in place(s) {bad_seeds} of the seeds; {_HINT}"
+            f"in place(s) {bad_seeds} of the seeds; {_HINT}",
+            places=bad_seeds,
         )
     last = {n: v.sum(axis=1) if metric_names.counts(n) else v[:, -1] for n, v in values.items()}
     observer.on_metrics(done, last)
@@ -273,8 +274,9 @@ def _report(observer: Observer, done: int, parts: list[Metrics]) -> None:
 
 @jax.jit
 def _finite(state: PyTree) -> jax.Array:
-    """Whether all of each leaf is finite; bool [number of leaves]."""
-    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)])
+    """Whether all of each leaf is finite in each place; bool [number of leaves, S]."""
+    leaves = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(state)]
+    return jnp.stack([jnp.all(leaf, axis=tuple(range(1, leaf.ndim))) for leaf in leaves])
 
 
 def _save(observer: Observer, done: int, state: PyTree) -> None:
@@ -282,10 +284,11 @@ def _save(observer: Observer, done: int, state: PyTree) -> None:
     finite = np.asarray(_finite(state))
     if not finite.all():
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-        broken = [paths[i] for i in np.flatnonzero(~finite)]
+        broken = [paths[i] for i in np.flatnonzero(~finite.all(axis=1))]
         raise Diverged(
             f"{' and '.join(map(leaf_name, broken))} of the state stopped being finite by step "
-            f"{done}; {_HINT}"
+            f"{done}; {_HINT}",
+            places=np.flatnonzero(~finite.all(axis=0)).tolist(),
         )
     observer.save(done, state)
 

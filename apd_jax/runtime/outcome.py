@@ -3,6 +3,7 @@
 Letters: S seeds side by side.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,7 +75,15 @@ class Stopped(EndedEarly):
 
 
 class Diverged(EndedEarly, UserError):
-    """A loss, gradient or parameter is no longer finite; `outcome` has the last finite state."""
+    """A loss, gradient or parameter is no longer finite; `outcome` has the last finite state.
+
+    Attributes:
+      places: the places of the trainings side by side in which that happened.
+    """
+
+    def __init__(self, text: str, *, places: Sequence[int] = ()):
+        super().__init__(text)
+        self.places = tuple(places)
 
 
 class DataFailed(EndedEarly, UserError):

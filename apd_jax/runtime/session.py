@@ -51,10 +51,23 @@ def fit(
 
       The first three carry the last finite state as their `outcome`.
     """
-    flag, observer = flag or StopFlag(), observer or loop.Observer()
     store: Store = Memory(training.steps)
     if directory is not None:
         store = Directory(directory, training, name, keeping)
+    return fit_in(store, training, name=name, keeping=keeping, flag=flag, observer=observer)
+
+
+def fit_in(
+    store: Store,
+    training: loop.Training,
+    *,
+    name: str,
+    keeping: Keeping,
+    flag: StopFlag | None = None,
+    observer: loop.Observer | None = None,
+) -> Outcome:
+    """Run a training to its end, and keep it in a store; see `fit`."""
+    flag, observer = flag or StopFlag(), observer or loop.Observer()
     with store:
         restored = store.restore(training)
         done = restored.step if restored else 0
@@ -103,7 +116,7 @@ def _with_outcome(ended: EndedEarly, name: str, recorder: "Recorder") -> EndedEa
     if isinstance(ended, Stopped):
         error: EndedEarly = Stopped(ended.step, name)
     elif isinstance(ended, Diverged):
-        error = Diverged(f"{name}: {ended}. {store.last_good()}")
+        error = Diverged(f"{name}: {ended}. {store.last_good()}", places=ended.places)
     else:
         error = type(ended)(f"{name}: {ended}", step=ended.step)
     if ended.step is None or ended.state is None:

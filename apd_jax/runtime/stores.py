@@ -1,16 +1,17 @@
-"""Where a training is kept while it runs: in memory, or in the files of its directory.
+"""Where a training is kept while it runs: in memory, in its directory, or in those of its parts.
 
-Both stores have the same methods. Letters: S seeds side by side.
+All stores have the same methods. Letters: S seeds side by side.
 """
 
 import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 
 from apd_jax.errors import UserError
 from apd_jax.runtime import loop, memory, metric_reader
@@ -176,4 +177,74 @@ class Directory:
         return f"The last good checkpoint is {self._path / 'checkpoints' / str(self._saved)}"
 
 
-Store = Memory | Directory
+class Several:
+    """Keeps trainings that run side by side as one, each in a directory of its own.
+
+    Every directory holds what a training on its own would write there, and resumes as one.
+    """
+
+    def __init__(self, stores: Sequence[Directory], trainings: Sequence[loop.Training]):
+        """Combine stores of trainings of the same number of seeds, all after the same step."""
+        self._stores, self._trainings = stores, trainings
+        self._size = len(trainings[0].seeds)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            for store in self._stores:
+                stack.enter_context(store)
+            self._closing = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._closing.close()
+
+    def _part(self, tree: Any, index: int) -> Any:
+        rows = slice(index * self._size, (index + 1) * self._size)
+        return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+    def restore(self, training: loop.Training) -> Restored | None:
+        """The newest whole checkpoints of all; None without any."""
+        pairs = zip(self._stores, self._trainings, strict=True)
+        each = [store.restore(one) for store, one in pairs]
+        found = [one for one in each if one is not None]
+        if not found:
+            return None
+        assert len({one.step for one in found}) == 1 and len(found) == len(each), "at other steps"
+        state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(one.state for one in found))
+        return found[0]._replace(state=state)
+
+    @contextlib.contextmanager
+    def log(self, done: int) -> Iterator[None]:
+        """Hold the metrics of all open, without rows after step `done`."""
+        with contextlib.ExitStack() as stack:
+            for store in self._stores:
+                stack.enter_context(store.log(done))
+            yield
+
+    def write(self, step: int, row: Row) -> None:
+        """Write the metrics of a chunk: lists have a number for every seed of every training."""
+        for index, store in enumerate(self._stores):
+            rows = slice(index * self._size, (index + 1) * self._size)
+            own = {name: v[rows] if isinstance(v, list) else v for name, v in row.items()}
+            store.write(step, own)
+
+    def save(self, step: int, state: Any, seconds: float) -> None:
+        """Write a checkpoint of each, in other threads."""
+        host = to_host(state)
+        for index, store in enumerate(self._stores):
+            store.save(step, self._part(host, index), seconds)
+
+    def saved(self) -> tuple[int, Any]:
+        """Nothing: each training resumes from its own directory."""
+        return 0, None
+
+    def rows(self, step: int) -> list[Row]:
+        """Nothing: see the directories."""
+        return []
+
+    def last_good(self) -> str:
+        """A sentence on where the checkpoints are."""
+        return "Each run keeps its own checkpoints"
+
+
+Store = Memory | Directory | Several

@@ -36,7 +36,7 @@ class Settings:
         "Micro-batches that a step is divided into, one after another, to save memory; the "
         "selection is still that of the whole batch.",
     )
-    learning_rate: float = setting(1e-3, "Peak learning rate of Adam.")
+    learning_rate: float = setting(1e-3, "Peak learning rate of Adam.", traced=True)
     rank: int | None = setting(
         None, "m, the rank of each component at every site; min(d_in, d_out) if not set."
     )
@@ -68,7 +68,7 @@ class Settings:
         "singular: the singular vectors of all sites, those that are used together in the same "
         "component.",
     )
-    init_scale: float = setting(1.0, "Gain of the random initialisation.")
+    init_scale: float = setting(1.0, "Gain of the random initialisation.", traced=True)
     init_instances: int = setting(
         1,
         "Number of runs in the stacked tensor whose statistics the random initialisation has, as "

@@ -22,7 +22,7 @@ _LEAST_UNIT = 1e-6  # smallest unit of a relative learning rate: a leaf of zeros
 
 
 def learning_rate_schedule(
-    peak: float,
+    peak: float | jax.Array,
     *,
     steps: int,
     schedule: str = "constant",
@@ -46,7 +46,7 @@ def learning_rate_schedule(
     Raises:
       UserError: a value out of its range, an unknown schedule, a missing halflife.
     """
-    if not 0 < peak < math.inf:
+    if not isinstance(peak, jax.core.Tracer) and not 0 < peak < math.inf:
         raise UserError(f"learning_rate must be positive and finite, got {peak}")
     if steps < 1:
         raise UserError(f"steps must be at least 1, got {steps}")

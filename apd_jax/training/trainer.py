@@ -91,12 +91,12 @@ class Trainer:
         self._reader = Reader(source, settings.batch_size, int(np.asarray(seeds)[0]))
         self.feed: loop.Feed | None = self._reader.pieces if source.feeds else None
         self.rate, self.optimizer = settings.rate(), settings.optimizer()
-        self.step = _make_step(settings, self.optimizer, self.rate, source)
-        self.between = _make_between(settings, source, self._reader)
+        self.step = make_step(settings, self.optimizer, self.rate, source)
+        self.between = make_between(settings, source, self._reader)
 
     def init_state(self) -> TrainState:
         """Make the states before the first step, every leaf [n·S, ...]."""
-        one = _make_init(
+        one = make_init(
             self.settings, self.optimizer, self._source, self._init, self.between is not None
         )
         makes_start = self.settings.start in STARTS and self._init is None
@@ -144,7 +144,7 @@ class Trainer:
             return np.arange(size), np.full((size, several), np.nan)
 
 
-def _make_init(
+def make_init(
     settings: Settings,
     optimizer: Optimizer,
     source: Source,
@@ -189,7 +189,7 @@ def _make_init(
 
 # A plain function, and no method: compiled programs live as long as the function they are made of
 # (`compiled`), and a bound method is a new object at every access.
-def _make_step(
+def make_step(
     settings: Settings, optimizer: Optimizer, rate: optax.Schedule, source: Source
 ) -> loop.StepFn:
     """The step function for `loop.run_steps`."""
@@ -217,7 +217,9 @@ def _make_step(
     return step
 
 
-def _make_between(settings: Settings, source: Source, reader: Reader) -> loop.Between | None:
+def make_between(
+    settings: Settings, source: Source, reader: Reader | None = None
+) -> loop.Between | None:
     """The rounds of refinement, if there are any.
 
     After the last round there is one more call, which only takes that round back if the errors
@@ -234,4 +236,4 @@ def _make_between(settings: Settings, source: Source, reader: Reader) -> loop.Be
 
     spacing = settings.refine.spacing(settings.steps)
     until = (rounds + 1) * spacing
-    return loop.Between(spacing, until, function, reader.pool if source.feeds else None)
+    return loop.Between(spacing, until, function, reader.pool if reader and source.feeds else None)

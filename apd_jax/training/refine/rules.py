@@ -27,23 +27,28 @@ class Rules:
         "rare mechanisms occur too seldom.",
     )
     merge_cosine: float = setting(
-        0.9, "Components are merged above this cosine; halves of one mechanism have 1.0."
+        0.9,
+        "Components are merged above this cosine; halves of one mechanism have 1.0.",
+        traced=True,
     )
     split_cosine: float = setting(
         0.25,
         "A component is split if its two clusters of inputs have a cosine below this; two "
         "mechanisms have 0.0 to 0.2, one has 0.7 to 0.9, or 0.3 to 0.7 where mechanisms outnumber "
         "dimensions.",
+        traced=True,
     )
     gather_error: float = setting(
         0.3,
         "A direction is gathered if its error is above this, in units of the error without any "
         "component; gathering must halve the error.",
+        traced=True,
     )
     free_share: float = setting(
         0.03,
         "A component is free if its attribution mass is below this share of the typical one; a "
         "component that only noise activates stays below 0.01.",
+        traced=True,
     )
     limit: int = setting(10, "Largest number of splits, and of gathers, in a round.")
     share: bool = setting(

@@ -1,0 +1,138 @@
+"""The trainings of runs that share a compiled program, side by side in groups that fit the memory.
+
+Letters: S seeds of each run.
+"""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+from absl import logging
+
+from apd_jax.data import as_source
+from apd_jax.run import experiment
+from apd_jax.run.plan import Plan
+from apd_jax.runtime import loop, memory, session
+from apd_jax.runtime.outcome import Diverged
+from apd_jax.runtime.preemption import StopFlag
+from apd_jax.runtime.stores import Directory, Several
+from apd_jax.runtime.workdir import Workdir
+from apd_jax.sites import Target
+from apd_jax.training.side_by_side import Family, SideBySide
+from apd_jax.training.trainer import Trainer
+
+_SHARE = 0.5  # of the memory that states and gradients of a group may take
+
+
+class _Run(NamedTuple):
+    """A run of the family: its number among the runs, its training, and where it is kept."""
+
+    index: int
+    trainer: Trainer
+    store: Directory
+
+
+def train(
+    family: Sequence[Plan],
+    waiting: Sequence[tuple[Plan, Workdir]],
+    donors: Iterable[pathlib.Path],
+    flag: StopFlag,
+    diverged: Callable[[int, str], None],
+) -> None:
+    """Train runs to their last step; those that end early because they diverge don't stop others.
+
+    Args:
+      family: The plans of all runs that the compiled program is to serve.
+      waiting: Plan and directory of each run that is to be trained; all have the same target.
+      donors: Directories of this target's training in other runs; the first that exists is copied.
+      flag: Requests a stop between chunks.
+      diverged: Receives the number, among those that wait, of a run that diverged, and the reason.
+    """
+    plan, workdir = waiting[0]
+    donor = next((path for path in donors if path.exists()), None)
+    if donor is not None:
+        _copy(donor, workdir.target)
+    try:
+        targets, _ = experiment.train_targets(plan, workdir, flag)
+    except Diverged as error:
+        for index in range(len(waiting)):
+            diverged(index, str(error))
+        return
+    for _, other in waiting[1:]:
+        _copy(workdir.target, other.target)
+    if plan.task.shuffled:
+        targets = experiment.shuffle(targets, plan.seeds)
+    program = Family(
+        [each.settings for each in family], as_source(plan.task.inputs), loop.pick(targets, 0)
+    )
+    runs = [_open(i, each, place, targets) for i, (each, place) in enumerate(waiting)]
+    for group in _groups(runs, plan):
+        while group:
+            broken = _train(group, program, plan, flag, diverged)
+            group = [run for run in group if run.index not in broken]
+
+
+def _open(index: int, plan: Plan, workdir: Workdir, targets: Target) -> _Run:
+    trainer = Trainer(
+        plan.settings, targets, plan.task.inputs, plan.seeds, restarts=plan.config.restarts
+    )
+    keeping = experiment.keeping(plan.config)
+    return _Run(index, trainer, Directory(workdir.path, trainer, "decomposition", keeping))
+
+
+def _groups(runs: list[_Run], plan: Plan) -> list[list[_Run]]:
+    """Runs that are after the same step, in groups of nearly the same size that fit the memory."""
+    state = jax.eval_shape(runs[0].trainer.init_state)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    there = memory.total()
+    most = max(1, int(_SHARE * there / (2 * size))) if there else len(runs)
+    by_step: dict[int, list[_Run]] = {}
+    for run in runs:
+        with run.store:
+            found = run.store.restore(run.trainer)
+        by_step.setdefault(found.step if found else 0, []).append(run)
+    by_step.pop(plan.settings.steps, None)  # these are done
+    groups = []
+    for step, same in sorted(by_step.items()):
+        number = -(-len(same) // most)
+        groups += [same[i::number] for i in range(number)]
+        logging.info("%d runs from step %d in %d group(s)", len(same), step, number)
+    return groups
+
+
+def _train(
+    group: list[_Run],
+    program: Family,
+    plan: Plan,
+    flag: StopFlag,
+    diverged: Callable[[int, str], None],
+) -> set[int]:
+    """Train a group; the numbers of the runs that diverged, or of all runs if none did."""
+    trainers = [run.trainer for run in group]
+    store = Several([run.store for run in group], trainers)
+    training = SideBySide(program, trainers)
+    keeping = experiment.keeping(plan.config)
+    try:
+        session.fit_in(store, training, name="decomposition", keeping=keeping, flag=flag)
+    except Diverged as error:
+        size = len(trainers[0].seeds)
+        broken = {group[place // size].index for place in error.places}
+        if not broken:
+            raise
+        for index in broken:
+            diverged(index, str(error))
+        return broken
+    return {run.index for run in group}
+
+
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Copy a directory completely or not at all, unless it is there."""
+    if target.exists() or not source.exists():
+        return
+    aside = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside)
+    os.replace(aside, target)
