@@ -63,7 +63,7 @@ def fit(
             logging.info("%s: all %d steps are done", name, training.steps)
             return Outcome(restored.state, done, store.rows(done), seconds)
         state = restored.state if restored else None
-        if flag.requested:
+        if flag.asked():
             stopped = Stopped(done, name)
             state = training.init_state() if state is None else state
             stopped.outcome = Outcome(state, done, store.rows(done), seconds)
@@ -92,6 +92,7 @@ def _run(
             observer=recorder,
             feed=training.feed,
             between=training.between,
+            layout=training.layout,
         )
     except EndedEarly as ended:
         raise _with_outcome(ended, name, recorder) from ended
@@ -174,4 +175,4 @@ class Recorder(loop.Observer):
 
     def should_stop(self):
         """Whether a signal or the other observer requests a stop."""
-        return self._flag.requested or self._observer.should_stop()
+        return self._flag.asked(self._observer.should_stop())
