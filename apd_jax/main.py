@@ -12,6 +12,14 @@ from apd_jax.run import command_line, experiment, seed_evidence
 from apd_jax.runtime import compilation_cache, mesh, preemption, streams
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, for several processes."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of this run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other processes of a cluster that JAX knows (SLURM, TPU pods)."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME-VARIANT if unset.")
 
 

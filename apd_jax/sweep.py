@@ -47,7 +47,8 @@ def _run() -> int:
     if _SEEDS.value is not None:
         config.seeds = _SEEDS.value
     swept = grid.read_grid(config, _GRID.value)
-    mesh.split_cpu(max(config.seeds, 1) * math.prod(len(values) for values in swept.values()))
+    runs = math.prod(len(values) for values in swept.values())
+    mesh.split_cpu(max(config.seeds, 1) * runs, config.mesh)
     workdir = _WORKDIR.value or f"runs/sweep-{config.name}-{config.variant}".rstrip("-")
     command = shlex.join(["python", "-m", "apd_jax.sweep", *sys.argv[1:]])
     with preemption.catch_signals() as flag:

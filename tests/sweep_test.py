@@ -130,6 +130,7 @@ class SideBySideTest(parameterized.TestCase):
                 steps=20,
                 chunk_steps=20,
                 between=training.between,
+                layout=training.layout,
             )
 
         for alone, part in zip(own, together.divided(train(together)), strict=True):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax import blocks, sites
+from apd_jax import blocks, partition, sites
 from apd_jax.attribution import division, metrics, routes
 from apd_jax.attribution.options import Options
 from apd_jax.attribution.routes import Linearised
@@ -60,6 +60,7 @@ def over_batch(
         if number == 1:
             return function(Batch(inputs, own, counted))
         parts = blocks.divided((inputs, counted), number)
+        parts = partition.over_data(parts, blocks=True)
         return blocks.joined(
             jax.lax.map(lambda part: function(Batch(part[0], None, part[1])), parts)
         )

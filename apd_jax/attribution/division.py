@@ -7,9 +7,10 @@ Letters: B batch, C components, O outputs.
 
 import jax
 
+from apd_jax import partition
 from apd_jax.components import Components, num_components
 
-# Tangents of a block: 2 MB in float32, about the size of a core's own cache. Smaller blocks would
+# Tangents of a block: 2 MB on a device in float32, the size of a core's own cache. Smaller blocks would
 # repeat the products that don't depend on the batch more often than the cache makes up for.
 _BLOCK_ELEMENTS = 500_000
 _MIN_BLOCK = 256
@@ -22,12 +23,13 @@ def num_blocks(batch_size: int, tangents: int) -> int:
       batch_size: B.
       tangents: number of elements of a single example's tangents, C·O.
     """
-    wanted = batch_size * tangents // _BLOCK_ELEMENTS
+    wanted = batch_size * tangents // (_BLOCK_ELEMENTS * partition.number())
     blocks = 1
     # Only powers of two: batch sizes are rarely divisible by anything else.
     while blocks * 2 <= wanted and batch_size % (blocks * 2) == 0:
         blocks *= 2
-    return blocks if batch_size // blocks >= _MIN_BLOCK else 1
+    least = _MIN_BLOCK * partition.sizes()[partition.DATA]
+    return blocks if batch_size // blocks >= least else 1
 
 
 def num_shares(components: Components, outputs: int) -> int:
@@ -41,8 +43,9 @@ def num_shares(components: Components, outputs: int) -> int:
     """
     count = num_components(components)
     factors = sum(leaf.size for leaf in jax.tree.leaves(components))
-    wanted = count * outputs // _BLOCK_ELEMENTS
+    wanted = count * outputs // (_BLOCK_ELEMENTS * partition.number())
     if wanted < 2 or factors > count * outputs:
         return 1
-    fitting = (n for n in range(wanted, 2 * wanted) if count % n == 0)
+    each = count // partition.sizes()[partition.COMPONENTS]  # components of a device
+    fitting = (n for n in range(wanted, 2 * wanted) if each % n == 0)
     return next(fitting, 1)

@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from apd_jax import blocks, sites, validity
+from apd_jax import partition, sites, validity
 from apd_jax.attribution import directions, division, metrics, routes
 from apd_jax.attribution.attributed import Attributed
 from apd_jax.attribution.directions import Batch
@@ -129,7 +129,7 @@ def _attributed(
     if shares == 1:
         found = scores(components)
     else:
-        found = blocks.joined(jax.lax.map(scores, blocks.divided(components, shares)))
+        found = partition.joined_shares(jax.lax.map(scores, partition.shares(components, shares)))
     return Attributed(routes.in_rows(at, found), outputs, at.records)
 
 

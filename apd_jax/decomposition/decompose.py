@@ -5,11 +5,11 @@ Letters: B batch, C components.
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import logging
 
 from apd_jax import blocks
@@ -22,6 +22,7 @@ from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.jax_settings import own_settings
 from apd_jax.runtime import loop, session
+from apd_jax.runtime.mesh import on_one_device, without_seeds
 from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.stores import Keeping
@@ -30,7 +31,7 @@ from apd_jax.runtime.workdir import Workdir
 from apd_jax.sites import PyTree, Target
 from apd_jax.training import presets
 from apd_jax.training.config import Settings
-from apd_jax.training.trainer import Trainer
+from apd_jax.training.trainer import Trainer, layout_of
 
 _EXAMPLES = 2048  # inputs of the report, and of the search for k, but
 _MOST_BLOCKS = 64  # at most those of so many batches
@@ -49,6 +50,7 @@ def decompose(
     workdir: str | os.PathLike[str] | None = None,
     chunk_steps: int = 100,
     checkpoint_every: int = 1000,
+    mesh: Sequence[int] | None = None,
     observer: loop.Observer | None = None,
     **options: Any,
 ) -> Decomposition:
@@ -78,6 +80,8 @@ def decompose(
       chunk_steps: number of steps that run on the device between two progress reports.
       checkpoint_every: number of steps between two checkpoints in the workdir, or between two
         copies of the state that are kept in memory in case the training diverges.
+      mesh: devices along restarts, data and components, such as (1, 4, 2); by default as many
+        restarts as divide evenly, then data.
       observer: receives metrics and states (`Observer`).
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
         `learning_rate`, `coefficients`, `rank`, `schatten_p`, `hidden_sites`, `unit_norm`,
@@ -104,7 +108,7 @@ def decompose(
     start: Components | None = init.components if isinstance(init, Decomposition) else init
     auto = isinstance(topk, str) and topk == auto_topk.AUTO
     k = 1.0 if auto else topk  # a placeholder until k is found
-    target, start = _on_one_device((target, start))
+    target, start = on_one_device((target, start))
     source = as_source(data, run.seed)
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
     settings = from_mapping(presets.base(given | {"topk": topk}), given)
@@ -112,6 +116,8 @@ def decompose(
     _check(target, source, example, settings, start)
     if "attribution_mode" not in options:
         settings = presets.with_exact_scores(settings, _output_shape(target, example))
+    shape = None if mesh is None else tuple(mesh)
+    layout_of(settings, run.restarts, shape)
     if auto:
         auto_topk.check(settings)
         source.again()
@@ -120,7 +126,7 @@ def decompose(
     config = directory.config_of(settings, target, start, **described)
 
     with stop_flag() as flag, directory.hold(workdir, config) as place:
-        job = _Job(target, source, example, run, start, observer or loop.Observer(), flag)
+        job = _Job(target, source, example, run, start, observer or loop.Observer(), flag, shape)
         try:
             return job.decompose(settings, place, config, search_k=auto)
         except Stopped as stopped:
@@ -179,6 +185,7 @@ class _Job:
     init: Components | None
     observer: loop.Observer
     flag: StopFlag
+    mesh: tuple[int, ...] | None = None
 
     def decompose(
         self, settings: Settings, place: Workdir | None, config: dict[str, Any], *, search_k: bool
@@ -212,13 +219,16 @@ class _Job:
         """Search for k with short trainings in memory, of one restart each."""
         quiet = _Quiet(self.observer)
         run = dataclasses.replace(self.run, restarts=1)
+        mesh = without_seeds(self.mesh, settings.batch_size // settings.accumulate)
 
         def train(topk: float) -> Decomposition:
-            short = dataclasses.replace(self, source=self.source.again(), run=run, observer=quiet)
+            short = dataclasses.replace(
+                self, source=self.source.again(), run=run, observer=quiet, mesh=mesh
+            )
             return short.train(auto_topk.shorter(settings, topk))
 
         def stop() -> bool:
-            return self.flag.requested or self.observer.should_stop()
+            return self.flag.asked(self.observer.should_stop())
 
         examples = self.examples(settings)
         return auto_topk.find(search, settings, train, examples, stop)
@@ -238,7 +248,13 @@ class _Job:
         seeds = jnp.array([self.run.seed], jnp.uint32)
         targets = loop.stack([self.target])
         trainer = Trainer(
-            settings, targets, self.source, seeds, restarts=self.run.restarts, init=self.init
+            settings,
+            targets,
+            self.source,
+            seeds,
+            restarts=self.run.restarts,
+            init=self.init,
+            mesh_shape=self.mesh,
         )
         keeping = Keeping(self.run.chunk_steps, self.run.checkpoint_every, config=config or {})
         try:
@@ -280,21 +296,3 @@ class _Job:
 def _output_shape(target: Target, example: PyTree) -> tuple[int, ...]:
     """Shape of an example's first output."""
     return jax.tree.leaves(jax.eval_shape(target, example))[0].shape[1:]
-
-
-def _on_one_device(tree: PyTree) -> PyTree:
-    """Put arrays that are on other devices, or on a mesh, where the states of a training are."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-
-    def moved(leaf):
-        if not isinstance(leaf, jax.Array) or leaf.sharding == here:
-            return leaf
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.device_put(leaf, here)
-        # Through the host: of an array on a mesh with explicit axes `device_put` keeps the mesh.
-        return jax.device_put(np.asarray(leaf), here)
-
-    leaves, structure = jax.tree.flatten(tree)
-    found = [moved(leaf) for leaf in leaves]
-    same = all(new is old for new, old in zip(found, leaves, strict=True))
-    return tree if same else jax.tree.unflatten(structure, found)

@@ -15,6 +15,7 @@ import numpy as np
 
 from apd_jax import validity
 from apd_jax.errors import UserError
+from apd_jax.objective import divided_topk
 from apd_jax.objective.selected import Selected
 from apd_jax.sites import PyTree
 
@@ -86,6 +87,8 @@ def batch_topk(scores: jax.Array, k: float) -> Selected:
     """Activate the `floor(k·B)` pairs of highest attribution; see `batch_topk_mask`."""
     batch_size, num_components = scores.shape
     count = num_active(k, batch_size, num_components)
+    if divided_topk.applies(scores.shape):
+        return divided_topk.batch_topk(_ranked(scores), count, count)
     mask, flat, finite = _top_entries(scores.reshape(-1), count)
     rows, components = flat // num_components, flat % num_components
     pairs = rows, jnp.where(finite, components, num_components)
@@ -107,6 +110,8 @@ def batch_topk_part(scores: jax.Array, k: float, factor: jax.Array) -> Selected:
     most = num_active(k, batch_size, num_components)
     count = jnp.floor(factor * (k * batch_size)).astype(jnp.int32)
     count = jnp.clip(jnp.where(factor >= 1, most, count), 1, most)
+    if divided_topk.applies(scores.shape):
+        return divided_topk.batch_topk(_ranked(scores), most, count)._replace(pairs=None)
     flat = _ranked(scores.reshape(-1))
     _, indices = jax.lax.top_k(flat, most)
     # Equal values come by ascending index, so the last one taken bounds those tied with it.
@@ -164,8 +169,10 @@ def batch_topk_of_rows(
     if factor is not None:
         part = jnp.floor(factor * jnp.asarray(k.real)[total]).astype(jnp.int32)
         count = jnp.where(factor >= 1, count, jnp.clip(part, jnp.minimum(count, 1), count))
-    counted = scores if rows is None else jnp.where(rows[:, None], scores, -jnp.inf)
-    flat = _ranked(counted.reshape(-1))
+    scores = scores if rows is None else jnp.where(rows[:, None], scores, -jnp.inf)
+    if divided_topk.applies(scores.shape):
+        return divided_topk.batch_topk(_ranked(scores), most, count)
+    flat = _ranked(scores.reshape(-1))
     _, indices = jax.lax.top_k(flat, most)
     last = indices[jnp.maximum(count - 1, 0)]
     least = flat[last]

@@ -46,6 +46,12 @@ class Config:
         "the evidence out.",
     )
     evidence_steps: int = setting(20, "Steps of the evidence's adversary.")
+    mesh: tuple[int, ...] | None = setting(
+        None,
+        "Devices along seeds, data and components, such as 1,4,2; by default as many seeds as "
+        "divide evenly, then data.",
+        free=True,
+    )
     chunk_steps: int = setting(100, "Number of steps between two rows of metrics.jsonl.")
     checkpoint_every: int = setting(1000, "Number of steps between two checkpoints.", free=True)
     max_to_keep: int = setting(3, "Number of newest checkpoints that are kept.", free=True)

@@ -92,7 +92,9 @@ def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target,
     if training is None:
         params = pretraining.init_params(plan.task, plan.seeds)
         return jax.vmap(plan.task.target)(params), 0.0
-    trainer = pretraining.TargetTrainer(cast(TrainedTask, plan.task), training, plan.seeds)
+    trainer = pretraining.TargetTrainer(
+        cast(TrainedTask, plan.task), training, plan.seeds, plan.config.mesh
+    )
     outcome = session.fit(
         trainer, workdir.target, name="target", keeping=keeping(plan.config), flag=flag
     )
@@ -114,7 +116,12 @@ def decompose_targets(
 ) -> tuple[list[Decomposition], float]:
     """Decompose the targets of all seeds, or resume that in the workdir; and seconds."""
     trainer = Trainer(
-        plan.settings, targets, plan.task.inputs, plan.seeds, restarts=plan.config.restarts
+        plan.settings,
+        targets,
+        plan.task.inputs,
+        plan.seeds,
+        restarts=plan.config.restarts,
+        mesh_shape=plan.config.mesh,
     )
     wandb = config_fields.to_mapping(plan.config.wandb) | {"config": plan.config.flags()}
     outcome = session.fit(

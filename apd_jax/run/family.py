@@ -77,7 +77,12 @@ def train(
 
 def _open(index: int, plan: Plan, workdir: Workdir, targets: Target) -> _Run:
     trainer = Trainer(
-        plan.settings, targets, plan.task.inputs, plan.seeds, restarts=plan.config.restarts
+        plan.settings,
+        targets,
+        plan.task.inputs,
+        plan.seeds,
+        restarts=plan.config.restarts,
+        mesh_shape=plan.config.mesh,
     )
     keeping = experiment.keeping(plan.config)
     return _Run(index, trainer, Directory(workdir.path, trainer, "decomposition", keeping))
@@ -113,7 +118,7 @@ def _train(
     """Train a group; the numbers of the runs that diverged, or of all runs if none did."""
     trainers = [run.trainer for run in group]
     store = Several([run.store for run in group], trainers)
-    training = SideBySide(program, trainers)
+    training = SideBySide(program, trainers, plan.config.mesh)
     keeping = experiment.keeping(plan.config)
     try:
         session.fit_in(store, training, name="decomposition", keeping=keeping, flag=flag)

@@ -18,6 +18,7 @@ from apd_jax.runtime import memory, metric_writer
 from apd_jax.studies.study import Study
 from apd_jax.studies.task import Task, Training
 from apd_jax.training.config import Settings
+from apd_jax.training.trainer import layout_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,7 @@ def check(plan: Plan) -> None:
     """
     if plan.config.wandb.project:
         metric_writer.check_login(plan.config.wandb.project, plan.config.wandb.mode)
+    layout_of(plan.settings, plan.config.seeds * plan.config.restarts, plan.config.mesh)
     _check_memory(plan)
     key = randomness.root(plan.config.seed)
     untrained = jax.jit(lambda key: plan.task.target(plan.task.init(key)))

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import ml_collections
 
 from apd_jax import config_fields
@@ -126,6 +127,8 @@ def run(
 
 def _members(config: ml_collections.ConfigDict, grid: Grid, path: pathlib.Path) -> list[_Member]:
     """The run of every point of a grid, its fields checked."""
+    if jax.process_count() > 1:
+        raise UserError("a sweep runs in one process: start one for a part of the grid on each")
     if config.wandb.project:
         raise UserError(
             "wandb.project: one process logs one run to Weights & Biases, and a sweep has several; "

@@ -22,7 +22,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import checksum, orbax_noise, paths
+from apd_jax.runtime import checksum, mesh, orbax_noise, paths
 
 
 class CheckpointError(UserError):
@@ -217,7 +217,7 @@ class Checkpointer:
         like = host if abstract_state is None else abstract_state
         shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(like)]
         leaves, structure = jax.tree.flatten(host)
-        placed = [jax.device_put(*pair) for pair in zip(leaves, shardings, strict=True)]
+        placed = [mesh.put(*pair) for pair in zip(leaves, shardings, strict=True)]
         return Restored(step, jax.tree.unflatten(structure, placed), metadata)
 
 

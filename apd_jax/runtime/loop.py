@@ -8,22 +8,15 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import memory, metric_names, step_programs
-from apd_jax.runtime.mesh import SEEDS, seeds_mesh
-from apd_jax.runtime.outcome import DataFailed, Diverged, Stopped, of_callback
-from apd_jax.sites import leaf_name
+from apd_jax.runtime import chunk_ends, memory, mesh, processes, step_programs
+from apd_jax.runtime.chunk_ends import Metrics, Observer
+from apd_jax.runtime.outcome import DataFailed, Stopped, of_callback
 
 PyTree = Any
-Metrics = dict[str, jax.Array]
 StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, Metrics]]
 Feed = Callable[[int, int], Iterable[tuple[int, PyTree]]]
-
-_SUMS = ("loss/total", "gradient_norm")
-_HINT = "try a lower learning rate or more warmup"
 
 
 class Between(NamedTuple):
@@ -61,6 +54,7 @@ class Training(Protocol):
       step: the step function, see `run_steps`.
       between: work between steps, if any.
       feed: what the next steps read in addition, if anything.
+      layout: how the arrays are divided over devices; None for a single device.
     """
 
     steps: int
@@ -69,23 +63,10 @@ class Training(Protocol):
     step: StepFn
     between: Between | None
     feed: Feed | None
+    layout: mesh.Layout | None
 
     def init_state(self) -> PyTree:
         """Make the state before the first step, every leaf [S, ...]."""
-
-
-class Observer:
-    """Callbacks between chunks. These do nothing; override what is wanted."""
-
-    def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Receive the metrics [S] at a chunk's last step; of the group `count/` sums over it."""
-
-    def save(self, step: int, state: PyTree) -> None:
-        """Keep the state after `step` steps. Its buffers are reused as soon as this returns."""
-
-    def should_stop(self) -> bool:
-        """Whether to save and raise `Stopped` after this chunk."""
-        return False
 
 
 def run_steps(
@@ -100,6 +81,7 @@ def run_steps(
     observer: Observer | None = None,
     feed: Feed | None = None,
     between: Between | None = None,
+    layout: mesh.Layout | None = None,
 ) -> PyTree:
     """Run a step function until `steps` steps are done, for S seeds at once.
 
@@ -120,9 +102,10 @@ def run_steps(
         besides, the same for all seeds, and the counts add up to `length`; step functions then get
         `(context, fed)` as their context.
       between: work between steps. A state is saved before it, so that resuming repeats it.
+      layout: how the arrays are divided over devices; None for a single device.
 
     Returns:
-      The state after `steps` steps.
+      The state after `steps` steps, on one device.
 
     Raises:
       Diverged: a metric or the state is not finite. What was saved before stays.
@@ -133,12 +116,14 @@ def run_steps(
     """
     if chunk_steps < 1:
         raise UserError(f"chunk_steps must be at least 1, got {chunk_steps}")
-    training = _Loop(step_fn, context, state, seeds, steps, observer or Observer(), feed, between)
+    arrays = step_fn, context, state, seeds
+    training = _Loop(*arrays, steps, observer or Observer(), feed, between, layout)
     try:
         while training.done < steps:
             training.run_chunk(chunk_steps, save_every)
         return training.gathered()
     except Exception as error:
+        processes.raise_if_lost(error)
         text = of_callback(error)
         if text is None:
             raise
@@ -158,13 +143,15 @@ class _Loop:
         observer: Observer,
         feed: Feed | None,
         between: Between | None,
+        layout: mesh.Layout | None,
     ):
         self._steps, self._observer, self._feed, self._between = steps, observer, feed, between
-        self._start = self.done = int(state.step[0])
-        self._mesh = seeds_mesh(len(seeds))
-        if self._mesh is not None:
-            sharding = NamedSharding(self._mesh, PartitionSpec(SEEDS))
-            context, state, seeds = jax.device_put((context, state, seeds), sharding)
+        self._start = self.done = first_step(state)
+        self._layout = layout
+        if layout is not None:
+            state = mesh.put(state, layout.state(state))
+            context = mesh.put(context, layout.context(context))
+            seeds = mesh.put(seeds, layout.state(seeds))
         memory.give_back()  # what making the state took
         self._state, self._seeds = state, seeds
         self._leaves, self._tree = jax.tree.flatten(context)
@@ -199,37 +186,44 @@ class _Loop:
         due = save_every and self.done // save_every > begun // save_every
         if due or stop or self.done == self._steps:
             self._report()
-            _save(self._observer, self.done, self._state)
+            chunk_ends.save(self._observer, self.done, self._state)
         if stop and self.done < self._steps:
             raise Stopped(self.done, state=self.gathered())
 
     def _run_between(self, between: Between, fed: PyTree) -> None:
         """Do the work that is due before the next step."""
         call = step_programs.between(between.function, self._tree)
-        self._state = call(self._mesh, self._leaves, self._state, self._seeds, fed)
+        arguments = self._leaves, self._state, self._seeds, self._shared(fed)
+        self._state = call(self._layout, *arguments)
 
     def _run_piece(self, count: int, fed: PyTree, parts: list[Metrics]) -> None:
         """Run the next steps; `parts`, the metrics of the chunk so far, gets theirs."""
         jax.block_until_ready(parts)  # else what was fed would pile up on the device
-        arguments = self._mesh, self._leaves, self._state, self._seeds
-        self._state, metrics = self._chunk(count, *arguments, fed)
+        arguments = self._leaves, self._state, self._seeds, self._shared(fed)
+        self._state, metrics = self._chunk(count, self._layout, *arguments)
         self.done += count
         parts.append(metrics)
+
+    def _shared(self, fed: PyTree) -> PyTree:
+        """What all seeds are fed, where several processes each hold all of it."""
+        if self._layout is None or jax.process_count() == 1:
+            return fed
+        return mesh.put(fed, self._layout.everywhere)
 
     def _report(self) -> None:
         """Report the chunk that waits, if there is one."""
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
-            _report(self._observer, *waiting)
+            chunk_ends.report(self._observer, *waiting)
 
     def _data_failed(self, error: Exception, parts: list[Metrics]) -> DataFailed:
         """Report and save what was done before the data failed."""
         unsaved = self._waiting or parts
         self._report()
         if parts:
-            _report(self._observer, self.done, parts)
+            chunk_ends.report(self._observer, self.done, parts)
         if unsaved:
-            _save(self._observer, self.done, self._state)
+            chunk_ends.save(self._observer, self.done, self._state)
         return DataFailed(
             f"the data failed after step {self.done} of {self._steps}: {error}",
             step=self.done,
@@ -238,9 +232,7 @@ class _Loop:
 
     def gathered(self) -> PyTree:
         """The state on one device, where everything else of a decomposition is."""
-        if self._mesh is None:
-            return self._state
-        return jax.device_put(self._state, jax.devices()[0])
+        return self._state if self._layout is None else mesh.gathered(self._state)
 
 
 def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, PyTree]]:
@@ -248,49 +240,10 @@ def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, Py
     yield from [(length, None)] if feed is None else feed(done, length)
 
 
-def _report(observer: Observer, done: int, parts: list[Metrics]) -> None:
-    """Fetch a chunk's metrics, check that they are finite, and pass on those of its last step.
-
-    Of events that are counted the sum over the chunk is passed on.
-    """
-    values = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
-    length = next(iter(values.values())).shape[1]
-    broken = {name: ~np.isfinite(value) for name, value in values.items()}
-    steps = {name: np.argmax(bad.any(axis=0)) for name, bad in broken.items() if bad.any()}
-    if steps:
-        first = min(steps.values())
-        names = sorted(name for name in steps if steps[name] == first)
-        # Sums of terms break with their terms: name the terms.
-        names = [name for name in names if name not in _SUMS] or names
-        bad_seeds = np.flatnonzero(broken[names[0]][:, first]).tolist()
-        raise Diverged(
-            f"{' and '.join(names)} stopped being finite at step {done - length + 1 + int(first)}, "
-            f"in place(s) {bad_seeds} of the seeds; {_HINT}",
-            places=bad_seeds,
-        )
-    last = {n: v.sum(axis=1) if metric_names.counts(n) else v[:, -1] for n, v in values.items()}
-    observer.on_metrics(done, last)
-
-
-@jax.jit
-def _finite(state: PyTree) -> jax.Array:
-    """Whether all of each leaf is finite in each place; bool [number of leaves, S]."""
-    leaves = [jnp.isfinite(leaf) for leaf in jax.tree.leaves(state)]
-    return jnp.stack([jnp.all(leaf, axis=tuple(range(1, leaf.ndim))) for leaf in leaves])
-
-
-def _save(observer: Observer, done: int, state: PyTree) -> None:
-    """Let the observer save a state, if all of it is finite."""
-    finite = np.asarray(_finite(state))
-    if not finite.all():
-        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-        broken = [paths[i] for i in np.flatnonzero(~finite.all(axis=1))]
-        raise Diverged(
-            f"{' and '.join(map(leaf_name, broken))} of the state stopped being finite by step "
-            f"{done}; {_HINT}",
-            places=np.flatnonzero(~finite.all(axis=0)).tolist(),
-        )
-    observer.save(done, state)
+def first_step(state: PyTree) -> int:
+    """The number of steps that a state has done, the same for all seeds."""
+    step = state.step
+    return int(step[0] if step.is_fully_addressable else step.addressable_data(0)[0])
 
 
 def stack(items: list[PyTree]) -> PyTree:

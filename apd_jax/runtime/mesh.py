@@ -1,42 +1,233 @@
-"""The mesh of devices over which seeds are distributed."""
+"""The mesh of devices that a training is divided over, and how its arrays lie on it.
 
+One mesh has the axes `seeds`, `data` and `components`: trainings side by side, the examples of a
+batch, and the components of a decomposition. What a step does with them is in `partition`.
+Letters: S seeds (with restarts, all trainings side by side), B batch, C components.
+"""
+
+import dataclasses
+import math
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from apd_jax.errors import UserError
+from apd_jax.partition import AXES, COMPONENTS, SEEDS
 
-SEEDS = "seeds"
+PyTree = Any
+
+# Parameters of at least so many bytes (large embeddings) are divided over `components` too.
+_LARGE = 2**26
 
 
-def num_shares(num_seeds: int, num_devices: int) -> int:
-    """Return the largest number of devices, up to `num_devices`, that divides the seeds evenly."""
-    return max(n for n in range(1, min(num_seeds, num_devices) + 1) if num_seeds % n == 0)
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the arrays of a training lie on a mesh.
+
+    Attributes:
+      mesh: the devices, of the axes `partition.AXES`.
+      num_components: C; None for a training without components.
+    """
+
+    mesh: Mesh
+    num_components: int | None = None
+
+    def state(self, state: PyTree) -> PyTree:
+        """The shardings of a training's state, leaves [S, ...] or [S, C, ...].
+
+        Args:
+          state: arrays or `jax.ShapeDtypeStruct`.
+        """
+
+        def one(leaf):
+            whole = leaf.ndim < 2 or leaf.shape[1] != self.num_components
+            return self._sharding(SEEDS) if whole else self._sharding(SEEDS, COMPONENTS)
+
+        return jax.tree.map(one, state)
+
+    def context(self, context: PyTree) -> PyTree:
+        """The shardings of what steps read, leaves [S, ...]: on all devices, unless it is large."""
+        parts = self.mesh.shape[COMPONENTS]
+
+        def one(leaf):
+            large = leaf.ndim > 1 and leaf.size // leaf.shape[0] * leaf.dtype.itemsize >= _LARGE
+            divided = parts > 1 and large and leaf.shape[1] % parts == 0
+            return self._sharding(SEEDS, COMPONENTS) if divided else self._sharding(SEEDS)
+
+        return jax.tree.map(one, context)
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """The sharding of an array that every device holds."""
+        return self._sharding()
+
+    @property
+    def measured(self) -> NamedSharding:
+        """The sharding of metrics [S, ...]; every process reads those of all seeds."""
+        return self._sharding() if jax.process_count() > 1 else self._sharding(SEEDS)
+
+    def over_seeds(self, function: Callable[..., Any], shared: int = 0) -> Callable[..., Any]:
+        """A function whose arguments [S, ...] are divided over the seeds, the last `shared` not.
+
+        The other axes of the mesh are left to XLA, and to the constraints of `partition`.
+        """
+        seeds, everywhere = PartitionSpec(SEEDS), PartitionSpec()
+
+        def call(*arguments):
+            return jax.shard_map(
+                function,
+                mesh=self.mesh,
+                in_specs=(seeds,) * (len(arguments) - shared) + (everywhere,) * shared,
+                out_specs=seeds,
+                axis_names={SEEDS},
+                check_vma=False,
+            )(*arguments)
+
+        return call
+
+    def made(
+        self, init: Callable[..., PyTree], context: PyTree, seeds: jax.Array, pool: PyTree
+    ) -> PyTree:
+        """The first state `init(context, seeds, pool)`, made where it is to lie.
+
+        Args:
+          init: function of all seeds.
+          context: what steps read, [S, ...].
+          seeds: uint32 [S].
+          pool: what all seeds read.
+        """
+        context = put(context, self.context(context))
+        seeds, pool = put(seeds, self.state(seeds)), put(pool, self.everywhere)
+        divided = self.over_seeds(init, shared=1)
+        shardings = self.state(jax.eval_shape(divided, context, seeds, pool))
+        return jax.jit(divided, out_shardings=shardings)(context, seeds, pool)
+
+    def _sharding(self, *axes: str) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
 
 
-def seeds_mesh(num_seeds: int) -> Mesh | None:
-    """Return a mesh that divides the seeds over devices, or None if one device has them all."""
-    shares = num_shares(num_seeds, jax.device_count())
-    if shares == 1:
+def layout(
+    num_seeds: int,
+    shape: Sequence[int] | None = None,
+    *,
+    batch_size: int = 1,
+    num_components: int | None = None,
+) -> Layout | None:
+    """Divide a training over the devices of all processes.
+
+    Args:
+      num_seeds: S, the number of trainings side by side.
+      shape: number of parts along seeds, data and components; by default as many seeds as divide
+        evenly, then as many parts of the batch.
+      batch_size: number of examples that are computed together: B, or those of a micro-batch.
+      num_components: C; None for a training without components.
+
+    Returns:
+      The layout; None where a single device has everything.
+
+    Raises:
+      UserError: a shape that is not three numbers, does not divide the sizes, needs more devices
+        than there are, or leaves out a process.
+    """
+    if shape is None:
+        shape = _default_shape(num_seeds, batch_size)
+    else:
+        _check_shape(shape, (num_seeds, batch_size, num_components))
+    needed = math.prod(shape)
+    if needed == 1 and jax.process_count() == 1:
         return None
-    devices = np.array(jax.devices()[:shares])
-    return Mesh(devices, (SEEDS,), axis_types=(AxisType.Auto,))
+    devices = jax.devices()[:needed]
+    _check_processes(shape, devices)
+    mesh = Mesh(np.array(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Layout(mesh, num_components)
 
 
-def split_cpu(num_seeds: int) -> None:
+def without_seeds(shape: Sequence[int] | None, batch_size: int) -> tuple[int, int, int] | None:
+    """A mesh for a single training on the same devices, as far as they divide its batch."""
+    if shape is None:
+        return None
+    return 1, math.gcd(shape[0] * shape[1], batch_size), shape[2]
+
+
+def layout_of_targets(num_seeds: int, shape: Sequence[int] | None = None) -> Layout | None:
+    """Divide the training of S target networks, which has no components, over the same devices."""
+    total = jax.device_count() if shape is None else math.prod(shape)
+    seeds = num_shares(num_seeds, total)
+    if jax.process_count() == 1:
+        return layout(num_seeds, (seeds, 1, 1))
+    seeds = math.gcd(num_seeds, total)
+    return layout(num_seeds, (seeds, total // seeds, 1), batch_size=total // seeds)
+
+
+def num_shares(size: int, num_devices: int) -> int:
+    """Return the largest number of devices, up to `num_devices`, that divides a size evenly."""
+    return max(n for n in range(1, min(size, num_devices) + 1) if size % n == 0)
+
+
+def _default_shape(num_seeds: int, batch_size: int) -> tuple[int, int, int]:
+    """Seeds first, then data, as far as the sizes divide evenly."""
+    total = jax.device_count()
+    if jax.process_count() == 1:
+        seeds = num_shares(num_seeds, total)
+        return seeds, num_shares(batch_size, total // seeds), 1
+    seeds = math.gcd(num_seeds, total)  # every process has to take part
+    return seeds, math.gcd(batch_size, total // seeds), 1
+
+
+def _check_shape(shape: Sequence[int], sizes: tuple[int, int, int | None]) -> None:
+    """Raise UserError unless a shape is three numbers that divide the sizes and fit the devices."""
+    if len(shape) != len(AXES) or any(n < 1 for n in shape):
+        raise UserError(
+            f"mesh must be three numbers of at least 1, for {', '.join(AXES)}, got {tuple(shape)}"
+        )
+    names = ("seeds (times restarts)", "examples of a batch (or of a micro-batch)", "components")
+    for number, size, name in zip(shape, sizes, names, strict=True):
+        if size is not None and size % number:
+            fitting = [n for n in range(1, min(size, 64) + 1) if size % n == 0]
+            raise UserError(
+                f"mesh={tuple(shape)} divides {size} {name} by {number}, which leaves a rest: "
+                f"{', '.join(map(str, fitting))} would divide them evenly"
+            )
+    there = jax.device_count()
+    if math.prod(shape) > there:
+        raise UserError(
+            f"mesh={tuple(shape)} needs {math.prod(shape)} devices, and there are {there}"
+        )
+
+
+def _check_processes(shape: Sequence[int], devices: Sequence[Any]) -> None:
+    idle = set(range(jax.process_count())) - {device.process_index for device in devices}
+    if idle:
+        raise UserError(
+            f"mesh={tuple(shape)} leaves out process(es) {sorted(idle)}: there are "
+            f"{jax.device_count()} devices in {jax.process_count()} processes, and all have to "
+            "take part; choose mesh=(seeds, data, components) with that product, or start fewer "
+            "processes"
+        )
+
+
+def split_cpu(num_seeds: int, shape: Sequence[int] | None = None) -> None:
     """Split the CPU into several JAX devices, so that seeds are computed on separate cores.
 
     Small programs gain little from more than one core each. Call this before JAX computes anything.
-    It has no effect on other backends, or if the user has set the number of devices.
+    It has no effect on other backends, or if the user has set the number of devices. Of several
+    processes each keeps one device.
+
+    Args:
+      num_seeds: number of trainings side by side.
+      shape: the mesh that is asked for, which then decides the number of devices.
 
     Raises:
       UserError: JAX has no device, for instance because JAX_PLATFORMS names a missing one.
     """
-    chosen = "JAX_NUM_CPU_DEVICES" in os.environ
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or jax.distributed.is_initialized()
     if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", num_shares(num_seeds, os.cpu_count() or 1))
+        count = math.prod(shape) if shape else num_shares(num_seeds, os.cpu_count() or 1)
+        jax.config.update("jax_num_cpu_devices", max(count, 1))
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where a plugin is missing
@@ -44,3 +235,55 @@ def split_cpu(num_seeds: int) -> None:
         raise UserError(
             f"JAX finds no device: {reason} (JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r})"
         ) from error
+
+
+def put(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Put arrays on the devices of a mesh; every process has the same values of all of them.
+
+    Args:
+      tree: arrays of JAX or NumPy.
+      shardings: one sharding, or one for each leaf; None for one device.
+    """
+    if jax.process_count() == 1 or shardings is None:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(_put_part, tree, shardings)
+
+
+def _put_part(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Put this process's part of an array on its devices; `device_put` would compare all parts."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put_part(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """The arrays of a mesh on one device of this process; all processes must call this."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, jax.devices()[0])
+    first = jax.tree.leaves(tree)[0].sharding
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(first.mesh, PartitionSpec()))
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole(tree))
+
+
+def on_one_device(tree: PyTree) -> PyTree:
+    """Put arrays that are on other devices, or on a mesh, where the states of a training are."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def moved(leaf):
+        if not isinstance(leaf, jax.Array) or leaf.sharding == here:
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.device_put(leaf, here)
+        # Through the host: of an array on a mesh with explicit axes `device_put` keeps the mesh.
+        return jax.device_put(np.asarray(leaf), here)
+
+    leaves, structure = jax.tree.flatten(tree)
+    found = [moved(leaf) for leaf in leaves]
+    same = all(new is old for new, old in zip(found, leaves, strict=True))
+    return tree if same else jax.tree.unflatten(structure, found)

@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from apd_jax.runtime import processes
+
 EXIT_RESUME = 75
 """Exit status of a run that was stopped and is saved: rerunning the command resumes it."""
 
@@ -23,6 +25,14 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.requested = False
+
+    def asked(self, otherwise: bool = False) -> bool:
+        """Whether this or any other process of the run is to stop; all processes must call this.
+
+        Args:
+          otherwise: whether this process is to stop for another reason.
+        """
+        return processes.any_of(self.requested or otherwise)
 
     def _on_signal(self, number: int, unused_frame: object) -> None:
         if self.requested and number == signal.SIGINT:
@@ -52,9 +62,12 @@ def watch(flag: StopFlag, stopped: Exception) -> Iterator[None]:
 
 
 def stop_if_asked() -> None:
-    """Stop here if asked to; called between parts of long work that has nothing to save."""
+    """Stop here if asked to; called between parts of long work that has nothing to save.
+
+    All processes of a run do this work, and call this at the same places.
+    """
     watched = _watched.get()
-    if watched is not None and watched[0].requested:
+    if watched is not None and watched[0].asked():
         raise watched[1]
 
 
@@ -62,7 +75,7 @@ def stop_if_asked() -> None:
 def catch_signals() -> Iterator[StopFlag]:
     """Record SIGTERM and SIGINT in a flag, instead of terminating, while the block runs.
 
-    The loop checks `flag.requested` between chunks. A second SIGINT raises KeyboardInterrupt.
+    The loop checks `flag.asked()` between chunks. A second SIGINT raises KeyboardInterrupt.
     Python handles signals in the main thread only; in other threads the flag stays False.
     """
     flag = StopFlag()

@@ -76,7 +76,7 @@ def fit_in(
             logging.info("%s: all %d steps are done", name, training.steps)
             return Outcome(restored.state, done, store.rows(done), seconds)
         state = restored.state if restored else None
-        if flag.requested:
+        if flag.asked():
             stopped = Stopped(done, name)
             state = training.init_state() if state is None else state
             stopped.outcome = Outcome(state, done, store.rows(done), seconds)
@@ -105,6 +105,7 @@ def _run(
             observer=recorder,
             feed=training.feed,
             between=training.between,
+            layout=training.layout,
         )
     except EndedEarly as ended:
         raise _with_outcome(ended, name, recorder) from ended
@@ -187,4 +188,4 @@ class Recorder(loop.Observer):
 
     def should_stop(self):
         """Whether a signal or the other observer requests a stop."""
-        return self._flag.requested or self._observer.should_stop()
+        return self._flag.asked(self._observer.should_stop())

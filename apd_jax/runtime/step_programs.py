@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
 
 from apd_jax import compiled, randomness
-from apd_jax.runtime.mesh import SEEDS
+from apd_jax.runtime.mesh import Layout
 
 PyTree = Any
 
@@ -20,7 +19,7 @@ def chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     """The compiled steps of a step function whose context has the structure `tree`.
 
     Returns:
-      `(length, mesh, leaves of the context, state, seeds, fed) -> (state, metrics [S, length])`;
+      `(length, layout, leaves of the context, state, seeds, fed) -> (state, metrics [S, length])`;
       the state's buffers are donated.
     """
     return compiled.kept_with(step_fn, _make_chunk, tree)
@@ -30,7 +29,7 @@ def between(function: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     """The compiled work between two steps, whose context has the structure `tree`.
 
     Returns:
-      `(mesh, leaves of the context, state, seeds, fed) -> state`; the state's buffers are donated.
+      `(layout, leaves of the context, state, seeds, fed) -> state`, the state donated.
     """
     return compiled.kept_with(function, _make_between, tree)
 
@@ -46,11 +45,14 @@ def _make_chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
         return jax.lax.scan(body, seed_state, length=length)
 
     @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3,))
-    def chunk(length, mesh, leaves, state, seeds, fed):
+    def chunk(length, layout, leaves, state, seeds, fed):
         one = functools.partial(one_seed, length)
         all_seeds = jax.vmap(one, in_axes=(0, 0, 0, None))
         context = jax.tree.unflatten(tree, leaves)
-        return _sharded(all_seeds, mesh)(context, state, seeds, fed)
+        if layout is None:
+            return all_seeds(context, state, seeds, fed)
+        state, metrics = layout.over_seeds(all_seeds, shared=1)(context, state, seeds, fed)
+        return _kept_in(layout, state), jax.lax.with_sharding_constraint(metrics, layout.measured)
 
     return chunk
 
@@ -59,7 +61,7 @@ def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., A
     """One call for every seed, one after another: `cond` then skips what a seed does not need."""
 
     @functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(2,))
-    def between(mesh, leaves, state, seeds, fed):
+    def between(layout, leaves, state, seeds, fed):
         def all_seeds(*arguments):
             *arguments, fed = arguments
 
@@ -72,20 +74,13 @@ def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., A
             return jax.lax.map(one_seed, tuple(arguments))
 
         context = jax.tree.unflatten(tree, leaves)
-        return _sharded(all_seeds, mesh)(context, state, seeds, fed)
+        if layout is None:
+            return all_seeds(context, state, seeds, fed)
+        return _kept_in(layout, layout.over_seeds(all_seeds, shared=1)(context, state, seeds, fed))
 
     return between
 
 
-def _sharded(all_seeds: Callable[..., Any], mesh: Any) -> Callable[..., Any]:
-    """A function of context, states, seeds and fed data, with its seeds divided over a mesh."""
-    if mesh is None:
-        return all_seeds
-    axis = PartitionSpec(SEEDS)
-    return jax.shard_map(
-        all_seeds,
-        mesh=mesh,
-        in_specs=(axis, axis, axis, PartitionSpec()),  # the fed data are those of all seeds
-        out_specs=axis,
-        check_vma=False,
-    )
+def _kept_in(layout: Layout, state: PyTree) -> PyTree:
+    """A state that lies where the one before it did, whose buffers it takes over."""
+    return jax.lax.with_sharding_constraint(state, layout.state(state))

@@ -118,7 +118,7 @@ class Directory:
         Raises:
           UserError: it belongs to another context: numbers of two trainings would be mixed.
         """
-        self._shapes = jax.eval_shape(training.init_state)
+        self._shapes = _abstract(training)
         restored = self._checkpointer.restore_latest(self._shapes)
         if restored is None:
             return None
@@ -175,6 +175,18 @@ class Directory:
         if self._saved is None:
             return "No checkpoint had been saved."
         return f"The last good checkpoint is {self._path / 'checkpoints' / str(self._saved)}"
+
+
+def _abstract(training: loop.Training) -> Any:
+    """Shapes of a training's state, and where its arrays are to lie."""
+    shapes = jax.eval_shape(training.init_state)
+    if training.layout is None:
+        return shapes
+
+    def placed(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, shapes, training.layout.state(shapes))
 
 
 class Several:

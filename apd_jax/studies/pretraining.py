@@ -4,14 +4,15 @@ Letters: B batch, S seeds.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from apd_jax import randomness
-from apd_jax.runtime import loop
+from apd_jax import partition, randomness
+from apd_jax.runtime import loop, mesh
 from apd_jax.studies.task import Task, TrainedTask, Training
 from apd_jax.training import optimizers
 
@@ -48,14 +49,22 @@ class TargetTrainer:
       context: [S] zeros; steps read no context.
       step: the step function `(context, state, key) -> (state, metrics)` for a single seed.
       between, feed: None, see `loop.Training`.
+      layout: how the arrays are divided over devices; None for a single device.
     """
 
     between: loop.Between | None = None
     feed: loop.Feed | None = None
 
-    def __init__(self, task: TrainedTask, training: Training, seeds: jax.Array):
+    def __init__(
+        self,
+        task: TrainedTask,
+        training: Training,
+        seeds: jax.Array,
+        mesh_shape: Sequence[int] | None = None,
+    ):
         self._task, self.steps, self.seeds = task, training.steps, seeds
         self.context = jnp.zeros(seeds.shape)
+        self.layout = mesh.layout_of_targets(len(seeds), mesh_shape)
         rate = training.rate()
         self._optimizer = optimizers.adam(rate, weight_decay=training.weight_decay)
         self.step = _make_step(task, training.batch_size, self._optimizer, rate)
@@ -83,6 +92,7 @@ def _make_step(
     @jax.default_matmul_precision("highest")
     def step(_, state: PretrainState, key):
         x = task.inputs(randomness.stream_of_step(key, "target batch"), batch_size)
+        x = partition.over_data(x)
 
         def loss_fn(trained):
             return task.loss({**trained, **state.fixed}, x)

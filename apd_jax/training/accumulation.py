@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from apd_jax import blocks, randomness, validity
+from apd_jax import blocks, partition, randomness, validity
 from apd_jax.components import Components
 from apd_jax.objective.coefficients import Multipliers
 from apd_jax.objective.objective import Objective
@@ -39,7 +39,7 @@ def value_and_gradient(
     """
     key = randomness.root(0) if key is None else key
     keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(number))
-    parts = blocks.divided(x, number)
+    parts = partition.over_data(blocks.divided(x, number), blocks=True)
 
     def scores_of(part):
         fixed = jax.lax.stop_gradient(components)

@@ -73,10 +73,10 @@ class Family:
         self._most_rows = 2 * rows  # blocks of examples beside the steps are less than two batches
         has_rounds = self._base.refine.rounds(self._base.steps) > 0
 
-        def init(context, seed):
+        def init(context, seed, pool):
             target, own = self._own(context)
             make = trainer.make_init(own, own.optimizer(), source, None, has_rounds)
-            return make(target, seed, None)
+            return make(target, seed, pool)
 
         def step(context, state, key):
             target, own = self._own(context)
@@ -88,7 +88,7 @@ class Family:
             assert between is not None
             return between.function(target, state, key)
 
-        self.init, self.step = jax.jit(jax.vmap(init)), step
+        self.init, self.step = jax.vmap(init, in_axes=(0, 0, None)), step
         rounds = trainer.make_between(self._base, source)
         self.between = rounds and rounds._replace(function=round_of_one)
 
@@ -114,15 +114,22 @@ class SideBySide:
     Attributes:
       trainers: the trainings, n of them.
       context: targets and numbers, every leaf [n·S, ...].
+      layout: how the arrays are divided over devices; None for a single device.
     """
 
     feed: loop.Feed | None = None
 
-    def __init__(self, family: Family, trainers: Sequence[Trainer]):
-        """Put trainings side by side, each of S seeds."""
+    def __init__(
+        self,
+        family: Family,
+        trainers: Sequence[Trainer],
+        mesh_shape: Sequence[int] | None = None,
+    ):
+        """Put trainings side by side, each of S seeds; for the mesh see `mesh.layout`."""
         self.trainers, self._family = trainers, family
         self.steps, self.step, self.between = trainers[0].steps, family.step, family.between
         self.seeds = jnp.concatenate([each.seeds for each in trainers])
+        self.layout = trainer.layout_of(trainers[0].settings, len(self.seeds), mesh_shape)
         contexts = [
             (each.context, family.arrays(each.settings, len(each.seeds))) for each in trainers
         ]
@@ -130,7 +137,9 @@ class SideBySide:
 
     def init_state(self) -> TrainState:
         """Make the states before the first step, every leaf [n·S, ...]."""
-        return self._family.init(self.context, self.seeds)
+        if self.layout is None:
+            return jax.jit(self._family.init)(self.context, self.seeds, None)
+        return self.layout.made(self._family.init, self.context, self.seeds, None)
 
     def divided(self, tree: Any) -> list[Any]:
         """Arrays [n·S, ...] as those of each training, [S, ...]."""

@@ -4,7 +4,7 @@ Letters: S targets side by side, n restarts of each, B batch, C components.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,11 +12,11 @@ import numpy as np
 import optax
 from absl import logging
 
-from apd_jax import blocks, randomness
+from apd_jax import blocks, partition, randomness
 from apd_jax.components import Components, init_components, normalise_reads
 from apd_jax.data import Reader, SampleBatch, Source, as_source
 from apd_jax.objective.normalisation import scales
-from apd_jax.runtime import loop
+from apd_jax.runtime import loop, mesh
 from apd_jax.runtime.checkpoint import to_host
 from apd_jax.runtime.outcome import of_callback
 from apd_jax.sites import PyTree, Target
@@ -62,6 +62,7 @@ class Trainer:
       step: the step function `(context, state, key) -> (state, metrics)` for a single training.
       between: the rounds of refinement, if there are any.
       feed: what the data give to the next steps, if they are not drawn from a key.
+      layout: how the arrays are divided over devices; None for a single device.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Trainer:
         *,
         restarts: int = 1,
         init: Components | None = None,
+        mesh_shape: Sequence[int] | None = None,
     ):
         """Build everything that the training needs; nothing is computed yet.
 
@@ -83,6 +85,7 @@ class Trainer:
           seeds: uint32 [S].
           restarts: n.
           init: components to start from, the same for all trainings; drawn at random if None.
+          mesh_shape: see `mesh.layout`.
         """
         self.settings, self.steps = settings, settings.steps
         self._init, self._own_seeds = init, seeds
@@ -93,6 +96,7 @@ class Trainer:
         self.rate, self.optimizer = settings.rate(), settings.optimizer()
         self.step = make_step(settings, self.optimizer, self.rate, source)
         self.between = make_between(settings, source, self._reader)
+        self.layout = layout_of(settings, len(self.seeds), mesh_shape)
 
     def init_state(self) -> TrainState:
         """Make the states before the first step, every leaf [n·S, ...]."""
@@ -101,7 +105,10 @@ class Trainer:
         )
         makes_start = self.settings.start in STARTS and self._init is None
         pool = self._reader.pool(0) if makes_start or self.settings.relative_losses else None
-        return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))(self.context, self.seeds, pool)
+        every = jax.vmap(one, in_axes=(0, 0, None))
+        if self.layout is None:
+            return jax.jit(every)(self.context, self.seeds, pool)
+        return self.layout.made(every, self.context, self.seeds, pool)
 
     def results(self, state: TrainState) -> list[Result]:
         """Choose the best restart of each target.
@@ -142,6 +149,27 @@ class Trainer:
                 raise
             logging.warning("The first restart is returned: the others are not compared, %s", text)
             return np.arange(size), np.full((size, several), np.nan)
+
+
+def layout_of(
+    settings: Settings, num_seeds: int, mesh_shape: Sequence[int] | None = None
+) -> mesh.Layout | None:
+    """How a training is divided over devices.
+
+    Args:
+      settings: the hyperparameters.
+      num_seeds: n·S, the number of trainings side by side.
+      mesh_shape: see `mesh.layout`.
+
+    Raises:
+      UserError: see `mesh.layout`.
+    """
+    return mesh.layout(
+        num_seeds,
+        mesh_shape,
+        batch_size=settings.batch_size // settings.accumulate,
+        num_components=settings.num_components,
+    )
 
 
 def make_init(
@@ -198,6 +226,7 @@ def make_step(
         target, fed = context if source.feeds else (context, None)
         batch_key = randomness.stream_of_step(key, "batch")
         x = source.batch(fed, state.step, batch_key, settings.batch_size)
+        x = partition.over_data(x)
         metrics = {"learning_rate": rate(state.step)}
         with jax.default_matmul_precision(settings.matmul_precision):
             state, measured = train_step(
@@ -212,6 +241,7 @@ def make_step(
             )
         if state.refined is not None:
             metrics |= {f"refine/{name}": n for name, n in state.refined.counts.items()}
+        state = partition.over_components(state, settings.num_components)
         return state, metrics | measured
 
     return step

@@ -1,0 +1,100 @@
+"""Several processes that compute one run together, by `jax.distributed`.
+
+All processes run the same program: they divide the arrays of a training (`mesh`), and each repeats
+what comes before and after it. Process 0 alone writes files. What one process is asked, such as to
+stop, all of them have to learn before they act on it, since a collective waits for every process.
+"""
+
+import os
+import sys
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from apd_jax.errors import UserError
+
+# Seconds without a sign of life after which JAX ends the other processes.
+_HEARTBEAT = 30
+_LOST = (
+    "another process of this run has ended, or cannot be reached: the others end too. Its own log "
+    "says why; rerun the same command in all processes to resume from the last checkpoint."
+)
+# How collectives on CPU (gloo), GPU (NCCL) and JAX's coordination service report a lost process.
+_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset", "coordination service")
+_SIGNS += ("heartbeat", "socket closed", "broken pipe")
+
+
+class ProcessLost(UserError):
+    """Another process of the run has ended, or cannot be reached."""
+
+
+def start(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, *, detect: bool
+) -> None:
+    """Join the other processes of a run. Call this before JAX computes anything.
+
+    Args:
+      coordinator: address HOST:PORT at which process 0 listens; None to let JAX find it.
+      num_processes, process_id: number of processes, and which one this is.
+      detect: whether to take what is not given from the cluster (SLURM, TPU pods, Open MPI).
+
+    Raises:
+      UserError: some of the first three are missing, or the processes do not find each other.
+    """
+    given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given) and not detect:
+        return
+    if missing and not detect:
+        raise UserError(
+            f"--{', --'.join(missing)} missing: give all of --coordinator=HOST:PORT, "
+            "--num_processes and --process_id, or --distributed in a cluster that JAX knows"
+        )
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+        raise UserError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the processes of this run did not find each other: {reason}; check that all were "
+            "started, with the same --coordinator and --num_processes"
+        ) from error
+
+
+def any_of(value: bool) -> bool:
+    """Whether a value is true in any process of the run; all processes must call this."""
+    if jax.process_count() == 1:
+        return value
+    try:
+        return bool(np.any(multihost_utils.process_allgather(np.bool_(value))))
+    except Exception as error:
+        raise_if_lost(error)
+        raise
+
+
+def raise_if_lost(error: Exception) -> None:
+    """Raise `ProcessLost` for an error that says that another process is gone."""
+    text = str(error).lower()
+    if jax.process_count() > 1 and any(sign in text for sign in _SIGNS):
+        raise ProcessLost(_LOST) from error
+
+
+def end(status: int) -> int:
+    """Leave the other processes, and return the exit status.
+
+    After a failure this ends the process at once: the others, which wait for it, then end too.
+    """
+    if jax.distributed.is_initialized():
+        if status not in (0, 75):
+            logging.flush()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        jax.distributed.shutdown()
+    return status
