@@ -10,6 +10,7 @@ from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.decomposition.checks import check_target
 from apd_jax.decomposition.decompose import decompose
 from apd_jax.decomposition.loading import load
+from apd_jax.decomposition.plan import plan
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.evaluation.compare import compare, compare_seeds
@@ -23,6 +24,7 @@ from apd_jax.runtime.loop import Observer
 from apd_jax.runtime.outcome import DataFailed, Diverged, Terminated
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
+from apd_jax.training.requirements import Requirements
 
 __all__ = [
     "Coefficients",
@@ -35,6 +37,7 @@ __all__ = [
     "Limits",
     "Objective",
     "Observer",
+    "Requirements",
     "Routes",
     "Settings",
     "SparseFeatures",
@@ -54,6 +57,7 @@ __all__ = [
     "init_components",
     "load",
     "masked_apply",
+    "plan",
     "shuffled",
     "topk_mask",
 ]

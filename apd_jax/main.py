@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from apd_jax.run import command_line, experiment, seed_evidence
+from apd_jax.run.plan import plan_requirements, read_plan
 from apd_jax.runtime import compilation_cache, mesh, preemption, streams
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
@@ -20,6 +21,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Join the other processes of a cluster that JAX knows (SLURM, TPU pods)."
 )
+_PLAN = flags.DEFINE_bool("plan", False, "Print what a step takes on each device, and run nothing.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME-VARIANT if unset.")
 
 
@@ -37,6 +39,9 @@ def main(argv: list[str]) -> int:
 def _run() -> int:
     config = _CONFIG.value
     mesh.split_cpu(max(config.seeds, 1))
+    if _PLAN.value:
+        streams.say(str(plan_requirements(read_plan(config))))
+        return 0
     workdir = _WORKDIR.value or f"runs/{config.name}-{config.variant}".rstrip("-")
     command = shlex.join(["python", "-m", "apd_jax.main", *sys.argv[1:]])
     with preemption.catch_signals() as flag:

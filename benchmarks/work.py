@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
+from apd_jax.program_counts import operations_of
+
 
 class Work(NamedTuple):
     """The work of a program.
@@ -35,24 +37,7 @@ def count(function: Callable[..., Any], *args: Any) -> Work:
     read = [var.aval for var in closed.jaxpr.invars if var in used]
     written = [atom.aval for atom in closed.jaxpr.outvars]
     size = sum(aval.size * aval.dtype.itemsize for aval in read + written)
-    return Work(_operations(closed.jaxpr), size)
-
-
-def _operations(jaxpr) -> int:
-    total = 0
-    for eqn in jaxpr.eqns:
-        name = eqn.primitive.name
-        if name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            depth = 1
-            for axis in contracted:
-                depth *= eqn.invars[0].aval.shape[axis]
-            total += 2 * depth * eqn.outvars[0].aval.size
-        if name != "while":
-            times = eqn.params["length"] if name == "scan" else 1
-            inner = [_operations(jaxpr) for jaxpr in core.jaxprs_in_params(eqn.params)]
-            total += times * (min(inner) if name == "cond" else sum(inner))
-    return total
+    return Work(operations_of(closed.jaxpr), size)
 
 
 def least_seconds(

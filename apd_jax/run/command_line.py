@@ -25,7 +25,8 @@ Train a network, decompose its weights into parameter components, measure, draw 
 
   python -m apd_jax.main --config=CONFIG [--workdir=DIR] [--config.FIELD=VALUE ...]
 
-Rerunning the command resumes the run in its directory. Fields marked * can be unset with
+Rerunning the command resumes the run in its directory. --plan prints the memory, the operations
+and the communication of a step on each device, and runs nothing. Fields marked * can be unset with
 --config.FIELD=none. Values below are {whose}."""
 
 

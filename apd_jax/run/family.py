@@ -9,13 +9,12 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import jax
 from absl import logging
 
 from apd_jax.data import as_source
 from apd_jax.run import experiment
-from apd_jax.run.plan import Plan
-from apd_jax.runtime import loop, memory, session
+from apd_jax.run.plan import Plan, plan_requirements
+from apd_jax.runtime import loop, session
 from apd_jax.runtime.outcome import Diverged
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.stores import Directory, Several
@@ -24,7 +23,7 @@ from apd_jax.sites import Target
 from apd_jax.training.side_by_side import Family, SideBySide
 from apd_jax.training.trainer import Trainer
 
-_SHARE = 0.5  # of the memory that states and gradients of a group may take
+_SHARE = 0.5  # of the memory that a group may take, by a count that may be a third too low
 
 
 class _Run(NamedTuple):
@@ -90,10 +89,8 @@ def _open(index: int, plan: Plan, workdir: Workdir, targets: Target) -> _Run:
 
 def _groups(runs: list[_Run], plan: Plan) -> list[list[_Run]]:
     """Runs that are after the same step, in groups of nearly the same size that fit the memory."""
-    state = jax.eval_shape(runs[0].trainer.init_state)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    there = memory.total()
-    most = max(1, int(_SHARE * there / (2 * size))) if there else len(runs)
+    one = plan_requirements(plan, compile=False)
+    most = max(1, int(_SHARE * one.available / one.counted)) if one.available else len(runs)
     by_step: dict[int, list[_Run]] = {}
     for run in runs:
         with run.store:

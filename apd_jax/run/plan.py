@@ -11,13 +11,16 @@ import ml_collections
 import numpy as np
 
 from apd_jax import config_fields, randomness, studies
+from apd_jax.data import as_source
 from apd_jax.decomposition.checks import check_target
 from apd_jax.errors import UserError
 from apd_jax.run.config import Config, read_config
 from apd_jax.runtime import memory, metric_writer
+from apd_jax.sites import Target
 from apd_jax.studies.study import Study
 from apd_jax.studies.task import Task, Training
 from apd_jax.training.config import Settings
+from apd_jax.training.requirements import Requirements, least_bytes, requirements
 from apd_jax.training.trainer import layout_of
 
 
@@ -92,22 +95,35 @@ def check(plan: Plan) -> None:
     check_target(untrained(key), plan.task.inputs(key, 3), plan.settings.objective)
 
 
+def abstract_targets(plan: Plan) -> Target:
+    """Shapes of the targets of all trainings side by side, restarts among them, [n·S, ...]."""
+    seeds = jax.ShapeDtypeStruct((plan.config.restarts * plan.config.seeds,), jnp.uint32)
+    return jax.eval_shape(
+        jax.vmap(lambda seed: plan.task.target(plan.task.init(randomness.root(seed)))), seeds
+    )
+
+
+def plan_requirements(plan: Plan, *, compile: bool = True) -> Requirements:
+    """What the decomposition of a plan takes on each device; see `requirements`."""
+    return requirements(
+        plan.settings,
+        abstract_targets(plan),
+        as_source(plan.task.inputs),
+        mesh_shape=plan.config.mesh,
+        compile=compile,
+    )
+
+
 def _check_memory(plan: Plan) -> None:
-    """Raise UserError where the states and a batch of inputs alone exceed the memory."""
-    seed = jax.ShapeDtypeStruct((), jnp.uint32)
-    params = jax.eval_shape(lambda seed: plan.task.init(randomness.root(seed)), seed)
-    example = jax.eval_shape(lambda seed: plan.task.inputs(randomness.root(seed), 1), seed)
-    width = sum(leaf.size for leaf in jax.tree.leaves(example))
-    settings, training = plan.settings, plan.training
-    widths = sum(sum(leaf.shape) for leaf in jax.tree.leaves(params))
-    ranks = settings.rank or 1
-    floats = [
-        3 * sum(leaf.size for leaf in jax.tree.leaves(params)),
-        3 * settings.num_components * ranks * widths,
-        settings.batch_size * (settings.num_components + width),
-        training.batch_size * width if training else 0,
-    ]
-    needed, there = 4 * plan.config.seeds * sum(floats), memory.total()
+    """Raise UserError where what the run surely needs exceeds the memory."""
+    targets, training = abstract_targets(plan), plan.training
+    needed = least_bytes(plan.settings, targets, as_source(plan.task.inputs))
+    if training:
+        key = jax.random.key(0)
+        x = jax.eval_shape(lambda key: plan.task.inputs(key, training.batch_size), key)
+        leaves = [*3 * jax.tree.leaves(targets), *plan.config.seeds * jax.tree.leaves(x)]
+        needed = max(needed, sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
+    there = memory.total()
     if there is not None and needed > there:
         large = [
             f"{name}={value}"

@@ -1,0 +1,92 @@
+"""The plan of a decomposition: what it takes, before anything runs.
+
+Letters: B batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax.config_fields import check_keywords, from_mapping
+from apd_jax.data import SampleBatch, as_source
+from apd_jax.decomposition.checks import check_positions
+from apd_jax.errors import UserError
+from apd_jax.jax_settings import own_settings
+from apd_jax.sites import PyTree, Target
+from apd_jax.training import presets
+from apd_jax.training.config import Settings
+from apd_jax.training.requirements import Requirements, requirements
+
+
+@own_settings()
+def plan(
+    target: Target,
+    x: PyTree | SampleBatch,
+    *,
+    num_components: int,
+    topk: float | None = 1.0,
+    restarts: int = 1,
+    mesh: Sequence[int] | None = None,
+    compile: bool = True,
+    **options: Any,
+) -> Requirements:
+    """Count what `decompose` with these arguments takes on each device, before anything runs.
+
+    Args:
+      target: the network and its sites; parameters may be shapes (`jax.ShapeDtypeStruct`), so that
+        no memory is needed.
+      x: a few inputs [N, ...] or their shapes; or a sampling function `(key, batch_size) -> x`.
+      num_components: C.
+      topk: active components per example on average; None for the Lp objective.
+      restarts: number of initialisations side by side.
+      mesh: devices along restarts, data and components; see `decompose`.
+      compile: whether to compile the step for the total and the collectives, which takes as long
+        as at the start of the training; without it both are counted from shapes.
+      **options: `rank`, `batch_size` and any other setting, as in `decompose`.
+
+    Returns:
+      The `Requirements`: bytes by kind, bytes at once, operations and collectives of a step, and
+      whether they fit; `print` shows a table.
+
+    Raises:
+      UserError: a setting out of its range, an unusable network, or a mesh that does not fit.
+    """
+    check_keywords(plan, Settings(), options)
+    given = {"num_components": num_components, "topk": topk} | options
+    settings = from_mapping(presets.base(given), given)
+    example = jax.eval_shape(lambda key: x(key, 3), jax.random.key(0)) if callable(x) else x
+    example = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape[1:]), leaf.dtype), example
+    )
+    target.at(example)
+    if "attribution_mode" not in options:
+        outputs = jax.eval_shape(lambda target, x: target(x), target, example)
+        settings = presets.with_exact_scores(settings, jax.tree.leaves(outputs)[0].shape[1:])
+    # Within a trace, as parameters may be shapes.
+    jax.eval_shape(lambda *given: check_positions(*given, settings), target, example)
+    targets = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((restarts, *jnp.shape(leaf)), jnp.result_type(leaf)),
+        target,
+    )
+    source = as_source(x if callable(x) else _like(example))
+    if source.feeds:
+        raise UserError(f"x must be inputs, their shapes or a sampling function, got {x!r:.100}")
+    shape = None if mesh is None else tuple(mesh)
+    return requirements(settings, targets, source, mesh_shape=shape, compile=compile)
+
+
+def _like(example: PyTree) -> SampleBatch:
+    """A sampling function of inputs of these shapes."""
+
+    def sample(key: jax.Array, batch_size: int) -> PyTree:
+        def one(leaf):
+            shape = (batch_size, *leaf.shape[1:])
+            bits = jax.random.bits(key, shape)
+            # Of any values: nothing is run. Only a constant would change the compiled program.
+            return (bits & 1).astype(leaf.dtype)
+
+        return jax.tree.map(one, example)
+
+    return sample

@@ -1,0 +1,138 @@
+"""What a traced program takes, counted from its equations: operations, and memory at once.
+
+Nothing is compiled, and arrays may be abstract.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+
+# Programs within a program that XLA puts in their caller's place.
+_INLINED = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call"}
+_INLINED |= {"custom_vjp_call", "custom_vjp_call_jaxpr", "shard_map", "sharding_constraint"}
+# What XLA computes where it is read, without writing it to memory.
+_FUSED = {
+    *("abs", "add", "add_any", "and", "broadcast_in_dim", "clamp", "convert_element_type", "copy"),
+    *("cos", "div", "eq", "erf", "exp", "expand_dims", "floor", "ge", "gt", "integer_pow", "iota"),
+    *("is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not"),
+    *("or", "pow", "rem", "reshape", "rsqrt", "select_n", "sign", "sin", "slice", "sqrt", "square"),
+    *("squeeze", "stop_gradient", "sub", "tanh", "transpose", "xor", "sharding_constraint"),
+}
+_READS_FUSED = _FUSED | {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or"}
+
+
+def operations(function: Callable[..., Any], *arguments: Any) -> int:
+    """Floating-point operations of a function's matrix products and convolutions.
+
+    An addition and a multiplication count as two. Loops of unknown length count once, and of
+    branches the cheapest.
+
+    Args:
+      function: a function that JAX can trace.
+      *arguments: its arguments, or their shapes.
+    """
+    return operations_of(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def operations_of(jaxpr: Any) -> int:
+    """`operations` of a traced program."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            depth = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * depth * eqn.outvars[0].aval.size
+        elif name == "conv_general_dilated":
+            kernel, out = eqn.invars[1].aval, eqn.outvars[0].aval
+            features = eqn.params["dimension_numbers"].rhs_spec[0]
+            total += 2 * out.size * kernel.size // kernel.shape[features]
+        times = eqn.params["length"] if name == "scan" else 1
+        inner = [operations_of(jaxpr) for jaxpr in core.jaxprs_in_params(eqn.params)]
+        total += times * (min(inner) if name == "cond" else sum(inner))
+    return total
+
+
+def bytes_at_once(function: Callable[..., Any], *arguments: Any) -> int:
+    """The most bytes of intermediate and returned arrays that are needed at once.
+
+    Equations run in the traced order, an array is kept until its last use, and elementwise
+    equations whose results only other ones read are never written to memory. A compiler may do
+    better or worse: it reorders, and fuses by rules of its own.
+
+    Args:
+      function: a function that JAX can trace.
+      *arguments: its arguments, or their shapes.
+    """
+    return _peak(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+class _Equation(NamedTuple):
+    name: str
+    reads: list[int]
+    writes: dict[int, int]  # bytes of each array
+    inside: list[Any]
+
+
+def _flat(jaxpr: Any, known: dict[Any, int], fresh: Iterator[int]) -> Iterator[_Equation]:
+    """The equations of a program, those of inlined programs among them; arrays are numbers."""
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        reads = [known.get(v, -1) if isinstance(v, core.Var) else -1 for v in eqn.invars]
+        inside = list(core.jaxprs_in_params(eqn.params))
+        if name in _INLINED and len(inside) >= 1 and len(inside[0].invars) == len(reads):
+            own = dict(zip(inside[0].invars, reads, strict=True))
+            yield from _flat(inside[0], own, fresh)
+            for out, inner in zip(eqn.outvars, inside[0].outvars, strict=True):
+                known[out] = own.get(inner, -1) if isinstance(inner, core.Var) else -1
+            continue
+        writes = {}
+        for out in eqn.outvars:
+            known[out] = next(fresh)
+            writes[known[out]] = _bytes(out.aval)
+        yield _Equation(name, reads, writes, inside)
+
+
+def _bytes(aval: Any) -> int:
+    size = getattr(aval, "size", 0)
+    return size * getattr(getattr(aval, "dtype", None), "itemsize", 8)
+
+
+def _peak(jaxpr: Any) -> int:
+    counter = iter(range(10**9))
+    known: dict[Any, int] = {v: -1 for v in (*jaxpr.invars, *jaxpr.constvars)}
+    equations = list(_flat(jaxpr, known, counter))
+    kept = {known.get(v, -1) for v in jaxpr.outvars if isinstance(v, core.Var)}
+    readers: dict[int, list[int]] = {}
+    for place, equation in enumerate(equations):
+        for read in equation.reads:
+            readers.setdefault(read, []).append(place)
+
+    end: dict[int, int] = dict.fromkeys(kept, len(equations))
+    written: dict[int, int] = {}
+    for place in reversed(range(len(equations))):
+        equation = equations[place]
+        fused = equation.name in _FUSED and not kept.intersection(equation.writes)
+        uses = [equations[r].name for array in equation.writes for r in readers.get(array, [])]
+        fused = fused and all(use in _READS_FUSED for use in uses)
+        if not fused:
+            written |= equation.writes
+        last = max((end.get(a, place) for a in equation.writes), default=place) if fused else place
+        for read in equation.reads:
+            end[read] = max(end.get(read, -1), last)
+
+    frees: dict[int, int] = {}
+    for array, size in written.items():
+        if array in end and end[array] < len(equations):
+            frees[end[array]] = frees.get(end[array], 0) + size
+    live = most = 0
+    for place, equation in enumerate(equations):
+        own = sum(written.get(array, 0) for array in equation.writes)
+        inside = max((_peak(inner) for inner in equation.inside), default=0)
+        most = max(most, live + max(own, inside))
+        unused = sum(written.get(a, 0) for a in equation.writes if a not in end)
+        live += own - unused - frees.get(place, 0)
+    return most

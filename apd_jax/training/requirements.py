@@ -1,0 +1,285 @@
+"""What a training takes: memory by kind, operations and communication of a step, on each device.
+
+Counted from shapes; the total also from the compiled step. Nothing is run, and parameters may be
+abstract. Letters: S trainings side by side, B batch, C components.
+"""
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import program_counts
+from apd_jax.components import init_components
+from apd_jax.data import Source
+from apd_jax.objective.coefficients import CONSTANT
+from apd_jax.runtime import memory, mesh, step_programs
+from apd_jax.sites import PyTree, Target
+from apd_jax.training import trainer
+from apd_jax.training.config import Settings
+
+_KINDS = {
+    "parameters": "the target's parameters",
+    "factors": "factors of the components",
+    "moments": "state of the optimiser",
+    "other_state": "rounds of refinement, scales, counters",
+    "batch": "inputs of a step",
+    "gradient": "gradient of the factors",
+    "tangents": "attributions: the target's pass and the tangents",
+    "masked_pass": "losses: passes with masks, kept for the gradient",
+}
+_COLLECTIVE = re.compile(
+    r"= (\(?[^=]*?)\s(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Requirements:
+    """What a training takes on each device.
+
+    Attributes:
+      kinds: bytes by kind, counted from shapes: `parameters`, `factors`, `moments`, `other_state`,
+        `batch`, `gradient`, `tangents`, `masked_pass`. The first five are exact. The others are
+        what the traced program needs at once, see `program_counts.bytes_at_once`.
+      counted: bytes at once, counted from shapes: the first five kinds, and the larger of
+        `tangents` and `gradient` + `masked_pass`, which do not live at the same time.
+      compiled: bytes at once of the compiled step, by its `memory_analysis`; None if not compiled.
+      operations: floating-point operations of the matrix products of a step.
+      collectives: `{kind: (number, bytes)}` of a step, of the compiled program; None if not
+        compiled, empty on one device.
+      available: bytes of memory of a device; None if unknown.
+      devices: number of devices.
+    """
+
+    kinds: dict[str, int]
+    counted: int
+    compiled: int | None
+    operations: int
+    collectives: dict[str, tuple[int, int]] | None
+    available: int | None
+    devices: int
+
+    @property
+    def total(self) -> int:
+        """Bytes at once: of the compiled step if there is one, else counted."""
+        return self.counted if self.compiled is None else self.compiled
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the total is available; None if that is not known."""
+        return None if self.available is None else self.total <= self.available
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, flat: `bytes_<kind>`, `bytes_total`, `operations`, `collectives`, ..."""
+        return {f"bytes_{kind}": size for kind, size in self.kinds.items()} | {
+            "bytes_counted": self.counted,
+            "bytes_compiled": self.compiled,
+            "bytes_total": self.total,
+            "bytes_available": self.available,
+            "fits": self.fits,
+            "operations": self.operations,
+            "collectives": self.collectives
+            and {kind: list(pair) for kind, pair in self.collectives.items()},
+            "devices": self.devices,
+        }
+
+    def __str__(self) -> str:
+        each = " on each device" if self.devices > 1 else ""
+        lines = [f"What the training takes{each} ({self.devices} device(s)):"]
+        rows = [(_size(self.kinds[kind]), words) for kind, words in _KINDS.items()]
+        rows.append((_size(self.counted), "at once, counted from shapes"))
+        if self.compiled is not None:
+            rows.append((_size(self.compiled), "at once, of the compiled step"))
+        if self.available is not None:
+            rows.append(
+                (_size(self.available), f"available: {'fits' if self.fits else 'TOO LITTLE'}")
+            )
+        rows.append((f"{self.operations:.3g}", "operations of matrix products per step"))
+        for kind, (number, size) in (self.collectives or {}).items():
+            rows.append((_size(size), f"in {number} {kind} per step"))
+        return "\n".join([*lines, *(f"{value:>12}  {words}" for value, words in rows)])
+
+
+def _size(count: int) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.4g} {name}"
+    return f"{count} B"
+
+
+def requirements(
+    settings: Settings,
+    targets: Target,
+    source: Source,
+    *,
+    mesh_shape: tuple[int, ...] | None = None,
+    compile: bool = True,
+) -> Requirements:
+    """Count what a training takes.
+
+    The work beside the steps is not counted: the first components, rounds of refinement,
+    evaluation.
+
+    Args:
+      settings: the hyperparameters.
+      targets: S networks side by side, every leaf of the parameters [S, ...]; shapes are enough.
+      source: where batches come from: a sampling function.
+      mesh_shape: see `mesh.layout`.
+      compile: whether to compile the step, which takes as long as at the start of the training.
+
+    Raises:
+      UserError: see `mesh.layout`.
+    """
+    size = jax.tree.leaves(targets)[0].shape[0]
+    layout = trainer.layout_of(settings, size, mesh_shape)
+    shape = dict(layout.mesh.shape) if layout else {}
+    devices = math.prod(shape.values())
+    state = _state(settings, targets, source, size)
+    kinds = {
+        "parameters": _held(targets, layout and layout.context(targets)),
+        "factors": _held(state.components, layout and layout.state(state.components)),
+        "moments": _held(state.optimizer, layout and layout.state(state.optimizer)),
+    }
+    whole = _held(state, layout and layout.state(state))
+    kinds["other_state"] = whole - kinds["factors"] - kinds["moments"]
+    kinds |= _of_step(settings, _first(targets), _first(state), source, size, devices)
+    kinds["gradient"] = kinds["factors"]
+    state_bytes = sum(kinds[kind] for kind in tuple(_KINDS)[:5])
+    counted = state_bytes + max(kinds["tangents"], kinds["gradient"] + kinds["masked_pass"])
+    step = trainer.make_step(settings, settings.optimizer(), settings.rate(), source)
+    keys = jax.eval_shape(jax.vmap(jax.random.key), jnp.zeros(size, jnp.uint32))
+    operations = program_counts.operations(jax.vmap(step), targets, state, keys)
+    compiled = collectives = None
+    if compile:
+        compiled, collectives = _compiled(step, layout, targets, state, size)
+    there = memory.total()
+    return Requirements(
+        {kind: kinds[kind] for kind in _KINDS},
+        counted,
+        compiled,
+        operations // devices,
+        collectives,
+        there and there // jax.local_device_count(),
+        devices,
+    )
+
+
+def least_bytes(settings: Settings, targets: Target, source: Source) -> int:
+    """Bytes that a training surely takes on all devices together, quickly counted from shapes.
+
+    These are parameters, factors, their moments and gradient, and a batch with its scores.
+
+    Args:
+      settings, targets, source: see `requirements`.
+    """
+    size = jax.tree.leaves(targets)[0].shape[0]
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    x = jax.eval_shape(lambda key: source.sample(None, key, settings.batch_size), key)
+
+    def factors(target, x, key):
+        return init_components(
+            key, target.at(x), num_components=settings.num_components, rank=settings.rank
+        )
+
+    components = jax.eval_shape(factors, _first(targets), x, key)
+    scores = 4 * settings.batch_size * settings.num_components
+    return _held(targets) + size * (4 * _held(components) + _held(x) + scores)
+
+
+def _state(settings: Settings, targets: Target, source: Source, size: int) -> Any:
+    """Shapes of the states, [S, ...]."""
+    rounds = settings.refine.rounds(settings.steps) > 0
+    init = trainer.make_init(settings, settings.optimizer(), source, None, rounds)
+    every = jax.vmap(init, in_axes=(0, 0, None))
+    return jax.eval_shape(every, targets, jnp.zeros(size, jnp.uint32), None)
+
+
+def _first(tree: PyTree) -> PyTree:
+    """Shapes of a single training."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+
+
+def _held(tree: PyTree, shardings: PyTree | None = None) -> int:
+    """Bytes of arrays on a device."""
+    leaves = jax.tree.leaves(tree)
+    shapes = [leaf.shape for leaf in leaves]
+    if shardings is not None:
+        placed = zip(jax.tree.leaves(shardings), shapes, strict=True)
+        shapes = [sharding.shard_shape(shape) for sharding, shape in placed]
+    return sum(math.prod(s) * leaf.dtype.itemsize for s, leaf in zip(shapes, leaves, strict=True))
+
+
+def _of_step(
+    settings: Settings, target: Target, state: Any, source: Source, size: int, devices: int
+) -> dict[str, int]:
+    """Bytes of the parts of a step, divided evenly over the devices.
+
+    Micro-batches run one after another, so that only one is there at a time.
+    """
+    objective, key = settings.objective, jax.eval_shape(lambda: jax.random.key(0))
+    part = settings.batch_size // settings.accumulate
+    x = jax.eval_shape(lambda key: source.sample(None, key, part), key)
+
+    def score(target, components, x, key):
+        return objective.attribute(target, components, x, key).scores
+
+    def gradient(target, components, x, key, chosen):
+        def total(components):
+            terms, _ = objective.terms(target, components, x, key, CONSTANT, chosen)
+            return objective.total(terms)
+
+        return jax.grad(total)(components)
+
+    scores = jax.eval_shape(score, target, state.components, x, key)
+    chosen = jax.eval_shape(objective.select, scores, x)
+    tangents = program_counts.bytes_at_once(score, target, state.components, x, key)
+    masked = program_counts.bytes_at_once(gradient, target, state.components, x, key, chosen)
+    masked -= min(_held(state.components), masked)
+    found = {"tangents": tangents, "masked_pass": masked, "batch": settings.accumulate * _held(x)}
+    return {kind: size * count // devices for kind, count in found.items()}
+
+
+def _compiled(
+    step: Any, layout: mesh.Layout | None, targets: Target, state: Any, size: int
+) -> tuple[int, dict[str, tuple[int, int]]]:
+    """Bytes at once and collectives of the compiled steps, the program that a training runs."""
+
+    def placed(tree, shardings):
+        if layout is None:
+            return tree
+        return jax.tree.map(
+            lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
+            tree,
+            shardings,
+        )
+
+    seeds = jax.ShapeDtypeStruct((size,), jnp.uint32)
+    targets = placed(targets, layout and layout.context(targets))
+    leaves, tree = jax.tree.flatten(targets)
+    states, seeds = (placed(part, layout and layout.state(part)) for part in (state, seeds))
+    # Two steps, as one would be no loop. How many there are changes nothing else.
+    program = (
+        step_programs.chunk(step, tree).lower(2, layout, leaves, states, seeds, None).compile()
+    )
+    found = program.memory_analysis()
+    total = found.argument_size_in_bytes + found.temp_size_in_bytes
+    total += found.output_size_in_bytes - found.alias_size_in_bytes
+    return total, _collectives(program.as_text()) if layout else {}
+
+
+def _collectives(text: str) -> dict[str, tuple[int, int]]:
+    """Number and bytes of the results of the collectives of a program's text."""
+    numbers: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for shapes, kind in _COLLECTIVE.findall(text):
+        numbers[kind] += 1
+        for dtype, dims in _ARRAY.findall(shapes):
+            width = 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)[:2] or 8) // 8
+            sizes[kind] += max(width, 1) * math.prod(map(int, filter(None, dims.split(","))))
+    return {kind: (numbers[kind], sizes[kind]) for kind in sorted(numbers)}
