@@ -12,7 +12,7 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 if command -v shellcheck >/dev/null 2>&1; then
-  shellcheck launch/*.sh .ci/run
+  shellcheck launch/*.sh benchmarks/*.sh .ci/run
 else
   echo "launch/check.sh: shellcheck is not installed, so the shell scripts were not checked." >&2
 fi

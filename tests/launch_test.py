@@ -86,7 +86,9 @@ class LaunchTestCase(parameterized.TestCase):
 
 
 class SyntaxTest(parameterized.TestCase):
-    @parameterized.parameters(*(f"launch/{name}" for name in SCRIPTS), ".ci/run")
+    @parameterized.parameters(
+        *(f"launch/{name}" for name in SCRIPTS), "benchmarks/on_device.sh", ".ci/run"
+    )
     def test_shellcheck(self, path):
         if shutil.which("shellcheck") is None:
             self.skipTest("shellcheck is not installed")
@@ -265,6 +267,71 @@ class SlurmTest(LaunchTestCase):
             f"slurm.sh: no .venv in {self.elsewhere}: submit from the checkout, after bash "
             "launch/setup.sh.\n",
         )
+
+
+class TpuPodTest(LaunchTestCase):
+    """With a pretended gcloud, whose slice has the states of a list, one after another."""
+
+    def pod(self, states, *arguments, ssh=(0,), status=0):
+        queue, ends = self.top / "states", self.top / "ends"
+        queue.write_text("".join(f"{state}\n" for state in states))
+        ends.write_text("".join(f"{end}\n" for end in ssh))
+        pop = 'first=$(head -n 1 "$1"); sed -i 1d "$1"; echo "$first"'
+        self.make_program(self.bin / "pop", f"#!/usr/bin/env bash\n{pop}\n")
+        self.make_program(
+            self.bin / "gcloud",
+            f"""#!/usr/bin/env bash
+            echo "gcloud in $*" >> '{self.log}'
+            case "$*" in
+            *describe*) pop '{queue}' ;;
+            *" ssh "*) exit "$(pop '{ends}')" ;;
+            esac
+            """,
+        )
+        commit = "git init -q && git add -A && git -c user.name=a -c user.email=a@b commit -qm a"
+        subprocess.run(commit, shell=True, check=True, cwd=self.root)
+        self.launch("tpu_pod.sh", *arguments, status=status, POLL="0")
+        verbs = ("create", "delete", "scp", "ssh")
+        lines = [line for line in self.logged("gcloud") if " describe " not in line]
+        return lines, [next(v for v in verbs if f" {v} " in line) for line in lines]
+
+    def test_asks_waits_and_runs_on_all_hosts(self):
+        arguments = ("apd", "us-central2-b", "v4-32", "--spot", "--", "--config=c", "--name=a b")
+        lines, verbs = self.pod(["", "WAITING_FOR_RESOURCES", "ACTIVE"], *arguments)
+        self.assertEqual(verbs, ["create", "scp", "ssh"])
+        self.assertIn("create apd --zone=us-central2-b --node-id=apd", lines[0])
+        self.assertIn("--accelerator-type=v4-32", lines[0])
+        self.assertTrue(lines[0].endswith(" --spot"))
+        self.assertIn("--worker=all", lines[2])
+        self.assertTrue(lines[2].endswith("tpu_vm.sh --distributed --config=c --name=a\\ b"))
+
+    def test_asks_again_after_a_preemption(self):
+        states = ["ACTIVE", "SUSPENDING", "SUSPENDING", "SUSPENDED", "ACTIVE"]
+        _, verbs = self.pod(states, "apd", "z", "v4-32", "--spot", "--", "--config=c", ssh=(255, 0))
+        self.assertEqual(verbs, ["scp", "ssh", "delete", "create", "scp", "ssh"])
+
+    def test_the_runs_own_failure_ends_it(self):
+        _, verbs = self.pod(2 * ["ACTIVE"], "apd", "z", "v4-32", "--", "-x", ssh=(1,), status=1)
+        self.assertEqual(verbs, ["scp", "ssh"])
+
+    def test_delete(self):
+        lines, _ = self.pod([], "apd", "z", "delete")
+        self.assertLen(lines, 1)
+        self.assertIn("queued-resources delete apd --zone=z", lines[0])
+
+    @parameterized.parameters((("apd", "z"),), (("apd", "z", "v4-32", "--config=c"),))
+    def test_usage(self, arguments):
+        error = self.launch("tpu_pod.sh", *arguments, status=1)
+        self.assertIn("tpu_pod.sh NAME ZONE ACCELERATOR", error)
+
+
+class DockerTest(absltest.TestCase):
+    def test_copies_files_that_are_there(self):
+        lines = (ROOT / "launch" / "Dockerfile").read_text().splitlines()
+        copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ")]
+        self.assertNotEmpty(copied)
+        for name in sum(copied, []):
+            self.assertTrue((ROOT / name).exists(), name)
 
 
 if __name__ == "__main__":
