@@ -4,14 +4,16 @@ import logging as std_logging
 import shlex
 import signal
 import sys
+from typing import Any
 
 import jax
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from apd_jax.errors import UserError
 from apd_jax.run import command_line, experiment, seed_evidence
-from apd_jax.runtime import compilation_cache, mesh, preemption, streams
+from apd_jax.runtime import compilation_cache, mesh, preemption, processes, streams
 from apd_jax.runtime.outcome import Stopped
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
@@ -34,9 +36,20 @@ def main(argv: list[str]) -> int:
         return 1
     std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
     compilation_cache.enable()
+    with processes.all_or_none():
+        return processes.end(_run(_CONFIG.value))
+
+
+def _run(config: ml_collections.ConfigDict) -> int:
+    """Run an experiment, and return the exit status."""
     try:
-        config = _CONFIG.value
-        mesh.split_cpu(max(config.seeds, 1))
+        processes.start(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            detect=_DISTRIBUTED.value,
+        )
+        mesh.split_cpu(max(config.seeds, 1), config.mesh)
         workdir = _WORKDIR.value or f"runs/{config.name}-{config.variant}".rstrip("-")
         command = shlex.join(["python", "-m", "apd_jax.main", *sys.argv[1:]])
         with preemption.catch_signals() as flag:
@@ -57,6 +70,13 @@ def main(argv: list[str]) -> int:
         logging.error("%s", error)
         logging.debug("This happened here:", exc_info=True)
         return 1
+    if jax.process_index() == 0:
+        _say(results, workdir)
+    return 0
+
+
+def _say(results: dict[str, Any], workdir: str) -> None:
+    """Print the verdicts of a run."""
     for verdict in results["verdicts"]:
         sign = "PASS" if verdict["passed"] else "FAIL"
         streams.say(f"{sign} {verdict['name']} = {verdict['value']:.4g} ({verdict['description']})")
@@ -68,7 +88,6 @@ def main(argv: list[str]) -> int:
         total = found["passed"] + len(found["failed"])
         streams.say(f"evidence of seed {seed}: {found['passed']} of {total} verdicts pass{failed}")
     streams.say(f"results, figures and report are in {workdir}")
-    return 0
 
 
 def _parse(argv: list[str]) -> list[str]:
