@@ -148,7 +148,7 @@ def resume(directory, shape, until=STEPS):
 
 @own_settings()
 def state_bytes(shape):
-    """Bytes of a device that the state of a step takes, by the compiled program, and temporaries."""
+    """Bytes of a device that a compiled step takes, of each of `KINDS`."""
     training = trainer("40-10", shape, seeds=1)
     state = jax.eval_shape(training.init_state)
     leaves, tree = jax.tree.flatten(training.context)
@@ -176,7 +176,7 @@ def topk_differences():
         "part": lambda scores: selection.batch_topk_part(scores, 1.3, jnp.float32(0.6)),
         "rows": lambda scores: selection.batch_topk_of_rows(scores, 1.3, rows),
     }
-    divided = layout(1, (1, 4, 2)).over_seeds
+    divided = layout(1, (1, 4, 2), batch_size=24, num_components=10).over_seeds
 
     def masks(scores):
         found = {}
