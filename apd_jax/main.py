@@ -4,13 +4,15 @@ import functools
 import logging as std_logging
 import shlex
 import sys
+from typing import Any
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from apd_jax.run import command_line, experiment, seed_evidence
 from apd_jax.run.plan import plan_requirements, read_plan
-from apd_jax.runtime import compilation_cache, mesh, preemption, streams
+from apd_jax.runtime import compilation_cache, mesh, preemption, processes, streams
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
 _COORDINATOR = flags.DEFINE_string(
@@ -33,19 +35,33 @@ def main(argv: list[str]) -> int:
         return 1
     std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
     compilation_cache.enable()
-    return command_line.status_of(_run)
+    with processes.all_or_none():
+        return processes.end(command_line.status_of(_run))
 
 
 def _run() -> int:
+    """Run the experiment, or print its plan, and return the exit status."""
+    processes.start(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, detect=_DISTRIBUTED.value
+    )
     config = _CONFIG.value
-    mesh.split_cpu(max(config.seeds, 1))
+    mesh.split_cpu(max(config.seeds, 1), config.mesh)
     if _PLAN.value:
-        streams.say(str(plan_requirements(read_plan(config))))
+        needed = plan_requirements(read_plan(config))
+        if jax.process_index() == 0:
+            streams.say(str(needed))
         return 0
     workdir = _WORKDIR.value or f"runs/{config.name}-{config.variant}".rstrip("-")
     command = shlex.join(["python", "-m", "apd_jax.main", *sys.argv[1:]])
     with preemption.catch_signals() as flag:
         results = experiment.run(config, workdir, command=command, flag=flag)
+    if jax.process_index() == 0:
+        _say(results, workdir)
+    return 0
+
+
+def _say(results: dict[str, Any], workdir: str) -> None:
+    """Print the verdicts of a run."""
     for verdict in results["verdicts"]:
         sign = "PASS" if verdict["passed"] else "FAIL"
         streams.say(f"{sign} {verdict['name']} = {verdict['value']:.4g} ({verdict['description']})")
@@ -57,7 +73,6 @@ def _run() -> int:
         total = found["passed"] + len(found["failed"])
         streams.say(f"evidence of seed {seed}: {found['passed']} of {total} verdicts pass{failed}")
     streams.say(f"results, figures and report are in {workdir}")
-    return 0
 
 
 def cli() -> None:

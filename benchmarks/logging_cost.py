@@ -108,6 +108,7 @@ def measure(timed: Timed, rounds: int) -> dict[str, list[Times]]:
             chunk_steps=timed.chunk_steps,
             save_every=timed.save_every,
             observer=observer,
+            layout=trainer.layout,
         )
         state.step.block_until_ready()
         wall, processor = time.perf_counter() - start, time.process_time() - used

@@ -69,5 +69,6 @@ def train_targets(plan: Plan, steps: int) -> Target:
             plan.seeds,
             steps=steps,
             chunk_steps=steps,
+            layout=trainer.layout,
         )
     return jax.vmap(plan.task.target)(state.params)

@@ -64,6 +64,7 @@ class Session:
             self._plan.seeds,
             steps=self._done,
             chunk_steps=self._chunk_steps,
+            layout=self._trainer.layout,
         )
         jax.block_until_ready(self._state)
         return time.perf_counter() - start

@@ -20,6 +20,7 @@ from apd_jax.plotting import style
 from apd_jax.run import experiment
 from apd_jax.runtime import loop, preemption
 from apd_jax.runtime.checkpoint import Checkpointer, to_host
+from apd_jax.runtime.outcome import Diverged
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
 from apd_jax.studies import pretraining
@@ -140,7 +141,7 @@ class DivergedTest(Trained):
     def test_names_what_broke_and_what_is_good(self, field, name, place):
         directory = self.workdir / place / "checkpoints"
         with self.assertRaisesRegex(
-            loop.Diverged,
+            Diverged,
             f"^{name}: loss.* stopped being finite at step .*(last good checkpoint|No checkpoint)",
         ):
             self.run_config(**{field: 1e30, "checkpoint_every": 10, "warmup_fraction": 0.0})

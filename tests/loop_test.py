@@ -8,6 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from apd_jax.runtime import loop, step_programs
+from apd_jax.runtime.outcome import Diverged
 
 SEEDS = jnp.array([3, 4], jnp.uint32)
 
@@ -243,7 +244,7 @@ class DivergedTest(parameterized.TestCase):
 
         observer = Recorder()
         with self.assertRaisesRegex(
-            loop.Diverged, r"^loss/b and loss/c stopped .* step 8, .*\[1\].*lower learning rate"
+            Diverged, r"^loss/b and loss/c stopped .* step 8, .*\[1\].*lower learning rate"
         ):
             loop.run_steps(
                 broken,
@@ -263,7 +264,7 @@ class DivergedTest(parameterized.TestCase):
             state, metrics = step_fn(scale, state, key)
             return state, {"loss/a": jnp.float32(3e38), "loss/total": jnp.float32(3e38) * 2}
 
-        with self.assertRaisesRegex(loop.Diverged, "^loss/total stopped .* step 1,"):
+        with self.assertRaisesRegex(Diverged, "^loss/total stopped .* step 1,"):
             run(step=broken)
 
     def test_state_is_looked_at_before_it_is_saved(self):
@@ -273,7 +274,7 @@ class DivergedTest(parameterized.TestCase):
             return State(state.step, bad), {"loss": jnp.float32(0)}
 
         observer = Recorder()
-        with self.assertRaisesRegex(loop.Diverged, "^weight of the state .* step 6;"):
+        with self.assertRaisesRegex(Diverged, "^weight of the state .* step 6;"):
             run(step=broken, save_every=3, observer=observer)
         self.assertEqual(observer.saved, [3])
 

@@ -17,6 +17,7 @@ from apd_jax.errors import UserError
 from apd_jax.run import experiment
 from apd_jax.runtime import loop
 from apd_jax.runtime.checkpoint import CheckpointError
+from apd_jax.runtime.outcome import Diverged
 from apd_jax.runtime.workdir import Workdir, WorkdirError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -25,7 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 class StatusTest(parameterized.TestCase):
     def status(self, outcome):
         """Exit status and log of a run with this outcome."""
-        config = types.SimpleNamespace(name="tms", variant="5-2", seeds=1)
+        config = types.SimpleNamespace(name="tms", variant="5-2", seeds=1, mesh=None)
         with (
             mock.patch.object(main, "_CONFIG", types.SimpleNamespace(value=config)),
             mock.patch.object(main, "_WORKDIR", types.SimpleNamespace(value=None)),
@@ -39,7 +40,7 @@ class StatusTest(parameterized.TestCase):
         self.assertEqual(run.call_args.args, (config, "runs/tms-5-2"))
         return status, logs.records[1:]
 
-    @parameterized.parameters(UserError, WorkdirError, CheckpointError, loop.Diverged, OSError)
+    @parameterized.parameters(UserError, WorkdirError, CheckpointError, Diverged, OSError)
     def test_what_a_user_can_mend_is_one_line(self, kind):
         status, records = self.status({"side_effect": kind("do this")})
         self.assertEqual(status, 1)

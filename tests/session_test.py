@@ -20,6 +20,7 @@ from absl.testing import absltest, parameterized
 from apd_jax.errors import UserError
 from apd_jax.runtime import loop, session
 from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError
+from apd_jax.runtime.outcome import Diverged
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.stores import Keeping
 
@@ -39,7 +40,7 @@ def init_state(width=3):
 class Training:
     """A training without data; `fields` replace its own."""
 
-    steps, seeds, between, feed = STEPS, SEEDS, None, None
+    steps, seeds, between, feed, layout = STEPS, SEEDS, None, None, None
 
     def __init__(self, growth, width, **fields):
         self.context, self.width = jnp.full(2, growth, jnp.float32), width
@@ -232,7 +233,7 @@ class DamagedTest(SessionTestCase):
 
 class DivergedTest(SessionTestCase):
     def test_names_step_term_and_last_good_checkpoint(self):
-        with self.assertRaises(loop.Diverged) as caught:
+        with self.assertRaises(Diverged) as caught:
             self.fit(growth=10)  # the largest float is 3e38, less than 10 ** (2 * 20)
         good = self.steps_on_disk()[-1]
         self.assertRegex(
@@ -247,13 +248,13 @@ class DivergedTest(SessionTestCase):
         rows = self.rows()
         self.assertTrue(all(np.isfinite(row["loss/total"]).all() for row in rows))
         message = str(caught.exception)
-        with self.assertRaises(loop.Diverged) as caught:  # the same command comes to the same end
+        with self.assertRaises(Diverged) as caught:  # the same command comes to the same end
             self.fit(growth=10)
         self.assertEqual(str(caught.exception), message)
         self.assertEqual(self.rows()[: len(rows)], self.rows())
 
     def test_before_the_first_save(self):
-        with self.assertRaisesRegex(loop.Diverged, "No checkpoint had been saved.$"):
+        with self.assertRaisesRegex(Diverged, "No checkpoint had been saved.$"):
             self.fit(growth=np.nan)
         self.assertEmpty(self.steps_on_disk())
         self.assertEmpty(self.rows())

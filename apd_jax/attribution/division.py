@@ -10,7 +10,7 @@ import jax
 from apd_jax import partition
 from apd_jax.components import Components, num_components
 
-# Tangents of a block: 2 MB on a device in float32, the size of a core's own cache. Smaller blocks would
+# Tangents of a block: 2 MB on a device, about the size of a core's own cache. Smaller blocks would
 # repeat the products that don't depend on the batch more often than the cache makes up for.
 _BLOCK_ELEMENTS = 500_000
 _MIN_BLOCK = 256

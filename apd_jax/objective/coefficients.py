@@ -78,6 +78,12 @@ class Routes:
         "size.",
     )
 
+    remat: forward.Remat = setting(
+        "none",
+        "What masked passes compute again for the gradient, to save memory: nothing, all but the "
+        "outputs of sites, or everything.",
+    )
+
     def __post_init__(self):
         check_values(self)
         check_at_least(self, 1, "num_probes")

@@ -61,21 +61,28 @@ class Step:
     @functools.cached_property
     def masked(self) -> tuple[PyTree, sites.Records]:
         """Outputs and records of the pass with the active components alone."""
-        positions = self.objective.per_position
+        positions, remat = self.objective.per_position, self.objective.routes.remat
         # The grouped route mixes examples in one table, so that it needs the whole batch at once. A
         # network that is run example by example takes the dense one.
         if sites.batched(self.target, self.x):
             route = self.objective.routes.masked_route
-            operation = forward.masked_by(
-                route, self.components, self.chosen.mask, self.chosen.pairs
-            )
-            return sites.run(self.target, self.x, operation, positions=positions)
 
-        def alone(x, mask):
-            operation = forward.masked(self.components, mask)
-            return sites.run(self.target, x, operation, positions=positions)
+            def whole(components):
+                operation = forward.masked_by(
+                    route, components, self.chosen.mask, self.chosen.pairs
+                )
+                return sites.run(self.target, self.x, operation, positions=positions)
 
-        return sites.over_examples(alone, self.target, self.x, self.chosen.mask)
+            return forward.recomputed(remat, whole)(self.components)
+
+        def one_by_one(components):
+            def alone(x, mask):
+                operation = forward.masked(components, mask)
+                return sites.run(self.target, x, operation, positions=positions)
+
+            return sites.over_examples(alone, self.target, self.x, self.chosen.mask)
+
+        return forward.recomputed(remat, one_by_one)(self.components)
 
     def first(self, count: int) -> "Step":
         """The same for the first examples alone; for terms that compare outputs."""
@@ -192,7 +199,12 @@ def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:
     mask = partial.scaled(step.chosen.mask, r)
     if step.valid_rows is not None:
         mask = mask * step.valid_rows.reshape(*mask.shape[:-1], 1)
-    return _distance(step, forward.masked_apply(step.target, step.components, step.x, mask))
+
+    def run(components, mask):
+        return forward.masked_apply(step.target, components, step.x, mask)
+
+    run = forward.recomputed(step.objective.routes.remat, run)
+    return _distance(step, run(step.components, mask))
 
 
 def _simplicity(step: Step) -> jax.Array:

@@ -8,9 +8,7 @@ import threading
 from collections.abc import Iterator
 
 from apd_jax.runtime import processes
-
-EXIT_RESUME = 75
-"""Exit status of a run that was stopped and is saved: rerunning the command resumes it."""
+from apd_jax.runtime.processes import EXIT_RESUME as EXIT_RESUME
 
 
 class StopFlag:

@@ -5,8 +5,10 @@ what comes before and after it. Process 0 alone writes files. What one process i
 stop, all of them have to learn before they act on it, since a collective waits for every process.
 """
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -14,6 +16,9 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from apd_jax.errors import UserError
+
+EXIT_RESUME = 75
+"""Exit status of a run that was stopped and is saved: rerunning the command resumes it."""
 
 # Seconds without a sign of life after which JAX ends the other processes.
 _HEARTBEAT = 30
@@ -55,6 +60,7 @@ def start(
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)  # `preemption` catches the signals
     try:
         jax.distributed.initialize(
             coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT
@@ -86,15 +92,32 @@ def raise_if_lost(error: Exception) -> None:
 
 
 def end(status: int) -> int:
-    """Leave the other processes, and return the exit status.
+    """Leave the other processes when all have come here, and return the exit status.
 
     After a failure this ends the process at once: the others, which wait for it, then end too.
     """
     if jax.distributed.is_initialized():
-        if status not in (0, 75):
-            logging.flush()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+        if status not in (0, EXIT_RESUME):
+            _exit(status)
         jax.distributed.shutdown()
     return status
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[None]:
+    """End the process at once if the block raises, so that the others do not wait for it."""
+    try:
+        yield
+    except BaseException:
+        if not jax.distributed.is_initialized():
+            raise
+        logging.exception("This process of the run failed:")
+        _exit(1)
+
+
+def _exit(status: int) -> None:
+    """Exit without what Python and JAX do at exit, where JAX would wait for the others."""
+    logging.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -55,6 +55,11 @@ class Settings:
         "Projection of the gradient of unit-norm U: literal sums over d_in, auto over the narrower "
         "side.",
     )
+    moments: optimizers.Moments = setting(
+        "float32",
+        "Type in which Adam's two moments are kept between steps; bfloat16, rounded at random, "
+        "halves their memory.",
+    )
     matmul_precision: Literal["highest", "high", "default"] = setting(
         "highest",
         "Precision of a step's matrix products on GPU and TPU; attributions and faithfulness "
@@ -130,6 +135,7 @@ class Settings:
             relative=self.relative_rate,
             unit_norm=self.unit_norm,
             projection=self.projection,
+            moments=self.moments,
         )
 
     def rate(self) -> optax.Schedule:
