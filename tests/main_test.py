@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 class StatusTest(parameterized.TestCase):
     def status(self, outcome):
         """Exit status and log of a run with this outcome."""
+        main.flags.FLAGS.mark_as_parsed()  # all others have their defaults
         config = types.SimpleNamespace(name="tms", variant="5-2", seeds=1, mesh=None)
         with (
             mock.patch.object(main, "_CONFIG", types.SimpleNamespace(value=config)),

@@ -20,7 +20,7 @@ from apd_jax.sites import Target
 from apd_jax.studies.study import Study
 from apd_jax.studies.task import Task, Training
 from apd_jax.training.config import Settings
-from apd_jax.training.requirements import Requirements, least_bytes, requirements
+from apd_jax.training.requirements import Requirements, held, least_bytes, requirements
 from apd_jax.training.trainer import layout_of
 
 
@@ -119,10 +119,9 @@ def _check_memory(plan: Plan) -> None:
     targets, training = abstract_targets(plan), plan.training
     needed = least_bytes(plan.settings, targets, as_source(plan.task.inputs))
     if training:
-        key = jax.random.key(0)
-        x = jax.eval_shape(lambda key: plan.task.inputs(key, training.batch_size), key)
-        leaves = [*3 * jax.tree.leaves(targets), *plan.config.seeds * jax.tree.leaves(x)]
-        needed = max(needed, sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
+        x = jax.eval_shape(lambda key: plan.task.inputs(key, 1), jax.random.key(0))
+        rows = plan.config.seeds * training.batch_size
+        needed = max(needed, 3 * held(targets) + rows * held(x))
     there = memory.total()
     if there is not None and needed > there:
         large = [

@@ -142,11 +142,11 @@ def requirements(
     devices = math.prod(shape.values())
     state = _state(settings, targets, source, size)
     kinds = {
-        "parameters": _held(targets, layout and layout.context(targets)),
-        "factors": _held(state.components, layout and layout.state(state.components)),
-        "moments": _held(state.optimizer, layout and layout.state(state.optimizer)),
+        "parameters": held(targets, layout and layout.context(targets)),
+        "factors": held(state.components, layout and layout.state(state.components)),
+        "moments": held(state.optimizer, layout and layout.state(state.optimizer)),
     }
-    whole = _held(state, layout and layout.state(state))
+    whole = held(state, layout and layout.state(state))
     kinds["other_state"] = whole - kinds["factors"] - kinds["moments"]
     kinds |= _of_step(settings, _first(targets), _first(state), source, size, devices)
     kinds["gradient"] = kinds["factors"]
@@ -180,7 +180,8 @@ def least_bytes(settings: Settings, targets: Target, source: Source) -> int:
     """
     size = jax.tree.leaves(targets)[0].shape[0]
     key = jax.eval_shape(lambda: jax.random.key(0))
-    x = jax.eval_shape(lambda key: source.sample(None, key, settings.batch_size), key)
+    # One example: a batch of a size that no memory holds might hold constants of that size.
+    x = jax.eval_shape(lambda key: source.sample(None, key, 1), key)
 
     def factors(target, x, key):
         return init_components(
@@ -188,8 +189,8 @@ def least_bytes(settings: Settings, targets: Target, source: Source) -> int:
         )
 
     components = jax.eval_shape(factors, _first(targets), x, key)
-    scores = 4 * settings.batch_size * settings.num_components
-    return _held(targets) + size * (4 * _held(components) + _held(x) + scores)
+    row = held(x) + 4 * settings.num_components
+    return held(targets) + size * (4 * held(components) + settings.batch_size * row)
 
 
 def _state(settings: Settings, targets: Target, source: Source, size: int) -> Any:
@@ -205,7 +206,7 @@ def _first(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
 
 
-def _held(tree: PyTree, shardings: PyTree | None = None) -> int:
+def held(tree: PyTree, shardings: PyTree | None = None) -> int:
     """Bytes of arrays on a device."""
     leaves = jax.tree.leaves(tree)
     shapes = [leaf.shape for leaf in leaves]
@@ -240,8 +241,8 @@ def _of_step(
     chosen = jax.eval_shape(objective.select, scores, x)
     tangents = program_counts.bytes_at_once(score, target, state.components, x, key)
     masked = program_counts.bytes_at_once(gradient, target, state.components, x, key, chosen)
-    masked -= min(_held(state.components), masked)
-    found = {"tangents": tangents, "masked_pass": masked, "batch": settings.accumulate * _held(x)}
+    masked -= min(held(state.components), masked)
+    found = {"tangents": tangents, "masked_pass": masked, "batch": settings.accumulate * held(x)}
     return {kind: size * count // devices for kind, count in found.items()}
 
 
