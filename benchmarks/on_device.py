@@ -19,16 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import apd_jax
-from apd_jax.data import SampleBatch
+from apd_jax.data import SampleBatch, as_source
 from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
+from apd_jax.training.requirements import requirements
 from apd_jax.training.trainer import Trainer
 from benchmarks import machine, options, problem, transformer
 from benchmarks.process import ROOT
 
 _CLOSE = 1e-4  # relative difference from the paper's numbers that rounding explains
-_SMALL = {"batch_size": 32}
+_NEAR = 0.1  # relative difference of losses between precisions; selections and steps may differ
+_SMALL = {"batch_size": 32, "seeds": 1}
 _SMALL_NETWORKS = {"resid_mlp": {"target.d_resid": 40, "num_components": 20}}
 _SMALL_MODEL = transformer.Sizes(2, 8, 16, 2, 32, 2, 40, 2)
 _REDUCED = "default"  # TF32 on NVIDIA GPUs, bfloat16 on TPUs, float32 on CPUs
@@ -83,73 +85,80 @@ def _difference(ours: Any, theirs: Any) -> float:
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
 
 
-def steps(made: Problem, count: int, chunk: int) -> dict[str, Any]:
-    """Time steps twice from the same start, and compare both ends bit by bit."""
-    settings, targets, inputs, seeds = made
-    trainer = Trainer(settings, targets, inputs, seeds)
+class _Last(loop.Observer):
+    """Keeps the metrics of the first chunk."""
 
-    def run() -> tuple[Any, list[float]]:
-        state, times = trainer.init_state(), []
-        for done in range(chunk, count + 1, chunk):
+    found: dict[str, np.ndarray] | None = None
+
+    def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """Keep them."""
+        self.found = self.found or metrics
+
+
+class Steps:
+    """The steps of a problem at one precision of matrix products.
+
+    Attributes:
+      times: Seconds per step of every chunk, the first one with compilation.
+      metrics: Metrics after the first chunk.
+    """
+
+    def __init__(self, made: Problem, chunk: int, precision: str):
+        """Make the training and its first state."""
+        settings, targets, inputs, seeds = made
+        settings = dataclasses.replace(settings, matmul_precision=precision)
+        self._trainer, self._chunk = Trainer(settings, targets, inputs, seeds), chunk
+        self._first = self._trainer.init_state()
+
+    def run(self, chunks: int) -> Any:
+        """Run chunks of steps from the first state, and return the last one."""
+        state, observer, self.times = jax.tree.map(jnp.copy, self._first), _Last(), []
+        for number in range(1, chunks + 1):
             start = time.perf_counter()
-            state = _steps(trainer, state, done, chunk)
-            times.append((time.perf_counter() - start) / chunk)
-        return state, times
+            state = loop.run_steps(
+                self._trainer.step,
+                self._trainer.context,
+                state,
+                self._trainer.seeds,
+                steps=number * self._chunk,
+                chunk_steps=self._chunk,
+                observer=observer,
+                layout=self._trainer.layout,
+            )
+            jax.block_until_ready(state)
+            self.times.append((time.perf_counter() - start) / self._chunk)
+        self.metrics = observer.found or {}
+        return state
 
-    first, cold = run()
-    second, warm = run()
+
+def steps(exact: Steps, chunks: int) -> dict[str, Any]:
+    """Time steps, twice from the same start, and compare both ends bit by bit."""
+    first = exact.run(chunks)
+    cold = exact.times[0]
+    second = exact.run(chunks)
     pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
     return {
-        "seconds_per_step": statistics.median(warm),
-        "compile_seconds": max(cold[0] - warm[0], 0) * chunk,
+        "seconds_per_step": statistics.median(exact.times),
+        "first_chunk_seconds_per_step": cold,
         "peak_memory_of_process": machine.peak_memory(),
         "deterministic": same,
         "passed": same,
     }
 
 
-def _steps(trainer: Trainer, state: Any, done: int, chunk: int) -> Any:
-    return jax.block_until_ready(
-        loop.run_steps(
-            trainer.step,
-            trainer.context,
-            state,
-            trainer.seeds,
-            steps=done,
-            chunk_steps=chunk,
-            layout=trainer.layout,
-        )
-    )
+def precision(exact: Steps, reduced: Steps, chunks: int) -> dict[str, Any]:
+    """Compare steps at reduced precision with the same steps at the highest.
 
-
-def precision(made: Problem, count: int) -> dict[str, Any]:
-    """Steps at reduced precision against the same steps at the highest.
-
-    Attributions are computed at the highest precision in both, so that the first step selects the
-    same components.
+    Attributions are computed at the highest precision in both.
     """
-    _, targets, inputs, seeds = made
-    found = {}
-    for name in ("highest", _REDUCED):
-        settings = dataclasses.replace(made[0], matmul_precision=name)
-        trainer = Trainer(settings, targets, inputs, seeds)
-        rows: list[dict[str, np.ndarray]] = []
-        observer = loop.Observer()
-        observer.on_metrics = lambda step, metrics, rows=rows: rows.append(metrics)  # type: ignore
-        arguments = (trainer.step, trainer.context)
-        kept = {"layout": trainer.layout, "chunk_steps": 1, "observer": observer}
-        state = loop.run_steps(*arguments, trainer.init_state(), seeds, steps=1, **kept)
-        _steps(trainer, jax.tree.map(jnp.copy, state), 1 + count, count)
-        start = time.perf_counter()
-        _steps(trainer, state, 1 + count, count)
-        found[name] = rows[0], (time.perf_counter() - start) / count
-    (exact, slow), (reduced, fast) = found["highest"], found[_REDUCED]
-    names = [name for name in exact if name.startswith("loss/")]
+    reduced.run(chunks)
+    names = [name for name in exact.metrics if name.startswith("loss/")]
+    losses = {name: _difference(reduced.metrics[name], exact.metrics[name]) for name in names}
     return {
-        "first_step": {name: _difference(reduced[name], exact[name]) for name in names},
-        "faster": slow / max(fast, 1e-9),
-        "passed": bool(np.array_equal(exact["active_components"], reduced["active_components"])),
+        "difference_after_first_chunk": losses,
+        "faster": statistics.median(exact.times[1:]) / statistics.median(reduced.times[1:]),
+        "passed": losses["loss/total"] < _NEAR,
     }
 
 
@@ -182,13 +191,13 @@ def main() -> int:
     part("exactness", "golden", golden)
     chunk = max(args.steps // 4, 1)
     for name, make in problems(args.small).items():
-        try:
-            made = make()
-        except Exception as error:
-            part("steps", name, lambda error=error: _raise(error))
+        if time.monotonic() - begun > args.limit:
+            part("steps", name, dict)  # says that it is skipped
             continue
-        part("steps", name, lambda made=made: steps(made, 4 * chunk, chunk))
-        part("precision", name, lambda made=made: precision(made, chunk))
+        made = make()
+        exact, reduced = (Steps(made, chunk, each) for each in ("highest", _REDUCED))
+        part("steps", name, lambda exact=exact: steps(exact, 4))
+        part("precision", name, lambda pair=(exact, reduced): precision(*pair, 4))
         part("memory", name, lambda made=made: _memory(made))
     results["passed"] = _passed(results)
     _write(args.out, results)
@@ -198,16 +207,9 @@ def main() -> int:
 
 def _memory(made: Problem) -> dict[str, Any]:
     """The plan of the step: bytes by kind, and those of the compiled step."""
-    from apd_jax.data import as_source
-    from apd_jax.training.requirements import requirements
-
     settings, targets, inputs, _ = made
     found = requirements(settings, targets, as_source(inputs))
     return found.to_dict() | {"passed": found.fits is not False}
-
-
-def _raise(error: Exception) -> dict[str, Any]:
-    raise error
 
 
 def _passed(results: Any) -> bool:

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from apd_jax.data import as_source
 from apd_jax.objective.coefficients import Coefficients, Routes
 from apd_jax.objective.objective import Objective
 from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
+from apd_jax.training.requirements import Requirements, requirements
 from apd_jax.training.trainer import Trainer
 from benchmarks import machine, options, tables
 
@@ -38,6 +40,9 @@ class Sizes(NamedTuple):
     heads: int = 8
     vocabulary: int = 1000
     rank: int = 4
+    probes: int = 1
+    active: int = 8
+    micro_batches: int = 1
 
 
 def init_params(key: jax.Array, sizes: Sizes) -> dict[str, Any]:
@@ -78,8 +83,13 @@ def _norm(h: jax.Array) -> jax.Array:
     return centred / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-5)
 
 
-def make_problem(sizes: Sizes) -> tuple[Target, Settings, Callable]:
-    """Return the network, the settings of its decomposition, and `sample(key, batch_size)`."""
+def make_problem(sizes: Sizes, *, abstract: bool = False) -> tuple[Target, Settings, Callable]:
+    """Return the network, the settings of its decomposition, and `sample(key, batch_size)`.
+
+    Args:
+      sizes: the sizes.
+      abstract: whether parameters are shapes alone, which take no memory.
+    """
     shape = (sizes.batch, sizes.positions)
 
     def sample(key, batch_size):
@@ -88,24 +98,28 @@ def make_problem(sizes: Sizes) -> tuple[Target, Settings, Callable]:
     def network(params, tokens):
         return apply(params, tokens, heads=sizes.heads)
 
+    def draw():
+        return init_params(jax.random.key(0), sizes)
+
     target = Target(
         network,
-        init_params(jax.random.key(0), sizes),
+        jax.eval_shape(draw) if abstract else draw(),
         inputs=jax.ShapeDtypeStruct(shape, jnp.int32),
     )
     objective = Objective(
         Coefficients(minimality=1.0, simplicity=1.0),
-        topk=8.0,
+        topk=float(sizes.active),
         per_position=True,
         minimality_loss="kl",
         metric="fisher",
-        routes=Routes(attribution_mode="sketch"),
+        routes=Routes(attribution_mode="sketch", num_probes=sizes.probes),
     )
     settings = Settings(
         objective=objective,
         num_components=sizes.components,
         rank=sizes.rank,
         batch_size=sizes.batch,
+        accumulate=sizes.micro_batches,
         steps=1000,
     )
     return target, settings, sample
@@ -131,6 +145,13 @@ def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
         "sites": len(target.sites),
         "loss": float(metrics["loss/total"][0]),
     }
+
+
+def plan(sizes: Sizes, mesh: tuple[int, ...] | None, compile: bool) -> Requirements:
+    """Return what a training takes on each device; parameters are shapes alone."""
+    target, settings, sample = make_problem(sizes, abstract=True)
+    targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), target)
+    return requirements(settings, targets, as_source(sample), mesh_shape=mesh, compile=compile)
 
 
 class Sweep(NamedTuple):
@@ -204,8 +225,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="steps of a process that are timed")
     parser.add_argument("--rounds", type=int, default=3, help="turns of the sweeps")
     parser.add_argument("--sizes", type=json.loads, default={}, help="such as '{\"layers\": 2}'")
+    parser.add_argument(
+        "--plan", choices=("shapes", "compiled"), help="print what a step takes, and run nothing"
+    )
+    parser.add_argument("--mesh", type=json.loads, help="devices, such as [1,8,4], for --plan")
     options.add_output_option(parser, "transformer.json")
     args = parser.parse_args()
+    if args.plan:
+        mesh = tuple(args.mesh) if args.mesh else None
+        print(plan(Sizes(**args.sizes), mesh, args.plan == "compiled"))
+        return
     if not args.sweeps:
         print(json.dumps(measure(Sizes(**args.sizes), args.steps)))
         return
