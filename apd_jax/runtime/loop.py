@@ -240,6 +240,23 @@ def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, Py
     yield from [(length, None)] if feed is None else feed(done, length)
 
 
+def abstract_state(training: Training) -> PyTree:
+    """Shapes and types of a training's state, and where its arrays are to lie (`sharding`)."""
+    shapes = jax.eval_shape(training.init_state)
+    if training.layout is None:
+        return shapes
+
+    def placed(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, shapes, training.layout.state(shapes))
+
+
+def gathered(training: Training, state: PyTree) -> PyTree:
+    """A training's state on one device, where everything else of a decomposition is."""
+    return state if training.layout is None else mesh.gathered(state)
+
+
 def first_step(state: PyTree) -> int:
     """The number of steps that a state has done, the same for all seeds."""
     step = state.step
