@@ -205,10 +205,8 @@ class _Loop:
         parts.append(metrics)
 
     def _shared(self, fed: PyTree) -> PyTree:
-        """What all seeds are fed, where several processes each hold all of it."""
-        if self._layout is None or jax.process_count() == 1:
-            return fed
-        return mesh.put(fed, self._layout.everywhere)
+        """What all seeds are fed, on all devices."""
+        return fed if self._layout is None else mesh.put(fed, self._layout.everywhere)
 
     def _report(self) -> None:
         """Report the chunk that waits, if there is one."""
