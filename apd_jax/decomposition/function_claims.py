@@ -114,11 +114,10 @@ def _keep(workdir: Workdir, path: pathlib.Path, arrays: _Arrays) -> None:
             workdir.path,
             FILE,
         )
-    if jax.process_index() == 0:
-        content = io.BytesIO()
-        named: Any = {f"{name} {array.dtype.name}": array for name, array in arrays.items()}
-        np.savez(content, **named)
-        atomic_write_bytes(path, content.getvalue())
+    content = io.BytesIO()
+    named: Any = {f"{name} {array.dtype.name}": array for name, array in arrays.items()}
+    np.savez(content, **named)
+    atomic_write_bytes(path, content.getvalue())
 
 
 def _check_inputs(workdir: Workdir, inputs: _Arrays, kept: _Arrays, repeats: bool) -> None:

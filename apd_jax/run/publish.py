@@ -5,6 +5,7 @@ import math
 import time
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 
@@ -246,6 +247,8 @@ def _write_figures(workdir: Workdir, panels: list[page.Panel]) -> None:
     workdir.figures.mkdir(exist_ok=True)
     for panel in panels:
         atomic_write_bytes(workdir.figures / f"{panel.name}.png", panel.png)
+    if jax.process_index() != 0:
+        return
     names = {panel.name for panel in panels}
     for path in workdir.figures.glob("*.png"):
         if path.stem not in names and style.is_ours(path.read_bytes()):

@@ -205,10 +205,8 @@ class _Loop:
         parts.append(metrics)
 
     def _shared(self, fed: PyTree) -> PyTree:
-        """What all seeds are fed, where several processes each hold all of it."""
-        if self._layout is None or jax.process_count() == 1:
-            return fed
-        return mesh.put(fed, self._layout.everywhere)
+        """What all seeds are fed, on all devices."""
+        return fed if self._layout is None else mesh.put(fed, self._layout.everywhere)
 
     def _report(self) -> None:
         """Report the chunk that waits, if there is one."""
@@ -238,6 +236,23 @@ class _Loop:
 def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, PyTree]]:
     """What the next steps are fed; a generator, so that errors of `feed` come from `next` alone."""
     yield from [(length, None)] if feed is None else feed(done, length)
+
+
+def abstract_state(training: Training) -> PyTree:
+    """Shapes and types of a training's state, and where its arrays are to lie (`sharding`)."""
+    shapes = jax.eval_shape(training.init_state)
+    if training.layout is None:
+        return shapes
+
+    def placed(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, shapes, training.layout.state(shapes))
+
+
+def gathered(training: Training, state: PyTree) -> PyTree:
+    """A training's state on one device, where everything else of a decomposition is."""
+    return state if training.layout is None else mesh.gathered(state)
 
 
 def first_step(state: PyTree) -> int:

@@ -71,6 +71,8 @@ def start(
             f"the processes of this run did not find each other: {reason}; check that all were "
             "started, with the same --coordinator and --num_processes"
         ) from error
+    if jax.process_index():
+        logging.set_verbosity(logging.WARNING)  # process 0 says what all of them do
 
 
 def any_of(value: bool) -> bool:

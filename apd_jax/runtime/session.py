@@ -74,11 +74,13 @@ def fit_in(
         seconds = restored.metadata["seconds"] if restored else 0.0
         if restored and done >= training.steps:
             logging.info("%s: all %d steps are done", name, training.steps)
-            return Outcome(restored.state, done, store.rows(done), seconds)
+            state = loop.gathered(training, restored.state)
+            return Outcome(state, done, store.rows(done), seconds)
         state = restored.state if restored else None
         if flag.asked():
             stopped = Stopped(done, name)
             state = training.init_state() if state is None else state
+            state = loop.gathered(training, state)
             stopped.outcome = Outcome(state, done, store.rows(done), seconds)
             raise stopped
         if state is not None:

@@ -118,7 +118,7 @@ class Directory:
         Raises:
           UserError: it belongs to another context: numbers of two trainings would be mixed.
         """
-        self._shapes = _abstract(training)
+        self._shapes = loop.abstract_state(training)
         restored = self._checkpointer.restore_latest(self._shapes)
         if restored is None:
             return None
@@ -159,7 +159,9 @@ class Directory:
         self._checkpointer.wait()
         if self._saved is None:
             return 0, None
-        restored = self._checkpointer.restore_latest(self._shapes)
+        # On one device, where what comes after a training is.
+        shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), self._shapes)
+        restored = self._checkpointer.restore_latest(shapes)
         return (restored.step, restored.state) if restored else (0, None)
 
     def rows(self, step: int) -> list[Row]:
@@ -175,18 +177,6 @@ class Directory:
         if self._saved is None:
             return "No checkpoint had been saved."
         return f"The last good checkpoint is {self._path / 'checkpoints' / str(self._saved)}"
-
-
-def _abstract(training: loop.Training) -> Any:
-    """Shapes of a training's state, and where its arrays are to lie."""
-    shapes = jax.eval_shape(training.init_state)
-    if training.layout is None:
-        return shapes
-
-    def placed(leaf, sharding):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, shapes, training.layout.state(shapes))
 
 
 class Several:

@@ -141,7 +141,7 @@ class Workdir:
                     + "\n  ".join(differing)
                     + "\nChoose another --workdir, or delete this one."
                 )
-        if saved != asked and jax.process_index() == 0:
+        if saved != asked:
             atomic_write_text(self.config, json.dumps(asked, indent=2) + "\n")
         return saved is not None
 
@@ -196,9 +196,13 @@ def _lock(file: int) -> str | None:
 def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file completely or not at all: to a temporary file that is then renamed.
 
+    In a run with several processes only process 0 writes.
+
     Raises:
       OSError: The file cannot be written; its previous content is untouched.
     """
+    if jax.process_index() != 0:
+        return
     path = pathlib.Path(path)
     aside = path.with_name(f".{path.name}.tmp")
     try:

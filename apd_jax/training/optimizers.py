@@ -74,7 +74,7 @@ def in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransforma
     """Keep Adam's two moments in bfloat16 between steps, which halves their memory.
 
     A step changes the second moment by a thousandth, less than bfloat16 tells apart: rounded to the
-    nearest number it would never fall. So it is rounded up or down at random, right on average.
+    nearest number it would never fall. So both are rounded up or down at random, right on average.
     """
 
     def stored(state):
@@ -82,10 +82,10 @@ def in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransforma
             if not isinstance(leaf, optax.ScaleByAdamState):
                 return leaf
             key = jax.random.fold_in(root(0), leaf.count)
-            squares, structure = jax.tree.flatten(leaf.nu)
-            short = [_round_at_random(jax.random.fold_in(key, i), v) for i, v in enumerate(squares)]
-            mu = jax.tree.map(lambda values: values.astype(jnp.bfloat16), leaf.mu)
-            return leaf._replace(mu=mu, nu=jax.tree.unflatten(structure, short))
+            moments, structure = jax.tree.flatten((leaf.mu, leaf.nu))
+            short = [_round_at_random(jax.random.fold_in(key, i), v) for i, v in enumerate(moments)]
+            mu, nu = jax.tree.unflatten(structure, short)
+            return leaf._replace(mu=mu, nu=nu)
 
         return jax.tree.map(one, state, is_leaf=lambda s: isinstance(s, optax.ScaleByAdamState))
 

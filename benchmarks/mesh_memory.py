@@ -1,0 +1,90 @@
+"""Memory of a device and collectives of a step on several devices; compiled, not run.
+
+    python -m benchmarks.mesh_memory --config=resid_mlp:1 num_components=5000 rank=8
+
+A row for each mesh. The devices are parts of this machine's CPU; nothing of the state's size is
+made. State: what a step takes over from the one before, by the compiled program (its donated
+buffers). Temporary: what XLA plans to hold beside it. Collectives: how often each occurs in the
+compiled step, and the bytes that all of them give to a device.
+"""
+
+import argparse
+import ast
+import collections
+import importlib
+import math
+import os
+import re
+
+_MESHES = "1,1,1 1,1,2 1,1,4 1,1,8"
+_BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "u8": 1, "s8": 1}
+_COLLECTIVE = re.compile(
+    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
+)
+
+
+def compiled_step(name: str, changes: dict, shape: tuple[int, ...]):
+    """The compiled step of a config's decomposition on a mesh."""
+    import jax
+
+    from apd_jax.jax_settings import own_settings
+    from apd_jax.run.plan import make_plan
+    from apd_jax.runtime import loop, step_programs
+    from apd_jax.studies import pretraining
+    from apd_jax.training.trainer import Trainer
+
+    module, variant = name.split(":")
+    config = importlib.import_module(f"configs.{module}").get_config(variant)
+    config.update_from_flattened_dict(changes)
+    with own_settings():
+        plan = make_plan(config)
+        targets = jax.vmap(plan.task.target)(pretraining.init_params(plan.task, plan.seeds))
+        trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds, mesh_shape=shape)
+        leaves, tree = jax.tree.flatten(trainer.context)
+        program = step_programs.chunk(trainer.step, tree)
+        state = loop.abstract_state(trainer)
+        lowered = program.lower(1, trainer.layout, leaves, state, trainer.seeds, None)
+        return lowered.compile()
+
+
+def collectives(text: str) -> tuple[dict[str, int], int]:
+    """How often each collective occurs in a compiled program, and the bytes that all give."""
+    counts: collections.Counter[str] = collections.Counter()
+    total = 0
+    for shapes, kind, _ in _COLLECTIVE.findall(text):
+        counts[kind] += 1
+        for dtype, axes in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
+            total += _BYTES.get(dtype, 4) * math.prod(int(n) for n in axes.split(",") if n)
+    return dict(counts), total
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", default="resid_mlp:1")
+    parser.add_argument("--meshes", default=_MESHES)
+    parser.add_argument("changes", nargs="*", help="FIELD=VALUE of the config")
+    given = parser.parse_args()
+    shapes = [ast.literal_eval(f"({mesh})") for mesh in given.meshes.split()]
+    changes = {}
+    for change in given.changes:
+        field, _, value = change.partition("=")
+        try:
+            changes[field] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            changes[field] = value
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(max(math.prod(shape) for shape in shapes))
+    print("| mesh | state, MB | temporary, MB | collectives | their bytes, MB |")
+    print("|---|---:|---:|---|---:|")
+    for shape in shapes:
+        step = compiled_step(given.config, changes, shape)
+        memory, (counts, moved) = step.memory_analysis(), collectives(step.as_text())
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "none"
+        sizes = (memory.alias_size_in_bytes, memory.temp_size_in_bytes)
+        state, temporary = (f"{size / 1e6:.1f}" for size in sizes)
+        mesh = ",".join(map(str, shape))
+        print(f"| {mesh} | {state} | {temporary} | {kinds} | {moved / 1e6:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
