@@ -173,7 +173,7 @@ def main() -> int:
     options.add_output_option(parser, "on_device.json")
     args = parser.parse_args()
     begun = time.monotonic()
-    results: dict[str, Any] = {"machine": machine.describe(), "small": args.small}
+    results: dict[str, Any] = {"passed": False, "machine": machine.describe(), "small": args.small}
 
     def part(kind: str, name: str, measure: Callable[[], dict[str, Any]]) -> None:
         if time.monotonic() - begun > args.limit:
@@ -199,7 +199,7 @@ def main() -> int:
         part("steps", name, lambda exact=exact: steps(exact, 4))
         part("precision", name, lambda pair=(exact, reduced): precision(*pair, 4))
         part("memory", name, lambda made=made: _memory(made))
-    results["passed"] = _passed(results)
+    results["passed"] = all(map(_passed, list(results.values())[1:]))
     _write(args.out, results)
     print("PASS" if results["passed"] else "FAIL", args.out)
     return 0 if results["passed"] else 1
