@@ -65,7 +65,7 @@ def plan(
         outputs = jax.eval_shape(lambda target, x: target(x), target, example)
         settings = presets.with_exact_scores(settings, jax.tree.leaves(outputs)[0].shape[1:])
     # Within a trace, as parameters may be shapes.
-    jax.eval_shape(lambda *given: check_positions(*given, settings), target, example)
+    jax.eval_shape(lambda target, x: check_positions(target, x, settings), target, example)
     targets = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((restarts, *jnp.shape(leaf)), jnp.result_type(leaf)),
         target,

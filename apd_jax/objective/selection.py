@@ -131,8 +131,8 @@ class Products(NamedTuple):
     """
 
     largest: float
-    whole: jax.Array
-    real: jax.Array
+    whole: jax.Array | np.ndarray
+    real: jax.Array | np.ndarray
 
     @classmethod
     def of(cls, k: float, most_rows: int, largest: float | None = None) -> "Products":

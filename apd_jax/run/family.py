@@ -29,7 +29,7 @@ _SHARE = 0.5  # of the memory that a group may take, by a count that may be a th
 class _Run(NamedTuple):
     """A run of the family: its number among the runs, its training, and where it is kept."""
 
-    index: int
+    number: int
     trainer: Trainer
     store: Directory
 
@@ -71,7 +71,7 @@ def train(
     for group in _groups(runs, plan):
         while group:
             broken = _train(group, program, plan, flag, diverged)
-            group = [run for run in group if run.index not in broken]
+            group = [run for run in group if run.number not in broken]
 
 
 def _open(index: int, plan: Plan, workdir: Workdir, targets: Target) -> _Run:
@@ -121,13 +121,13 @@ def _train(
         session.fit_in(store, training, name="decomposition", keeping=keeping, flag=flag)
     except Diverged as error:
         size = len(trainers[0].seeds)
-        broken = {group[place // size].index for place in error.places}
+        broken = {group[place // size].number for place in error.places}
         if not broken:
             raise
         for index in broken:
             diverged(index, str(error))
         return broken
-    return {run.index for run in group}
+    return {run.number for run in group}
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:

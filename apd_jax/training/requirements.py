@@ -84,8 +84,9 @@ class Requirements:
             "bytes_available": self.available,
             "fits": self.fits,
             "operations": self.operations,
-            "collectives": self.collectives
-            and {kind: list(pair) for kind, pair in self.collectives.items()},
+            "collectives": None
+            if self.collectives is None
+            else {kind: list(pair) for kind, pair in self.collectives.items()},
             "devices": self.devices,
         }
 
@@ -138,20 +139,12 @@ def requirements(
     """
     size = jax.tree.leaves(targets)[0].shape[0]
     layout = trainer.layout_of(settings, size, mesh_shape)
-    shape = dict(layout.mesh.shape) if layout else {}
-    devices = math.prod(shape.values())
+    devices = math.prod(layout.mesh.shape.values()) if layout else 1
     state = _state(settings, targets, source, size)
-    kinds = {
-        "parameters": held(targets, layout and layout.context(targets)),
-        "factors": held(state.components, layout and layout.state(state.components)),
-        "moments": held(state.optimizer, layout and layout.state(state.optimizer)),
-    }
-    whole = held(state, layout and layout.state(state))
-    kinds["other_state"] = whole - kinds["factors"] - kinds["moments"]
+    kinds = _of_arrays(targets, state, layout)
     kinds |= _of_step(settings, _first(targets), _first(state), source, size, devices)
-    kinds["gradient"] = kinds["factors"]
-    state_bytes = sum(kinds[kind] for kind in tuple(_KINDS)[:5])
-    counted = state_bytes + max(kinds["tangents"], kinds["gradient"] + kinds["masked_pass"])
+    kinds = {kind: kinds[kind] for kind in _KINDS}
+    lasting = sum(list(kinds.values())[:5])
     step = trainer.make_step(settings, settings.optimizer(), settings.rate(), source)
     keys = jax.eval_shape(jax.vmap(jax.random.key), jnp.zeros(size, jnp.uint32))
     operations = program_counts.operations(jax.vmap(step), targets, state, keys)
@@ -160,14 +153,30 @@ def requirements(
         compiled, collectives = _compiled(step, layout, targets, state, size)
     there = memory.total()
     return Requirements(
-        {kind: kinds[kind] for kind in _KINDS},
-        counted,
+        kinds,
+        lasting + max(kinds["tangents"], kinds["gradient"] + kinds["masked_pass"]),
         compiled,
         operations // devices,
         collectives,
         there and there // jax.local_device_count(),
         devices,
     )
+
+
+def _of_arrays(targets: Target, state: Any, layout: mesh.Layout | None) -> dict[str, int]:
+    """Bytes of the arrays that last from step to step, and of the gradient."""
+
+    def of_state(part):
+        return held(part, layout and layout.state(part))
+
+    factors, moments = of_state(state.components), of_state(state.optimizer)
+    return {
+        "parameters": held(targets, layout and layout.context(targets)),
+        "factors": factors,
+        "moments": moments,
+        "other_state": of_state(state) - factors - moments,
+        "gradient": factors,
+    }
 
 
 def least_bytes(settings: Settings, targets: Target, source: Source) -> int:

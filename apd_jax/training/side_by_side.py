@@ -64,7 +64,7 @@ class Family:
         values = [numbers(settings) for settings in members]
         self.names = tuple(n for n in values[0] if len({each[n] for each in values}) > 1)
         self._base, self._source = members[0], source
-        self._largest = max(each[_K] for each in values) if _K in self.names else None
+        self._largest = max(each[_K] for each in values) if _K in self.names else 0.0
         rows = self._base.batch_size
         if _K in self.names and self._base.objective.per_position:
             key = jax.random.key(0)
@@ -95,7 +95,7 @@ class Family:
     def arrays(self, settings: Settings, count: int) -> dict[str, Any]:
         """The numbers of a member for each of its seeds, leaves [S, ...]."""
         own = numbers(settings)
-        found = {name: np.float32(own[name]) for name in self.names}
+        found: dict[str, Any] = {name: np.float32(own[name]) for name in self.names}
         if _K in found:
             found[_K] = Products.of(own[_K], self._most_rows)[1:]
         return jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * count), found)
