@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
