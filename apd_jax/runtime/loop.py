@@ -230,7 +230,7 @@ class _Loop:
 
     def gathered(self) -> PyTree:
         """The state on one device, where everything else of a decomposition is."""
-        return self._state if self._layout is None else mesh.gathered(self._state)
+        return mesh.gathered(self._layout, self._state)
 
 
 def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, PyTree]]:
@@ -248,11 +248,6 @@ def abstract_state(training: Training) -> PyTree:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(placed, shapes, training.layout.state(shapes))
-
-
-def gathered(training: Training, state: PyTree) -> PyTree:
-    """A training's state on one device, where everything else of a decomposition is."""
-    return state if training.layout is None else mesh.gathered(state)
 
 
 def first_step(state: PyTree) -> int:

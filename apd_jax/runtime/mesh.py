@@ -262,12 +262,13 @@ def _put_part(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
 
 
-def gathered(tree: PyTree) -> PyTree:
-    """The arrays of a mesh on one device of this process; all processes must call this."""
+def gathered(layout: Layout | None, tree: PyTree) -> PyTree:
+    """The arrays of a layout on one device of this process; all processes must call this."""
+    if layout is None:
+        return tree
     if jax.process_count() == 1:
         return jax.device_put(tree, jax.devices()[0])
-    first = jax.tree.leaves(tree)[0].sharding
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(first.mesh, PartitionSpec()))
+    whole = jax.jit(lambda tree: tree, out_shardings=layout.everywhere)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole(tree))
 
 

@@ -27,8 +27,16 @@ _LOST = (
     "says why; rerun the same command in all processes to resume from the last checkpoint."
 )
 # How collectives on CPU (gloo), GPU (NCCL) and JAX's coordination service report a lost process.
-_SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset", "coordination service")
-_SIGNS += ("heartbeat", "socket closed", "broken pipe")
+_SIGNS = (
+    "gloo",
+    "nccl",
+    "connection closed by peer",
+    "connection reset",
+    "coordination service",
+    "heartbeat",
+    "socket closed",
+    "broken pipe",
+)
 
 
 class ProcessLost(UserError):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from apd_jax.runtime import loop, metric_names
+from apd_jax.runtime import loop, mesh, metric_names
 from apd_jax.runtime.outcome import Diverged, EndedEarly, Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.progress import Progress
@@ -74,13 +74,13 @@ def fit_in(
         seconds = restored.metadata["seconds"] if restored else 0.0
         if restored and done >= training.steps:
             logging.info("%s: all %d steps are done", name, training.steps)
-            state = loop.gathered(training, restored.state)
+            state = mesh.gathered(training.layout, restored.state)
             return Outcome(state, done, store.rows(done), seconds)
         state = restored.state if restored else None
         if flag.asked():
             stopped = Stopped(done, name)
             state = training.init_state() if state is None else state
-            state = loop.gathered(training, state)
+            state = mesh.gathered(training.layout, state)
             stopped.outcome = Outcome(state, done, store.rows(done), seconds)
             raise stopped
         if state is not None:

@@ -274,9 +274,8 @@ def _compiled(
     leaves, tree = jax.tree.flatten(targets)
     states, seeds = (placed(part, layout and layout.state(part)) for part in (state, seeds))
     # Two steps, as one would be no loop. How many there are changes nothing else.
-    program = (
-        step_programs.chunk(step, tree).lower(2, layout, leaves, states, seeds, None).compile()
-    )
+    chunk = cast(Any, step_programs.chunk(step, tree))
+    program = chunk.lower(2, layout, leaves, states, seeds, None).compile()
     found = program.memory_analysis()
     total = found.argument_size_in_bytes + found.temp_size_in_bytes
     total += found.output_size_in_bytes - found.alias_size_in_bytes

@@ -42,8 +42,8 @@ class Run:
 
     def __init__(self, root: pathlib.Path, name: str, count: int, mesh: str):
         self.workdir, self.log, self._count = root / name, root / f"{name}.log", count
-        self._arguments = [f"--config.{name}={value}" for name, value in OVERRIDES.items()]
-        self._arguments += ["--config=configs/tms.py:5-2", f"--workdir={self.workdir}"]
+        self._arguments = ["--config=configs/tms.py:5-2", f"--workdir={self.workdir}"]
+        self._arguments += [f"--config.{name}={value}" for name, value in OVERRIDES.items()]
         self._arguments += [f"--config.mesh={mesh}"] if mesh else []
         quick = "--xla_backend_optimization_level=0"
         cache = str(root / "cache")
