@@ -180,7 +180,7 @@ def _partial(step: Step) -> jax.Array:
 
 
 def _attacked(step: Step, r: jax.Array) -> jax.Array:
-    """Factors of inactive components that an adversary changed."""
+    """Factors of inactive components, and of the remainder, that an adversary changed."""
     # The adversary's steps are not differentiated: at its end point the gradient in the components
     # is that of the loss with r fixed, as in adversarial training.
     fixed = dataclasses.replace(step, components=jax.lax.stop_gradient(step.components))
@@ -188,11 +188,19 @@ def _attacked(step: Step, r: jax.Array) -> jax.Array:
 
 
 def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:
-    """Distance of the outputs with active components whole and the others scaled by r."""
+    """Distance of the outputs with active components whole and the others scaled by r.
+
+    The network runs on `Σ_c (s_c + (1 − s_c) r_c) P_c`, and on `r_Δ (θ* − Σ_c P_c)` beside it where
+    factors have a column for the remainder.
+    """
+    share = None
+    if step.objective.masks.remainder:
+        r, share = r[..., :-1], r[..., -1]
     mask = partial.scaled(step.chosen.mask, r)
     if step.valid_rows is not None:
         mask = mask * step.valid_rows.reshape(*mask.shape[:-1], 1)
-    return _distance(step, forward.masked_apply(step.target, step.components, step.x, mask))
+        share = None if share is None else share * step.valid_rows.reshape(share.shape)
+    return _distance(step, forward.masked_apply(step.target, step.components, step.x, mask, share))
 
 
 def _simplicity(step: Step) -> jax.Array:
