@@ -102,7 +102,9 @@ class LossTest(parameterized.TestCase):
             if options:
                 r = partial.attack(rule.masks, lambda r: literal(self.components, r), start)
                 self.assertGreater(np.abs(r - start)[:, count].max(), 0.1)  # Δ is attacked too
-            np.testing.assert_allclose(loss(self.components), literal(self.components, r), rtol=1e-4)
+            np.testing.assert_allclose(
+                loss(self.components), literal(self.components, r), rtol=1e-4
+            )
         gradients = jax.grad(loss)(self.components), jax.grad(literal)(self.components, r)
         chex.assert_trees_all_close(*gradients, rtol=1e-3, atol=1e-4)
 

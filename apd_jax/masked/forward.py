@@ -259,7 +259,8 @@ def masked_apply(
       Outputs of the network, [B, ...].
 
     Raises:
-      UserError: no example, a mask or remainder of another shape, components that do not fit the target's sites.
+      UserError: no example, a mask or remainder of another shape, components that do not fit the
+        target's sites.
     """
     check_components(target.at(x), components)
     try:

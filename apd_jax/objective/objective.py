@@ -197,7 +197,8 @@ class Objective:
         Args:
           scores: [B, C] or [B, T, C] attributions.
           x: [B, ...] inputs.
-          multiplier: what k is multiplied by, in [0, 1] (`Multipliers.topk`; batch top-k only).
+          multiplier: what k is multiplied by, in [0, 1] (`Multipliers.topk`); not for the exact
+            rule.
         """
         rows = scores.reshape(-1, scores.shape[-1])
         valid, here, bad = self.counted(x), None, ~jnp.isfinite(rows)

@@ -6,6 +6,7 @@ Letters: B batch, C components, m rank.
 import dataclasses
 from typing import Any, Literal
 
+import numpy as np
 import optax
 
 from apd_jax.components import Projection
@@ -107,12 +108,12 @@ class Settings:
                 "refine.every=0"
             )
         if self.schedules.topk != "constant" and (
-            self.objective.selection != "batch" or self.objective.topk is None
+            self.objective.selection not in ("batch", "sample") or self.objective.topk is None
         ):
             raise UserError(
-                f"schedules.topk needs batch top-k, got {self.schedules.topk!r} with "
-                f"selection={self.objective.selection!r} and topk={self.objective.topk}; leave it "
-                "'constant'"
+                "schedules.topk needs top-k over the batch or for every sample, got "
+                f"{self.schedules.topk!r} with selection={self.objective.selection!r} and "
+                f"topk={self.objective.topk}; leave it 'constant'"
             )
         # How many positions there are is known with the network alone.
         rows = None if self.objective.per_position else self.batch_size
@@ -151,6 +152,9 @@ class Settings:
         k = self.objective.topk
         if k is None or self.schedules.topk == "constant":
             return self.objective
+        if self.objective.selection == "sample":  # rounded as in a step
+            product = np.float32(k) * np.float32(self.schedules.last_of_k())
+            return self.objective.with_topk(max(int(product), 1))
         return self.objective.with_topk(k * self.schedules.last_of_k())
 
     def multipliers(self, state: Any) -> Multipliers:
