@@ -116,8 +116,12 @@ class PartOfKTest(parameterized.TestCase):
         self.assertEqual(int(mask.sum()), len(x))
 
     @parameterized.parameters(
-        ({"selection": "exact", "topk": 2}, "0:1 1:0.5", "schedules.topk needs top-k"),
-        ({"topk": None, "coefficients": Coefficients()}, "0:1 1:0.5", "needs top-k over"),
+        ({"selection": "exact", "topk": 2}, "0:1 1:0.5", "schedules.topk needs a topk"),
+        (
+            {"topk": None, "coefficients": Coefficients()},
+            "0:1 1:0.5",
+            "schedules.topk needs a topk",
+        ),
         ({"topk": 2.0}, "linear", "topk does not fit batch_size"),
     )
     def test_refuses_what_has_no_such_k(self, objective, schedule, message):

@@ -18,7 +18,7 @@ from apd_jax.errors import UserError
 from apd_jax.objective.selected import Selected
 from apd_jax.sites import PyTree
 
-Rule = Literal["batch", "sample", "exact"]
+Rule = Literal["batch", "sample", "exact", "gates"]
 
 
 def num_active(k: float, batch_size: int, num_components: int) -> int:

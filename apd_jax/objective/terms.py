@@ -18,7 +18,7 @@ from apd_jax.components import Components
 from apd_jax.config_fields import check_takes
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
-from apd_jax.objective import losses, lp_losses, partial
+from apd_jax.objective import gates, losses, lp_losses, partial
 from apd_jax.objective.selected import Selected
 from apd_jax.sites import PyTree, Target
 
@@ -28,6 +28,7 @@ class Step:
     """The arguments of the loss terms; passes through the network are shared between them.
 
     `key` is the PRNG key for the random masks; without one they are the same at every call.
+    `part_of_k` is what k is multiplied by at this step; None for 1.
     """
 
     objective: Any
@@ -37,6 +38,7 @@ class Step:
     attributed: Attributed
     chosen: Selected
     key: jax.Array | None = None
+    part_of_k: jax.Array | None = None
 
     @functools.cached_property
     def valid(self) -> validity.Valid:
@@ -67,7 +69,7 @@ class Step:
         if sites.batched(self.target, self.x):
             route = self.objective.routes.masked_route
             operation = forward.masked_by(
-                route, self.components, self.chosen.mask, self.chosen.pairs
+                route, self.components, self.chosen.factors, self.chosen.pairs
             )
             return sites.run(self.target, self.x, operation, positions=positions)
 
@@ -75,15 +77,17 @@ class Step:
             operation = forward.masked(self.components, mask)
             return sites.run(self.target, x, operation, positions=positions)
 
-        return sites.over_examples(alone, self.target, self.x, self.chosen.mask)
+        return sites.over_examples(alone, self.target, self.x, self.chosen.factors)
 
     def first(self, count: int) -> "Step":
         """The same for the first examples alone; for terms that compare outputs."""
-        x, outputs, mask = jax.tree.map(
-            lambda leaf: leaf[:count], (self.x, self.attributed.outputs, self.chosen.mask)
+        x, outputs, mask, weights = jax.tree.map(
+            lambda leaf: leaf[:count],
+            (self.x, self.attributed.outputs, self.chosen.mask, self.chosen.weights),
         )
         attributed = self.attributed._replace(outputs=outputs)
-        return dataclasses.replace(self, x=x, attributed=attributed, chosen=Selected(mask, None))
+        chosen = Selected(mask, None, weights=weights)
+        return dataclasses.replace(self, x=x, attributed=attributed, chosen=chosen)
 
     @property
     def num_rows(self) -> int | jax.Array:
@@ -196,11 +200,16 @@ def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:
     share = None
     if step.objective.masks.remainder:
         r, share = r[..., :-1], r[..., -1]
-    mask = partial.scaled(step.chosen.mask, r)
+    mask = partial.scaled(step.chosen.factors, r)
     if step.valid_rows is not None:
         mask = mask * step.valid_rows.reshape(*mask.shape[:-1], 1)
         share = None if share is None else share * step.valid_rows.reshape(share.shape)
     return _distance(step, forward.masked_apply(step.target, step.components, step.x, mask, share))
+
+
+def _l0(step: Step) -> jax.Array:
+    k = step.objective.topk * (1.0 if step.part_of_k is None else step.part_of_k)
+    return gates.excess(step.chosen, k, step.num_rows)
 
 
 def _simplicity(step: Step) -> jax.Array:
@@ -284,4 +293,5 @@ TERMS: dict[str, Term] = {
     "lp_minimality": Term(_lp_minimality, flows=True, over="rows"),
     "lp_simplicity": Term(_lp_simplicity, flows=True, error=False, over="rows"),
     "partial": Term(_partial, selects=True, unit="nothing", saved="stochastic"),
+    "l0": Term(_l0, selects=True, error=False, over="rows"),
 }

@@ -28,12 +28,14 @@ class Saved(NamedTuple):
       target: The target's parameters, with tuples as lists and NamedTuples as dicts.
       config: A JSON object.
       check: Further arrays, such as outputs to check a network with; None if none were saved.
+      gates: Arrays of the learned gates, `{name: array}`; None where there are none.
     """
 
     components: dict[str, dict[str, jax.Array]]
     target: Any
     config: dict[str, Any]
     check: Any
+    gates: Any = None
 
 
 def save_components(
@@ -45,13 +47,15 @@ def save_components(
 ) -> None:
     """Write finished components with their target and config.
 
-    The directory gets `orbax/`, `components.safetensors` (`<site>.U`, `<site>.V` and
-    `target/<name>`) and `config.json`. Everything is written to a temporary directory that is then
-    renamed. Other files in a directory with saved components stay.
+    The directory gets `orbax/`, `components.safetensors` (`<site>.U`, `<site>.V`, `target/<name>`
+    and, of components with learned gates, `gates/<name>`) and `config.json`. Everything is written
+    to a temporary directory that is then renamed. Other files in a directory with saved components
+    stay.
 
     Args:
       directory: A directory that is new, empty, or has saved components, which are replaced.
-      components: Factors with arrays `U` and `V` by site.
+      components: Factors with arrays `U` and `V` by site; their `gates`, if they have some, are a
+        NamedTuple of arrays.
       target_params: Pytree of arrays.
       config: A JSON object.
       check: Pytree of further arrays to save.
@@ -61,7 +65,10 @@ def save_components(
       UserError: `directory` holds other files, or is not on this machine.
     """
     factors = {site: {"U": both.U, "V": both.V} for site, both in components.items()}
-    everything = {"components": factors, "target": target_params}
+    everything: dict[str, Any] = {"components": factors, "target": target_params}
+    gates = getattr(components, "gates", None)
+    if gates is not None:
+        everything["gates"] = gates._asdict()
     host = to_host(everything if check is None else everything | {"check": check})
     if jax.process_index() != 0:
         return
@@ -97,7 +104,13 @@ def load_components(directory: str | os.PathLike[str]) -> Saved:
     if restored is None:
         raise CheckpointError(f"The components in {directory} are lost: {path} is empty.")
     state = restored.state
-    return Saved(state["components"], state["target"], restored.metadata, state.get("check"))
+    return Saved(
+        state["components"],
+        state["target"],
+        restored.metadata,
+        state.get("check"),
+        state.get("gates"),
+    )
 
 
 def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]) -> None:
@@ -106,6 +119,7 @@ def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]
     arrays = {f"{site}.{k}": v for site, uv in host["components"].items() for k, v in uv.items()}
     params = jax.tree_util.tree_leaves_with_path(host["target"])
     arrays |= {f"target/{checksum.leaf_name(path)}": leaf for path, leaf in params}
+    arrays |= {f"gates/{name}": leaf for name, leaf in host.get("gates", {}).items()}
     _write_plain(directory / "components.safetensors", arrays)
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

@@ -108,12 +108,21 @@ class Settings:
                 "refine.every=0"
             )
         if self.schedules.topk != "constant" and (
-            self.objective.selection not in ("batch", "sample") or self.objective.topk is None
+            self.objective.selection == "exact" or self.objective.topk is None
         ):
             raise UserError(
-                "schedules.topk needs top-k over the batch or for every sample, got "
+                "schedules.topk needs a topk, and a selection other than 'exact', got "
                 f"{self.schedules.topk!r} with selection={self.objective.selection!r} and "
                 f"topk={self.objective.topk}; leave it 'constant'"
+            )
+        if self.objective.selection == "gates" and (
+            self.unit_norm or self.accumulate > 1 or self.refine.rounds(self.steps)
+        ):
+            raise UserError(
+                "learned gates work without unit_norm, accumulate and rounds of refinement (which "
+                f"would move components away from their gates), got unit_norm={self.unit_norm}, "
+                f"accumulate={self.accumulate}, refine.every={self.refine.every}: leave the first "
+                "two out and set refine={'every': 0}"
             )
         # How many positions there are is known with the network alone.
         rows = None if self.objective.per_position else self.batch_size
@@ -122,7 +131,8 @@ class Settings:
 
     def with_topk(self, k: float, **changes: Any) -> "Settings":
         """The same settings with another k, and other changes."""
-        return dataclasses.replace(self, objective=self.objective.with_topk(k), **changes)
+        objective = dataclasses.replace(self.objective, topk=k)
+        return dataclasses.replace(self, objective=objective, **changes)
 
     def optimizer(self) -> optimizers.Optimizer:
         """Make the optimiser."""
@@ -155,7 +165,7 @@ class Settings:
         if self.objective.selection == "sample":  # rounded as in a step
             product = np.float32(k) * np.float32(self.schedules.last_of_k())
             return self.objective.with_topk(max(int(product), 1))
-        return self.objective.with_topk(k * self.schedules.last_of_k())
+        return dataclasses.replace(self.objective, topk=k * self.schedules.last_of_k())
 
     def multipliers(self, state: Any) -> Multipliers:
         """The multipliers for a state: those of the schedules and of the relative losses."""

@@ -100,6 +100,8 @@ def says(settings: Settings) -> str | None:
     text = "Components are chosen for every position"
     if objective.masks == LOGITS.objective.masks and settings.start == LOGITS.start:
         text += ", with the settings for logits at every position (presets.LOGITS)"
+    if objective.selection == "gates":
+        text += ", by learned gates"
     if objective.routes.attribution_mode != "sketch":
         return f"{text}, by exact attributions."
     count = objective.routes.num_probes
