@@ -41,6 +41,8 @@ _STREAMS_OF_A_STEP = {
     "round factors": 5,
     "partial masks": 6,
     "sketch directions": 7,
+    "other": 8,
+    "other batch": 9,
 }
 
 

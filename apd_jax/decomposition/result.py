@@ -50,6 +50,7 @@ class Decomposition:
       moves: how often each move of refinement was made, `{name: number}`.
       pilots: the short trainings that k was found by (`auto_topk.Pilot`), if it was looked for.
       others: components of the other initialisations, in their order, to compare with; not saved.
+      other: of a targeted decomposition, examples off its data; not saved.
     """
 
     target: Target
@@ -61,6 +62,7 @@ class Decomposition:
     moves: Mapping[str, int] = dataclasses.field(default_factory=dict)
     pilots: Sequence[Mapping[str, Any]] = ()
     others: Sequence[Components] = ()
+    other: PyTree | None = None
 
     def __repr__(self) -> str:
         title = decomposition_table.title(self)
@@ -98,6 +100,7 @@ class Decomposition:
         x: PyTree,
         labels: Any = None,
         baselines: str | Sequence[str] = ("svd", "neurons"),
+        other: PyTree | None = None,
     ) -> summary.Summary:
         """Measure what the components do on examples, and whether that is worth anything.
 
@@ -107,6 +110,7 @@ class Decomposition:
             `"next_tokens"` where x is tokens [N, T].
           baselines: what to hold it against at the same active rank, one or several: `"svd"`, the
             singular directions of every matrix; `"neurons"`, its columns.
+          other: examples off the data of a targeted decomposition; some of the training if None.
 
         Returns:
           A `Summary`: a table when printed, numbers as attributes.
@@ -114,7 +118,7 @@ class Decomposition:
         Raises:
           UserError: an unknown baseline, labels that don't fit the outputs.
         """
-        return summarise.summarise(self, x, labels, baselines)
+        return summarise.summarise(self, x, labels, baselines, other)
 
     def evidence(
         self,
@@ -195,8 +199,8 @@ class Decomposition:
         Raises:
           UserError: no such component, a count that is not whole or below 1.
         """
-        component, count = editing.check_component(self.components, component), number(count)
-        check_whole(count=count)
+        check_whole(count=(count := number(count)))
+        component = editing.check_component(self.components, component)
         return ranking.examples(self.see(x), component, count)
 
     def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:
@@ -213,7 +217,8 @@ class Decomposition:
         """The network's parameters with some components taken out or scaled.
 
         Every site holds `Σ_c s_c P_c`, so that the network computes what `masked_apply` gives for
-        the mask s; `edited({})` is the sum of all components. Other parameters stay.
+        the mask s; `edited({})` is the sum of all components. Other parameters stay, and in a
+        targeted decomposition so does the remainder: `Σ_c s_c P_c + Δ`.
 
         Args:
           scales: `{component: s_c}`, 0 to take it out; 1 for all others.
@@ -224,7 +229,7 @@ class Decomposition:
         Raises:
           UserError: no such component, a scale that is no finite number.
         """
-        return editing.edited(self.target, self.components, scales)
+        return editing.edited(self.target, self.components, scales, self.objective.targeted)
 
     def to_torch(self, scales: Mapping[int, float] | None = None) -> dict[str, Any]:
         """The decomposed weights, edited, as torch tensors under torch's names.

@@ -12,8 +12,8 @@ import numpy as np
 from apd_jax import validity
 from apd_jax.compiled import jit_with_network
 from apd_jax.evaluation import labels as against
+from apd_jax.objective.distances import distance, distance_parts
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.terms import distance, distance_parts
 from apd_jax.sites import PyTree, Target
 
 

@@ -19,10 +19,11 @@ from apd_jax.config_fields import check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.objective import gates, losses, selected, selection, sizes
 from apd_jax.objective.coefficients import CONSTANT, Coefficients, Multipliers, Routes
+from apd_jax.objective.distances import check_distance
 from apd_jax.objective.partial import PartialMasks
 from apd_jax.objective.selected import Selected
 from apd_jax.objective.selection import Rule
-from apd_jax.objective.terms import TERMS, Step, check_distance
+from apd_jax.objective.terms import TERMS, Step
 from apd_jax.sites import PyTree, Target
 
 
@@ -125,6 +126,11 @@ class Objective:
                 f"got topk={self.topk}, distil={self.distil}, lp_minimality="
                 f"{weights.lp_minimality}, lp_simplicity={weights.lp_simplicity}"
             )
+
+    @property
+    def targeted(self) -> bool:
+        """Whether components explain some data only, and a remainder everything else."""
+        return self.coefficients.other > 0
 
     @property
     def selects(self) -> bool:
@@ -259,6 +265,7 @@ class Objective:
         key: jax.Array | None = None,
         multipliers: Multipliers = CONSTANT,
         chosen: Selected | None = None,
+        other: PyTree = None,
     ) -> tuple[dict[str, jax.Array], Selected]:
         """Every loss term of nonzero coefficient before weighting, and what was selected.
 
@@ -269,9 +276,11 @@ class Objective:
           key: PRNG key for the sketch's directions and the random masks; see `attribute`.
           multipliers: those of this step; only k's matters here.
           chosen: the active components, where these were selected before.
+          other: [B, ...] inputs off the data of a targeted decomposition; without them the term
+            `other` is left out.
         """
         weights = dataclasses.asdict(self.coefficients)
-        wanted = [name for name in TERMS if weights[name]]
+        wanted = [n for n in TERMS if weights[n] and not (n == "other" and other is None)]
         flows = any(TERMS[name].flows for name in wanted)
         if chosen is not None and not flows:
             attributed = Attributed(jnp.zeros(chosen.mask.shape), *self.own_pass(target, x))
@@ -281,7 +290,7 @@ class Objective:
             fixed = components if flows else gates.without_gradient(components)
             attributed = self.attribute(target, fixed, x, key)
         chosen = chosen or self.select(attributed.scores, x, multipliers.topk)
-        step = Step(self, target, components, x, attributed, chosen, key, multipliers.topk)
+        step = Step(self, target, components, x, attributed, chosen, key, multipliers.topk, other)
         return {name: TERMS[name].value(step) for name in wanted}, chosen
 
     def total(self, terms: dict[str, jax.Array], multipliers: Multipliers = CONSTANT) -> jax.Array:

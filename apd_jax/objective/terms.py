@@ -15,10 +15,9 @@ import jax.numpy as jnp
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
-from apd_jax.config_fields import check_takes
-from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.objective import gates, losses, lp_losses, partial
+from apd_jax.objective.distances import distance
 from apd_jax.objective.selected import Selected
 from apd_jax.sites import PyTree, Target
 
@@ -28,7 +27,8 @@ class Step:
     """The arguments of the loss terms; passes through the network are shared between them.
 
     `key` is the PRNG key for the random masks; without one they are the same at every call.
-    `part_of_k` is what k is multiplied by at this step; None for 1.
+    `part_of_k` is what k is multiplied by at this step; None for 1. `other` are the inputs off the
+    data of a targeted decomposition.
     """
 
     objective: Any
@@ -39,6 +39,7 @@ class Step:
     chosen: Selected
     key: jax.Array | None = None
     part_of_k: jax.Array | None = None
+    other: PyTree = None
 
     @functools.cached_property
     def valid(self) -> validity.Valid:
@@ -99,9 +100,6 @@ class Step:
         return scores.reshape(-1, scores.shape[-1])
 
 
-# Distances of outputs from the target's: their sum over what counts, and what they are summed over.
-DISTANCES = {"mse": losses.output_mse, "kl": losses.output_kl}
-_PARTS = {"mse": losses.mse_parts, "kl": losses.kl_parts}
 SIMPLICITY_NORMS = {
     "schatten": losses.simplicity,
     "schatten_over_frobenius": losses.scale_free_simplicity,
@@ -110,56 +108,6 @@ SIMPLICITY_NORMS = {
 
 def _faithfulness(step: Step) -> jax.Array:
     return losses.faithfulness(step.components, step.target.weights, step.uses)
-
-
-def check_distance(loss: Any) -> None:
-    """Raise UserError unless `minimality_loss` is known, or a function of two outputs."""
-    if callable(loss):
-        check_takes("minimality_loss", loss, "outputs", "target_outputs")
-    elif loss not in DISTANCES:
-        raise UserError(
-            f"minimality_loss must be one of {sorted(DISTANCES)} or a function, got {loss!r}"
-        )
-
-
-def distance(
-    loss: str | Callable, outputs: PyTree, target_outputs: PyTree, valid: validity.Valid = None
-) -> jax.Array:
-    """Mean distance of outputs from the target's, over the examples or positions that count.
-
-    Args:
-      loss: name in `DISTANCES`, or a function `(outputs, target_outputs)`.
-      outputs, target_outputs: [B, ...].
-      valid: bool [B] or [B, T]; None for all.
-
-    Raises:
-      UserError: with `valid`, a function that gives no value for each example or position.
-    """
-    if not callable(loss):
-        return DISTANCES[loss](outputs, target_outputs, valid)
-    if valid is None:
-        return jnp.mean(loss(outputs, target_outputs))
-    total, count = distance_parts(loss, outputs, target_outputs, valid)
-    return total / jnp.maximum(count, 1)
-
-
-def distance_parts(
-    loss: str | Callable, outputs: PyTree, target_outputs: PyTree, valid: validity.Valid = None
-) -> tuple[jax.Array, jax.Array]:
-    """Sum and number of the distances that `distance` is the mean of.
-
-    A function that gives a mean itself counts as often as there are examples.
-    """
-    if not callable(loss):
-        return _PARTS[loss](outputs, target_outputs, valid)
-    kept = (validity.keep(valid, tree) for tree in (outputs, target_outputs))
-    values = jnp.asarray(loss(*kept))
-    if valid is not None:
-        return validity.parts(values, validity.of_values(valid, values, "minimality_loss"))
-    if values.ndim == 0:
-        size = jax.tree.leaves(outputs)[0].shape[0]
-        return values * size, jnp.float32(size)
-    return validity.parts(values, None)
 
 
 def _distance(step: Step, outputs: PyTree) -> jax.Array:
@@ -205,6 +153,19 @@ def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:
         mask = mask * step.valid_rows.reshape(*mask.shape[:-1], 1)
         share = None if share is None else share * step.valid_rows.reshape(share.shape)
     return _distance(step, forward.masked_apply(step.target, step.components, step.x, mask, share))
+
+
+def _other(step: Step) -> jax.Array:
+    """Distance off the data, `d(f(x, Σ_c s_c(x) P_c + Δ), f(x, θ*))` with `Δ = θ* − Σ_c P_c`."""
+    objective, target, x = step.objective, step.target, step.other
+    key = randomness.stream_of_step(randomness.root(0) if step.key is None else step.key, "other")
+    fixed = gates.without_gradient(step.components)
+    attributed = objective.attribute(target, fixed, x, key)
+    chosen = objective.select(attributed.scores, x, step.part_of_k)
+    whole = jnp.ones(chosen.mask.shape[:-1])
+    outputs = forward.masked_apply(target, step.components, x, chosen.factors, whole)
+    valid = objective.counted(x)
+    return distance(objective.minimality_loss, outputs, attributed.outputs, valid)
 
 
 def _l0(step: Step) -> jax.Array:
@@ -293,5 +254,6 @@ TERMS: dict[str, Term] = {
     "lp_minimality": Term(_lp_minimality, flows=True, over="rows"),
     "lp_simplicity": Term(_lp_simplicity, flows=True, error=False, over="rows"),
     "partial": Term(_partial, selects=True, unit="nothing", saved="stochastic"),
+    "other": Term(_other, selects=True, unit="nothing"),
     "l0": Term(_l0, selects=True, error=False, over="rows"),
 }

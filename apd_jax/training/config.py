@@ -124,6 +124,12 @@ class Settings:
                 f"accumulate={self.accumulate}, refine.every={self.refine.every}: leave the first "
                 "two out and set refine={'every': 0}"
             )
+        if self.objective.targeted and (self.accumulate > 1 or self.refine.rounds(self.steps)):
+            raise UserError(
+                "a targeted decomposition (coefficient other above 0) works without accumulate and "
+                f"rounds of refinement, got accumulate={self.accumulate}, refine.every="
+                f"{self.refine.every}: leave the first out and set refine={{'every': 0}}"
+            )
         # How many positions there are is known with the network alone.
         rows = None if self.objective.per_position else self.batch_size
         self.objective.check_sizes(rows, self.num_components)

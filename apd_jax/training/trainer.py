@@ -14,7 +14,7 @@ from absl import logging
 
 from apd_jax import blocks, randomness
 from apd_jax.components import Components, init_components, normalise_reads
-from apd_jax.data import Reader, SampleBatch, Source, as_source
+from apd_jax.data import Beside, Reader, SampleBatch, Source, as_source
 from apd_jax.objective import gates
 from apd_jax.objective.normalisation import scales
 from apd_jax.runtime import loop
@@ -204,6 +204,7 @@ def _make_step(
         target, fed = context if source.feeds else (context, None)
         batch_key = randomness.stream_of_step(key, "batch")
         x = source.batch(fed, state.step, batch_key, settings.batch_size)
+        x, other = x if isinstance(source, Beside) else (x, None)
         metrics = {"learning_rate": rate(state.step)}
         with jax.default_matmul_precision(settings.matmul_precision):
             state, measured = train_step(
@@ -215,6 +216,7 @@ def _make_step(
                 randomness.stream_of_step(key, "attribution"),
                 settings.multipliers(state),
                 settings.accumulate,
+                other,
             )
         if state.refined is not None:
             metrics |= {f"refine/{name}": n for name, n in state.refined.counts.items()}
