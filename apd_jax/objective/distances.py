@@ -3,6 +3,7 @@
 Letters: B batch, T positions.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,35 @@ def distance(
         return jnp.mean(loss(outputs, target_outputs))
     total, count = distance_parts(loss, outputs, target_outputs, valid)
     return total / jnp.maximum(count, 1)
+
+
+def of_each_row(
+    loss: str | Callable,
+    axes: int,
+    outputs: PyTree,
+    target_outputs: PyTree,
+    valid: validity.Valid = None,
+) -> jax.Array:
+    """The distance on every row, as on a batch of this row alone, float32 [R].
+
+    Args:
+      loss: see `distance`.
+      axes: number of axes of positions that are rows of their own; 0 where examples are the rows.
+      outputs, target_outputs: [B, ...].
+      valid: bool [B] or [B, T]. Of an example those positions are taken that count; whether a row
+        itself counts is not looked at.
+
+    Raises:
+      TypeError, ValueError: a function that a single row does not fit.
+    """
+
+    def alone(leaf):
+        return leaf.reshape(-1, *(1,) * (1 + axes), *leaf.shape[1 + axes :])
+
+    arguments = jax.tree.map(alone, (outputs, target_outputs))
+    if valid is not None and not axes:
+        arguments = *arguments, alone(valid)
+    return jax.vmap(functools.partial(distance, loss))(*arguments).astype("float32")
 
 
 def distance_parts(
