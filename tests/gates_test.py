@@ -1,6 +1,7 @@
 """Learned gates: where they start, what they learn from, and decompositions with them."""
 
 import dataclasses
+import os
 import tempfile
 
 import chex
@@ -118,6 +119,7 @@ class DecomposeTest(parameterized.TestCase):
         found = apd_jax.decompose(target, x, workdir=place, chunk_steps=20, **options)
         straight = apd_jax.decompose(target, x, chunk_steps=20, **options)
         chex.assert_trees_all_equal(found.components, straight.components)
+        self.assertTrue(os.path.exists(f"{place}/report.html"))
         learned = found.components.gates.weights
         self.assertGreater(np.abs(learned - np.array([1.0, 0.0, 0.0])).min(), 0)
         mask = found.mask(x)

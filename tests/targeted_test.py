@@ -90,6 +90,7 @@ class DecomposeTest(parameterized.TestCase):
         np.testing.assert_allclose(changed["a"], A - matrices[1], atol=1e-5)
         np.testing.assert_allclose(changed["b"], B, atol=1e-5)
         with tempfile.TemporaryDirectory() as place:
+            found.report(f"{place}/report.html", x)
             found.save(f"{place}/saved")
             again = apd_jax.load(f"{place}/saved", target)
         self.assertIn("is not known", repr(again.summary(x, baselines=())))

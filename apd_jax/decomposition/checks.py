@@ -83,7 +83,7 @@ def check_other(
             "a targeted decomposition needs other= and a coefficient other above 0, got "
             f"{'data' if given else 'no data'} and {settings.objective.coefficients.other}"
         )
-    if not given:
+    if not isinstance(source, Beside):
         return
     if restarts > 1:
         raise UserError(

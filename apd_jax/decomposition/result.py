@@ -77,7 +77,7 @@ class Decomposition:
         return self.settings.objective_at_end
 
     def attributions(self, x: PyTree) -> jax.Array:
-        """Attributions A_c(x) [B, C] (or [B, T, C]), by the rule of the training."""
+        """Attributions A_c(x) [B, (T), C], by the rule of the training; of gates their scores."""
         self.target.at(x)
         return seen.score(self.objective, self.target, self.components, x)
 
@@ -181,9 +181,8 @@ class Decomposition:
         """
         if not self.others:
             return None
-        every = list(self.others)
-        every.insert(int(np.argmin(self.losses)), self.components)
-        return compare.compare_seeds(every)
+        place, others = int(np.argmin(self.losses)), list(self.others)
+        return compare.compare_seeds([*others[:place], self.components, *others[place:]])
 
     def top_examples(self, component: int, x: PyTree, count: int = 10) -> ranking.TopExamples:
         """The examples that a component is most important for.
@@ -251,16 +250,16 @@ class Decomposition:
                 "to_torch needs a decomposition of a torch module, Target.from_torch; edited() "
                 "gives the parameters of any network"
             )
-        params = self.edited(scales or {})
-        names = dict.fromkeys(site.path for site in self.target.sites.values())
+        params, sites = self.edited(scales or {}), self.target.sites.values()
+        names = dict.fromkeys(site.path for site in sites)
         return self.target.apply_fn.to_tensors({name: params[name] for name in names})
 
     def plot(self, component: int) -> "Figure":
         """Draw a component's matrices next to those of the target, site by site."""
         from apd_jax.plotting import decomposition_figures  # matplotlib is slow to import
 
-        number_of = editing.check_component(self.components, component)
-        return decomposition_figures.component(self, number_of)
+        component = editing.check_component(self.components, component)
+        return decomposition_figures.component(self, component)
 
     def report(
         self,

@@ -46,6 +46,7 @@ class Coefficients:
         0.0,
         "In a targeted decomposition, off its data: active components and what all components miss "
         "of the weights give the target's output.",
+        flag=False,
     )
     l0: float = setting(
         0.0, "With learned gates: not more than k active components on average, max(0, L0/k − 1)."
