@@ -115,8 +115,9 @@ def opened(components: Gated, attributed: Attributed) -> Attributed:
     weights, centre = components.gates.weights, jax.lax.stop_gradient(components.gates.centre)
     # Two `where`: the gradient of the branch that is not taken must be finite too.
     finite = jnp.isfinite(raw)
-    own = _log_of_square(jnp.where(finite, raw, 0.0)) - centre[:, 0]
-    read = jnp.log(jnp.maximum(squares, 0) + _LEAST) - centre[:, 1]
+    own = _log(jnp.square(jnp.where(finite, raw, 0.0))) - centre[:, 0]
+    # Rows that don't count may read anything.
+    read = _log(jnp.where(jnp.isfinite(squares), squares, 0.0)) - centre[:, 1]
     z = weights[:, 0] * own + weights[:, 1] * read + weights[:, 2]
     scores = jnp.exp(jnp.clip(z, -_MOST, _MOST) / 2)
     return attributed._replace(scores=jnp.where(finite, scores, raw))
@@ -164,7 +165,7 @@ def start(
         valid = objective.counted(part)
         here = jnp.ones(lead, bool) if valid is None else validity.of_rows(valid, lead)
         squares = readings(components, attributed.records, lead)
-        return _log_of_square(attributed.scores), jnp.log(squares + _LEAST), here
+        return _log(jnp.square(attributed.scores)), _log(squares), here
 
     own, read, here = blocks.joined(blocks.over_blocks(look, x, block_size))
     width = own.shape[-1]
@@ -215,5 +216,5 @@ def of_saved(components: Components, saved: Any) -> Components:
     return Gated(components, gates)
 
 
-def _log_of_square(scores: jax.Array) -> jax.Array:
-    return jnp.log(jnp.square(scores) + _LEAST)
+def _log(squares: jax.Array) -> jax.Array:
+    return jnp.log(jnp.maximum(squares, 0) + _LEAST)  # a norm may round to less than 0

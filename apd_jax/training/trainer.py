@@ -181,6 +181,8 @@ def _make_init(
         if settings.objective.selection == "gates":
             x = sample(randomness.stream(seed, "gates"), examples(_GATE_EXAMPLES))
             components = gates.start(settings.objective, target, x, components, settings.batch_size)
+        else:
+            components = dict(components)  # without the gates that `init` may have
         state = init_state(components, optimizer)
         if settings.relative_losses:
             key = randomness.stream(seed, "loss scales")
