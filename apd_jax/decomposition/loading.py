@@ -65,7 +65,7 @@ def load(
     components = {site: factors[site] for site in config["sites"]}
     return Decomposition(
         target,
-        gates.of_saved(components, saved.gates),
+        gates.of_saved(components, check.get("gates")),
         _settings(config["settings"], functions),
         config["history"],
         example,

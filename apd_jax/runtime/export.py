@@ -27,15 +27,14 @@ class Saved(NamedTuple):
       components: Factors, `{site: {"U": U, "V": V}}`.
       target: The target's parameters, with tuples as lists and NamedTuples as dicts.
       config: A JSON object.
-      check: Further arrays, such as outputs to check a network with; None if none were saved.
-      gates: Arrays of the learned gates, `{name: array}`; None where there are none.
+      check: Further arrays, such as outputs to check a network with, and arrays of learned gates
+        under `gates`; None if none were saved.
     """
 
     components: dict[str, dict[str, jax.Array]]
     target: Any
     config: dict[str, Any]
     check: Any
-    gates: Any = None
 
 
 def save_components(
@@ -48,27 +47,22 @@ def save_components(
     """Write finished components with their target and config.
 
     The directory gets `orbax/`, `components.safetensors` (`<site>.U`, `<site>.V`, `target/<name>`
-    and, of components with learned gates, `gates/<name>`) and `config.json`. Everything is written
-    to a temporary directory that is then renamed. Other files in a directory with saved components
-    stay.
+    and, of learned gates, `gates/<name>`) and `config.json`. Everything is written to a temporary
+    directory that is then renamed. Other files in a directory with saved components stay.
 
     Args:
       directory: A directory that is new, empty, or has saved components, which are replaced.
-      components: Factors with arrays `U` and `V` by site; their `gates`, if they have some, are a
-        NamedTuple of arrays.
+      components: Factors with arrays `U` and `V` by site.
       target_params: Pytree of arrays.
       config: A JSON object.
-      check: Pytree of further arrays to save.
+      check: Pytree of further arrays to save; `gates` in a dict are the arrays of learned gates.
 
     Raises:
       CheckpointError: The components cannot be written; `directory` is untouched.
       UserError: `directory` holds other files, or is not on this machine.
     """
     factors = {site: {"U": both.U, "V": both.V} for site, both in components.items()}
-    everything: dict[str, Any] = {"components": factors, "target": target_params}
-    gates = getattr(components, "gates", None)
-    if gates is not None:
-        everything["gates"] = gates._asdict()
+    everything = {"components": factors, "target": target_params}
     host = to_host(everything if check is None else everything | {"check": check})
     if jax.process_index() != 0:
         return
@@ -104,13 +98,7 @@ def load_components(directory: str | os.PathLike[str]) -> Saved:
     if restored is None:
         raise CheckpointError(f"The components in {directory} are lost: {path} is empty.")
     state = restored.state
-    return Saved(
-        state["components"],
-        state["target"],
-        restored.metadata,
-        state.get("check"),
-        state.get("gates"),
-    )
+    return Saved(state["components"], state["target"], restored.metadata, state.get("check"))
 
 
 def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]) -> None:
@@ -119,7 +107,9 @@ def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]
     arrays = {f"{site}.{k}": v for site, uv in host["components"].items() for k, v in uv.items()}
     params = jax.tree_util.tree_leaves_with_path(host["target"])
     arrays |= {f"target/{checksum.leaf_name(path)}": leaf for path, leaf in params}
-    arrays |= {f"gates/{name}": leaf for name, leaf in host.get("gates", {}).items()}
+    check = host.get("check")
+    gates = check.get("gates", {}) if isinstance(check, dict) else {}
+    arrays |= {f"gates/{name}": leaf for name, leaf in gates.items()}
     _write_plain(directory / "components.safetensors", arrays)
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
