@@ -94,7 +94,9 @@ def help_text() -> str:
     """The text of --help, which fits a screen: flags, and configs with their variants."""
     lines = []
     for name, variants in studies.VARIANTS.items():
-        docstring = ast.get_docstring(ast.parse((config_folder() / f"{name}.py").read_text()))
+        docstring = ast.get_docstring(
+            ast.parse((config_folder() / f"{name}.py").read_text("utf-8"))
+        )
         lines.append(f"  {name:16} {(docstring or '').splitlines()[0]}")
         lines += textwrap.wrap(
             ", ".join(variants), 79, initial_indent=19 * " ", subsequent_indent=19 * " "
