@@ -107,7 +107,9 @@ class PagesTest(parameterized.TestCase):
         (code,) = blocks(ROOT / "docs" / "index.md")
         self.assertIn(code, blocks(ROOT / "README.md"))
 
-    @parameterized.parameters(("evidence.md", evidence_page), ("recipes.md", recipes_page))
+    @parameterized.named_parameters(
+        ("evidence", "evidence.md", evidence_page), ("recipes", "recipes.md", recipes_page)
+    )
     @pytest.mark.slow
     def test_code_runs(self, name, prepare):
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
