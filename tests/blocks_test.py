@@ -1,5 +1,7 @@
 """What looks at examples beside the steps: in blocks it gives what it gives at once."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,11 @@ OBJECTIVE = Objective(
 )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def measured(objective, target, x, size):
+    return scales(objective, target, x, block_size=size)
+
+
 class BlocksTest(parameterized.TestCase):
     def test_covers_the_examples(self):
         x = jnp.arange(11.0)
@@ -39,7 +46,7 @@ class BlocksTest(parameterized.TestCase):
     def test_scales(self):
         target, _ = networks.make("mlp")
         x = networks.normal(3, 12, 3)
-        found = [scales(OBJECTIVE, target, x, block_size=size) for size in (None, 12, 4)]
+        found = [measured(OBJECTIVE, target, x, size) for size in (None, 12, 4)]
         chex.assert_trees_all_equal(found[0], found[1])
         chex.assert_trees_all_close(found[0], found[2], rtol=1e-5)
 
@@ -48,13 +55,13 @@ class BlocksTest(parameterized.TestCase):
         x["mask"][:3] = np.arange(padded.PADDED) > 5
         x["mask"][3] = 0
         objective = Objective(Coefficients(minimality=1), valid=padded.valid)
-        found = [scales(objective, target, x, block_size=size) for size in (None, 2)]
+        found = [measured(objective, target, x, size) for size in (None, 2)]
         chex.assert_trees_all_close(*found, rtol=1e-5)
 
     def test_start(self):
         target, _ = networks.make("mlp")
         x, own = networks.normal(3, 64, 3), networks.components(target)
-        start = STARTS["partitioned"]
+        start = jax.jit(STARTS["partitioned"], static_argnums=(0, 4))
         found = [start(Objective(), target, x, own, size) for size in (None, 16)]
         pieces = [{n: f.matrices() for n, f in one.items()} for one in found]
         chex.assert_trees_all_close(*pieces, rtol=1e-3, atol=1e-4)
@@ -66,7 +73,7 @@ class BlocksTest(parameterized.TestCase):
             jnp.arange(128).reshape(2, 64).T.ravel()
         ]
         here = jnp.tile(jnp.array([True, False]), 64)
-        start = STARTS["partitioned"]
+        start = jax.jit(STARTS["partitioned"], static_argnums=0)
         alone = start(Objective(), target, x, own)
         found = start(Objective(valid=lambda x: here), target, more, own)
         pieces = [{n: f.matrices() for n, f in one.items()} for one in (alone, found)]
@@ -81,23 +88,29 @@ class BlocksTest(parameterized.TestCase):
             Coefficients(minimality=1), selection="sample", topk=2.0, per_position=per_position,
             valid=padded.valid,
         )  # fmt: skip
-        found = [look(objective, target, own, x, block_size=size) for size in (None, 2)]
-        chex.assert_trees_all_close(*(one[1:] for one in found), rtol=1e-4, atol=1e-5)
+
+        @functools.partial(jax.jit, static_argnums=2)
+        def looked(x, here, size):
+            """What was seen, and the moments of the inputs with the weights of the real rows."""
+            seen = look(objective, target, own, x, block_size=size)
+            moments = [seen.moments(site, weights[jnp.cumsum(here) - 1] * here) for site in own]
+            return seen._replace(moments=None), moments
+
+        alone_x = padded.batch(count=6)
+        rows = (6 * padded.REAL,) if per_position else (6,)
+        weights = jax.random.uniform(jax.random.key(0), rows)
+        mask = np.asarray(padded.valid(x), bool) if per_position else np.ones(6, bool)
+        found = [looked(x, mask.ravel(), size) for size in (None, 2)]
+        chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-4)
         # The same as of the batch without padding, but for rows that hold nothing.
-        alone = look(objective, target, own, padded.batch(count=6))
-        here = np.asarray(found[0].counted, bool)
+        alone, moments = looked(alone_x, np.ones(rows, bool), None)
+        here = np.asarray(found[0][0].counted, bool)
+        np.testing.assert_array_equal(here, mask.ravel())
         for name in ("weights", "errors", "stakes", "directions"):
-            padded_, own_ = getattr(found[0], name), getattr(alone, name)
+            padded_, own_ = getattr(found[0][0], name), getattr(alone, name)
             chex.assert_trees_all_close(padded_[here], own_, rtol=1e-4, atol=1e-5)
             np.testing.assert_array_equal(padded_[~here], 0)
-        weights = jax.random.uniform(jax.random.key(0), alone.errors.shape)
-        for site in own:
-            moments = [
-                seen.moments(site, jnp.zeros(len(here)).at[here].set(weights)) for seen in found
-            ]
-            moments.append(alone.moments(site, weights))
-            for moment in moments[1:]:
-                chex.assert_trees_all_close(moment, moments[0], rtol=1e-4, atol=1e-4)
+        chex.assert_trees_all_close(found[0][1], moments, rtol=1e-4, atol=1e-4)
 
     def test_moments_of_a_convolution_are_those_of_its_patches(self):
         """Strides, a padding and two groups, by three example sizes of a block."""
@@ -119,18 +132,25 @@ class BlocksTest(parameterized.TestCase):
             patch = padded_[b, 2 * g : 2 * g + 2, 2 * i : 2 * i + 3, j : j + 2].ravel()
             expected[g] += float(weights[b]) * np.outer(patch, patch)
         for size in (None, 2, 1):
-            seen = look(Objective(topk=1.0), target, own, x, block_size=size)
-            np.testing.assert_allclose(seen.moments("w", weights), expected, rtol=1e-4, atol=1e-4)
+
+            @jax.jit
+            def moments(x, size=size):
+                seen = look(Objective(topk=1.0), target, own, x, block_size=size)
+                return seen.moments("w", weights)
+
+            np.testing.assert_allclose(moments(x), expected, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.slow
     def test_round(self):
         target, _ = networks.make("mlp")
         x, own = networks.normal(3, 64, 3), networks.components(target)
         rules = Rules(share=True)
-        found = [
-            rounds.move(OBJECTIVE, rules, target, own, x, None, CONSTANT, True, size)
-            for size in (None, 16)
-        ]
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def move(size):
+            return rounds.move(OBJECTIVE, rules, target, own, x, None, CONSTANT, True, size)
+
+        found = [move(size) for size in (None, 16)]
         chex.assert_trees_all_equal(found[0][1:], found[1][1:])
         sums = [{n: f.sum() for n, f in one[0].items()} for one in found]
         chex.assert_trees_all_close(*sums, rtol=1e-3, atol=1e-4)

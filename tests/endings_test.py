@@ -42,6 +42,8 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a.components, b.components)
 
 
+_TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+
 SCRIPT = """
 import os, signal
 import numpy as np
@@ -293,7 +295,7 @@ class SeveralDevicesTest(absltest.TestCase):
         """Of a single device no test of `DevicesTest` says anything."""
         found = subprocess.run(
             [sys.executable, __file__, "DevicesTest"],
-            env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+            env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_TWO_DEVICES}"},
             capture_output=True,
             text=True,
             check=False,

@@ -4,6 +4,7 @@ Letters: N examples, B examples of a block, T positions, C components.
 """
 
 import dataclasses
+import functools
 import math
 from unittest import mock
 
@@ -320,15 +321,17 @@ class TokensTest(absltest.TestCase):
     def ascent(self, r, shared):
         """Two steps for every position, or for one r of all of them."""
 
+        @functools.partial(jax.grad, has_aux=True)
         def total(r):
             mask = jnp.where(self.mask, 1.0, jnp.broadcast_to(r, self.mask.shape))
             outputs = cases.literal_tokens(self.found.components, self.x, mask, jnp)
             errors = jnp.sum(cases.divergence(outputs, self.target) * self.valid, axis=1)
             return jnp.sum(errors), errors
 
+        gradient_and_errors = jax.jit(total)
         best = np.full(1 if shared else len(self.x), -np.inf)
         for _ in range(3):
-            gradient, errors = jax.grad(total, has_aux=True)(r)
+            gradient, errors = gradient_and_errors(r)
             best = np.maximum(best, errors.sum(keepdims=True) if shared else errors)
             r = jnp.clip(r + 0.1 * jnp.sign(gradient), 0, 1)
         return best.sum() / self.valid.sum()

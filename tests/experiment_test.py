@@ -33,7 +33,7 @@ import tms  # noqa: E402
 def small_config(**changes):
     config = tms.get_config()
     config.update(steps=40, batch_size=32, chunk_steps=10, checkpoint_every=20)
-    config.evaluation_samples = 256
+    config.update(evaluation_samples=256, evidence_samples=0)
     config.target.update(steps=20, batch_size=32)
     config.update_from_flattened_dict(changes)
     return config

@@ -155,13 +155,14 @@ class GroupedTest(parameterized.TestCase):
         mask = jnp.zeros((3, num_components)).at[pairs].set(1)  # out of bounds is dropped
 
         def outputs(operation):
-            return lambda parts: sites.run(target, x, operation(parts))[0]
+            return jax.jit(lambda parts: sites.run(target, x, operation(parts))[0])
 
         grouped = outputs(lambda parts: forward.masked_pairs(parts, pairs, (3,)))
         dense = outputs(lambda parts: forward.masked(parts, mask))
         np.testing.assert_allclose(grouped(components), dense(components), rtol=1e-5, atol=1e-6)
         gradients = [
-            jax.grad(lambda p, f=f: jnp.sum(f(p) ** 2))(components) for f in (grouped, dense)
+            jax.jit(jax.grad(lambda p, f=f: jnp.sum(f(p) ** 2)))(components)
+            for f in (grouped, dense)
         ]
         chex.assert_trees_all_close(*gradients, rtol=1e-4, atol=1e-5)
 

@@ -18,7 +18,8 @@ import tms  # noqa: E402
 
 
 class RunTest(parameterized.TestCase):
-    def _run(self, config):
+    def _run(self, config, evidence_samples=0):
+        config.evidence_samples = evidence_samples
         config.chunk_steps, config.evaluation_samples = config.steps // 2, 2000
         config.checkpoint_every, config.tensorboard = config.steps, False
         workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
@@ -46,7 +47,7 @@ class RunTest(parameterized.TestCase):
     def test_two_gated_functions(self):
         config = gated_functions.get_config("small")
         config.seeds = 2
-        results = self._run(config)
+        results = self._run(config, evidence_samples=256)
         self.assertEqual([seed["solved"] for seed in results["seeds"]], [True, True])
         self.assertTrue(all(verdict["passed"] for verdict in results["verdicts"]))
 

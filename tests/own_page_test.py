@@ -59,7 +59,7 @@ class OwnPageTest(absltest.TestCase):
 
     def test_a_trivial_one_is_said_to_be(self):
         whole = apd_jax.decompose(
-            networks.mlp(), X, num_components=2, topk=2, steps=1, batch_size=16
+            networks.mlp(), X, num_components=2, topk=2, steps=1, batch_size=16, refine={"every": 0}
         )
         text, _ = decomposition_page.render(whole, X, None)
         self.assertIn("TRIVIAL</span>", text)
@@ -75,6 +75,7 @@ class OwnPageTest(absltest.TestCase):
         }
         params = {"embed": networks.normal(0, 7, 4), "out": networks.normal(1, 4, 3)}
         settings = dict(num_components=3, topk=1, rank=1, steps=1, batch_size=4, per_position=True)
+        settings["refine"] = {"every": 0}
         found = apd_jax.decompose(apd_jax.Target(network, params), x, **settings)
         text, _ = decomposition_page.render(found, x, None)
         self.assertNotIn("<b>", text)

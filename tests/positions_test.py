@@ -3,6 +3,8 @@
 Letters: B examples, H, W axes of positions, C components.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +75,8 @@ class PositionsTest(parameterized.TestCase):
     def test_attributions(self, apply_fn, height, width):
         target, components, x = case(apply_fn, height, width)
 
-        def along(component, place):
+        @jax.jit
+        def along(component, *place):
             """The derivative along one component at one pixel alone."""
 
             def outputs(amount):
@@ -90,12 +93,12 @@ class PositionsTest(parameterized.TestCase):
         expected = np.zeros((B, height, width, C))
         for place in np.ndindex(height, width):
             for c in range(C):
-                change = np.asarray(along(c, place)).reshape(B, -1)
+                change = np.asarray(along(c, *place)).reshape(B, -1)
                 expected[:, place[0], place[1], c] = np.sqrt(np.mean(change**2, axis=1))
         for mode in ("reverse", "literal"):
-            scores = apd_jax.gradient_attributions(
-                target, components, x, per_position=True, mode=mode
-            )
+            scores = jax.jit(
+                functools.partial(apd_jax.gradient_attributions, per_position=True, mode=mode)
+            )(target, components, x)
             np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
 
     @parameterized.parameters(pixels, convolved)

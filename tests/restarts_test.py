@@ -109,7 +109,7 @@ class RunTest(absltest.TestCase):
     def test_results_keep_the_losses_of_all(self):
         config = tms.get_config()
         config.update(seeds=2, restarts=3, steps=20, batch_size=32, chunk_steps=10, rank=2)
-        config.evaluation_samples = config.evidence_samples = 256
+        config.update(evaluation_samples=256, evidence_samples=0)
         config.target.update(steps=20, batch_size=32)
         with tempfile.TemporaryDirectory() as directory:
             experiment.run(config, pathlib.Path(directory) / "run", command="me")

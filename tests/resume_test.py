@@ -32,6 +32,7 @@ OVERRIDES = {
     "chunk_steps": CHUNK,
     "checkpoint_every": SAVE_EVERY,
     "evaluation_samples": 1000,
+    "evidence_samples": 0,
 }
 # soak/kills.py sends a hundred.
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)

@@ -112,12 +112,12 @@ class DealingTest(absltest.TestCase):
         original, singular._PROBES = singular._PROBES, with_many
         self.addCleanup(setattr, singular, "_PROBES", original)
         objective = Objective(per_position=True)
-        found = singular._uses(objective, target, terms, x, None)
+        found = jax.jit(lambda x: singular._uses(objective, target, terms, x, None))(x)
         exact = Objective(per_position=True, routes=Routes(attribution_mode="literal"))
         start = 0
         for site, factors in terms.items():
             alone = Target(target.apply_fn, target.params, [site], inputs=x)
-            scores = exact.attribute(alone, {site: factors}, x).scores
+            scores = jax.jit(exact.attribute)(alone, {site: factors}, x).scores
             scores = scores.reshape(-1, scores.shape[-1])
             np.testing.assert_allclose(
                 found[:, start : start + scores.shape[1]], scores, rtol=0.1, atol=0.02

@@ -131,7 +131,7 @@ class GradientTest(parameterized.TestCase):
         target, x = networks.make("mlp")
         components = networks.components(target)
         objective = Objective(Coefficients(output=1.0), topk=1.3, minimality_loss="kl")
-        terms, _ = objective.terms(target, components, x)
+        terms, _ = jax.jit(objective.terms)(target, components, x)
         p, q = jax.nn.softmax(target(x)), jax.nn.softmax(composed_apply(target, components, x))
         np.testing.assert_allclose(
             terms["output"], jnp.mean(jnp.sum(p * jnp.log(p / q), axis=1)), rtol=1e-4

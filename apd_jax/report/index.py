@@ -1,0 +1,67 @@
+"""One page that links the reports of several runs and shows their results in one table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from apd_jax.report import parts, words
+
+
+class Run(NamedTuple):
+    """One finished run.
+
+    Fields:
+      title: what was decomposed, a few words.
+      link: address of its report, relative to the index page.
+      results: content of its results.json.
+    """
+
+    title: str
+    link: str
+    results: Mapping[str, Any]
+
+
+def render_index(runs: Sequence[Run], missing: Sequence[str], title: str) -> str:
+    """Write the index of several runs as a single HTML page.
+
+    Args:
+      runs: the finished runs, in reading order.
+      missing: names of runs that are not finished; the page says so.
+      title: heading of the page.
+
+    Returns:
+      The page. Everything in it that came from the arguments is escaped.
+    """
+    rows = [_row(run) for run in runs]
+    return parts.render(
+        "index.html.j2",
+        title=title,
+        rows=rows,
+        missing=missing,
+        total=_duration(sum(_seconds(run.results) for run in runs)),
+        **parts.assets(with_browser=False),
+    )
+
+
+def _row(run: Run) -> dict[str, Any]:
+    """What the table says about one run."""
+    verdicts = run.results.get("verdicts") or []
+    return {
+        "title": run.title,
+        "link": run.link,
+        "command": run.results.get("command", ""),
+        "solved": words.solved(run.results),
+        "passed": sum(bool(verdict["passed"]) for verdict in verdicts),
+        "verdicts": len(verdicts),
+        "comparison": run.results.get("comparison") or [],
+        "duration": _duration(_seconds(run.results)),
+    }
+
+
+def _seconds(results: Mapping[str, Any]) -> float:
+    """Time of a run: target, decomposition, evaluation and evidence."""
+    return float(sum(results["seconds"].values()))
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as text."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

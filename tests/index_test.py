@@ -1,0 +1,60 @@
+"""The index of several runs: links, results, and what is not finished."""
+
+import json
+import pathlib
+import subprocess
+import tempfile
+
+from absl.testing import absltest
+
+from apd_jax.run import index
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = {
+    "name": "tms",
+    "variant": "5-2",
+    "config": {"seed": 0},
+    "seconds": {"target": 10.0, "decompose": 95.0, "evaluate": 15.0},
+    "seeds": [{"seed": 0, "solved": True}, {"seed": 1, "solved": False}],
+    "verdicts": [{"passed": True}, {"passed": False}],
+    "comparison": [{"label": "M<C>S", "ours": "0.97", "paper": "0.998", "spd": None}],
+}
+
+
+class IndexTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (self.root / "first").mkdir()
+        (self.root / "first" / "results.json").write_text(json.dumps(RESULTS))
+        (self.root / "second").mkdir()
+
+    def test_finished_and_not_finished_runs(self):
+        text = index.write(self.root).read_text()
+        self.assertIn('<a href="first/report.html">', text)
+        for words in ("1 of 2 checks met", "1 of 2 seeds solved it", "2 min", "0.97", "0.998"):
+            self.assertIn(words, text)
+        self.assertIn("M&lt;C&gt;S", text)
+        self.assertIn("Not finished: second; rerun the command", text)
+        self.assertEqual(sorted(p.name for p in self.root.iterdir())[1], "index.html")
+
+    def test_order(self):
+        (self.root / "second" / "results.json").write_text(
+            json.dumps(RESULTS | {"variant": "40-10"})
+        )
+        text = index.write(self.root, ["second", "first"]).read_text()
+        self.assertLess(text.index("second/report.html"), text.index("first/report.html"))
+
+    def test_the_script_refuses_other_arguments(self):
+        done = subprocess.run(
+            ["bash", ROOT / "launch" / "paper.sh", "--seeds=3"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("got --seeds=3; expected --settings=robust", done.stderr)
+
+
+if __name__ == "__main__":
+    absltest.main()
