@@ -1,7 +1,6 @@
 """Documentation: commands can be read, files that it names exist, code of every page runs."""
 
 import contextlib
-import functools
 import io
 import pathlib
 import re
@@ -61,16 +60,17 @@ class CommandsTest(parameterized.TestCase):
 
 
 class Shorter:
-    """The package, with trainings of a few steps."""
+    """The package, with trainings of a few steps; the search for k has tests of its own."""
 
     SHORT = {"steps": 4, "batch_size": 64, "refine": {"every": 0}}
 
     def __getattr__(self, name):
         if name == "decompose":
-            return functools.partial(self._decompose)
+            return self._decompose
         return getattr(apd_jax, name)
 
     def _decompose(self, *arguments, **options):
+        options["topk"] = 1.0 if options["topk"] == "auto" else options["topk"]
         return apd_jax.decompose(*arguments, **options | self.SHORT)
 
 

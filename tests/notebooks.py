@@ -20,8 +20,7 @@ def execute(notebook):
     for cell in notebook.cells:
         source = re.sub(r"(?<=steps=)2000|(?<=\"steps\": )2000", "20", cell.source)
         source = re.sub(r"\b(2000|1000)\b", "50", source).replace("20_000", "600")
-        source = source.replace("steps=20)", 'steps=20, refine={"every": 0})')
-        cell.source = source.replace('"steps": 20}', '"steps": 20, "refine": {"every": 0}}')
+        cell.source = source.replace("steps=20)", 'steps=20, refine={"every": 0})')
     nbclient.NotebookClient(
         notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
     ).execute()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 # The folders with their variants. Each has a study.py that defines `STUDY`. The variants are here
 # and not there, so that the command line lists them without importing every study.
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, ...]] = {
     "gated_functions": ("paper", "small", "robust"),
     "language_model": ("1", "2", "4"),
     "linear_map": (
