@@ -40,7 +40,7 @@ def decompose(features=2, **changes):
     """Of the identity on as many features, one of which is active: twice as many components."""
     inputs = SparseFeatures(features, 0.1, (1.0, 2.0), "exactly_n", 1)
     options = {"topk": "auto", "rank": 1, "steps": 400, "chunk_steps": 100, "batch_size": 64}
-    options["num_components"] = 2 * features
+    options |= {"num_components": 2 * features, "refine": {"every": 0}}
     return apd_jax.decompose(identity(features), inputs, **options | changes)
 
 

@@ -64,7 +64,9 @@ class WorkdirTest(parameterized.TestCase):
         return root, results
 
     def test_target_that_is_not_trained(self):
-        root, results = self.run_config(shrink(tms.get_config(), **{"target.steps": 0}))
+        root, results = self.run_config(
+            shrink(tms.get_config(), evidence_samples=0, **{"target.steps": 0})
+        )
         self.assertEqual(results["seconds"]["target"], 0)
         self.assertGreater(results["seeds"][0]["target_loss"], 0)
         self.assertFalse((root / "target").exists())
@@ -120,14 +122,14 @@ class WorkdirTest(parameterized.TestCase):
 
     def test_residual_mlp(self):
         config = shrink(
-            resid_mlp.get_config("2"),
+            resid_mlp.get_config("1"),
             num_components=12,
-            **{"target.num_features": 8, "target.d_resid": 20, "target.neurons": (4, 4)},
+            **{"target.num_features": 8, "target.d_resid": 20, "target.neurons": (4,)},
         )
         root, results = self.run_config(config)
         self.check_files(root, 30)
         self.check_results(results, "resid_mlp", [0])
-        module = ResidualMLP(8, 20, (4, 4))
+        module = ResidualMLP(8, 20, (4,))
         loaded = apd_jax.load(root / "components" / "seed_0", module)
         x = np.eye(8, dtype=np.float32)
         self.assertEqual(loaded(x).shape, (8, 8))

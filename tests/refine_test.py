@@ -403,14 +403,13 @@ def trainer(chosen, seeds):
     return Trainer(chosen, targets, INPUTS, jnp.array(seeds, jnp.uint32))
 
 
-def train(chosen, seeds, start=None, steps=None, observer=None):
-    training = trainer(chosen, seeds)
+def train(training, start=None, steps=None, observer=None):
     return loop.run_steps(
         training.step,
         training.context,
         training.init_state() if start is None else start,
         training.seeds,
-        steps=steps or chosen.steps,
+        steps=steps or training.steps,
         chunk_steps=30,
         observer=observer,
         between=training.between,
@@ -420,14 +419,13 @@ def train(chosen, seeds, start=None, steps=None, observer=None):
 class RoundsTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_goes_on_bit_for_bit_from_between_two_rounds_and_from_a_round(self):
-        chosen = settings()
-        straight = train(chosen, [0, 1])
+        training = trainer(settings(), [0, 1])
+        straight = train(training)
         self.assertGreater(sum(int(n.sum()) for n in straight.refined.counts.values()), 0)
         for stop in (40, 50):
-            half = jax.tree.map(np.asarray, train(chosen, [0, 1], steps=stop))
-            chex.assert_trees_all_equal(
-                train(chosen, [0, 1], start=jax.tree.map(jnp.asarray, half)), straight
-            )
+            half = jax.tree.map(np.asarray, train(training, steps=stop))
+            start = jax.tree.map(jnp.asarray, half)
+            chex.assert_trees_all_equal(train(training, start=start), straight)
 
     def test_looks_back_once_after_the_last_round(self):
         between = trainer(settings(), [0]).between

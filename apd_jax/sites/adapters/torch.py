@@ -202,6 +202,8 @@ def _plain(inputs: PyTree) -> PyTree:
     """
     if isinstance(inputs, Mapping):
         return {name: _plain(value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):  # a NamedTuple
+        return type(inputs)(*map(_plain, inputs))
     if isinstance(inputs, tuple | list):
         return type(inputs)(_plain(value) for value in inputs)
     if not hasattr(inputs, "shape") or not hasattr(inputs, "dtype") or not len(inputs.shape):
