@@ -1,4 +1,4 @@
-"""Command line: `python -m apd_jax.main --config=configs/tms.py:40-10 --workdir=DIR`."""
+"""Command line: `apd-jax --config=tms:40-10 --workdir=DIR`, or `python -m apd_jax.main ...`."""
 
 import functools
 import logging as std_logging
@@ -10,11 +10,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from apd_jax.run import command_line, experiment, seed_evidence
-from apd_jax.run.plan import plan_requirements, read_plan
+from apd_jax.run import command_line, commands
 from apd_jax.runtime import compilation_cache, mesh, preemption, processes, streams
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as tms:5-2.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, for several processes."
 )
@@ -36,7 +35,7 @@ def main(argv: list[str]) -> int:
     std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
     compilation_cache.enable()
     with processes.all_or_none():
-        return processes.end(command_line.status_of(_run))
+        return processes.end(commands.status_of(_run))
 
 
 def _run() -> int:
@@ -44,10 +43,12 @@ def _run() -> int:
     processes.start(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, detect=_DISTRIBUTED.value
     )
+    from apd_jax.run import experiment, plan  # not for --help: they import every library
+
     config = _CONFIG.value
     mesh.split_cpu(max(config.seeds, 1), config.mesh)
     if _PLAN.value:
-        needed = plan_requirements(read_plan(config))
+        needed = plan.plan_requirements(plan.read_plan(config))
         if jax.process_index() == 0:
             streams.say(str(needed))
         return 0
@@ -62,6 +63,8 @@ def _run() -> int:
 
 def _say(results: dict[str, Any], workdir: str) -> None:
     """Print the verdicts of a run."""
+    from apd_jax.run import seed_evidence
+
     for verdict in results["verdicts"]:
         sign = "PASS" if verdict["passed"] else "FAIL"
         streams.say(f"{sign} {verdict['name']} = {verdict['value']:.4g} ({verdict['description']})")
@@ -79,7 +82,9 @@ def cli() -> None:
     """Entry point of the installed command."""
     streams.open_missing()
     flags.FLAGS.set_default("verbosity", logging.INFO)
-    app.run(main, flags_parser=functools.partial(command_line.parse, _CONFIG))
+    logging.get_absl_handler().setFormatter(streams.LogLines())
+    parse = functools.partial(commands.parse, _CONFIG, screen=command_line.help_text)
+    app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Command line of sweeps: `python -m apd_jax.sweep --config=configs/tms.py --grid topk=0.2,0.3`."""
+"""Command line of sweeps: `python -m apd_jax.sweep --config=tms:5-2 --grid topk=0.2,0.3`."""
 
 import functools
 import logging as std_logging
@@ -9,7 +9,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from apd_jax.run import command_line, grid, sweep
+from apd_jax.run import commands, grid, sweep
 from apd_jax.runtime import compilation_cache, mesh, preemption, streams
 
 _USAGE = """\
@@ -21,10 +21,10 @@ Run an experiment at every point of a grid of its fields, and report on all runs
 A coefficient may be named without `coefficients.`: --grid simplicity=0.3,0.7. Runs that differ in
 numbers alone (coefficients, learning rate, k, powers, thresholds) share one compiled program and
 are trained side by side. DIR (runs/sweep-NAME-VARIANT if unset) gets report.html, sweep.json, and
-an ordinary directory of every run. Rerunning the command resumes the sweep. Fields marked * can be
-unset with --config.FIELD=none. Values below are {whose}."""
+an ordinary directory of every run. Rerunning the command resumes the sweep. --help=fields lists
+all fields."""
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as tms:5-2.")
 _GRID = flags.DEFINE_multi_string("grid", [], "Field and its values, such as simplicity=0.3,0.7.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Number of seeds of every run; the config's if unset.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory; runs/sweep-NAME-VARIANT if unset.")
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         return 1
     std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
     compilation_cache.enable()
-    return command_line.status_of(_run)
+    return commands.status_of(_run)
 
 
 def _run() -> int:
@@ -85,7 +85,9 @@ def cli() -> None:
     """Entry point of the installed command."""
     streams.open_missing()
     flags.FLAGS.set_default("verbosity", logging.INFO)
-    app.run(main, flags_parser=functools.partial(command_line.parse, _CONFIG, usage=_USAGE))
+    logging.get_absl_handler().setFormatter(streams.LogLines())
+    parse = functools.partial(commands.parse, _CONFIG, screen=lambda: _USAGE)
+    app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,14 @@ from benchmarks import (
 TINY = {"seeds": 2, "batch_size": 32, "num_components": 6}
 STAGE = {"seconds": 0.01, "spread": 0.001, "operations": 1e9, "bytes": 1e6}
 POINTS = [{"value": v, "seconds": v / 1e3, "peak_memory": 5e8} for v in (50, 100)]
+AGAINST = {
+    "seconds_per_step": {"ours": 0.001, "theirs": 0.01},
+    "ratio": 10.0,
+    "ratios": [9.0, 10.0, 11.0],
+    "peak_memory": {"ours": 4e8, "theirs": 6e8},
+    "libraries_memory": {"ours": 2e8, "theirs": 3e8},
+    "memory_ratio": 1.5,
+}
 RESULTS = {
     "steps.json": {
         "rates": {"operations_per_second": 2e11, "bytes_per_second": 1e10},
@@ -43,18 +51,8 @@ RESULTS = {
             }
         },
     },
-    "reference.json": {
-        "configs": {
-            "tms:5-2": {
-                "seconds_per_step": {"ours": 0.001, "theirs": 0.01},
-                "ratio": 10.0,
-                "ratios": [9.0, 10.0, 11.0],
-                "peak_memory": {"ours": 4e8, "theirs": 6e8},
-                "libraries_memory": {"ours": 2e8, "theirs": 3e8},
-                "memory_ratio": 1.5,
-            }
-        }
-    },
+    "reference.json": {"configs": {"tms:5-2": AGAINST}},
+    "spd.json": {"configs": {"ss_gpt2_simple_config, float32": AGAINST}},
     "scaling.json": {"sweeps": [{"title": "Components", "letter": "C", "points": POINTS}]},
     "transformer.json": {
         "sweeps": [

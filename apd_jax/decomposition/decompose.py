@@ -8,16 +8,22 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from absl import logging
 
 from apd_jax import blocks
 from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_keywords, check_values, from_mapping
-from apd_jax.data import Data, Source, as_source
+from apd_jax.data import Beside, Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory, function_claims
-from apd_jax.decomposition.checks import check_positions, check_seed, check_start, check_target
+from apd_jax.decomposition.checks import (
+    check_other,
+    check_positions,
+    check_seed,
+    check_start,
+    check_target,
+    output_shape,
+)
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.jax_settings import own_settings
@@ -34,6 +40,7 @@ from apd_jax.training.config import Settings
 from apd_jax.training.trainer import Trainer, layout_of
 
 _EXAMPLES = 2048  # inputs of the report, and of the search for k, but
+_OTHER_EXAMPLES = 256  # inputs off the data that a summary states the error on
 _MOST_BLOCKS = 64  # at most those of so many batches
 
 
@@ -47,6 +54,7 @@ def decompose(
     seed: int = 0,
     restarts: int = 1,
     init: Components | Decomposition | None = None,
+    other: Data | None = None,
     workdir: str | os.PathLike[str] | None = None,
     chunk_steps: int = 100,
     checkpoint_every: int = 1000,
@@ -76,6 +84,10 @@ def decompose(
       seed: root of all randomness, in [0, 2**32).
       restarts: number of initialisations side by side; the one with the least loss is returned.
       init: components to start from, or a decomposition that has them.
+      other: data beside which `data` are few: components then explain `data` alone, and what they
+        miss of the weights, `Δ = θ* − Σ_c P_c`, is one more component that is always on for `other`
+        (a targeted decomposition, `presets.targeted`). The loss gets the term
+        `d(f(x, Σ_c s_c(x) P_c + Δ), f(x, θ*))` over `other`.
       workdir: directory of this decomposition: a new one, or the one to resume.
       chunk_steps: number of steps that run on the device between two progress reports.
       checkpoint_every: number of steps between two checkpoints in the workdir, or between two
@@ -110,12 +122,16 @@ def decompose(
     k = 1.0 if auto else topk  # a placeholder until k is found
     target, start = on_one_device((target, start))
     source = as_source(data, run.seed)
+    if other is not None:
+        source = Beside(source, as_source(other, run.seed))
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
-    settings = from_mapping(presets.base(given | {"topk": topk}), given)
+    base = presets.base(given | {"topk": topk})
+    settings = from_mapping(presets.targeted(base) if other is not None else base, given)
     example = source.examples(run.seed, 3)
+    check_other(target, source, settings, run.seed, restarts)
     _check(target, source, example, settings, start)
     if "attribution_mode" not in options:
-        settings = presets.with_exact_scores(settings, _output_shape(target, example))
+        settings = presets.with_exact_scores(settings, output_shape(target, example))
     shape = None if mesh is None else tuple(mesh)
     layout_of(settings, run.restarts, shape)
     if auto:
@@ -280,6 +296,9 @@ class _Job:
     ) -> Decomposition:
         """The decomposition of the best restart."""
         (result,) = trainer.results(outcome.state)
+        other = None
+        if isinstance(self.source, Beside):
+            other = self.source.other_examples(self.run.seed, _OTHER_EXAMPLES)
         return Decomposition(
             self.target,
             result.components,
@@ -290,9 +309,5 @@ class _Job:
             result.moves,
             pilots,
             result.others,
+            other,
         )
-
-
-def _output_shape(target: Target, example: PyTree) -> tuple[int, ...]:
-    """Shape of an example's first output."""
-    return jax.tree.leaves(jax.eval_shape(target, example))[0].shape[1:]

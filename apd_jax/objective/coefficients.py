@@ -46,6 +46,16 @@ class Coefficients:
         0.0, "Active components and random parts of the others give the target's output."
     )
 
+    other: float = setting(
+        0.0,
+        "In a targeted decomposition, off its data: active components and what all components miss "
+        "of the weights give the target's output.",
+        flag=False,
+    )
+    l0: float = setting(
+        0.0, "With learned gates: not more than k active components on average, max(0, L0/k − 1)."
+    )
+
     def __post_init__(self):
         check_values(self)
         for name, value in dataclasses.asdict(self).items():

@@ -1,0 +1,73 @@
+"""What the commands have in common: reading of flags, and the exit status.
+
+The imports are light: --help and --version answer without the package's libraries.
+"""
+
+import signal
+import sys
+from collections.abc import Callable
+
+import jax
+from absl import flags, logging
+
+from apd_jax.errors import UserError
+from apd_jax.run import command_line
+from apd_jax.runtime import preemption, streams, versions
+from apd_jax.runtime.outcome import Stopped
+
+
+def parse(config: flags.FlagHolder, argv: list[str], *, screen: Callable[[], str]) -> list[str]:
+    """Read the flags, or exit with a one-line error; ml_collections raises many kinds.
+
+    Args:
+      config: the flag of the config.
+      argv: the command line.
+      screen: makes the text of --help.
+    """
+    try:
+        argv = command_line.find_config(argv)
+        wish = command_line.asks_for(argv)
+        if wish in ("screen", "version"):
+            version = versions.version("apd_jax")
+            streams.say(f"apd_jax {version}" if wish == "version" else screen())
+            sys.exit(0)
+        from apd_jax.run import field_flags  # it imports every library
+
+        if wish == "fields":
+            flags.FLAGS(command_line.without_help(argv))
+            streams.say(field_flags.help_text(config.value))
+            sys.exit(0)
+        argv, unset = field_flags.take_unset(argv)
+        rest = flags.FLAGS(argv)
+        if config.value is not None:
+            config.value.update_from_flattened_dict(dict.fromkeys(unset))
+        return rest
+    except (UserError, flags.Error, AttributeError, KeyError, OSError) as error:
+        # The name of an unknown field comes as a KeyError inside an AttributeError.
+        unknown = next((arg.args[0] for arg in error.args if isinstance(arg, KeyError)), error)
+        lines = [line.strip() for line in str(unknown).strip().splitlines()]
+        text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
+        text = text.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+        sys.exit(f"The command line cannot be used: {text}")
+
+
+def status_of(work: Callable[[], int]) -> int:
+    """The exit status of a command's work, which may be stopped or refuse something."""
+    try:
+        return work()
+    except Stopped as stopped:
+        logging.info("%s; rerun the command to resume", stopped)
+        return preemption.EXIT_RESUME
+    except KeyboardInterrupt:
+        logging.error("stopped at once; rerun the command to resume from the last checkpoint")
+        return 128 + signal.SIGINT
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        logging.error("%s: lower seeds, batch_size, num_components or rank", reason)
+        return 1
+    except (UserError, OSError) as error:  # anything else is a bug, and keeps its traceback
+        logging.error("%s", error)
+        logging.debug("This happened here:", exc_info=True)
+        return 1
