@@ -1,5 +1,6 @@
 """The benchmarks, at sizes where they measure nothing: `benchmarks/` is not installed."""
 
+import argparse
 import json
 import pathlib
 import re
@@ -17,6 +18,7 @@ from apd_jax.training.step import train_step
 from apd_jax.training.trainer import Trainer
 from benchmarks import (
     against_reference,
+    against_spd,
     problem,
     process,
     run,
@@ -193,6 +195,27 @@ class ReferenceTest(absltest.TestCase):
         request = against_reference.translate(plan.config.flags())
         self.assertIsNone(request["spd"]["act_recon_coeff"])
         self.assertEqual(request["model"]["instances"], 12)
+
+
+class SpdTest(absltest.TestCase):
+    def _request(self, name):
+        checkout = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        folder = checkout / against_spd.FOLDER
+        folder.mkdir(parents=True)
+        (folder / "small.yaml").touch()
+        args = argparse.Namespace(
+            spd=checkout, sizes={"components": 50, "rank": 3}, threads=2, warm=1
+        )
+        return against_spd.request(name, "float32", "cpu", args)
+
+    def test_asks_for_as_many_terms_as_all_components_have(self):
+        request = self._request("small")
+        self.assertEqual(request["subcomponents"], 150)
+        self.assertEqual(request["sizes"]["layers"], transformer.Sizes().layers)
+
+    def test_names_the_files_there_are(self):
+        with self.assertRaisesRegex(FileNotFoundError, "large.yaml does not exist.*: small"):
+            self._request("large")
 
 
 class TransformerTest(absltest.TestCase):
