@@ -1,4 +1,4 @@
-"""Command line: `python -m apd_jax.main --config=configs/tms.py:40-10 --workdir=DIR`."""
+"""Command line: `apd-jax --config=tms:40-10 --workdir=DIR`, or `python -m apd_jax.main ...`."""
 
 import logging as std_logging
 import shlex
@@ -12,11 +12,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from apd_jax.errors import UserError
-from apd_jax.run import command_line, experiment, seed_evidence
-from apd_jax.runtime import compilation_cache, mesh, preemption, processes, streams
+from apd_jax.run import command_line
+from apd_jax.runtime import compilation_cache, mesh, preemption, processes, streams, versions
 from apd_jax.runtime.outcome import Stopped
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as tms:5-2.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, for several processes."
 )
@@ -42,6 +42,8 @@ def main(argv: list[str]) -> int:
 
 def _run(config: ml_collections.ConfigDict) -> int:
     """Run an experiment, and return the exit status."""
+    from apd_jax.run import experiment  # not for --help: it imports every library
+
     try:
         processes.start(
             _COORDINATOR.value,
@@ -77,6 +79,8 @@ def _run(config: ml_collections.ConfigDict) -> int:
 
 def _say(results: dict[str, Any], workdir: str) -> None:
     """Print the verdicts of a run."""
+    from apd_jax.run import seed_evidence
+
     for verdict in results["verdicts"]:
         sign = "PASS" if verdict["passed"] else "FAIL"
         streams.say(f"{sign} {verdict['name']} = {verdict['value']:.4g} ({verdict['description']})")
@@ -94,11 +98,18 @@ def _parse(argv: list[str]) -> list[str]:
     """Read the flags, or exit with a one-line error; ml_collections raises many kinds."""
     try:
         argv = command_line.find_config(argv)
-        if command_line.asks_for_help(argv):
-            flags.FLAGS(command_line.without_help(argv))
-            streams.say(command_line.help_text(_CONFIG.value))
+        wish = command_line.asks_for(argv)
+        if wish in ("screen", "version"):
+            version = versions.version("apd_jax")
+            streams.say(f"apd_jax {version}" if wish == "version" else command_line.help_text())
             sys.exit(0)
-        argv, unset = command_line.take_unset(argv)
+        from apd_jax.run import field_flags  # it imports every library
+
+        if wish == "fields":
+            flags.FLAGS(command_line.without_help(argv))
+            streams.say(field_flags.help_text(_CONFIG.value))
+            sys.exit(0)
+        argv, unset = field_flags.take_unset(argv)
         rest = flags.FLAGS(argv)
         if _CONFIG.value is not None:
             _CONFIG.value.update_from_flattened_dict(dict.fromkeys(unset))
@@ -108,6 +119,7 @@ def _parse(argv: list[str]) -> list[str]:
         unknown = next((arg.args[0] for arg in error.args if isinstance(arg, KeyError)), error)
         lines = [line.strip() for line in str(unknown).strip().splitlines()]
         text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
+        text = text.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
         sys.exit(f"The command line cannot be used: {text}")
 
 
@@ -115,6 +127,7 @@ def cli() -> None:
     """Entry point of the installed command."""
     streams.open_missing()
     flags.FLAGS.set_default("verbosity", logging.INFO)
+    logging.get_absl_handler().setFormatter(streams.LogLines())
     app.run(main, flags_parser=_parse)
 
 

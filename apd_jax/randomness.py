@@ -25,6 +25,7 @@ _STREAMS = {
     "order of the data": 2**31 + 8,
     "examples": 2**31 + 9,
     "zero terms": 2**31 + 10,
+    "gates": 2**31 + 11,
     "evidence": 2**31 + 20,
     "shuffled matrices": 2**31 + 21,
     "evidence inputs": 2**31 + 22,
@@ -40,6 +41,8 @@ _STREAMS_OF_A_STEP = {
     "round factors": 5,
     "partial masks": 6,
     "sketch directions": 7,
+    "other": 8,
+    "other batch": 9,
 }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import networks
@@ -71,6 +72,41 @@ class LossTest(parameterized.TestCase):
         attacked = float(found) * 7 - random[3:].sum()  # the other examples keep their factors
         self.assertGreater(attacked, random[:3].sum() + 0.8 * (corners - random)[:3].sum())
         self.assertLessEqual(attacked, corners[:3].sum() * 1.001)
+
+    def test_remainder_is_one_more_inactive_component(self):
+        """Weights `Σ m_c P_c + r_Δ (θ* − Σ P_c)`, one example after another; the gradient too."""
+        _, mask, key = self.loss()
+        count = mask.shape[1]
+        start = jax.random.uniform(key, (len(mask), count + 1))
+
+        def literal(components, r):
+            m, parts = partial.scaled(mask, r[:, :count]), networks.matrices(components)
+            total = 0.0
+            for row, x in enumerate(self.x):
+                weights = {
+                    site: sum(m[row, c] * part[c] for c in range(count))
+                    + r[row, count] * (self.target.weights[site] - part.sum(axis=0))
+                    for site, part in parts.items()
+                }
+                outputs = networks.output(self.target, weights, x[None])
+                total += jnp.mean(jnp.square(outputs - self.target(x[None])))
+            return total / len(self.x)
+
+        for options in ({}, {"adversary_share": 1.0}):
+            rule = objective(remainder=True, **options)
+
+            def loss(components, rule=rule):
+                return rule.terms(self.target, components, self.x, jax.random.key(0))[0]["partial"]
+
+            r = start
+            if options:
+                r = partial.attack(rule.masks, lambda r: literal(self.components, r), start)
+                self.assertGreater(np.abs(r - start)[:, count].max(), 0.1)  # Δ is attacked too
+            np.testing.assert_allclose(
+                loss(self.components), literal(self.components, r), rtol=1e-4
+            )
+        gradients = jax.grad(loss)(self.components), jax.grad(literal)(self.components, r)
+        chex.assert_trees_all_close(*gradients, rtol=1e-3, atol=1e-4)
 
     def test_adversary_takes_signed_steps(self):
         masks = PartialMasks(adversary_share=1.0, adversary_steps=2, adversary_step_size=0.3)

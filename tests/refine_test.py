@@ -18,6 +18,7 @@ from jax.extend import core
 from apd_jax.components import Factors, init_components
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
+from apd_jax.masked.forward import masked_apply
 from apd_jax.objective.coefficients import Coefficients
 from apd_jax.objective.objective import Objective
 from apd_jax.runtime import loop
@@ -343,6 +344,27 @@ class EvidenceTest(absltest.TestCase):
         self.assertEqual(free.tolist(), [False] * FEATURES + [True] * SPARE)
         np.testing.assert_allclose(jnp.linalg.norm(seen.directions, axis=1) > 0.5, x.any(axis=1))
         self.assertLess(float(seen.errors.max()), 0.1)
+
+    def test_in_the_metric_of_minimality(self):
+        """A KL divergence for every position, and shares of its attributions."""
+        params = {"a": networks.normal(0, 3, 4), "b": networks.normal(1, 4, 5)}
+        x = networks.normal(2, 2, 3, 3)
+        target = Target(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"], params, inputs=x)
+        components = init_components(jax.random.key(0), target, num_components=4, rank=2)
+        objective = dataclasses.replace(
+            OBJECTIVE, topk=2, selection="sample", per_position=True, minimality_loss="kl"
+        )
+        seen = look(objective, target, components, x, block_size=1, measure="minimality")
+        scores = objective.attribute(target, components, x).scores
+        mask = objective.select(scores, x).mask
+        p = jax.nn.softmax(target(x))
+        for errors, own in ((seen.errors, mask), (seen.stakes, 0 * mask)):
+            q = jax.nn.softmax(masked_apply(target, components, x, own))
+            expected = jnp.sum(p * jnp.log(p / q), axis=-1).reshape(-1)
+            np.testing.assert_allclose(errors, expected, rtol=1e-3, atol=1e-6)
+        squares = jnp.square(scores)
+        expected = mask * squares / jnp.sum(squares, axis=-1, keepdims=True)
+        np.testing.assert_allclose(seen.weights, expected.reshape(-1, 4), rtol=1e-4)
 
 
 def equations(jaxpr):

@@ -64,6 +64,24 @@ class PartOfKTest(parameterized.TestCase):
         np.testing.assert_array_equal(chosen.mask, expected)
         self.assertIsNone(chosen.pairs)
 
+    @parameterized.parameters(0.0, 0.2, 0.34, 0.67, 1.0)
+    def test_of_every_sample(self, factor):
+        scores = jnp.round(jnp.abs(networks.normal(0, 12, 5)), 1).at[3].set(0)  # with ties
+        scores = scores.at[5, 1:].set(jnp.nan)
+        chosen = jax.jit(lambda f: selection.sample_topk(scores, 3, f))(jnp.float32(factor))
+        count = max(int(np.floor(np.float32(factor) * np.float32(3))), 1)
+        np.testing.assert_array_equal(chosen.mask, selection.sample_topk(scores, count).mask)
+        rows, components = chosen.pairs
+        places = np.zeros((12, 6), bool)
+        places[rows, components] = True
+        np.testing.assert_array_equal(places[:, :5], chosen.mask)
+        settings = Settings(
+            Objective(topk=3, selection="sample"),
+            num_components=5,
+            schedules=Schedules(topk=f"0:1 1:{factor}"),
+        )
+        self.assertEqual(settings.objective_at_end.topk, count)
+
     def test_in_the_objective(self):
         target, x = networks.make("tms")
         components = init_components(jax.random.key(0), target, num_components=4)
@@ -98,8 +116,12 @@ class PartOfKTest(parameterized.TestCase):
         self.assertEqual(int(mask.sum()), len(x))
 
     @parameterized.parameters(
-        ({"selection": "sample", "topk": 2}, "0:1 1:0.5", "needs batch top-k"),
-        ({"topk": None, "coefficients": Coefficients()}, "0:1 1:0.5", "needs batch top-k"),
+        ({"selection": "exact", "topk": 2}, "0:1 1:0.5", "schedules.topk needs a topk"),
+        (
+            {"topk": None, "coefficients": Coefficients()},
+            "0:1 1:0.5",
+            "schedules.topk needs a topk",
+        ),
         ({"topk": 2.0}, "linear", "topk does not fit batch_size"),
     )
     def test_refuses_what_has_no_such_k(self, objective, schedule, message):

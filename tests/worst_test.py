@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax.components import Factors
-from apd_jax.objective.terms import distance
+from apd_jax.objective.distances import distance
 
 
 def untrained(apply_fn, params, components, **fields):

@@ -173,6 +173,31 @@ def test_random_masks(name):
         assert_close(grouped(target, components, network.inputs, mask), expected, network.tolerance)
 
 
+@networks(
+    (
+        "strided_convolutions_of_images",
+        "scan_over_layers",
+        "fused_output_split",
+        "tied_embedding_language_model",
+    )
+)
+def test_a_share_of_the_remainder(name):
+    """What is missed, `θ* − Σ P_c`, formed as a dense vector."""
+    network, target, components, vectors, run = case(name)
+    weights = np.random.default_rng(0).random((B, C + 1)).astype(np.float32)
+
+    def dense(m):
+        def leaf(own, parts):
+            return np.tensordot(m[:C], parts, 1) + m[C] * (np.asarray(own) - parts.sum(axis=0))
+
+        return jax.tree.map(leaf, network.params, vectors)
+
+    rows = [run(oracle.replaced(network, dense(m)), b) for b, m in enumerate(weights)]
+    expected = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
+    masked = apd_jax.masked_apply(target, components, network.inputs, weights[:, :C], weights[:, C])
+    assert_close(masked, expected, network.tolerance)
+
+
 with_positions = networks(
     (
         "positions",

@@ -11,6 +11,7 @@ import jax
 
 from apd_jax.data.arrays import Arrays
 from apd_jax.data.batches import Batches
+from apd_jax.data.beside import Beside
 from apd_jax.data.numbers import plain
 from apd_jax.data.reader import Reader
 from apd_jax.data.sampler import Sampler
@@ -19,7 +20,17 @@ from apd_jax.data.tables import is_dataset
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
 
-__all__ = ["Arrays", "Batches", "Data", "Reader", "SampleBatch", "Sampler", "Source", "as_source"]
+__all__ = [
+    "Arrays",
+    "Batches",
+    "Beside",
+    "Data",
+    "Reader",
+    "SampleBatch",
+    "Sampler",
+    "Source",
+    "as_source",
+]
 
 Data = SampleBatch | PyTree | Iterable[PyTree]
 

@@ -14,6 +14,7 @@ from apd_jax import randomness, sites, validity
 from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, check_components, init_components, num_components
+from apd_jax.data import Beside, Source
 from apd_jax.decomposition.derivative_checks import check_derivatives
 from apd_jax.decomposition.rounding import DIFFERENCE
 from apd_jax.errors import UserError
@@ -70,6 +71,36 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     _check_outputs(target, x, objective)
     _check_apart(target, x)
     check_derivatives(target, x)
+
+
+def check_other(
+    target: Target, source: Source, settings: Settings, seed: int, restarts: int
+) -> None:
+    """Raise UserError unless the data beside those of a targeted decomposition can be used."""
+    given = isinstance(source, Beside)
+    if given != settings.objective.targeted:
+        raise UserError(
+            "a targeted decomposition needs other= and a coefficient other above 0, got "
+            f"{'data' if given else 'no data'} and {settings.objective.coefficients.other}"
+        )
+    if not isinstance(source, Beside):
+        return
+    if restarts > 1:
+        raise UserError(
+            f"restarts are compared on data alone, without other=, got restarts={restarts}: call "
+            "decompose once for each seed"
+        )
+    try:
+        x = source.other_examples(seed, 3)
+        target.at(x)
+        trace(target.apply_fn, target.params, x)
+    except UserError as error:
+        raise UserError(f"other: {error}") from error
+
+
+def output_shape(target: Target, example: PyTree) -> tuple[int, ...]:
+    """Shape of an example's first output."""
+    return jax.tree.leaves(jax.eval_shape(target, example))[0].shape[1:]
 
 
 def _check_batch_axis(target: Target, x: PyTree) -> None:

@@ -8,21 +8,28 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from absl import logging
 
 from apd_jax import blocks
 from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_keywords, check_values, from_mapping
-from apd_jax.data import Data, Source, as_source
+from apd_jax.data import Beside, Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory, function_claims
-from apd_jax.decomposition.checks import check_positions, check_seed, check_start, check_target
+from apd_jax.decomposition.checks import (
+    check_other,
+    check_positions,
+    check_seed,
+    check_start,
+    check_target,
+    output_shape,
+)
+from apd_jax.decomposition.devices import on_one_device
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.jax_settings import own_settings
 from apd_jax.runtime import loop, session
-from apd_jax.runtime.mesh import on_one_device, without_seeds
+from apd_jax.runtime.mesh import without_seeds
 from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.stores import Keeping
@@ -34,6 +41,7 @@ from apd_jax.training.config import Settings
 from apd_jax.training.trainer import Trainer, layout_of
 
 _EXAMPLES = 2048  # inputs of the report, and of the search for k, but
+_OTHER_EXAMPLES = 256  # inputs off the data that a summary states the error on
 _MOST_BLOCKS = 64  # at most those of so many batches
 
 
@@ -47,6 +55,7 @@ def decompose(
     seed: int = 0,
     restarts: int = 1,
     init: Components | Decomposition | None = None,
+    other: Data | None = None,
     workdir: str | os.PathLike[str] | None = None,
     chunk_steps: int = 100,
     checkpoint_every: int = 1000,
@@ -76,12 +85,15 @@ def decompose(
       seed: root of all randomness, in [0, 2**32).
       restarts: number of initialisations side by side; the one with the least loss is returned.
       init: components to start from, or a decomposition that has them.
+      other: data beside which `data` are few: components then explain `data` alone, and what they
+        miss of the weights, `Δ = θ* − Σ_c P_c`, is one more component that is always on for `other`
+        (a targeted decomposition, `presets.targeted`). The loss gets the term
+        `d(f(x, Σ_c s_c(x) P_c + Δ), f(x, θ*))` over `other`.
       workdir: directory of this decomposition: a new one, or the one to resume.
       chunk_steps: number of steps that run on the device between two progress reports.
       checkpoint_every: number of steps between two checkpoints in the workdir, or between two
         copies of the state that are kept in memory in case the training diverges.
-      mesh: devices along restarts, data and components, such as (1, 4, 2); by default as many
-        restarts as divide evenly, then data.
+      mesh: devices along restarts, data and components, as (1, 4, 2); see docs/scaling.md.
       observer: receives metrics and states (`Observer`).
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
         `learning_rate`, `coefficients`, `rank`, `schatten_p`, `hidden_sites`, `unit_norm`,
@@ -110,14 +122,17 @@ def decompose(
     k = 1.0 if auto else topk  # a placeholder until k is found
     target, start = on_one_device((target, start))
     source = as_source(data, run.seed)
+    if other is not None:
+        source = Beside(source, as_source(other, run.seed))
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
-    settings = from_mapping(presets.base(given | {"topk": topk}), given)
+    base = presets.base(given | {"topk": topk})
+    settings = from_mapping(presets.targeted(base) if other is not None else base, given)
     example = source.examples(run.seed, 3)
+    check_other(target, source, settings, run.seed, restarts)
     _check(target, source, example, settings, start)
     if "attribution_mode" not in options:
-        settings = presets.with_exact_scores(settings, _output_shape(target, example))
-    shape = None if mesh is None else tuple(mesh)
-    layout_of(settings, run.restarts, shape)
+        settings = presets.with_exact_scores(settings, output_shape(target, example))
+    layout_of(settings, run.restarts, mesh)
     if auto:
         auto_topk.check(settings)
         source.again()
@@ -126,7 +141,7 @@ def decompose(
     config = directory.config_of(settings, target, start, **described)
 
     with stop_flag() as flag, directory.hold(workdir, config) as place:
-        job = _Job(target, source, example, run, start, observer or loop.Observer(), flag, shape)
+        job = _Job(target, source, example, run, start, observer or loop.Observer(), flag, mesh)
         try:
             return job.decompose(settings, place, config, search_k=auto)
         except Stopped as stopped:
@@ -163,17 +178,6 @@ class _Run:
         check_at_least(self, 1, "restarts", "chunk_steps", "checkpoint_every")
 
 
-class _Quiet(loop.Observer):
-    """Requests a stop when another observer does, which receives nothing."""
-
-    def __init__(self, observer: loop.Observer):
-        self._observer = observer
-
-    def should_stop(self) -> bool:
-        """Whether the other observer requests a stop."""
-        return self._observer.should_stop()
-
-
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """The checked arguments of `decompose`; `example` is a few inputs."""
@@ -185,7 +189,7 @@ class _Job:
     init: Components | None
     observer: loop.Observer
     flag: StopFlag
-    mesh: tuple[int, ...] | None = None
+    mesh: Sequence[int] | None = None
 
     def decompose(
         self, settings: Settings, place: Workdir | None, config: dict[str, Any], *, search_k: bool
@@ -217,14 +221,12 @@ class _Job:
 
     def find_topk(self, settings: Settings, search: auto_topk.Search) -> float:
         """Search for k with short trainings in memory, of one restart each."""
-        quiet = _Quiet(self.observer)
-        run = dataclasses.replace(self.run, restarts=1)
+        quiet, run = auto_topk.Quiet(self.observer), dataclasses.replace(self.run, restarts=1)
         mesh = without_seeds(self.mesh, settings.batch_size // settings.accumulate)
+        alone = dataclasses.replace(self, run=run, observer=quiet, mesh=mesh)
 
         def train(topk: float) -> Decomposition:
-            short = dataclasses.replace(
-                self, source=self.source.again(), run=run, observer=quiet, mesh=mesh
-            )
+            short = dataclasses.replace(alone, source=self.source.again())
             return short.train(auto_topk.shorter(settings, topk))
 
         def stop() -> bool:
@@ -280,6 +282,9 @@ class _Job:
     ) -> Decomposition:
         """The decomposition of the best restart."""
         (result,) = trainer.results(outcome.state)
+        other = None
+        if isinstance(self.source, Beside):
+            other = self.source.other_examples(self.run.seed, _OTHER_EXAMPLES)
         return Decomposition(
             self.target,
             result.components,
@@ -290,9 +295,5 @@ class _Job:
             result.moves,
             pilots,
             result.others,
+            other,
         )
-
-
-def _output_shape(target: Target, example: PyTree) -> tuple[int, ...]:
-    """Shape of an example's first output."""
-    return jax.tree.leaves(jax.eval_shape(target, example))[0].shape[1:]

@@ -25,23 +25,43 @@ def check_component(components: Components, component: Any) -> int:
     return found
 
 
-def edited(target: Target, components: Components, scales: Mapping[int, float]) -> PyTree:
-    """Return the parameters with `Σ_c s_c P_c` at every site; see `Decomposition.edited`."""
+def edited(
+    target: Target, components: Components, scales: Mapping[int, float], remainder: bool = False
+) -> PyTree:
+    """Return the parameters with `Σ_c s_c P_c` at every site; see `Decomposition.edited`.
+
+    With the remainder, `Σ_c s_c P_c + Δ`.
+    """
     amounts = np.ones(num_components(components), np.float32)
     for component, scale in scales.items():
         component, scale = check_component(components, component), number(scale)
         if not isinstance(scale, int | float) or not np.isfinite(scale):
             raise UserError(f"component {component} must be scaled by a number, got {scale!r}")
         amounts[component] = scale
-    return _scaled(target, components, amounts)
+    if not remainder:
+        return _scaled(target, components, amounts)
+    return _changed(target, components, amounts)
+
+
+@jit_with_network
+@jax.default_matmul_precision("highest")
+def _changed(target: Target, components: Components, amounts: jax.Array) -> PyTree:
+    """`θ* + Σ_c (s_c − 1) P_c`, which is `edited` with the remainder."""
+    changes = _times(components, amounts - 1)
+    added = {name: w + changes[name].sum() for name, w in target.weights.items()}
+    return target.with_weights(added).params
 
 
 @jit_with_network
 @jax.default_matmul_precision("highest")
 def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTree:
     """`edited` for scales [C]."""
-    scaled = {
+    return forward.summed(target, _times(components, amounts)).params
+
+
+def _times(components: Components, amounts: jax.Array) -> Components:
+    """The components times numbers [C]."""
+    return {
         name: Factors(f.reads * amounts.reshape(-1, *(1,) * (f.reads.ndim - 1)), f.writes)
         for name, f in components.items()
     }
-    return forward.summed(target, scaled).params

@@ -13,6 +13,7 @@ from apd_jax.decomposition import function_identity
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.decomposition.rounding import tolerance
 from apd_jax.errors import UserError
+from apd_jax.objective import gates
 from apd_jax.runtime import export, trees
 from apd_jax.sites import PyTree, Target, adapters
 from apd_jax.training.config import Settings
@@ -60,10 +61,11 @@ def load(
     target = _target(network, params, config, leaves, check.get("state", {}))
     if example is not None:
         _check_same(target, example, check["outputs"])
-    components = {site: Factors.from_uv(f["U"], f["V"]) for site, f in saved.components.items()}
+    factors = {site: Factors.from_uv(f["U"], f["V"]) for site, f in saved.components.items()}
+    components = {site: factors[site] for site in config["sites"]}
     return Decomposition(
         target,
-        {site: components[site] for site in config["sites"]},
+        gates.of_saved(components, check.get("gates")),
         _settings(config["settings"], functions),
         config["history"],
         example,

@@ -50,6 +50,7 @@ class Decomposition:
       moves: how often each move of refinement was made, `{name: number}`.
       pilots: the short trainings that k was found by (`auto_topk.Pilot`), if it was looked for.
       others: components of the other initialisations, in their order, to compare with; not saved.
+      other: of a targeted decomposition, examples off its data; not saved.
     """
 
     target: Target
@@ -61,6 +62,7 @@ class Decomposition:
     moves: Mapping[str, int] = dataclasses.field(default_factory=dict)
     pilots: Sequence[Mapping[str, Any]] = ()
     others: Sequence[Components] = ()
+    other: PyTree | None = None
 
     def __repr__(self) -> str:
         title = decomposition_table.title(self)
@@ -75,7 +77,7 @@ class Decomposition:
         return self.settings.objective_at_end
 
     def attributions(self, x: PyTree) -> jax.Array:
-        """Attributions A_c(x) [B, C] (or [B, T, C]), by the rule of the training."""
+        """Attributions A_c(x) [B, (T), C], by the rule of the training; of gates their scores."""
         self.target.at(x)
         return seen.score(self.objective, self.target, self.components, x)
 
@@ -98,6 +100,7 @@ class Decomposition:
         x: PyTree,
         labels: Any = None,
         baselines: str | Sequence[str] = ("svd", "neurons"),
+        other: PyTree | None = None,
     ) -> summary.Summary:
         """Measure what the components do on examples, and whether that is worth anything.
 
@@ -107,6 +110,7 @@ class Decomposition:
             `"next_tokens"` where x is tokens [N, T].
           baselines: what to hold it against at the same active rank, one or several: `"svd"`, the
             singular directions of every matrix; `"neurons"`, its columns.
+          other: examples off the data of a targeted decomposition; some of the training if None.
 
         Returns:
           A `Summary`: a table when printed, numbers as attributes.
@@ -114,7 +118,7 @@ class Decomposition:
         Raises:
           UserError: an unknown baseline, labels that don't fit the outputs.
         """
-        return summarise.summarise(self, x, labels, baselines)
+        return summarise.summarise(self, x, labels, baselines, other)
 
     def evidence(
         self,
@@ -177,9 +181,8 @@ class Decomposition:
         """
         if not self.others:
             return None
-        every = list(self.others)
-        every.insert(int(np.argmin(self.losses)), self.components)
-        return compare.compare_seeds(every)
+        place, others = int(np.argmin(self.losses)), list(self.others)
+        return compare.compare_seeds([*others[:place], self.components, *others[place:]])
 
     def top_examples(self, component: int, x: PyTree, count: int = 10) -> ranking.TopExamples:
         """The examples that a component is most important for.
@@ -195,8 +198,8 @@ class Decomposition:
         Raises:
           UserError: no such component, a count that is not whole or below 1.
         """
-        component, count = editing.check_component(self.components, component), number(count)
-        check_whole(count=count)
+        check_whole(count=(count := number(count)))
+        component = editing.check_component(self.components, component)
         return ranking.examples(self.see(x), component, count)
 
     def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:
@@ -213,7 +216,8 @@ class Decomposition:
         """The network's parameters with some components taken out or scaled.
 
         Every site holds `Σ_c s_c P_c`, so that the network computes what `masked_apply` gives for
-        the mask s; `edited({})` is the sum of all components. Other parameters stay.
+        the mask s; `edited({})` is the sum of all components. Other parameters stay, and in a
+        targeted decomposition so does the remainder: `Σ_c s_c P_c + Δ`.
 
         Args:
           scales: `{component: s_c}`, 0 to take it out; 1 for all others.
@@ -224,7 +228,7 @@ class Decomposition:
         Raises:
           UserError: no such component, a scale that is no finite number.
         """
-        return editing.edited(self.target, self.components, scales)
+        return editing.edited(self.target, self.components, scales, self.objective.targeted)
 
     def to_torch(self, scales: Mapping[int, float] | None = None) -> dict[str, Any]:
         """The decomposed weights, edited, as torch tensors under torch's names.
@@ -246,16 +250,16 @@ class Decomposition:
                 "to_torch needs a decomposition of a torch module, Target.from_torch; edited() "
                 "gives the parameters of any network"
             )
-        params = self.edited(scales or {})
-        names = dict.fromkeys(site.path for site in self.target.sites.values())
+        params, sites = self.edited(scales or {}), self.target.sites.values()
+        names = dict.fromkeys(site.path for site in sites)
         return self.target.apply_fn.to_tensors({name: params[name] for name in names})
 
     def plot(self, component: int) -> "Figure":
         """Draw a component's matrices next to those of the target, site by site."""
         from apd_jax.plotting import decomposition_figures  # matplotlib is slow to import
 
-        number_of = editing.check_component(self.components, component)
-        return decomposition_figures.component(self, number_of)
+        component = editing.check_component(self.components, component)
+        return decomposition_figures.component(self, component)
 
     def report(
         self,

@@ -8,6 +8,7 @@ import jax
 from apd_jax import config_fields
 from apd_jax.decomposition import function_identity
 from apd_jax.evaluation.model import ComponentModel
+from apd_jax.objective.gates import Gated
 from apd_jax.runtime import export, trees
 from apd_jax.sites import PyTree
 
@@ -30,6 +31,8 @@ def save(decomposition: ComponentModel, directory: str | os.PathLike[str]) -> No
         config["example"] = trees.describe(example)
         check["inputs"] = _numbered(example)
         check["outputs"] = function_identity.given(target, example)["network"]
+    if isinstance(decomposition.components, Gated):
+        check["gates"] = decomposition.components.gates._asdict()
     network: Any = target.apply_fn
     if hasattr(network, "with_state"):  # what was fixed of a model of a known library
         state = network.state

@@ -4,6 +4,7 @@ Letters: R rows (examples, or positions of them), C components.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +24,14 @@ class Finding:
       kind: `"trivial"`: the decomposition says little about the network; `"empty site"`: a site's
         weights are all zero; `"scores"`: attributions are not finite; `"errors"`: single examples
         have none; `"labels"`: some were ignored; `"baseline"`: one was omitted; `"settings"`: how
-        components are chosen for positions.
+        components are chosen for positions; `"other"`: the error off the data of a targeted
+        decomposition.
       text: a sentence.
     """
 
-    kind: Literal["trivial", "empty site", "scores", "errors", "labels", "baseline", "settings"]
+    kind: Literal[
+        "trivial", "empty site", "scores", "errors", "labels", "baseline", "settings", "other"
+    ]
     text: str
 
 
@@ -89,6 +93,30 @@ def not_finite(scores: np.ndarray) -> list[Finding]:
         "components are not switched on there. Check the inputs."
     )
     return [Finding("scores", text)]
+
+
+def off_the_data(rows: Sequence[Any] | None) -> list[Finding]:
+    """The error off the data of a targeted decomposition.
+
+    Args:
+      rows: with the remainder and active components, and with the remainder alone; empty for a
+        decomposition of all data, None where there are no such examples.
+    """
+    if rows is None:
+        text = (
+            "The decomposition is a targeted one. Its error off the data is not known, as no such "
+            "examples are given: summary(x, other=...)."
+        )
+        return [Finding("other", text)]
+    if not rows:
+        return []
+    active, alone = rows
+    text = (
+        "The decomposition is a targeted one: components explain the data alone. Off the data the "
+        f"output error is {active.error:.3g} with the remainder and the active components, and "
+        f"{alone.error:.3g} with the remainder alone."
+    )
+    return [Finding("other", text)]
 
 
 def ignored(labels: Any) -> list[Finding]:

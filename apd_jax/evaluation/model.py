@@ -55,6 +55,10 @@ class ComponentModel(Protocol):
     def pilots(self) -> Sequence[Mapping[str, float]]:
         """The short trainings by which k was found; empty if k was given."""
 
+    @property
+    def other(self) -> PyTree | None:
+        """Examples off the data of a targeted decomposition; None where there are none."""
+
     def agreement(self) -> "SeedMatrix | None":
         """What the initialisations side by side found, compared; None where there was only one."""
 

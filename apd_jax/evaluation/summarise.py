@@ -6,6 +6,9 @@ Letters: N examples, C components.
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from apd_jax import sites
 from apd_jax.components import num_components
 from apd_jax.errors import UserError
@@ -15,7 +18,8 @@ from apd_jax.evaluation.findings import Finding
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import Row, Summary
-from apd_jax.evaluation.tally import Measured
+from apd_jax.evaluation.tally import Measured, Tally
+from apd_jax.masked.forward import masked_apply
 from apd_jax.sites import PyTree
 from apd_jax.training import presets
 
@@ -25,15 +29,21 @@ def summarise(
     x: PyTree,
     labels: Any = None,
     names: str | Sequence[str] = ("svd", "neurons"),
+    other: PyTree | None = None,
 ) -> Summary:
     """Measure a decomposition on examples; see `Decomposition.summary`."""
     names = (names,) if isinstance(names, str) else names
     labels = against.as_array(decomposition.target, x, labels)
-    return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names)
+    return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names, other)
 
 
 def summarise_seen(
-    decomposition: ComponentModel, x: PyTree, found: Seen, labels: Any, names: Sequence[str]
+    decomposition: ComponentModel,
+    x: PyTree,
+    found: Seen,
+    labels: Any,
+    names: Sequence[str],
+    other: PyTree | None = None,
 ) -> Summary:
     """`summarise`, given the attributions, masks and outputs of the examples."""
     target, components = decomposition.target, decomposition.components
@@ -54,6 +64,7 @@ def summarise_seen(
         seen.at_weight(weight, rule, target, components, x, size, labels) for weight in (1.0, 0.0)
     )
     others = _baselines(decomposition, x, labels, active.active_rank or 0.0, names)
+    off = _off_the_data(decomposition, other, own_ranks)
     share = found.mask.mean(axis=0)
     empty = tuple(ranks.empty_sites(target))
     return Summary(
@@ -76,16 +87,50 @@ def summarise_seen(
             *findings.not_finite(found.scores),
             *worst.untold(found),
             *findings.ignored(labels),
+            *findings.off_the_data(off),
             *(findings.omitted(name) for name, row in others.items() if row is None),
             *(Finding("settings", text) for text in [presets.says(decomposition.settings)] if text),
         ),
         agreement=decomposition.agreement(),
+        other=() if off is None else off,
     )
 
 
 def _row(name: str, measured: Measured, components: float | None, rank: float | None) -> Row:
     count, rank = (None if n is None else float(n) for n in (components, rank))
     return Row(name, count, rank, *measured)
+
+
+def _off_the_data(
+    decomposition: ComponentModel, other: PyTree | None, own_ranks: np.ndarray
+) -> tuple[Row, ...] | None:
+    """Rows off the data of a targeted decomposition; empty for one that is not targeted.
+
+    None where there are no such data, after loading.
+    """
+    rule = decomposition.objective
+    other = decomposition.other if other is None else other
+    if not rule.targeted:
+        return ()
+    if other is None:
+        return None
+    target, components = decomposition.target, decomposition.components
+    size, count = decomposition.settings.batch_size, sites.batch_size(other)
+    active, nothing = (Tally(rule, target, count) for _ in range(2))
+    masks = []
+    for place, block in seen.blocks(other, size):
+        _, mask, outputs = seen.look(rule, target, components, block)
+        for tally, own in ((active, mask), (nothing, jnp.zeros_like(mask))):
+            whole = jnp.ones(mask.shape[:-1])
+            tally.add(place, block, masked_apply(target, components, block, own, whole), outputs)
+        kept = seen.counted_rows(rule, block, mask.shape[:-1])
+        masks.append(np.asarray(mask).reshape(-1, mask.shape[-1])[kept])
+    chosen = np.concatenate(masks)
+    on = float(chosen.sum(axis=1).mean()), float((chosen @ own_ranks).mean())
+    return (
+        _row("off the data: remainder, active components", active.result(), *on),
+        _row("off the data: remainder alone", nothing.result(), 0, 0),
+    )
 
 
 def _baselines(

@@ -54,6 +54,8 @@ class Summary:
       errors: the examples that the active components explain worst; None where the loss has no
         value for a single example.
       findings: what a reader has to know besides.
+      other: of a targeted decomposition, the network off its data: with the remainder and the
+        active components, and with the remainder alone.
       agreement: what the initialisations side by side found, compared; None where there was one.
     """
 
@@ -72,11 +74,13 @@ class Summary:
     errors: ErrorSpread | None
     findings: tuple[Finding, ...]
     agreement: SeedMatrix | None = None
+    other: tuple[Row, ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """All rows, in the order of the table."""
-        return (self.network, self.active, self.everything, self.nothing, *self.baselines)
+        own = (self.network, self.active, self.everything, self.nothing)
+        return (*own, *self.other, *self.baselines)
 
     @property
     def always_on(self) -> list[int]:

@@ -3,7 +3,6 @@
 Letters: N examples, B examples of a block, T positions, R rows (examples, or positions of them).
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +11,8 @@ import numpy as np
 from apd_jax import validity
 from apd_jax.compiled import jit_with_network
 from apd_jax.evaluation import labels as against
+from apd_jax.objective.distances import distance_parts, of_each_row
 from apd_jax.objective.objective import Objective
-from apd_jax.objective.terms import distance, distance_parts
 from apd_jax.sites import PyTree, Target
 
 
@@ -58,16 +57,8 @@ def row_errors(
     Raises:
       TypeError, ValueError: a loss of the caller's that a single row does not fit.
     """
-
-    def alone(leaf):
-        return leaf.reshape(-1, *(1,) * (1 + axes), *leaf.shape[1 + axes :])
-
-    arguments = jax.tree.map(alone, (outputs, target_outputs))
     valid = objective.counted(x)
-    if valid is not None and not axes:
-        arguments = *arguments, alone(valid)
-    loss = functools.partial(distance, objective.minimality_loss)
-    return jax.vmap(loss)(*arguments).astype("float32")
+    return of_each_row(objective.minimality_loss, axes, outputs, target_outputs, valid)
 
 
 class Tally:

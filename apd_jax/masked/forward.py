@@ -5,29 +5,19 @@ P active pairs.
 """
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from apd_jax import sites
 from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors, check_components, num_components
 from apd_jax.errors import UserError
-from apd_jax.masked import grouped_matmul, grouping
+from apd_jax.masked import grouped_matmul, grouping, remat
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
-Remat = Literal["none", "sites", "all"]
-_SITE_OUTPUT = "output of a site"
-# What the gradient of a masked pass keeps; None for everything that it reads.
-_KEPT = {
-    "none": None,
-    "sites": jax.checkpoint_policies.save_only_these_names(_SITE_OUTPUT),
-    "all": jax.checkpoint_policies.nothing_saveable,
-}
 # Cost of gathering a number of a row and of adding it to a sum, in multiply-adds of products.
 _GATHERED = 20
 
@@ -96,20 +86,32 @@ def masked(components: Components, mask: jax.Array) -> Operation:
         # broadcast.
         between = (1,) * (hidden.ndim - 1 - weights.ndim)
         weights = weights.reshape(*weights.shape[:-1], *between, weights.shape[-1], 1)
-        return checkpoint_name(write_sum(hidden * weights, factors), _SITE_OUTPUT)
+        return remat.site_output(write_sum(hidden * weights, factors))
 
     return operation
 
 
-def recomputed(remat: Remat, run: Callable) -> Callable:
-    """A masked pass that is computed again for its gradient, which keeps less memory busy.
+def masked_with_remainder(
+    components: Components, mask: jax.Array, remainder: jax.Array
+) -> Operation:
+    """Make the operation `x_b (Σ_c m_c P_c + r Δ)` with the remainder `Δ = θ* − Σ_c P_c`.
+
+    Computed as `Σ_c (m_c − r) x_b P_c + r x_b θ*`: one product by the network's own matrix more
+    than `masked` has, and no matrix of the size of Δ.
 
     Args:
-      remat: what is computed again: nothing, all but the outputs of sites, or everything.
-      run: function of the arrays that gradients are taken in.
+      components: `{site: Factors}`.
+      mask: m, [B, (T), C].
+      remainder: r, [B, (T)].
     """
-    policy = _KEPT[remat]
-    return run if policy is None else jax.checkpoint(run, policy=policy)
+    of_components = masked(components, mask - remainder[..., None])
+
+    def operation(call: SiteCall) -> jax.Array:
+        y = of_components(call)
+        between = (1,) * (y.ndim - remainder.ndim)
+        return y + remainder.reshape(*remainder.shape, *between) * call.as_is()
+
+    return operation
 
 
 def masked_pairs(
@@ -151,7 +153,7 @@ def masked_pairs(
         written = grouped_matmul.write(hidden, writes, groups)
         total_written = jax.ops.segment_sum(written, groups.example, num_rows)
         rows = total_written.reshape(*lead, *total_written.shape[1:])
-        return checkpoint_name(rows, _SITE_OUTPUT)
+        return remat.site_output(rows)
 
     return operation
 
@@ -208,12 +210,15 @@ def _composed_apply(target, components, x):
 
 @jit_with_network
 @jax.default_matmul_precision("highest")
-def _masked_apply(target, components, x, mask):
-    def some(inputs, rows):
-        operation = masked(components, rows)
+def _masked_apply(target, components, x, mask, remainder):
+    def some(inputs, rows, share):
+        if share is None:
+            operation = masked(components, rows)
+        else:
+            operation = masked_with_remainder(components, rows, share)
         return sites.run(target, inputs, operation, positions=mask.ndim > 2)[0]
 
-    return sites.over_examples(some, target, x, mask)
+    return sites.over_examples(some, target, x, mask, remainder)
 
 
 def composed_apply(target: Target, components: Components, x: PyTree) -> PyTree:
@@ -234,28 +239,43 @@ def composed_apply(target: Target, components: Components, x: PyTree) -> PyTree:
     return _composed_apply(target, components, x)
 
 
-def masked_apply(target: Target, components: Components, x: PyTree, mask: jax.Array) -> PyTree:
-    """Output with a selection of components on every example, `f(x, Σ_c s_c(x) P_c)`.
+def masked_apply(
+    target: Target,
+    components: Components,
+    x: PyTree,
+    mask: jax.Array,
+    remainder: jax.Array | None = None,
+) -> PyTree:
+    """Output with a selection of components on every example, `f(x, Σ_c s_c(x) P_c + r(x) Δ)`.
 
     Args:
       target: the network.
       components: `{site: Factors}` with C components.
       x: [B, ...] inputs.
       mask: [B, C], bool or weights; [B, T, C] for a selection at every position.
+      remainder: [B] or [B, T], share r of what the components miss, `Δ = θ* − Σ_c P_c`; None for
+        none of it.
 
     Returns:
       Outputs of the network, [B, ...].
 
     Raises:
-      UserError: no example, a mask of another shape, components that do not fit the target's sites.
+      UserError: no example, a mask or remainder of another shape, components that do not fit the
+        target's sites.
     """
     check_components(target.at(x), components)
     try:
         mask = jnp.asarray(mask)
+        remainder = None if remainder is None else jnp.asarray(remainder, jnp.float32)
     except (TypeError, ValueError) as error:
         raise UserError(f"mask must be one array [B, C] or [B, T, C]: {error}") from error
     check_mask(target, components, x, mask)
-    return _masked_apply(target, components, x, mask)
+    if remainder is not None and remainder.shape != mask.shape[:-1]:
+        raise UserError(
+            f"remainder has shape {remainder.shape}, expected a number for every row of the mask, "
+            f"{mask.shape[:-1]}"
+        )
+    return _masked_apply(target, components, x, mask, remainder)
 
 
 def check_mask(target: Target, components: Components, x: PyTree, mask: jax.Array) -> None:

@@ -10,6 +10,7 @@ from apd_jax.attribution import Mode
 from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
+from apd_jax.masked.remat import Remat
 
 
 class Multipliers(NamedTuple):
@@ -42,6 +43,16 @@ class Coefficients:
         0.0, "Active components and random parts of the others give the target's output."
     )
 
+    other: float = setting(
+        0.0,
+        "In a targeted decomposition, off its data: active components and what all components miss "
+        "of the weights give the target's output.",
+        flag=False,
+    )
+    l0: float = setting(
+        0.0, "With learned gates: not more than k active components on average, max(0, L0/k − 1)."
+    )
+
     def __post_init__(self):
         check_values(self)
         for name, value in dataclasses.asdict(self).items():
@@ -69,7 +80,7 @@ class Routes:
         "size.",
     )
 
-    remat: forward.Remat = setting(
+    remat: Remat = setting(
         "none",
         "What masked passes compute again for the gradient, to save memory: nothing, all but the "
         "outputs of sites, or everything.",

@@ -70,5 +70,7 @@ def _values(
         if weights[name] and term.unit:
             components = whole if term.unit == "whole" else nothing
             step = Step(objective, target, components, x, attributed, always, key)
-            values[term.saved or name] = term.value(step)
+            # Off the data of a targeted decomposition the unit is that of minimality.
+            value = TERMS["minimality"].value if name == "other" else term.value
+            values[term.saved or name] = value(step)
     return values

@@ -17,12 +17,13 @@ from apd_jax.attribution import METHODS, Attributed, Linearisation, Options, met
 from apd_jax.components import Components
 from apd_jax.config_fields import check_values, setting
 from apd_jax.errors import UserError
-from apd_jax.objective import losses, selected, selection, sizes
+from apd_jax.objective import gates, losses, selected, selection, sizes
 from apd_jax.objective.coefficients import CONSTANT, Coefficients, Multipliers, Routes
+from apd_jax.objective.distances import check_distance
 from apd_jax.objective.partial import PartialMasks
 from apd_jax.objective.selected import Selected
 from apd_jax.objective.selection import Rule
-from apd_jax.objective.terms import TERMS, Step, check_distance
+from apd_jax.objective.terms import TERMS, Step
 from apd_jax.sites import PyTree, Target
 
 
@@ -37,7 +38,8 @@ class Objective:
     selection: Rule = setting(
         "batch",
         "Top-k over the batch (floor(k·B) pairs), for every sample (k of them), or exact (as many "
-        "pairs as there are active inputs; k is not used).",
+        "pairs as there are active inputs; k is not used); or gates, learned functions of each "
+        "component's attribution and reading, which start as top-k over the batch.",
     )
     per_position: bool = setting(
         False,
@@ -100,6 +102,7 @@ class Objective:
         for name in ("schatten_p", "lp_p"):
             if not 0 < getattr(self, name) <= 2:
                 raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
+        self._check_gates()
         weights = self.coefficients
         if not self.selects:
             needing = [n for n, term in TERMS.items() if term.selects and getattr(weights, n)]
@@ -108,18 +111,42 @@ class Objective:
         if weights.activation and not self.hidden_sites:
             raise UserError("the activation loss needs hidden_sites, got none")
 
+    def _check_gates(self) -> None:
+        weights, gated = self.coefficients, self.selection == "gates"
+        if weights.l0 and not gated:
+            raise UserError(
+                f"coefficient l0 is a loss of learned gates, got selection={self.selection!r}: "
+                "set selection='gates' or l0=0"
+            )
+        if not gated:
+            return
+        if self.topk is None or self.distil or weights.lp_minimality or weights.lp_simplicity:
+            raise UserError(
+                "selection='gates' needs a topk to start from, and neither distil nor Lp losses; "
+                f"got topk={self.topk}, distil={self.distil}, lp_minimality="
+                f"{weights.lp_minimality}, lp_simplicity={weights.lp_simplicity}"
+            )
+
+    @property
+    def targeted(self) -> bool:
+        """Whether components explain some data only, and a remainder everything else."""
+        return self.coefficients.other > 0
+
     @property
     def selects(self) -> bool:
         """Whether there is a top-k selection; without one all components are active."""
         return self.topk is not None or self.selection == "exact"
 
     def with_topk(self, k: float, **changes: Any) -> "Objective":
-        """The same objective with another k.
+        """The same objective with another k; of learned gates, batch-wide top-k of their scores.
 
         Args:
           k: active components per example.
           **changes: further fields, such as `selection="sample"` for k components on every example.
         """
+        if self.selection == "gates":
+            weights = dataclasses.replace(self.coefficients, l0=0.0)
+            changes = {"selection": "batch", "coefficients": weights} | changes
         return dataclasses.replace(self, topk=k, **changes)
 
     def counted(self, x: PyTree) -> validity.Valid:
@@ -155,6 +182,8 @@ class Objective:
     ) -> Attributed:
         """Attributions of components, and the target's own pass over the same inputs.
 
+        The scores of components with gates are those of the gates (`gates.Gated`).
+
         Args:
           target: the network.
           components: `{site: Factors}`; gradients flow to them through the scores.
@@ -162,6 +191,8 @@ class Objective:
           key: PRNG key for the sketch's random directions; without one they are the same at every
             call, which is what evaluation wants.
         """
+        if isinstance(components, gates.Gated):
+            return gates.opened(components, self.attribute(target, dict(components), x, key))
         found = METHODS[self.attribution](target, components, x, **self.attribution_options(x, key))
         if self.attribution_source == "target":
             return found
@@ -197,7 +228,8 @@ class Objective:
         Args:
           scores: [B, C] or [B, T, C] attributions.
           x: [B, ...] inputs.
-          multiplier: what k is multiplied by, in [0, 1] (`Multipliers.topk`; batch top-k only).
+          multiplier: what k is multiplied by, in [0, 1] (`Multipliers.topk`); not for the exact
+            rule.
         """
         rows = scores.reshape(-1, scores.shape[-1])
         valid, here, bad = self.counted(x), None, ~jnp.isfinite(rows)
@@ -210,11 +242,15 @@ class Objective:
         if here is not None:
             chosen = selected.only(chosen, here)
         nonfinite = jnp.sum(bad, dtype=jnp.int32)
-        return chosen._replace(mask=chosen.mask.reshape(scores.shape), nonfinite=nonfinite)
+        weights = None if chosen.weights is None else chosen.weights.reshape(scores.shape)
+        mask = chosen.mask.reshape(scores.shape)
+        return chosen._replace(mask=mask, nonfinite=nonfinite, weights=weights)
 
     def _select_rows(self, scores, x, multiplier, valid, here) -> Selected:
         if not self.selects:
             return Selected(jnp.ones(scores.shape, bool), None)
+        if self.selection == "gates":
+            return gates.choose(scores)
         counted = scores[:, :-1] if self.distil else scores
         chosen = selection.select_rows(
             self.selection, self.topk, counted, x, multiplier=multiplier, valid=valid, rows=here
@@ -229,6 +265,7 @@ class Objective:
         key: jax.Array | None = None,
         multipliers: Multipliers = CONSTANT,
         chosen: Selected | None = None,
+        other: PyTree = None,
     ) -> tuple[dict[str, jax.Array], Selected]:
         """Every loss term of nonzero coefficient before weighting, and what was selected.
 
@@ -239,19 +276,21 @@ class Objective:
           key: PRNG key for the sketch's directions and the random masks; see `attribute`.
           multipliers: those of this step; only k's matters here.
           chosen: the active components, where these were selected before.
+          other: [B, ...] inputs off the data of a targeted decomposition; without them the term
+            `other` is left out.
         """
         weights = dataclasses.asdict(self.coefficients)
-        wanted = [name for name in TERMS if weights[name]]
+        wanted = [n for n in TERMS if weights[n] and not (n == "other" and other is None)]
         flows = any(TERMS[name].flows for name in wanted)
         if chosen is not None and not flows:
             attributed = Attributed(jnp.zeros(chosen.mask.shape), *self.own_pass(target, x))
         else:
             # The top-k selection is piecewise constant, and the paper lets no gradient flow through
             # its scores. Only the Lp losses are functions of the scores themselves.
-            fixed = components if flows else jax.lax.stop_gradient(components)
+            fixed = components if flows else gates.without_gradient(components)
             attributed = self.attribute(target, fixed, x, key)
         chosen = chosen or self.select(attributed.scores, x, multipliers.topk)
-        step = Step(self, target, components, x, attributed, chosen, key)
+        step = Step(self, target, components, x, attributed, chosen, key, multipliers.topk, other)
         return {name: TERMS[name].value(step) for name in wanted}, chosen
 
     def total(self, terms: dict[str, jax.Array], multipliers: Multipliers = CONSTANT) -> jax.Array:

@@ -1,7 +1,10 @@
 """Partial masks: inactive components scaled by factors r in [0, 1], random or adversarial.
 
 An explanation holds if the inactive components don't matter, neither absent nor present in part.
-Letters: B batch, T positions, C components, s_c(x) mask.
+What all components together miss of the weights, `Δ = θ* − Σ_c P_c`, can be one more of them, so
+that it hides nothing.
+Letters: B batch, T positions, C components, s_c(x) mask, D columns: C, and one for Δ if it takes
+part.
 """
 
 import dataclasses
@@ -23,6 +26,11 @@ class PartialMasks:
         "uniform",
         "Factors of inactive components in the partial loss: uniform in [0, 1], or halves (0 or 1 "
         "with equal probability).",
+    )
+    remainder: bool = setting(
+        False,
+        "The partial loss also scales what all components miss of the weights by a factor of its "
+        "own, in [0, 1]: the remainder then counts as one more inactive component.",
     )
     adversary_share: float = setting(
         0.0,
@@ -50,7 +58,14 @@ class PartialMasks:
 
 
 def draw(masks: PartialMasks, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draw random factors r, float32 of the given shape, one for every row and component."""
+    """Draw random factors r, float32 [..., D], one for every row and component.
+
+    Args:
+      masks: their distribution, and whether the remainder Δ has a factor, the last one.
+      key: PRNG key.
+      shape: [..., C], shape of the mask.
+    """
+    shape = (*shape[:-1], shape[-1] + masks.remainder)
     if masks.partial_masks == "halves":
         return jax.random.bernoulli(key, 0.5, shape).astype(jnp.float32)
     return jax.random.uniform(key, shape)

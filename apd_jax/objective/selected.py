@@ -17,11 +17,19 @@ class Selected(NamedTuple):
       pairs: (rows, components), int32 [K] each, in any order, positions counted through the
         examples; None where their number depends on the data. C fills places without finite scores.
       nonfinite: int32 scalar, how many scores of what counts are NaN or infinite; None if unknown.
+      weights: the mask as float32, through which gradients flow to the scores (`gates.choose`);
+        None where none does.
     """
 
     mask: jax.Array
     pairs: tuple[jax.Array, jax.Array] | None
     nonfinite: Any = None
+    weights: Any = None
+
+    @property
+    def factors(self) -> jax.Array:
+        """What components are multiplied by: the mask, as weights where there are some."""
+        return self.mask if self.weights is None else self.weights
 
     def counts(self) -> jax.Array:
         """On how many rows (examples, or positions of them) each component is active, int32 [C]."""
@@ -38,7 +46,8 @@ def only(selected: Selected, rows: jax.Array) -> Selected:
     """Leave out the rows that don't count, bool [B]."""
     mask = selected.mask & rows[:, None]
     if selected.pairs is None:
-        return Selected(mask, None)
+        weights = None if selected.weights is None else selected.weights * rows[:, None]
+        return Selected(mask, None, weights=weights)
     places, components = selected.pairs
     return Selected(mask, (places, jnp.where(rows[places], components, mask.shape[-1])))
 

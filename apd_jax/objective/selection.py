@@ -19,7 +19,7 @@ from apd_jax.objective import divided_topk
 from apd_jax.objective.selected import Selected
 from apd_jax.sites import PyTree
 
-Rule = Literal["batch", "sample", "exact"]
+Rule = Literal["batch", "sample", "exact", "gates"]
 
 
 def num_active(k: float, batch_size: int, num_components: int) -> int:
@@ -157,11 +157,25 @@ def batch_topk_of_rows(
     return Selected(mask.reshape(scores.shape), pairs)
 
 
-def sample_topk(scores: jax.Array, k: float) -> Selected:
-    """Activate the k components of highest attribution on each example; see `topk_mask`."""
+def sample_topk(scores: jax.Array, k: float, factor: jax.Array | None = None) -> Selected:
+    """Activate the k components of highest attribution on each example; see `topk_mask`.
+
+    Args:
+      scores: [B, C] attributions.
+      k: active components per example.
+      factor: scalar in [0, 1], known only at run time: `floor(k · factor)` are active, at least
+        one; None for k.
+    """
     batch_size, num_components = scores.shape
     check_topk(k, num_components)
     mask, chosen, finite = _top_entries(scores, int(k))
+    if factor is not None:
+        count = jnp.clip(jnp.floor(jnp.float32(k) * factor), 1, k).astype(jnp.int32)
+        # They come in descending order, equal ones by ascending index.
+        last, ranked = jnp.take(chosen, count - 1, axis=1)[:, None], _ranked(scores)
+        least = jnp.take_along_axis(ranked, last, axis=1)
+        mask &= (ranked > least) | ((ranked == least) & (jnp.arange(num_components) <= last))
+        finite &= jnp.arange(int(k)) < count
     examples = jnp.repeat(jnp.arange(batch_size, dtype=chosen.dtype), int(k))
     components = jnp.where(finite, chosen, num_components)
     return Selected(mask, (examples, components.reshape(-1)))
@@ -270,7 +284,7 @@ def select_rows(
       k: active components per row.
       scores: [R, C], one row for each example or position.
       x: [B, ...] inputs.
-      multiplier: what k is multiplied by, in [0, 1]; batch top-k only.
+      multiplier: what k is multiplied by, in [0, 1]; not for the exact rule.
       valid: which examples or positions count, and `rows` [R] which rows; None where all do. The
         scores of the other rows are NaN.
 
@@ -286,7 +300,7 @@ def select_rows(
         return Selected(exact_topk_mask(scores, x, valid), None)
     assert k is not None  # or nothing would be selected
     if rule == "sample":
-        return sample_topk(scores, k)
+        return sample_topk(scores, k, multiplier)
     if rows is not None:
         return batch_topk_of_rows(scores, k, rows, multiplier)
     if multiplier is not None:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
-from apd_jax.config_fields import check_takes
-from apd_jax.errors import UserError
 from apd_jax.masked import forward
-from apd_jax.objective import losses, lp_losses, partial
+from apd_jax.masked.remat import recomputed
+from apd_jax.objective import gates, losses, lp_losses, partial
+from apd_jax.objective.distances import distance
 from apd_jax.objective.selected import Selected
 from apd_jax.sites import PyTree, Target
 
@@ -28,6 +28,8 @@ class Step:
     """The arguments of the loss terms; passes through the network are shared between them.
 
     `key` is the PRNG key for the random masks; without one they are the same at every call.
+    `part_of_k` is what k is multiplied by at this step; None for 1. `other` are the inputs off the
+    data of a targeted decomposition.
     """
 
     objective: Any
@@ -37,6 +39,8 @@ class Step:
     attributed: Attributed
     chosen: Selected
     key: jax.Array | None = None
+    part_of_k: jax.Array | None = None
+    other: PyTree = None
 
     @functools.cached_property
     def valid(self) -> validity.Valid:
@@ -69,28 +73,30 @@ class Step:
 
             def whole(components):
                 operation = forward.masked_by(
-                    route, components, self.chosen.mask, self.chosen.pairs
+                    route, components, self.chosen.factors, self.chosen.pairs
                 )
                 return sites.run(self.target, self.x, operation, positions=positions)
 
-            return forward.recomputed(remat, whole)(self.components)
+            return recomputed(remat, whole)(self.components)
 
         def one_by_one(components):
             def alone(x, mask):
                 operation = forward.masked(components, mask)
                 return sites.run(self.target, x, operation, positions=positions)
 
-            return sites.over_examples(alone, self.target, self.x, self.chosen.mask)
+            return sites.over_examples(alone, self.target, self.x, self.chosen.factors)
 
-        return forward.recomputed(remat, one_by_one)(self.components)
+        return recomputed(remat, one_by_one)(self.components)
 
     def first(self, count: int) -> "Step":
         """The same for the first examples alone; for terms that compare outputs."""
-        x, outputs, mask = jax.tree.map(
-            lambda leaf: leaf[:count], (self.x, self.attributed.outputs, self.chosen.mask)
+        x, outputs, mask, weights = jax.tree.map(
+            lambda leaf: leaf[:count],
+            (self.x, self.attributed.outputs, self.chosen.mask, self.chosen.weights),
         )
         attributed = self.attributed._replace(outputs=outputs)
-        return dataclasses.replace(self, x=x, attributed=attributed, chosen=Selected(mask, None))
+        chosen = Selected(mask, None, weights=weights)
+        return dataclasses.replace(self, x=x, attributed=attributed, chosen=chosen)
 
     @property
     def num_rows(self) -> int | jax.Array:
@@ -102,9 +108,6 @@ class Step:
         return scores.reshape(-1, scores.shape[-1])
 
 
-# Distances of outputs from the target's: their sum over what counts, and what they are summed over.
-DISTANCES = {"mse": losses.output_mse, "kl": losses.output_kl}
-_PARTS = {"mse": losses.mse_parts, "kl": losses.kl_parts}
 SIMPLICITY_NORMS = {
     "schatten": losses.simplicity,
     "schatten_over_frobenius": losses.scale_free_simplicity,
@@ -113,56 +116,6 @@ SIMPLICITY_NORMS = {
 
 def _faithfulness(step: Step) -> jax.Array:
     return losses.faithfulness(step.components, step.target.weights, step.uses)
-
-
-def check_distance(loss: Any) -> None:
-    """Raise UserError unless `minimality_loss` is known, or a function of two outputs."""
-    if callable(loss):
-        check_takes("minimality_loss", loss, "outputs", "target_outputs")
-    elif loss not in DISTANCES:
-        raise UserError(
-            f"minimality_loss must be one of {sorted(DISTANCES)} or a function, got {loss!r}"
-        )
-
-
-def distance(
-    loss: str | Callable, outputs: PyTree, target_outputs: PyTree, valid: validity.Valid = None
-) -> jax.Array:
-    """Mean distance of outputs from the target's, over the examples or positions that count.
-
-    Args:
-      loss: name in `DISTANCES`, or a function `(outputs, target_outputs)`.
-      outputs, target_outputs: [B, ...].
-      valid: bool [B] or [B, T]; None for all.
-
-    Raises:
-      UserError: with `valid`, a function that gives no value for each example or position.
-    """
-    if not callable(loss):
-        return DISTANCES[loss](outputs, target_outputs, valid)
-    if valid is None:
-        return jnp.mean(loss(outputs, target_outputs))
-    total, count = distance_parts(loss, outputs, target_outputs, valid)
-    return total / jnp.maximum(count, 1)
-
-
-def distance_parts(
-    loss: str | Callable, outputs: PyTree, target_outputs: PyTree, valid: validity.Valid = None
-) -> tuple[jax.Array, jax.Array]:
-    """Sum and number of the distances that `distance` is the mean of.
-
-    A function that gives a mean itself counts as often as there are examples.
-    """
-    if not callable(loss):
-        return _PARTS[loss](outputs, target_outputs, valid)
-    kept = (validity.keep(valid, tree) for tree in (outputs, target_outputs))
-    values = jnp.asarray(loss(*kept))
-    if valid is not None:
-        return validity.parts(values, validity.of_values(valid, values, "minimality_loss"))
-    if values.ndim == 0:
-        size = jax.tree.leaves(outputs)[0].shape[0]
-        return values * size, jnp.float32(size)
-    return validity.parts(values, None)
 
 
 def _distance(step: Step, outputs: PyTree) -> jax.Array:
@@ -187,7 +140,7 @@ def _partial(step: Step) -> jax.Array:
 
 
 def _attacked(step: Step, r: jax.Array) -> jax.Array:
-    """Factors of inactive components that an adversary changed."""
+    """Factors of inactive components, and of the remainder, that an adversary changed."""
     # The adversary's steps are not differentiated: at its end point the gradient in the components
     # is that of the loss with r fixed, as in adversarial training.
     fixed = dataclasses.replace(step, components=jax.lax.stop_gradient(step.components))
@@ -195,16 +148,42 @@ def _attacked(step: Step, r: jax.Array) -> jax.Array:
 
 
 def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:
-    """Distance of the outputs with active components whole and the others scaled by r."""
-    mask = partial.scaled(step.chosen.mask, r)
+    """Distance of the outputs with active components whole and the others scaled by r.
+
+    The network runs on `Σ_c (s_c + (1 − s_c) r_c) P_c`, and on `r_Δ (θ* − Σ_c P_c)` beside it where
+    factors have a column for the remainder.
+    """
+    share = None
+    if step.objective.masks.remainder:
+        r, share = r[..., :-1], r[..., -1]
+    mask = partial.scaled(step.chosen.factors, r)
     if step.valid_rows is not None:
         mask = mask * step.valid_rows.reshape(*mask.shape[:-1], 1)
+        share = None if share is None else share * step.valid_rows.reshape(share.shape)
 
-    def run(components, mask):
-        return forward.masked_apply(step.target, components, step.x, mask)
+    def run(components, mask, share):
+        return forward.masked_apply(step.target, components, step.x, mask, share)
 
-    run = forward.recomputed(step.objective.routes.remat, run)
-    return _distance(step, run(step.components, mask))
+    run = recomputed(step.objective.routes.remat, run)
+    return _distance(step, run(step.components, mask, share))
+
+
+def _other(step: Step) -> jax.Array:
+    """Distance off the data, `d(f(x, Σ_c s_c(x) P_c + Δ), f(x, θ*))` with `Δ = θ* − Σ_c P_c`."""
+    objective, target, x = step.objective, step.target, step.other
+    key = randomness.stream_of_step(randomness.root(0) if step.key is None else step.key, "other")
+    fixed = gates.without_gradient(step.components)
+    attributed = objective.attribute(target, fixed, x, key)
+    chosen = objective.select(attributed.scores, x, step.part_of_k)
+    whole = jnp.ones(chosen.mask.shape[:-1])
+    outputs = forward.masked_apply(target, step.components, x, chosen.factors, whole)
+    valid = objective.counted(x)
+    return distance(objective.minimality_loss, outputs, attributed.outputs, valid)
+
+
+def _l0(step: Step) -> jax.Array:
+    k = step.objective.topk * (1.0 if step.part_of_k is None else step.part_of_k)
+    return gates.excess(step.chosen, k, step.num_rows)
 
 
 def _simplicity(step: Step) -> jax.Array:
@@ -288,4 +267,6 @@ TERMS: dict[str, Term] = {
     "lp_minimality": Term(_lp_minimality, flows=True, over="rows"),
     "lp_simplicity": Term(_lp_simplicity, flows=True, error=False, over="rows"),
     "partial": Term(_partial, selects=True, unit="nothing", saved="stochastic"),
+    "other": Term(_other, selects=True, unit="nothing"),
+    "l0": Term(_l0, selects=True, error=False, over="rows"),
 }

@@ -27,7 +27,8 @@ class Saved(NamedTuple):
       components: Factors, `{site: {"U": U, "V": V}}`.
       target: The target's parameters, with tuples as lists and NamedTuples as dicts.
       config: A JSON object.
-      check: Further arrays, such as outputs to check a network with; None if none were saved.
+      check: Further arrays, such as outputs to check a network with, and arrays of learned gates
+        under `gates`; None if none were saved.
     """
 
     components: dict[str, dict[str, jax.Array]]
@@ -45,16 +46,16 @@ def save_components(
 ) -> None:
     """Write finished components with their target and config.
 
-    The directory gets `orbax/`, `components.safetensors` (`<site>.U`, `<site>.V` and
-    `target/<name>`) and `config.json`. Everything is written to a temporary directory that is then
-    renamed. Other files in a directory with saved components stay.
+    The directory gets `orbax/`, `components.safetensors` (`<site>.U`, `<site>.V`, `target/<name>`
+    and, of learned gates, `gates/<name>`) and `config.json`. Everything is written to a temporary
+    directory that is then renamed. Other files in a directory with saved components stay.
 
     Args:
       directory: A directory that is new, empty, or has saved components, which are replaced.
       components: Factors with arrays `U` and `V` by site.
       target_params: Pytree of arrays.
       config: A JSON object.
-      check: Pytree of further arrays to save.
+      check: Pytree of further arrays to save; `gates` in a dict are the arrays of learned gates.
 
     Raises:
       CheckpointError: The components cannot be written; `directory` is untouched.
@@ -106,6 +107,9 @@ def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]
     arrays = {f"{site}.{k}": v for site, uv in host["components"].items() for k, v in uv.items()}
     params = jax.tree_util.tree_leaves_with_path(host["target"])
     arrays |= {f"target/{checksum.leaf_name(path)}": leaf for path, leaf in params}
+    check = host.get("check")
+    gates = check.get("gates", {}) if isinstance(check, dict) else {}
+    arrays |= {f"gates/{name}": leaf for name, leaf in gates.items()}
     _write_plain(directory / "components.safetensors", arrays)
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

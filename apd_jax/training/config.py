@@ -6,6 +6,7 @@ Letters: B batch, C components, m rank.
 import dataclasses
 from typing import Any, Literal
 
+import numpy as np
 import optax
 
 from apd_jax.components import Projection
@@ -112,12 +113,27 @@ class Settings:
                 "refine.every=0"
             )
         if self.schedules.topk != "constant" and (
-            self.objective.selection != "batch" or self.objective.topk is None
+            self.objective.selection == "exact" or self.objective.topk is None
         ):
             raise UserError(
-                f"schedules.topk needs batch top-k, got {self.schedules.topk!r} with "
-                f"selection={self.objective.selection!r} and topk={self.objective.topk}; leave it "
-                "'constant'"
+                "schedules.topk needs a topk, and a selection other than 'exact', got "
+                f"{self.schedules.topk!r} with selection={self.objective.selection!r} and "
+                f"topk={self.objective.topk}; leave it 'constant'"
+            )
+        if self.objective.selection == "gates" and (
+            self.unit_norm or self.accumulate > 1 or self.refine.rounds(self.steps)
+        ):
+            raise UserError(
+                "learned gates work without unit_norm, accumulate and rounds of refinement (which "
+                f"would move components away from their gates), got unit_norm={self.unit_norm}, "
+                f"accumulate={self.accumulate}, refine.every={self.refine.every}: leave the first "
+                "two out and set refine={'every': 0}"
+            )
+        if self.objective.targeted and (self.accumulate > 1 or self.refine.rounds(self.steps)):
+            raise UserError(
+                "a targeted decomposition (coefficient other above 0) works without accumulate and "
+                f"rounds of refinement, got accumulate={self.accumulate}, refine.every="
+                f"{self.refine.every}: leave the first out and set refine={{'every': 0}}"
             )
         # How many positions there are is known with the network alone.
         rows = None if self.objective.per_position else self.batch_size
@@ -126,7 +142,8 @@ class Settings:
 
     def with_topk(self, k: float, **changes: Any) -> "Settings":
         """The same settings with another k, and other changes."""
-        return dataclasses.replace(self, objective=self.objective.with_topk(k), **changes)
+        objective = dataclasses.replace(self.objective, topk=k)
+        return dataclasses.replace(self, objective=objective, **changes)
 
     def optimizer(self) -> optimizers.Optimizer:
         """Make the optimiser."""
@@ -157,7 +174,10 @@ class Settings:
         k = self.objective.topk
         if k is None or self.schedules.topk == "constant":
             return self.objective
-        return self.objective.with_topk(k * self.schedules.last_of_k())
+        if self.objective.selection == "sample":  # rounded as in a step
+            product = np.float32(k) * np.float32(self.schedules.last_of_k())
+            return self.objective.with_topk(max(int(product), 1))
+        return dataclasses.replace(self.objective, topk=k * self.schedules.last_of_k())
 
     def multipliers(self, state: Any) -> Multipliers:
         """The multipliers for a state: those of the schedules and of the relative losses."""

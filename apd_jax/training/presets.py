@@ -78,6 +78,22 @@ def base(options: Mapping[str, Any]) -> Settings:
     return dataclasses.replace(LOGITS, objective=batchwise)
 
 
+def targeted(settings: Settings) -> Settings:
+    """Return the settings of a targeted decomposition, with a remainder beside the components.
+
+    Components need not add up to the weights, so that there is no faithfulness loss; the remainder
+    is an inactive component on the data, and always on off them. There are no rounds of refinement,
+    which look at the data alone.
+    """
+    objective = settings.objective
+    weights = dataclasses.replace(objective.coefficients, faithfulness=0.0, other=1.0)
+    if not weights.partial:
+        weights = dataclasses.replace(weights, partial=0.5)
+    masks = dataclasses.replace(objective.masks, remainder=True)
+    objective = dataclasses.replace(objective, coefficients=weights, masks=masks)
+    return dataclasses.replace(settings, objective=objective, refine=Rules(every=0))
+
+
 def with_exact_scores(settings: Settings, shape: tuple[int, ...]) -> Settings:
     """Return settings with exact attributions in place of a sketch if there are few outputs.
 
@@ -100,6 +116,8 @@ def says(settings: Settings) -> str | None:
     text = "Components are chosen for every position"
     if objective.masks == LOGITS.objective.masks and settings.start == LOGITS.start:
         text += ", with the settings for logits at every position (presets.LOGITS)"
+    if objective.selection == "gates":
+        text += ", by learned gates"
     if objective.routes.attribution_mode != "sketch":
         return f"{text}, by exact attributions."
     count = objective.routes.num_probes

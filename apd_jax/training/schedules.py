@@ -87,7 +87,8 @@ class Schedules(_OfCoefficients):
 
     topk: str = setting(
         "constant",
-        "Schedule of k; factors are at most 1, and floor(k · factor · B) pairs are active.",
+        "Schedule of k; factors are at most 1. Batch-wide, floor(k · factor · B) pairs are active; "
+        "for every sample floor(k · factor) components, at least one.",
     )
 
     def __post_init__(self):

@@ -60,6 +60,7 @@ def train_step(
     key: jax.Array | None = None,
     multipliers: Multipliers = CONSTANT,
     accumulate: int = 1,
+    other: PyTree = None,
 ) -> tuple[TrainState, Metrics]:
     """Take one step: attributions, selection, losses, gradient, Adam.
 
@@ -72,6 +73,7 @@ def train_step(
       key: PRNG key for the sketch's random directions and for the random masks.
       multipliers: multipliers of the coefficients and of k at this step.
       accumulate: number of micro-batches (static); see `accumulation`.
+      other: [B, ...] inputs off the data of a targeted decomposition, if there are any.
 
     Returns:
       The next state, and the metrics of this step, measured before its update: `loss/<term>`,
@@ -82,7 +84,7 @@ def train_step(
     """
 
     def total(components):
-        terms, chosen = objective.terms(target, components, x, key, multipliers)
+        terms, chosen = objective.terms(target, components, x, key, multipliers, other=other)
         counts = chosen.counts()
         active = jnp.sum(counts) / objective.num_rows(chosen, x)
         return objective.total(terms, multipliers), (terms, counts, active, chosen.nonfinite)

@@ -14,7 +14,8 @@ from absl import logging
 
 from apd_jax import blocks, partition, randomness
 from apd_jax.components import Components, init_components, normalise_reads
-from apd_jax.data import Reader, SampleBatch, Source, as_source
+from apd_jax.data import Beside, Reader, SampleBatch, Source, as_source
+from apd_jax.objective import gates
 from apd_jax.objective.normalisation import scales
 from apd_jax.runtime import loop, mesh
 from apd_jax.runtime.checkpoint import to_host
@@ -28,6 +29,7 @@ from apd_jax.training.restarts import best, spread
 from apd_jax.training.step import TrainState, init_state, train_step
 
 _SCALE_EXAMPLES = 4096  # inputs that the scales of relative losses are measured on
+_GATE_EXAMPLES = 512  # inputs on which gates start as top-k
 _START_EXAMPLES = 8192  # inputs that starts from the target's weights are made of
 
 
@@ -104,6 +106,7 @@ class Trainer:
             self.settings, self.optimizer, self._source, self._init, self.between is not None
         )
         makes_start = self.settings.start in STARTS and self._init is None
+        makes_start |= self.settings.objective.selection == "gates"
         pool = self._reader.pool(0) if makes_start or self.settings.relative_losses else None
         every = jax.vmap(one, in_axes=(0, 0, None))
         if self.layout is None:
@@ -203,6 +206,11 @@ def _make_init(
             components = normalise_reads(components)
         elif settings.unit_norm:  # there may be zeros, which have no direction
             components = refine.refill(components, randomness.stream(seed, "zero terms"), True)
+        if settings.objective.selection == "gates":
+            x = sample(randomness.stream(seed, "gates"), examples(_GATE_EXAMPLES))
+            components = gates.start(settings.objective, target, x, components, settings.batch_size)
+        else:
+            components = dict(components)  # without the gates that `init` may have
         state = init_state(components, optimizer)
         if settings.relative_losses:
             key = randomness.stream(seed, "loss scales")
@@ -227,6 +235,7 @@ def _make_step(
         batch_key = randomness.stream_of_step(key, "batch")
         x = source.batch(fed, state.step, batch_key, settings.batch_size)
         x = partition.over_data(x)
+        x, other = x if isinstance(source, Beside) else (x, None)
         metrics = {"learning_rate": rate(state.step)}
         with jax.default_matmul_precision(settings.matmul_precision):
             state, measured = train_step(
@@ -238,6 +247,7 @@ def _make_step(
                 randomness.stream_of_step(key, "attribution"),
                 settings.multipliers(state),
                 settings.accumulate,
+                other,
             )
         if state.refined is not None:
             metrics |= {f"refine/{name}": n for name, n in state.refined.counts.items()}

@@ -109,7 +109,9 @@ class _Own(NamedTuple):
 
     def mask(self, k: float) -> np.ndarray:
         """The active components with k of them, [B, T, C] bool."""
-        return rows.select(self.objective.with_topk(k), self.scores, self.block)
+        own = k == self.objective.topk  # of learned gates, other k have top-k of their scores
+        rule = self.objective if own else self.objective.with_topk(k)
+        return rows.select(rule, self.scores, self.block)
 
 
 def _own(decomposition: Decomposition, block: Examples) -> _Own:

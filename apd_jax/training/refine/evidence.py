@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from apd_jax import blocks, sites, validity
 from apd_jax.components import Components, num_components
 from apd_jax.masked.forward import is_look_up
+from apd_jax.objective.distances import of_each_row
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import Step
 from apd_jax.sites import Patches, PyTree, Target
 from apd_jax.training.refine import site_rows
+from apd_jax.training.refine.rules import Measure
 
 
 class Evidence(NamedTuple):
@@ -29,10 +31,10 @@ class Evidence(NamedTuple):
         whose rows are one-hot, the diagonal [d_in]. The network is run again, block by block.
       directions: [R, d], the rows of the site used first (their mean, if there are several; those
         of its first block, if it is stacked) at unit norm; see `_directions`.
-      weights: [R, C], `s_c A_c²`: how much each component does for each row; 0 for a component that
-        is always active.
-      errors: [R], mean squared error of the masked output.
-      stakes: [R], mean squared error with no component at all.
+      weights: [R, C], `s_c A_c²`, or its share `s_c A_c² / Σ_d A_d²`: how much each component does
+        for each row; 0 for a component that is always active.
+      errors: [R], mean squared error of the masked output, or its distance in minimality's metric.
+      stakes: [R], the same with no component at all.
       counted: [R], 1 for the rows that count, 0 for the rest.
     """
 
@@ -67,16 +69,18 @@ def look(
     key: jax.Array | None = None,
     multiplier: jax.Array | None = None,
     block_size: int | None = None,
+    measure: Measure = "squares",
 ) -> Evidence:
     """Run target and masked components on a batch, in blocks.
 
     Args:
       objective, target, components, x, key, multiplier: see `Objective.terms`.
       block_size: number of examples that are looked at together; None for all.
+      measure: see `rules.Rules`.
     """
 
     def of_part(part):
-        return _look(objective, target, components, part, key, multiplier)
+        return _look(objective, target, components, part, key, multiplier, measure)
 
     found = blocks.joined(blocks.over_blocks(of_part, x, block_size))
     moments = _moments(objective, target, components, x, block_size)
@@ -110,7 +114,7 @@ def _moments(objective, target, components, x, block_size) -> Callable:
     return moments
 
 
-def _look(objective, target, components, x, key, multiplier) -> tuple[jax.Array, ...]:
+def _look(objective, target, components, x, key, multiplier, measure) -> tuple[jax.Array, ...]:
     """What `Evidence` has besides moments, of one block."""
     attributed = objective.attribute(target, components, x, key)
     chosen = objective.select(attributed.scores, x, multiplier)
@@ -123,6 +127,10 @@ def _look(objective, target, components, x, key, multiplier) -> tuple[jax.Array,
     num_rows = chosen.mask.size // total
 
     def error(outputs):
+        if measure == "minimality":
+            axes = chosen.mask.ndim - 2
+            loss = objective.minimality_loss
+            return of_each_row(loss, axes, outputs, attributed.outputs, step.valid)
         pairs = (validity.keep(step.valid, tree) for tree in (outputs, attributed.outputs))
         change = jax.tree.map(jnp.subtract, *pairs)
         flat = [leaf.reshape(num_rows, -1) for leaf in jax.tree.leaves(change)]
@@ -134,7 +142,12 @@ def _look(objective, target, components, x, key, multiplier) -> tuple[jax.Array,
     # The component that is always active belongs to no mechanism: it must not be split or gathered
     # from, and its mass would hide that of the others.
     mask = (chosen.mask & ~objective.always_active(total)).reshape(num_rows, total)
-    weights = mask * jnp.square(attributed.scores.reshape(num_rows, total))
+    squares = jnp.square(attributed.scores.reshape(num_rows, total))
+    if measure == "minimality":
+        # Gradients of a divergence differ by orders of magnitude between rows: every row counts
+        # alike.
+        squares /= jnp.maximum(jnp.sum(squares, axis=1, keepdims=True), 1e-30)
+    weights = mask * squares
     directions = _directions(target, attributed.records, components, num_rows, step.valid)
     counted = jnp.ones(num_rows) if step.valid_rows is None else step.valid_rows.astype("float32")
     return directions, weights, error(masked), error(without), counted

@@ -99,7 +99,8 @@ def move(
         return mean_loss(objective, target, x, key, multipliers, block_size)(whole(parts))
 
     def seen_with(parts):
-        return look(objective, target, whole(parts), x, key, multipliers.topk, block_size)
+        topk, measure = multipliers.topk, rules.measure
+        return look(objective, target, whole(parts), x, key, topk, block_size, measure)
 
     fixed = objective.always_active(total)
     steps = {

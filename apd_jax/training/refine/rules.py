@@ -4,12 +4,15 @@ Letters: B batch.
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
+
+Measure = Literal["squares", "minimality"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,12 @@ class Rules:
         0.3,
         "A direction is gathered if its error is above this, in units of the error without any "
         "component; gathering must halve the error.",
+    )
+    measure: Measure = setting(
+        "squares",
+        "What moves go by: squares of attributions and of output errors, or minimality: shares of "
+        "the squared attributions of a row, and the distance of minimality, such as a KL "
+        "divergence.",
     )
     free_share: float = setting(
         0.03,

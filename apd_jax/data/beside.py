@@ -1,0 +1,63 @@
+"""Batches of a targeted decomposition: its data, and other data beside them.
+
+Letters: B batch.
+"""
+
+from typing import Any
+
+from apd_jax import randomness
+from apd_jax.data.source import Source
+from apd_jax.errors import UserError
+
+
+class Beside(Source):
+    """Batches `(x, other)` of two sources; everything beside the steps sees the first one alone."""
+
+    def __init__(self, data: Source, other: Source):
+        self._data, self._other = data, other
+        self.repeats, self.hint = data.repeats, data.hint
+
+    def sizes(self):
+        return self._data.sizes()
+
+    def check(self, batch_size):
+        self._data.check(batch_size)
+        try:
+            self._other.check(batch_size)
+        except UserError as error:
+            raise UserError(f"other: {error}") from error
+
+    def with_batch_size(self, batch_size):
+        both = (source.with_batch_size(batch_size) for source in (self._data, self._other))
+        return Beside(*both)
+
+    def feed(self, step, length):
+        return {"data": self._data.feed(step, length), "other": self._other.feed(step, length)}
+
+    def most_steps(self):
+        both = self._data.most_steps(), self._other.most_steps()
+        return min((most for most in both if most is not None), default=None)
+
+    def batch(self, fed, step, key, batch_size):
+        x = self._data.batch(fed["data"], step, key, batch_size)
+        other_key = randomness.stream_of_step(key, "other batch")
+        return x, self._other.batch(fed["other"], step, other_key, batch_size)
+
+    def again(self):
+        return Beside(self._data.again(), self._other.again())
+
+    def examples(self, seed, count):
+        return self._data.examples(seed, count)
+
+    def other_examples(self, seed: int, count: int) -> Any:
+        """At most `count` examples of the other data; see `Source.examples`."""
+        return self._other.examples(seed, count)
+
+    def pool(self, seed, step):
+        return self._data.pool(seed, step)
+
+    def sample(self, pool, key, count):
+        return self._data.sample(pool, key, count)
+
+    def describe(self):
+        return f"{self._data.describe()}; other: {self._other.describe()}"

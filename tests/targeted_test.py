@@ -1,0 +1,117 @@
+"""Targeted decompositions: components explain some data, and a remainder everything else."""
+
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+
+import apd_jax
+from apd_jax.errors import UserError
+from apd_jax.objective.coefficients import Coefficients
+from apd_jax.objective.objective import Objective
+
+A, B = jnp.array([[1.0, 0.5], [-0.5, 1.0]]), jnp.array([[0.8, -0.6], [0.6, 0.8]])
+
+
+def two_blocks(params, x):
+    """Two blocks that share nothing."""
+    return jnp.concatenate([jnp.tanh(x[:, :2] @ params["a"]), jnp.tanh(x[:, 2:] @ params["b"])], 1)
+
+
+def of_one_block(key, count):
+    """Inputs of the first block alone, one of its two inputs at a time."""
+    place, size = jax.random.split(key)
+    which = jax.nn.one_hot(jax.random.randint(place, (count,), 0, 2), 2)
+    values = which * jax.random.uniform(size, (count, 1), minval=-2, maxval=2)
+    return jnp.concatenate([values, jnp.zeros((count, 2))], axis=1)
+
+
+def of_both(key, count):
+    """Inputs of both blocks."""
+    first, second = jax.random.split(key)
+    inputs = of_one_block(first, count)
+    return inputs.at[:, 2:].set(jax.random.normal(second, (count, 2)))
+
+
+class LossTest(absltest.TestCase):
+    def test_literal(self):
+        """`d(f(x, Σ s_c P_c + θ* − Σ P_c), f(x, θ*))`, one example after another."""
+        target, x = networks.make("mlp")
+        components, other = networks.components(target), x[::-1] + 0.3
+        rule = Objective(Coefficients(0.0, other=1.0), topk=1, selection="sample")
+        terms, _ = rule.terms(target, components, x, other=other)
+        self.assertEqual(list(terms), ["other"])
+        mask = rule.select(rule.attribute(target, components, other).scores, other).mask
+        parts, total = networks.matrices(components), 0.0
+        for row, active in zip(other, mask, strict=True):
+            weights = {
+                site: target.weights[site] - part[~np.asarray(active)].sum(axis=0)
+                for site, part in parts.items()
+            }
+            error = networks.output(target, weights, row[None]) - target(row[None])
+            total += np.mean(np.square(error)) / len(other)
+        np.testing.assert_allclose(terms["other"], total, rtol=1e-4)
+        self.assertEmpty(rule.terms(target, components, x)[0])
+
+
+class DecomposeTest(parameterized.TestCase):
+    @pytest.mark.slow
+    def test_two_blocks_of_which_the_data_use_one(self):
+        """Components are the mechanisms of the one, and the remainder is the other."""
+        target = apd_jax.Target(two_blocks, {"a": A, "b": B}, inputs=jnp.zeros((2, 4)))
+        found = apd_jax.decompose(
+            target,
+            of_one_block,
+            other=of_both,
+            num_components=2,
+            rank=1,
+            topk=1,
+            steps=600,
+            batch_size=64,
+        )
+        held = {site: factors.sum() for site, factors in found.components.items()}
+        self.assertLess(jnp.sum((held["a"] - A) ** 2), 0.1 * jnp.sum(A**2))
+        self.assertLess(jnp.sum(held["b"] ** 2), 1e-8 * jnp.sum(B**2))
+        x = np.asarray(of_one_block(jax.random.key(9), 128))
+        summary = found.summary(x, baselines=())
+        self.assertLess(summary.active.error, 0.05 * summary.nothing.error)
+        active, alone = summary.other
+        self.assertLess(active.error, 1e-5)
+        self.assertGreater(alone.error, 0.01)  # off the data, the first block is used as well
+        self.assertIn("Off the data the output error is", repr(summary))
+
+        # Components are taken out of a network that keeps its remainder.
+        changed = found.edited({1: 0.0})
+        matrices = found.components["a"].matrices()
+        np.testing.assert_allclose(changed["a"], A - matrices[1], atol=1e-5)
+        np.testing.assert_allclose(changed["b"], B, atol=1e-5)
+        with tempfile.TemporaryDirectory() as place:
+            found.report(f"{place}/report.html", x)
+            found.save(f"{place}/saved")
+            again = apd_jax.load(f"{place}/saved", target)
+        self.assertIn("is not known", repr(again.summary(x, baselines=())))
+        again = again.summary(x, baselines=(), other=found.other)
+        self.assertAlmostEqual(again.other[1].error, alone.error, places=5)
+
+    @parameterized.parameters(
+        ({"other": None, "coefficients": {"other": 1.0}}, "needs other= and a coefficient"),
+        ({"coefficients": {"other": 0.0}}, "needs other= and a coefficient"),
+        ({"restarts": 2}, "without other=, got restarts=2"),
+        ({"accumulate": 2}, "accumulate=2"),
+        ({"other": np.zeros((4, 3), np.float32)}, "other: "),
+    )
+    def test_refused(self, changes, message):
+        target, x = networks.make("tms")
+        options = {"other": np.asarray(x), "refine": {"every": 0}} | changes
+        with self.assertRaisesRegex(UserError, message):
+            apd_jax.decompose(
+                target, np.asarray(x), num_components=3, topk=1, steps=2, batch_size=4, **options
+            )
+
+
+if __name__ == "__main__":
+    absltest.main()
