@@ -26,14 +26,21 @@ for ((i = 0; i < count; i++)); do
   runs+=($!)
 done
 
+# JAX ends the other processes when one is lost, except while they still wait for each other to start.
+half_seconds=0
+while [ "$(jobs -rp | wc -l)" -gt 0 ]; do
+  sleep 0.5
+  [ "$(jobs -rp | wc -l)" = "$count" ] || half_seconds=$((half_seconds + 1))
+  if [ "$half_seconds" = 100 ]; then
+    echo "launch/local_processes.sh: a process ended 50 s ago; ending those that still run." >&2
+    kill -KILL "${runs[@]}" 2>/dev/null
+  fi
+done
+
 status=0
 for ((i = 0; i < count; i++)); do
   wait "${runs[i]}"
   found=$?
-  while kill -0 "${runs[i]}" 2>/dev/null; do  # a signal ends `wait`, but not the process
-    wait "${runs[i]}"
-    found=$?
-  done
   if [ "$found" -gt 128 ]; then
     echo "launch/local_processes.sh: process $i was ended by signal $((found - 128)); JAX ends the" \
       "others with SIGABRT (6) when one is lost. Rerun the command to resume." >&2

@@ -23,7 +23,8 @@ several=()
 if [ "${SLURM_NTASKS:-1}" -gt 1 ]; then
   several=(--distributed)  # JAX finds the coordinator and the tasks in SLURM's variables
 fi
-srun .venv/bin/python -m apd_jax.main "${several[@]}" "$@"
+# A minute after the first task has ended, SLURM ends those that still wait for it.
+srun --wait=60 .venv/bin/python -m apd_jax.main "${several[@]}" "$@"
 status=$?
 if [ "$status" = 134 ] || [ "$status" = 137 ]; then
   echo "slurm.sh: a task was lost, and JAX ended the others. Submit the job again to resume." >&2

@@ -59,6 +59,12 @@ CASES = {
         },
     ),
 }
+ROUNDS = {
+    "refine": {"every": 8, "ramp": 2, "batch_size": 64},
+    "relative_losses": True,
+    "accumulate": 2,
+    "moments": "bfloat16",
+}
 COMMON = {"rank": 2, "batch_size": 16, "steps": STEPS, "learning_rate": 1e-2, "unit_norm": True}
 
 
@@ -111,6 +117,7 @@ def run(name, shape, **more):
         chunk_steps=1,
         observer=record,
         layout=training.layout,
+        between=training.between,
     )
     return np.stack(record.losses), np.stack(record.masks)
 
@@ -204,6 +211,7 @@ def main(argv):
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--resume", help="directory of a training to resume on the first mesh")
     parser.add_argument("--until", type=int, default=STEPS)
+    parser.add_argument("--rounds", action="store_true", help="of refinement, with 5-2")
     parser.add_argument("--topk", action="store_true")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--coordinator")
@@ -217,6 +225,8 @@ def main(argv):
         found |= {f"bytes {shape}": state_bytes(shape) for shape in given.meshes}
     if given.resume:
         found |= resume(given.resume, given.meshes[0], given.until)
+    for shape in given.meshes[:2] if given.rounds else ():
+        found[f"rounds {shape} losses"] = run("5-2", shape, seeds=2, **ROUNDS)[0]
     for name in filter(None, given.cases.split(",")):
         for shape in given.meshes:
             losses, masks = run(name, shape)

@@ -132,7 +132,8 @@ class DevicesTest(parameterized.TestCase):
         cls.root = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
         shapes = [[1, 1, 1], [8, 1, 1], [1, 8, 1], [1, 1, 8], [2, 2, 2]]
         finish(start(cls.root / "losses.npz", shapes))
-        options = ("--cases", "", "--topk", "--memory", "--until", 5, "--resume", cls.root / "run")
+        options = ("--cases", "", "--topk", "--memory", "--rounds", "--until", 5, "--resume")
+        options = (*options, cls.root / "run")
         finish(start(cls.root / "others.npz", [[1, 4, 2], [1, 1, 1], [1, 1, 8]], *options))
         cls.losses, cls.others = np.load(cls.root / "losses.npz"), np.load(cls.root / "others.npz")
 
@@ -163,6 +164,11 @@ class DevicesTest(parameterized.TestCase):
         for name in self.others:
             if name.startswith("topk"):
                 self.assertEqual(self.others[name], 0, name)
+
+    def test_rounds_of_refinement(self):
+        """Also micro-batches, relative losses, and moments in bfloat16."""
+        found, expected = (self.others[f"rounds {m} losses"] for m in ("[1, 4, 2]", "[1, 1, 1]"))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
     def test_state_is_divided(self):
         alone, divided = self.others["bytes [1, 1, 1]"], self.others["bytes [1, 1, 8]"]

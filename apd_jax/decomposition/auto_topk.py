@@ -25,6 +25,7 @@ from apd_jax import sites
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.evaluation import seen
+from apd_jax.runtime import loop
 from apd_jax.runtime.outcome import Stopped
 from apd_jax.runtime.workdir import Workdir, WorkdirError, atomic_write_text
 from apd_jax.sites import PyTree
@@ -77,6 +78,17 @@ class Search:
         if self.directory is not None:
             text = json.dumps({"pilots": self.pilots, "topk": self.topk}, indent=2)
             atomic_write_text(self.directory / FILE, text + "\n")
+
+
+class Quiet(loop.Observer):
+    """Requests a stop when another observer does, which receives nothing."""
+
+    def __init__(self, observer: loop.Observer):
+        self._observer = observer
+
+    def should_stop(self) -> bool:
+        """Whether the other observer requests a stop."""
+        return self._observer.should_stop()
 
 
 def read(workdir: Workdir) -> Search:

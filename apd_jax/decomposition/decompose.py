@@ -24,11 +24,12 @@ from apd_jax.decomposition.checks import (
     check_target,
     output_shape,
 )
+from apd_jax.decomposition.devices import on_one_device
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.jax_settings import own_settings
 from apd_jax.runtime import loop, session
-from apd_jax.runtime.mesh import on_one_device, without_seeds
+from apd_jax.runtime.mesh import without_seeds
 from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.stores import Keeping
@@ -92,8 +93,7 @@ def decompose(
       chunk_steps: number of steps that run on the device between two progress reports.
       checkpoint_every: number of steps between two checkpoints in the workdir, or between two
         copies of the state that are kept in memory in case the training diverges.
-      mesh: devices along restarts, data and components, such as (1, 4, 2); by default as many
-        restarts as divide evenly, then data.
+      mesh: devices along restarts, data and components, as (1, 4, 2); see docs/scaling.md.
       observer: receives metrics and states (`Observer`).
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
         `learning_rate`, `coefficients`, `rank`, `schatten_p`, `hidden_sites`, `unit_norm`,
@@ -132,8 +132,7 @@ def decompose(
     _check(target, source, example, settings, start)
     if "attribution_mode" not in options:
         settings = presets.with_exact_scores(settings, output_shape(target, example))
-    shape = None if mesh is None else tuple(mesh)
-    layout_of(settings, run.restarts, shape)
+    layout_of(settings, run.restarts, mesh)
     if auto:
         auto_topk.check(settings)
         source.again()
@@ -142,7 +141,7 @@ def decompose(
     config = directory.config_of(settings, target, start, **described)
 
     with stop_flag() as flag, directory.hold(workdir, config) as place:
-        job = _Job(target, source, example, run, start, observer or loop.Observer(), flag, shape)
+        job = _Job(target, source, example, run, start, observer or loop.Observer(), flag, mesh)
         try:
             return job.decompose(settings, place, config, search_k=auto)
         except Stopped as stopped:
@@ -179,17 +178,6 @@ class _Run:
         check_at_least(self, 1, "restarts", "chunk_steps", "checkpoint_every")
 
 
-class _Quiet(loop.Observer):
-    """Requests a stop when another observer does, which receives nothing."""
-
-    def __init__(self, observer: loop.Observer):
-        self._observer = observer
-
-    def should_stop(self) -> bool:
-        """Whether the other observer requests a stop."""
-        return self._observer.should_stop()
-
-
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """The checked arguments of `decompose`; `example` is a few inputs."""
@@ -201,7 +189,7 @@ class _Job:
     init: Components | None
     observer: loop.Observer
     flag: StopFlag
-    mesh: tuple[int, ...] | None = None
+    mesh: Sequence[int] | None = None
 
     def decompose(
         self, settings: Settings, place: Workdir | None, config: dict[str, Any], *, search_k: bool
@@ -233,14 +221,12 @@ class _Job:
 
     def find_topk(self, settings: Settings, search: auto_topk.Search) -> float:
         """Search for k with short trainings in memory, of one restart each."""
-        quiet = _Quiet(self.observer)
-        run = dataclasses.replace(self.run, restarts=1)
+        quiet, run = auto_topk.Quiet(self.observer), dataclasses.replace(self.run, restarts=1)
         mesh = without_seeds(self.mesh, settings.batch_size // settings.accumulate)
+        alone = dataclasses.replace(self, run=run, observer=quiet, mesh=mesh)
 
         def train(topk: float) -> Decomposition:
-            short = dataclasses.replace(
-                self, source=self.source.again(), run=run, observer=quiet, mesh=mesh
-            )
+            short = dataclasses.replace(alone, source=self.source.again())
             return short.train(auto_topk.shorter(settings, topk))
 
         def stop() -> bool:

@@ -5,29 +5,19 @@ P active pairs.
 """
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from apd_jax import sites
 from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors, check_components, num_components
 from apd_jax.errors import UserError
-from apd_jax.masked import grouped_matmul, grouping
+from apd_jax.masked import grouped_matmul, grouping, remat
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
-Remat = Literal["none", "sites", "all"]
-_SITE_OUTPUT = "output of a site"
-# What the gradient of a masked pass keeps; None for everything that it reads.
-_KEPT = {
-    "none": None,
-    "sites": jax.checkpoint_policies.save_only_these_names(_SITE_OUTPUT),
-    "all": jax.checkpoint_policies.nothing_saveable,
-}
 # Cost of gathering a number of a row and of adding it to a sum, in multiply-adds of products.
 _GATHERED = 20
 
@@ -96,20 +86,9 @@ def masked(components: Components, mask: jax.Array) -> Operation:
         # broadcast.
         between = (1,) * (hidden.ndim - 1 - weights.ndim)
         weights = weights.reshape(*weights.shape[:-1], *between, weights.shape[-1], 1)
-        return checkpoint_name(write_sum(hidden * weights, factors), _SITE_OUTPUT)
+        return remat.site_output(write_sum(hidden * weights, factors))
 
     return operation
-
-
-def recomputed(remat: Remat, run: Callable) -> Callable:
-    """A masked pass that is computed again for its gradient, which keeps less memory busy.
-
-    Args:
-      remat: what is computed again: nothing, all but the outputs of sites, or everything.
-      run: function of the arrays that gradients are taken in.
-    """
-    policy = _KEPT[remat]
-    return run if policy is None else jax.checkpoint(run, policy=policy)
 
 
 def masked_with_remainder(
@@ -174,7 +153,7 @@ def masked_pairs(
         written = grouped_matmul.write(hidden, writes, groups)
         total_written = jax.ops.segment_sum(written, groups.example, num_rows)
         rows = total_written.reshape(*lead, *total_written.shape[1:])
-        return checkpoint_name(rows, _SITE_OUTPUT)
+        return remat.site_output(rows)
 
     return operation
 

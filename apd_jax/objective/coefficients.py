@@ -10,6 +10,7 @@ from apd_jax.attribution import Mode
 from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
+from apd_jax.masked.remat import Remat
 
 
 class Multipliers(NamedTuple):
@@ -88,7 +89,7 @@ class Routes:
         "size.",
     )
 
-    remat: forward.Remat = setting(
+    remat: Remat = setting(
         "none",
         "What masked passes compute again for the gradient, to save memory: nothing, all but the "
         "outputs of sites, or everything.",

@@ -16,6 +16,7 @@ from apd_jax import randomness, sites, validity
 from apd_jax.attribution import Attributed
 from apd_jax.components import Components
 from apd_jax.masked import forward
+from apd_jax.masked.remat import recomputed
 from apd_jax.objective import gates, losses, lp_losses, partial
 from apd_jax.objective.distances import distance
 from apd_jax.objective.selected import Selected
@@ -76,7 +77,7 @@ class Step:
                 )
                 return sites.run(self.target, self.x, operation, positions=positions)
 
-            return forward.recomputed(remat, whole)(self.components)
+            return recomputed(remat, whole)(self.components)
 
         def one_by_one(components):
             def alone(x, mask):
@@ -85,7 +86,7 @@ class Step:
 
             return sites.over_examples(alone, self.target, self.x, self.chosen.factors)
 
-        return forward.recomputed(remat, one_by_one)(self.components)
+        return recomputed(remat, one_by_one)(self.components)
 
     def first(self, count: int) -> "Step":
         """The same for the first examples alone; for terms that compare outputs."""
@@ -163,7 +164,7 @@ def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:
     def run(components, mask, share):
         return forward.masked_apply(step.target, components, step.x, mask, share)
 
-    run = forward.recomputed(step.objective.routes.remat, run)
+    run = recomputed(step.objective.routes.remat, run)
     return _distance(step, run(step.components, mask, share))
 
 

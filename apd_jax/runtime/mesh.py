@@ -270,21 +270,3 @@ def gathered(layout: Layout | None, tree: PyTree) -> PyTree:
         return jax.device_put(tree, jax.devices()[0])
     whole = jax.jit(lambda tree: tree, out_shardings=layout.everywhere)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole(tree))
-
-
-def on_one_device(tree: PyTree) -> PyTree:
-    """Put arrays that are on other devices, or on a mesh, where the states of a training are."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def moved(leaf):
-        if not isinstance(leaf, jax.Array) or leaf.sharding == here:
-            return leaf
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.device_put(leaf, here)
-        # Through the host: of an array on a mesh with explicit axes `device_put` keeps the mesh.
-        return jax.device_put(np.asarray(leaf), here)
-
-    leaves, structure = jax.tree.flatten(tree)
-    found = [moved(leaf) for leaf in leaves]
-    same = all(new is old for new, old in zip(found, leaves, strict=True))
-    return tree if same else jax.tree.unflatten(structure, found)
