@@ -40,17 +40,18 @@ def main(argv: list[str]) -> int:
         return processes.end(_run(_CONFIG.value))
 
 
+def _join() -> None:
+    """Join the other processes that the flags name, if there are any."""
+    given = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    processes.start(*given, detect=_DISTRIBUTED.value)
+
+
 def _run(config: ml_collections.ConfigDict) -> int:
     """Run an experiment, and return the exit status."""
     from apd_jax.run import experiment  # not for --help: it imports every library
 
     try:
-        processes.start(
-            _COORDINATOR.value,
-            _NUM_PROCESSES.value,
-            _PROCESS_ID.value,
-            detect=_DISTRIBUTED.value,
-        )
+        _join()
         mesh.split_cpu(max(config.seeds, 1), config.mesh)
         workdir = _WORKDIR.value or f"runs/{config.name}-{config.variant}".rstrip("-")
         command = shlex.join(["python", "-m", "apd_jax.main", *sys.argv[1:]])
