@@ -38,11 +38,15 @@ def main(argv: list[str]) -> int:
         return processes.end(commands.status_of(_run))
 
 
+def _join() -> None:
+    """Join the other processes that the flags name, if there are any."""
+    given = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    processes.start(*given, detect=_DISTRIBUTED.value)
+
+
 def _run() -> int:
     """Run the experiment, or print its plan, and return the exit status."""
-    processes.start(
-        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, detect=_DISTRIBUTED.value
-    )
+    _join()
     from apd_jax.run import experiment, plan  # not for --help: they import every library
 
     config = _CONFIG.value

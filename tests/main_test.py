@@ -32,6 +32,7 @@ class StatusTest(parameterized.TestCase):
             mock.patch.object(main, "_CONFIG", types.SimpleNamespace(value=config)),
             mock.patch.object(main, "_WORKDIR", types.SimpleNamespace(value=None)),
             mock.patch.object(main.compilation_cache, "enable"),
+            mock.patch.object(main, "_join"),
             mock.patch.object(main.mesh, "split_cpu"),
             mock.patch.object(experiment, "run", **outcome) as run,
             self.assertLogs("absl", "INFO") as logs,
