@@ -1,59 +1,25 @@
 """Attribution-based Parameter Decomposition in JAX."""
 
-from apd_jax.attribution import (
-    ablation_attributions,
-    activation_attributions,
-    gradient_attributions,
-)
-from apd_jax.components import Components, Factors, in_parameter_space, init_components
-from apd_jax.data.sparse_features import SparseFeatures
-from apd_jax.decomposition.checks import check_target
-from apd_jax.decomposition.decompose import decompose
-from apd_jax.decomposition.loading import load
-from apd_jax.decomposition.result import Decomposition
-from apd_jax.errors import UserError
-from apd_jax.evaluation.compare import compare, compare_seeds
-from apd_jax.evaluation.evidence import Evidence, Limits
-from apd_jax.evaluation.shuffled import shuffled
-from apd_jax.masked.forward import composed_apply, masked_apply
-from apd_jax.objective.coefficients import Coefficients, Routes
-from apd_jax.objective.objective import Objective
-from apd_jax.objective.selection import batch_topk_mask, topk_mask
-from apd_jax.runtime.loop import Observer
-from apd_jax.runtime.outcome import DataFailed, Diverged, Terminated
-from apd_jax.sites import Target
-from apd_jax.training.config import Settings
+import importlib
+import importlib.util
+import typing
 
-__all__ = [
-    "Coefficients",
-    "Components",
-    "DataFailed",
-    "Decomposition",
-    "Diverged",
-    "Evidence",
-    "Factors",
-    "Limits",
-    "Objective",
-    "Observer",
-    "Routes",
-    "Settings",
-    "SparseFeatures",
-    "Target",
-    "Terminated",
-    "UserError",
-    "ablation_attributions",
-    "activation_attributions",
-    "batch_topk_mask",
-    "check_target",
-    "compare",
-    "compare_seeds",
-    "composed_apply",
-    "decompose",
-    "gradient_attributions",
-    "in_parameter_space",
-    "init_components",
-    "load",
-    "masked_apply",
-    "shuffled",
-    "topk_mask",
-]
+if typing.TYPE_CHECKING:
+    from apd_jax.api import *  # noqa: F403
+
+
+def __getattr__(name: str) -> typing.Any:
+    """Import the public names on first use, so that `apd-jax --help` does not wait for them."""
+    if name == "__all__":
+        return importlib.import_module("apd_jax.api").__all__
+    if not name.startswith("_") and importlib.util.find_spec(f"apd_jax.{name}"):
+        return importlib.import_module(f"apd_jax.{name}")
+    api = importlib.import_module("apd_jax.api")
+    if name not in api.__all__:
+        raise AttributeError(f"module 'apd_jax' has no attribute {name!r}")
+    globals().update({public: getattr(api, public) for public in api.__all__})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *importlib.import_module("apd_jax.api").__all__})

@@ -1,4 +1,4 @@
-"""Command line: `python -m apd_jax.main --config=configs/tms.py:40-10 --workdir=DIR`."""
+"""Command line: `apd-jax --config=tms:40-10 --workdir=DIR`, or `python -m apd_jax.main ...`."""
 
 import logging as std_logging
 import shlex
@@ -10,11 +10,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from apd_jax.errors import UserError
-from apd_jax.run import command_line, experiment, seed_evidence
-from apd_jax.runtime import compilation_cache, mesh, preemption, streams
+from apd_jax.run import command_line
+from apd_jax.runtime import compilation_cache, mesh, preemption, streams, versions
 from apd_jax.runtime.outcome import Stopped
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/tms.py:5-2.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as tms:5-2.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME-VARIANT if unset.")
 
 
@@ -24,6 +24,8 @@ def main(argv: list[str]) -> int:
         problem = f"unexpected arguments {argv[1:]}" if len(argv) > 1 else "--config is missing"
         logging.error("The command line cannot be used: %s; --help lists everything.", problem)
         return 1
+    from apd_jax.run import experiment, seed_evidence  # not for --help: they import every library
+
     std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
     compilation_cache.enable()
     try:
@@ -67,11 +69,18 @@ def _parse(argv: list[str]) -> list[str]:
     """Read the flags, or exit with a one-line error; ml_collections raises many kinds."""
     try:
         argv = command_line.find_config(argv)
-        if command_line.asks_for_help(argv):
-            flags.FLAGS(command_line.without_help(argv))
-            streams.say(command_line.help_text(_CONFIG.value))
+        wish = command_line.asks_for(argv)
+        if wish in ("screen", "version"):
+            version = versions.version("apd_jax")
+            streams.say(f"apd_jax {version}" if wish == "version" else command_line.help_text())
             sys.exit(0)
-        argv, unset = command_line.take_unset(argv)
+        from apd_jax.run import field_flags  # it imports every library
+
+        if wish == "fields":
+            flags.FLAGS(command_line.without_help(argv))
+            streams.say(field_flags.help_text(_CONFIG.value))
+            sys.exit(0)
+        argv, unset = field_flags.take_unset(argv)
         rest = flags.FLAGS(argv)
         if _CONFIG.value is not None:
             _CONFIG.value.update_from_flattened_dict(dict.fromkeys(unset))
@@ -81,6 +90,7 @@ def _parse(argv: list[str]) -> list[str]:
         unknown = next((arg.args[0] for arg in error.args if isinstance(arg, KeyError)), error)
         lines = [line.strip() for line in str(unknown).strip().splitlines()]
         text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
+        text = text.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
         sys.exit(f"The command line cannot be used: {text}")
 
 
@@ -88,6 +98,7 @@ def cli() -> None:
     """Entry point of the installed command."""
     streams.open_missing()
     flags.FLAGS.set_default("verbosity", logging.INFO)
+    logging.get_absl_handler().setFormatter(streams.LogLines())
     app.run(main, flags_parser=_parse)
 
 

@@ -5,13 +5,11 @@ Two processes alternate in rounds; each sleeps while the other one works.
 """
 
 import argparse
-import os
 import pathlib
-import statistics
 import sys
 from typing import Any
 
-from benchmarks import options, process, tables
+from benchmarks import options, process, tables, turns
 from benchmarks.run import WORKER
 
 
@@ -81,36 +79,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
             **translate(ours.ready["config"]),
         }
         with process.worker(driver, request) as theirs:
-            rounds = [_round(ours, theirs, args, number) for number in range(args.rounds)]
-            libraries = {
-                "ours": ours.ready["libraries_memory"],
-                "theirs": theirs.ready["libraries_memory"],
-            }
-    ratios = [round_["theirs"] / round_["ours"] for round_ in rounds]
-    memory = {side: max(r[f"{side}_memory"] for r in rounds) for side in ("ours", "theirs")}
-    return {
-        "rounds": rounds,
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-        "seconds_per_step": {
-            side: statistics.median(r[side] for r in rounds) for side in ("ours", "theirs")
-        },
-        "peak_memory": memory,
-        "libraries_memory": libraries,
-        "memory_ratio": memory["theirs"] / memory["ours"],
-        "machine": ours.ready["machine"],
-    }
-
-
-def _round(ours, theirs, args: argparse.Namespace, number: int) -> dict[str, float]:
-    """Return the mean seconds per step of both; their order alternates from round to round."""
-    sides = [("ours", ours), ("theirs", theirs)]
-    answers = {}
-    for side, worker in sides if number % 2 == 0 else reversed(sides):
-        request = {"do": "run", "seconds": args.seconds, "steps": args.steps}
-        answers[side] = worker.ask(request)
-    times = {side: statistics.mean(a["seconds_per_step"]) for side, a in answers.items()}
-    return times | {f"{side}_memory": a["peak_memory"] for side, a in answers.items()}
+            return turns.alternate(ours, theirs, args)
 
 
 def _parse() -> argparse.Namespace:
@@ -124,28 +93,23 @@ def _parse() -> argparse.Namespace:
         "--python", type=pathlib.Path, required=True, help="a Python that can run it"
     )
     options.add_config_options(parser)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6, help="for each side of a round")
-    parser.add_argument("--steps", type=int, help="steps of each side of a round, not --seconds")
+    turns.add_options(parser, seconds=6)
     parser.add_argument(
         "--reference_warm", type=int, default=2, help="steps of the reference before any timing"
     )
-    parser.add_argument("--threads", type=int, help="cores for each side; default: all")
     options.add_output_option(parser, "reference.json")
     return parser.parse_args()
 
 
 def main() -> None:
     args = _parse()
-    if args.threads and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-    args.threads = process.cores()
+    turns.limit_cores(args)
     results: dict[str, Any] = {"configs": {}}
     for name in args.configs:
         print(f"{name} ...", file=sys.stderr, flush=True)
         results["configs"][name] = compare(name, args)
         options.write(args, results)
-    print("\n" + tables.reference(results))
+    print("\n" + tables.against(results))
 
 
 if __name__ == "__main__":

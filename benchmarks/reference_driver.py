@@ -1,77 +1,28 @@
 """Time the training step of the paper's own code, called from a checkout of it.
 
 `benchmarks.against_reference` starts this program in a Python that can import that code. A data
-loader passes batches to the reference's `optimize` and records the time. A step therefore lasts
-from one batch to the next, including drawing the batch. Between two requests the program waits.
+loader passes batches to the reference's `optimize` and records the time (`benchmarks.pacing`).
 """
 
 import os
 import sys
-import time
 from typing import Any
 
-from benchmarks import process
-
-
-class _Finished(Exception):
-    """Raised without a further request, to leave the reference's loop."""
-
-
-class _Device:
-    """The device of the reference, `cpu` or `cuda`; must be created before any model."""
-
-    def __init__(self, name: str):
-        import torch
-
-        self.name, self._cuda = name, torch.cuda
-        self.libraries_memory = self.peak_memory()
-
-    def wait(self) -> None:
-        """Wait until all submitted work is done."""
-        if self.name == "cuda":
-            self._cuda.synchronize()
-
-    def peak_memory(self) -> int:
-        """Return the peak memory in bytes: of the accelerator if used, else of the process."""
-        if self.name == "cuda":
-            return self._cuda.max_memory_allocated()
-        return process.peak_memory()
+from benchmarks import pacing, process
 
 
 class _PacedData:
     """A data set of the reference that returns batches while a request is open."""
 
-    def __init__(self, data, channel: process.Channel, warm: int, device: "_Device"):
-        self._data, self._channel, self._device = data, channel, device
-        self._request: dict[str, Any] = {"steps": warm}
-        self._seconds: list[float] = []
-        self._start: float | None = None
+    def __init__(self, data, batch_size: int, *pace):
+        self._data = data
+        self._batches = pacing.batches(lambda: data.generate_batch(batch_size), *pace)
 
     def __len__(self) -> int:
         return len(self._data)
 
     def generate_batch(self, batch_size: int):
-        if self._start is not None:
-            self._seconds.append(time.perf_counter() - self._start)
-            if process.enough(self._seconds, self._request):
-                self._device.wait()
-                self._seconds[-1] = time.perf_counter() - self._start
-                self._answer()
-        self._start = time.perf_counter()
-        return self._data.generate_batch(batch_size)
-
-    def _answer(self) -> None:
-        self._channel.send(
-            {
-                "seconds_per_step": self._seconds,
-                "peak_memory": self._device.peak_memory(),
-                "libraries_memory": self._device.libraries_memory,
-            }
-        )
-        request = self._channel.receive()
-        if request is None:
-            raise _Finished
-        self._request, self._seconds = request, []
+        return next(self._batches)
 
 
 def _tms(model: dict[str, Any], spd: dict[str, Any], device: str):
@@ -143,13 +94,13 @@ def main() -> None:
     from spd import run_spd
     from spd.utils import DatasetGeneratedDataLoader
 
-    device = _Device(request["device"])
+    device = pacing.Device(request["device"])
     torch.set_num_threads(request["threads"])
     config = run_spd.Config(**request["spd"])
     build = {"tms": _tms, "resid_mlp": _resid_mlp}[request["name"]]
     target, components, names, data = build(request["model"], request["spd"], device.name)
     target, components = target.to(device.name), components.to(device.name)
-    paced = _PacedData(data, channel, request["warm"], device)
+    paced = _PacedData(data, config.batch_size, channel, request["warm"], device)
     try:
         run_spd.optimize(
             model=components,
@@ -159,7 +110,7 @@ def main() -> None:
             target_model=target.eval(),
             param_names=names,
         )
-    except _Finished:
+    except pacing.Finished:
         return
 
 

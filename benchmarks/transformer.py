@@ -24,7 +24,7 @@ from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
 from apd_jax.training.trainer import Trainer
-from benchmarks import machine, options, tables
+from benchmarks import machine, options, process, tables
 
 
 class Sizes(NamedTuple):
@@ -111,25 +111,60 @@ def make_problem(sizes: Sizes) -> tuple[Target, Settings, Callable]:
     return target, settings, sample
 
 
+class Session:
+    """The training step of a problem, compiled, whose steps are timed on request."""
+
+    def __init__(self, request: dict[str, Any]):
+        """Compile, and take the first steps.
+
+        Args:
+          request: Request with `sizes` (fields of `Sizes`) and `warm` (steps before any timing,
+            besides the one that compiles).
+        """
+        self._libraries = machine.peak_memory()
+        target, settings, sample = make_problem(Sizes(**request["sizes"]))
+        self.num_sites = len(target.sites)
+        self._targets = loop.stack([target])
+        trainer = Trainer(settings, self._targets, sample, jnp.zeros(1, jnp.uint32))
+        self._state = trainer.init_state()
+        self._step = jax.jit(jax.vmap(trainer.step, (0, 0, None)), donate_argnums=1)
+        self._number = 0
+        self.first_seconds = self._take()
+        for _ in range(request["warm"]):
+            self._take()
+
+    def _take(self) -> float:
+        """Take a step and return its seconds."""
+        start = time.perf_counter()
+        key = jax.random.key(self._number)
+        self._state, metrics = jax.block_until_ready(self._step(self._targets, self._state, key))
+        self._number += 1
+        self.loss = float(metrics["loss/total"][0])
+        return time.perf_counter() - start
+
+    def ready(self) -> dict[str, Any]:
+        """Return a description of the prepared state."""
+        return {"libraries_memory": self._libraries, "machine": machine.describe()}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take steps until a request is complete; return the seconds of each."""
+        times: list[float] = []
+        while not process.enough(times, request):
+            times.append(self._take())
+        return {"seconds_per_step": times, "peak_memory": machine.peak_memory()}
+
+
 def measure(sizes: Sizes, steps: int) -> dict[str, Any]:
     """Return seconds per step and peak memory of this process."""
-    target, settings, sample = make_problem(sizes)
-    seeds = jnp.zeros(1, jnp.uint32)
-    targets = loop.stack([target])
-    trainer = Trainer(settings, targets, sample, seeds)
-    state = trainer.init_state()
-    step = jax.jit(jax.vmap(trainer.step, (0, 0, None)), donate_argnums=1)
-    times = []
-    for number in range(steps + 1):
-        start = time.perf_counter()
-        state, metrics = jax.block_until_ready(step(targets, state, jax.random.key(number)))
-        times.append(time.perf_counter() - start)
+    session = Session({"sizes": sizes._asdict(), "warm": 0})
+    answer = session.answer({"steps": steps})
+    seconds = statistics.median(answer["seconds_per_step"])
     return {
-        "compile_seconds": times[0] - statistics.median(times[1:]),
-        "seconds_per_step": statistics.median(times[1:]),
-        "peak_memory": machine.peak_memory(),
-        "sites": len(target.sites),
-        "loss": float(metrics["loss/total"][0]),
+        "compile_seconds": session.first_seconds - seconds,
+        "seconds_per_step": seconds,
+        "peak_memory": answer["peak_memory"],
+        "sites": session.num_sites,
+        "loss": session.loss,
     }
 
 

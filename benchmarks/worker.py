@@ -11,7 +11,7 @@ import jax
 
 from apd_jax.runtime import loop, mesh
 from apd_jax.training.trainer import Trainer
-from benchmarks import machine, problem, process, stages
+from benchmarks import machine, problem, process, stages, transformer
 
 
 class Session:
@@ -24,6 +24,8 @@ class Session:
           request: Request with `config`, `overrides`, `target_steps`, `warm` (steps before any
             timing) and `chunk` (steps in one execution; that of the config if None).
         """
+        seeds = request["overrides"].get("seeds", problem.CONFIGS[request["config"]].seeds)
+        mesh.split_cpu(seeds)  # as a run does
         self._libraries = machine.peak_memory()
         self._plan = problem.find_plan(request["config"], request["overrides"])
         self._chunk_steps = request["chunk"] or problem.CONFIGS[request["config"]].chunk
@@ -78,7 +80,11 @@ class Session:
             "machine": machine.describe(),
         }
 
-    def run(self, request: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what a request names: `run` or `stages`."""
+        return {"run": self._run, "stages": self._stages}[request["do"]](request)
+
+    def _run(self, request: dict[str, Any]) -> dict[str, Any]:
         """Take steps until a request is complete; return seconds per step of every chunk."""
         chunks: list[float] = []
         times: list[float] = []
@@ -90,7 +96,7 @@ class Session:
             "peak_memory": machine.peak_memory(),
         }
 
-    def stages(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _stages(self, request: dict[str, Any]) -> dict[str, Any]:
         """Time the stages of a step one by one, under other routes if the request names them."""
         objective = dataclasses.replace(
             self._plan.settings.objective,
@@ -117,13 +123,10 @@ def main() -> None:
     # A cache of compiled programs would hide the compile time.
     jax.config.update("jax_enable_compilation_cache", False)
     request = channel.receive()
-    seeds = request["overrides"].get("seeds", problem.CONFIGS[request["config"]].seeds)
-    mesh.split_cpu(seeds)  # as a run does
-    session = Session(request)
+    session = transformer.Session(request) if "sizes" in request else Session(request)
     channel.send(session.ready())
     while (request := channel.receive()) is not None:
-        answer = {"run": session.run, "stages": session.stages}[request["do"]]
-        channel.send(answer(request))
+        channel.send(session.answer(request))
 
 
 if __name__ == "__main__":

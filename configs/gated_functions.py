@@ -1,14 +1,13 @@
-"""Hand-coded gated functions (the paper's appendix): each weight belongs to a known function.
+"""Hand-coded gated functions: each weight has a known function.
 
-    python -m apd_jax.main --config=configs/gated_functions.py:small --config.seeds=16
-    python -m apd_jax.main --config=configs/gated_functions.py:paper
+    apd-jax --config=gated_functions:small --config.seeds=16
+    apd-jax --config=gated_functions:paper
 
-Variants: paper (4 functions of 10 neurons in 2 layers, with the paper's settings: hours on a CPU),
-small (2 functions of 3 neurons in 1 layer), robust (the paper's network, with settings that solve
-it for nearly every seed). Every seed has a network of its own.
+They are from the paper's appendix. Variants: paper (4 functions of 10 neurons in 2 layers, with the
+paper's settings: hours on a CPU), small (2 functions of 3 neurons in 1 layer), robust (the paper's
+network, with settings that solve it for nearly every seed). Every seed has a network of its own.
 """
 
-from apd_jax.errors import UserError
 from apd_jax.run.config import base_config
 
 
@@ -39,10 +38,6 @@ _VARIANTS = {"paper": _paper, "small": _small, "robust": _robust}
 
 
 def get_config(variant: str = "paper"):
-    if variant not in _VARIANTS:
-        raise UserError(
-            f"unknown variant {variant!r}; configs/gated_functions.py has {sorted(_VARIANTS)}"
-        )
     config = base_config("gated_functions", variant)
     config.schatten_p, config.schedule = 1.0, "cosine"
     config.checkpoint_every = 5000  # steps are short: saving more often would slow down the run

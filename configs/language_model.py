@@ -1,6 +1,6 @@
-"""A byte-level language model of Python source, decomposed for every byte.
+"""Byte-level language model, decomposed at every position.
 
-    python -m apd_jax.main --config=configs/language_model.py:2
+    apd-jax --config=language_model:2
 
 Variants: 1, 2 and 4 layers. The text is the source of Python's standard library, as this machine
 has it, a tenth of its files held out. The settings are those that `decompose` chooses for logits at
@@ -8,16 +8,11 @@ every position (apd_jax/training/presets.py), with 128 components of rank 2, 8 o
 """
 
 from apd_jax import config_fields
-from apd_jax.errors import UserError
 from apd_jax.run.config import base_config
-from apd_jax.studies.language_model.study import LanguageModelStudy
 from apd_jax.training.presets import LOGITS
 
 
 def get_config(variant: str = "2"):
-    known = LanguageModelStudy.variants
-    if variant not in known:
-        raise UserError(f"unknown variant {variant!r}; configs/language_model.py has {known}")
     config = base_config("language_model", variant)
     config.update(config_fields.to_mapping(LOGITS, flags_only=True))
     config.num_components, config.rank, config.topk = 128, 2, 8.0

@@ -1,22 +1,16 @@
-"""Linear maps y = x W: the smallest study, to examine the effect of a loss term.
+"""Linear maps y = x W: shows the effect of a loss term.
 
-    python -m apd_jax.main --config=configs/linear_map.py:identity-sparse
-    python -m apd_jax.main --config=configs/linear_map.py:orthogonal-gaussian
+    apd-jax --config=linear_map:identity-sparse
+    apd-jax --config=linear_map:orthogonal-gaussian
 
 Variants: W is the identity, a random orthogonal matrix or a random low-rank matrix; x is sparse or
 Gaussian. A run takes a minute.
 """
 
-from apd_jax.errors import UserError
 from apd_jax.run.config import base_config
-from apd_jax.studies.linear_map.study import LinearMapStudy
 
 
 def get_config(variant: str = "identity-sparse"):
-    if variant not in LinearMapStudy.variants:
-        raise UserError(
-            f"unknown variant {variant!r}; configs/linear_map.py has {LinearMapStudy.variants}"
-        )
     config = base_config("linear_map", variant)
     kind, _, config.target.sample = variant.rpartition("-")
     config.target.kind = kind

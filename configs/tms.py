@@ -1,8 +1,8 @@
 """Toy models of superposition (section 3.1 of the paper).
 
-    python -m apd_jax.main --config=configs/tms.py:5-2
-    python -m apd_jax.main --config=configs/tms.py:40-10 --config.seeds=3
-    python -m apd_jax.main --config=configs/tms.py:40-10-robust --config.seeds=16
+    apd-jax --config=tms:5-2
+    apd-jax --config=tms:40-10 --config.seeds=3
+    apd-jax --config=tms:40-10-robust --config.seeds=16
 
 Variants: 5-2 and 40-10 (number of features - hidden width; the paper's), 5-2-id and 40-10-id (with
 a fixed identity between encoder and decoder; SPD's), all with the paper's settings. The suffix
@@ -14,9 +14,7 @@ The paper's 5-2 has MMCS 0.998 and ML2R 0.893, its 40-10 has MMCS 0.996 and ML2R
 """
 
 from apd_jax import config_fields
-from apd_jax.errors import UserError
 from apd_jax.run.config import base_config
-from apd_jax.studies.tms.study import TMSStudy
 from apd_jax.training.presets import ROBUST, SUFFIX
 
 
@@ -61,8 +59,6 @@ def _robust(config):
 
 
 def get_config(variant: str = "5-2"):
-    if variant not in TMSStudy.variants:
-        raise UserError(f"unknown variant {variant!r}; configs/tms.py has {TMSStudy.variants}")
     config = base_config("tms", variant)
     config.steps, config.batch_size, config.warmup_fraction = 20_000, 2048, 0.05
     config.checkpoint_every = 5000  # steps are short: saving more often would slow down the run

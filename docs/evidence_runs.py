@@ -27,7 +27,13 @@ def run(name: str, command: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "evidence.json"
     subprocess.run(
-        [sys.executable, *arguments, f"--evidence={path}", f"--images={directory}"],
+        [
+            sys.executable,
+            *arguments,
+            f"--evidence={path}",
+            f"--images={directory}",
+            f"--report={directory / 'report.html'}",
+        ],
         cwd=ROOT,
         check=True,
     )

@@ -95,6 +95,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
     parser.add_argument("--evidence", type=pathlib.Path, help="file for the evidence")
+    parser.add_argument("--report", type=pathlib.Path, help="file for the report")
     flags = parser.parse_args()
     flags.images.mkdir(parents=True, exist_ok=True)
     (images, labels), (test_images, test_labels) = load()
@@ -125,6 +126,8 @@ def main():
     order = np.lexsort((-activity.max(axis=1), activity.argmax(axis=1)))  # sorted by digit
     shown = used[np.argsort(-summary.active_share[used])][:12].tolist()
     draw(summary, activity[order], shown, decomposition, test_images, flags.images / "digits.png")
+    if flags.report:
+        decomposition.report(flags.report, test_images, test_labels)
     if flags.evidence:
         evidence = decomposition.evidence(test_images, test_labels, adversary_steps=(20,))
         print(evidence)

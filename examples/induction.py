@@ -187,6 +187,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
     parser.add_argument("--evidence", type=pathlib.Path, help="file for the evidence")
+    parser.add_argument("--report", type=pathlib.Path, help="file for the report")
     flags = parser.parse_args()
     flags.images.mkdir(parents=True, exist_ok=True)
     steps = 20 if flags.quick else 2000
@@ -235,6 +236,8 @@ def main():
     most = int(np.argmax(sum(shares.values())))
     others = {f"without {most}": jax.tree.map(lambda p: p[most], rest)}
     draw(shares, kept, params, others, tokens[period > 0][0], flags.images / "induction.png")
+    if flags.report:
+        decomposition.report(flags.report, tokens, "next_tokens")
     if flags.evidence:
         evidence = decomposition.evidence(tokens, "next_tokens", adversary_steps=(20,))
         print(evidence)

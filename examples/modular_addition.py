@@ -154,6 +154,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
     parser.add_argument("--evidence", type=pathlib.Path, help="file for the evidence")
+    parser.add_argument("--report", type=pathlib.Path, help="file for the report")
     flags = parser.parse_args()
     flags.images.mkdir(parents=True, exist_ok=True)
     pairs = jnp.array([(a, b) for a in range(MODULUS) for b in range(MODULUS)])
@@ -182,6 +183,8 @@ def main():
     )
     print(decomposition.history[-1])
     look(target, decomposition.components, pairs, flags.images / "modular_addition.png")
+    if flags.report:
+        decomposition.report(flags.report, held_out, held_out.sum(axis=1) % MODULUS)
     if flags.evidence:
         evidence = decomposition.evidence(
             held_out, held_out.sum(axis=1) % MODULUS, adversary_steps=(20,)

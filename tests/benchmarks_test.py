@@ -1,5 +1,6 @@
 """The benchmarks, at sizes where they measure nothing: `benchmarks/` is not installed."""
 
+import argparse
 import json
 import pathlib
 import re
@@ -17,6 +18,7 @@ from apd_jax.training.step import train_step
 from apd_jax.training.trainer import Trainer
 from benchmarks import (
     against_reference,
+    against_spd,
     problem,
     process,
     run,
@@ -30,6 +32,14 @@ from benchmarks import (
 TINY = {"seeds": 2, "batch_size": 32, "num_components": 6}
 STAGE = {"seconds": 0.01, "spread": 0.001, "operations": 1e9, "bytes": 1e6}
 POINTS = [{"value": v, "seconds": v / 1e3, "peak_memory": 5e8} for v in (50, 100)]
+AGAINST = {
+    "seconds_per_step": {"ours": 0.001, "theirs": 0.01},
+    "ratio": 10.0,
+    "ratios": [9.0, 10.0, 11.0],
+    "peak_memory": {"ours": 4e8, "theirs": 6e8},
+    "libraries_memory": {"ours": 2e8, "theirs": 3e8},
+    "memory_ratio": 1.5,
+}
 RESULTS = {
     "steps.json": {
         "rates": {"operations_per_second": 2e11, "bytes_per_second": 1e10},
@@ -43,18 +53,8 @@ RESULTS = {
             }
         },
     },
-    "reference.json": {
-        "configs": {
-            "tms:5-2": {
-                "seconds_per_step": {"ours": 0.001, "theirs": 0.01},
-                "ratio": 10.0,
-                "ratios": [9.0, 10.0, 11.0],
-                "peak_memory": {"ours": 4e8, "theirs": 6e8},
-                "libraries_memory": {"ours": 2e8, "theirs": 3e8},
-                "memory_ratio": 1.5,
-            }
-        }
-    },
+    "reference.json": {"configs": {"tms:5-2": AGAINST}},
+    "spd.json": {"configs": {"ss_gpt2_simple_config, float32": AGAINST}},
     "scaling.json": {"sweeps": [{"title": "Components", "letter": "C", "points": POINTS}]},
     "transformer.json": {
         "sweeps": [
@@ -195,6 +195,27 @@ class ReferenceTest(absltest.TestCase):
         request = against_reference.translate(plan.config.flags())
         self.assertIsNone(request["spd"]["act_recon_coeff"])
         self.assertEqual(request["model"]["instances"], 12)
+
+
+class SpdTest(absltest.TestCase):
+    def _request(self, name):
+        checkout = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        folder = checkout / against_spd.FOLDER
+        folder.mkdir(parents=True)
+        (folder / "small.yaml").touch()
+        args = argparse.Namespace(
+            spd=checkout, sizes={"components": 50, "rank": 3}, threads=2, warm=1
+        )
+        return against_spd.request(name, "float32", "cpu", args)
+
+    def test_asks_for_as_many_terms_as_all_components_have(self):
+        request = self._request("small")
+        self.assertEqual(request["subcomponents"], 150)
+        self.assertEqual(request["sizes"]["layers"], transformer.Sizes().layers)
+
+    def test_names_the_files_there_are(self):
+        with self.assertRaisesRegex(FileNotFoundError, "large.yaml does not exist.*: small"):
+            self._request("large")
 
 
 class TransformerTest(absltest.TestCase):

@@ -22,7 +22,7 @@ LAYERS = (
     ("decomposition",),
     ("studies",),
     ("run",),
-    ("main", "__init__"),
+    ("main", "api", "__init__"),
 )
 FLOORS = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 MATHEMATICS = ("sites", "components", "masked", "attribution", "objective", "errors")

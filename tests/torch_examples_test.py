@@ -7,6 +7,7 @@ import pathlib
 import re
 import sys
 
+import notebooks
 import numpy as np
 import pytest
 
@@ -140,14 +141,8 @@ def test_torch_digits(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_notebook_with_few_steps():
-    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    notebook = nbformat.read(ROOT / "examples" / "pytorch_model.ipynb", as_version=4)
-    for cell in notebook.cells:
-        cell.source = cell.source.replace("2000", "20").replace("20_000", "600")
-    client = nbclient.NotebookClient(
-        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
-    )
-    client.execute()
+    notebook = notebooks.read("pytorch_model")
+    notebooks.execute(notebook)
     printed = [
         out.text for cell in notebook.cells for out in cell.get("outputs", []) if "text" in out
     ]

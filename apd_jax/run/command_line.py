@@ -1,118 +1,104 @@
-"""What a command line has in addition to plain flags: paths of configs, `none`, --help."""
+"""What a command line has in addition to plain flags: names of configs, `none`, --help, --version.
 
-import functools
-import operator
+The imports are light: --help and --version answer without the package's libraries.
+"""
+
+import ast
 import os
 import pathlib
 import textwrap
 
-import ml_collections
+from apd_jax import studies
+from apd_jax.errors import UserError
 
-from apd_jax import config_fields, studies
-from apd_jax.run.config import Config
-
-_HELP = {"-h", "-help", "--help", "-helpfull", "--helpfull", "-helpshort", "--helpshort"}
+_SCREEN = {"-h", "-help", "--help", "-helpshort", "--helpshort"}
+_FIELDS = {"-help=fields", "--help=fields", "-helpfull", "--helpfull"}
 _USAGE = """\
-Train a network, decompose its weights into parameter components, measure, draw and report:
+Train a network, decompose its weights into parameter components, and report.
 
-  python -m apd_jax.main --config=CONFIG [--workdir=DIR] [--config.FIELD=VALUE ...]
+  apd-jax --config=CONFIG:VARIANT [--workdir=DIR] [--config.FIELD=VALUE ...]
+  apd-jax --config=tms:5-2      # the paper's first toy model; takes a minute
 
-Rerunning the command resumes the run in its directory. Fields marked * can be unset with
---config.FIELD=none. Values below are {whose}."""
+Configs and their variants:
+{configs}
+
+Flags:
+  --config=CONFIG:VARIANT  one of the above, or a file of yours: mine.py:variant
+  --workdir=DIR            directory of the run (runs/CONFIG-VARIANT if unset);
+                           rerunning the command resumes the run in it
+  --config.FIELD=VALUE     set a field; none unsets an optional one
+  --help=fields            all fields; with --config, the values of that config
+  --version                the version
+
+Often set: steps, batch_size, learning_rate, seed, seeds, restarts, topk,
+num_components, rank, coefficients.simplicity, target.steps, evidence_samples.
+`python -m apd_jax.main` is the same command. Exit status: 0 finished, 1 failed,
+75 stopped by a signal and saved."""
 
 
-def asks_for_help(argv: list[str]) -> bool:
-    """Whether a command line asks for `help_text`."""
-    return not _HELP.isdisjoint(argv)
+def asks_for(argv: list[str]) -> str | None:
+    """What a command line asks for instead of a run: "screen", "fields", "version" or None."""
+    if not _FIELDS.isdisjoint(argv):
+        return "fields"
+    if not _SCREEN.isdisjoint(argv):
+        return "screen"
+    return None if {"-version", "--version"}.isdisjoint(argv) else "version"
 
 
 def without_help(argv: list[str]) -> list[str]:
     """The other arguments."""
-    return [argument for argument in argv if argument not in _HELP]
+    return [argument for argument in argv if argument not in _SCREEN | _FIELDS]
+
+
+def config_folder() -> pathlib.Path:
+    """The folder of the package's own configs: in a wheel inside the package, else beside it."""
+    package = pathlib.Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_config(argv: list[str]) -> list[str]:
-    """Look for a config that is not in the current directory in this package's checkout."""
-    checkout, found = pathlib.Path(__file__).parents[2], list(argv)
+    """Replace the name of a config, such as `tms:5-2`, by the path of its file.
+
+    A path that leads to no file, such as `configs/tms.py`, is looked up beside the package.
+
+    Raises:
+      UserError: no such config.
+    """
+    found = list(argv)
     for i, argument in enumerate(argv):
-        flag, path = argument.split("=", 1) if "=" in argument else (argv[i - 1], argument)
-        file = path.split(":")[0]
-        elsewhere = flag.lstrip("-") == "config" and not os.path.exists(file)
-        if elsewhere and (checkout / file).is_file():
-            found[i] = f"{argument.removesuffix(path)}{checkout / path}"
+        flag, given = argument.split("=", 1) if "=" in argument else (argv[i - 1], argument)
+        if flag.lstrip("-") == "config" and not given.startswith("-"):
+            drive, rest = os.path.splitdrive(given)
+            name, colon, variant = rest.partition(":")
+            found[i] = f"{argument.removesuffix(given)}{_locate(drive + name)}{colon}{variant}"
     return found
 
 
-def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Split a command line into arguments that set something, and names of fields set to none.
-
-    Only fields that may be None are taken; `none` for any other field is left to the flag's own
-    error.
-    """
-    if not any(argument.lower().endswith("=none") for argument in argv):
-        return argv, []  # nothing to look up
-    optional = {
-        name
-        for study in studies.find_all().values()
-        for name, field, _ in config_fields.leaves(Config(target=study.task))
-        if config_fields.optional(field)
-    }
-    kept: list[str] = []
-    unset: list[str] = []
-    for argument in argv:
-        flag, _, value = argument.lstrip("-").partition("=")
-        name = flag.removeprefix("config.")
-        unset = [other for other in unset if other != name]  # the last one counts
-        if value.lower() == "none" and flag == f"config.{name}" and name in optional:
-            unset.append(name)
-        else:
-            kept.append(argument)
-    return kept, unset
-
-
-def help_text(config: ml_collections.ConfigDict | None = None) -> str:
-    """The text of --help: configs with their variants, and every field with its sentence.
-
-    Args:
-      config: the config whose values are shown; the defaults if None.
-    """
-    shown = studies.find_all() if config is None else {config.name: studies.find(config.name)}
-    whose = "defaults; a config sets its own" if config is None else "those of the given config"
-    parts = [_USAGE.format(whose=whose), "Configs and their variants:\n" + _configs()]
-    common = Config(target=None)
-    values = None if config is None else config_fields.to_mapping(common) | config.to_dict()
-    parts.append("Fields:\n" + _fields(common, values, skip="target"))
-    for name, study in shown.items():
-        task = None if values is None else values["target"]
-        title = f"Fields of the network, configs/{name}.py:\n"
-        parts.append(title + _fields(study.task, task, prefix="target."))
-    return "\n\n".join(parts)
-
-
-def _configs() -> str:
-    return "\n".join(
-        f"  {f'configs/{name}.py:{variant}':40} {study.title(variant)}"
-        for name, study in studies.find_all().items()
-        for variant in study.variants
-    )
-
-
-def _fields(record, values, *, prefix: str = "", skip: str = "") -> str:
-    """The lines of all flags of a record; `values` replace the record's."""
-    lines = []
-    for name, field, value in config_fields.leaves(record):
-        if name == skip:
-            continue
-        if values is not None:
-            value = functools.reduce(operator.getitem, name.split("."), values)
-        star = "*" if config_fields.optional(field) else " "
-        head = f"{star} --config.{prefix}{name}={'none' if value is None else value}"
-        options = [str(choice) for choice in config_fields.choices(field)]
-        words = field.metadata.get("sentence", "") + (
-            f" [{' | '.join(options)}]" if options else ""
+def _locate(name: str) -> str:
+    """The path of the file of a config."""
+    folder = config_folder()
+    places = (pathlib.Path(name), folder.parent / name, folder / f"{name}.py")
+    path = next((str(place) for place in places if place.is_file()), None)
+    if path is None:
+        known = ", ".join(sorted(studies.VARIANTS))
+        raise UserError(
+            f"there is no config {name!r}: give the path of a file, such as mine.py, or one of "
+            f"{known}"
         )
-        lines += [
-            head,
-            *textwrap.wrap(words, 92, initial_indent=6 * " ", subsequent_indent=6 * " "),
-        ]
-    return "\n".join(lines)
+    # ml_collections ends a path at its first colon; on Windows that is the colon of `C:`.
+    return os.path.relpath(path) if ":" in path else path
+
+
+def help_text() -> str:
+    """The text of --help, which fits a screen: flags, and configs with their variants."""
+    lines = []
+    for name, variants in studies.VARIANTS.items():
+        docstring = ast.get_docstring(
+            ast.parse((config_folder() / f"{name}.py").read_text("utf-8"))
+        )
+        lines.append(f"  {name:16} {(docstring or '').splitlines()[0]}")
+        lines += textwrap.wrap(
+            ", ".join(variants), 79, initial_indent=19 * " ", subsequent_indent=19 * " "
+        )
+    return _USAGE.format(configs="\n".join(lines))

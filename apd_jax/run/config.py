@@ -69,9 +69,12 @@ def base_config(name: str, variant: str) -> ml_collections.ConfigDict:
     """Make the config of a study, with the default of every flag.
 
     Raises:
-      UserError: no such study.
+      UserError: no such study or variant.
     """
-    record = Config(name=name, variant=variant, target=studies.find(name).task)
+    study = studies.find(name)
+    if variant not in study.variants:
+        raise UserError(f"unknown variant {variant!r}; configs/{name}.py has {study.variants}")
+    record = Config(name=name, variant=variant, target=study.task)
     config = ml_collections.ConfigDict()
     _fill(config, record)
     return config

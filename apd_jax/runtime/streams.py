@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import logging as std_logging
 import os
 import sys
 
@@ -23,6 +24,19 @@ def open_missing() -> None:
         setattr(sys, name, open(number, "r+" if number == 0 else "w", closefd=False))  # noqa: SIM115
         if name == "stderr":
             logging.get_absl_handler().python_handler.stream = sys.stderr
+
+
+class LogLines(std_logging.Formatter):
+    """Lines of the log: the time, the level from warnings upwards, and the message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+    def formatMessage(self, record: std_logging.LogRecord) -> str:
+        """Return the first line of a record."""
+        if record.levelno >= std_logging.WARNING:
+            record.message = f"{record.levelname}: {record.message}"
+        return super().formatMessage(record)
 
 
 def say(*lines: str) -> None:

@@ -12,12 +12,15 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
     packages = ("apd_jax", "jax", "jaxlib", "flax", "optax", "numpy")
     found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed (run from a checkout)"
-    return found
+    return found | {package: version(package) for package in packages}
+
+
+def version(package: str) -> str:
+    """Return the version of a package, or that it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed (run from a checkout)"
 
 
 def machine() -> dict[str, Any]:

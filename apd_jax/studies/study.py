@@ -2,17 +2,20 @@
 
 import abc
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-from matplotlib.figure import Figure
 
+from apd_jax import studies
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies.captions import Caption
 from apd_jax.studies.task import Task
 from apd_jax.studies.verdicts import Published, Threshold
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class ProbeInputs(NamedTuple):
@@ -36,7 +39,6 @@ class Study(abc.ABC):
 
     Attributes:
       name: Value of `config.name`.
-      variants: Allowed values of `config.variant`.
       task: A network of the family with its default hyperparameters.
       captions: Captions of the figures that `draw` returns.
       main_figure: Name of the figure that is drawn for every seed; the others are drawn for one.
@@ -45,11 +47,15 @@ class Study(abc.ABC):
     """
 
     name: str
-    variants: tuple[str, ...]
     task: Task
     captions: Mapping[str, Caption]
     main_figure: str
     measures: Mapping[str, tuple[str, str]] = {}
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Allowed values of `config.variant`, from `studies.VARIANTS`."""
+        return studies.VARIANTS[self.name]
 
     @abc.abstractmethod
     def title(self, variant: str) -> str:
@@ -103,7 +109,7 @@ class Study(abc.ABC):
     @abc.abstractmethod
     def draw(
         self, numbers: Mapping[str, Any], arrays: Any, only: str | None = None
-    ) -> dict[str, Figure]:
+    ) -> dict[str, "Figure"]:
         """Return the figures by name, or only the one called `only`."""
 
     @abc.abstractmethod

@@ -18,7 +18,6 @@ class GatedFunctionsStudy(Study):
     """Does each component hold one function, and all of it?"""
 
     name = "gated_functions"
-    variants = ("paper", "small", "robust")
     task = GatedFunctions()
     captions = CAPTIONS
     main_figure = "networks"

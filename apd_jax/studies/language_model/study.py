@@ -24,7 +24,6 @@ class LanguageModelStudy(Study):
     """Does a language model come apart into components, few of which explain a position?"""
 
     name = "language_model"
-    variants = ("1", "2", "4")
     task = LanguageModel()
     captions = CAPTIONS
     main_figure = "curves"

@@ -13,14 +13,11 @@ from apd_jax.studies.linear_map.network import LinearMap
 from apd_jax.studies.study import ProbeInputs, Study
 from apd_jax.studies.verdicts import Threshold
 
-_KINDS = ("identity", "orthogonal", "low-rank")
-
 
 class LinearMapStudy(Study):
     """Does each component hold one row of the matrix?"""
 
     name = "linear_map"
-    variants = tuple(f"{kind}-{sample}" for kind in _KINDS for sample in ("sparse", "gaussian"))
     task = LinearMap()
     captions = CAPTIONS
     main_figure = "matrices"

@@ -45,7 +45,6 @@ class ResidualMLPStudy(Study):
     """Does each component hold one of the functions that the network computes?"""
 
     name = "resid_mlp"
-    variants = (*_PAPER, *(f"{variant}{SUFFIX}" for variant in _PAPER))
     task = ResidualMLPTask()
     captions = CAPTIONS
     main_figure = "neuron_contributions"

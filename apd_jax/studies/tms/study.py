@@ -28,7 +28,6 @@ class TMSStudy(Study):
     """Does each component hold one feature?"""
 
     name = "tms"
-    variants = (*_VALUES, *(f"{variant}{SUFFIX}" for variant in _VALUES))
     task = TMSTask()
     captions = CAPTIONS
     main_figure = "components"

@@ -1,0 +1,81 @@
+"""Fields of configs as flags: those that `none` unsets, and the text of --help=fields."""
+
+import functools
+import operator
+import textwrap
+
+import ml_collections
+
+from apd_jax import config_fields, studies
+from apd_jax.run.config import Config
+
+_INTRODUCTION = """\
+Fields of a config, set by --config.FIELD=VALUE. Those marked * are unset by
+--config.FIELD=none. The values are {whose}."""
+
+
+def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into arguments that set something, and names of fields set to none.
+
+    Only fields that may be None are taken; `none` for any other field is left to the flag's own
+    error.
+    """
+    if not any(argument.lower().endswith("=none") for argument in argv):
+        return argv, []  # nothing to look up
+    optional = {
+        name
+        for study in studies.find_all().values()
+        for name, field, _ in config_fields.leaves(Config(target=study.task))
+        if config_fields.optional(field)
+    }
+    kept: list[str] = []
+    unset: list[str] = []
+    for argument in argv:
+        flag, _, value = argument.lstrip("-").partition("=")
+        name = flag.removeprefix("config.")
+        unset = [other for other in unset if other != name]  # the last one counts
+        if value.lower() == "none" and flag == f"config.{name}" and name in optional:
+            unset.append(name)
+        else:
+            kept.append(argument)
+    return kept, unset
+
+
+def help_text(config: ml_collections.ConfigDict | None = None) -> str:
+    """The text of --help=fields: every field with its sentence.
+
+    Args:
+      config: the config whose values are shown; the defaults if None.
+    """
+    shown = studies.find_all() if config is None else {config.name: studies.find(config.name)}
+    whose = "defaults; a config sets its own" if config is None else "those of the given config"
+    parts = [_INTRODUCTION.format(whose=whose)]
+    common = Config(target=None)
+    values = None if config is None else config_fields.to_mapping(common) | config.to_dict()
+    parts.append(_fields(common, values, skip="target"))
+    for name, study in shown.items():
+        task = None if values is None else values["target"]
+        title = f"Fields of the network of {name}:\n"
+        parts.append(title + _fields(study.task, task, prefix="target."))
+    return "\n\n".join(parts)
+
+
+def _fields(record, values, *, prefix: str = "", skip: str = "") -> str:
+    """The lines of all flags of a record; `values` replace the record's."""
+    lines = []
+    for name, field, value in config_fields.leaves(record):
+        if name == skip:
+            continue
+        if values is not None:
+            value = functools.reduce(operator.getitem, name.split("."), values)
+        star = "*" if config_fields.optional(field) else " "
+        head = f"{star} --config.{prefix}{name}={'none' if value is None else value}"
+        options = [str(choice) for choice in config_fields.choices(field)]
+        words = field.metadata.get("sentence", "") + (
+            f" [{' | '.join(options)}]" if options else ""
+        )
+        lines += [
+            head,
+            *textwrap.wrap(words, 80, initial_indent=6 * " ", subsequent_indent=6 * " "),
+        ]
+    return "\n".join(lines)
