@@ -4,6 +4,10 @@ import importlib
 import importlib.util
 import typing
 
+from apd_jax import compiler_fault
+
+compiler_fault.avoid()
+
 if typing.TYPE_CHECKING:
     from apd_jax.api import *  # noqa: F403
 

@@ -1,5 +1,6 @@
 """The public names of the package; `apd_jax` has all of them."""
 
+from apd_jax import compiler_fault
 from apd_jax.attribution import (
     ablation_attributions,
     activation_attributions,
@@ -25,6 +26,8 @@ from apd_jax.runtime.outcome import DataFailed, Diverged, Terminated
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
 from apd_jax.training.requirements import Requirements
+
+compiler_fault.warn_if_too_late()
 
 __all__ = [
     "Coefficients",
