@@ -42,14 +42,14 @@ ROBUST = Settings(
 # keeps the KL divergence high, and there are no rounds of refinement: the rank is the limit.
 LOGITS = Settings(
     objective=Objective(
-        Coefficients(faithfulness=20.0, minimality=1.0, partial=0.5),
+        Coefficients(faithfulness=80.0, minimality=1.0, partial=1.0),
         selection="sample",
         per_position=True,
         minimality_loss="kl",
         masks=PartialMasks(adversary_share=0.5),
         routes=Routes(attribution_mode="sketch", num_probes=8),
     ),
-    steps=2000,
+    steps=6000,
     batch_size=16,
     learning_rate=0.1,
     warmup_fraction=0.05,
