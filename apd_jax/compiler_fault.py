@@ -4,7 +4,8 @@ In jaxlib 0.10.2 a product of a matrix product with a broadcast array, summed ov
 is compiled wrongly where it has about 4096 rows or more: a gradient through an RMS norm, pulled
 back for several directions at once, is off by a third. It is right op by op, in smaller arrays,
 and in jaxlib 0.10.1 and before. What goes wrong is the fusion of sums into calls of the library
-YNNPACK. A flag of XLA leaves that library its matrix products alone.
+YNNPACK, which a flag of XLA turns off. (To leave that library matrix products alone is no way out:
+some programs then never end.)
 """
 
 import importlib.metadata
@@ -13,7 +14,7 @@ import warnings
 
 _FAULTY = ("0.10.2",)
 _FLAG = "xla_cpu_experimental_ynn_fusion_type"
-_SETTING = f"--{_FLAG}=LIBRARY_FUSION_TYPE_DOT"
+_SETTING = f"--{_FLAG}="
 
 
 def avoid() -> None:

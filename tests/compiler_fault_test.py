@@ -16,7 +16,7 @@ class FlagTest(parameterized.TestCase):
     @parameterized.parameters(
         ("0.10.2", "", compiler_fault._SETTING),
         ("0.10.2", "--a=1", f"--a=1 {compiler_fault._SETTING}"),
-        ("0.10.2", f"--{compiler_fault._FLAG}=", f"--{compiler_fault._FLAG}="),
+        ("0.10.2", f"--{compiler_fault._FLAG}=X", f"--{compiler_fault._FLAG}=X"),
         ("0.10.2", "/a/file", "/a/file"),
         ("0.10.1", "", ""),
     )
