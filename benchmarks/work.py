@@ -25,7 +25,7 @@ class Work(NamedTuple):
 def count(function: Callable[..., Any], *args: Any) -> Work:
     """Count the work of a function.
 
-    The result is a lower bound: loops of unknown length are ignored, and of branches the cheapest
+    The result is a lower bound: loops of unknown length count once, and of branches the cheapest
     counts.
 
     Args:

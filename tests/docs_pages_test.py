@@ -28,6 +28,7 @@ ELSEWHERE = {
     "extending.md": "docs_test.py",
     "pytorch.md": "torch_docs_test.py",
     "language-models.md": "torch_docs_test.py",
+    "scaling.md": "plan_test.py",
 }
 
 
@@ -43,7 +44,11 @@ class CommandsTest(parameterized.TestCase):
         commands.remove("--config=planes")  # the reader writes this one, by docs/extending.md
         for command in commands:
             with self.subTest(command):
-                flags = [word for word in shlex.split(command) if word.startswith("--")]
+                flags = [
+                    word
+                    for word in shlex.split(command)
+                    if word.startswith(("--config", "--workdir"))
+                ]
                 with fresh_flags.parsed(*flags):
                     config = main._CONFIG.value
                     read_config(config, studies.find(config.name))

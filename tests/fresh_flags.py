@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from apd_jax import main
+from apd_jax.run import command_line, commands
 
 
 @contextlib.contextmanager
@@ -24,4 +25,4 @@ def parsed(*arguments: str) -> Iterator[list[str]]:
         mock.patch.object(main, "_WORKDIR", workdir),
         mock.patch.object(sys, "argv", argv),
     ):
-        yield main._parse(argv)
+        yield commands.parse(config, argv, screen=command_line.help_text)

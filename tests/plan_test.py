@@ -1,5 +1,8 @@
 """What a training takes, counted before it runs, against the compiled step."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +51,19 @@ def transformer_problem():
     data = np.random.default_rng(0).integers(0, 50, (100, 12), np.int32)
     options = {"num_components": 20, "rank": 2, "topk": 4.0, "batch_size": 4}
     return target, data, options | {"minimality_loss": "kl", "per_position": True}
+
+
+class PageTest(absltest.TestCase):
+    def test_code_of_the_page_on_scaling(self):
+        """With a smaller network on one device, and three steps."""
+        page = (pathlib.Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
+        target, data, _ = tms_problem()
+        names = {"apd_jax": apd_jax, "target": target, "data": data, "x": jnp.zeros((3, 20))}
+        blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        self.assertLen(blocks, 2)
+        for block in blocks:
+            small = block.replace("5000", "8").replace("(1, 4, 2)", "(1, 1, 1), steps=3")
+            exec(compile(small, "scaling.py", "exec"), names)
 
 
 def memory_of_training(target, data, options):

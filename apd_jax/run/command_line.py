@@ -27,7 +27,7 @@ Flags:
   --workdir=DIR            directory of the run (runs/CONFIG-VARIANT if unset);
                            rerunning the command resumes the run in it
   --config.FIELD=VALUE     set a field; none unsets an optional one
-  --plan                   print the memory and the operations of a step, run nothing
+  --plan                   print memory and operations of a step; run nothing
   --help=fields            all fields; with --config, the values of that config
   --version                the version
 

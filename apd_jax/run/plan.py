@@ -115,13 +115,31 @@ def plan_requirements(plan: Plan, *, compile: bool = True) -> Requirements:
 
 
 def _check_memory(plan: Plan) -> None:
-    """Raise UserError where what the run surely needs exceeds the memory."""
-    targets, training = abstract_targets(plan), plan.training
-    needed = least_bytes(plan.settings, targets, as_source(plan.task.inputs))
+    """Raise UserError where what the run surely needs exceeds the memory.
+
+    What parameters, factors and a batch take is asked first: a network of impossible size can't
+    even be traced.
+    """
+    key, training, settings = jax.random.key(0), plan.training, plan.settings
+    params = jax.tree.leaves(jax.eval_shape(plan.task.init, key))
+    x = jax.eval_shape(lambda key: plan.task.inputs(key, 1), key)
+    width = sum(leaf.size for leaf in jax.tree.leaves(x))
+    floats = [
+        3 * sum(leaf.size for leaf in params),
+        3 * settings.num_components * (settings.rank or 1) * sum(sum(p.shape) for p in params),
+        settings.batch_size * (settings.num_components + width),
+        training.batch_size * width if training else 0,
+    ]
+    _refuse_beyond_memory(plan, 4 * plan.config.seeds * sum(floats))
+    targets = abstract_targets(plan)
+    needed = least_bytes(settings, targets, as_source(plan.task.inputs))
     if training:
-        x = jax.eval_shape(lambda key: plan.task.inputs(key, 1), jax.random.key(0))
         rows = plan.config.seeds * training.batch_size
         needed = max(needed, 3 * held(targets) + rows * held(x))
+    _refuse_beyond_memory(plan, needed)
+
+
+def _refuse_beyond_memory(plan: Plan, needed: int) -> None:
     there = memory.total()
     if there is not None and needed > there:
         large = [
