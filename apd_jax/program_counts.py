@@ -3,7 +3,9 @@
 Nothing is compiled, and arrays may be abstract.
 """
 
+import collections
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,6 +24,11 @@ _FUSED = {
     *("squeeze", "stop_gradient", "sub", "tanh", "transpose", "xor", "sharding_constraint"),
 }
 _READS_FUSED = _FUSED | {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or"}
+_COLLECTIVE = re.compile(
+    r"= (\(?[^=]*?)\s(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
 
 
 def operations(function: Callable[..., Any], *arguments: Any) -> int:
@@ -136,3 +143,15 @@ def _peak(jaxpr: Any) -> int:
         unused = sum(written.get(a, 0) for a in equation.writes if a not in end)
         live += own - unused - frees.get(place, 0)
     return most
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """Number of each collective in the text of a compiled program, and bytes of its results."""
+    numbers: collections.Counter[str] = collections.Counter()
+    sizes: collections.Counter[str] = collections.Counter()
+    for shapes, kind in _COLLECTIVE.findall(text):
+        numbers[kind] += 1
+        for dtype, dims in _ARRAY.findall(shapes):
+            width = 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)[:2] or 8) // 8
+            sizes[kind] += max(width, 1) * math.prod(map(int, filter(None, dims.split(","))))
+    return {kind: (numbers[kind], sizes[kind]) for kind in sorted(numbers)}

@@ -10,17 +10,11 @@ compiled step, and the bytes that all of them give to a device.
 
 import argparse
 import ast
-import collections
 import importlib
 import math
 import os
-import re
 
 _MESHES = "1,1,1 1,1,2 1,1,4 1,1,8"
-_BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "u8": 1, "s8": 1}
-_COLLECTIVE = re.compile(
-    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\("
-)
 
 
 def compiled_step(name: str, changes: dict, shape: tuple[int, ...]):
@@ -47,17 +41,6 @@ def compiled_step(name: str, changes: dict, shape: tuple[int, ...]):
         return lowered.compile()
 
 
-def collectives(text: str) -> tuple[dict[str, int], int]:
-    """How often each collective occurs in a compiled program, and the bytes that all give."""
-    counts: collections.Counter[str] = collections.Counter()
-    total = 0
-    for shapes, kind, _ in _COLLECTIVE.findall(text):
-        counts[kind] += 1
-        for dtype, axes in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
-            total += _BYTES.get(dtype, 4) * math.prod(int(n) for n in axes.split(",") if n)
-    return dict(counts), total
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
@@ -74,12 +57,16 @@ def main() -> None:
         except (ValueError, SyntaxError):
             changes[field] = value
     os.environ["JAX_NUM_CPU_DEVICES"] = str(max(math.prod(shape) for shape in shapes))
+    from apd_jax import program_counts  # after the number of devices is set
+
     print("| mesh | state, MB | temporary, MB | collectives | their bytes, MB |")
     print("|---|---:|---:|---|---:|")
     for shape in shapes:
         step = compiled_step(given.config, changes, shape)
-        memory, (counts, moved) = step.memory_analysis(), collectives(step.as_text())
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "none"
+        memory = step.memory_analysis()
+        found = program_counts.collectives(step.as_text())
+        kinds = ", ".join(f"{number} {kind}" for kind, (number, _) in found.items()) or "none"
+        moved = sum(size for _, size in found.values())
         sizes = (memory.alias_size_in_bytes, memory.temp_size_in_bytes)
         state, temporary = (f"{size / 1e6:.1f}" for size in sizes)
         mesh = ",".join(map(str, shape))

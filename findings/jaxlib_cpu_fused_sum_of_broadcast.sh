@@ -2,8 +2,8 @@
 # jaxlib 0.10.2, CPU: under jit, the pull-back of an RMS norm and a matrix product for several
 # directions at once (vmap of jax.linear_transpose) is wrong by a third, without a warning, if
 # directions x examples x positions reach about 4096 rows. It is right op by op, with fewer rows,
-# with jaxlib 0.10.1, and with --xla_cpu_experimental_ynn_fusion_type= (no type): what goes wrong is
-#  the fusion of sums into YNNPACK, which is on by default.
+# with jaxlib 0.10.1, and with --xla_cpu_experimental_ynn_fusion_type= (no type): what goes
+# wrong is the fusion of sums into YNNPACK, which is on by default.
 # Fails if this changes.
 set -euo pipefail
 folder=$(mktemp -d)

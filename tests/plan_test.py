@@ -163,7 +163,7 @@ class CountsTest(absltest.TestCase):
           %b = pred[8]{0} all-gather(pred[2]{0} %m), dimensions={0}
           %c = f32[9]{0} add(f32[9]{0} %all-reduce.1, f32[9]{0} %q)
         """
-        found = requirements._collectives(text)
+        found = program_counts.collectives(text)
         self.assertEqual(found, {"all-reduce": (2, 80 + 8 + 6), "all-gather": (1, 8)})
 
 

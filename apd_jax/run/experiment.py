@@ -111,11 +111,9 @@ def shuffle(targets: Target, seeds: jax.Array) -> Target:
     return jax.vmap(one)(targets, seeds)
 
 
-def decompose_targets(
-    plan: Plan, targets: Target, workdir: Workdir, flag: StopFlag
-) -> tuple[list[Decomposition], float]:
-    """Decompose the targets of all seeds, or resume that in the workdir; and seconds."""
-    trainer = Trainer(
+def make_trainer(plan: Plan, targets: Target) -> Trainer:
+    """Make the trainer of a plan for the targets of all seeds."""
+    return Trainer(
         plan.settings,
         targets,
         plan.task.inputs,
@@ -123,6 +121,13 @@ def decompose_targets(
         restarts=plan.config.restarts,
         mesh_shape=plan.config.mesh,
     )
+
+
+def decompose_targets(
+    plan: Plan, targets: Target, workdir: Workdir, flag: StopFlag
+) -> tuple[list[Decomposition], float]:
+    """Decompose the targets of all seeds, or resume that in the workdir; and seconds."""
+    trainer = make_trainer(plan, targets)
     wandb = config_fields.to_mapping(plan.config.wandb) | {"config": plan.config.flags()}
     outcome = session.fit(
         trainer,

@@ -75,14 +75,7 @@ def train(
 
 
 def _open(index: int, plan: Plan, workdir: Workdir, targets: Target) -> _Run:
-    trainer = Trainer(
-        plan.settings,
-        targets,
-        plan.task.inputs,
-        plan.seeds,
-        restarts=plan.config.restarts,
-        mesh_shape=plan.config.mesh,
-    )
+    trainer = experiment.make_trainer(plan, targets)
     keeping = experiment.keeping(plan.config)
     return _Run(index, trainer, Directory(workdir.path, trainer, "decomposition", keeping))
 

@@ -6,8 +6,6 @@ abstract. Letters: S trainings side by side, B batch, C components.
 
 import dataclasses
 import math
-import re
-from collections import Counter
 from typing import Any, cast
 
 import jax
@@ -32,11 +30,6 @@ _KINDS = {
     "tangents": "attributions: the target's pass and the tangents",
     "masked_pass": "losses: passes with masks, kept for the gradient",
 }
-_COLLECTIVE = re.compile(
-    r"= (\(?[^=]*?)\s(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(?:-start)?\("
-)
-_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,16 +272,4 @@ def _compiled(
     found = program.memory_analysis()
     total = found.argument_size_in_bytes + found.temp_size_in_bytes
     total += found.output_size_in_bytes - found.alias_size_in_bytes
-    return total, _collectives(program.as_text()) if layout else {}
-
-
-def _collectives(text: str) -> dict[str, tuple[int, int]]:
-    """Number and bytes of the results of the collectives of a program's text."""
-    numbers: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    for shapes, kind in _COLLECTIVE.findall(text):
-        numbers[kind] += 1
-        for dtype, dims in _ARRAY.findall(shapes):
-            width = 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)[:2] or 8) // 8
-            sizes[kind] += max(width, 1) * math.prod(map(int, filter(None, dims.split(","))))
-    return {kind: (numbers[kind], sizes[kind]) for kind in sorted(numbers)}
+    return total, program_counts.collectives(program.as_text()) if layout else {}
