@@ -14,7 +14,7 @@ from apd_jax import program_counts
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.runtime import loop, step_programs
-from apd_jax.training import presets, requirements
+from apd_jax.training import presets
 from apd_jax.training.trainer import Trainer
 from benchmarks import transformer
 
