@@ -1,6 +1,5 @@
 """A run as a whole: what is refused before training, and what a finished one does."""
 
-import itertools
 import json
 import os
 import pathlib
@@ -157,11 +156,8 @@ class GoesOnTest(Trained):
     def test_stopped_twice(self):
         """Target and decomposition of two seeds end as those of a run that is left alone."""
         for name, looks, step in (("target", 1, 10), ("decomposition", 5, 30)):
-            flag = mock.Mock(StopFlag)
-            answers = itertools.chain([False] * looks, itertools.repeat(True))
-            type(flag).requested = mock.PropertyMock(side_effect=answers)
             with self.assertRaisesRegex(loop.Stopped, f"^{name} stopped at step {step}$"):
-                self.run_config(flag, seeds=2)
+                self.run_config(FlagAfter(looks), seeds=2)
         self.run_config(seeds=2)
         first = experiment.publish.call_args.args[2]
         self.workdir = self.root / "alone"

@@ -121,7 +121,8 @@ class DataTest(absltest.TestCase):
 
 @absltest.skipUnless(platform.libc_ver()[0] == "glibc", "needs glibc")
 class ReturnTest(parameterized.TestCase):
-    @parameterized.parameters(("on", -5_000, 5_000), ("off", 15_000, 30_000))
+    # Trimming may also return what the process had before.
+    @parameterized.parameters(("on", -25_000, 5_000), ("off", 15_000, 30_000))
     @pytest.mark.slow
     def test_kilobytes_kept(self, switch, least, most):
         self.assertBetween(run(PROGRAM, switch), least, most)
