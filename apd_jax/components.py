@@ -6,12 +6,13 @@ site widths.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from apd_jax.config_fields import check_whole
+from apd_jax.config_numbers import whole
 from apd_jax.errors import UserError
 from apd_jax.sites import Placement, PyTree, Target
 
@@ -179,9 +180,9 @@ def init_components(
       UserError: num_components, rank or instances not whole or below 1, or a scale that is not
         positive.
     """
-    check_whole(num_components=num_components, instances=instances)
-    if rank is not None:
-        check_whole(rank=rank)
+    num_components = whole("num_components", num_components)
+    instances = whole("instances", instances)
+    rank = None if rank is None else whole("rank", rank)
     if not isinstance(scale, jax.core.Tracer) and not scale > 0:
         raise UserError(f"scale must be positive, got {scale}")
     components = {}
@@ -240,6 +241,11 @@ def num_components(components: Components) -> int:
 
 def check_components(target: Target, components: Components) -> None:
     """Raise UserError unless components have the target's sites, widths, and one C."""
+    if not isinstance(components, Mapping):
+        raise UserError(
+            "components must be a mapping {site: Factors}, such as those of init_components or "
+            f"decomposition.components, got a {type(components).__name__}"
+        )
     if set(components) != set(target.sites):
         raise UserError(
             f"components are for sites {sorted(components)}, the target's are "

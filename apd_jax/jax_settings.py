@@ -34,5 +34,6 @@ def own_settings() -> Iterator[None]:
         jax.numpy_rank_promotion("allow"),
         jax.numpy_dtype_promotion("standard"),
         jax.transfer_guard("allow"),
+        jax.disable_jit(False),
     ):
         yield

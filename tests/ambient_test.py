@@ -25,6 +25,7 @@ SETTINGS = {
     "precision": lambda: jax.default_matmul_precision("bfloat16"),
     "legacy_keys": lambda: jax.legacy_prng_key("error"),
     "nans": lambda: jax.debug_nans(True),
+    "without_jit": lambda: jax.disable_jit(),
 }
 
 

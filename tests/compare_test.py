@@ -100,6 +100,8 @@ class CompareTest(parameterized.TestCase):
             apd_jax.compare(self.first, 3)
         with self.assertRaisesRegex(apd_jax.UserError, "threshold"):
             apd_jax.compare(self.first, self.second, threshold=2)
+        with self.assertRaisesRegex(apd_jax.UserError, "a list of decompositions, got a dict"):
+            apd_jax.compare_seeds(self.first)
         with self.assertRaisesRegex(apd_jax.UserError, "at least 2"):
             apd_jax.compare_seeds([self.first])
 
@@ -120,6 +122,14 @@ class ShuffledTest(absltest.TestCase):
         moved = apd_jax.shuffled([one, one], 3)
         self.assertFalse(np.array_equal(*moved))
         np.testing.assert_array_equal(moved[0], apd_jax.shuffled([one, one], 3)[0])
+
+    def test_keys(self):
+        params = {"w": jnp.arange(12.0).reshape(3, 4)}
+        found = apd_jax.shuffled(params, 3)
+        for key in (np.int64(3), jnp.array(3), jax.random.key(3), jax.random.PRNGKey(3)):
+            np.testing.assert_array_equal(apd_jax.shuffled(params, key)["w"], found["w"])
+        with self.assertRaisesRegex(apd_jax.UserError, "seed must be a whole number"):
+            apd_jax.shuffled(params, 0.5)
 
     def test_nothing_to_shuffle(self):
         with self.assertRaisesRegex(apd_jax.UserError, "no matrix"):

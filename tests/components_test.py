@@ -101,6 +101,21 @@ class InitTest(parameterized.TestCase):
             )
 
 
+    def test_numbers_of_any_library(self):
+        target, _ = networks.make("mlp")
+        for kind in (np.int64, jnp.array, np.array):
+            found = apd_jax.init_components(
+                jax.random.key(0), target, num_components=kind(2), rank=kind(1), instances=kind(1)
+            )
+            chex.assert_shape(found["first/w"].reads, (2, 1, None))
+
+    @parameterized.parameters(([1],), (3,), ("first/w",))
+    def test_what_is_no_mapping_is_refused(self, components):
+        target, _ = networks.make("mlp")
+        with self.assertRaisesRegex(ValueError, "components must be a mapping"):
+            module.check_components(target, components)
+
+
 class UnitNormTest(absltest.TestCase):
     def test_normalise_reads(self):
         before = {"site": factors(4, 2)}

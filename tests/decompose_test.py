@@ -265,6 +265,30 @@ class BadInputTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, message):
             apd_jax.decompose(networks.mlp(), sample, **(TINY | options))
 
+    @parameterized.parameters(
+        (lambda leaf: leaf * np.nan, "init must hold finite real numbers; at 'first/w' .* NaN"),
+        (lambda leaf: leaf.astype(complex), "at 'first/w' there are complex64"),
+        (lambda leaf: leaf.astype(int), "at 'first/w' there are int32"),
+    )
+    def test_init(self, change, message):
+        init = jax.tree.map(change, networks.components(networks.mlp(), 3, 2))
+        with self.assertRaisesRegex(ValueError, message):
+            apd_jax.decompose(networks.mlp(), inputs, **TINY, init=init)
+
+    def test_inside_a_traced_function(self):
+        for trace in (jax.jit, jax.vmap, jax.grad):
+            with self.assertRaisesRegex(ValueError, "can't be traced: call it outside of jit"):
+                trace(lambda x: apd_jax.decompose(networks.mlp(), x, **TINY))(jnp.ones((8, 3)))
+
+    @parameterized.parameters(
+        (lambda p, x: 1e25 * x @ p["w"], 1.0, r"returns outputs up to .*e\+2., whose squares"),
+        (lambda p, x: x @ p["w"], 1e25, r"site 'w' has weights up to .*e\+2., whose squares"),
+    )
+    def test_numbers_beyond_the_squares_of_float32(self, network, scale, message):
+        target = apd_jax.Target(network, {"w": scale * networks.normal(0, 3, 2)})
+        with self.assertRaisesRegex(ValueError, message):
+            apd_jax.decompose(target, inputs, **TINY)
+
     def test_unknown_option(self):
         for name, near in (("rnk", "rank"), ("work_dir", "workdir")):
             message = f"decompose has no option '{name}'; did you mean '{near}'"

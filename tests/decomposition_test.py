@@ -69,6 +69,19 @@ class NumbersTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, r"component must .* \[0, 5\), got .*7"):
             found.top_examples(kind(7), X)
 
+    @parameterized.parameters((np.array([True, False, True, False, False]),), (True,), (1.5,))
+    def test_what_is_no_number_of_a_component(self, component):
+        """A mask over components is none, either: True would be component 1."""
+        with self.assertRaisesRegex(apd_jax.UserError, "component must be a whole number"):
+            exact().ablate(X, component)
+        with self.assertRaisesRegex(apd_jax.UserError, "component must be a whole number"):
+            exact().edited({np.ravel(component)[0].item(): 0.0})
+
+    @parameterized.parameters(([0, 1],), (3,), (np.zeros(5),))
+    def test_scales_that_are_no_mapping(self, scales):
+        with self.assertRaisesRegex(apd_jax.UserError, "scales must be a mapping"):
+            exact().edited(scales)
+
     @parameterized.parameters(np.float32, np.float64, jnp.float32)
     def test_scales_of_other_libraries(self, kind):
         found = exact()
@@ -138,12 +151,33 @@ class SummaryTest(parameterized.TestCase):
         (lambda classes: 0 * classes - 100, "all 40 labels are negative"),
         (lambda classes: np.where(classes, np.nan, classes), "20 of 40 labels are NaN or infinite"),
         (lambda classes: classes.astype(str), "labels must be numbers, classes or values, got <U"),
+        (lambda classes: classes.astype(object), "got object: number the classes"),
+        (lambda classes: {"y": classes}, r"must be one array, got a dict of \['y'\]"),
+        (lambda classes: classes.astype("f4"), r"type float32;.*give labels.astype\(int\)"),
+        (lambda classes: classes[:, None], r"give labels\[..., 0\]"),
+        (lambda classes: np.eye(2, dtype=bool)[classes], r"one-hot form give labels.argmax\(-1\)"),
+        (lambda classes: np.ma.masked_equal(classes + 0.5, 0.5), "labels: .* a masked array"),
     )
     def test_labels_that_are_no_class_are_refused(self, change, message):
         found = exact()
         labels = np.arange(40) % 2
         with self.assertRaisesRegex(apd_jax.UserError, message):
             found.summary(X, change(labels), baselines=())
+
+    def test_masked_labels_are_ignored(self):
+        found = exact()
+        labels = np.array(found.target(X)).argmax(axis=1)
+        wrong = np.ma.masked_array(np.where(np.arange(40) < 20, 1 - labels, labels), mask=False)
+        wrong[:20] = np.ma.masked
+        for classes in (wrong, wrong.astype(np.uint8)):
+            summary = found.summary(X, classes, baselines=())
+            self.assertEqual(summary.network.quality, 1.0)
+            self.assertIn("20 of 40 labels are negative and ignored.", repr(summary))
+
+    def test_true_and_false_are_no_classes_among_many(self):
+        with self.assertRaisesRegex(apd_jax.UserError, "True and False, .* 3 classes"):
+            labels_module.check(np.ones(4, bool), (4, 3))
+        labels_module.check(np.ones(4, bool), (4, 2))
 
     def test_one_logit_knows_two_classes(self):
         values = np.array([[-1.0], [2.0], [3.0]])
@@ -264,6 +298,13 @@ class EmptySiteTest(absltest.TestCase):
             words, _, _ = text.partition('<section id="figures">')
             self.assertNotRegex(words, r"\de\+2\d\d")
             found.plot(0)
+
+    def test_weights_too_small_for_squares_in_float32_are_none(self):
+        target = adapted(B=jnp.full_like(adapted().params["B"], 1e-30))
+        summary = self.found(target, 0.1).summary(X)
+        self.assertEqual(summary.empty_sites, ("B",))
+        self.assertLess(max(summary.unfaithfulness.values()), 1e6)
+        np.testing.assert_array_equal(summary.ranks, self.found(adapted()).summary(X).ranks)
 
     def test_all_sites_empty(self):
         target = adapted(**jax.tree.map(jnp.zeros_like, adapted().params))

@@ -205,6 +205,39 @@ class DataFailedTest(EndingsTestCase):
         self.assertNotIsInstance(caught.exception, apd_jax.DataFailed)
 
 
+class ObserverTest(EndingsTestCase):
+    """An observer that raises ends the training; what was trained is kept."""
+
+    @parameterized.product(where=["on_metrics", "save", "should_stop"], directory=[False, True])
+    @pytest.mark.slow
+    def test_keeps_what_is_done(self, where, directory):
+        class Broken(loop.Observer):
+            pass
+
+        def fail(_, *arguments):
+            if not arguments or arguments[0] >= 8:
+                raise ConnectionError("the tracker is gone")
+
+        setattr(Broken, where, fail)
+        workdir = self.workdir if directory else None
+        with self.assertRaisesRegex(ConnectionError, "tracker is gone") as caught:
+            decompose(observer=Broken(), workdir=workdir)
+        step = caught.exception.decomposition.history[-1]["step"]
+        self.assertIn(step, (2,) if where == "should_stop" else (8, 10, 12))
+        self.assertIn(f"training ended after step {step}", caught.exception.__notes__[0])
+        if directory:
+            same(decompose(workdir=workdir), decompose())
+
+    def test_at_the_last_step(self):
+        class Broken(loop.Observer):
+            def save(self, step, state):
+                raise ConnectionError("the tracker is gone")
+
+        with self.assertRaisesRegex(ConnectionError, "tracker is gone") as caught:
+            decompose(observer=Broken(), steps=2, checkpoint_every=100)
+        same(caught.exception.decomposition, decompose(steps=2))
+
+
 class SignalsTest(EndingsTestCase):
     @mock.patch.object(termination._Process, "terminated", False)
     def test_after_sigterm_nothing_further_starts(self):

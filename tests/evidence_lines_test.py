@@ -18,7 +18,15 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax import randomness
 from apd_jax.evaluation import baselines, ranks
-from apd_jax.evaluation.evidence import baseline_lines, cost, distance, equal_rank, rows
+from apd_jax.evaluation.evidence import (
+    adversary,
+    baseline_lines,
+    cost,
+    distance,
+    equal_rank,
+    lines,
+    rows,
+)
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.runtime import progress
 
@@ -535,6 +543,11 @@ class RefusedTest(parameterized.TestCase):
         (dict(adversary_starts=0), "adversary_starts"),
         (dict(draws=0), "draws"),
         (dict(baselines=("pca",)), "no baseline 'pca'"),
+        (dict(baselines="pca"), "no baseline 'pca'"),
+        (dict(seed=-1), "seed must be a whole number"),
+        (dict(adversary_steps=0), "rising whole numbers"),
+        (dict(adversary_steps=("a",)), "rising whole numbers"),
+        (dict(draws=1.5), "draws must be a whole number"),
     )
     def test_refused(self, options, message):
         target, x = networks.mlp(), networks.normal(5, 9, 3)
@@ -545,6 +558,35 @@ class RefusedTest(parameterized.TestCase):
     def test_limits(self):
         with self.assertRaisesRegex(apd_jax.UserError, "limit own must be a number"):
             apd_jax.Limits(own=-1)
+        self.assertEqual(apd_jax.Limits(own=np.float64(0.5), size=jnp.array(1.0)).own, 0.5)
+
+    def test_numbers_of_any_library(self):
+        given = adversary.Adversary(np.array([2, 3]), np.float32(0.5), jnp.array(2))
+        self.assertEqual(given, adversary.Adversary((2, 3), 0.5, 2))
+        self.assertEqual(adversary.Adversary(jnp.array(2)).steps, (2,))
+        self.assertTrue(all(type(n) is int for n in (*given.steps, given.starts)))
+
+    @parameterized.parameters(np.nan, np.inf)
+    def test_outputs_that_are_not_finite(self, bad):
+        def network(params, x):
+            return jnp.where(x[:, :1] > 50, bad, x @ params["w"])
+
+        target = apd_jax.Target(network, {"w": networks.normal(0, 3, 2)})
+        x = networks.normal(5, 9, 3).at[4:6].set(100.0)
+        found = cases.decomposition(target, networks.components(target.at(x)), x)
+        with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity on examples, 2 of the 9"):
+            found.evidence(x, adversary_steps=(1,), draws=1)
+
+    def test_nothing_is_worse_than_no_number(self):
+        target, x = networks.mlp(), networks.normal(5, 4, 3)
+        components = jax.tree.map(lambda f: np.nan * f, networks.components(target))
+        run, _ = lines.prepared(cases.decomposition(target, components, x), x, adversary_steps=(1,))
+        masks = [np.zeros((4, 3), bool)] * len(list(run.blocks()))
+        found = adversary.shared(
+            run.adversary, run.kind, target, components,
+            lambda: zip(run.blocks(), masks, strict=True), run.key, lambda runs: None,
+        )
+        self.assertEqual(list(found), [1])
 
 
 if __name__ == "__main__":

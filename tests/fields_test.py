@@ -1,14 +1,16 @@
 """Records of hyperparameters, and the mappings they become."""
 
 import dataclasses
+import fractions
 import json
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import config_fields
+from apd_jax import config_fields, config_numbers
 from apd_jax.config_fields import setting
 from apd_jax.errors import UserError
 from apd_jax.training.config import Settings
@@ -22,8 +24,8 @@ class Sizes:
     span: tuple[float, float] = setting((0.0, 1.0), "Span.", flag=False)
 
     def __post_init__(self):
-        config_fields.check_at_least(self, 1, "wide")
         config_fields.check_values(self)
+        config_fields.check_at_least(self, 1, "wide")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Whole:
     deep: Sizes = setting(Sizes(wide=5), "More sizes.")
     given: tuple[str, ...] = setting((), "From elsewhere.", flag=False)
 
+    def __post_init__(self):
+        config_fields.check_values(self)
+
 
 class NumbersTest(parameterized.TestCase):
     @parameterized.parameters((np.int64(7),), (np.uint8(7),), (np.array(7),), (jnp.int32(7),))
@@ -41,6 +46,44 @@ class NumbersTest(parameterized.TestCase):
         self.assertEqual(sizes, Sizes(wide=7, layers=(7, 2), span=(0.5, 1.0)))
         text = json.dumps(config_fields.to_mapping(sizes))
         self.assertEqual(json.loads(text)["layers"], [7, 2])
+
+    @parameterized.parameters(
+        (np.longdouble(0.5),), (fractions.Fraction(1, 2),), (jnp.bfloat16(0.5),), (jnp.array(0.5),)
+    )
+    def test_fractions_become_floats(self, half):
+        sizes = Sizes(span=(half, 1))
+        self.assertEqual(sizes, Sizes(span=(0.5, 1)))
+        self.assertEqual(json.dumps(config_fields.to_mapping(sizes)["span"]), "[0.5, 1]")
+        self.assertIs(type(Settings(learning_rate=half).learning_rate), float)
+
+    @parameterized.parameters((np.array([7, 2]),), ([np.int64(7), 2],))
+    def test_arrays_and_lists_become_tuples(self, layers):
+        self.assertEqual(Sizes(layers=layers), Sizes(layers=(7, 2)))
+        self.assertEqual(Whole(given=np.array(["s", "t"])).given, ("s", "t"))
+
+    @parameterized.parameters(
+        (jax.random.key(0), "wide must be a whole number"),
+        (np.array([7]), "wide must be a whole number"),
+        (np.array(["a"]), "wide must be a whole number"),
+    )
+    def test_what_is_no_number_is_refused(self, value, message):
+        with self.assertRaisesRegex(UserError, message):
+            Sizes(wide=value)
+        with self.assertRaisesRegex(UserError, "kind must be one of"):
+            Sizes(kind=value)
+        with self.assertRaisesRegex(UserError, "schedules: topk: schedule must be one of"):
+            config_fields.from_mapping(Settings(), {"schedules": {"topk": [value]}})
+
+    def test_numbers_that_are_traced_are_refused(self):
+        with self.assertRaisesRegex(UserError, "wide must be a whole number .* got .*Trace"):
+            jax.jit(lambda n: Sizes(wide=n).wide)(3)
+
+    @parameterized.parameters((np.int64(4),), (jnp.array(4),), (np.array(4),))
+    def test_whole(self, four):
+        self.assertIs(type(config_numbers.whole("n", four)), int)
+        for bad in (four - 4, -four, 4.0, True, np.bool_(True), "4", None):
+            with self.assertRaisesRegex(UserError, "^n must be"):
+                config_numbers.whole("n", bad)
 
     @parameterized.parameters((np.float32(2.5),), (np.bool_(True),))
     def test_other_kinds_are_refused(self, value):

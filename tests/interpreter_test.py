@@ -301,6 +301,20 @@ class CustomDerivativesTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "nothing can be attributed"):
             apd_jax.decompose(target, X, num_components=3, topk=1.0, batch_size=3, steps=2)
 
+    def test_operations_without_derivatives(self):
+        def network(params, x):
+            shape = jax.ShapeDtypeStruct((len(x), 5), jnp.float32)
+            hidden = jax.pure_callback(np.tanh, shape, x @ params["a"], vmap_method="expand_dims")
+            return hidden @ params["b"]
+
+        with self.assertRaisesRegex(UserError, "can't be differentiated .*Pure callbacks"):
+            apd_jax.check_target(apd_jax.Target(network, TWO, inputs=X), X)
+        with self.assertRaisesRegex(UserError, "can't be differentiated .*Pure callbacks"):
+            apd_jax.decompose(
+                apd_jax.Target(network, TWO), X, num_components=3, topk=1.0, batch_size=3, steps=2
+            )
+        apd_jax.check_target(apd_jax.Target(network, TWO, "b", inputs=X), X)
+
     def test_examples_on_which_nothing_happens_are_let_pass(self):
         """Their derivative is 0 as well; that of other examples is not."""
         target = apd_jax.Target(lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"], TWO)

@@ -125,11 +125,15 @@ class PlanTest(parameterized.TestCase):
         ({"stepz": 3}, "no option 'stepz'; did you mean 'steps'"),
         ({"topk": 9.0}, "topk must be at most num_components"),
         ({"mesh": (1, 1)}, "mesh must be three numbers"),
+        ({"restarts": 0}, "restarts must be at least 1"),
+        ({"x": [[1.0, 2.0]]}, r"x must be arrays \[N, ...\] or their shapes.*got 1.0"),
+        ({"x": {"x": np.ones((3, 5))}}, "the network fails on inputs"),
+        ({"target": lambda params, x: x}, "the network must be a Target, got a function"),
     )
     def test_refuses(self, options, message):
         target, data, given = tms_problem()
         with self.assertRaisesRegex(UserError, message):
-            apd_jax.plan(target, data, **(given | {"num_components": 5} | options))
+            apd_jax.plan(**({"target": target, "x": data} | given | {"num_components": 5} | options))
 
 
 class CountsTest(absltest.TestCase):

@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A room imports rooms of its own layer or of those above it in this list.
 LAYERS = (
     ("errors", "former_names", "compiler_fault"),
+    ("config_numbers",),
     ("config_fields", "jax_settings", "compiled", "partition", "program_counts"),
     ("sites",),
     ("randomness", "components", "validity", "blocks"),
@@ -26,7 +27,7 @@ LAYERS = (
 )
 FLOORS = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 MATHEMATICS = ("sites", "components", "masked", "attribution", "objective", "errors")
-MATHEMATICS += ("config_fields", "former_names", "jax_settings", "randomness", "validity")
+MATHEMATICS += ("config_fields", "config_numbers", "former_names", "jax_settings", "randomness", "validity")
 MATHEMATICS += ("blocks", "compiled", "partition", "program_counts", "compiler_fault")
 FORBIDDEN = ("matplotlib", "ml_collections", "jinja2", "orbax", "absl", "tqdm")
 

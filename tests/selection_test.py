@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apd_jax.errors import UserError
 from apd_jax.objective import selected, selection
 
 # Few shapes and few values: quick to compile, and full of ties and zeros of both signs.
@@ -114,6 +115,29 @@ class ExactTest(parameterized.TestCase):
 
 # The NaN that x86 computes has its sign bit set; np.nan, as on GPUs, has not.
 NEGATIVE_NAN = np.array(0xFFC00000, np.uint32).view(np.float32)
+
+
+class ArgumentsTest(parameterized.TestCase):
+    @parameterized.parameters((np.float32(1.5),), (jnp.array(1.5),), (np.array(1.5),))
+    def test_numbers_of_any_library(self, k):
+        self.assertEqual(selection.batch_topk_mask(np.ones((4, 3)), k).sum(), 6)
+
+    @parameterized.parameters((True,), ("2",), (None,), (1j,), (np.array([1]),), (jnp.inf,))
+    def test_k_that_is_no_number(self, k):
+        for function, message in (
+            (selection.batch_topk_mask, "k must be a finite number, and no traced one, got"),
+            (selection.topk_mask, "needs a whole k in .* got"),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                function(jnp.ones((4, 3)), k)
+            with self.assertRaisesRegex(UserError, message):
+                jax.jit(function)(jnp.ones((4, 3)), 1.0)
+
+    @parameterized.parameters((np.ones(3),), (np.ones((2, 4, 3)),), (np.ones((4, 3), complex),))
+    def test_scores_that_are_no_table(self, scores):
+        for function in (selection.batch_topk_mask, selection.topk_mask):
+            with self.assertRaisesRegex(UserError, r"scores must be real numbers \[B, C\]"):
+                function(scores, 1)
 
 
 class NonFiniteTest(parameterized.TestCase):

@@ -14,7 +14,7 @@ from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, check_components, init_components, num_components
 from apd_jax.data import Beside, Source
-from apd_jax.decomposition.derivative_checks import check_derivatives
+from apd_jax.decomposition.derivative_checks import check_any_derivative, check_derivatives
 from apd_jax.decomposition.rounding import DIFFERENCE
 from apd_jax.errors import UserError
 from apd_jax.objective.objective import Objective
@@ -46,19 +46,17 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
         derivatives that the network defines otherwise than its own equations, unknown hidden
         sites, inputs that the selection can't count, a `valid` that does not fit them.
     """
-    if not isinstance(target, Target):
-        raise UserError(
-            f"the network must be a Target, got a {type(target).__name__}: give "
-            "Target(apply_fn, params), or one of Target.from_flax, from_nnx, from_equinox"
-        )
+    check_is_target(target)
     _check_finite(target.params)
     target.at(x)
     _check_precision(target)
+    _check_squares(target)
     trace(target.apply_fn, target.params, x)  # says so where its sites are known and x is new
     _check_batch_axis(target, x)
     metric: Metric = "rms" if objective is None else objective.metric
     valid = None if objective is None else objective.counted(x)
     jax.eval_shape(lambda inputs: quantities(metric, target(inputs), sites.batch_size(x), valid), x)
+    check_any_derivative(target, x)
     if objective is not None:
         for name in objective.hidden_sites:
             target.sites.full_name(name)
@@ -70,6 +68,26 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     _check_outputs(target, x, objective)
     _check_apart(target, x)
     check_derivatives(target, x)
+
+
+def check_is_target(target: Target) -> None:
+    """Raise UserError for a network that is no `Target`."""
+    if not isinstance(target, Target):
+        raise UserError(
+            f"the network must be a Target, got a {type(target).__name__}: give "
+            "Target(apply_fn, params), or one of Target.from_flax, from_nnx, from_equinox, "
+            "from_torch"
+        )
+
+
+def check_concrete(*arguments: PyTree) -> None:
+    """Raise UserError for arrays without values, as in a function that JAX traces."""
+    for leaf in jax.tree.leaves(arguments):
+        if isinstance(leaf, jax.core.Tracer):
+            raise UserError(
+                "decompose runs a training and can't be traced: call it outside of jit, grad, vmap "
+                f"and scan; got {leaf!r:.100}"
+            )
 
 
 def check_other(
@@ -166,12 +184,6 @@ def _check_gradients(target: Target, x: PyTree) -> None:
         )
 
 
-def check_seed(seed: int) -> None:
-    """Raise UserError unless a seed is a whole number in [0, 2**32)."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise UserError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
-
-
 def check_positions(target: Target, x: PyTree, settings: Settings) -> None:
     """Raise UserError where k does not fit the positions of a batch, if they are what it counts."""
     if settings.objective.per_position:
@@ -187,6 +199,14 @@ def check_start(target: Target, init: Components | None, settings: Settings) -> 
     if not isinstance(init, dict):
         raise UserError(f"init must be components or a Decomposition, got {init!r:.200}")
     check_components(target, init)
+    for name, factors in init.items():
+        for leaf in factors:
+            real = jnp.issubdtype(leaf.dtype, jnp.floating)
+            if not real or not np.isfinite(np.asarray(leaf)).all():
+                raise UserError(
+                    f"init must hold finite real numbers; at {name!r} there are "
+                    f"{'NaN or infinite ones' if real else leaf.dtype}"
+                )
     if num_components(init) != settings.num_components:
         raise UserError(
             f"init has {num_components(init)} components, num_components is "
@@ -220,6 +240,23 @@ def _check_precision(target: Target) -> None:
             )
 
 
+def _check_squares(target: Target) -> None:
+    """Refuse weights whose squares float32, in which losses are computed, can't add up."""
+    for name, weight in target.weights.items():
+        if not _has_squares(np.asarray(weight)):
+            raise UserError(
+                f"site {name!r} has weights up to {np.abs(weight).max():.2g}, whose squares are "
+                "beyond float32: scale the parameters of the network down, or leave this site out"
+            )
+
+
+def _has_squares(array: np.ndarray) -> bool:
+    """Whether the sum of squares is finite as float32."""
+    flat = np.asarray(array, np.float32).ravel()
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.dot(flat, flat)))
+
+
 @jit_with_network
 @jax.default_matmul_precision("highest")
 def _outputs(target: Target, x: PyTree, rows: jax.Array) -> jax.Array:
@@ -241,6 +278,11 @@ def _check_outputs(target: Target, x: PyTree, objective: Objective | None) -> No
         raise UserError(
             "the network returns outputs of −∞, whose squared difference is undefined: use "
             "minimality_loss='kl' for logits, or leave such outputs out"
+        )
+    if squares and not _has_squares(outputs):
+        raise UserError(
+            f"the network returns outputs up to {np.abs(outputs).max():.2g}, whose squares are "
+            "beyond float32: divide the outputs by a constant, or leave such examples out"
         )
 
 

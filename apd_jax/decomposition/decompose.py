@@ -14,12 +14,13 @@ from absl import logging
 from apd_jax import blocks
 from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_keywords, check_values, from_mapping
+from apd_jax.config_numbers import root_seed
 from apd_jax.data import Beside, Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory, function_claims
 from apd_jax.decomposition.checks import (
+    check_concrete,
     check_other,
     check_positions,
-    check_seed,
     check_start,
     check_target,
     output_shape,
@@ -113,6 +114,8 @@ def decompose(
         kept (None if it diverged before that).
       DataFailed: the data raised an error during the training. Its `decomposition` has what was
         trained before; with a workdir that is saved.
+      Exception: whatever the observer raises ends the training. The exception gets a `decomposition`
+        with what was trained before; with a workdir that is saved.
       Terminated: SIGTERM stopped an earlier call in this process. It is a SystemExit of status 75.
     """
     check_keywords(decompose, Settings(), options)
@@ -120,6 +123,7 @@ def decompose(
     start: Components | None = init.components if isinstance(init, Decomposition) else init
     auto = isinstance(topk, str) and topk == auto_topk.AUTO
     k = 1.0 if auto else topk  # a placeholder until k is found
+    check_concrete(target, data, start)
     target, start = on_one_device((target, start))
     source = as_source(data, run.seed)
     if other is not None:
@@ -174,7 +178,7 @@ class _Run:
 
     def __post_init__(self):
         check_values(self, skip=("seed",))
-        check_seed(self.seed)
+        object.__setattr__(self, "seed", root_seed(self.seed))
         check_at_least(self, 1, "restarts", "chunk_steps", "checkpoint_every")
 
 
@@ -274,6 +278,12 @@ class _Job:
                 logging.warning("Stopped at step %d of %d%s.", ended.step, settings.steps, resume)
             if ended.outcome is not None:
                 ended.decomposition = self.found(trainer, ended.outcome, pilots)
+            raise
+        except Exception as error:  # of the observer
+            partial = getattr(error, "outcome", None)
+            if isinstance(partial, Outcome):
+                found = self.found(trainer, partial, pilots)
+                error.decomposition = found  # type: ignore[attr-defined]
             raise
         return self.found(trainer, outcome, pilots)
 

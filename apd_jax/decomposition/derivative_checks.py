@@ -77,6 +77,40 @@ def _two_gradients(target, x, component) -> tuple[jax.Array, jax.Array]:
     return jnp.diag(own), ours
 
 
+def one_component(target: Target) -> Components:
+    """A component of random factors."""
+    drawn = np.random.default_rng(0)  # drawing inside would take longer to compile than all else
+    one = functools.partial(init_components, randomness.root(0), num_components=1, rank=1)
+    return jax.tree.map(
+        lambda leaf: drawn.normal(size=leaf.shape).astype(leaf.dtype), jax.eval_shape(one, target)
+    )
+
+
+def check_any_derivative(target: Target, x: PyTree) -> None:
+    """Trace the derivative through the sites, before anything else needs it.
+
+    Raises:
+      UserError: all derivatives are zero, or an operation has none.
+    """
+    try:
+        changes = _can_change(target, x, one_component(target))
+    except UserError:
+        raise
+    except Exception as error:  # whatever an operation without derivatives says
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"the network can't be differentiated at its sites ({type(error).__name__}: {reason}); "
+            "replace the operation, give it derivatives with jax.custom_jvp, or leave out the "
+            "sites before it"
+        ) from error
+    if not changes:
+        raise UserError(
+            "nothing can be attributed: the outputs' derivatives with respect to all sites are "
+            "0, for example because a rounding, a step function or an argmax follows them; let "
+            "the network return the values before it"
+        )
+
+
 def check_derivatives(target: Target, x: PyTree) -> None:
     """Compare derivatives of the network along one component with those through its sites.
 
@@ -85,19 +119,9 @@ def check_derivatives(target: Target, x: PyTree) -> None:
       x: [B, ...] a few inputs.
 
     Raises:
-      UserError: they differ, or all derivatives are zero.
+      UserError: they differ.
     """
-    drawn = np.random.default_rng(0)  # drawing inside would take longer to compile than all else
-    one = functools.partial(init_components, randomness.root(0), num_components=1, rank=1)
-    component = jax.tree.map(
-        lambda leaf: drawn.normal(size=leaf.shape).astype(leaf.dtype), jax.eval_shape(one, target)
-    )
-    if not _can_change(target, x, component):
-        raise UserError(
-            "nothing can be attributed: the outputs' derivatives with respect to all sites are "
-            "0, for example because a rounding, a step function or an argmax follows them; let "
-            "the network return the values before it"
-        )
+    component = one_component(target)
     try:
         own, ours = _two_derivatives(target, x, component)
     except TypeError as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors, num_components
-from apd_jax.config_fields import number
+from apd_jax.config_numbers import number
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.sites import PyTree, Target
@@ -20,7 +20,7 @@ from apd_jax.sites import PyTree, Target
 def check_component(components: Components, component: Any) -> int:
     """The number of a component as Python's; raises UserError for one that no component has."""
     total, found = num_components(components), number(component)
-    if not isinstance(found, int) or not 0 <= found < total:
+    if type(found) is not int or not 0 <= found < total:
         raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
     return found
 
@@ -32,6 +32,11 @@ def edited(
 
     With the remainder, `Σ_c s_c P_c + Δ`.
     """
+    if not isinstance(scales, Mapping):
+        raise UserError(
+            "scales must be a mapping {component: scale}, such as {3: 0.0} for component 3 taken "
+            f"out, got a {type(scales).__name__}"
+        )
     amounts = np.ones(num_components(components), np.float32)
     for component, scale in scales.items():
         component, scale = check_component(components, component), number(scale)

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.config_fields import check_keywords, from_mapping
+from apd_jax.config_numbers import whole
 from apd_jax.data import SampleBatch, as_source
-from apd_jax.decomposition.checks import check_positions
+from apd_jax.decomposition.checks import check_is_target, check_positions
 from apd_jax.errors import UserError
 from apd_jax.jax_settings import own_settings
 from apd_jax.sites import PyTree, Target
+from apd_jax.sites.program import trace
 from apd_jax.training import presets
 from apd_jax.training.config import Settings
 from apd_jax.training.requirements import Requirements, requirements
@@ -55,12 +57,11 @@ def plan(
     """
     check_keywords(plan, Settings(), options)
     given = {"num_components": num_components, "topk": topk} | options
-    settings = from_mapping(presets.base(given), given)
-    example = jax.eval_shape(lambda key: x(key, 3), jax.random.key(0)) if callable(x) else x
-    example = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape[1:]), leaf.dtype), example
-    )
+    settings, restarts = from_mapping(presets.base(given), given), whole("restarts", restarts)
+    check_is_target(target)
+    example = _example(x)
     target.at(example)
+    trace(target.apply_fn, target.params, example)  # says so where its sites are known, x is new
     if "attribution_mode" not in options:
         outputs = jax.eval_shape(lambda target, x: target(x), target, example)
         settings = presets.with_exact_scores(settings, jax.tree.leaves(outputs)[0].shape[1:])
@@ -75,6 +76,18 @@ def plan(
         raise UserError(f"x must be inputs, their shapes or a sampling function, got {x!r:.100}")
     shape = None if mesh is None else tuple(mesh)
     return requirements(settings, targets, source, mesh_shape=shape, compile=compile)
+
+
+def _example(x: PyTree | SampleBatch) -> PyTree:
+    """Shapes of three inputs."""
+    x = jax.eval_shape(lambda key: x(key, 3), jax.random.key(0)) if callable(x) else x
+    for leaf in jax.tree.leaves(x):
+        if not getattr(leaf, "shape", ()):
+            raise UserError(
+                "x must be arrays [N, ...] or their shapes, or a sampling function (key, "
+                f"batch_size) -> x, got {leaf!r:.100}"
+            )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape[1:]), leaf.dtype), x)
 
 
 def _like(example: PyTree) -> SampleBatch:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import Components, num_components
-from apd_jax.config_fields import check_whole, number
+from apd_jax.config_numbers import whole
 from apd_jax.decomposition import editing, saving
 from apd_jax.errors import UserError
+from apd_jax.evaluation import labels as against
 from apd_jax.evaluation import (
     compare,
     decomposition_table,
@@ -92,7 +93,7 @@ class Decomposition:
 
     def see(self, x: PyTree, labels: Any = None) -> seen.Seen:
         """Attributions, active components and errors of N examples, in blocks."""
-        size = self.settings.batch_size
+        size, labels = self.settings.batch_size, against.as_array(self.target, x, labels)
         return seen.see(self.objective, self.target, self.components, x, size, labels)
 
     def summary(
@@ -130,7 +131,7 @@ class Decomposition:
         adversary_step_size: float = 0.1,
         adversary_starts: int = 1,
         draws: int = 4,
-        baselines: Sequence[str] = ("svd", "bundled", "neurons"),
+        baselines: str | Sequence[str] = ("svd", "bundled", "neurons"),
         limits: evidence.Limits | None = None,
         seed: int = 0,
     ) -> evidence.Evidence:
@@ -198,16 +199,14 @@ class Decomposition:
         Raises:
           UserError: no such component, a count that is not whole or below 1.
         """
-        check_whole(count=(count := number(count)))
         component = editing.check_component(self.components, component)
-        return ranking.examples(self.see(x), component, count)
+        return ranking.examples(self.see(x), component, whole("count", count))
 
     def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:
         """Output of all components but one or some, `f(x, Σ_{j≠c} P_j)`, [B, O]."""
-        chosen = np.atleast_1d(np.asarray(component))
-        for one in chosen.tolist():
-            editing.check_component(self.components, one)
-        kept = ~np.isin(np.arange(num_components(self.components)), chosen)
+        chosen = np.ravel(np.asarray(component)).tolist()
+        numbers = [editing.check_component(self.components, one) for one in chosen]
+        kept = ~np.isin(np.arange(num_components(self.components)), numbers)
         batch = jax.tree.leaves(x)[0].shape[0]
         mask = jnp.broadcast_to(jnp.asarray(kept), (batch, len(kept)))
         return forward.masked_apply(self.target, self.components, x, mask)

@@ -3,12 +3,14 @@
 Letters: N examples, T positions, K classes.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.data.numbers import as_numpy
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree, Target
 
@@ -23,8 +25,25 @@ def quality_name(labels: Any) -> str:
 
 
 def as_array(target: Target, x: PyTree, labels: Any) -> Any:
-    """Labels as they are, or an array of those that `"next_tokens"` stands for."""
-    return next_tokens(target, x, labels) if isinstance(labels, str) else labels
+    """Labels as an array, with those that `"next_tokens"` stands for; None if there are none.
+
+    Masked classes become -1, which is ignored.
+
+    Raises:
+      UserError: labels that are no numbers.
+    """
+    if labels is None:
+        return None
+    if isinstance(labels, str):
+        return next_tokens(target, x, labels)
+    if isinstance(labels, np.ma.MaskedArray) and labels.dtype.kind in "iu":
+        return labels.astype(np.int64).filled(-1)
+    if isinstance(labels, Mapping):
+        raise UserError(f"labels must be one array, got a dict of {sorted(map(str, labels))}")
+    try:
+        return as_numpy(labels)
+    except UserError as error:
+        raise UserError(f"labels: {error}") from error
 
 
 def next_tokens(target: Target, x: PyTree, name: str = NEXT_TOKENS) -> np.ndarray:
@@ -92,7 +111,10 @@ def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
       arrays: number of arrays that the network returns.
     """
     if not (labels.dtype.kind in "iub" or jnp.issubdtype(labels.dtype, jnp.floating)):
-        raise UserError(f"labels must be numbers, classes or values, got {labels.dtype}")
+        raise UserError(
+            f"labels must be numbers, classes or values, got {labels.dtype}: number the classes "
+            "from 0, np.unique(labels, return_inverse=True)[1]"
+        )
     bad = int(np.sum(~np.isfinite(labels)))
     if bad:
         raise UserError(
@@ -103,11 +125,28 @@ def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
     classes = are_classes(labels)
     if arrays > 1 or labels.shape != (logits[:-1] if classes else shape):
         raise UserError(
-            f"labels have shape {labels.shape}; expected whole numbers {logits[:-1]} for "
-            f"classes, or values {shape}, for one array of outputs"
+            f"labels have shape {labels.shape} and type {labels.dtype}; expected whole numbers "
+            f"{logits[:-1]} for classes, or values {shape}, for one array of outputs"
+            f"{_way_out(labels, logits)}"
+        )
+    if labels.dtype == bool and logits[-1] > 2:
+        raise UserError(
+            f"labels are True and False, but the outputs have {logits[-1]} classes, counted from 0 "
+            f"to {logits[-1] - 1}: give their numbers"
         )
     if classes:
         _check_classes(labels.astype(np.int64), logits[-1])
+
+
+def _way_out(labels: np.ndarray, logits: tuple[int, ...]) -> str:
+    """What makes classes of labels that are classes in another form, or nothing."""
+    if labels.shape == logits[:-1]:
+        return ": for classes give labels.astype(int)"
+    if labels.shape == logits and logits[-1] > 1:
+        return ": for classes in one-hot form give labels.argmax(-1)"
+    if labels.shape == (*logits[:-1], 1):
+        return ": for classes give labels[..., 0].astype(int)"
+    return ""
 
 
 def parts(

@@ -12,6 +12,7 @@ from apd_jax.sites import Target
 
 # A direction counts if its singular value is above this share of the target's largest at the site.
 SHARE = 0.01
+_LEAST = float(np.finfo(np.float32).tiny)
 
 
 def singular_values(components: Components) -> dict[str, np.ndarray]:
@@ -41,11 +42,14 @@ def target_singular_values(target: Target) -> dict[str, np.ndarray]:
 def limits(target_values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Singular value above which a direction counts, by site.
 
-    A site whose weights are all zero has no scale to compare with: what components hold there is
-    rounding and noise that cancels, and none of its directions count.
+    A site that holds nothing has no scale to compare with: what components hold there is rounding
+    and noise that cancels, and none of its directions count.
     """
     largest = {name: float(values.max(initial=0.0)) for name, values in target_values.items()}
-    return {name: SHARE * value if value > 0 else np.inf for name, value in largest.items()}
+    return {
+        name: np.inf if holds_nothing(target_values[name]) else SHARE * value
+        for name, value in largest.items()
+    }
 
 
 def ranks(values: Mapping[str, np.ndarray], target_values: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -63,12 +67,15 @@ def network_rank(target_values: Mapping[str, np.ndarray]) -> int:
 def unfaithfulness(target: Target, components: Components) -> dict[str, float]:
     """The share of the squared weights of every site that the components' sum misses.
 
-    `‖θ*_l − Σ_c P_{c,l}‖² / ‖θ*_l‖²`: 0 where components add up, 1 without any. A site whose
-    weights are all zero is compared with the squared weights of all sites together; if these are
-    zero too, the share is 1 unless nothing is missing.
+    `‖θ*_l − Σ_c P_{c,l}‖² / ‖θ*_l‖²`: 0 where components add up, 1 without any. A site that
+    holds nothing is compared with the squared weights of all sites together; if these are zero too,
+    the share is 1 unless nothing is missing.
     """
     weights = {name: np.asarray(weight, np.float64) for name, weight in target.weights.items()}
-    squares = {name: float(np.sum(weight**2)) for name, weight in weights.items()}
+    squares = {
+        name: 0.0 if holds_nothing(weight) else float(np.sum(weight**2))
+        for name, weight in weights.items()
+    }
     total = sum(squares.values())
     found = {}
     for name, weight in weights.items():
@@ -79,5 +86,12 @@ def unfaithfulness(target: Target, components: Components) -> dict[str, float]:
 
 
 def empty_sites(target: Target) -> list[str]:
-    """Sites whose weights are all zero, such as the second factor of a fresh LoRA adapter."""
-    return [name for name, weight in target.weights.items() if not np.any(np.asarray(weight))]
+    """Sites that hold nothing, such as the second factor of a fresh LoRA adapter."""
+    weights = {name: np.asarray(w, np.float64) for name, w in target.weights.items()}
+    return [name for name, weight in weights.items() if holds_nothing(weight)]
+
+
+def holds_nothing(weight: np.ndarray) -> bool:
+    """Whether weights (or their singular values) are all zero, or so small that float32 can't hold
+    their sum of squares, which every loss is made of."""
+    return bool(np.sum(np.square(weight)) < _LEAST)

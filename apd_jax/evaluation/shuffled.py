@@ -3,9 +3,11 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import randomness
+from apd_jax.config_numbers import root_seed
 from apd_jax.errors import UserError
 
 
@@ -25,8 +27,9 @@ def shuffled(params: Any, key: jax.Array | int) -> Any:
     Raises:
       UserError: no array of at least two axes.
     """
-    if isinstance(key, int | np.integer):
-        key = randomness.root(int(key))
+    if not jnp.issubdtype(getattr(key, "dtype", np.dtype(int)), jax.dtypes.prng_key):
+        legacy = getattr(key, "shape", ())  # of words, as jax.random.PRNGKey makes them
+        key = key if legacy else randomness.root(root_seed(key))
     leaves, tree = jax.tree.flatten(params)
     if not any(np.ndim(leaf) >= 2 for leaf in leaves):
         raise UserError("there is no matrix to shuffle among the parameters")

@@ -7,13 +7,14 @@ selected: where fewer than K scores are finite, fewer are active.
 
 import math
 import warnings
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import validity
+from apd_jax.config_numbers import KINDS, finite, number
 from apd_jax.errors import UserError
 from apd_jax.objective import divided_topk
 from apd_jax.objective.selected import Selected
@@ -50,7 +51,7 @@ def num_active(k: float, batch_size: int, num_components: int) -> int:
 
 def check_topk(k: float, num_components: int) -> None:
     """Raise UserError unless k is a whole number in [1, C]."""
-    if not 1 <= k <= num_components or k != int(k):
+    if not KINDS[float](k) or not 1 <= k <= num_components or k != int(k):
         raise UserError(
             f"top-k per example needs a whole k in [1, {num_components}], got {k}; "
             "a fractional k needs the batch-wide top-k"
@@ -228,6 +229,18 @@ def _top_entries(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array, j
     return mask, indices, values > -jnp.inf
 
 
+def _table(scores: Any) -> jax.Array:
+    """Scores as an array; raises UserError unless they are [B, C]."""
+    scores = jnp.asarray(scores)
+    if scores.ndim != 2 or jnp.issubdtype(scores.dtype, jnp.complexfloating):
+        raise UserError(
+            "scores must be real numbers [B, C], one row for each example, got "
+            f"{scores.dtype}{list(scores.shape)}; of positions [B, T, C] give "
+            "scores.reshape(-1, C)"
+        )
+    return scores
+
+
 def topk_mask(scores: jax.Array, k: int) -> jax.Array:
     """Activate the k components of highest attribution on each example.
 
@@ -239,14 +252,15 @@ def topk_mask(scores: jax.Array, k: int) -> jax.Array:
       [B, C] bool, exactly k true in every row; fewer in a row with fewer than k finite scores.
 
     Raises:
-      UserError: k not whole or out of range.
+      UserError: k not whole or out of range, scores of another shape.
 
     Warns:
       RuntimeWarning: scores that are NaN or infinite, which are never selected (not under `jit`,
         where values are not known).
     """
+    scores = _table(scores)
     _warn_of_nonfinite(scores)
-    return sample_topk(scores, k).mask
+    return sample_topk(scores, number(k)).mask
 
 
 def batch_topk_mask(scores: jax.Array, k: float) -> jax.Array:
@@ -260,14 +274,15 @@ def batch_topk_mask(scores: jax.Array, k: float) -> jax.Array:
       [B, C] bool, exactly floor(k·B) true; fewer where fewer scores are finite.
 
     Raises:
-      UserError: k that selects nothing, or more than everything.
+      UserError: k that selects nothing, or more than everything; scores of another shape.
 
     Warns:
       RuntimeWarning: scores that are NaN or infinite, which are never selected (not under `jit`,
         where values are not known).
     """
+    scores = _table(scores)
     _warn_of_nonfinite(scores)
-    return batch_topk(scores, k).mask
+    return batch_topk(scores, finite("k", k)).mask
 
 
 def exact_topk_mask(scores: jax.Array, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:

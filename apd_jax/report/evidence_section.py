@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from apd_jax import sites
+from apd_jax.evaluation import labels as against
 from apd_jax.evaluation import tables
 from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.evaluation.evidence import Evidence, Verdict, evidence
@@ -72,8 +72,9 @@ def few(
         length = math.prod(sites.position_shape(decomposition.target, x))
         count = min(count, max(8, _POSITIONS // length))
     some = jax.tree.map(lambda leaf: leaf[:count], x)
-    if not (labels is None or isinstance(labels, str)):
-        labels = np.asarray(labels)[:count]
+    if not isinstance(labels, str):
+        labels = against.as_array(decomposition.target, x, labels)
+        labels = None if labels is None else labels[:count]
     return evidence(decomposition, some, labels, adversary_steps=(steps,), draws=_DRAWS)
 
 

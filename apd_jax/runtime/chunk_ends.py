@@ -17,7 +17,10 @@ PyTree = Any
 Metrics = dict[str, jax.Array]
 
 _SUMS = ("loss/total", "gradient_norm")
-_HINT = "try a lower learning rate or more warmup"
+_HINT = (
+    "try a lower learning rate or more warmup, and leave out examples on which the network's outputs "
+    "overflow"
+)
 
 
 class Observer:

@@ -3,8 +3,10 @@
 Letters: S seeds side by side.
 """
 
+import contextlib
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -48,8 +50,9 @@ def fit(
       CheckpointError: a checkpoint can't be written, or there are some but none is whole.
       UserError: the checkpoints were made with another context.
       OSError: the metrics can't be written.
+      Exception: what the observer raised; the work so far is saved where there is a directory.
 
-      The first three carry the last finite state as their `outcome`.
+      The first three and the last carry the last finite state as their `outcome`.
     """
     store: Store = Memory(training.steps)
     if directory is not None:
@@ -96,7 +99,7 @@ def _run(
 ) -> Any:
     """The state after the last step."""
     try:
-        return loop.run_steps(
+        final = loop.run_steps(
             training.step,
             training.context,
             training.init_state() if state is None else state,
@@ -110,7 +113,23 @@ def _run(
             layout=training.layout,
         )
     except EndedEarly as ended:
-        raise _with_outcome(ended, name, recorder) from ended
+        error = _with_outcome(ended, name, recorder)
+        if recorder.failure is not None and error.outcome is not None:
+            raise _of_observer(recorder.failure, error.outcome, name) from None
+        raise error from ended
+    if recorder.failure is not None:
+        rows = recorder.store.rows(training.steps)
+        outcome = Outcome(final, training.steps, rows, recorder.seconds)
+        raise _of_observer(recorder.failure, outcome, name)
+    return final
+
+
+def _of_observer(failure: Exception, outcome: Outcome, name: str) -> Exception:
+    """The error that an observer raised, as it is, with what was trained as its `outcome`."""
+    with contextlib.suppress(AttributeError, TypeError):  # of a class with slots
+        failure.outcome = outcome  # type: ignore[attr-defined]
+    failure.add_note(f"{name}: the observer raised this; training ended after step {outcome.step}.")
+    return failure
 
 
 def _with_outcome(ended: EndedEarly, name: str, recorder: "Recorder") -> EndedEarly:
@@ -138,6 +157,8 @@ class Recorder(loop.Observer):
     Attributes:
       store: where metrics and states are kept.
       seconds: time spent up to the last save, including the time before a resume.
+      failure: the first error of the other observer. It stops the training as `should_stop` does,
+        so that what was trained is kept, and is raised then.
     """
 
     def __init__(
@@ -151,6 +172,7 @@ class Recorder(loop.Observer):
         self.store, self.seconds = store, seconds
         self._progress, self._flag, self._observer = progress, flag, observer
         self._start = time.monotonic() - seconds
+        self.failure: Exception | None = None
         self._last: tuple[int, float] | None = None
         self._warned = False
 
@@ -165,7 +187,17 @@ class Recorder(loop.Observer):
         self._last = step, now
         self.store.write(step, row)
         self._progress.update(step, **metric_names.losses(metrics))
-        self._observer.on_metrics(step, metrics)
+        self._ask(self._observer.on_metrics, step, metrics)
+
+    def _ask(self, method: Callable, *arguments: Any) -> Any:
+        """What the other observer answers; None from its first error on."""
+        if self.failure is not None:
+            return None
+        try:
+            return method(*arguments)
+        except Exception as error:  # whatever the caller's code raises
+            self.failure = error
+            return None
 
     def _warn_of_nonfinite(self, step, metrics):
         """Warn once of scores that can't be selected; the training does not break at them."""
@@ -186,8 +218,9 @@ class Recorder(loop.Observer):
         """Save a state together with the time spent."""
         self.seconds = time.monotonic() - self._start
         self.store.save(step, state, self.seconds)
-        self._observer.save(step, state)
+        self._ask(self._observer.save, step, state)
 
     def should_stop(self):
         """Whether a signal or the other observer requests a stop."""
-        return self._flag.asked(self._observer.should_stop())
+        wanted = bool(self._ask(self._observer.should_stop))
+        return self._flag.asked(wanted or self.failure is not None)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.config_fields import setting
+from apd_jax.config_fields import check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.objective.coefficients import Coefficients, Multipliers
 
@@ -54,7 +54,8 @@ def factor(schedule: str, steps: int, halflife: float | None = None) -> Factor:
 def points(schedule: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Parse `"0:1 0.7:1 1:0"`: the fractions of the steps, and the factors there."""
     try:
-        pairs = [tuple(map(float, pair.split(":"))) for pair in schedule.split()]
+        text = schedule if isinstance(schedule, str) else ""
+        pairs = [tuple(map(float, pair.split(":"))) for pair in text.split()]
         shares, heights = zip(*pairs, strict=True)
     except ValueError:
         shares = heights = ()
@@ -92,6 +93,7 @@ class Schedules(_OfCoefficients):
     )
 
     def __post_init__(self):
+        check_values(self, skip=tuple(field.name for field in dataclasses.fields(self)))
         for name, schedule in dataclasses.asdict(self).items():
             try:
                 factor(schedule, 1)

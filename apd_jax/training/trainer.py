@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
@@ -175,6 +176,11 @@ def layout_of(
     )
 
 
+def _wide(init: Components | None) -> Components | None:
+    """Components to start from, in float32 if they are narrower: steps would be lost in rounding."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), init)
+
+
 def make_init(
     settings: Settings,
     optimizer: Optimizer,
@@ -189,7 +195,7 @@ def make_init(
 
     def one(target: Target, seed: jax.Array, pool: PyTree) -> TrainState:
         sample = functools.partial(source.sample, pool)
-        components = init or init_components(
+        components = _wide(init) or init_components(
             randomness.stream(seed, "components"),
             target,
             num_components=settings.num_components,

@@ -13,6 +13,7 @@ import numpy as np
 
 from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, num_components
+from apd_jax.config_numbers import KINDS, as_float, number, sequence, whole
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
 from apd_jax.evaluation.evidence.parts import Parts, run
@@ -40,16 +41,19 @@ class Adversary:
     starts: int = 1
 
     def __post_init__(self):
-        steps = tuple(self.steps)
-        whole = all(isinstance(n, int | np.integer) and n >= 1 for n in steps)
-        if not steps or not whole or list(steps) != sorted(set(steps)):
+        one = number(self.steps)
+        steps = (one,) if isinstance(one, int) else sequence(self.steps)
+        counts = isinstance(steps, tuple) and all(KINDS[int](n) and n >= 1 for n in steps)
+        if not counts or not steps or list(steps) != sorted(set(steps)):
             raise UserError(
                 f"adversary_steps must be rising whole numbers from 1 on, got {self.steps}"
             )
-        if not 0 < self.step_size <= 1:
-            raise UserError(f"adversary_step_size must be in (0, 1], got {self.step_size}")
-        if not isinstance(self.starts, int) or self.starts < 1:
-            raise UserError(f"adversary_starts must be at least 1, got {self.starts}")
+        step_size = number(self.step_size)
+        if not KINDS[float](step_size) or not 0 < step_size <= 1:
+            raise UserError(f"adversary_step_size must be in (0, 1], got {self.step_size!r:.200}")
+        object.__setattr__(self, "steps", steps)
+        object.__setattr__(self, "step_size", as_float(step_size))
+        object.__setattr__(self, "starts", whole("adversary_starts", self.starts))
 
     @property
     def gradients(self) -> int:
@@ -95,7 +99,7 @@ def ascend(
         r, best = state
         gradient, sums = jax.grad(total, has_aux=True)(r)
         moved = jnp.clip(r + step_size * jnp.sign(gradient), 0.0, 1.0)
-        return moved, jnp.maximum(best, sums.error)
+        return moved, jnp.maximum(best, sums.error).astype(best.dtype)
 
     r, best = jax.lax.fori_loop(0, steps, step, (r, best))
     last = total(r)[1]
@@ -197,6 +201,7 @@ def shared(
                 sums.append(here)
                 advance(1)
             total = float(sum(np.sum(s.error, dtype=np.float64) for s in sums))
+            total = np.inf if np.isnan(total) else total  # nothing is worse
             if total > strongest.total:
                 strongest = _Path(total, sums)
             if (

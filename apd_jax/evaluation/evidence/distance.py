@@ -134,6 +134,20 @@ def outputs(target: Target, x: PyTree) -> PyTree:
     return target(x)
 
 
+def check_finite(kind: Kind, block: Examples) -> None:
+    """Raise UserError where outputs that count are no numbers; logits may be −∞."""
+    broken = np.zeros(len(block.counts), bool)
+    for leaf in map(np.asarray, jax.tree.leaves(block.outputs)):
+        bad = np.isnan(leaf) | np.isposinf(leaf) if kind == "kl" else ~np.isfinite(leaf)
+        counts = block.counts.reshape(block.counts.shape + (1,) * (leaf.ndim - block.counts.ndim))
+        broken |= (bad & (counts > 0)).reshape(len(broken), -1).any(axis=1)
+    if broken.any():
+        raise UserError(
+            f"the network returns NaN or infinity on examples, {broken.sum()} of the "
+            f"{len(broken)} of a batch: leave them out, or say with valid= what counts"
+        )
+
+
 def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None) -> Number:
     """`Σ e / Σ w` and its standard error, the examples (or groups of them) drawn independently.
 

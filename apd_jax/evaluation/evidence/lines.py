@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from apd_jax import randomness, validity
-from apd_jax.config_fields import check_whole
+from apd_jax.config_numbers import names, root_seed, whole
 from apd_jax.errors import UserError
 from apd_jax.evaluation import ranks
 from apd_jax.evaluation.evidence import adversary as worst
@@ -49,7 +49,7 @@ def prepared(
     adversary_step_size: float = 0.1,
     adversary_starts: int = 1,
     draws: int = 4,
-    baselines: Sequence[str] = tuple(equal_rank.NAMES),
+    baselines: str | Sequence[str] = tuple(equal_rank.NAMES),
     seed: int = 0,
 ) -> tuple[Run, list[str]]:
     """Check everything and count what it takes, before anything is measured.
@@ -57,7 +57,7 @@ def prepared(
     Returns:
       The measurement to come, and sentences on what is left out.
     """
-    check_whole(draws=draws)
+    baselines = names(baselines)
     unknown = sorted(set(baselines) - set(equal_rank.NAMES))
     if unknown:
         raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(equal_rank.NAMES)}")
@@ -72,9 +72,9 @@ def prepared(
         kind=distance.kind_of(objective.minimality_loss),
         examples=found,
         block_size=decomposition.settings.batch_size,
-        adversary=Adversary(tuple(adversary_steps), adversary_step_size, adversary_starts),
-        draws=draws,
-        key=randomness.stream(seed, "evidence"),
+        adversary=Adversary(adversary_steps, adversary_step_size, adversary_starts),
+        draws=whole("draws", draws),
+        key=randomness.stream(root_seed(seed), "evidence"),
     )
     run.baselines = tuple(equal_rank.fitting(baselines, target, next(run.blocks())))
     notes = ["Labels are values: no cross entropy is taken of them."] if values else []
@@ -160,6 +160,7 @@ def _blocks(run: Run, size: Size, numbers: dict[str, distance.Number]) -> list[s
     against = Against(run, wanted)
     for place, (block, mask) in enumerate(run.masked_blocks()):
         block = block._replace(outputs=distance.outputs(run.target, block.x))
+        distance.check_finite(run.kind, block)
         run.advance("outputs")
         key = jax.random.fold_in(run.key, place)
         fewest = min(fewest, block_lines.add(run, block, mask, sums, key))

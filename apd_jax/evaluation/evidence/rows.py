@@ -74,7 +74,7 @@ def examples(
         return Examples(x, counts), False
     if isinstance(labels, str):
         return _with_next_tokens(target, x, counts, labels), False
-    labels = np.asarray(labels)
+    labels = against.as_array(target, x, labels)
     if not against.are_classes(labels):
         return Examples(x, counts), True
     (shape, *more) = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]

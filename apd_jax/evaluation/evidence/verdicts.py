@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from apd_jax.config_numbers import number
 from apd_jax.errors import UserError
 
 # Below this share of the distance with no component, two distances count as equal.
@@ -44,7 +45,9 @@ class Limits:
     equal_size: float = 1.0
 
     def __post_init__(self):
-        for name, value in dataclasses.asdict(self).items():
+        for name, given in dataclasses.asdict(self).items():
+            value = number(given)
+            object.__setattr__(self, name, value)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise UserError(f"the limit {name} must be a number of at least 0, got {value!r}")
 
