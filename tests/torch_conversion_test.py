@@ -90,6 +90,12 @@ class InputsTest(parameterized.TestCase):
         target = apd_jax.Target.from_torch(block(), self.x)
         self.assertEqual(set(target(jnp.asarray(self.x.numpy()))), {"y", "hidden"})
 
+    def test_within_a_block_of_mixed_precision(self):
+        module = torch.nn.Linear(4, 4).eval()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            target = apd_jax.Target.from_torch(module, torch.randn(3, 4))
+        self.assertLess(target.conversion_error, 1e-6)
+
     def test_names_are_those_of_torch(self):
         module = nn.ModuleDict({"a": block(), "b": nn.Linear(3, 3)})
         module.forward = lambda x: module["a"](module["b"](x))["y"]

@@ -62,6 +62,30 @@ def _with_a_history():
     return module
 
 
+def _sparse():
+    module = Then(lambda y: y)
+    module.links = nn.Parameter(torch.eye(4).to_sparse(), requires_grad=False)
+    return module
+
+
+def _broken():
+    module = Then(lambda y: y)
+    module.linear.bias.data[1] = torch.inf
+    return module
+
+
+class Counting(Then):
+    """A layer that changes its buffer at each call."""
+
+    def __init__(self):
+        super().__init__(lambda y: y)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.linear(x) + self.calls
+
+
 def _halved(y):
     y = y.clone()
     y.chunk(2, dim=-1)[0].mul_(0.5)
@@ -85,6 +109,9 @@ MODULES = {
     "half": (lambda: nn.Linear(4, 4).bfloat16(), 'weight is bfloat16.*dtype="float32"'),
     "double": (lambda: nn.Linear(4, 4).double(), 'weight is float64.*dtype="float32"'),
     "integers": (_integers, "codes is int8, not floating"),
+    "sparse": (_sparse, r"links is sparse \(torch.sparse_coo\).*to_dense"),
+    "not_finite": (_broken, "linear.bias holds NaN or infinity"),
+    "changing": (Counting, "differs from torch's own.* changes its buffers at each call"),
     "no_numbers": (lambda: nn.Linear(4, 4, device="meta"), "weight has no numbers"),
     "lazy": (lambda: nn.LazyLinear(4), "weight has no numbers"),
     "no_parameters": (lambda: nn.ReLU(), "ReLU has no parameters"),

@@ -14,6 +14,7 @@ import numpy as np
 
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
+from apd_jax.sites.parameters import native
 
 _BLOCK_BYTES = 16 * 2**20
 _MAPPINGS = ("dict", "OrderedDict", "defaultdict", "FrozenDict")  # that JAX takes for pytrees
@@ -28,6 +29,7 @@ def to_numpy(leaf: Any) -> np.ndarray:
     """
     array = as_numpy(leaf)
     check_kind(array.dtype)
+    array = native(array)
     narrow = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
     if narrow != array.dtype and array.dtype.kind in "iu" and array.size:
         limits = jnp.iinfo(narrow)

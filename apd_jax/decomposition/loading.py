@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from apd_jax import config_fields
 from apd_jax.components import Factors
 from apd_jax.decomposition import function_identity
+from apd_jax.decomposition.odd_leaves import unpacked
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.decomposition.rounding import tolerance
 from apd_jax.errors import UserError
@@ -57,7 +58,8 @@ def load(
     config = saved.config
     check = saved.check or {}
     example = _example(check, config, inputs) if "inputs" in check else None
-    leaves = {path: saved.target[path] for path in config["paths"]}
+    odd = config.get("odd_params", {})
+    leaves = {path: unpacked(saved.target, odd, path) if path in odd else saved.target[path] for path in config["paths"]}
     target = _target(network, params, config, leaves, check.get("state", {}))
     if example is not None:
         _check_same(target, example, check["outputs"])
@@ -90,7 +92,9 @@ def _target(
         apply_fn, template = network, None
     values = trees.rebuild(config["params"], leaves, template if params is None else params)
     if saved is not None and hasattr(apply_fn, "with_state"):
-        ordered = {str(i): jnp.asarray(state[str(i)]) for i in range(len(state))}
+        odd = config.get("odd_state", {})
+        count = len(state.keys() | odd.keys())
+        ordered = {str(i): unpacked(state, odd, str(i)) for i in range(count)}
         like = apply_fn.state if trees.code(saved["state"]) else None
         apply_fn = apply_fn.with_state(trees.rebuild(saved["state"], ordered, like))
     return Target(apply_fn, values, config["sites"])

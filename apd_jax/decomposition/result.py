@@ -15,6 +15,7 @@ import numpy as np
 from apd_jax.components import Components, num_components
 from apd_jax.config_numbers import whole
 from apd_jax.decomposition import editing, saving
+from apd_jax.decomposition.given_inputs import given_inputs
 from apd_jax.errors import UserError
 from apd_jax.evaluation import labels as against
 from apd_jax.evaluation import (
@@ -79,20 +80,22 @@ class Decomposition:
 
     def attributions(self, x: PyTree) -> jax.Array:
         """Attributions A_c(x) [B, (T), C], by the rule of the training; of gates their scores."""
-        self.target.at(x)
+        x = given_inputs(self.target, x)
         return seen.score(self.objective, self.target, self.components, x)
 
     def mask(self, x: PyTree) -> jax.Array:
         """The active components on a batch, bool of the same shape, by the rule of the training."""
-        self.target.at(x)
+        x = given_inputs(self.target, x)
         return seen.look(self.objective, self.target, self.components, x)[1]
 
     def __call__(self, x: PyTree) -> PyTree:
         """Output with the active components alone, `f(x, κ(x))`, [B, O]."""
+        x = given_inputs(self.target, x)
         return forward.masked_apply(self.target, self.components, x, self.mask(x))
 
     def see(self, x: PyTree, labels: Any = None) -> seen.Seen:
         """Attributions, active components and errors of N examples, in blocks."""
+        x = given_inputs(self.target, x)
         size, labels = self.settings.batch_size, against.as_array(self.target, x, labels)
         return seen.see(self.objective, self.target, self.components, x, size, labels)
 
@@ -119,6 +122,7 @@ class Decomposition:
         Raises:
           UserError: an unknown baseline, labels that don't fit the outputs.
         """
+        x = given_inputs(self.target, x)
         return summarise.summarise(self, x, labels, baselines, other)
 
     def evidence(
@@ -161,7 +165,7 @@ class Decomposition:
         """
         return evidence.evidence(
             self,
-            x,
+            given_inputs(self.target, x),
             labels,
             valid=valid,
             adversary_steps=adversary_steps,
@@ -207,6 +211,7 @@ class Decomposition:
         chosen = np.ravel(np.asarray(component)).tolist()
         numbers = [editing.check_component(self.components, one) for one in chosen]
         kept = ~np.isin(np.arange(num_components(self.components)), numbers)
+        x = given_inputs(self.target, x)
         batch = jax.tree.leaves(x)[0].shape[0]
         mask = jnp.broadcast_to(jnp.asarray(kept), (batch, len(kept)))
         return forward.masked_apply(self.target, self.components, x, mask)
@@ -282,7 +287,7 @@ class Decomposition:
         """
         from apd_jax.report import decomposition_page
 
-        decomposition_page.write(self, path, x, labels, decode)
+        decomposition_page.write(self, path, given_inputs(self.target, x), labels, decode)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write components, the target's parameters and the settings; `load` reads them.

@@ -7,6 +7,7 @@ import jax
 
 from apd_jax import config_fields
 from apd_jax.decomposition import function_identity
+from apd_jax.decomposition.odd_leaves import packed
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.objective.gates import Gated
 from apd_jax.runtime import export, trees
@@ -38,8 +39,8 @@ def save(decomposition: ComponentModel, directory: str | os.PathLike[str]) -> No
         state = network.state
         config["network"] = network.settings | {"state": trees.describe(state)}
         if jax.tree.leaves(state):
-            check["state"] = _numbered(state)
-    params = trees.leaves_by_path(target.params)
+            check["state"], config["odd_state"] = packed(_numbered(state))
+    params, config["odd_params"] = packed(trees.leaves_by_path(target.params))
     export.save_components(directory, decomposition.components, params, config, check or None)
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from apd_jax.compiled import stand_in_for_network, weakly_referable
 from apd_jax.errors import UserError
 from apd_jax.sites.adapters import linen
+from apd_jax.sites.parameters import checked
 from apd_jax.sites.program import Left, leaf_paths, trace
 from apd_jax.sites.selection import Selection, Sites, check_names, select
 
@@ -54,10 +55,11 @@ class Target:
             is traced at its first use, so that the errors of the second kind below come then.
 
         Raises:
-          UserError: a name or pattern that fits no parameter; or, found by tracing, a parameter
+          UserError: a name or pattern that fits no parameter; a parameter that is no array of
+            numbers; or, found by tracing, a parameter
             that is no site, or no site at all.
         """
-        self.apply_fn, self.params = weakly_referable(apply_fn), params
+        self.apply_fn, self.params = weakly_referable(apply_fn), checked(params)
         self._selection = tuple(sites) if isinstance(sites, list) else sites
         check_names(self._selection, leaf_paths(params))
         self._sites: Sites | None = None

@@ -108,7 +108,9 @@ def from_torch(
         batch = jax.tree.map(lambda leaf: leaf[torch.as_tensor(rows, device=leaf.device)], given)
         args, own_keywords = torch_copy.arguments(batch)
         try:
-            with torch.no_grad():
+            # The caller may be in a block of mixed precision, of which JAX knows nothing.
+            device = next(module.parameters()).device.type
+            with torch.no_grad(), torch.autocast(device, enabled=False):
                 result = _picked(own(*args, **own_keywords, **keywords), output)
         except UserError:
             raise

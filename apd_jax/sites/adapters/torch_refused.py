@@ -26,7 +26,7 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
 
     Raises:
       UserError: it is no module, in training mode, without numbers, or its weights are computed
-        from others, not floating, or not of single precision.
+        from others, not floating, not finite, sparse, or not of single precision.
     """
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"from_torch needs a torch.nn.Module, got a {type(module).__name__}")
@@ -49,6 +49,9 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     _check_computed(module)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         _check_numbers(name, tensor, dtype)
+    for name, tensor in module.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{name} holds NaN or infinity: retrain the network")
     if not dict(module.named_parameters()):
         raise UserError(f"{type(module).__name__} has no parameters: there is nothing to decompose")
     return module
@@ -75,6 +78,8 @@ def _check_numbers(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -
     """Refuse tensors that hold no numbers, or numbers that JAX would round."""
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
         raise UserError(f"{name} has no numbers yet: load the weights, or run the module once")
+    if tensor.layout is not torch.strided:
+        raise UserError(f"{name} is sparse ({tensor.layout}): replace it by its .to_dense()")
     wide = _config.jax_enable_x64 and tensor.dtype == torch.float64
     if tensor.is_floating_point() and tensor.dtype != torch.float32 and not wide and not dtype:
         raise UserError(

@@ -1,0 +1,173 @@
+"""Arrays that JAX or files do not know: other byte orders and precisions, masks, keys, objects."""
+
+import dataclasses
+import json
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+from safetensors import numpy as safetensors
+
+import apd_jax
+from apd_jax.data.numbers import to_numpy
+from apd_jax.decomposition.given_inputs import given_inputs
+from apd_jax.errors import UserError
+from apd_jax.objective.objective import Objective
+
+X = np.asarray(networks.normal(5, 8, 3))
+
+
+def network(params, x):
+    return jnp.tanh(x @ params["w"]) @ params["v"]
+
+
+def params(**more):
+    return {"w": networks.normal(0, 3, 5), "v": networks.normal(1, 5, 2)} | more
+
+
+@dataclasses.dataclass
+class Unknown:
+    w: jax.Array
+
+
+OTHER = {
+    "big_endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "little_endian": lambda a: a.astype(a.dtype.newbyteorder("<")),
+    "extended": lambda a: a.astype(np.longdouble),
+    "double": lambda a: a.astype(np.float64),
+    "fortran": np.asfortranarray,
+    "strided": lambda a: np.repeat(a, 2, axis=0)[::2],
+    "reversed": lambda a: a[::-1].copy()[::-1],
+    "matrix": np.asmatrix,
+}
+
+
+class OtherArraysTest(parameterized.TestCase):
+    """All hold the same numbers."""
+
+    @parameterized.parameters(*OTHER)
+    def test_data(self, kind):
+        found = to_numpy(OTHER[kind](X))
+        np.testing.assert_array_equal(jnp.asarray(found), X)
+        whole = OTHER[kind](np.arange(24).reshape(8, 3))
+        np.testing.assert_array_equal(jnp.asarray(to_numpy(whole)), np.arange(24).reshape(8, 3))
+
+    @parameterized.parameters(*OTHER)
+    def test_parameters(self, kind):
+        given = jax.tree.map(lambda leaf: OTHER[kind](np.asarray(leaf)), params())
+        target = apd_jax.Target(network, given, inputs=X)
+        np.testing.assert_allclose(target(X), network(params(), X), rtol=1e-6)
+        for name, weight in target.weights.items():
+            np.testing.assert_allclose(weight, params()[name], rtol=1e-6)
+
+    @parameterized.parameters(*OTHER)
+    def test_inputs(self, kind):
+        found = given_inputs(apd_jax.Target(network, params()), OTHER[kind](X))
+        np.testing.assert_array_equal(jnp.asarray(found, jnp.float32), X)
+
+    def test_inputs_in_other_containers(self):
+        target = apd_jax.Target(network, params())
+        np.testing.assert_allclose(given_inputs(target, X.tolist()), X)
+        self.assertIsInstance(given_inputs(target, jnp.asarray(X)), jax.Array)
+
+    def test_parameters_that_jax_knows_stay_the_same_object(self):
+        given = params(n=3, none=None, key=jax.random.key(0))
+        self.assertIs(apd_jax.Target(network, given).params, given)
+
+
+class RefusedTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ({"w": np.ma.masked_array(np.ones(3), mask=[0, 1, 0])}, "'w': a masked array"),
+        ({"w": np.ones(3).astype(object)}, "'w' must be an array of numbers, got one of object"),
+        ({"w": np.array(["a"])}, "'w' must be an array of numbers, got one of <U1"),
+        ({"a": {"act": jnp.tanh}}, "'a/act' must be .* got a PjitFunction: .*functools.partial"),
+        ({"name": "net"}, "'name' must be an array of numbers, got a str"),
+        (Unknown(X), "the parameters must be .* got a Unknown: register its class"),
+        ({"a": X, 0: X}, "whose keys can't be sorted"),
+    )
+    def test_parameters(self, given, message):
+        with self.assertRaisesRegex(UserError, message):
+            apd_jax.Target(network, given)
+
+    @parameterized.parameters(
+        (X[0], "like a single example, without the batch axis"),
+        (X[:, :2], r"the network fails on inputs float32\[8, 2\]"),
+        (X[:0], "the batch is empty"),
+        (np.ma.masked_greater(X, 1), "a masked array"),
+        (X.astype(str), "got an array of <U.*leave text out"),
+        (iter([X]), "inputs must be arrays .* got an iterator"),
+        (None, "hold no arrays"),
+    )
+    def test_inputs(self, x, message):
+        target = apd_jax.Target(network, params(), inputs=X)
+        found = networks.components(target, 3, 1)
+        settings = apd_jax.Settings(Objective(topk=1.0), 3, steps=1, batch_size=8)
+        decomposition = apd_jax.Decomposition(target, found, settings)
+        for method in ("attributions", "mask", "__call__", "see", "summary", "evidence"):
+            with self.subTest(method), self.assertRaisesRegex(UserError, message):
+                getattr(decomposition, method)(x)
+
+    def test_outputs_that_are_no_arrays(self):
+        target = apd_jax.Target(lambda p, x: {"y": network(p, x), "n": 3}, params())
+        with self.assertRaisesRegex(UserError, r"real numbers, got \['int32', 'float32'\]"):
+            apd_jax.check_target(target, X)
+
+
+class SavedTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "saved"
+
+    def saved(self, **more):
+        """A decomposition of a network with more parameters, after `save` and `load`."""
+        target = apd_jax.Target(network, params(**more), inputs=X)
+        settings = apd_jax.Settings(Objective(topk=1.0), 3, steps=1, batch_size=8, rank=1)
+        found = networks.components(target, 3, 1)
+        example = X[:3]
+        apd_jax.Decomposition(target, found, settings, [], example).save(self.folder)
+        json.loads((self.folder / "config.json").read_text())
+        loaded = apd_jax.load(self.folder, network)
+        np.testing.assert_array_equal(loaded.target(X), target(X))
+        return loaded.target.params
+
+    def test_keys(self):
+        for key in (jax.random.key(3), jax.random.split(jax.random.key(3, impl="rbg"), 2)):
+            found = self.saved(key=key)["key"]
+            self.assertEqual(found.dtype, key.dtype)
+            np.testing.assert_array_equal(jax.random.key_data(found), jax.random.key_data(key))
+
+    def test_empty_arrays(self):
+        found = self.saved(a=jnp.zeros((0, 3)), b=np.zeros((2, 0), np.int8))
+        self.assertEqual((found["a"].shape, found["a"].dtype), ((0, 3), jnp.float32))
+        self.assertEqual((found["b"].shape, found["b"].dtype), ((2, 0), jnp.int8))
+
+    def test_numbers_of_few_bits(self):
+        kinds = ("int4", "uint4", "float8_e4m3fn", "float8_e5m2", "bfloat16", "float16")
+        given = {kind: jnp.array([[1, 0], [3, 2]], jnp.dtype(kind)) for kind in kinds}
+        found = self.saved(**given)
+        plain = safetensors.load_file(self.folder / "components.safetensors")
+        for kind, leaf in given.items():
+            self.assertEqual(found[kind].dtype, leaf.dtype)
+            np.testing.assert_array_equal(found[kind], leaf)
+            np.testing.assert_array_equal(plain[f"target/{kind}"].astype("f4"), [[1, 0], [3, 2]])
+
+
+@pytest.mark.slow
+class DecomposedTest(absltest.TestCase):
+    def test_the_same_components(self):
+        options = {"num_components": 3, "topk": 1.0, "steps": 2, "batch_size": 4, "rank": 1}
+        given = jax.tree.map(lambda leaf: OTHER["big_endian"](np.asarray(leaf)), params())
+        plain = apd_jax.decompose(apd_jax.Target(network, params()), X, **options)
+        other = apd_jax.decompose(
+            apd_jax.Target(network, given), OTHER["big_endian"](X), **options
+        )
+        jax.tree.map(np.testing.assert_array_equal, other.components, plain.components)
+
+
+if __name__ == "__main__":
+    absltest.main()
