@@ -45,10 +45,12 @@ def of_batch(function: Callable[[PyTree], Any] | None, x: PyTree) -> Valid:
         return None
     try:
         valid = jnp.asarray(function(x))
-    except (jax.errors.JAXTypeError, TypeError, KeyError, IndexError) as error:
+    except Exception as error:  # whatever the function says to a batch, or to being traced
+        reason = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"valid is called with a batch and traced by JAX, which fails ({error!s:.300}): use "
-            "jax.numpy, as in valid=lambda batch: batch['mask'] > 0"
+            "valid is called with a batch and traced by JAX, which fails "
+            f"({type(error).__name__}: {reason:.300}): use jax.numpy, as in "
+            "valid=lambda batch: batch['mask'] > 0"
         ) from error
     size = sites.batch_size(x)
     if not (jnp.issubdtype(valid.dtype, jnp.integer) or valid.dtype == bool):

@@ -100,7 +100,6 @@ class InitTest(parameterized.TestCase):
                 jax.random.key(0), target, **({"num_components": 2} | arguments)
             )
 
-
     def test_numbers_of_any_library(self):
         target, _ = networks.make("mlp")
         for kind in (np.int64, jnp.array, np.array):

@@ -583,8 +583,13 @@ class RefusedTest(parameterized.TestCase):
         run, _ = lines.prepared(cases.decomposition(target, components, x), x, adversary_steps=(1,))
         masks = [np.zeros((4, 3), bool)] * len(list(run.blocks()))
         found = adversary.shared(
-            run.adversary, run.kind, target, components,
-            lambda: zip(run.blocks(), masks, strict=True), run.key, lambda runs: None,
+            run.adversary,
+            run.kind,
+            target,
+            components,
+            lambda: zip(run.blocks(), masks, strict=True),
+            run.key,
+            lambda runs: None,
         )
         self.assertEqual(list(found), [1])
 

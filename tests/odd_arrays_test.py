@@ -163,9 +163,7 @@ class DecomposedTest(absltest.TestCase):
         options = {"num_components": 3, "topk": 1.0, "steps": 2, "batch_size": 4, "rank": 1}
         given = jax.tree.map(lambda leaf: OTHER["big_endian"](np.asarray(leaf)), params())
         plain = apd_jax.decompose(apd_jax.Target(network, params()), X, **options)
-        other = apd_jax.decompose(
-            apd_jax.Target(network, given), OTHER["big_endian"](X), **options
-        )
+        other = apd_jax.decompose(apd_jax.Target(network, given), OTHER["big_endian"](X), **options)
         jax.tree.map(np.testing.assert_array_equal, other.components, plain.components)
 
 

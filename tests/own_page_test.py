@@ -137,7 +137,12 @@ class AsPicturesTest(parameterized.TestCase):
         self.assertEqual(examples.as_pictures(np.ones((2, 64)))[0].shape, (2, 8, 8))
         self.assertEqual(examples.as_pictures(np.ones((2, 10)))[0].shape, (2, 1, 10))
 
+    def test_half_precision(self):
+        for dtype in (np.float16, jnp.bfloat16):
+            self.assertEqual(examples.as_pictures(np.ones((2, 9, 7), dtype))[0].shape, (2, 9, 7))
+
     @parameterized.named_parameters(
+        ("true and false", np.zeros((2, 9, 7), bool), "bool"),
         ("five channels", np.zeros((2, 5, 3, 16)), r"shape \(5, 3, 16\)"),
         ("tokens", np.zeros((2, 9), int), "int64"),
         ("bytes", np.zeros((2, 9), np.uint8), "whole numbers"),

@@ -133,7 +133,9 @@ class PlanTest(parameterized.TestCase):
     def test_refuses(self, options, message):
         target, data, given = tms_problem()
         with self.assertRaisesRegex(UserError, message):
-            apd_jax.plan(**({"target": target, "x": data} | given | {"num_components": 5} | options))
+            apd_jax.plan(
+                **({"target": target, "x": data} | given | {"num_components": 5} | options)
+            )
 
 
 class CountsTest(absltest.TestCase):

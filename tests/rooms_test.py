@@ -27,7 +27,14 @@ LAYERS = (
 )
 FLOORS = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 MATHEMATICS = ("sites", "components", "masked", "attribution", "objective", "errors")
-MATHEMATICS += ("config_fields", "config_numbers", "former_names", "jax_settings", "randomness", "validity")
+MATHEMATICS += (
+    "config_fields",
+    "config_numbers",
+    "former_names",
+    "jax_settings",
+    "randomness",
+    "validity",
+)
 MATHEMATICS += ("blocks", "compiled", "partition", "program_counts", "compiler_fault")
 FORBIDDEN = ("matplotlib", "ml_collections", "jinja2", "orbax", "absl", "tqdm")
 

@@ -233,6 +233,10 @@ class RefusedTest(parameterized.TestCase):
         (lambda x: x["mask"][:, 1:], {"per_position": True}, r"\(3, 6\)"),
         (lambda x: np.asarray(x["mask"]), {}, "use jax.numpy"),
         (lambda x: x["mosk"], {}, "mosk"),
+        (lambda x: x.mask, {}, "AttributeError: .*use jax.numpy"),
+        (lambda x: None, {}, "use jax.numpy"),
+        (lambda x: x["mask"] if x["mask"].any() else None, {}, r"which fails \([^\n]*\): use jax"),
+        (lambda x: jnp.zeros(2).reshape(3), {}, "TypeError: .*use jax.numpy"),
         (lambda x: x["mask"], {"minimality_loss": lambda a, b: jnp.mean(a - b)}, "minimality_loss"),
         (lambda x: x["mask"], {"metric": lambda out: out[..., 0]}, "the metric's values"),
     )

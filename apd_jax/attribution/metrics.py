@@ -52,7 +52,9 @@ def quantities(
         outputs = validity.keep(valid, metric(outputs), "the metric's values")
     leaves = jax.tree.leaves(outputs)
     shapes = [jnp.shape(leaf) for leaf in leaves]
-    if not leaves or not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves):
+    if not leaves or not all(
+        jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves
+    ):
         found = [str(jnp.result_type(leaf)) for leaf in leaves]
         raise UserError(
             f"{whose} must return arrays of real numbers, got {found or 'none'}: let it return "

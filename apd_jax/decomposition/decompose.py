@@ -114,8 +114,8 @@ def decompose(
         kept (None if it diverged before that).
       DataFailed: the data raised an error during the training. Its `decomposition` has what was
         trained before; with a workdir that is saved.
-      Exception: whatever the observer raises ends the training. The exception gets a `decomposition`
-        with what was trained before; with a workdir that is saved.
+      Exception: whatever the observer raises ends the training. Its `decomposition` has what was
+        trained before; with a workdir that is saved.
       Terminated: SIGTERM stopped an earlier call in this process. It is a SystemExit of status 75.
     """
     check_keywords(decompose, Settings(), options)

@@ -59,7 +59,10 @@ def load(
     check = saved.check or {}
     example = _example(check, config, inputs) if "inputs" in check else None
     odd = config.get("odd_params", {})
-    leaves = {path: unpacked(saved.target, odd, path) if path in odd else saved.target[path] for path in config["paths"]}
+    leaves = {
+        path: unpacked(saved.target, odd, path) if path in odd else saved.target[path]
+        for path in config["paths"]
+    }
     target = _target(network, params, config, leaves, check.get("state", {}))
     if example is not None:
         _check_same(target, example, check["outputs"])

@@ -17,7 +17,6 @@ from apd_jax.config_numbers import whole
 from apd_jax.decomposition import editing, saving
 from apd_jax.decomposition.given_inputs import given_inputs
 from apd_jax.errors import UserError
-from apd_jax.evaluation import labels as against
 from apd_jax.evaluation import (
     compare,
     decomposition_table,
@@ -28,6 +27,7 @@ from apd_jax.evaluation import (
     summary,
     tables,
 )
+from apd_jax.evaluation import labels as against
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target

@@ -162,7 +162,9 @@ def compare_seeds(
 ) -> SeedMatrix:
     """Compare every pair of several decompositions of one network; see `compare`."""
     if not isinstance(found, Sequence):
-        raise UserError(f"compare_seeds takes a list of decompositions, got a {type(found).__name__}")
+        raise UserError(
+            f"compare_seeds takes a list of decompositions, got a {type(found).__name__}"
+        )
     if len(found) < 2:
         raise UserError(f"a comparison needs at least 2 decompositions, got {len(found)}")
     count = len(found)

@@ -70,8 +70,8 @@ def trivial(
 def empty(name: str) -> Finding:
     """A site holds nothing."""
     text = (
-        f"All weights of the site {name} are zero (or below 1e-19, so that their squares are). What "
-        "components have there does not count in ranks."
+        f"All weights of the site {name} are zero (or below 1e-19, so that their squares are). "
+        "What components have there does not count in ranks."
     )
     return Finding("empty site", text)
 

@@ -92,6 +92,5 @@ def empty_sites(target: Target) -> list[str]:
 
 
 def holds_nothing(weight: np.ndarray) -> bool:
-    """Whether weights (or their singular values) are all zero, or so small that float32 can't hold
-    their sum of squares, which every loss is made of."""
+    """Whether weights, or their singular values, are all zero or their squares are in float32."""
     return bool(np.sum(np.square(weight)) < _LEAST)

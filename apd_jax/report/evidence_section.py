@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from apd_jax import sites
 from apd_jax.evaluation import labels as against

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
@@ -42,7 +43,7 @@ def as_pictures(x: PyTree) -> Pictures:
     if len(leaves) != 1:
         return Pictures(None, f"an example is {len(leaves)} arrays, not one image")
     array = leaves[0]
-    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+    if array.dtype != np.uint8 and not jnp.issubdtype(array.dtype, jnp.floating):
         return Pictures(None, f"they are {array.dtype}, not floating or 8-bit numbers")
     if array.dtype != np.uint8:
         array = array.astype(np.float32)

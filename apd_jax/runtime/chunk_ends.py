@@ -18,8 +18,8 @@ Metrics = dict[str, jax.Array]
 
 _SUMS = ("loss/total", "gradient_norm")
 _HINT = (
-    "try a lower learning rate or more warmup, and leave out examples on which the network's outputs "
-    "overflow"
+    "try a lower learning rate or more warmup, and leave out examples on which the network's "
+    "outputs overflow"
 )
 
 

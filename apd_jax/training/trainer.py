@@ -177,7 +177,7 @@ def layout_of(
 
 
 def _wide(init: Components | None) -> Components | None:
-    """Components to start from, in float32 if they are narrower: steps would be lost in rounding."""
+    """Components to start from, in float32 if they are narrower, as rounding would lose steps."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), init)
 
 

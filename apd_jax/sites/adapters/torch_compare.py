@@ -84,8 +84,9 @@ def _difference(ours: np.ndarray, theirs: np.ndarray, count: np.ndarray | None) 
             f"the converted network differs from torch's own by {error:.2g} of the largest output "
             f"(allowed: {TOLERANCE:.0e}) on a batch of {len(a)}, most at "
             f"{_place(apart == apart.max())}: the module draws random numbers, changes its "
-            "buffers at each call, changes a tensor in place through a view of it, which torchax loses (write y = y * 2 for "
-            "y.t().mul_(2)), or has an operator that computes something else in JAX. " + _WAY_OUT
+            "buffers at each call, changes a tensor in place through a view of it, which torchax "
+            "loses (write y = y * 2 for y.t().mul_(2)), or has an operator that computes something "
+            "else in JAX. " + _WAY_OUT
         )
     return error
 
