@@ -37,7 +37,7 @@ def as_array(target: Target, x: PyTree, labels: Any) -> Any:
     if isinstance(labels, str):
         return next_tokens(target, x, labels)
     if isinstance(labels, np.ma.MaskedArray) and labels.dtype.kind in "iu":
-        return labels.astype(np.int64).filled(-1)
+        return np.ma.filled(labels.astype(np.int64), -1)
     if isinstance(labels, Mapping):
         raise UserError(f"labels must be one array, got a dict of {sorted(map(str, labels))}")
     try:

@@ -4,7 +4,7 @@ Letters: B examples, T positions, C components, e an example's summed distance.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -36,7 +36,7 @@ class Adversary:
       starts: number of random starts.
     """
 
-    steps: tuple[int, ...] = (20, 80)
+    steps: Sequence[int] = (20, 80)
     step_size: float = 0.1
     starts: int = 1
 
