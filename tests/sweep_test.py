@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from stop_flags import FlagAfter
 
 from apd_jax.data import as_source
 from apd_jax.errors import UserError
@@ -18,7 +19,7 @@ from apd_jax.objective import selection
 from apd_jax.run import experiment, sweep
 from apd_jax.run.grid import points, read_grid
 from apd_jax.run.plan import read_plan
-from apd_jax.runtime import loop, preemption
+from apd_jax.runtime import loop
 from apd_jax.runtime.checkpoint import Checkpointer, to_host
 from apd_jax.studies import pretraining
 from apd_jax.training import trainer
@@ -150,18 +151,6 @@ class SideBySideTest(parameterized.TestCase):
         for change in [*changes, {"schedule": other["schedule"]}]:
             changed = read_plan(small_config(**change)).settings
             self.assertNotEqual(shared(changed), shared(base), change)
-
-
-class FlagAfter(preemption.StopFlag):
-    """Becomes requested after some looks."""
-
-    def __init__(self, looks):
-        self.looks = looks
-
-    @property
-    def requested(self):
-        self.looks -= 1
-        return self.looks < 0
 
 
 @pytest.mark.slow

@@ -77,6 +77,25 @@ def _unflatten(names: tuple[str, ...], children: Any) -> Gated:
 jax.tree_util.register_pytree_with_keys(Gated, _flatten, _unflatten)
 
 
+def check(objective: Any) -> None:
+    """Raise UserError if an objective asks for learned gates and for what excludes them."""
+    weights = objective.coefficients
+    if objective.selection != "gates":
+        if weights.l0:
+            raise UserError(
+                f"coefficient l0 is a loss of learned gates, got selection={objective.selection!r}:"
+                " set selection='gates' or l0=0"
+            )
+        return
+    lp = weights.lp_minimality, weights.lp_simplicity
+    if objective.topk is None or objective.distil or any(lp):
+        raise UserError(
+            "selection='gates' needs a topk to start from, and neither distil nor Lp losses; got "
+            f"topk={objective.topk}, distil={objective.distil}, lp_minimality={lp[0]}, "
+            f"lp_simplicity={lp[1]}"
+        )
+
+
 def without_gradient(components: Components) -> Components:
     """The components as constants; gates, if there are any, can still learn."""
     if not isinstance(components, Gated):

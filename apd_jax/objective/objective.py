@@ -104,7 +104,7 @@ class Objective:
         for name in ("schatten_p", "lp_p"):
             if not 0 < getattr(self, name) <= 2:
                 raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
-        self._check_gates()
+        gates.check(self)
         weights = self.coefficients
         if not self.selects:
             needing = [n for n in weights.used() if TERMS[n].selects]
@@ -112,22 +112,6 @@ class Objective:
                 raise UserError(f"coefficients {needing} need a top-k selection; topk is None")
         if weights.activation and not self.hidden_sites:
             raise UserError("the activation loss needs hidden_sites, got none")
-
-    def _check_gates(self) -> None:
-        weights, gated = self.coefficients, self.selection == "gates"
-        if weights.l0 and not gated:
-            raise UserError(
-                f"coefficient l0 is a loss of learned gates, got selection={self.selection!r}: "
-                "set selection='gates' or l0=0"
-            )
-        if not gated:
-            return
-        if self.topk is None or self.distil or weights.lp_minimality or weights.lp_simplicity:
-            raise UserError(
-                "selection='gates' needs a topk to start from, and neither distil nor Lp losses; "
-                f"got topk={self.topk}, distil={self.distil}, lp_minimality="
-                f"{weights.lp_minimality}, lp_simplicity={weights.lp_simplicity}"
-            )
 
     @property
     def targeted(self) -> bool:
