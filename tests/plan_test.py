@@ -144,7 +144,7 @@ class CountsTest(absltest.TestCase):
         products = 2 * (5 * 7 * 7) * (3 * 2 * 2)
         self.assertEqual(program_counts.operations(convolve, image, kernel), products)
 
-    def test_bytes_at_once(self):
+    def test_peak_bytes(self):
         w = jnp.ones((100, 100))
 
         def chain(x):
@@ -152,9 +152,9 @@ class CountsTest(absltest.TestCase):
 
         # The second product is made from the first while that one is still there.
         x = jnp.ones((10, 100))
-        self.assertEqual(program_counts.bytes_at_once(chain, x), 2 * 4 * 1000)
+        self.assertEqual(program_counts.peak_bytes(chain, x), 2 * 4 * 1000)
         inner = jax.jit(lambda y: jnp.exp(y) @ w)
-        self.assertEqual(program_counts.bytes_at_once(lambda x: inner(x @ w), x), 2 * 4 * 1000)
+        self.assertEqual(program_counts.peak_bytes(lambda x: inner(x @ w), x), 2 * 4 * 1000)
 
     def test_collectives(self):
         text = """

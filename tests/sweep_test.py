@@ -1,5 +1,6 @@
 """Sweeps: grids, trainings side by side with numbers of their own, and whole sweeps."""
 
+import json
 import pathlib
 import sys
 import tempfile
@@ -79,6 +80,23 @@ class GridTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, "^topk=9.0: topk must be at most"):
                 sweep.run(small_config(), {"topk": (0.3, 9.0)}, path)
             self.assertFalse((path / "config.json").exists())
+
+
+class DivergedTest(absltest.TestCase):
+    def test_runs_again_only_if_its_directory_was_deleted(self):
+        root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        names = "topk=0.3", "topk=0.5"
+        (root / names[1]).mkdir()
+        rows = [{"name": name, "reason": "loss stopped being finite"} for name in names]
+        (root / "sweep.json").write_text(json.dumps({"runs": rows}))
+        with (
+            mock.patch.object(sweep.family, "train") as train,
+            mock.patch.object(sweep.experiment, "run"),
+        ):
+            results = sweep.run(small_config(), {"topk": (0.3, 0.5)}, root)
+        waiting = [workdir.path.name for _, workdir in train.call_args.args[1]]
+        self.assertEqual(waiting, [names[0]])
+        self.assertEqual([run["state"] for run in results["runs"]], ["waiting", "diverged"])
 
 
 class ProductsTest(parameterized.TestCase):

@@ -104,9 +104,11 @@ def _row(name: str, measured: Measured, components: float | None, rank: float | 
 def _off_the_data(
     decomposition: ComponentModel, other: PyTree | None, own_ranks: np.ndarray
 ) -> tuple[Row, ...] | None:
-    """Rows off the data of a targeted decomposition; empty for one that is not targeted.
+    """Measure a targeted decomposition on the other data.
 
-    None where there are no such data, after loading.
+    Returns:
+      The rows; empty if the decomposition is not targeted, None if there are no such examples (a
+      loaded decomposition has none).
     """
     rule = decomposition.objective
     other = decomposition.other if other is None else other
@@ -128,8 +130,8 @@ def _off_the_data(
     chosen = np.concatenate(masks)
     on = float(chosen.sum(axis=1).mean()), float((chosen @ own_ranks).mean())
     return (
-        _row("off the data: remainder, active components", active.result(), *on),
-        _row("off the data: remainder alone", nothing.result(), 0, 0),
+        _row("other data: remainder, active components", active.result(), *on),
+        _row("other data: remainder alone", nothing.result(), 0, 0),
     )
 
 

@@ -1,7 +1,7 @@
 """The batch-wide top-k of scores that are divided over devices, as exact as on one device.
 
-Every device takes the largest entries of its own part; the largest of all are among these, so that
-only those candidates are brought together. Ties go to the lower flat index, as in `selection`.
+Every device takes the largest entries of its own part. The largest of all are among these, so that
+only these candidates are gathered. Ties go to the lower flat index, as in `selection`.
 Letters: R rows, C components, K places for pairs.
 """
 

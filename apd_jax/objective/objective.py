@@ -115,7 +115,7 @@ class Objective:
 
     @property
     def targeted(self) -> bool:
-        """Whether components explain some data only, and a remainder everything else."""
+        """Whether the decomposition is targeted: components explain only `data`, not `other`."""
         return self.coefficients.other > 0
 
     @property
@@ -124,7 +124,7 @@ class Objective:
         return self.topk is not None or self.selection == "exact"
 
     def with_topk(self, k: float, **changes: Any) -> "Objective":
-        """The same objective with another k; of learned gates, batch-wide top-k of their scores.
+        """The same objective with another k; learned gates become batch-wide top-k of their scores.
 
         Args:
           k: active components per example.
@@ -262,8 +262,8 @@ class Objective:
           key: PRNG key for the sketch's directions and the random masks; see `attribute`.
           multipliers: those of this step; only k's matters here.
           chosen: the active components, where these were selected before.
-          other: [B, ...] inputs off the data of a targeted decomposition; without them the term
-            `other` is left out.
+          other: [B, ...] other data of a targeted decomposition; without them the term `other` is
+            left out.
         """
         used = self.coefficients.used()
         wanted = [name for name in used if not (name == "other" and other is None)]

@@ -24,9 +24,9 @@ def start(
     """Run a command from the shell: parse its flags, call its `main` and exit with its status.
 
     Args:
-      main: function from the arguments that are left to the exit status.
+      main: function of the arguments that are left; returns the exit status.
       config: the flag of the config.
-      screen: makes the text of --help.
+      screen: returns the text of --help.
     """
     streams.open_missing()
     flags.FLAGS.set_default("verbosity", logging.INFO)
@@ -44,18 +44,18 @@ def prepare(config: flags.FlagHolder, argv: list[str]) -> bool:
         problem = f"unexpected arguments {argv[1:]}" if len(argv) > 1 else "--config is missing"
         logging.error("The command line cannot be used: %s; --help lists everything.", problem)
         return False
-    std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
+    std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it reports every missing backend
     compilation_cache.enable()
     return True
 
 
 def parse(config: flags.FlagHolder, argv: list[str], *, screen: Callable[[], str]) -> list[str]:
-    """Read the flags, or exit with a one-line error; ml_collections raises many kinds.
+    """Parse the flags, or exit with a one-line error; ml_collections raises many kinds.
 
     Args:
       config: the flag of the config.
       argv: the command line.
-      screen: makes the text of --help.
+      screen: returns the text of --help.
     """
     try:
         argv = command_line.find_config(argv)
@@ -85,7 +85,7 @@ def parse(config: flags.FlagHolder, argv: list[str], *, screen: Callable[[], str
 
 
 def status_of(work: Callable[[], int]) -> int:
-    """The exit status of a command's work, which may be stopped or refuse something."""
+    """Do the work of a command, log how it ended, and return the exit status."""
     try:
         return work()
     except Stopped as stopped:

@@ -39,7 +39,7 @@ ROBUST = Settings(
 )
 
 # Measured on a byte-level transformer, docs/language-models.md. There is no simplicity loss, which
-# keeps the KL divergence high, and there are no rounds of refinement: the rank is the limit.
+# keeps the KL divergence high, and no round of refinement: the rank bounds the size of components.
 LOGITS = Settings(
     objective=Objective(
         Coefficients(faithfulness=80.0, minimality=1.0, partial=1.0),
@@ -81,9 +81,9 @@ def base(options: Mapping[str, Any]) -> Settings:
 def targeted(settings: Settings) -> Settings:
     """Return the settings of a targeted decomposition, with a remainder beside the components.
 
-    Components need not add up to the weights, so that there is no faithfulness loss; the remainder
-    is an inactive component on the data, and always on off them. There are no rounds of refinement,
-    which look at the data alone.
+    Components need not add up to the weights, so that there is no faithfulness loss. The remainder
+    is an inactive component on the data, and always active on the other data. There are no rounds
+    of refinement, since they use only the data.
     """
     objective = settings.objective
     weights = dataclasses.replace(objective.coefficients, faithfulness=0.0, other=1.0)

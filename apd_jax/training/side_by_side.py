@@ -30,8 +30,8 @@ _K = "topk"
 def numbers(settings: Settings) -> dict[str, float]:
     """The numbers of settings that a program can read as arrays, by dotted name.
 
-    A coefficient of 0 is none, as its term is not computed; nor is k of another rule than the
-    batch-wide one, on which shapes depend.
+    A coefficient of 0 is left out, since its term is not computed. So is k of any rule but
+    batch-wide top-k, since shapes depend on it.
     """
     found = {n: v for n, field, v in leaves(settings) if marked(field, "traced") and v is not None}
     unused = {n for n, v in found.items() if n.startswith("coefficients.") and not v}
@@ -41,7 +41,7 @@ def numbers(settings: Settings) -> dict[str, float]:
 
 
 def shared(settings: Settings) -> Settings:
-    """What settings have in common with all those that can share a compiled program with them."""
+    """Settings with placeholders for their numbers; equal ones can share a compiled program."""
     return with_unchecked(settings, dict.fromkeys(numbers(settings), 1.0))
 
 
