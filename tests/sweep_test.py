@@ -1,7 +1,7 @@
 """Sweeps: grids, trainings side by side with numbers of their own, and whole sweeps."""
 
-import json
 import pathlib
+import shutil
 import sys
 import tempfile
 from unittest import mock
@@ -85,18 +85,19 @@ class GridTest(parameterized.TestCase):
 class DivergedTest(absltest.TestCase):
     def test_runs_again_only_if_its_directory_was_deleted(self):
         root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        names = "topk=0.3", "topk=0.5"
-        (root / names[1]).mkdir()
-        rows = [{"name": name, "reason": "loss stopped being finite"} for name in names]
-        (root / "sweep.json").write_text(json.dumps({"runs": rows}))
-        with (
-            mock.patch.object(sweep.family, "train") as train,
-            mock.patch.object(sweep.experiment, "run"),
-        ):
-            results = sweep.run(small_config(), {"topk": (0.3, 0.5)}, root)
-        waiting = [workdir.path.name for _, workdir in train.call_args.args[1]]
-        self.assertEqual(waiting, [names[0]])
-        self.assertEqual([run["state"] for run in results["runs"]], ["waiting", "diverged"])
+        waiting = []
+
+        def train(family, pairs, donors, flag, diverged):
+            waiting.append([place.path.name for _, place in pairs])
+            for index in range(len(pairs)):
+                diverged(index, "loss/total stopped being finite at step 3")
+
+        self.enterContext(mock.patch.object(sweep.family, "train", train))
+        for _ in range(2):
+            sweep.run(small_config(), {"topk": (0.3, 0.5)}, root)
+        shutil.rmtree(root / "topk=0.3")
+        sweep.run(small_config(), {"topk": (0.3, 0.5)}, root)
+        self.assertEqual(waiting, [["topk=0.3", "topk=0.5"], ["topk=0.3"]])
 
 
 class ProductsTest(parameterized.TestCase):
