@@ -33,7 +33,7 @@ class BaseTest(parameterized.TestCase):
         self.assertEqual(found.objective.routes.attribution_mode, mode)
         text = presets.says(found)
         self.assertIn("presets.LOGITS", text)
-        self.assertIn("50%" if mode == "sketch" else "exact attributions", text)
+        self.assertIn("32 random directions (8 in training)" if mode == "sketch" else "exact attributions", text)
 
     def test_other_settings_are_not_described(self):
         self.assertIsNone(presets.says(presets.ROBUST))
@@ -58,7 +58,7 @@ class DecomposeTest(absltest.TestCase):
         )
         objective = found.settings.objective
         self.assertEqual((objective.selection, found.settings.start), ("sample", "singular"))
-        self.assertEqual(objective.routes.num_probes, 8)
+        self.assertEqual((objective.routes.num_probes, objective.routes.evaluation_probes), (8, 32))
         self.assertTrue(bool(jnp.all(found.mask(tokens).sum(axis=-1) == 4)))
         remarks = found.summary(tokens, baselines=()).remarks
         self.assertTrue(any("presets.LOGITS" in text for text in remarks), remarks)

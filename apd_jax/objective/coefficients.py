@@ -83,12 +83,16 @@ class Routes:
         "Random directions of the sketch. A squared attribution's relative standard error is about "
         "sqrt(2 / directions): one is too few where components are chosen for positions.",
     )
+    evaluation_probes: int = setting(
+        0,
+        "Random directions of the sketch wherever components are chosen outside training steps: in "
+        "results, evidence and reports. 0 takes num_probes.",
+    )
     masked_route: forward.MaskedRoute = setting(
         "auto",
         "Masked pass: grouped computes only the active pairs, dense all of them, auto chooses by "
         "size.",
     )
-
     remat: Remat = setting(
         "none",
         "What the gradient of masked passes recomputes, to save memory: nothing, everything but "
@@ -98,3 +102,8 @@ class Routes:
     def __post_init__(self):
         check_values(self)
         check_at_least(self, 1, "num_probes")
+        check_at_least(self, 0, "evaluation_probes")
+
+    def probes(self, training: bool) -> int:
+        """Number of random directions of the sketch, in training steps or outside them."""
+        return self.num_probes if training else self.evaluation_probes or self.num_probes

@@ -188,13 +188,16 @@ class Objective:
         return Attributed(found.scores, *self.own_pass(target, x))
 
     def attribution_options(self, x: PyTree, key: jax.Array | None = None) -> dict[str, Any]:
-        """Keywords of an attribution method on a batch: options, key, what counts of the batch."""
+        """Keywords of an attribution method on a batch: options, key, what counts of the batch.
+
+        Calls without a key are those outside training steps.
+        """
         options = Options(
             self.routes.attribution_mode,
             self.attribution_source,
             self.metric,
             self.per_position,
-            self.routes.num_probes,
+            self.routes.probes(training=key is not None),
         )
         key = randomness.root(0) if key is None else key
         key = randomness.stream_of_step(key, "sketch directions")

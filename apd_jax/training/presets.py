@@ -47,7 +47,7 @@ LOGITS = Settings(
         per_position=True,
         minimality_loss="kl",
         masks=PartialMasks(adversary_share=0.5),
-        routes=Routes(attribution_mode="sketch", num_probes=8),
+        routes=Routes(attribution_mode="sketch", num_probes=8, evaluation_probes=32),
     ),
     steps=6000,
     batch_size=16,
@@ -120,9 +120,9 @@ def says(settings: Settings) -> str | None:
         text += ", by learned gates"
     if objective.routes.attribution_mode != "sketch":
         return f"{text}, by exact attributions."
-    count = objective.routes.num_probes
-    error = math.sqrt(2 / count)
+    trained, count = (objective.routes.probes(training) for training in (True, False))
+    in_training = "" if trained == count else f" ({trained} in training)"
     return (
-        f"{text}, by attributions that are estimated from {count} random directions: the squared "
-        f"ones have a relative standard error of about {error:.0%}."
+        f"{text}, by attributions that are estimated from {count} random directions{in_training}: "
+        f"the squared ones have a relative standard error of about {math.sqrt(2 / count):.0%}."
     )
