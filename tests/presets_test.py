@@ -33,7 +33,10 @@ class BaseTest(parameterized.TestCase):
         self.assertEqual(found.objective.routes.attribution_mode, mode)
         text = presets.says(found)
         self.assertIn("presets.LOGITS", text)
-        self.assertIn("32 random directions (8 in training)" if mode == "sketch" else "exact attributions", text)
+        self.assertIn(
+            "32 random directions (8 in training)" if mode == "sketch" else "exact attributions",
+            text,
+        )
 
     def test_other_settings_are_not_described(self):
         self.assertIsNone(presets.says(presets.ROBUST))

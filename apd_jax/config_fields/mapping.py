@@ -8,8 +8,8 @@ from typing import Any, TypeVar, cast
 
 from apd_jax.config_fields.checks import check_names
 from apd_jax.config_fields.declaration import fields, flags, is_record, marked
+from apd_jax.config_fields.former_names import present
 from apd_jax.errors import UserError
-from apd_jax.former_names import present
 
 Record = TypeVar("Record")
 

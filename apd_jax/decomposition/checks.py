@@ -11,7 +11,6 @@ import numpy as np
 
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution.metrics import Metric, quantities
-from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, check_components, init_components, num_components
 from apd_jax.data import Beside, Source
 from apd_jax.decomposition.derivative_checks import check_derivatives
@@ -20,6 +19,7 @@ from apd_jax.errors import UserError
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS, Step
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
 from apd_jax.sites.program import ONE_EXAMPLE, takes_batches_of, trace

@@ -27,7 +27,7 @@ from apd_jax.decomposition.checks import (
 from apd_jax.decomposition.devices import on_one_device
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
-from apd_jax.jax_settings import own_settings
+from apd_jax.programs.jax_settings import own_settings
 from apd_jax.runtime import loop, session
 from apd_jax.runtime.mesh import without_seeds
 from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped

@@ -13,7 +13,7 @@ from apd_jax.config_fields import check_keywords, from_mapping
 from apd_jax.data import SampleBatch, as_source
 from apd_jax.decomposition.checks import check_positions
 from apd_jax.errors import UserError
-from apd_jax.jax_settings import own_settings
+from apd_jax.programs.jax_settings import own_settings
 from apd_jax.sites import PyTree, Target
 from apd_jax.training import presets
 from apd_jax.training.config import Settings

@@ -8,8 +8,8 @@ Letters: R rows, C components, K places for pairs.
 import jax
 import jax.numpy as jnp
 
-from apd_jax import partition
 from apd_jax.objective.selected import Selected
+from apd_jax.programs import partition
 
 
 def applies(shape: tuple[int, ...]) -> bool:

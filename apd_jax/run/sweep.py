@@ -17,7 +17,7 @@ import ml_collections
 
 from apd_jax import config_fields
 from apd_jax.errors import UserError
-from apd_jax.jax_settings import own_settings
+from apd_jax.programs.jax_settings import own_settings
 from apd_jax.report import sweep_page
 from apd_jax.run import experiment, family
 from apd_jax.run.config import Config

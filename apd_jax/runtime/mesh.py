@@ -1,7 +1,7 @@
 """The mesh of devices that a training is divided over, and how its arrays lie on it.
 
 One mesh has the axes `seeds`, `data` and `components`: trainings side by side, the examples of a
-batch, and the components of a decomposition. What a step does with them is in `partition`.
+batch, and the components of a decomposition. What a step does with them is in `programs.partition`.
 Letters: S seeds (with restarts, all trainings side by side), B batch, C components.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from apd_jax.errors import UserError
-from apd_jax.partition import AXES, COMPONENTS, SEEDS
+from apd_jax.programs.partition import AXES, COMPONENTS, SEEDS
 
 PyTree = Any
 
@@ -73,7 +73,7 @@ class Layout:
     def over_seeds(self, function: Callable[..., Any], shared: int = 0) -> Callable[..., Any]:
         """Divide the arguments [S, ...] of a function over the seeds, except for the last `shared`.
 
-        The other axes of the mesh are left to XLA, and to the constraints of `partition`.
+        The other axes of the mesh are left to XLA, and to the constraints of `programs.partition`.
         """
         seeds, everywhere = PartitionSpec(SEEDS), PartitionSpec()
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from apd_jax import compiled, randomness
+from apd_jax import randomness
+from apd_jax.programs import compiled
 from apd_jax.runtime.mesh import Layout
 
 PyTree = Any

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import xla_metadata
 
-from apd_jax.compiled import kept_with
 from apd_jax.components import Components, Projection, normalise_reads, project_gradient
 from apd_jax.errors import UserError
+from apd_jax.programs.compiled import kept_with
 from apd_jax.randomness import root
 from apd_jax.training import schedules
 

@@ -11,10 +11,10 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from apd_jax import program_counts
 from apd_jax.components import init_components
 from apd_jax.data import Source
 from apd_jax.objective.coefficients import CONSTANT
+from apd_jax.programs import counts
 from apd_jax.runtime import memory, mesh, step_programs
 from apd_jax.sites import PyTree, Target
 from apd_jax.training import trainer
@@ -39,7 +39,7 @@ class Requirements:
     Attributes:
       kinds: bytes by kind, counted from shapes: `parameters`, `factors`, `moments`, `other_state`,
         `batch`, `gradient`, `tangents`, `masked_pass`. The first five are exact. The others are
-        peaks of the traced program, see `program_counts.peak_bytes`.
+        peaks of the traced program, see `counts.peak_bytes`.
       counted: peak bytes, counted from shapes: the first five kinds, and the larger of `tangents`
         and `gradient` + `masked_pass`, which are not needed at the same time.
       compiled: peak bytes of the compiled step, by its `memory_analysis`; None if not compiled.
@@ -139,7 +139,7 @@ def requirements(
     lasting = sum(list(kinds.values())[:5])
     step = trainer.make_step(settings, settings.optimizer(), settings.rate(), source)
     keys = jax.eval_shape(jax.vmap(jax.random.key), jnp.zeros(size, jnp.uint32))
-    operations = program_counts.operations(jax.vmap(step), targets, state, keys)
+    operations = counts.operations(jax.vmap(step), targets, state, keys)
     compiled = collectives = None
     if compile:
         compiled, collectives = _compiled(step, layout, targets, state, size)
@@ -240,8 +240,8 @@ def _of_step(
 
     scores = jax.eval_shape(score, target, state.components, x, key)
     chosen = jax.eval_shape(objective.select, scores, x)
-    tangents = program_counts.peak_bytes(score, target, state.components, x, key)
-    masked = program_counts.peak_bytes(gradient, target, state.components, x, key, chosen)
+    tangents = counts.peak_bytes(score, target, state.components, x, key)
+    masked = counts.peak_bytes(gradient, target, state.components, x, key, chosen)
     masked -= min(held(state.components), masked)
     found = {"tangents": tangents, "masked_pass": masked, "batch": settings.accumulate * held(x)}
     return {kind: size * count // devices for kind, count in found.items()}
@@ -271,4 +271,4 @@ def _compiled(
     found = program.memory_analysis()
     total = found.argument_size_in_bytes + found.temp_size_in_bytes
     total += found.output_size_in_bytes - found.alias_size_in_bytes
-    return total, program_counts.collectives(program.as_text()) if layout else {}
+    return total, counts.collectives(program.as_text()) if layout else {}

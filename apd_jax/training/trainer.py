@@ -12,11 +12,12 @@ import numpy as np
 import optax
 from absl import logging
 
-from apd_jax import blocks, partition, randomness
+from apd_jax import blocks, randomness
 from apd_jax.components import Components, init_components, normalise_reads
 from apd_jax.data import Beside, Reader, SampleBatch, Source, as_source
 from apd_jax.objective import gates
 from apd_jax.objective.normalisation import scales
+from apd_jax.programs import partition
 from apd_jax.runtime import loop, mesh
 from apd_jax.runtime.checkpoint import to_host
 from apd_jax.runtime.outcome import of_callback
@@ -224,7 +225,7 @@ def make_init(
 
 
 # A plain function, and no method: compiled programs live as long as the function they are made of
-# (`compiled`), and a bound method is a new object at every access.
+# (`programs.compiled`), and a bound method is a new object at every access.
 def make_step(
     settings: Settings, optimizer: Optimizer, rate: optax.Schedule, source: Source
 ) -> loop.StepFn:
