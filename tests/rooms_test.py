@@ -6,7 +6,7 @@ import pathlib
 from absl.testing import absltest, parameterized
 
 ROOT = pathlib.Path(__file__).parent.parent
-# A room imports rooms of its own layer or of those above it in this list.
+# A room imports only rooms of the layers above it in this list.
 LAYERS = (
     ("errors",),
     ("config_fields", "programs"),

@@ -75,19 +75,19 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
 def check_other(
     target: Target, source: Source, settings: Settings, seed: int, restarts: int
 ) -> None:
-    """Raise UserError unless the data beside those of a targeted decomposition can be used."""
+    """Raise UserError unless the other data of a targeted decomposition fit its settings."""
     given = isinstance(source, Beside)
     if given != settings.objective.targeted:
         raise UserError(
             "a targeted decomposition needs other= and a coefficient other above 0, got "
-            f"{'data' if given else 'no data'} and {settings.objective.coefficients.other}"
+            f"{'other=' if given else 'no other='} and {settings.objective.coefficients.other}"
         )
     if not isinstance(source, Beside):
         return
     if restarts > 1:
         raise UserError(
-            f"restarts are compared on data alone, without other=, got restarts={restarts}: call "
-            "decompose once for each seed"
+            f"other= needs restarts=1, got {restarts}: restarts are compared by their loss on data "
+            "alone; call decompose once for each seed"
         )
     try:
         x = source.other_examples(seed, 3)
