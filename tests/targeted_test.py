@@ -82,7 +82,7 @@ class DecomposeTest(parameterized.TestCase):
         active, alone = summary.other
         self.assertLess(active.error, 1e-5)
         self.assertGreater(alone.error, 0.01)  # the other data use the first block as well
-        self.assertIn("Off the data the output error is", repr(summary))
+        self.assertIn("On the other data the output error is", repr(summary))
 
         # Components are taken out of a network that keeps its remainder.
         changed = found.edited({1: 0.0})
