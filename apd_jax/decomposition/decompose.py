@@ -40,8 +40,8 @@ from apd_jax.training import presets
 from apd_jax.training.config import Settings
 from apd_jax.training.trainer import Trainer, layout_of
 
-_EXAMPLES = 2048  # inputs of the report and of the search for k; fewer if they are more than
-_MOST_BLOCKS = 64  # this number of batches
+_EXAMPLES = 2048  # inputs of the report and of the search for k
+_MOST_BLOCKS = 64  # most batches that these inputs may take
 _OTHER_EXAMPLES = 256  # inputs of the other data, on which a summary measures the error
 
 

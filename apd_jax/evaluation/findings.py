@@ -95,7 +95,7 @@ def not_finite(scores: np.ndarray) -> list[Finding]:
     return [Finding("scores", text)]
 
 
-def off_the_data(rows: Sequence[Any] | None) -> list[Finding]:
+def on_other_data(rows: Sequence[Any] | None) -> list[Finding]:
     """The error of a targeted decomposition on the other data.
 
     Args:

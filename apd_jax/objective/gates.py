@@ -172,7 +172,7 @@ def start(
       objective: how attributions are computed, and k.
       target: the network.
       x: [N, ...] examples.
-      components: components; those that have gates are returned as they are.
+      components: `{site: Factors}`; components that have gates are returned as they are.
       block_size: number of examples that are evaluated together; None for all.
     """
     if isinstance(components, Gated):
