@@ -176,8 +176,7 @@ def check_positions(target: Target, x: PyTree, settings: Settings) -> None:
     """Raise UserError where k does not fit the positions of a batch, if they are what it counts."""
     if settings.objective.per_position:
         rows = settings.batch_size * math.prod(sites.position_shape(target, x))
-        settings.objective.check_sizes(rows, settings.num_components)
-        settings.objective_at_end.check_sizes(rows, settings.num_components)
+        settings.check_sizes(rows)
 
 
 def check_start(target: Target, init: Components | None, settings: Settings) -> None:

@@ -108,9 +108,7 @@ class Settings:
         self.rate()
         self._check_combinations()
         # How many positions there are is known with the network alone.
-        rows = None if self.objective.per_position else self.batch_size
-        self.objective.check_sizes(rows, self.num_components)
-        self.objective_at_end.check_sizes(rows, self.num_components)
+        self.check_sizes(None if self.objective.per_position else self.batch_size)
 
     def _check_combinations(self) -> None:
         """Raise UserError for settings that exclude each other."""
@@ -143,6 +141,25 @@ class Settings:
                 f"rounds of refinement, got accumulate={self.accumulate}, refine.every="
                 f"{self.refine.every}: leave out accumulate and set refine={{'every': 0}}"
             )
+
+    def check_sizes(self, num_rows: int | None) -> None:
+        """Raise UserError unless the largest k, that of results, batch and C fit each other.
+
+        Args:
+          num_rows: see `Objective.check_sizes`.
+        """
+        for objective in (self.with_largest_k().objective, self.objective_at_end):
+            objective.check_sizes(num_rows, self.num_components)
+
+    def with_largest_k(self) -> "Settings":
+        """The same settings, with k as large as it gets and factors of k of at most 1.
+
+        The steps of a training select with these, since shapes depend on the largest k.
+        """
+        largest, k = self.schedules.largest_of_k(), self.objective.topk
+        if largest == 1 or k is None:
+            return self
+        return self.with_topk(k * largest, schedules=self.schedules.with_k_divided(largest))
 
     def with_topk(self, k: float, **changes: Any) -> "Settings":
         """The same settings with another k, and other changes."""

@@ -129,6 +129,7 @@ def requirements(
     Raises:
       UserError: see `mesh.layout`.
     """
+    settings = settings.with_largest_k()
     size = jax.tree.leaves(targets)[0].shape[0]
     layout = trainer.layout_of(settings, size, mesh_shape)
     devices = math.prod(layout.mesh.shape.values()) if layout else 1

@@ -61,6 +61,7 @@ class Family:
           target: the network of one seed, for its shapes.
         """
         assert not source.feeds and len({shared(settings) for settings in members}) == 1
+        members = [settings.with_largest_k() for settings in members]
         values = [numbers(settings) for settings in members]
         self.names = tuple(n for n in values[0] if len({each[n] for each in values}) > 1)
         self._base, self._source = members[0], source
@@ -94,7 +95,7 @@ class Family:
 
     def arrays(self, settings: Settings, count: int) -> dict[str, Any]:
         """The numbers of a member for each of its seeds, leaves [S, ...]."""
-        own = numbers(settings)
+        own = numbers(settings.with_largest_k())
         found: dict[str, Any] = {name: np.float32(own[name]) for name in self.names}
         if _K in found:
             found[_K] = Products.of(own[_K], self._most_rows)[1:]
