@@ -94,8 +94,8 @@ class Schedules(_OfCoefficients):
     topk: str = setting(
         "constant",
         "Schedule of k, such as '0:4 0.4:1', which starts with four times as many active "
-        "components. Batch-wide, floor(k · factor · B) pairs are active; for every sample floor(k · "
-        "factor) components, at least one.",
+        "components. Batch-wide, floor(k · factor · B) pairs are active; for every sample "
+        "floor(k · factor) components, at least one.",
     )
 
     def __post_init__(self):
