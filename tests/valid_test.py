@@ -338,12 +338,12 @@ class DecompositionTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_padding_does_not_take_the_k_of_real_positions(self):
-        """Of 32 positions 4 are real; k = 1 is one component at each of them."""
-        ids = np.random.default_rng(0).integers(0, 50, (512, 32))
-        mask = (np.arange(32) < 4) * np.ones((512, 1), "f4")
+        """Of 12 positions 4 are real; k = 1 is one component at each of them."""
+        ids = np.random.default_rng(0).integers(0, 50, (256, 12))
+        mask = (np.arange(12) < 4) * np.ones((256, 1), "f4")
         params = {
             "E": networks.normal(0, 50, 16), "A": networks.normal(1, 16, 32) / 4,
-            "B": networks.normal(2, 32, 8) / 6,
+            "B": networks.normal(2, 32, 4) / 6,
         }  # fmt: skip
 
         def apply_fn(p, x):
