@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import networks
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -33,13 +34,17 @@ class BaseTest(parameterized.TestCase):
         self.assertEqual(found.objective.routes.attribution_mode, mode)
         text = presets.says(found)
         self.assertIn("presets.LOGITS", text)
-        self.assertIn("32 random directions (8 in training)" if mode == "sketch" else "exact attributions", text)
+        self.assertIn(
+            "32 random directions (8 in training)" if mode == "sketch" else "exact attributions",
+            text,
+        )
 
     def test_other_settings_are_not_described(self):
         self.assertIsNone(presets.says(presets.ROBUST))
 
 
 class DecomposeTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_chosen_by_what_is_decomposed_and_said_in_the_summary(self):
         def network(params, tokens):
             return jax.nn.relu(params["embed"][tokens] @ params["hidden"]) @ params["logits"]

@@ -123,9 +123,9 @@ class PaddingTest(parameterized.TestCase):
     def test_sketch_is_unbiased(self):
         target, x = padded.network(), padded.batch("right")
         own, rule = components(target), objective(per_position=True)
-        exact = rule.attribute(target, own, x).scores
+        exact = jax.jit(rule.attribute)(target, own, x).scores
         sketch = dataclasses.replace(rule, routes=Routes("sketch", num_probes=1000))
-        found = sketch.attribute(target, own, x, jax.random.key(0)).scores
+        found = jax.jit(sketch.attribute)(target, own, x, jax.random.key(0)).scores
         np.testing.assert_array_equal(found[:, padded.REAL :], 0)
         np.testing.assert_allclose(found, exact, rtol=0.2, atol=0.05 * float(exact.max()))
 
@@ -160,7 +160,7 @@ class PaddingTest(parameterized.TestCase):
         chex.assert_tree_all_finite((scores, terms, gradient))
         self.assertFalse(mask.any() or counts.any() or scores.any())
         self.assertEqual(float(terms["minimality"]), 0)
-        chex.assert_tree_all_finite(scales(rule, target, x))
+        chex.assert_tree_all_finite(jax.jit(lambda x: scales(rule, target, x))(x))
 
     def test_step_counts_real_positions(self):
         target, x = padded.network(causal=True), padded.batch("left")
