@@ -11,11 +11,12 @@ import types
 from unittest import mock
 
 import pytest
+from absl import logging
 from absl.testing import absltest, parameterized
 
 from apd_jax import main
 from apd_jax.errors import UserError
-from apd_jax.run import experiment
+from apd_jax.run import commands, experiment
 from apd_jax.runtime import loop
 from apd_jax.runtime.checkpoint import CheckpointError
 from apd_jax.runtime.outcome import Diverged
@@ -43,13 +44,13 @@ class StatusTest(parameterized.TestCase):
         with (
             mock.patch.object(main, "_CONFIG", types.SimpleNamespace(value=config)),
             mock.patch.object(main, "_WORKDIR", types.SimpleNamespace(value=None)),
-            mock.patch.object(main.compilation_cache, "enable"),
+            mock.patch.object(commands.compilation_cache, "enable"),
             mock.patch.object(main, "_join"),
             mock.patch.object(main.mesh, "split_cpu"),
             mock.patch.object(experiment, "run", **outcome) as run,
             self.assertLogs("absl", "INFO") as logs,
         ):
-            main.logging.info("begin")
+            logging.info("begin")
             status = main.main(["main"])
         self.assertEqual(run.call_args.args, (config, "runs/tms-5-2"))
         return status, logs.records[1:]

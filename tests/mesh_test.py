@@ -22,8 +22,8 @@ import pytest
 from absl.testing import absltest, parameterized
 from jax import numpy as jnp
 
-from apd_jax import partition
 from apd_jax.errors import UserError
+from apd_jax.programs import partition
 from apd_jax.runtime import mesh, processes
 from apd_jax.training.optimizers import adam, in_bfloat16
 

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax import blocks, partition, sites
+from apd_jax import blocks, sites
 from apd_jax.attribution import division, metrics, routes
 from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.options import Options
 from apd_jax.attribution.routes import Linearised
+from apd_jax.programs import partition
 from apd_jax.sites import PyTree, Target
 from apd_jax.validity import Valid
 

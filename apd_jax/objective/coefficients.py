@@ -49,12 +49,12 @@ class Coefficients:
 
     other: float = setting(
         0.0,
-        "In a targeted decomposition, off its data: active components and what all components miss "
-        "of the weights give the target's output.",
+        "In a targeted decomposition, on the other data: active components and the remainder, "
+        "which the components miss of the weights, give the target's output.",
         flag=False,
     )
     l0: float = setting(
-        0.0, "With learned gates: not more than k active components on average, max(0, L0/k − 1)."
+        0.0, "With learned gates: at most k components are active on average, max(0, L0/k − 1)."
     )
 
     def __post_init__(self):
@@ -95,8 +95,8 @@ class Routes:
     )
     remat: Remat = setting(
         "none",
-        "What masked passes compute again for the gradient, to save memory: nothing, all but the "
-        "outputs of sites, or everything.",
+        "What the gradient of masked passes recomputes, to save memory: nothing, everything but "
+        "the outputs of sites, or everything.",
     )
 
     def __post_init__(self):
