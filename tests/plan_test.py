@@ -46,7 +46,7 @@ def residual_mlp_problem():
 
 
 def transformer_problem():
-    sizes = transformer.Sizes(2, 12, 20, 4, 32, 2, 50, 2)
+    sizes = transformer.Sizes(1, 12, 20, 4, 32, 2, 50, 2)
     target, _, _ = transformer.make_problem(sizes)
     data = np.random.default_rng(0).integers(0, 50, (100, 12), np.int32)
     options = {"num_components": 20, "rank": 2, "topk": 4.0, "batch_size": 4}

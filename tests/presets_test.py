@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -49,6 +50,7 @@ class BaseTest(parameterized.TestCase):
 
 
 class DecomposeTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_chosen_by_what_is_decomposed_and_said_in_the_summary(self):
         def network(params, tokens):
             return jax.nn.relu(params["embed"][tokens] @ params["hidden"]) @ params["logits"]

@@ -119,6 +119,7 @@ class ProductsTest(parameterized.TestCase):
 
 
 class SideBySideTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_equals_each_on_its_own(self):
         both = {"schedules.topk": "0:1 1:0.5", "accumulate": 2}
         second = {"topk": 0.5, "schatten_p": 0.8, "init_scale": 2.0, "learning_rate": 1e-3}

@@ -43,16 +43,18 @@ class LossTest(absltest.TestCase):
         target, x = networks.make("mlp")
         components, other = networks.components(target), x[::-1] + 0.3
         rule = Objective(Coefficients(0.0, other=1.0), topk=1, selection="sample")
-        terms, _ = rule.terms(target, components, x, other=other)
+        terms, _ = jax.jit(rule.terms)(target, components, x, other=other)
         self.assertEqual(list(terms), ["other"])
-        mask = rule.select(rule.attribute(target, components, other).scores, other).mask
+        scores = jax.jit(rule.attribute)(target, components, other).scores
+        mask = rule.select(scores, other).mask
         parts, total = networks.matrices(components), 0.0
+        output = jax.jit(networks.output)
         for row, active in zip(other, mask, strict=True):
             weights = {
                 site: target.weights[site] - part[~np.asarray(active)].sum(axis=0)
                 for site, part in parts.items()
             }
-            error = networks.output(target, weights, row[None]) - target(row[None])
+            error = output(target, weights, row[None]) - target(row[None])
             total += np.mean(np.square(error)) / len(other)
         np.testing.assert_allclose(terms["other"], total, rtol=1e-4)
         self.assertEmpty(rule.terms(target, components, x)[0])
