@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import typing
 
-from apd_jax import compiler_fault
+from apd_jax.programs import compiler_fault
 
 compiler_fault.avoid()
 

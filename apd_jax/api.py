@@ -1,6 +1,5 @@
 """The public names of the package; `apd_jax` has all of them."""
 
-from apd_jax import compiler_fault
 from apd_jax.attribution import (
     ablation_attributions,
     activation_attributions,
@@ -21,6 +20,7 @@ from apd_jax.masked.forward import composed_apply, masked_apply
 from apd_jax.objective.coefficients import Coefficients, Routes
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.selection import batch_topk_mask, topk_mask
+from apd_jax.programs import compiler_fault
 from apd_jax.runtime.loop import Observer
 from apd_jax.runtime.outcome import DataFailed, Diverged, Terminated
 from apd_jax.sites import Target

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax.config_numbers import whole
+from apd_jax.config_fields.values import whole
 from apd_jax.errors import UserError
 from apd_jax.sites import Placement, PyTree, Target
 

@@ -1,17 +1,15 @@
 """Command line: `apd-jax --config=tms:40-10 --workdir=DIR`, or `python -m apd_jax.main ...`."""
 
-import functools
-import logging as std_logging
 import shlex
 import sys
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from apd_jax.run import command_line, commands
-from apd_jax.runtime import compilation_cache, mesh, preemption, processes, streams
+from apd_jax.runtime import mesh, preemption, processes, streams
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as tms:5-2.")
 _COORDINATOR = flags.DEFINE_string(
@@ -28,12 +26,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; runs/NAME
 
 def main(argv: list[str]) -> int:
     """Run the experiment that the flags describe, and return the exit status."""
-    if len(argv) > 1 or _CONFIG.value is None:
-        problem = f"unexpected arguments {argv[1:]}" if len(argv) > 1 else "--config is missing"
-        logging.error("The command line cannot be used: %s; --help lists everything.", problem)
+    if not commands.prepare(_CONFIG, argv):
         return 1
-    std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
-    compilation_cache.enable()
     with processes.all_or_none():
         return processes.end(commands.status_of(_run))
 
@@ -84,11 +78,7 @@ def _say(results: dict[str, Any], workdir: str) -> None:
 
 def cli() -> None:
     """Entry point of the installed command."""
-    streams.open_missing()
-    flags.FLAGS.set_default("verbosity", logging.INFO)
-    logging.get_absl_handler().setFormatter(streams.LogLines())
-    parse = functools.partial(commands.parse, _CONFIG, screen=command_line.help_text)
-    app.run(main, flags_parser=parse)
+    commands.start(main, _CONFIG, screen=command_line.help_text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.jax_settings import KEYS
+from apd_jax.programs.jax_settings import KEYS
 
 # Numbers that are folded into the root key. Numbers below 2**31 are reserved for the steps.
 _STREAMS = {

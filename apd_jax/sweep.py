@@ -1,16 +1,14 @@
 """Command line of sweeps: `python -m apd_jax.sweep --config=tms:5-2 --grid topk=0.2,0.3`."""
 
-import functools
-import logging as std_logging
 import math
 import shlex
 import sys
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from apd_jax.run import commands, grid, sweep
-from apd_jax.runtime import compilation_cache, mesh, preemption, streams
+from apd_jax.runtime import mesh, preemption, streams
 
 _USAGE = """\
 Run an experiment at every point of a grid of its fields, and report on all runs together:
@@ -33,12 +31,8 @@ _OWN = ("grid", "seeds", "workdir")
 
 def main(argv: list[str]) -> int:
     """Run the sweep that the flags describe, and return the exit status."""
-    if len(argv) > 1 or _CONFIG.value is None:
-        problem = f"unexpected arguments {argv[1:]}" if len(argv) > 1 else "--config is missing"
-        logging.error("The command line cannot be used: %s; --help lists everything.", problem)
+    if not commands.prepare(_CONFIG, argv):
         return 1
-    std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it lists what it did not find
-    compilation_cache.enable()
     return commands.status_of(_run)
 
 
@@ -83,11 +77,7 @@ def _without_own(arguments: list[str]) -> list[str]:
 
 def cli() -> None:
     """Entry point of the installed command."""
-    streams.open_missing()
-    flags.FLAGS.set_default("verbosity", logging.INFO)
-    logging.get_absl_handler().setFormatter(streams.LogLines())
-    parse = functools.partial(commands.parse, _CONFIG, screen=lambda: _USAGE)
-    app.run(main, flags_parser=parse)
+    commands.start(main, _CONFIG, screen=lambda: _USAGE)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def compiled_step(name: str, changes: dict, shape: tuple[int, ...]):
     """The compiled step of a config's decomposition on a mesh."""
     import jax
 
-    from apd_jax.jax_settings import own_settings
+    from apd_jax.programs.jax_settings import own_settings
     from apd_jax.run.plan import make_plan
     from apd_jax.runtime import loop, step_programs
     from apd_jax.studies import pretraining
@@ -57,14 +57,14 @@ def main() -> None:
         except (ValueError, SyntaxError):
             changes[field] = value
     os.environ["JAX_NUM_CPU_DEVICES"] = str(max(math.prod(shape) for shape in shapes))
-    from apd_jax import program_counts  # after the number of devices is set
+    from apd_jax.programs import counts  # after the number of devices is set
 
     print("| mesh | state, MB | temporary, MB | collectives | their bytes, MB |")
     print("|---|---:|---:|---|---:|")
     for shape in shapes:
         step = compiled_step(given.config, changes, shape)
         memory = step.memory_analysis()
-        found = program_counts.collectives(step.as_text())
+        found = counts.collectives(step.as_text())
         kinds = ", ".join(f"{number} {kind}" for kind, (number, _) in found.items()) or "none"
         moved = sum(size for _, size in found.values())
         sizes = (memory.alias_size_in_bytes, memory.temp_size_in_bytes)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from apd_jax.program_counts import operations_of
+from apd_jax.programs.counts import operations_of
 
 
 class Work(NamedTuple):

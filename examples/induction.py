@@ -9,6 +9,7 @@ docs/examples.md has the results.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 
@@ -29,6 +30,7 @@ INTO = ("query", "key", "value")
 IMAGES = pathlib.Path(__file__).parents[1] / "docs" / "images"
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def sequences(key, n):
     """Return sequences that repeat a random segment of 5 to 9 tokens, or that count upwards.
 
@@ -171,7 +173,7 @@ def draw(shares, kept, params, others, sequence, path):
     upper.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     networks = {"network": params} | others
     for row, (name, some) in zip(right.subplots(len(networks), 4), networks.items(), strict=True):
-        patterns = forward(some, sequence[None])[1][0].reshape(-1, LENGTH, LENGTH)
+        patterns = jax.jit(forward)(some, sequence[None])[1][0].reshape(-1, LENGTH, LENGTH)
         for place, (axis, pattern) in enumerate(zip(row, patterns, strict=True)):
             axis.imshow(pattern, cmap="Blues", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[], title=f"layer {place // HEADS}, head {place % HEADS}")
@@ -219,7 +221,7 @@ def main():
     )
     print(decomposition.history[-1])
     mask = decomposition.mask(tokens)
-    logits = apd_jax.masked_apply(target, decomposition.components, tokens, mask)
+    logits = jax.jit(apd_jax.masked_apply)(target, decomposition.components, tokens, mask)
     found = [round(float(value), 3) for value in accuracy(logits, tokens, period)]
     print(f"accuracy with the active components alone: repeating {found[0]}, counting {found[1]}")
     kinds = {"repeats": period > 0, "counts": period == 0}

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax.errors import UserError
-from apd_jax.jax_settings import own_settings
+from apd_jax.programs.jax_settings import own_settings
 
 SETTINGS = {
     "other_keys": lambda: jax.default_prng_impl("rbg"),

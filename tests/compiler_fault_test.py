@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax import compiler_fault
+from apd_jax.programs import compiler_fault
 
 
 class FlagTest(parameterized.TestCase):
@@ -40,7 +40,7 @@ class ProgramTest(absltest.TestCase):
             import jax
             jax.numpy.ones(3).sum()
             import apd_jax
-            from apd_jax import compiler_fault
+            from apd_jax.programs import compiler_fault
             print(compiler_fault.is_present())
             apd_jax.decompose
         """

@@ -40,11 +40,16 @@ def pytest_runtest_teardown():
 
 
 def pytest_collection_modifyitems(items):
-    """The longest tests begin first, so that none ends alone; those of a network are together."""
+    """Begin with what takes longest; keep together what shares a set-up or a network.
+
+    A worker begins with the first tests, and the others steal from the end of its list: a class
+    whose tests share a set-up stays in one worker where it comes early.
+    """
 
     def place(item):
+        shares_set_up = "setUpClass" in vars(item.cls or object)
         of_zoo = item.path.name.startswith("zoo") and hasattr(item, "callspec")
         network = item.callspec.params.get("name", "") if of_zoo else ""
-        return item.path.name != "full_size_test.py", network
+        return not shares_set_up, item.path.name != "full_size_test.py", network
 
     items.sort(key=place)

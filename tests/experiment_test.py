@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from stop_flags import FlagAfter
 
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
@@ -20,7 +21,6 @@ from apd_jax.run import experiment
 from apd_jax.runtime import loop, preemption
 from apd_jax.runtime.checkpoint import Checkpointer, to_host
 from apd_jax.runtime.outcome import Diverged
-from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
 from apd_jax.studies import pretraining
 from apd_jax.training.trainer import Trainer
@@ -37,18 +37,6 @@ def small_config(**changes):
     config.target.update(steps=20, batch_size=32)
     config.update_from_flattened_dict(changes)
     return config
-
-
-class FlagAfter(StopFlag):
-    """Becomes requested after `looks` looks."""
-
-    def __init__(self, looks):
-        self.looks = looks
-
-    @property
-    def requested(self):
-        self.looks -= 1
-        return self.looks < 0
 
 
 class ExperimentTestCase(parameterized.TestCase):

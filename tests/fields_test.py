@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax import config_fields, config_numbers
-from apd_jax.config_fields import setting
+from apd_jax import config_fields
+from apd_jax.config_fields import setting, values
 from apd_jax.errors import UserError
 from apd_jax.training.config import Settings
 
@@ -80,10 +80,10 @@ class NumbersTest(parameterized.TestCase):
 
     @parameterized.parameters((np.int64(4),), (jnp.array(4),), (np.array(4),))
     def test_whole(self, four):
-        self.assertIs(type(config_numbers.whole("n", four)), int)
+        self.assertIs(type(values.whole("n", four)), int)
         for bad in (four - 4, -four, 4.0, True, np.bool_(True), "4", None):
             with self.assertRaisesRegex(UserError, "^n must be"):
-                config_numbers.whole("n", bad)
+                values.whole("n", bad)
 
     @parameterized.parameters((np.float32(2.5),), (np.bool_(True),))
     def test_other_kinds_are_refused(self, value):

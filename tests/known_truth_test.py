@@ -4,6 +4,7 @@ import json
 import pathlib
 import sys
 import tempfile
+from unittest import mock
 
 import pytest
 from absl.testing import absltest, parameterized
@@ -53,15 +54,19 @@ class RunTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_features_through_an_identity(self):
-        config = tms.get_config("5-2-id-robust")
-        config.steps, config.target.steps = 400, 1500
-        (seed,) = self._run(config)["seeds"]
+        (seed,) = self._run(self._identity())["seeds"]
         self.assertTrue(seed["solved"])
         self.assertBetween(seed["ml2r"], 0.95, 1.05)
-        config = tms.get_config("5-2-id-robust")
-        config.steps, config.target.steps, config.hidden_uses = 400, 1500, "all"
-        (other,) = self._run(config)["seeds"]
+        with mock.patch.object(experiment, "publish") as publish:  # one report is enough
+            experiment.run(self._identity(hidden_uses="all"), tempfile.mkdtemp())
+        (other,) = publish.call_args.args[3]
         self.assertLess(other["mmcs"], seed["mmcs"])
+
+    def _identity(self, **changes):
+        config = tms.get_config("5-2-id-robust")
+        config.target.steps = 1500
+        config.update(steps=400, evaluation_samples=2000, tensorboard=False, **changes)
+        return config
 
     @pytest.mark.slow
     def test_gated_functions_from_a_random_start_fail_and_are_reported(self):
@@ -75,7 +80,7 @@ class RunTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_linear_maps(self, variant):
         config = linear_map.get_config(variant)
-        config.steps = 600
+        config.steps = 60
         results = self._run(config)
         self.assertIn("effective_rank", results["seeds"][0])
 

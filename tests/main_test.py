@@ -1,5 +1,6 @@
 """The command line: what a user sees when something is wrong, and the exit status."""
 
+import json
 import os
 import pathlib
 import signal
@@ -10,17 +11,29 @@ import types
 from unittest import mock
 
 import pytest
+from absl import logging
 from absl.testing import absltest, parameterized
 
 from apd_jax import main
 from apd_jax.errors import UserError
-from apd_jax.run import experiment
+from apd_jax.run import commands, experiment
 from apd_jax.runtime import loop
 from apd_jax.runtime.checkpoint import CheckpointError
 from apd_jax.runtime.outcome import Diverged
 from apd_jax.runtime.workdir import Workdir, WorkdirError
 
 ROOT = pathlib.Path(__file__).parent.parent
+# Commands in processes of their own, which find imported what takes longest to import.
+ONE_AFTER_ANOTHER = """
+import json, os, runpy, sys
+import apd_jax.run.experiment
+for place, command in enumerate(json.loads(sys.argv[1])):
+    if not os.fork():
+        os.dup2(os.open(sys.argv[2] + str(place), os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv[1:] = command
+        runpy.run_module("apd_jax.main", run_name="__main__")
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
 
 
 class StatusTest(parameterized.TestCase):
@@ -31,13 +44,13 @@ class StatusTest(parameterized.TestCase):
         with (
             mock.patch.object(main, "_CONFIG", types.SimpleNamespace(value=config)),
             mock.patch.object(main, "_WORKDIR", types.SimpleNamespace(value=None)),
-            mock.patch.object(main.compilation_cache, "enable"),
+            mock.patch.object(commands.compilation_cache, "enable"),
             mock.patch.object(main, "_join"),
             mock.patch.object(main.mesh, "split_cpu"),
             mock.patch.object(experiment, "run", **outcome) as run,
             self.assertLogs("absl", "INFO") as logs,
         ):
-            main.logging.info("begin")
+            logging.info("begin")
             status = main.main(["main"])
         self.assertEqual(run.call_args.args, (config, "runs/tms-5-2"))
         return status, logs.records[1:]
@@ -77,24 +90,21 @@ class CommandLineTest(parameterized.TestCase):
     """Through a process, as a user would."""
 
     @pytest.mark.slow
-    def test_unknown_variant(self):
-        message = r"unknown variant '9-9'; configs/tms.py has \('5-2', "
-        self.check_bad_command("configs/tms.py:9-9", (), message)
-
-    @parameterized.parameters(
-        ("configs/tms.py", ("--config.stepz=3",), "'stepz' Did you mean \"steps\""),
-        ("configs/tms.py", ("--config.target.probability=2",), "probability.*2"),
-    )
-    @pytest.mark.slow
-    def test_bad_command(self, config, arguments, message):
-        self.check_bad_command(config, arguments, message)
-
-    def check_bad_command(self, config, arguments, message):
+    def test_bad_commands(self):
+        cases = {
+            r"unknown variant '9-9'; configs/tms.py has \('5-2', ": ["--config=configs/tms.py:9-9"],
+            "'stepz' Did you mean \"steps\"": ["--config=configs/tms.py", "--config.stepz=3"],
+            "probability.*2": ["--config=configs/tms.py", "--config.target.probability=2"],
+        }
         with tempfile.TemporaryDirectory() as folder:
-            workdir = pathlib.Path(folder) / "run"
-            errors = self.fail_with(f"--config={config}", f"--workdir={workdir}", *arguments)
-            self.assertFalse(workdir.exists())
-        self.assertRegex(errors, message)
+            commands = [[*arguments, f"--workdir={folder}/run"] for arguments in cases.values()]
+            done = self.call("-c", ONE_AFTER_ANOTHER, json.dumps(commands), f"{folder}/errors_")
+            self.assertEqual(done.stdout.split(), ["1"] * len(cases), done.stderr)
+            self.assertFalse((pathlib.Path(folder) / "run").exists())
+            for place, message in enumerate(cases):
+                errors = (pathlib.Path(folder) / f"errors_{place}").read_text()
+                self.assertRegex(errors, message)
+                self.assertNotIn("Traceback", errors)
 
     @pytest.mark.slow
     def test_workdir_in_use(self):
@@ -103,18 +113,22 @@ class CommandLineTest(parameterized.TestCase):
         self.assertRegex(errors, f"in use by process {os.getpid()} on .*: wait for it, stop it, or")
 
     def fail_with(self, *arguments):
+        done = self.call("-m", "apd_jax.main", *arguments)
+        self.assertEqual(done.returncode, 1)
+        self.assertNotIn("Traceback", done.stderr)
+        return done.stderr
+
+    def call(self, *arguments):
+        """Python's process with these arguments, when it has ended."""
         with tempfile.TemporaryDirectory() as cache:
-            done = subprocess.run(
-                [sys.executable, "-m", "apd_jax.main", *arguments],
+            return subprocess.run(
+                [sys.executable, *arguments],
                 cwd=ROOT,
                 env=os.environ | {"XDG_CACHE_HOME": cache},
                 capture_output=True,
                 text=True,
                 check=False,
             )
-        self.assertEqual(done.returncode, 1)
-        self.assertNotIn("Traceback", done.stderr)
-        return done.stderr
 
 
 if __name__ == "__main__":

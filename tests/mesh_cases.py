@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax import config_fields, partition, randomness
+from apd_jax import config_fields, randomness
 from apd_jax.data.sparse_features import SparseFeatures
-from apd_jax.jax_settings import own_settings
 from apd_jax.objective import selection
+from apd_jax.programs import partition
+from apd_jax.programs.jax_settings import own_settings
 from apd_jax.runtime import loop, processes, session, step_programs
 from apd_jax.runtime.mesh import layout, split_cpu
 from apd_jax.runtime.outcome import Stopped

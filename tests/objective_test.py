@@ -65,6 +65,26 @@ class SketchTest(absltest.TestCase):
         other = objective.attribute(target, components, x, jax.random.key(1)).scores
         self.assertGreater(float(jnp.abs(first - other).max()), 0)
 
+    def test_more_directions_outside_training_come_nearer_to_exact_attributions(self):
+        """Their squares are means over groups of directions, the last of another size."""
+        target, x = networks.make("mlp")
+        components = networks.components(target)
+
+        def squares(key=None, **fields):
+            objective = dataclasses.replace(TOPK, routes=Routes(**fields))
+            return jax.jit(lambda: objective.attribute(target, components, x, key).scores ** 2)()
+
+        exact = squares(attribution_mode="reverse")
+        few, many = {"num_probes": 2}, {"num_probes": 2, "evaluation_probes": 1000}
+        (trained, again), (rough, near) = (
+            [squares(key, attribution_mode="sketch", **fields) for fields in (few, many)]
+            for key in (jax.random.key(0), None)
+        )
+        np.testing.assert_array_equal(trained, again)
+        error = jnp.mean(jnp.abs(near - exact)) / jnp.mean(exact)
+        self.assertLess(float(error), 2 * np.sqrt(2 / 1000))
+        self.assertGreater(float(jnp.mean(jnp.abs(rough - exact)) / jnp.mean(exact)), float(error))
+
 
 class BadObjectiveTest(parameterized.TestCase):
     @parameterized.parameters(
@@ -87,6 +107,7 @@ class BadObjectiveTest(parameterized.TestCase):
         ({"masked_route": "sparse"}, "masked_route must be one of .+, got 'sparse'"),
         ({"attribution_mode": "back"}, "attribution_mode must be one of .+, got 'back'"),
         ({"num_probes": 0}, "num_probes must be at least 1, got 0"),
+        ({"evaluation_probes": -1}, "evaluation_probes must be at least 0, got -1"),
     )
     def test_route_is_refused(self, fields, message):
         with self.assertRaisesRegex(ValueError, message):

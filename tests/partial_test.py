@@ -11,8 +11,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from apd_jax import config_fields, randomness
+from apd_jax.config_fields.former_names import present
 from apd_jax.errors import UserError
-from apd_jax.former_names import present
 from apd_jax.objective import partial
 from apd_jax.objective.coefficients import Coefficients
 from apd_jax.objective.normalisation import scales

@@ -10,9 +10,9 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax import program_counts
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
+from apd_jax.programs import counts
 from apd_jax.runtime import loop, step_programs
 from apd_jax.training import presets
 from apd_jax.training.trainer import Trainer
@@ -46,7 +46,7 @@ def residual_mlp_problem():
 
 
 def transformer_problem():
-    sizes = transformer.Sizes(2, 12, 20, 4, 32, 2, 50, 2)
+    sizes = transformer.Sizes(1, 12, 20, 4, 32, 2, 50, 2)
     target, _, _ = transformer.make_problem(sizes)
     data = np.random.default_rng(0).integers(0, 50, (100, 12), np.int32)
     options = {"num_components": 20, "rank": 2, "topk": 4.0, "batch_size": 4}
@@ -144,13 +144,13 @@ class CountsTest(absltest.TestCase):
             return jax.lax.scan(lambda h, _: (h @ w, None), x, length=7)[0]
 
         x, w = jnp.ones((3, 4)), jnp.ones((4, 4))
-        self.assertEqual(program_counts.operations(loop_of_products, x, w), 7 * 2 * 3 * 4 * 4)
+        self.assertEqual(counts.operations(loop_of_products, x, w), 7 * 2 * 3 * 4 * 4)
         image, kernel = jnp.ones((1, 3, 8, 8)), jnp.ones((5, 3, 2, 2))
         convolve = lambda a, b: jax.lax.conv(a, b, (1, 1), "VALID")  # noqa: E731
         products = 2 * (5 * 7 * 7) * (3 * 2 * 2)
-        self.assertEqual(program_counts.operations(convolve, image, kernel), products)
+        self.assertEqual(counts.operations(convolve, image, kernel), products)
 
-    def test_bytes_at_once(self):
+    def test_peak_bytes(self):
         w = jnp.ones((100, 100))
 
         def chain(x):
@@ -158,9 +158,9 @@ class CountsTest(absltest.TestCase):
 
         # The second product is made from the first while that one is still there.
         x = jnp.ones((10, 100))
-        self.assertEqual(program_counts.bytes_at_once(chain, x), 2 * 4 * 1000)
+        self.assertEqual(counts.peak_bytes(chain, x), 2 * 4 * 1000)
         inner = jax.jit(lambda y: jnp.exp(y) @ w)
-        self.assertEqual(program_counts.bytes_at_once(lambda x: inner(x @ w), x), 2 * 4 * 1000)
+        self.assertEqual(counts.peak_bytes(lambda x: inner(x @ w), x), 2 * 4 * 1000)
 
     def test_collectives(self):
         text = """
@@ -169,7 +169,7 @@ class CountsTest(absltest.TestCase):
           %b = pred[8]{0} all-gather(pred[2]{0} %m), dimensions={0}
           %c = f32[9]{0} add(f32[9]{0} %all-reduce.1, f32[9]{0} %q)
         """
-        found = program_counts.collectives(text)
+        found = counts.collectives(text)
         self.assertEqual(found, {"all-reduce": (2, 80 + 8 + 6), "all-gather": (1, 8)})
 
 

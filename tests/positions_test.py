@@ -105,13 +105,18 @@ class PositionsTest(parameterized.TestCase):
     def test_masks(self, apply_fn):
         target, components, x = case(apply_fn)
         mask = jnp.asarray(np.random.default_rng(0).random((B, 3, 2, C)) < 0.5)
-        expected = one_pixel(target, components, mask.astype(jnp.float32), x)
-        actual = apd_jax.masked_apply(target, components, x, mask)
+        expected = jax.jit(one_pixel)(target, components, mask.astype(jnp.float32), x)
+        actual = jax.jit(apd_jax.masked_apply)(target, components, x, mask)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
         pairs = np.nonzero(np.asarray(mask).reshape(-1, C))
         pairs = tuple(jnp.asarray(places, jnp.int32) for places in pairs)
-        operation = forward.masked_pairs(components, pairs, mask.shape[:-1])
-        actual = sites.run(target, x, operation, positions=True)[0]
+
+        @jax.jit
+        def of_pairs(pairs):
+            operation = forward.masked_pairs(components, pairs, mask.shape[:-1])
+            return sites.run(target, x, operation, positions=True)[0]
+
+        actual = of_pairs(pairs)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
     def test_rows_without_the_axes_are_refused(self):

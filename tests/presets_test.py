@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import networks
+import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -19,7 +21,12 @@ class BaseTest(parameterized.TestCase):
         self.assertIs(presets.base(options), presets.ROBUST)
 
     def test_logits_at_positions(self):
-        self.assertIs(presets.base(POSITIONS), presets.LOGITS)
+        self.assertEqual(presets.base(POSITIONS), presets.LOGITS)
+
+    @parameterized.parameters((128, "0:4 0.4:1"), (np.int64(10), "0:2 0.4:1"), (6, "constant"))
+    def test_k_starts_as_large_as_components_allow(self, count, schedule):
+        found = presets.base(POSITIONS | {"num_components": count})
+        self.assertEqual(found.schedules.topk, schedule)
 
     @parameterized.parameters(1.5, "auto")
     def test_batch_wide_rule_where_k_is_not_whole(self, k):
@@ -33,13 +40,17 @@ class BaseTest(parameterized.TestCase):
         self.assertEqual(found.objective.routes.attribution_mode, mode)
         text = presets.says(found)
         self.assertIn("presets.LOGITS", text)
-        self.assertIn("50%" if mode == "sketch" else "exact attributions", text)
+        self.assertIn(
+            "32 random directions (8 in training)" if mode == "sketch" else "exact attributions",
+            text,
+        )
 
     def test_other_settings_are_not_described(self):
         self.assertIsNone(presets.says(presets.ROBUST))
 
 
 class DecomposeTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_chosen_by_what_is_decomposed_and_said_in_the_summary(self):
         def network(params, tokens):
             return jax.nn.relu(params["embed"][tokens] @ params["hidden"]) @ params["logits"]
@@ -50,15 +61,17 @@ class DecomposeTest(absltest.TestCase):
         found = apd_jax.decompose(
             apd_jax.Target(network, params),
             tokens,
-            num_components=6,
+            num_components=8,
             rank=2,
             steps=3,
             batch_size=8,
+            chunk_steps=1,
             **POSITIONS,
         )
         objective = found.settings.objective
         self.assertEqual((objective.selection, found.settings.start), ("sample", "singular"))
-        self.assertEqual(objective.routes.num_probes, 8)
+        self.assertEqual((objective.routes.num_probes, objective.routes.evaluation_probes), (8, 32))
+        self.assertEqual([row["active_components"] for row in found.history], [8, 4, 4])
         self.assertTrue(bool(jnp.all(found.mask(tokens).sum(axis=-1) == 4)))
         remarks = found.summary(tokens, baselines=()).remarks
         self.assertTrue(any("presets.LOGITS" in text for text in remarks), remarks)

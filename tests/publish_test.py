@@ -72,7 +72,7 @@ class WorkdirTest(parameterized.TestCase):
         self.assertFalse((root / "target").exists())
         self.assertIn("was not trained in this run", (root / "report.html").read_text())
 
-    def check_files(self, root, steps):
+    def check_files(self, root, steps, evidence):
         for name in ("config.json", "results.json", "report.html", "checkpoints", "target"):
             self.assertTrue((root / name).exists(), name)
         self.assertNotEmpty(list(root.rglob("events.out.tfevents*")))
@@ -82,8 +82,8 @@ class WorkdirTest(parameterized.TestCase):
         page = (root / "report.html").read_text()
         self.assertIn("<html", page)
         self.assertNotIn('src="http', page)
-        self.assertIn('<section id="evidence">', page)
-        self.assertTrue((root / "figures" / "evidence.png").exists())
+        self.assertEqual('<section id="evidence">' in page, evidence)
+        self.assertEqual((root / "figures" / "evidence.png").exists(), evidence)
         figures = sorted((root / "figures").glob("*.png"))
         self.assertNotEmpty(figures)
         for figure in figures:
@@ -102,18 +102,18 @@ class WorkdirTest(parameterized.TestCase):
             values = [row[key] for row in results["seeds"]]
             self.assertAlmostEqual(results["summary"][f"{key}_mean"], np.mean(values))
             self.assertAlmostEqual(results["summary"][f"{key}_std"], np.std(values))
-        for line in ("own", "adversarial_20", "svd_own", "neurons_random", "faithfulness_worst"):
-            self.assertIn(f"evidence_{line}", results["seeds"][0])
-            self.assertIn(f"evidence_{line}_mean", results["summary"])
         solved = [row["solved"] for row in results["seeds"]]
         self.assertEqual(results["summary"]["solve_rate"], np.mean(solved))
 
     def test_two_seeds_of_tms(self):
         root, results = self.run_config(shrink(tms.get_config("5-2-id"), seeds=2, seed=4))
-        rows = self.check_files(root, 30)
+        rows = self.check_files(root, 30, evidence=True)
         self.assertLen(rows[0]["loss/total"], 2)
         self.check_results(results, "tms", [4, 5])
         self.assertNotEqual(results["seeds"][0]["mmcs"], results["seeds"][1]["mmcs"])
+        for line in ("own", "adversarial_20", "svd_own", "neurons_random", "faithfulness_worst"):
+            self.assertIn(f"evidence_{line}", results["seeds"][0])
+            self.assertIn(f"evidence_{line}_mean", results["summary"])
         names = {path.name for path in (root / "figures").iterdir()}
         self.assertContainsSubset({"components_seed_4.png", "components_seed_5.png"}, names)
         for seed in (4, 5):
@@ -124,10 +124,11 @@ class WorkdirTest(parameterized.TestCase):
         config = shrink(
             resid_mlp.get_config("1"),
             num_components=12,
+            evidence_samples=0,
             **{"target.num_features": 8, "target.d_resid": 20, "target.neurons": (4,)},
         )
         root, results = self.run_config(config)
-        self.check_files(root, 30)
+        self.check_files(root, 30, evidence=False)
         self.check_results(results, "resid_mlp", [0])
         module = ResidualMLP(8, 20, (4,))
         loaded = apd_jax.load(root / "components" / "seed_0", module)

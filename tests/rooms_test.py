@@ -6,11 +6,10 @@ import pathlib
 from absl.testing import absltest, parameterized
 
 ROOT = pathlib.Path(__file__).parent.parent
-# A room imports rooms of its own layer or of those above it in this list.
+# A room imports only rooms of the layers above it in this list.
 LAYERS = (
-    ("errors", "former_names", "compiler_fault"),
-    ("config_numbers",),
-    ("config_fields", "jax_settings", "compiled", "partition", "program_counts"),
+    ("errors",),
+    ("config_fields", "programs"),
     ("sites",),
     ("randomness", "components", "validity", "blocks"),
     ("runtime", "masked"),
@@ -27,15 +26,7 @@ LAYERS = (
 )
 FLOORS = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 MATHEMATICS = ("sites", "components", "masked", "attribution", "objective", "errors")
-MATHEMATICS += (
-    "config_fields",
-    "config_numbers",
-    "former_names",
-    "jax_settings",
-    "randomness",
-    "validity",
-)
-MATHEMATICS += ("blocks", "compiled", "partition", "program_counts", "compiler_fault")
+MATHEMATICS += ("config_fields", "programs", "randomness", "validity", "blocks")
 FORBIDDEN = ("matplotlib", "ml_collections", "jinja2", "orbax", "absl", "tqdm")
 
 

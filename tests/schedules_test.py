@@ -43,8 +43,30 @@ class FactorTest(parameterized.TestCase):
     def test_names_the_field(self):
         with self.assertRaisesRegex(UserError, "simplicity: schedule must"):
             Schedules(simplicity="up")
-        with self.assertRaisesRegex(UserError, "topk: factors of k must be at most 1"):
-            Schedules(topk="0:1 1:2")
+
+    @parameterized.parameters(("0:4 0.4:1", 8), ("0:3 0.5:1", 10), ("0:11 1:1", 7), ("0:7 1:3", 5))
+    def test_factors_of_k_above_one(self, schedule, k):
+        """Steps select with the largest k, and parts of it that are the same products."""
+        given = Schedules(topk=schedule)
+        largest = given.largest_of_k()
+        divided = given.with_k_divided(largest)
+        self.assertEqual(divided.largest_of_k(), 1)
+        self.assertEqual(Schedules().largest_of_k(), 1)
+        for step in range(11):
+            factor, part = (s.multipliers(jnp.int32(step), 10)[0] for s in (given, divided))
+            np.testing.assert_allclose(largest * part, factor, rtol=1e-6)
+            whole = round(float(k * factor), 3)
+            if whole.is_integer():
+                self.assertEqual(int(np.float32(k * largest) * part), whole)
+
+    def test_settings_of_the_steps(self):
+        given = Settings(Objective(topk=2.0), 8, schedules=Schedules(topk="0:4 0.4:1"))
+        steps = given.with_largest_k()
+        self.assertEqual((steps.objective.topk, steps.schedules.topk), (8, "0.0:1.0 0.4:0.25"))
+        self.assertEqual([s.objective_at_end.topk for s in (given, steps)], [2, 2])
+        self.assertIs(steps.with_largest_k(), steps)
+        with self.assertRaisesRegex(UserError, "topk must be at most num_components .*got 8"):
+            dataclasses.replace(given, num_components=7)
 
     def test_only_what_moves_has_a_factor(self):
         schedules = Schedules(simplicity="linear", topk="0:1 1:0.5")

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from stop_flags import FlagAfter
 
 from apd_jax.errors import UserError
 from apd_jax.runtime import loop, session
 from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError
 from apd_jax.runtime.outcome import Diverged
-from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.stores import Keeping
 
 SEEDS = jnp.array([3, 4], jnp.uint32)
@@ -56,18 +56,6 @@ def step_fn(growth, state, key):
     weight = growth * state.weight + 0.1 * jax.random.normal(key, state.weight.shape)
     metrics = {"loss/total": jnp.mean(weight**2), "learning_rate": jnp.float32(0.1)}
     return State(state.step + 1, weight), metrics
-
-
-class FlagAfter(StopFlag):
-    """Becomes requested at the n-th look."""
-
-    def __init__(self, looks):
-        self._looks = looks
-
-    @property
-    def requested(self):
-        self._looks -= 1
-        return self._looks < 0
 
 
 def bits(tree):

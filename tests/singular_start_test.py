@@ -8,12 +8,13 @@ import networks
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from apd_jax import sites
 from apd_jax.components import init_components
 from apd_jax.objective.coefficients import Coefficients, Routes
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.language_model.network import LanguageModel
-from apd_jax.training.initialisation import STARTS, singular
+from apd_jax.training.initialisation import STARTS, constant_parts, singular
 
 RULE = Objective()
 
@@ -33,6 +34,13 @@ def stacked():
     params = {"table": networks.normal(0, 7, 6), "stack": networks.normal(1, 2, 3, 4)}
     x = jnp.arange(40).reshape(8, 5) % 7
     return Target(network, params, inputs=x), x
+
+
+def mean_input(target, x, site):
+    """The mean of a site's input rows, divided by its norm."""
+    _, records = sites.run(target, x, sites.as_is)
+    (rows,) = (r.x.reshape(-1, r.x.shape[-1]) for r in records.values() if r.name == site)
+    return np.asarray(rows.mean(axis=0) / jnp.linalg.norm(rows.mean(axis=0)))
 
 
 class SumTest(parameterized.TestCase):
@@ -58,17 +66,62 @@ class SumTest(parameterized.TestCase):
             )
 
     def test_best_approximation_without_room(self):
+        """Of what is left without the part that reads the mean input."""
         target, x = networks.make("mlp")
         found = started(target, x, 1, 2)
         for site, weight in target.weights.items():
-            u, s, vt = np.linalg.svd(weight, full_matrices=False)
-            best = (u[:, :2] * s[:2]) @ vt[:2]
-            np.testing.assert_allclose(found[site].sum(), best, rtol=1e-4, atol=1e-5)
+            mean = mean_input(target, x, site)
+            part = np.outer(mean, mean @ weight)
+            u, s, vt = np.linalg.svd(weight - part, full_matrices=False)
+            best = part + (u[:, :1] * s[:1]) @ vt[:1]
+            np.testing.assert_allclose(found[site].sum(), best, rtol=1e-3, atol=1e-4)
 
     def test_every_slot_can_be_trained(self):
         target, x = networks.make("mlp")
         for factors in started(target, x, 6, 2).values():
             self.assertTrue(np.all(np.linalg.norm(factors.reads, axis=-1) > 0))
+
+
+class MeanInputTest(parameterized.TestCase):
+    @parameterized.parameters(False, True)
+    def test_what_reads_it_is_in_the_first_component(self, with_valid):
+        target, x = networks.make("mlp")
+        x = jnp.abs(x)
+        given, objective = x, RULE
+        if with_valid:  # rows that do not count are no part of the mean
+            given = jnp.concatenate([x, jnp.full_like(x, jnp.nan)])
+            objective = Objective(valid=lambda inputs: jnp.isfinite(inputs[:, 0]))
+        found = started(target, given, 12, 1, objective)
+        for site, weight in target.weights.items():
+            mean = mean_input(target, x, site)
+            written = np.einsum("i,cio->co", mean, found[site].matrices())
+            np.testing.assert_allclose(written[0], mean @ weight, rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(written[1:], 0, atol=1e-4)
+
+    def test_blocks_of_a_stack_have_means_of_their_own(self):
+        def network(params, x):
+            rows = params["table"][x].reshape(*x.shape, 2, 3)
+            return jnp.einsum("btgi,gio->btgo", rows, params["stack"]).reshape(*x.shape, 8)
+
+        target = Target(network, stacked()[0].params, inputs=(x := stacked()[1]))
+        means = constant_parts.mean_inputs(Objective(per_position=True), target, x, 4)
+        rows = target.params["table"][x].reshape(40, 2, 3)
+        expected = rows.mean(axis=0) / jnp.linalg.norm(rows.mean(axis=0), axis=1, keepdims=True)
+        self.assertEqual(list(means), ["stack"])
+        np.testing.assert_allclose(means["stack"].direction, expected, rtol=1e-4)
+        share = jnp.sum(rows.mean(0) ** 2, 1) / jnp.mean(jnp.sum(rows**2, 2), 0)
+        np.testing.assert_array_equal(means["stack"].counts, share > 0.02)
+        weight = target.weights["stack"]
+        terms = constant_parts.terms(weight, 9, means["stack"])
+        np.testing.assert_allclose(jnp.einsum("gmi,gmo->gio", *terms), weight, rtol=1e-4, atol=1e-5)
+
+    def test_a_mean_of_noise_is_no_part(self):
+        weight = jnp.asarray(networks.normal(0, 5, 4))
+        mean = constant_parts.MeanInput(jnp.eye(5)[0], jnp.array(False))
+        found = constant_parts.terms(weight, 3, mean)
+        u, s, vt = np.linalg.svd(weight, full_matrices=False)
+        expected = np.einsum("ik,k,ko->kio", u, s, vt)[:3]
+        np.testing.assert_allclose(jnp.einsum("mi,mo->mio", *found), expected, rtol=1e-3, atol=1e-5)
 
 
 class DealingTest(absltest.TestCase):

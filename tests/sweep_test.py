@@ -1,6 +1,7 @@
 """Sweeps: grids, trainings side by side with numbers of their own, and whole sweeps."""
 
 import pathlib
+import shutil
 import sys
 import tempfile
 from unittest import mock
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from stop_flags import FlagAfter
 
 from apd_jax.data import as_source
 from apd_jax.errors import UserError
@@ -18,7 +20,7 @@ from apd_jax.objective import selection
 from apd_jax.run import experiment, sweep
 from apd_jax.run.grid import points, read_grid
 from apd_jax.run.plan import read_plan
-from apd_jax.runtime import loop, preemption
+from apd_jax.runtime import loop
 from apd_jax.runtime.checkpoint import Checkpointer, to_host
 from apd_jax.studies import pretraining
 from apd_jax.training import trainer
@@ -80,6 +82,24 @@ class GridTest(parameterized.TestCase):
             self.assertFalse((path / "config.json").exists())
 
 
+class DivergedTest(absltest.TestCase):
+    def test_runs_again_only_if_its_directory_was_deleted(self):
+        root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        waiting = []
+
+        def train(family, pairs, donors, flag, diverged):
+            waiting.append([place.path.name for _, place in pairs])
+            for index in range(len(pairs)):
+                diverged(index, "loss/total stopped being finite at step 3")
+
+        self.enterContext(mock.patch.object(sweep.family, "train", train))
+        for _ in range(2):
+            sweep.run(small_config(), {"topk": (0.3, 0.5)}, root)
+        shutil.rmtree(root / "topk=0.3")
+        sweep.run(small_config(), {"topk": (0.3, 0.5)}, root)
+        self.assertEqual(waiting, [["topk=0.3", "topk=0.5"], ["topk=0.3"]])
+
+
 class ProductsTest(parameterized.TestCase):
     @parameterized.parameters(0.29, 0.5, 1.0, 1.7)
     def test_selects_as_k_itself(self, k):
@@ -99,6 +119,7 @@ class ProductsTest(parameterized.TestCase):
 
 
 class SideBySideTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_equals_each_on_its_own(self):
         both = {"schedules.topk": "0:1 1:0.5", "accumulate": 2}
         second = {"topk": 0.5, "schatten_p": 0.8, "init_scale": 2.0, "learning_rate": 1e-3}
@@ -150,18 +171,6 @@ class SideBySideTest(parameterized.TestCase):
         for change in [*changes, {"schedule": other["schedule"]}]:
             changed = read_plan(small_config(**change)).settings
             self.assertNotEqual(shared(changed), shared(base), change)
-
-
-class FlagAfter(preemption.StopFlag):
-    """Becomes requested after some looks."""
-
-    def __init__(self, looks):
-        self.looks = looks
-
-    @property
-    def requested(self):
-        self.looks -= 1
-        return self.looks < 0
 
 
 @pytest.mark.slow

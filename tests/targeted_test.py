@@ -43,16 +43,18 @@ class LossTest(absltest.TestCase):
         target, x = networks.make("mlp")
         components, other = networks.components(target), x[::-1] + 0.3
         rule = Objective(Coefficients(0.0, other=1.0), topk=1, selection="sample")
-        terms, _ = rule.terms(target, components, x, other=other)
+        terms, _ = jax.jit(rule.terms)(target, components, x, other=other)
         self.assertEqual(list(terms), ["other"])
-        mask = rule.select(rule.attribute(target, components, other).scores, other).mask
+        scores = jax.jit(rule.attribute)(target, components, other).scores
+        mask = rule.select(scores, other).mask
         parts, total = networks.matrices(components), 0.0
+        output = jax.jit(networks.output)
         for row, active in zip(other, mask, strict=True):
             weights = {
                 site: target.weights[site] - part[~np.asarray(active)].sum(axis=0)
                 for site, part in parts.items()
             }
-            error = networks.output(target, weights, row[None]) - target(row[None])
+            error = output(target, weights, row[None]) - target(row[None])
             total += np.mean(np.square(error)) / len(other)
         np.testing.assert_allclose(terms["other"], total, rtol=1e-4)
         self.assertEmpty(rule.terms(target, components, x)[0])
@@ -81,8 +83,8 @@ class DecomposeTest(parameterized.TestCase):
         self.assertLess(summary.active.error, 0.05 * summary.nothing.error)
         active, alone = summary.other
         self.assertLess(active.error, 1e-5)
-        self.assertGreater(alone.error, 0.01)  # off the data, the first block is used as well
-        self.assertIn("Off the data the output error is", repr(summary))
+        self.assertGreater(alone.error, 0.01)  # the other data use the first block as well
+        self.assertIn("On the other data the output error is", repr(summary))
 
         # Components are taken out of a network that keeps its remainder.
         changed = found.edited({1: 0.0})
@@ -93,14 +95,14 @@ class DecomposeTest(parameterized.TestCase):
             found.report(f"{place}/report.html", x)
             found.save(f"{place}/saved")
             again = apd_jax.load(f"{place}/saved", target)
-        self.assertIn("is not known", repr(again.summary(x, baselines=())))
+        self.assertIn("error on the other data is unknown", repr(again.summary(x, baselines=())))
         again = again.summary(x, baselines=(), other=found.other)
         self.assertAlmostEqual(again.other[1].error, alone.error, places=5)
 
     @parameterized.parameters(
         ({"other": None, "coefficients": {"other": 1.0}}, "needs other= and a coefficient"),
         ({"coefficients": {"other": 0.0}}, "needs other= and a coefficient"),
-        ({"restarts": 2}, "without other=, got restarts=2"),
+        ({"restarts": 2}, "other= needs restarts=1, got 2"),
         ({"accumulate": 2}, "accumulate=2"),
         ({"other": np.zeros((4, 3), np.float32)}, "other: "),
     )

@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax import blocks, partition, sites
+from apd_jax import blocks, sites
 from apd_jax.attribution import division, metrics, routes
+from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.options import Options
 from apd_jax.attribution.routes import Linearised
+from apd_jax.programs import partition
 from apd_jax.sites import PyTree, Target
 from apd_jax.validity import Valid
 
 _DIRECTIONS = 128  # output directions that are pulled back at once
+_PROBES = 16  # random directions that are pulled back at once
 
 
 class Batch(NamedTuple):
@@ -91,8 +94,7 @@ def squares(
         return jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf), axis=0).T, derivatives)
 
     if options.mode == "sketch":
-        assert batch.keys is not None
-        return pulled(_probes(options, at.outputs, batch.keys))
+        return _mean_of_probes(options, at.outputs, batch, pulled)
     width = metrics.num_directions(options.metric, at.outputs)
     # Pulling back all O directions at once needs their cotangents at every site at once. Squares
     # add up over directions, so that they can be taken in groups; those past the last are zeros.
@@ -103,6 +105,25 @@ def squares(
     return _sum_map(
         lambda start: pulled(metrics.directions(options.metric, at.outputs, start + some)), starts
     )
+
+
+def _mean_of_probes(
+    options: Options, outputs: PyTree, batch: Batch, pulled: Callable[[jax.Array], PyTree]
+) -> PyTree:
+    """Squared attributions by the sketch, its directions in groups to bound memory."""
+    assert batch.keys is not None and options.num_probes is not None
+    keys, total = batch.keys, options.num_probes
+    if total <= _PROBES:
+        return pulled(_probes(options.metric, outputs, keys, total))
+
+    def group(number, size=_PROBES):
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+        mean = pulled(_probes(options.metric, outputs, own, size))
+        return jax.tree.map(lambda leaf: leaf * (size / total), mean)
+
+    whole, rest = divmod(total, _PROBES)
+    mean = _sum_map(group, jnp.arange(whole))
+    return jax.tree.map(jnp.add, mean, group(whole, rest)) if rest else mean
 
 
 def averaged(
@@ -141,12 +162,12 @@ def _sum_map(function: Callable[[Any], PyTree], starts: jax.Array) -> PyTree:
     return jax.lax.scan(add, zeros, starts)[0]
 
 
-def _probes(options: Options, outputs: PyTree, keys: jax.Array) -> jax.Array:
-    """Draw random directions [num_probes, B, O], those of an example from its own key."""
+def _probes(metric: Metric, outputs: PyTree, keys: jax.Array, count: int) -> jax.Array:
+    """Draw random directions [count, B, O], those of an example from its own key."""
 
     def one(key, output):
         alone = jax.tree.map(lambda leaf: leaf[None], output)
-        return metrics.probes(options.metric, key, alone, options.num_probes or 1)[:, 0]
+        return metrics.probes(metric, key, alone, count)[:, 0]
 
     return jax.vmap(one, out_axes=1)(keys, outputs)
 

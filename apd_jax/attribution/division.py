@@ -7,8 +7,8 @@ Letters: B batch, C components, O outputs.
 
 import jax
 
-from apd_jax import partition
 from apd_jax.components import Components, num_components
+from apd_jax.programs import partition
 
 # Tangents of a block: 2 MB on a device, about the size of a core's own cache. Smaller blocks would
 # repeat the products that don't depend on the batch more often than the cache makes up for.

@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from apd_jax import partition, sites, validity
+from apd_jax import sites, validity
 from apd_jax.attribution import directions, division, metrics, routes
 from apd_jax.attribution.attributed import Attributed
 from apd_jax.attribution.directions import Batch
@@ -19,6 +19,7 @@ from apd_jax.attribution.routes import Mode
 from apd_jax.components import Components, check_components, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked.forward import summed
+from apd_jax.programs import partition
 from apd_jax.sites import PyTree, Target
 from apd_jax.validity import Valid
 

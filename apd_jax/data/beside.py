@@ -1,4 +1,4 @@
-"""Batches of a targeted decomposition: its data, and other data beside them.
+"""Batches of a targeted decomposition: examples of its data and of the other data.
 
 Letters: B batch.
 """
@@ -11,7 +11,7 @@ from apd_jax.errors import UserError
 
 
 class Beside(Source):
-    """Batches `(x, other)` of two sources; everything beside the steps sees the first one alone."""
+    """Batches `(x, other)` of two sources; only training steps use the second source."""
 
     def __init__(self, data: Source, other: Source):
         self._data, self._other = data, other

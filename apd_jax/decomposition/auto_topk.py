@@ -81,7 +81,7 @@ class Search:
 
 
 class Quiet(loop.Observer):
-    """Requests a stop when another observer does, which receives nothing."""
+    """Passes on the stop requests of another observer, which receives no metrics or states."""
 
     def __init__(self, observer: loop.Observer):
         self._observer = observer

@@ -11,7 +11,6 @@ import numpy as np
 
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution.metrics import Metric, quantities
-from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, check_components, init_components, num_components
 from apd_jax.data import Beside, Source
 from apd_jax.decomposition.derivative_checks import check_any_derivative, check_derivatives
@@ -20,6 +19,7 @@ from apd_jax.errors import UserError
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS, Step
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
 from apd_jax.sites.program import ONE_EXAMPLE, takes_batches_of, trace
@@ -93,19 +93,19 @@ def check_concrete(*arguments: PyTree) -> None:
 def check_other(
     target: Target, source: Source, settings: Settings, seed: int, restarts: int
 ) -> None:
-    """Raise UserError unless the data beside those of a targeted decomposition can be used."""
+    """Raise UserError unless the other data of a targeted decomposition fit its settings."""
     given = isinstance(source, Beside)
     if given != settings.objective.targeted:
         raise UserError(
             "a targeted decomposition needs other= and a coefficient other above 0, got "
-            f"{'data' if given else 'no data'} and {settings.objective.coefficients.other}"
+            f"{'other=' if given else 'no other='} and {settings.objective.coefficients.other}"
         )
     if not isinstance(source, Beside):
         return
     if restarts > 1:
         raise UserError(
-            f"restarts are compared on data alone, without other=, got restarts={restarts}: call "
-            "decompose once for each seed"
+            f"other= needs restarts=1, got {restarts}: restarts are compared by their loss on data "
+            "alone; call decompose once for each seed"
         )
     try:
         x = source.other_examples(seed, 3)
@@ -188,8 +188,7 @@ def check_positions(target: Target, x: PyTree, settings: Settings) -> None:
     """Raise UserError where k does not fit the positions of a batch, if they are what it counts."""
     if settings.objective.per_position:
         rows = settings.batch_size * math.prod(sites.position_shape(target, x))
-        settings.objective.check_sizes(rows, settings.num_components)
-        settings.objective_at_end.check_sizes(rows, settings.num_components)
+        settings.check_sizes(rows)
 
 
 def check_start(target: Target, init: Components | None, settings: Settings) -> None:

@@ -14,7 +14,7 @@ from absl import logging
 from apd_jax import blocks
 from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_keywords, check_values, from_mapping
-from apd_jax.config_numbers import root_seed
+from apd_jax.config_fields.values import root_seed
 from apd_jax.data import Beside, Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory, function_claims
 from apd_jax.decomposition.checks import (
@@ -28,7 +28,7 @@ from apd_jax.decomposition.checks import (
 from apd_jax.decomposition.devices import on_one_device
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
-from apd_jax.jax_settings import own_settings
+from apd_jax.programs.jax_settings import own_settings
 from apd_jax.runtime import loop, session
 from apd_jax.runtime.mesh import without_seeds
 from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped
@@ -41,9 +41,9 @@ from apd_jax.training import presets
 from apd_jax.training.config import Settings
 from apd_jax.training.trainer import Trainer, layout_of
 
-_EXAMPLES = 2048  # inputs of the report, and of the search for k, but
-_OTHER_EXAMPLES = 256  # inputs off the data that a summary states the error on
-_MOST_BLOCKS = 64  # at most those of so many batches
+_EXAMPLES = 2048  # inputs of the report and of the search for k
+_MOST_BLOCKS = 64  # most batches that these inputs may take
+_OTHER_EXAMPLES = 256  # inputs of the other data, on which a summary measures the error
 
 
 @own_settings()
@@ -86,15 +86,15 @@ def decompose(
       seed: root of all randomness, in [0, 2**32).
       restarts: number of initialisations side by side; the one with the least loss is returned.
       init: components to start from, or a decomposition that has them.
-      other: data beside which `data` are few: components then explain `data` alone, and what they
-        miss of the weights, `Δ = θ* − Σ_c P_c`, is one more component that is always on for `other`
-        (a targeted decomposition, `presets.targeted`). The loss gets the term
-        `d(f(x, Σ_c s_c(x) P_c + Δ), f(x, θ*))` over `other`.
+      other: general data, for a targeted decomposition: components explain `data` only, and the
+        remainder `Δ = θ* − Σ_c P_c` is one more component, always active on `other`. The loss
+        gets the term `d(f(x, Σ_c s_c(x) P_c + Δ), f(x, θ*))` over `other`, d the distance of
+        `minimality_loss`; for other settings see `presets.targeted`.
       workdir: directory of this decomposition: a new one, or the one to resume.
       chunk_steps: number of steps that run on the device between two progress reports.
       checkpoint_every: number of steps between two checkpoints in the workdir, or between two
         copies of the state that are kept in memory in case the training diverges.
-      mesh: devices along restarts, data and components, as (1, 4, 2); see docs/scaling.md.
+      mesh: numbers of devices along restarts, data and components; see docs/scaling.md.
       observer: receives metrics and states (`Observer`).
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
         `learning_rate`, `coefficients`, `rank`, `schatten_p`, `hidden_sites`, `unit_norm`,

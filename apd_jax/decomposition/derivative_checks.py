@@ -12,11 +12,11 @@ from jax.interpreters import partial_eval
 
 from apd_jax import randomness, sites
 from apd_jax.attribution.metrics import quantities
-from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, init_components
 from apd_jax.decomposition.rounding import tolerance
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
 

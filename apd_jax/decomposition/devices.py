@@ -1,4 +1,4 @@
-"""Where the arrays that a training is given must be."""
+"""Moving the arrays that a training is given to its device."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from apd_jax.sites import PyTree
 
 
 def on_one_device(tree: PyTree) -> PyTree:
-    """Put arrays that are on other devices, or on a mesh, where the states of a training are."""
+    """Move arrays that lie on other devices, or on a mesh, to this process's first device."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def moved(leaf):
@@ -16,7 +16,7 @@ def on_one_device(tree: PyTree) -> PyTree:
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.device_put(leaf, here)
-        # Through the host: of an array on a mesh with explicit axes `device_put` keeps the mesh.
+        # Through the host: `device_put` keeps the mesh of an array on a mesh with explicit axes.
         return jax.device_put(np.asarray(leaf), here)
 
     leaves, structure = jax.tree.flatten(tree)

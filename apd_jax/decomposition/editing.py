@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors, num_components
-from apd_jax.config_numbers import number
+from apd_jax.config_fields.values import number
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from apd_jax import validity
 from apd_jax.attribution.metrics import Metric, quantities
-from apd_jax.compiled import jit_with_network
 from apd_jax.objective.distances import distance
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 
 

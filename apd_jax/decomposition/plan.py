@@ -1,4 +1,4 @@
-"""The plan of a decomposition: what it takes, before anything runs.
+"""The memory and operations that a decomposition needs, before anything runs.
 
 Letters: B batch.
 """
@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.config_fields import check_keywords, from_mapping
-from apd_jax.config_numbers import whole
+from apd_jax.config_fields.values import whole
 from apd_jax.data import SampleBatch, as_source
 from apd_jax.decomposition.checks import check_is_target, check_positions
 from apd_jax.errors import UserError
-from apd_jax.jax_settings import own_settings
+from apd_jax.programs.jax_settings import own_settings
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.program import trace
 from apd_jax.training import presets
@@ -34,7 +34,7 @@ def plan(
     compile: bool = True,
     **options: Any,
 ) -> Requirements:
-    """Count what `decompose` with these arguments takes on each device, before anything runs.
+    """Count what `decompose` with these arguments needs on each device, before anything runs.
 
     Args:
       target: the network and its sites; parameters may be shapes (`jax.ShapeDtypeStruct`), so that
@@ -44,13 +44,13 @@ def plan(
       topk: active components per example on average; None for the Lp objective.
       restarts: number of initialisations side by side.
       mesh: devices along restarts, data and components; see `decompose`.
-      compile: whether to compile the step for the total and the collectives, which takes as long
-        as at the start of the training; without it both are counted from shapes.
+      compile: whether to compile the step, which takes as long as at the start of the training.
+        Without it, the total is counted from shapes, and collectives are unknown.
       **options: `rank`, `batch_size` and any other setting, as in `decompose`.
 
     Returns:
-      The `Requirements`: bytes by kind, bytes at once, operations and collectives of a step, and
-      whether they fit; `print` shows a table.
+      The `Requirements`: bytes by kind, peak bytes, operations and collectives of a step, and
+      whether the peak fits the memory; `print` shows a table.
 
     Raises:
       UserError: a setting out of its range, an unusable network, or a mesh that does not fit.
@@ -91,13 +91,13 @@ def _example(x: PyTree | SampleBatch) -> PyTree:
 
 
 def _like(example: PyTree) -> SampleBatch:
-    """A sampling function of inputs of these shapes."""
+    """Return a sampling function of inputs with these shapes."""
 
     def sample(key: jax.Array, batch_size: int) -> PyTree:
         def one(leaf):
             shape = (batch_size, *leaf.shape[1:])
             bits = jax.random.bits(key, shape)
-            # Of any values: nothing is run. Only a constant would change the compiled program.
+            # Any values will do, as nothing runs; a constant would change the compiled program.
             return (bits & 1).astype(leaf.dtype)
 
         return jax.tree.map(one, example)

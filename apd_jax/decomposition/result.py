@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import Components, num_components
-from apd_jax.config_numbers import whole
+from apd_jax.config_fields.values import whole
 from apd_jax.decomposition import editing, saving
 from apd_jax.decomposition.given_inputs import given_inputs
 from apd_jax.errors import UserError
@@ -47,12 +47,11 @@ class Decomposition:
       settings: settings of the decomposition.
       history: metrics at the end of every chunk, `[{"step": t, name: value}]`.
       example: a few inputs, which `save` keeps to check a loaded network with.
-      losses: where there were several initialisations, their final losses; this is the one of the
-        least.
+      losses: final losses of several initialisations; this one has the lowest.
       moves: how often each move of refinement was made, `{name: number}`.
-      pilots: the short trainings that k was found by (`auto_topk.Pilot`), if it was looked for.
+      pilots: the short trainings that found k (`auto_topk.Pilot`), if k was searched for.
       others: components of the other initialisations, in their order, to compare with; not saved.
-      other: of a targeted decomposition, examples off its data; not saved.
+      other: examples of the other data of a targeted decomposition; not saved.
     """
 
     target: Target
@@ -79,7 +78,7 @@ class Decomposition:
         return self.settings.objective_at_end
 
     def attributions(self, x: PyTree) -> jax.Array:
-        """Attributions A_c(x) [B, (T), C], by the rule of the training; of gates their scores."""
+        """Attributions A_c(x) [B, (T), C], or scores of gates, by the rule of the training."""
         x = given_inputs(self.target, x)
         return seen.score(self.objective, self.target, self.components, x)
 
@@ -112,9 +111,9 @@ class Decomposition:
           x: [N, ...] examples, best not those of the training.
           labels: classes (whole numbers) or values, to say how well the network does its task; or
             `"next_tokens"` where x is tokens [N, T].
-          baselines: what to hold it against at the same active rank, one or several: `"svd"`, the
+          baselines: what to compare with at the same active rank, one or several: `"svd"`, the
             singular directions of every matrix; `"neurons"`, its columns.
-          other: examples off the data of a targeted decomposition; some of the training if None.
+          other: other data of a targeted decomposition; by default some examples of the training.
 
         Returns:
           A `Summary`: a table when printed, numbers as attributes.

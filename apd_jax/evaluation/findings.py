@@ -24,8 +24,8 @@ class Finding:
       kind: `"trivial"`: the decomposition says little about the network; `"empty site"`: a site's
         weights are all zero; `"scores"`: attributions are not finite; `"errors"`: single examples
         have none; `"labels"`: some were ignored; `"baseline"`: one was omitted; `"settings"`: how
-        components are chosen for positions; `"other"`: the error off the data of a targeted
-        decomposition.
+        components are chosen for positions; `"other"`: the error of a targeted decomposition on
+        the other data.
       text: a sentence.
     """
 
@@ -95,25 +95,25 @@ def not_finite(scores: np.ndarray) -> list[Finding]:
     return [Finding("scores", text)]
 
 
-def off_the_data(rows: Sequence[Any] | None) -> list[Finding]:
-    """The error off the data of a targeted decomposition.
+def on_other_data(rows: Sequence[Any] | None) -> list[Finding]:
+    """The error of a targeted decomposition on the other data.
 
     Args:
-      rows: with the remainder and active components, and with the remainder alone; empty for a
-        decomposition of all data, None where there are no such examples.
+      rows: with the remainder and active components, and with the remainder alone; empty if the
+        decomposition is not targeted, None if there are no such examples.
     """
     if rows is None:
         text = (
-            "The decomposition is a targeted one. Its error off the data is not known, as no such "
-            "examples are given: summary(x, other=...)."
+            "This is a targeted decomposition. Its error on the other data is unknown, since no "
+            "such examples were given: call summary(x, other=...)."
         )
         return [Finding("other", text)]
     if not rows:
         return []
     active, alone = rows
     text = (
-        "The decomposition is a targeted one: components explain the data alone. Off the data the "
-        f"output error is {active.error:.3g} with the remainder and the active components, and "
+        "This is a targeted decomposition: components explain only its data. On the other data "
+        f"the output error is {active.error:.3g} with the remainder and the active components, and "
         f"{alone.error:.3g} with the remainder alone."
     )
     return [Finding("other", text)]

@@ -57,7 +57,7 @@ class ComponentModel(Protocol):
 
     @property
     def other(self) -> PyTree | None:
-        """Examples off the data of a targeted decomposition; None where there are none."""
+        """Examples of the other data of a targeted decomposition, if there are any."""
 
     def agreement(self) -> "SeedMatrix | None":
         """What the initialisations side by side found, compared; None where there was only one."""

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites, validity
-from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components
 from apd_jax.errors import UserError
 from apd_jax.evaluation.tally import Measured, Tally, row_errors
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 
 

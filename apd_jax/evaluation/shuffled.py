@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import randomness
-from apd_jax.config_numbers import root_seed
+from apd_jax.config_fields.values import root_seed
 from apd_jax.errors import UserError
 
 

@@ -64,7 +64,7 @@ def summarise_seen(
         seen.at_weight(weight, rule, target, components, x, size, labels) for weight in (1.0, 0.0)
     )
     others = _baselines(decomposition, x, labels, active.active_rank or 0.0, names)
-    off = _off_the_data(decomposition, other, own_ranks)
+    elsewhere = _on_other_data(decomposition, other, own_ranks)
     share = found.mask.mean(axis=0)
     empty = tuple(ranks.empty_sites(target))
     return Summary(
@@ -87,12 +87,12 @@ def summarise_seen(
             *findings.not_finite(found.scores),
             *worst.untold(found),
             *findings.ignored(labels),
-            *findings.off_the_data(off),
+            *findings.on_other_data(elsewhere),
             *(findings.omitted(name) for name, row in others.items() if row is None),
             *(Finding("settings", text) for text in [presets.says(decomposition.settings)] if text),
         ),
         agreement=decomposition.agreement(),
-        other=() if off is None else off,
+        other=() if elsewhere is None else elsewhere,
     )
 
 
@@ -101,12 +101,14 @@ def _row(name: str, measured: Measured, components: float | None, rank: float | 
     return Row(name, count, rank, *measured)
 
 
-def _off_the_data(
+def _on_other_data(
     decomposition: ComponentModel, other: PyTree | None, own_ranks: np.ndarray
 ) -> tuple[Row, ...] | None:
-    """Rows off the data of a targeted decomposition; empty for one that is not targeted.
+    """Measure a targeted decomposition on the other data.
 
-    None where there are no such data, after loading.
+    Returns:
+      The rows; empty if the decomposition is not targeted, None if there are no such examples (a
+      loaded decomposition has none).
     """
     rule = decomposition.objective
     other = decomposition.other if other is None else other
@@ -128,8 +130,8 @@ def _off_the_data(
     chosen = np.concatenate(masks)
     on = float(chosen.sum(axis=1).mean()), float((chosen @ own_ranks).mean())
     return (
-        _row("off the data: remainder, active components", active.result(), *on),
-        _row("off the data: remainder alone", nothing.result(), 0, 0),
+        _row("other data: remainder, active components", active.result(), *on),
+        _row("other data: remainder alone", nothing.result(), 0, 0),
     )
 
 

@@ -53,9 +53,9 @@ class Summary:
       empty_sites: sites whose weights are all zero.
       errors: the examples that the active components explain worst; None where the loss has no
         value for a single example.
-      findings: what a reader has to know besides.
-      other: of a targeted decomposition, the network off its data: with the remainder and the
-        active components, and with the remainder alone.
+      findings: what else a reader has to know.
+      other: a targeted decomposition on the other data: with the remainder and the active
+        components, and with the remainder alone.
       agreement: what the initialisations side by side found, compared; None where there was one.
     """
 

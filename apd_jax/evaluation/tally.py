@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from apd_jax import validity
-from apd_jax.compiled import jit_with_network
 from apd_jax.evaluation import labels as against
 from apd_jax.objective.distances import distance_parts, of_each_row
 from apd_jax.objective.objective import Objective
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 
 

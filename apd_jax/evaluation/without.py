@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites
-from apd_jax.compiled import jit_with_network
 from apd_jax.components import num_components
 from apd_jax.evaluation.evidence import distance
 from apd_jax.evaluation.evidence.distance import Kind, Sums
 from apd_jax.evaluation.evidence.parts import Parts, run
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.evaluation.model import ComponentModel
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 
 

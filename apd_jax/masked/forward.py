@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import sites
-from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, Factors, check_components, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked import grouped_matmul, grouping, remat
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
 
 MaskedRoute = Literal["auto", "dense", "grouped"]

@@ -1,4 +1,4 @@
-"""What the gradient of a masked pass keeps, and what it computes again."""
+"""What the gradient of a masked pass stores, and what it recomputes."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -8,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 Remat = Literal["none", "sites", "all"]
 _SITE_OUTPUT = "output of a site"
-# What the gradient of a masked pass keeps; None for everything that it reads.
+# Which values are stored for the gradient; None stores all that it reads.
 _KEPT = {
     "none": None,
     "sites": jax.checkpoint_policies.save_only_these_names(_SITE_OUTPUT),
@@ -17,15 +17,15 @@ _KEPT = {
 
 
 def site_output(rows: jax.Array) -> jax.Array:
-    """Rows that a masked site gives, which `"sites"` keeps."""
+    """Mark the output rows of a masked site, which are stored under `remat="sites"`."""
     return checkpoint_name(rows, _SITE_OUTPUT)
 
 
 def recomputed(remat: Remat, run: Callable) -> Callable:
-    """A masked pass that is computed again for its gradient, which keeps less memory busy.
+    """Wrap a masked pass so that its gradient recomputes it, which takes less memory.
 
     Args:
-      remat: what is computed again: nothing, all but the outputs of sites, or everything.
+      remat: what is recomputed: nothing, everything but the outputs of sites, or everything.
       run: function of the arrays that gradients are taken in.
     """
     policy = _KEPT[remat]

@@ -49,12 +49,12 @@ class Coefficients:
 
     other: float = setting(
         0.0,
-        "In a targeted decomposition, off its data: active components and what all components miss "
-        "of the weights give the target's output.",
+        "In a targeted decomposition, on the other data: active components and the remainder, "
+        "which the components miss of the weights, give the target's output.",
         flag=False,
     )
     l0: float = setting(
-        0.0, "With learned gates: not more than k active components on average, max(0, L0/k − 1)."
+        0.0, "With learned gates: at most k components are active on average, max(0, L0/k − 1)."
     )
 
     def __post_init__(self):
@@ -83,18 +83,27 @@ class Routes:
         "Random directions of the sketch. A squared attribution's relative standard error is about "
         "sqrt(2 / directions): one is too few where components are chosen for positions.",
     )
+    evaluation_probes: int = setting(
+        0,
+        "Random directions of the sketch wherever components are chosen outside training steps: in "
+        "results, evidence and reports. 0 takes num_probes.",
+    )
     masked_route: forward.MaskedRoute = setting(
         "auto",
         "Masked pass: grouped computes only the active pairs, dense all of them, auto chooses by "
         "size.",
     )
-
     remat: Remat = setting(
         "none",
-        "What masked passes compute again for the gradient, to save memory: nothing, all but the "
-        "outputs of sites, or everything.",
+        "What the gradient of masked passes recomputes, to save memory: nothing, everything but "
+        "the outputs of sites, or everything.",
     )
 
     def __post_init__(self):
         check_values(self)
         check_at_least(self, 1, "num_probes")
+        check_at_least(self, 0, "evaluation_probes")
+
+    def probes(self, training: bool) -> int:
+        """Number of random directions of the sketch, in training steps or outside them."""
+        return self.num_probes if training else self.evaluation_probes or self.num_probes

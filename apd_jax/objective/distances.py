@@ -17,7 +17,7 @@ from apd_jax.objective import losses
 from apd_jax.sites import PyTree
 
 DISTANCES = {"mse": losses.output_mse, "kl": losses.output_kl}
-# Their sum over what counts, and the number that the mean divides it by.
+# The sum over what counts, and the number by which the mean divides it.
 _PARTS = {"mse": losses.mse_parts, "kl": losses.kl_parts}
 
 
@@ -65,8 +65,8 @@ def of_each_row(
       loss: see `distance`.
       axes: number of axes of positions that are rows of their own; 0 where examples are the rows.
       outputs, target_outputs: [B, ...].
-      valid: bool [B] or [B, T]. Of an example those positions are taken that count; whether a row
-        itself counts is not looked at.
+      valid: bool [B] or [B, T]. The distance of an example is over the positions that count. Rows
+        that do not count have distances too.
 
     Raises:
       TypeError, ValueError: a function that a single row does not fit.

@@ -1,15 +1,15 @@
 """The batch-wide top-k of scores that are divided over devices, as exact as on one device.
 
-Every device takes the largest entries of its own part; the largest of all are among these, so that
-only those candidates are brought together. Ties go to the lower flat index, as in `selection`.
+Every device takes the largest entries of its own part. The largest of all are among these, so that
+only these candidates are gathered. Ties go to the lower flat index, as in `selection`.
 Letters: R rows, C components, K places for pairs.
 """
 
 import jax
 import jax.numpy as jnp
 
-from apd_jax import partition
 from apd_jax.objective.selected import Selected
+from apd_jax.programs import partition
 
 
 def applies(shape: tuple[int, ...]) -> bool:

@@ -8,15 +8,15 @@ open where
 
 Gates start with w = 1, v = 0, b = 0 and a τ between the K-th and the next of the attributions of
 many rows, K = floor(k · rows): they open exactly where batch-wide top-k of these rows would. ρ_c is
-the mean of log R_c² there, so that v_c and b_c are learned apart.
+the mean of log R_c² over these rows, so that v_c and b_c are learned independently.
 
 The scores of components with gates are `exp(z / 2)` instead of A: attributions in units of the
-threshold, 1 where a gate opens. All that ranks or selects by scores then works with gates.
+threshold, 1 where a gate opens. All code that ranks or selects by scores works with them.
 
-Gates are trained with the components by a straight-through estimate: losses see the mask 0 or 1,
-and in place of the derivative of the step at z = 0 that of the sigmoid σ(z). Unlike the
-hard-concrete distribution it draws nothing and has no temperature, and the masks of the training
-are those of the evaluation. Gradients reach the gates alone, not the factors through A and R.
+Gates are trained with the components by a straight-through estimate: losses see masks of 0 and 1,
+and the derivative of the sigmoid σ(z) replaces that of the step at z = 0. Unlike the hard-concrete
+distribution, this needs no random numbers and no temperature, and training and evaluation use the
+same masks. Gradients reach only the gates, not the factors through A and R.
 
 Letters: B batch, T positions, R rows, C components, m rank, G stacked blocks.
 """
@@ -36,7 +36,7 @@ from apd_jax.objective.selected import Selected
 from apd_jax.sites import PyTree, Records, Target
 
 _LEAST = 1e-30  # added to squares before their logarithm
-_MOST = 60.0  # bound of |z| in scores, which are finite then
+_MOST = 60.0  # bound of |z|, so that scores are finite
 
 
 class Gates(NamedTuple):
@@ -77,6 +77,25 @@ def _unflatten(names: tuple[str, ...], children: Any) -> Gated:
 jax.tree_util.register_pytree_with_keys(Gated, _flatten, _unflatten)
 
 
+def check(objective: Any) -> None:
+    """Raise UserError if an objective combines learned gates with what excludes them."""
+    weights = objective.coefficients
+    if objective.selection != "gates":
+        if weights.l0:
+            raise UserError(
+                f"coefficient l0 is a loss of learned gates, got selection={objective.selection!r}:"
+                " set selection='gates' or l0=0"
+            )
+        return
+    lp = weights.lp_minimality, weights.lp_simplicity
+    if objective.topk is None or objective.distil or any(lp):
+        raise UserError(
+            "selection='gates' needs a topk to start from, and neither distil nor Lp losses; got "
+            f"topk={objective.topk}, distil={objective.distil}, lp_minimality={lp[0]}, "
+            f"lp_simplicity={lp[1]}"
+        )
+
+
 def without_gradient(components: Components) -> Components:
     """The components as constants; gates, if there are any, can still learn."""
     if not isinstance(components, Gated):
@@ -108,7 +127,7 @@ def readings(components: Components, records: Records, lead: tuple[int, ...]) ->
 
 
 def opened(components: Gated, attributed: Attributed) -> Attributed:
-    """Attributions with the scores of gates, `exp(z / 2)`; NaN and infinity stay what they are."""
+    """Replace attributions by the scores of gates, `exp(z / 2)`; NaN and infinity stay."""
     raw = jax.lax.stop_gradient(attributed.scores)
     fixed = jax.lax.stop_gradient(dict(components))
     squares = readings(fixed, attributed.records, raw.shape[:-1])
@@ -130,7 +149,7 @@ def choose(scores: jax.Array) -> Selected:
       scores: [R, C] scores of components with gates; those that are not finite are not active.
 
     Returns:
-      The mask, and its weights: the same numbers, with the derivative of σ(z) in that of the score.
+      The mask, and its weights: the same numbers, with the derivative of σ(z) for z = 2 log score.
     """
     finite = jnp.isfinite(scores) & (scores > 0)
     z = 2 * jnp.log(jnp.where(finite, scores, 1.0))
@@ -153,8 +172,8 @@ def start(
       objective: how attributions are computed, and k.
       target: the network.
       x: [N, ...] examples.
-      components: those without gates; components with gates keep them.
-      block_size: number of examples that are looked at together; None for all.
+      components: `{site: Factors}`; components that have gates are returned as they are.
+      block_size: number of examples that are evaluated together; None for all.
     """
     if isinstance(components, Gated):
         return components
@@ -176,7 +195,7 @@ def start(
     ordered = -jnp.sort(-jnp.where(usable, own, -jnp.inf).reshape(-1))
     last = jnp.clip(jnp.int32(count) - 1, 0, ordered.size - 1)
     least, following = ordered[last], ordered[jnp.minimum(last + 1, ordered.size - 1)]
-    # Where all are chosen, there is no next one.
+    # There is no next one where all are chosen.
     threshold = jnp.where(
         (following > -jnp.inf) & (following < least), (least + following) / 2, least
     )
@@ -199,7 +218,7 @@ def excess(selected: Selected, k: float | jax.Array, num_rows: int | jax.Array) 
 
 
 def of_saved(components: Components, saved: Any) -> Components:
-    """Components with the gates that were saved with them; without where there were none.
+    """Give components the gates that were saved with them, if there were any.
 
     Raises:
       UserError: gates of another number of components.

@@ -68,7 +68,7 @@ def _values(
         if term.unit:
             components = whole if term.unit == "whole" else nothing
             step = Step(objective, target, components, x, attributed, always, key)
-            # Off the data of a targeted decomposition the unit is that of minimality.
+            # The other data of a targeted decomposition are measured in the unit of minimality.
             value = TERMS["minimality"].value if name == "other" else term.value
             values[term.saved or name] = value(step)
     return values

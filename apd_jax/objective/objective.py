@@ -104,7 +104,7 @@ class Objective:
         for name in ("schatten_p", "lp_p"):
             if not 0 < getattr(self, name) <= 2:
                 raise UserError(f"{name} must be in (0, 2], got {getattr(self, name)}")
-        self._check_gates()
+        gates.check(self)
         weights = self.coefficients
         if not self.selects:
             needing = [n for n in weights.used() if TERMS[n].selects]
@@ -113,25 +113,9 @@ class Objective:
         if weights.activation and not self.hidden_sites:
             raise UserError("the activation loss needs hidden_sites, got none")
 
-    def _check_gates(self) -> None:
-        weights, gated = self.coefficients, self.selection == "gates"
-        if weights.l0 and not gated:
-            raise UserError(
-                f"coefficient l0 is a loss of learned gates, got selection={self.selection!r}: "
-                "set selection='gates' or l0=0"
-            )
-        if not gated:
-            return
-        if self.topk is None or self.distil or weights.lp_minimality or weights.lp_simplicity:
-            raise UserError(
-                "selection='gates' needs a topk to start from, and neither distil nor Lp losses; "
-                f"got topk={self.topk}, distil={self.distil}, lp_minimality="
-                f"{weights.lp_minimality}, lp_simplicity={weights.lp_simplicity}"
-            )
-
     @property
     def targeted(self) -> bool:
-        """Whether components explain some data only, and a remainder everything else."""
+        """Whether the decomposition is targeted: components explain only `data`, not `other`."""
         return self.coefficients.other > 0
 
     @property
@@ -140,7 +124,7 @@ class Objective:
         return self.topk is not None or self.selection == "exact"
 
     def with_topk(self, k: float, **changes: Any) -> "Objective":
-        """The same objective with another k; of learned gates, batch-wide top-k of their scores.
+        """The same objective with another k; learned gates become batch-wide top-k of their scores.
 
         Args:
           k: active components per example.
@@ -204,13 +188,16 @@ class Objective:
         return Attributed(found.scores, *self.own_pass(target, x))
 
     def attribution_options(self, x: PyTree, key: jax.Array | None = None) -> dict[str, Any]:
-        """Keywords of an attribution method on a batch: options, key, what counts of the batch."""
+        """Keywords of an attribution method on a batch: options, key, what counts of the batch.
+
+        Calls without a key are those outside training steps.
+        """
         options = Options(
             self.routes.attribution_mode,
             self.attribution_source,
             self.metric,
             self.per_position,
-            self.routes.num_probes,
+            self.routes.probes(training=key is not None),
         )
         key = randomness.root(0) if key is None else key
         key = randomness.stream_of_step(key, "sketch directions")
@@ -278,8 +265,8 @@ class Objective:
           key: PRNG key for the sketch's directions and the random masks; see `attribute`.
           multipliers: those of this step; only k's matters here.
           chosen: the active components, where these were selected before.
-          other: [B, ...] inputs off the data of a targeted decomposition; without them the term
-            `other` is left out.
+          other: [B, ...] other data of a targeted decomposition; without them the term `other` is
+            left out.
         """
         used = self.coefficients.used()
         wanted = [name for name in used if not (name == "other" and other is None)]

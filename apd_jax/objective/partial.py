@@ -1,10 +1,9 @@
 """Partial masks: inactive components scaled by factors r in [0, 1], random or adversarial.
 
 An explanation holds if the inactive components don't matter, neither absent nor present in part.
-What all components together miss of the weights, `Δ = θ* − Σ_c P_c`, can be one more of them, so
-that it hides nothing.
-Letters: B batch, T positions, C components, s_c(x) mask, D columns: C, and one for Δ if it takes
-part.
+The remainder `Δ = θ* − Σ_c P_c`, which the components miss of the weights, can be treated as one
+more inactive component, so that nothing hides in it.
+Letters: B batch, T positions, C components, s_c(x) mask, D columns (C, or C + 1 with Δ).
 """
 
 import dataclasses
@@ -29,8 +28,8 @@ class PartialMasks:
     )
     remainder: bool = setting(
         False,
-        "The partial loss also scales what all components miss of the weights by a factor of its "
-        "own, in [0, 1]: the remainder then counts as one more inactive component.",
+        "The partial loss also scales the remainder, which the components miss of the weights, by "
+        "a factor of its own in [0, 1], as if it were one more inactive component.",
     )
     adversary_share: float = setting(
         0.0,

@@ -18,7 +18,7 @@ class Selected(NamedTuple):
         examples; None where their number depends on the data. C fills places without finite scores.
       nonfinite: int32 scalar, how many scores of what counts are NaN or infinite; None if unknown.
       weights: the mask as float32, through which gradients flow to the scores (`gates.choose`);
-        None where none does.
+        None if no gradient flows.
     """
 
     mask: jax.Array
@@ -28,7 +28,7 @@ class Selected(NamedTuple):
 
     @property
     def factors(self) -> jax.Array:
-        """What components are multiplied by: the mask, as weights where there are some."""
+        """What components are multiplied by: the weights, or the mask if there are none."""
         return self.mask if self.weights is None else self.weights
 
     def counts(self) -> jax.Array:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import validity
-from apd_jax.config_numbers import KINDS, finite, number
+from apd_jax.config_fields.values import KINDS, finite, number
 from apd_jax.errors import UserError
-from apd_jax.objective import divided_topk
+from apd_jax.objective import divided_topk, top_entries
 from apd_jax.objective.selected import Selected
 from apd_jax.sites import PyTree
 
@@ -58,18 +58,6 @@ def check_topk(k: float, num_components: int) -> None:
         )
 
 
-def _ranked(scores: jax.Array) -> jax.Array:
-    """Scores as they are compared: without gradient, -0 as 0, and -inf for what is not finite.
-
-    `lax.top_k` orders by bit pattern: -0 would rank below 0, and a NaN first or last by its sign,
-    which is negative for NaN computed on x86 and positive on GPUs. An infinite score is an
-    overflow: it says no more about the order than NaN does.
-    """
-    scores = jax.lax.stop_gradient(scores)
-    scores = jnp.where(jnp.isfinite(scores), scores, -jnp.inf)
-    return jnp.where(scores == 0, jnp.zeros_like(scores), scores)
-
-
 def _warn_of_nonfinite(scores: jax.Array) -> None:
     """Warn of scores that can't be selected; traced values are not known and pass."""
     if isinstance(scores, jax.core.Tracer):
@@ -89,8 +77,8 @@ def batch_topk(scores: jax.Array, k: float) -> Selected:
     batch_size, num_components = scores.shape
     count = num_active(k, batch_size, num_components)
     if divided_topk.applies(scores.shape):
-        return divided_topk.batch_topk(_ranked(scores), count, count)
-    mask, flat, finite = _top_entries(scores.reshape(-1), count)
+        return top_entries.of_table(scores, count, count)
+    mask, flat, finite = top_entries.of_last_axis(scores.reshape(-1), count)
     rows, components = flat // num_components, flat % num_components
     pairs = rows, jnp.where(finite, components, num_components)
     return Selected(mask.reshape(scores.shape), pairs)
@@ -111,15 +99,7 @@ def batch_topk_part(scores: jax.Array, k: float, factor: jax.Array) -> Selected:
     most = num_active(k, batch_size, num_components)
     count = jnp.floor(factor * (k * batch_size)).astype(jnp.int32)
     count = jnp.clip(jnp.where(factor >= 1, most, count), 1, most)
-    if divided_topk.applies(scores.shape):
-        return divided_topk.batch_topk(_ranked(scores), most, count)._replace(pairs=None)
-    flat = _ranked(scores.reshape(-1))
-    _, indices = jax.lax.top_k(flat, most)
-    # Equal values come by ascending index, so the last one taken bounds those tied with it.
-    last = indices[count - 1]
-    least = flat[last]
-    mask = (flat > least) | ((flat == least) & (jnp.arange(flat.size) <= last))
-    return Selected((mask & (flat > -jnp.inf)).reshape(scores.shape), None)
+    return top_entries.of_table(scores, most, count)._replace(pairs=None)
 
 
 class Products(NamedTuple):
@@ -171,17 +151,7 @@ def batch_topk_of_rows(
         part = jnp.floor(factor * jnp.asarray(k.real)[total]).astype(jnp.int32)
         count = jnp.where(factor >= 1, count, jnp.clip(part, jnp.minimum(count, 1), count))
     scores = scores if rows is None else jnp.where(rows[:, None], scores, -jnp.inf)
-    if divided_topk.applies(scores.shape):
-        return divided_topk.batch_topk(_ranked(scores), most, count)
-    flat = _ranked(scores.reshape(-1))
-    _, indices = jax.lax.top_k(flat, most)
-    last = indices[jnp.maximum(count - 1, 0)]
-    least = flat[last]
-    mask = (flat > least) | ((flat == least) & (jnp.arange(flat.size) <= last))
-    mask = mask & (flat > -jnp.inf) & (count > 0)
-    taken = (jnp.arange(most) < count) & (flat[indices] > -jnp.inf)
-    pairs = indices // num_components, jnp.where(taken, indices % num_components, num_components)
-    return Selected(mask.reshape(scores.shape), pairs)
+    return top_entries.of_table(scores, most, count)
 
 
 def sample_topk(scores: jax.Array, k: float, factor: jax.Array | None = None) -> Selected:
@@ -195,38 +165,17 @@ def sample_topk(scores: jax.Array, k: float, factor: jax.Array | None = None) ->
     """
     batch_size, num_components = scores.shape
     check_topk(k, num_components)
-    mask, chosen, finite = _top_entries(scores, int(k))
+    mask, chosen, finite = top_entries.of_last_axis(scores, int(k))
     if factor is not None:
         count = jnp.clip(jnp.floor(jnp.float32(k) * factor), 1, k).astype(jnp.int32)
         # They come in descending order, equal ones by ascending index.
-        last, ranked = jnp.take(chosen, count - 1, axis=1)[:, None], _ranked(scores)
+        last, ranked = jnp.take(chosen, count - 1, axis=1)[:, None], top_entries.ranked(scores)
         least = jnp.take_along_axis(ranked, last, axis=1)
         mask &= (ranked > least) | ((ranked == least) & (jnp.arange(num_components) <= last))
         finite &= jnp.arange(int(k)) < count
     examples = jnp.repeat(jnp.arange(batch_size, dtype=chosen.dtype), int(k))
     components = jnp.where(finite, chosen, num_components)
     return Selected(mask, (examples, components.reshape(-1)))
-
-
-def _top_entries(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Find the `count` largest finite entries along the last axis, without a scatter.
-
-    `top_k` takes equal values by ascending index. Of the entries that equal the least value taken,
-    the selected ones are therefore those up to the highest index taken, which two comparisons find;
-    a scatter of the indices would be slower than the `top_k` itself on CPUs.
-
-    Returns:
-      The mask, the indices that `top_k` took, and whether each of these stands for a finite entry.
-    """
-    scores = _ranked(scores)
-    # Only one of top_k's two results is read: with both, CPUs sort the whole table.
-    _, indices = jax.lax.top_k(scores, count)
-    values = jnp.take_along_axis(scores, indices, axis=-1)
-    least = jnp.min(values, axis=-1, keepdims=True)
-    last = jnp.max(jnp.where(values == least, indices, -1), axis=-1, keepdims=True)
-    tied = (scores == least) & (jnp.arange(scores.shape[-1], dtype=last.dtype) <= last)
-    mask = ((scores > least) | tied) & (scores > -jnp.inf)
-    return mask, indices, values > -jnp.inf
 
 
 def _table(scores: Any) -> jax.Array:
@@ -297,7 +246,7 @@ def exact_topk_mask(scores: jax.Array, x: jax.Array, valid: jax.Array | None = N
     Returns:
       [B, C] bool, exactly `min(count_nonzero(x), B·C)` true; fewer where fewer scores are finite.
     """
-    flat = _ranked(scores).reshape(-1)
+    flat = top_entries.ranked(scores).reshape(-1)
     rank = jnp.argsort(jnp.argsort(-flat, stable=True), stable=True)
     counted = x != 0
     if valid is not None:

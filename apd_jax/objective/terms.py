@@ -28,7 +28,7 @@ class Step:
     """The arguments of the loss terms; passes through the network are shared between them.
 
     `key` is the PRNG key for the random masks; without one they are the same at every call.
-    `part_of_k` is what k is multiplied by at this step; None for 1. `other` are the inputs off the
+    `part_of_k` is what k is multiplied by at this step; None for 1. `other` is a batch of the other
     data of a targeted decomposition.
     """
 
@@ -169,7 +169,7 @@ def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:
 
 
 def _other(step: Step) -> jax.Array:
-    """Distance off the data, `d(f(x, Σ_c s_c(x) P_c + Δ), f(x, θ*))` with `Δ = θ* − Σ_c P_c`."""
+    """Distance on other data, `d(f(x, Σ_c s_c(x) P_c + Δ), f(x, θ*))` with `Δ = θ* − Σ_c P_c`."""
     objective, target, x = step.objective, step.target, step.other
     key = randomness.stream_of_step(randomness.root(0) if step.key is None else step.key, "other")
     fixed = gates.without_gradient(step.components)

@@ -57,8 +57,8 @@ def heat_maps(
 
 
 def _colours(known: list[float], share: bool) -> tuple[Normalize, Any]:
-    colours = matplotlib.colormaps["viridis" if share else "viridis_r"].copy()
-    colours.set_bad(style.PALE)
+    name = "viridis" if share else "viridis_r"
+    colours = matplotlib.colormaps[name].with_extremes(bad=style.PALE)
     if share:
         return Normalize(0, 1), colours
     low, high = (min(known), max(known)) if known else (0.0, 1.0)

@@ -8,7 +8,7 @@ from apd_jax.plotting import style
 from apd_jax.plotting.heat_maps import heat_maps
 from apd_jax.report import numbers, parts, words
 
-# Measures of an error, the first that all runs have is drawn; the others are in the table.
+# Error measures: the first that the runs have is drawn, the others are in the table.
 _ERRORS = ("topk_mse_mean", "kl_mean", "faithfulness_mse_mean")
 _SOLVED = "solve_rate"
 _COEFFICIENT = "coefficients."

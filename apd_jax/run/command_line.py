@@ -1,4 +1,4 @@
-"""What a command line has in addition to plain flags: names of configs, `none`, --help, --version.
+"""What the command line has besides plain flags: names of configs, --help and --version.
 
 The imports are light: --help and --version answer without the package's libraries.
 """
@@ -47,7 +47,7 @@ def asks_for(argv: list[str]) -> str | None:
 
 
 def without_help(argv: list[str]) -> list[str]:
-    """The other arguments."""
+    """The arguments without those that ask for help."""
     return [argument for argument in argv if argument not in _SCREEN | _FIELDS]
 
 
@@ -61,7 +61,7 @@ def config_folder() -> pathlib.Path:
 def find_config(argv: list[str]) -> list[str]:
     """Replace the name of a config, such as `tms:5-2`, by the path of its file.
 
-    A path that leads to no file, such as `configs/tms.py`, is looked up beside the package.
+    A path without a file here, such as `configs/tms.py`, is looked up beside the package.
 
     Raises:
       UserError: no such config.

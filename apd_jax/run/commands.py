@@ -1,28 +1,61 @@
-"""What the commands have in common: reading of flags, and the exit status.
+"""What the commands have in common: their start, the parsing of flags, and the exit status.
 
 The imports are light: --help and --version answer without the package's libraries.
 """
 
+import functools
+import logging as std_logging
 import signal
 import sys
 from collections.abc import Callable
 
 import jax
-from absl import flags, logging
+from absl import app, flags, logging
 
 from apd_jax.errors import UserError
 from apd_jax.run import command_line
-from apd_jax.runtime import preemption, streams, versions
+from apd_jax.runtime import compilation_cache, preemption, streams, versions
 from apd_jax.runtime.outcome import Stopped
 
 
+def start(
+    main: Callable[[list[str]], int], config: flags.FlagHolder, *, screen: Callable[[], str]
+) -> None:
+    """Run a command from the shell: parse its flags, call its `main` and exit with its status.
+
+    Args:
+      main: function of the arguments that are left; returns the exit status.
+      config: the flag of the config.
+      screen: returns the text of --help.
+    """
+    streams.open_missing()
+    flags.FLAGS.set_default("verbosity", logging.INFO)
+    logging.get_absl_handler().setFormatter(streams.LogLines())
+    app.run(main, flags_parser=functools.partial(parse, config, screen=screen))
+
+
+def prepare(config: flags.FlagHolder, argv: list[str]) -> bool:
+    """Set up JAX's log and compilation cache for an experiment.
+
+    Returns:
+      False, with an error in the log, if no config was given or arguments are left over.
+    """
+    if len(argv) > 1 or config.value is None:
+        problem = f"unexpected arguments {argv[1:]}" if len(argv) > 1 else "--config is missing"
+        logging.error("The command line cannot be used: %s; --help lists everything.", problem)
+        return False
+    std_logging.getLogger("jax").setLevel(std_logging.WARNING)  # it reports every missing backend
+    compilation_cache.enable()
+    return True
+
+
 def parse(config: flags.FlagHolder, argv: list[str], *, screen: Callable[[], str]) -> list[str]:
-    """Read the flags, or exit with a one-line error; ml_collections raises many kinds.
+    """Parse the flags, or exit with a one-line error; ml_collections raises many kinds.
 
     Args:
       config: the flag of the config.
       argv: the command line.
-      screen: makes the text of --help.
+      screen: returns the text of --help.
     """
     try:
         argv = command_line.find_config(argv)
@@ -52,7 +85,7 @@ def parse(config: flags.FlagHolder, argv: list[str], *, screen: Callable[[], str
 
 
 def status_of(work: Callable[[], int]) -> int:
-    """The exit status of a command's work, which may be stopped or refuse something."""
+    """Do the work of a command, log how it ended, and return the exit status."""
     try:
         return work()
     except Stopped as stopped:

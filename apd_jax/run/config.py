@@ -48,8 +48,8 @@ class Config:
     evidence_steps: int = setting(20, "Steps of the evidence's adversary.")
     mesh: tuple[int, ...] | None = setting(
         None,
-        "Devices along seeds, data and components, such as 1,4,2; by default as many seeds as "
-        "divide evenly, then data.",
+        "Numbers of devices along seeds, data and components, such as 1,4,2; by default as many "
+        "seeds as divide evenly, then data.",
         free=True,
     )
     chunk_steps: int = setting(100, "Number of steps between two rows of metrics.jsonl.")

@@ -14,7 +14,7 @@ import ml_collections
 from apd_jax import config_fields, randomness
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.evaluation.shuffled import shuffled
-from apd_jax.jax_settings import own_settings
+from apd_jax.programs.jax_settings import own_settings
 from apd_jax.run.config import Config
 from apd_jax.run.plan import Plan, make_plan
 from apd_jax.run.publish import publish

@@ -23,7 +23,7 @@ from apd_jax.sites import Target
 from apd_jax.training.side_by_side import Family, SideBySide
 from apd_jax.training.trainer import Trainer
 
-_SHARE = 0.5  # of the memory that a group may take, by a count that may be a third too low
+_SHARE = 0.5  # share of the memory that a group may take; the count may be a third too low
 
 
 class _Run(NamedTuple):
@@ -41,7 +41,7 @@ def train(
     flag: StopFlag,
     diverged: Callable[[int, str], None],
 ) -> None:
-    """Train runs to their last step; those that end early because they diverge don't stop others.
+    """Train runs to their last step; a run that diverges does not stop the others.
 
     Args:
       family: The plans of all runs that the compiled program is to serve.
@@ -81,7 +81,7 @@ def _open(index: int, plan: Plan, workdir: Workdir, targets: Target) -> _Run:
 
 
 def _groups(runs: list[_Run], plan: Plan) -> list[list[_Run]]:
-    """Runs that are after the same step, in groups of nearly the same size that fit the memory."""
+    """Group runs that are at the same step; groups are of similar size and fit the memory."""
     one = plan_requirements(plan, compile=False)
     most = max(1, int(_SHARE * one.available / one.counted)) if one.available else len(runs)
     by_step: dict[int, list[_Run]] = {}
@@ -105,7 +105,7 @@ def _train(
     flag: StopFlag,
     diverged: Callable[[int, str], None],
 ) -> set[int]:
-    """Train a group; the numbers of the runs that diverged, or of all runs if none did."""
+    """Train a group; return the numbers of the runs that diverged, or of all if none did."""
     trainers = [run.trainer for run in group]
     store = Several([run.store for run in group], trainers)
     training = SideBySide(program, trainers, plan.config.mesh)
@@ -124,7 +124,7 @@ def _train(
 
 
 def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy a directory completely or not at all, unless it is there."""
+    """Copy a directory completely or not at all; keep an existing copy."""
     if target.exists() or not source.exists():
         return
     aside = target.with_name(f".{target.name}.tmp")

@@ -107,7 +107,7 @@ def points(grid: Grid) -> list[Point]:
         own = dict(zip(grid, values, strict=True))
         text = ",".join(f"{short_name(name)}={value}" for name, value in own.items())
         name = re.sub(r"[^\w.,=+-]", "_", text)
-        if name in names:  # of words that differ in such characters alone
+        if name in names:  # the values differ only in replaced characters
             name = f"{name}-{len(found)}"
         names.add(name)
         found.append(Point(name, own))

@@ -96,7 +96,7 @@ def check(plan: Plan) -> None:
 
 
 def abstract_targets(plan: Plan) -> Target:
-    """Shapes of the targets of all trainings side by side, restarts among them, [n·S, ...]."""
+    """Shapes of the targets of all trainings side by side, n restarts of S seeds, [n·S, ...]."""
     seeds = jax.ShapeDtypeStruct((plan.config.restarts * plan.config.seeds,), jnp.uint32)
     return jax.eval_shape(
         jax.vmap(lambda seed: plan.task.target(plan.task.init(randomness.root(seed)))), seeds
@@ -104,7 +104,7 @@ def abstract_targets(plan: Plan) -> Target:
 
 
 def plan_requirements(plan: Plan, *, compile: bool = True) -> Requirements:
-    """What the decomposition of a plan takes on each device; see `requirements`."""
+    """Count what the decomposition of a plan needs on each device; see `requirements`."""
     return requirements(
         plan.settings,
         abstract_targets(plan),
@@ -115,9 +115,9 @@ def plan_requirements(plan: Plan, *, compile: bool = True) -> Requirements:
 
 
 def _check_memory(plan: Plan) -> None:
-    """Raise UserError where what the run surely needs exceeds the memory.
+    """Raise UserError if a lower bound of the memory that the run needs exceeds the memory.
 
-    What parameters, factors and a batch take is asked first: a network of impossible size can't
+    Parameters, factors and a batch are checked first, since a network of impossible size can't
     even be traced.
     """
     key, training, settings = jax.random.key(0), plan.training, plan.settings

@@ -1,4 +1,4 @@
-"""A sweep: an experiment at every point of a grid, those that can side by side in one program.
+"""A sweep: an experiment at every point of a grid; runs that can share a program run side by side.
 
 Every point has an ordinary directory of a run.
 """
@@ -17,7 +17,7 @@ import ml_collections
 
 from apd_jax import config_fields
 from apd_jax.errors import UserError
-from apd_jax.jax_settings import own_settings
+from apd_jax.programs.jax_settings import own_settings
 from apd_jax.report import sweep_page
 from apd_jax.run import experiment, family
 from apd_jax.run.config import Config
@@ -80,10 +80,10 @@ def run(
     command: str = "",
     flag: StopFlag | None = None,
 ) -> dict[str, Any]:
-    """Run an experiment at every point of a grid, or resume that.
+    """Run an experiment at every point of a grid, or resume the sweep.
 
     Args:
-      config: The experiment; its fields are those of every run but for the swept ones.
+      config: The experiment; every run has its fields, except for the swept ones.
       grid: The values of the swept fields, see `grid.read_grid`.
       workdir_path: Directory of the sweep, in which every run has a directory.
       arguments: Command-line arguments that give the config, for the commands in the reports.
@@ -97,7 +97,7 @@ def run(
       UserError: A value or a network that is refused, or a directory of another sweep; before any
         training.
       Stopped: A stop was requested; the work so far is saved.
-      CheckpointError, OSError: A file cannot be written, or not be read.
+      CheckpointError, OSError: A file cannot be read or written.
     """
     flag, base = flag or StopFlag(), read_plan(config)
     with Workdir(workdir_path) as workdir:
@@ -128,11 +128,14 @@ def run(
 def _members(config: ml_collections.ConfigDict, grid: Grid, path: pathlib.Path) -> list[_Member]:
     """The run of every point of a grid, its fields checked."""
     if jax.process_count() > 1:
-        raise UserError("a sweep runs in one process: start one for a part of the grid on each")
+        raise UserError(
+            f"a sweep runs in one process, got {jax.process_count()}: start a sweep of a part of "
+            "the grid in each"
+        )
     if config.wandb.project:
         raise UserError(
-            "wandb.project: one process logs one run to Weights & Biases, and a sweep has several; "
-            "leave it unset"
+            f"wandb.project must be unset in a sweep, got {config.wandb.project!r}: a process logs "
+            "one run to Weights & Biases, and a sweep has several"
         )
     found = []
     for name, values in points(grid):
@@ -147,7 +150,7 @@ def _members(config: ml_collections.ConfigDict, grid: Grid, path: pathlib.Path) 
 
 @dataclasses.dataclass(frozen=True)
 class _Sweep:
-    """A sweep under way."""
+    """A sweep that is running."""
 
     base: Plan
     grid: Grid
@@ -187,11 +190,11 @@ class _Sweep:
             family.train([member.plan for member in members], pairs, donors, flag, diverged)
 
     def read_diverged(self) -> None:
-        """Read which runs diverged before: they would do so again."""
+        """Read which runs diverged before, unless their directories were deleted to try again."""
         path = self.workdir.path / _FILE
         rows = json.loads(path.read_text())["runs"] if path.exists() else []
         reasons = {row["name"]: row["reason"] for row in rows}
-        for member in self.members:
+        for member in filter(lambda member: member.path.exists(), self.members):
             member.reason = reasons.get(member.name, "")
 
     def write(self) -> dict[str, Any]:

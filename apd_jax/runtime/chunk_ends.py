@@ -27,7 +27,7 @@ class Observer:
     """Callbacks between chunks. These do nothing; override what is wanted."""
 
     def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Receive the metrics [S] at a chunk's last step; of the group `count/` sums over it."""
+        """Receive the metrics [S] of a chunk's last step; for the group `count/`, sums over it."""
 
     def save(self, step: int, state: PyTree) -> None:
         """Keep the state after `step` steps. Its buffers are reused as soon as this returns."""
@@ -40,7 +40,7 @@ class Observer:
 def report(observer: Observer, done: int, parts: list[Metrics]) -> None:
     """Fetch a chunk's metrics, check that they are finite, and pass on those of its last step.
 
-    Of events that are counted the sum over the chunk is passed on.
+    Counts of events are summed over the chunk.
     """
     values = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
     length = next(iter(values.values())).shape[1]
@@ -68,7 +68,7 @@ def _finite(state: PyTree) -> jax.Array:
 
 
 def _broken_places(state: PyTree) -> list[int]:
-    """The places in which a state is not finite; none where other processes have some of them."""
+    """The places in which a state is not finite; empty if other processes hold some of them."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if leaf.is_fully_addressable]
     rows = [np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in leaves]
     return np.flatnonzero(~np.all(rows, axis=0)).tolist() if rows else []

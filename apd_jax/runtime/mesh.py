@@ -1,7 +1,7 @@
 """The mesh of devices that a training is divided over, and how its arrays lie on it.
 
 One mesh has the axes `seeds`, `data` and `components`: trainings side by side, the examples of a
-batch, and the components of a decomposition. What a step does with them is in `partition`.
+batch, and the components of a decomposition. What a step does with them is in `programs.partition`.
 Letters: S seeds (with restarts, all trainings side by side), B batch, C components.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from apd_jax.errors import UserError
-from apd_jax.partition import AXES, COMPONENTS, SEEDS
+from apd_jax.programs.partition import AXES, COMPONENTS, SEEDS
 
 PyTree = Any
 
@@ -50,7 +50,7 @@ class Layout:
         return jax.tree.map(one, state)
 
     def context(self, context: PyTree) -> PyTree:
-        """The shardings of what steps read, leaves [S, ...]: on all devices, unless it is large."""
+        """The shardings of what steps read, leaves [S, ...]; large ones are divided further."""
         parts = self.mesh.shape[COMPONENTS]
 
         def one(leaf):
@@ -71,9 +71,9 @@ class Layout:
         return self._sharding() if jax.process_count() > 1 else self._sharding(SEEDS)
 
     def over_seeds(self, function: Callable[..., Any], shared: int = 0) -> Callable[..., Any]:
-        """A function whose arguments [S, ...] are divided over the seeds, the last `shared` not.
+        """Divide the arguments [S, ...] of a function over the seeds, except for the last `shared`.
 
-        The other axes of the mesh are left to XLA, and to the constraints of `partition`.
+        The other axes of the mesh are left to XLA, and to the constraints of `programs.partition`.
         """
         seeds, everywhere = PartitionSpec(SEEDS), PartitionSpec()
 
@@ -92,7 +92,7 @@ class Layout:
     def made(
         self, init: Callable[..., PyTree], context: PyTree, seeds: jax.Array, pool: PyTree
     ) -> PyTree:
-        """The first state `init(context, seeds, pool)`, made where it is to lie.
+        """Make the first state, `init(context, seeds, pool)`, on the devices where it is to lie.
 
         Args:
           init: function of all seeds.
@@ -189,7 +189,7 @@ def _check_shape(shape: Sequence[int], sizes: tuple[int, int, int | None]) -> No
         if size is not None and size % number:
             fitting = [n for n in range(1, min(size, 64) + 1) if size % n == 0]
             raise UserError(
-                f"mesh={tuple(shape)} divides {size} {name} by {number}, which leaves a rest: "
+                f"mesh={tuple(shape)} divides {size} {name} by {number}, which leaves a remainder: "
                 f"{', '.join(map(str, fitting))} would divide them evenly"
             )
     there = jax.device_count()
@@ -214,8 +214,8 @@ def split_cpu(num_seeds: int, shape: Sequence[int] | None = None) -> None:
     """Split the CPU into several JAX devices, so that seeds are computed on separate cores.
 
     Small programs gain little from more than one core each. Call this before JAX computes anything.
-    It has no effect on other backends, or if the user has set the number of devices. Of several
-    processes each keeps one device.
+    It has no effect on other backends, or if the user has set the number of devices. With several
+    processes, each keeps one device.
 
     Args:
       num_seeds: number of trainings side by side.

@@ -78,7 +78,7 @@ class Diverged(EndedEarly, UserError):
     """A loss, gradient or parameter is no longer finite; `outcome` has the last finite state.
 
     Attributes:
-      places: the places of the trainings side by side in which that happened.
+      places: numbers of the trainings side by side in which that happened.
     """
 
     def __init__(self, text: str, *, places: Sequence[int] = ()):

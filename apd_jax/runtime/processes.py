@@ -1,8 +1,8 @@
 """Several processes that compute one run together, by `jax.distributed`.
 
 All processes run the same program: they divide the arrays of a training (`mesh`), and each repeats
-what comes before and after it. Process 0 alone writes files. What one process is asked, such as to
-stop, all of them have to learn before they act on it, since a collective waits for every process.
+what comes before and after it. Only process 0 writes files. A request to one process, such as to
+stop, must reach all of them before any acts on it, since a collective waits for every process.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ def start(
             "started, with the same --coordinator and --num_processes"
         ) from error
     if jax.process_index():
-        logging.set_verbosity(logging.WARNING)  # process 0 says what all of them do
+        logging.set_verbosity(logging.WARNING)  # process 0 logs for all of them
 
 
 def any_of(value: bool) -> bool:
@@ -95,14 +95,14 @@ def any_of(value: bool) -> bool:
 
 
 def raise_if_lost(error: Exception) -> None:
-    """Raise `ProcessLost` for an error that says that another process is gone."""
+    """Raise `ProcessLost` if an error says that another process is gone."""
     text = str(error).lower()
     if jax.process_count() > 1 and any(sign in text for sign in _SIGNS):
         raise ProcessLost(_LOST) from error
 
 
 def end(status: int) -> int:
-    """Leave the other processes when all have come here, and return the exit status.
+    """Wait until all processes are here, disconnect from them, and return the exit status.
 
     After a failure this ends the process at once: the others, which wait for it, then end too.
     """
@@ -126,7 +126,7 @@ def all_or_none() -> Iterator[None]:
 
 
 def _exit(status: int) -> None:
-    """Exit without what Python and JAX do at exit, where JAX would wait for the others."""
+    """Exit without the exit handlers of Python and JAX, which would wait for the others."""
     logging.flush()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from apd_jax import compiled, randomness
+from apd_jax import randomness
+from apd_jax.programs import compiled
 from apd_jax.runtime.mesh import Layout
 
 PyTree = Any
@@ -82,5 +83,5 @@ def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., A
 
 
 def _kept_in(layout: Layout, state: PyTree) -> PyTree:
-    """A state that lies where the one before it did, whose buffers it takes over."""
+    """Keep a state on the devices of the previous one, so that it can reuse its buffers."""
     return jax.lax.with_sharding_constraint(state, layout.state(state))

@@ -159,7 +159,7 @@ class Directory:
         self._checkpointer.wait()
         if self._saved is None:
             return 0, None
-        # On one device, where what comes after a training is.
+        # On one device, like everything after a training.
         shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), self._shapes)
         restored = self._checkpointer.restore_latest(shapes)
         return (restored.step, restored.state) if restored else (0, None)
@@ -182,7 +182,7 @@ class Directory:
 class Several:
     """Keeps trainings that run side by side as one, each in a directory of its own.
 
-    Every directory holds what a training on its own would write there, and resumes as one.
+    Every directory holds what a single training would write there, and can be resumed by one.
     """
 
     def __init__(self, stores: Sequence[Directory], trainings: Sequence[loop.Training]):

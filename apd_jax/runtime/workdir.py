@@ -12,8 +12,8 @@ from typing import Any, Self
 import jax
 from absl import logging
 
+from apd_jax.config_fields.former_names import present
 from apd_jax.errors import UserError
-from apd_jax.former_names import present
 from apd_jax.runtime import file_lock, paths
 
 _ABSENT = "absent"

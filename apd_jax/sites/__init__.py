@@ -1,10 +1,9 @@
 """Sites: the linear uses of a network's parameters, found in its traced program.
 
 `views` follow a leaf's entries, `uses` are the kinds of linear use (`patches` the rows of a
-convolution), `layout` reads the matrix off
-them, `interpreter` and `program` trace and evaluate, `rows` find the batch, `target` is the
-network with its chosen sites (`selection`), `evaluate` runs it with an operation in place of
-every use, `adapters` take models of several libraries.
+convolution), `layout` reads the matrix off them, `interpreter` and `program` trace and evaluate,
+`rows` find the batch, `target` is the network with its chosen sites (`selection`), `evaluate` runs
+it with an operation in place of every use, `adapters` take models of several libraries.
 """
 
 from apd_jax.sites.evaluate import (

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from apd_jax.compiled import kept_with
 from apd_jax.errors import UserError
+from apd_jax.programs.compiled import kept_with
 from apd_jax.sites.custom_derivatives import keeps_derivative
 from apd_jax.sites.interpreter import Interpreter
 from apd_jax.sites.layout import NoMatrix, Placement, Site, find_layout

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from apd_jax.compiled import stand_in_for_network, weakly_referable
 from apd_jax.errors import UserError
+from apd_jax.programs.compiled import stand_in_for_network, weakly_referable
 from apd_jax.sites.adapters import linen
 from apd_jax.sites.parameters import checked
 from apd_jax.sites.program import Left, leaf_paths, trace

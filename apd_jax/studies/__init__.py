@@ -8,8 +8,8 @@ from apd_jax.errors import UserError
 if TYPE_CHECKING:
     from apd_jax.studies.study import Study
 
-# The folders with their variants. Each has a study.py that defines `STUDY`. The variants are here
-# and not there, so that the command line lists them without importing every study.
+# The folders and their variants. Each folder has a study.py that defines `STUDY`. Variants stand
+# here, so that the command line can list them without importing every study.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "gated_functions": ("paper", "small", "robust"),
     "language_model": ("1", "2", "4"),

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from apd_jax import partition, randomness
+from apd_jax import randomness
+from apd_jax.programs import partition
 from apd_jax.runtime import loop, mesh
 from apd_jax.studies.task import Task, TrainedTask, Training
 from apd_jax.training import optimizers

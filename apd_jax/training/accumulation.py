@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from apd_jax import blocks, partition, randomness, validity
+from apd_jax import blocks, randomness, validity
 from apd_jax.components import Components
 from apd_jax.objective.coefficients import Multipliers
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.selected import Selected
 from apd_jax.objective.terms import TERMS
+from apd_jax.programs import partition
 from apd_jax.sites import PyTree, Target
 
 Loss = tuple[jax.Array, tuple[dict[str, jax.Array], jax.Array, jax.Array, Any]]

@@ -106,6 +106,12 @@ class Settings:
         if not self.init_scale > 0:
             raise UserError(f"init_scale must be positive, got {self.init_scale}")
         self.rate()
+        self._check_combinations()
+        # How many positions there are is known with the network alone.
+        self.check_sizes(None if self.objective.per_position else self.batch_size)
+
+    def _check_combinations(self) -> None:
+        """Raise UserError for settings that exclude each other."""
         if self.start == "covering" and self.refine.rounds(self.steps):
             raise UserError(
                 "start='covering' keeps the difference from the target in spare components, which "
@@ -124,21 +130,36 @@ class Settings:
             self.unit_norm or self.accumulate > 1 or self.refine.rounds(self.steps)
         ):
             raise UserError(
-                "learned gates work without unit_norm, accumulate and rounds of refinement (which "
-                f"would move components away from their gates), got unit_norm={self.unit_norm}, "
-                f"accumulate={self.accumulate}, refine.every={self.refine.every}: leave the first "
-                "two out and set refine={'every': 0}"
+                "learned gates exclude unit_norm, accumulate and rounds of refinement (which would "
+                f"move components away from their gates), got unit_norm={self.unit_norm}, "
+                f"accumulate={self.accumulate}, refine.every={self.refine.every}: leave out the "
+                "first two and set refine={'every': 0}"
             )
         if self.objective.targeted and (self.accumulate > 1 or self.refine.rounds(self.steps)):
             raise UserError(
-                "a targeted decomposition (coefficient other above 0) works without accumulate and "
+                "a targeted decomposition (coefficient other above 0) excludes accumulate and "
                 f"rounds of refinement, got accumulate={self.accumulate}, refine.every="
-                f"{self.refine.every}: leave the first out and set refine={{'every': 0}}"
+                f"{self.refine.every}: leave out accumulate and set refine={{'every': 0}}"
             )
-        # How many positions there are is known with the network alone.
-        rows = None if self.objective.per_position else self.batch_size
-        self.objective.check_sizes(rows, self.num_components)
-        self.objective_at_end.check_sizes(rows, self.num_components)
+
+    def check_sizes(self, num_rows: int | None) -> None:
+        """Raise UserError unless the largest k, that of results, batch and C fit each other.
+
+        Args:
+          num_rows: see `Objective.check_sizes`.
+        """
+        for objective in (self.with_largest_k().objective, self.objective_at_end):
+            objective.check_sizes(num_rows, self.num_components)
+
+    def with_largest_k(self) -> "Settings":
+        """The same settings, with k as large as it gets and factors of k of at most 1.
+
+        The steps of a training select with these, since shapes depend on the largest k.
+        """
+        largest, k = self.schedules.largest_of_k(), self.objective.topk
+        if largest == 1 or k is None:
+            return self
+        return self.with_topk(k * largest, schedules=self.schedules.with_k_divided(largest))
 
     def with_topk(self, k: float, **changes: Any) -> "Settings":
         """The same settings with another k, and other changes."""

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import xla_metadata
 
-from apd_jax.compiled import kept_with
 from apd_jax.components import Components, Projection, normalise_reads, project_gradient
 from apd_jax.errors import UserError
+from apd_jax.programs.compiled import kept_with
 from apd_jax.randomness import root
 from apd_jax.training import schedules
 
@@ -73,8 +73,9 @@ def adam(schedule: optax.Schedule, *, weight_decay: float = 0.0) -> optax.Gradie
 def in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Keep Adam's two moments in bfloat16 between steps, which halves their memory.
 
-    A step changes the second moment by a thousandth, less than bfloat16 tells apart: rounded to the
-    nearest number it would never fall. So both are rounded up or down at random, right on average.
+    A step changes the second moment by a thousandth, which is below the resolution of bfloat16:
+    rounded to nearest, it would never decrease. Both moments are therefore rounded up or down at
+    random, so that they are right on average.
     """
 
     def stored(state):
@@ -103,9 +104,9 @@ def in_bfloat16(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _round_at_random(key: jax.Array, values: jax.Array) -> jax.Array:
-    """Round float32 to one of the two nearest bfloat16, so that the mean is the value itself."""
+    """Round float32 to one of the two nearest bfloat16 values; their mean is the value itself."""
     bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
-    # bfloat16 is the upper half of float32: what the random half carries over rounds up.
+    # bfloat16 is the upper half of float32; a carry from the lower half rounds up.
     bits = bits + (jax.random.bits(key, values.shape, jnp.uint32) >> 16)
     upper = (bits >> 16).astype(jnp.uint16)
     return jax.lax.bitcast_convert_type(upper, jnp.bfloat16)

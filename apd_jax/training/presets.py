@@ -14,6 +14,7 @@ Letters: B batch, T positions, C components.
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ ROBUST = Settings(
 )
 
 # Measured on a byte-level transformer, docs/language-models.md. There is no simplicity loss, which
-# keeps the KL divergence high, and there are no rounds of refinement: the rank is the limit.
+# keeps the KL divergence high, and no round of refinement: the rank bounds the size of components.
 LOGITS = Settings(
     objective=Objective(
         Coefficients(faithfulness=80.0, minimality=1.0, partial=1.0),
@@ -47,8 +48,9 @@ LOGITS = Settings(
         per_position=True,
         minimality_loss="kl",
         masks=PartialMasks(adversary_share=0.5),
-        routes=Routes(attribution_mode="sketch", num_probes=8),
+        routes=Routes(attribution_mode="sketch", num_probes=8, evaluation_probes=32),
     ),
+    num_components=4,  # room for four times the default k
     steps=6000,
     batch_size=16,
     learning_rate=0.1,
@@ -56,7 +58,9 @@ LOGITS = Settings(
     start="singular",
     relative_rate=True,
     relative_losses=True,
+    schedules=Schedules(topk="0:4 0.4:1"),
 )
+_BATCHWISE = dataclasses.replace(LOGITS.objective, selection="batch")
 _FEW_OUTPUTS = 32  # up to which exact attributions are as cheap as a sketch that can be trusted
 
 
@@ -71,19 +75,24 @@ def base(options: Mapping[str, Any]) -> Settings:
     """
     if not (options.get("per_position") and options.get("minimality_loss") == "kl"):
         return ROBUST
-    k = options.get("topk")
-    if isinstance(k, int | float) and float(k).is_integer():
-        return LOGITS
-    batchwise = dataclasses.replace(LOGITS.objective, selection="batch")
-    return dataclasses.replace(LOGITS, objective=batchwise)
+    k, count = options.get("topk"), options.get("num_components")
+    if not isinstance(k, numbers.Real):
+        return dataclasses.replace(LOGITS, objective=_BATCHWISE, schedules=Schedules())
+    objective = LOGITS.objective if float(k).is_integer() else _BATCHWISE
+    # k starts at four times its value, or at as many times as there are components for.
+    times = count // k if isinstance(count, numbers.Integral) and k > 0 else 4
+    schedules = LOGITS.schedules
+    if times < 4:
+        schedules = Schedules(topk=f"0:{times:g} 0.4:1" if times > 1 else "constant")
+    return dataclasses.replace(LOGITS, objective=objective, schedules=schedules)
 
 
 def targeted(settings: Settings) -> Settings:
     """Return the settings of a targeted decomposition, with a remainder beside the components.
 
-    Components need not add up to the weights, so that there is no faithfulness loss; the remainder
-    is an inactive component on the data, and always on off them. There are no rounds of refinement,
-    which look at the data alone.
+    Components need not add up to the weights, so that there is no faithfulness loss. The remainder
+    is an inactive component on the data, and always active on the other data. There are no rounds
+    of refinement, since they use only the data.
     """
     objective = settings.objective
     weights = dataclasses.replace(objective.coefficients, faithfulness=0.0, other=1.0)
@@ -120,9 +129,9 @@ def says(settings: Settings) -> str | None:
         text += ", by learned gates"
     if objective.routes.attribution_mode != "sketch":
         return f"{text}, by exact attributions."
-    count = objective.routes.num_probes
-    error = math.sqrt(2 / count)
+    trained, count = (objective.routes.probes(training) for training in (True, False))
+    in_training = "" if trained == count else f" ({trained} in training)"
     return (
-        f"{text}, by attributions that are estimated from {count} random directions: the squared "
-        f"ones have a relative standard error of about {error:.0%}."
+        f"{text}, by attributions that are estimated from {count} random directions{in_training}: "
+        f"the squared ones have a relative standard error of about {math.sqrt(2 / count):.0%}."
     )

@@ -1,4 +1,4 @@
-"""What a training takes: memory by kind, operations and communication of a step, on each device.
+"""What a training needs: memory by kind, operations and communication of a step, on each device.
 
 Counted from shapes; the total also from the compiled step. Nothing is run, and parameters may be
 abstract. Letters: S trainings side by side, B batch, C components.
@@ -11,10 +11,10 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from apd_jax import program_counts
 from apd_jax.components import init_components
 from apd_jax.data import Source
 from apd_jax.objective.coefficients import CONSTANT
+from apd_jax.programs import counts
 from apd_jax.runtime import memory, mesh, step_programs
 from apd_jax.sites import PyTree, Target
 from apd_jax.training import trainer
@@ -34,15 +34,15 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Requirements:
-    """What a training takes on each device.
+    """What a training needs on each device.
 
     Attributes:
       kinds: bytes by kind, counted from shapes: `parameters`, `factors`, `moments`, `other_state`,
         `batch`, `gradient`, `tangents`, `masked_pass`. The first five are exact. The others are
-        what the traced program needs at once, see `program_counts.bytes_at_once`.
-      counted: bytes at once, counted from shapes: the first five kinds, and the larger of
-        `tangents` and `gradient` + `masked_pass`, which do not live at the same time.
-      compiled: bytes at once of the compiled step, by its `memory_analysis`; None if not compiled.
+        peaks of the traced program, see `counts.peak_bytes`.
+      counted: peak bytes, counted from shapes: the first five kinds, and the larger of `tangents`
+        and `gradient` + `masked_pass`, which are not needed at the same time.
+      compiled: peak bytes of the compiled step, by its `memory_analysis`; None if not compiled.
       operations: floating-point operations of the matrix products of a step.
       collectives: `{kind: (number, bytes)}` of a step, of the compiled program; None if not
         compiled, empty on one device.
@@ -60,7 +60,7 @@ class Requirements:
 
     @property
     def total(self) -> int:
-        """Bytes at once: of the compiled step if there is one, else counted."""
+        """Peak bytes: of the compiled step if there is one, else counted from shapes."""
         return self.counted if self.compiled is None else self.compiled
 
     @property
@@ -85,11 +85,11 @@ class Requirements:
 
     def __str__(self) -> str:
         each = " on each device" if self.devices > 1 else ""
-        lines = [f"What the training takes{each} ({self.devices} device(s)):"]
+        lines = [f"What the training needs{each} ({self.devices} device(s)):"]
         rows = [(_size(self.kinds[kind]), words) for kind, words in _KINDS.items()]
-        rows.append((_size(self.counted), "at once, counted from shapes"))
+        rows.append((_size(self.counted), "peak, counted from shapes"))
         if self.compiled is not None:
-            rows.append((_size(self.compiled), "at once, of the compiled step"))
+            rows.append((_size(self.compiled), "peak, of the compiled step"))
         if self.available is not None:
             rows.append(
                 (_size(self.available), f"available: {'fits' if self.fits else 'TOO LITTLE'}")
@@ -115,10 +115,9 @@ def requirements(
     mesh_shape: tuple[int, ...] | None = None,
     compile: bool = True,
 ) -> Requirements:
-    """Count what a training takes.
+    """Count what a training needs.
 
-    The work beside the steps is not counted: the first components, rounds of refinement,
-    evaluation.
+    Only the steps are counted, and not the initialisation, rounds of refinement and evaluation.
 
     Args:
       settings: the hyperparameters.
@@ -130,6 +129,7 @@ def requirements(
     Raises:
       UserError: see `mesh.layout`.
     """
+    settings = settings.with_largest_k()
     size = jax.tree.leaves(targets)[0].shape[0]
     layout = trainer.layout_of(settings, size, mesh_shape)
     devices = math.prod(layout.mesh.shape.values()) if layout else 1
@@ -140,7 +140,7 @@ def requirements(
     lasting = sum(list(kinds.values())[:5])
     step = trainer.make_step(settings, settings.optimizer(), settings.rate(), source)
     keys = jax.eval_shape(jax.vmap(jax.random.key), jnp.zeros(size, jnp.uint32))
-    operations = program_counts.operations(jax.vmap(step), targets, state, keys)
+    operations = counts.operations(jax.vmap(step), targets, state, keys)
     compiled = collectives = None
     if compile:
         compiled, collectives = _compiled(step, layout, targets, state, size)
@@ -173,7 +173,7 @@ def _of_arrays(targets: Target, state: Any, layout: mesh.Layout | None) -> dict[
 
 
 def least_bytes(settings: Settings, targets: Target, source: Source) -> int:
-    """Bytes that a training surely takes on all devices together, quickly counted from shapes.
+    """A lower bound of the bytes on all devices together, quickly counted from shapes.
 
     These are parameters, factors, their moments and gradient, and a batch with its scores.
 
@@ -182,7 +182,7 @@ def least_bytes(settings: Settings, targets: Target, source: Source) -> int:
     """
     size = jax.tree.leaves(targets)[0].shape[0]
     key = jax.eval_shape(lambda: jax.random.key(0))
-    # One example: a batch of a size that no memory holds might hold constants of that size.
+    # One example: tracing a batch that no memory holds might make constants of its size.
     x = jax.eval_shape(lambda key: source.sample(None, key, 1), key)
 
     def factors(target, x, key):
@@ -241,8 +241,8 @@ def _of_step(
 
     scores = jax.eval_shape(score, target, state.components, x, key)
     chosen = jax.eval_shape(objective.select, scores, x)
-    tangents = program_counts.bytes_at_once(score, target, state.components, x, key)
-    masked = program_counts.bytes_at_once(gradient, target, state.components, x, key, chosen)
+    tangents = counts.peak_bytes(score, target, state.components, x, key)
+    masked = counts.peak_bytes(gradient, target, state.components, x, key, chosen)
     masked -= min(held(state.components), masked)
     found = {"tangents": tangents, "masked_pass": masked, "batch": settings.accumulate * held(x)}
     return {kind: size * count // devices for kind, count in found.items()}
@@ -251,7 +251,7 @@ def _of_step(
 def _compiled(
     step: Any, layout: mesh.Layout | None, targets: Target, state: Any, size: int
 ) -> tuple[int, dict[str, tuple[int, int]]]:
-    """Bytes at once and collectives of the compiled steps, the program that a training runs."""
+    """Peak bytes and collectives of the compiled steps, the program that a training runs."""
 
     def placed(tree, shardings):
         if layout is None:
@@ -266,10 +266,10 @@ def _compiled(
     targets = placed(targets, layout and layout.context(targets))
     leaves, tree = jax.tree.flatten(targets)
     states, seeds = (placed(part, layout and layout.state(part)) for part in (state, seeds))
-    # Two steps, as one would be no loop. How many there are changes nothing else.
+    # Two steps, as one would be no loop; the number of steps changes nothing else.
     chunk = cast(Any, step_programs.chunk(step, tree))
     program = chunk.lower(2, layout, leaves, states, seeds, None).compile()
     found = program.memory_analysis()
     total = found.argument_size_in_bytes + found.temp_size_in_bytes
     total += found.output_size_in_bytes - found.alias_size_in_bytes
-    return total, program_counts.collectives(program.as_text()) if layout else {}
+    return total, counts.collectives(program.as_text()) if layout else {}

@@ -51,6 +51,12 @@ def factor(schedule: str, steps: int, halflife: float | None = None) -> Factor:
     return lambda t: jnp.interp(t, places, heights)
 
 
+def _rounded_up(number: float) -> float:
+    """The least number of type float32 that is not below a number."""
+    near = np.float32(number)
+    return float(near if near >= number else np.nextafter(near, np.float32(np.inf)))
+
+
 def points(schedule: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Parse `"0:1 0.7:1 1:0"`: the fractions of the steps, and the factors there."""
     try:
@@ -88,8 +94,9 @@ class Schedules(_OfCoefficients):
 
     topk: str = setting(
         "constant",
-        "Schedule of k; factors are at most 1. Batch-wide, floor(k · factor · B) pairs are active; "
-        "for every sample floor(k · factor) components, at least one.",
+        "Schedule of k, such as '0:4 0.4:1', which starts with four times as many active "
+        "components. Batch-wide, floor(k · factor · B) pairs are active; for every sample "
+        "floor(k · factor) components, at least one.",
     )
 
     def __post_init__(self):
@@ -99,8 +106,20 @@ class Schedules(_OfCoefficients):
                 factor(schedule, 1)
             except UserError as error:
                 raise UserError(f"{name}: {error}") from error
-        if self.topk not in SHAPES and max(points(self.topk)[1]) > 1:
-            raise UserError(f"topk: factors of k must be at most 1, got {self.topk!r}")
+
+    def largest_of_k(self) -> float:
+        """The largest factor of k, or 1 if all are smaller."""
+        return 1.0 if self.topk in SHAPES else max(1.0, *points(self.topk)[1])
+
+    def with_k_divided(self, divisor: float) -> "Schedules":
+        """The same schedules, with the points of k divided by a number of at least 1.
+
+        Quotients are rounded up as float32, so that a multiple of the divisor times a quotient is
+        not below the whole number that it stands for.
+        """
+        heights = [_rounded_up(height / divisor) for height in points(self.topk)[1]]
+        pairs = zip(points(self.topk)[0], heights, strict=True)
+        return dataclasses.replace(self, topk=" ".join(f"{at!r}:{h!r}" for at, h in pairs))
 
     def last_of_k(self) -> float:
         """The factor of k at the last step; every shape but the constant one falls to 0."""

@@ -30,8 +30,8 @@ _K = "topk"
 def numbers(settings: Settings) -> dict[str, float]:
     """The numbers of settings that a program can read as arrays, by dotted name.
 
-    A coefficient of 0 is none, as its term is not computed; nor is k of another rule than the
-    batch-wide one, on which shapes depend.
+    A coefficient of 0 is left out, since its term is not computed. So is k of any rule but
+    batch-wide top-k, since shapes depend on it.
     """
     found = {n: v for n, field, v in leaves(settings) if marked(field, "traced") and v is not None}
     unused = {n for n, v in found.items() if n.startswith("coefficients.") and not v}
@@ -41,7 +41,7 @@ def numbers(settings: Settings) -> dict[str, float]:
 
 
 def shared(settings: Settings) -> Settings:
-    """What settings have in common with all those that can share a compiled program with them."""
+    """Settings with placeholders for their numbers; equal ones can share a compiled program."""
     return with_unchecked(settings, dict.fromkeys(numbers(settings), 1.0))
 
 
@@ -61,6 +61,7 @@ class Family:
           target: the network of one seed, for its shapes.
         """
         assert not source.feeds and len({shared(settings) for settings in members}) == 1
+        members = [settings.with_largest_k() for settings in members]
         values = [numbers(settings) for settings in members]
         self.names = tuple(n for n in values[0] if len({each[n] for each in values}) > 1)
         self._base, self._source = members[0], source
@@ -94,7 +95,7 @@ class Family:
 
     def arrays(self, settings: Settings, count: int) -> dict[str, Any]:
         """The numbers of a member for each of its seeds, leaves [S, ...]."""
-        own = numbers(settings)
+        own = numbers(settings.with_largest_k())
         found: dict[str, Any] = {name: np.float32(own[name]) for name in self.names}
         if _K in found:
             found[_K] = Products.of(own[_K], self._most_rows)[1:]

@@ -73,7 +73,7 @@ def train_step(
       key: PRNG key for the sketch's random directions and for the random masks.
       multipliers: multipliers of the coefficients and of k at this step.
       accumulate: number of micro-batches (static); see `accumulation`.
-      other: [B, ...] inputs off the data of a targeted decomposition, if there are any.
+      other: [B, ...] other data of a targeted decomposition, if there are any.
 
     Returns:
       The next state, and the metrics of this step, measured before its update: `loss/<term>`,

@@ -13,11 +13,12 @@ import numpy as np
 import optax
 from absl import logging
 
-from apd_jax import blocks, partition, randomness
+from apd_jax import blocks, randomness
 from apd_jax.components import Components, init_components, normalise_reads
 from apd_jax.data import Beside, Reader, SampleBatch, Source, as_source
 from apd_jax.objective import gates
 from apd_jax.objective.normalisation import scales
+from apd_jax.programs import partition
 from apd_jax.runtime import loop, mesh
 from apd_jax.runtime.checkpoint import to_host
 from apd_jax.runtime.outcome import of_callback
@@ -91,6 +92,7 @@ class Trainer:
           mesh_shape: see `mesh.layout`.
         """
         self.settings, self.steps = settings, settings.steps
+        self._in_steps = settings = settings.with_largest_k()
         self._init, self._own_seeds = init, seeds
         self.context, self.seeds = spread(targets, seeds, restarts)
         self._source = source = as_source(data)
@@ -104,11 +106,11 @@ class Trainer:
     def init_state(self) -> TrainState:
         """Make the states before the first step, every leaf [n·S, ...]."""
         one = make_init(
-            self.settings, self.optimizer, self._source, self._init, self.between is not None
+            self._in_steps, self.optimizer, self._source, self._init, self.between is not None
         )
-        makes_start = self.settings.start in STARTS and self._init is None
-        makes_start |= self.settings.objective.selection == "gates"
-        pool = self._reader.pool(0) if makes_start or self.settings.relative_losses else None
+        makes_start = self._in_steps.start in STARTS and self._init is None
+        makes_start |= self._in_steps.objective.selection == "gates"
+        pool = self._reader.pool(0) if makes_start or self._in_steps.relative_losses else None
         every = jax.vmap(one, in_axes=(0, 0, None))
         if self.layout is None:
             return jax.jit(every)(self.context, self.seeds, pool)
@@ -145,7 +147,7 @@ class Trainer:
         pool = self._reader.pool_at_end() if several > 1 else None
         sample = functools.partial(self._source.sample, pool)
         try:
-            found = best(self.settings, self.context, state, self._own_seeds, sample)
+            found = best(self._in_steps, self.context, state, self._own_seeds, sample)
             return jax.tree.map(np.asarray, found)
         except Exception as error:
             text = of_callback(error)
@@ -230,7 +232,7 @@ def make_init(
 
 
 # A plain function, and no method: compiled programs live as long as the function they are made of
-# (`compiled`), and a bound method is a new object at every access.
+# (`programs.compiled`), and a bound method is a new object at every access.
 def make_step(
     settings: Settings, optimizer: Optimizer, rate: optax.Schedule, source: Source
 ) -> loop.StepFn:

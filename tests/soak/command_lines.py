@@ -83,10 +83,10 @@ def run(workdir: pathlib.Path, study: str, variant: str, settings) -> tuple[int,
             )
         except SystemExit as left:
             return 1, str(left.code).splitlines()
-        errors = stack.enter_context(mock.patch.object(main.logging, "error"))
+        errors = stack.enter_context(mock.patch.object(main.commands.logging, "error"))
         stack.enter_context(stop)
         stack.enter_context(mock.patch.object(main.mesh, "split_cpu"))
-        stack.enter_context(mock.patch.object(main.compilation_cache, "enable"))
+        stack.enter_context(mock.patch.object(main.commands.compilation_cache, "enable"))
         status = main.main(rest)
     texts = [call.args[0] % call.args[1:] for call in errors.call_args_list]
     return status, [line for text in texts for line in text.splitlines()]

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.compiled import jit_with_network
 from apd_jax.components import Components, num_components
-from apd_jax.config_numbers import KINDS, as_float, number, sequence, whole
+from apd_jax.config_fields.values import KINDS, as_float, number, sequence, whole
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.distance import Kind, Sums, compare
 from apd_jax.evaluation.evidence.parts import Parts, run
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.objective.partial import scaled
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import Target
 
 

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.compiled import jit_with_network
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.parts import Parts, run
 from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 
 Kind = Literal["kl", "mse"]

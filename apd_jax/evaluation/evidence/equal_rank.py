@@ -12,13 +12,13 @@ import numpy as np
 
 from apd_jax.attribution import attribute_terms
 from apd_jax.attribution.terms import Terms
-from apd_jax.compiled import jit_with_network
 from apd_jax.components import Factors
 from apd_jax.evaluation.evidence import rows
 from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.masked.columns import Columns, alone_in_blocks
 from apd_jax.objective.objective import Objective
+from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 
 NAMES = {

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from apd_jax import randomness, validity
-from apd_jax.config_numbers import names, root_seed, whole
+from apd_jax.config_fields.values import names, root_seed, whole
 from apd_jax.errors import UserError
 from apd_jax.evaluation import ranks
 from apd_jax.evaluation.evidence import adversary as worst
@@ -22,7 +22,7 @@ from apd_jax.evaluation.evidence.result import Evidence, SiteLine
 from apd_jax.evaluation.evidence.run import Run
 from apd_jax.evaluation.evidence.size import Size
 from apd_jax.evaluation.evidence.verdicts import Limits
-from apd_jax.jax_settings import own_settings
+from apd_jax.programs.jax_settings import own_settings
 from apd_jax.runtime.progress import Progress
 from apd_jax.sites import PyTree
 

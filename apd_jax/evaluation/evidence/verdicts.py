@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from apd_jax.config_numbers import number
+from apd_jax.config_fields.values import number
 from apd_jax.errors import UserError
 
 # Below this share of the distance with no component, two distances count as equal.

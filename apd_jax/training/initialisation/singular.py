@@ -4,6 +4,10 @@ Every site's matrix is a sum of rank-one terms, its singular values with their v
 sites that matter on the same rows go to the same component, so that a component starts as a part of
 the computation that spans sites, and the components add up to the target from the first step.
 
+What the network does on every input alike comes first: the parts of all matrices that read their
+mean inputs (`constant_parts`) go to the first component. Otherwise several components would hold
+these parts, and be active always.
+
 Letters: B batch, T positions, R rows, Q rank-one terms of all sites, q of one block, C components,
 G stacked blocks, m rank, n probes.
 """
@@ -19,6 +23,8 @@ from apd_jax.attribution import metrics, routes
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
+from apd_jax.training.initialisation import constant_parts
+from apd_jax.training.initialisation.constant_parts import MeanInput, mean_inputs
 
 _ROWS = 1024  # on which terms are compared
 _PROBES = 8  # of the sketch that they are compared by
@@ -32,7 +38,7 @@ def deal_singular_vectors(
     components: Components,
     block_size: int | None = None,
 ) -> Components:
-    """Give every component singular vectors that are used together.
+    """Give the first component what reads the mean inputs, and each singular vectors used together.
 
     The use of a term on a row is its attribution, `|∂f/∂θ · u_q v_qᵀ|`, in the objective's metric
     and per position where the objective is, by the sketch. Terms are grouped by the cosine of their
@@ -49,15 +55,25 @@ def deal_singular_vectors(
 
     Returns:
       Components that add up to the target's weights where `C·m` is at least the rank of a site's
-      matrix, and to its best approximation of rank `C·m` elsewhere.
+      matrix and one more, or at least d_in, and to an approximation of rank `C·m` elsewhere: the
+      part that reads the mean input, and the best approximation of the rest.
     """
     count = num_components(components)
     ranks = {site: factors.reads.shape[-2] for site, factors in components.items()}
-    terms = {site: _terms(weight, count * ranks[site]) for site, weight in target.weights.items()}
+    x = _few(objective, target, x)
+    means = mean_inputs(objective, target, x, block_size)
+    terms = {
+        site: _terms(weight, count * ranks[site], means.get(site))
+        for site, weight in target.weights.items()
+    }
     uses = _uses(objective, target, terms, x, block_size)
     blocks, room = _blocks(terms, ranks)
-    mass = jnp.linalg.norm(uses, axis=0)
-    component, slot = _deal(_similarity(uses, mass, count), mass, blocks, room)
+    constant = _constant(terms, means)
+    mass = jnp.where(constant, 0.0, jnp.linalg.norm(uses, axis=0))
+    similarity = _similarity(uses, mass, count)
+    # Constant parts choose before all others.
+    similarity = jnp.where(constant[:, None], 2.0 * (jnp.arange(count) == 0), similarity)
+    component, slot = _deal(similarity, jnp.where(constant, jnp.inf, mass), blocks, room)
     dealt, start = {}, 0
     for site, factors in components.items():
         mine = slice(start, start + terms[site].num_components)
@@ -66,13 +82,24 @@ def deal_singular_vectors(
     return dealt
 
 
-def _terms(weight: jax.Array, most: int) -> Factors:
-    """Rank-one terms of a site's matrix, at most so many of a block, largest first: C = q or G·q.
+def _few(objective: Objective, target: Target, x: PyTree) -> PyTree:
+    """The first inputs, as many as have the rows that terms are compared on."""
+    length = math.prod(sites.position_shape(target, x)) if objective.per_position else 1
+    count = min(sites.batch_size(x), max(1, _ROWS // length))
+    return jax.tree.map(lambda leaf: leaf[:count], x)
 
-    A term of one block of a stack is zero in the others.
+
+def _terms(weight: jax.Array, most: int, mean: MeanInput | None = None) -> Factors:
+    """Rank-one terms of a site's matrix, at most so many of a block: C = q or G·q.
+
+    The first of a block reads the mean input, if there is one; the others come largest first. A
+    term of one block of a stack is zero in the others.
     """
-    u, s, vt = jnp.linalg.svd(weight, full_matrices=False)
-    factors = Factors.from_svd(u, s, vt, min(most, s.shape[-1]))
+    if mean is None:
+        u, s, vt = jnp.linalg.svd(weight, full_matrices=False)
+        factors = Factors.from_svd(u, s, vt, min(most, s.shape[-1]))
+    else:
+        factors = constant_parts.terms(weight, most, mean)
     if weight.ndim == 2:
         return Factors(*(side[:, None] for side in factors))
 
@@ -95,14 +122,22 @@ def _blocks(terms: Components, ranks: dict[str, int]) -> tuple[np.ndarray, np.nd
     return np.concatenate(found), np.array(room)
 
 
+def _constant(terms: Components, means: dict[str, MeanInput]) -> jax.Array:
+    """Which terms of all sites read a mean input that counts, bool [Q]."""
+    found = []
+    for site, factors in terms.items():
+        blocks = factors.reads.shape[1] if factors.stacked else 1
+        place = jnp.arange(factors.num_components).reshape(blocks, -1)
+        counts = means[site].counts if site in means else jnp.zeros(blocks, bool)
+        found.append(((place == place[:, :1]) & counts.reshape(-1, 1)).reshape(-1))
+    return jnp.concatenate(found)
+
+
 def _uses(
     objective: Objective, target: Target, terms: Components, x: PyTree, block_size: int | None
 ) -> jax.Array:
     """Uses of all terms on some rows, [R, Q]; zeros on rows that don't count."""
     positions = objective.per_position
-    length = math.prod(sites.position_shape(target, x)) if positions else 1
-    count = min(sites.batch_size(x), max(1, _ROWS // length))
-    x = jax.tree.map(lambda leaf: leaf[:count], x)
 
     def some(inputs, valid):
         at = routes.linearise(target, inputs, objective.metric, positions, valid)
@@ -194,7 +229,10 @@ def _deal(
 
 
 def _filled(factors: Factors, terms: Factors, component: jax.Array, slot: jax.Array) -> Factors:
-    """Put one site's terms into their slots; free slots keep their readings and write nothing."""
+    """Put one site's terms into their slots; free slots keep their readings and write nothing.
+
+    So do those of terms that are zero.
+    """
     size = jnp.sqrt(jnp.mean(jnp.square(terms.reads)))
     own = jnp.sqrt(jnp.mean(jnp.square(factors.reads)))
     reads = factors.reads * (size / jnp.maximum(own, 1e-30))
@@ -208,5 +246,7 @@ def _filled(factors: Factors, terms: Factors, component: jax.Array, slot: jax.Ar
         place = component, block, slot
         sides = (side[jnp.arange(len(side)), block, 0] for side in terms)
     own_reads, own_writes = sides
+    kept = jnp.linalg.norm(own_reads, axis=-1, keepdims=True) > 0
+    own_reads = jnp.where(kept, own_reads, reads[place])
     writes = jnp.zeros_like(factors.writes)
     return Factors(reads.at[place].set(own_reads), writes.at[place].set(own_writes))

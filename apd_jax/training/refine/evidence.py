@@ -75,7 +75,7 @@ def look(
 
     Args:
       objective, target, components, x, key, multiplier: see `Objective.terms`.
-      block_size: number of examples that are looked at together; None for all.
+      block_size: number of examples that are evaluated together; None for all.
       measure: see `rules.Rules`.
     """
 
@@ -144,8 +144,8 @@ def _look(objective, target, components, x, key, multiplier, measure) -> tuple[j
     mask = (chosen.mask & ~objective.always_active(total)).reshape(num_rows, total)
     squares = jnp.square(attributed.scores.reshape(num_rows, total))
     if measure == "minimality":
-        # Gradients of a divergence differ by orders of magnitude between rows: every row counts
-        # alike.
+        # Gradients of a divergence differ by orders of magnitude between rows. Shares give every
+        # row the same weight.
         squares /= jnp.maximum(jnp.sum(squares, axis=1, keepdims=True), 1e-30)
     weights = mask * squares
     directions = _directions(target, attributed.records, components, num_rows, step.valid)

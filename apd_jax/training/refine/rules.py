@@ -49,9 +49,9 @@ class Rules:
     )
     measure: Measure = setting(
         "squares",
-        "What moves go by: squares of attributions and of output errors, or minimality: shares of "
-        "the squared attributions of a row, and the distance of minimality, such as a KL "
-        "divergence.",
+        "What decides on moves: squares (of attributions and of output errors), or minimality "
+        "(shares of a row's squared attributions, and the distance of the minimality loss, such as "
+        "a KL divergence).",
     )
     free_share: float = setting(
         0.03,

@@ -3,9 +3,9 @@
 In jaxlib 0.10.2 a product of a matrix product with a broadcast array, summed over its last axis,
 is compiled wrongly where it has about 4096 rows or more: a gradient through an RMS norm, pulled
 back for several directions at once, is off by a third. It is right op by op, in smaller arrays,
-and in jaxlib 0.10.1 and before. What goes wrong is the fusion of sums into calls of the library
-YNNPACK, which a flag of XLA turns off. (To leave that library matrix products alone is no way out:
-some programs then never end.)
+and in jaxlib 0.10.1 and before. The cause is the fusion of sums into calls of the library YNNPACK,
+which a flag of XLA turns off. (Restricting the library to matrix products is no alternative: some
+programs then never end.)
 """
 
 import importlib.metadata

@@ -2,8 +2,8 @@
 
 A training on several devices traces its steps within a mesh of the axes `AXES`
 (`runtime.mesh.Layout`). The functions here say which axis of an array lies along which axis of the
-mesh; XLA divides everything else to fit. Without such a mesh, and on a mesh that divides seeds
-alone, they return what they are given, so that a program for one device holds nothing of this.
+mesh; XLA divides everything else to fit. Without such a mesh, or if it divides only seeds, they
+return their arguments unchanged, so that programs for one device contain no constraints.
 Letters: B batch, C components.
 """
 
@@ -19,7 +19,7 @@ SEEDS, DATA, COMPONENTS = AXES = ("seeds", "data", "components")
 
 
 def sizes() -> dict[str, int]:
-    """How many parts the mesh that is traced for has along `DATA` and `COMPONENTS`."""
+    """Numbers of parts along `DATA` and `COMPONENTS` of the mesh that is traced for."""
     mesh = jax.sharding.get_abstract_mesh()
     # A mesh of the caller has other axes, or divides the seeds otherwise.
     if mesh.axis_names != AXES or mesh.axis_types[0] != AxisType.Manual:
@@ -28,12 +28,12 @@ def sizes() -> dict[str, int]:
 
 
 def number() -> int:
-    """How many devices share a single training."""
+    """Number of devices that share a single training."""
     return math.prod(sizes().values())
 
 
 def place(leaf: jax.Array, *axes: str | None) -> jax.Array:
-    """Divide the leading axes of an array over these axes of the mesh; the rest is on all devices.
+    """Divide the leading axes of an array over axes of the mesh; other axes are not divided.
 
     Args:
       leaf: the array.
@@ -46,7 +46,7 @@ def place(leaf: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def over_data(tree: PyTree, *, blocks: bool = False) -> PyTree:
-    """Divide arrays [B, ...], or blocks of them [n, B, ...], over `DATA`, where B is a multiple."""
+    """Divide arrays [B, ...], or n blocks [n, B, ...], over `DATA` if it divides B evenly."""
     axes = (None, DATA) if blocks else (DATA,)
 
     def one(leaf):
@@ -67,10 +67,10 @@ def over_components(tree: PyTree, num_components: int) -> PyTree:
 
 
 def shares(tree: PyTree, count: int) -> PyTree:
-    """Divide arrays [C, ...] into equal shares, [n, C // n, ...], each on all devices evenly.
+    """Divide arrays [C, ...] into n equal shares, [n, C // n, ...], each spread over all devices.
 
-    On one device these are runs of neighbours. A share is never on some of the devices alone, which
-    would leave the others idle.
+    On one device a share is a run of consecutive components. On several it has components of every
+    device, since otherwise the other devices would be idle.
     """
     parts = sizes()[COMPONENTS]
 

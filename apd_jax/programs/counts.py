@@ -1,4 +1,4 @@
-"""What a traced program takes, counted from its equations: operations, and memory at once.
+"""Operations and peak memory of a traced program, counted from its equations.
 
 Nothing is compiled, and arrays may be abstract.
 """
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-# Programs within a program that XLA puts in their caller's place.
+# Programs within a program that XLA inlines.
 _INLINED = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call"}
 _INLINED |= {"custom_vjp_call", "custom_vjp_call_jaxpr", "shard_map", "sharding_constraint"}
-# What XLA computes where it is read, without writing it to memory.
+# Equations that XLA fuses with those that read their results, which are not written to memory.
 _FUSED = {
     *("abs", "add", "add_any", "and", "broadcast_in_dim", "clamp", "convert_element_type", "copy"),
     *("cos", "div", "eq", "erf", "exp", "expand_dims", "floor", "ge", "gt", "integer_pow", "iota"),
@@ -63,12 +63,12 @@ def operations_of(jaxpr: Any) -> int:
     return total
 
 
-def bytes_at_once(function: Callable[..., Any], *arguments: Any) -> int:
-    """The most bytes of intermediate and returned arrays that are needed at once.
+def peak_bytes(function: Callable[..., Any], *arguments: Any) -> int:
+    """Peak bytes of intermediate and returned arrays.
 
-    Equations run in the traced order, an array is kept until its last use, and elementwise
-    equations whose results only other ones read are never written to memory. A compiler may do
-    better or worse: it reorders, and fuses by rules of its own.
+    Equations run in the traced order, an array is kept until its last use, and results of
+    elementwise equations that only elementwise equations and reductions read are never written to
+    memory. A compiler may do better or worse, since it reorders and fuses by rules of its own.
 
     Args:
       function: a function that JAX can trace.
@@ -85,7 +85,7 @@ class _Equation(NamedTuple):
 
 
 def _flat(jaxpr: Any, known: dict[Any, int], fresh: Iterator[int]) -> Iterator[_Equation]:
-    """The equations of a program, those of inlined programs among them; arrays are numbers."""
+    """The equations of a program, with those of inlined programs; numbers stand for arrays."""
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
         reads = [known.get(v, -1) if isinstance(v, core.Var) else -1 for v in eqn.invars]

@@ -46,12 +46,12 @@ class StandIn:
 
 
 def stand_in_for_network(network: Callable) -> StandIn:
-    """A stand-in for a network, which lives on until there is one for another network.
+    """Return a stand-in for a network, and keep the network alive until another one gets its own.
 
-    A transform that returns a target drops it before it puts it together again, and a module that
-    is made anew for every call can only share programs with an equal one that is still there.
+    A transform that returns a target drops the target before it rebuilds it. A module that is
+    created anew for every call can share programs only with an equal one that still exists.
     """
-    # Hashes first, as a dictionary does: the equality of a caller's class is only for equal hashes.
+    # Compare hashes first, as a dictionary does: a caller's `__eq__` may rely on that.
     if not _latest or hash(_latest[0]) != hash(network) or _latest[0] != network:
         _latest[:] = [network]
     return StandIn(_latest[0])
