@@ -3,7 +3,7 @@
 Letters: C components, s_c scale of component c.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,16 @@ def check_component(components: Components, component: Any) -> int:
     if type(found) is not int or not 0 <= found < total:
         raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
     return found
+
+
+def mask_without(components: Components, component: int | Sequence[int]) -> np.ndarray:
+    """A mask of all components but one or some, bool [C].
+
+    Raises:
+      UserError: no such component.
+    """
+    chosen = [check_component(components, one) for one in np.ravel(np.asarray(component)).tolist()]
+    return ~np.isin(np.arange(num_components(components)), chosen)
 
 
 def edited(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.components import Components, num_components
+from apd_jax.components import Components
 from apd_jax.config_fields.values import whole
 from apd_jax.decomposition import editing, saving
 from apd_jax.decomposition.given_inputs import given_inputs
@@ -79,13 +79,15 @@ class Decomposition:
 
     def attributions(self, x: PyTree) -> jax.Array:
         """Attributions A_c(x) [B, (T), C], or scores of gates, by the rule of the training."""
-        x = given_inputs(self.target, x)
-        return seen.score(self.objective, self.target, self.components, x)
+        return seen.score(
+            self.objective, self.target, self.components, given_inputs(self.target, x)
+        )
 
     def mask(self, x: PyTree) -> jax.Array:
         """The active components on a batch, bool of the same shape, by the rule of the training."""
-        x = given_inputs(self.target, x)
-        return seen.look(self.objective, self.target, self.components, x)[1]
+        return seen.look(
+            self.objective, self.target, self.components, given_inputs(self.target, x)
+        )[1]
 
     def __call__(self, x: PyTree) -> PyTree:
         """Output with the active components alone, `f(x, κ(x))`, [B, O]."""
@@ -121,8 +123,7 @@ class Decomposition:
         Raises:
           UserError: an unknown baseline, labels that don't fit the outputs.
         """
-        x = given_inputs(self.target, x)
-        return summarise.summarise(self, x, labels, baselines, other)
+        return summarise.summarise(self, given_inputs(self.target, x), labels, baselines, other)
 
     def evidence(
         self,
@@ -207,12 +208,8 @@ class Decomposition:
 
     def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:
         """Output of all components but one or some, `f(x, Σ_{j≠c} P_j)`, [B, O]."""
-        chosen = np.ravel(np.asarray(component)).tolist()
-        numbers = [editing.check_component(self.components, one) for one in chosen]
-        kept = ~np.isin(np.arange(num_components(self.components)), numbers)
-        x = given_inputs(self.target, x)
-        batch = jax.tree.leaves(x)[0].shape[0]
-        mask = jnp.broadcast_to(jnp.asarray(kept), (batch, len(kept)))
+        x, kept = given_inputs(self.target, x), editing.mask_without(self.components, component)
+        mask = jnp.broadcast_to(kept, (jax.tree.leaves(x)[0].shape[0], len(kept)))
         return forward.masked_apply(self.target, self.components, x, mask)
 
     def edited(self, scales: Mapping[int, float]) -> PyTree:

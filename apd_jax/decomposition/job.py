@@ -1,0 +1,171 @@
+"""A decomposition under way: the search for k, the training, and what a directory keeps of it."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from absl import logging
+
+from apd_jax import blocks
+from apd_jax.components import Components
+from apd_jax.config_fields import check_at_least, check_values
+from apd_jax.config_fields.values import root_seed
+from apd_jax.data import Beside, Source
+from apd_jax.decomposition import auto_topk, directory, function_claims
+from apd_jax.decomposition.result import Decomposition
+from apd_jax.runtime import loop, session
+from apd_jax.runtime.mesh import without_seeds
+from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped
+from apd_jax.runtime.preemption import StopFlag
+from apd_jax.runtime.stores import Keeping
+from apd_jax.runtime.workdir import Workdir
+from apd_jax.sites import PyTree, Target
+from apd_jax.training.config import Settings
+from apd_jax.training.trainer import Trainer
+
+_EXAMPLES = 2048  # inputs of the report and of the search for k
+_MOST_BLOCKS = 64  # most batches that these inputs may take
+_OTHER_EXAMPLES = 256  # inputs of the other data, on which a summary measures the error
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The numbers among the arguments of `decompose` that are no settings."""
+
+    seed: int
+    restarts: int
+    chunk_steps: int
+    checkpoint_every: int
+
+    def __post_init__(self):
+        check_values(self, skip=("seed",))
+        object.__setattr__(self, "seed", root_seed(self.seed))
+        check_at_least(self, 1, "restarts", "chunk_steps", "checkpoint_every")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The checked arguments of `decompose`; `example` is a few inputs."""
+
+    target: Target
+    source: Source
+    example: PyTree
+    run: Run
+    init: Components | None
+    observer: loop.Observer
+    flag: StopFlag
+    mesh: Sequence[int] | None = None
+
+    def decompose(
+        self, settings: Settings, place: Workdir | None, config: dict[str, Any], *, search_k: bool
+    ) -> Decomposition:
+        """Find k if asked to, then train, and publish what is finished in its directory."""
+        if place:
+            function_claims.claim(
+                place,
+                self.target,
+                settings.objective,
+                self.source,
+                seed=self.run.seed,
+                batch_size=settings.batch_size,
+            )
+        pilots: tuple[auto_topk.Pilot, ...] = ()
+        if search_k:
+            search = auto_topk.Search() if place is None else auto_topk.read(place)
+            settings = settings.with_topk(self.find_topk(settings, search))
+            pilots = tuple(search.pilots)
+        found = self.train(settings, place, config, pilots)
+        if place:
+            directory.publish(place, found, lambda: self.examples(settings))
+        return found
+
+    def examples(self, settings: Settings) -> PyTree:
+        """Inputs [N, ...] of the report, and of the search for k."""
+        count = blocks.affordable(_EXAMPLES, settings.batch_size, _MOST_BLOCKS)
+        return self.source.examples(self.run.seed, count)
+
+    def find_topk(self, settings: Settings, search: auto_topk.Search) -> float:
+        """Search for k with short trainings in memory, of one restart each."""
+        quiet, run = auto_topk.Quiet(self.observer), dataclasses.replace(self.run, restarts=1)
+        mesh = without_seeds(self.mesh, settings.batch_size // settings.accumulate)
+        alone = dataclasses.replace(self, run=run, observer=quiet, mesh=mesh)
+
+        def train(topk: float) -> Decomposition:
+            short = dataclasses.replace(alone, source=self.source.again())
+            return short.train(auto_topk.shorter(settings, topk))
+
+        def stop() -> bool:
+            return self.flag.asked(self.observer.should_stop())
+
+        examples = self.examples(settings)
+        return auto_topk.find(search, settings, train, examples, stop)
+
+    def train(
+        self,
+        settings: Settings,
+        place: Workdir | None = None,
+        config: dict[str, Any] | None = None,
+        pilots: tuple[auto_topk.Pilot, ...] = (),
+    ) -> Decomposition:
+        """Train all restarts; returns the one with the least loss.
+
+        Raises:
+          EndedEarly: its `decomposition` is the partial one, if there is any.
+        """
+        seeds = jnp.array([self.run.seed], jnp.uint32)
+        targets = loop.stack([self.target])
+        trainer = Trainer(
+            settings,
+            targets,
+            self.source,
+            seeds,
+            restarts=self.run.restarts,
+            init=self.init,
+            mesh_shape=self.mesh,
+        )
+        keeping = Keeping(self.run.chunk_steps, self.run.checkpoint_every, config=config or {})
+        try:
+            outcome = session.fit(
+                trainer,
+                place.path if place else None,
+                name="decomposition",
+                keeping=keeping,
+                flag=self.flag,
+                observer=self.observer,
+            )
+        except EndedEarly as ended:
+            if isinstance(ended, Stopped):
+                resume = "; call again to resume" if place else ""
+                logging.warning("Stopped at step %d of %d%s.", ended.step, settings.steps, resume)
+            if ended.outcome is not None:
+                ended.decomposition = self.found(trainer, ended.outcome, pilots)
+            raise
+        except Exception as error:  # of the observer
+            partial = getattr(error, "outcome", None)
+            if isinstance(partial, Outcome):
+                found = self.found(trainer, partial, pilots)
+                error.decomposition = found  # type: ignore[attr-defined]
+            raise
+        return self.found(trainer, outcome, pilots)
+
+    def found(
+        self, trainer: Trainer, outcome: Outcome, pilots: tuple[auto_topk.Pilot, ...]
+    ) -> Decomposition:
+        """The decomposition of the best restart."""
+        (result,) = trainer.results(outcome.state)
+        other = None
+        if isinstance(self.source, Beside):
+            other = self.source.other_examples(self.run.seed, _OTHER_EXAMPLES)
+        return Decomposition(
+            self.target,
+            result.components,
+            trainer.settings,
+            outcome.history(result.place),
+            self.example,
+            result.losses,
+            result.moves,
+            pilots,
+            result.others,
+            other,
+        )
