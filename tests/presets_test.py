@@ -23,6 +23,13 @@ class BaseTest(parameterized.TestCase):
     def test_logits_at_positions(self):
         self.assertEqual(presets.base(POSITIONS), presets.LOGITS)
 
+    @parameterized.parameters(np.float32, np.array, jnp.array)
+    def test_numbers_of_any_library(self, kind):
+        for k, count in ((4, 10), (4, 128), (1.5, 10)):
+            plain = presets.base(POSITIONS | {"topk": k, "num_components": count})
+            given = POSITIONS | {"topk": kind(k), "num_components": np.array(count)}
+            self.assertEqual(presets.base(given), plain)
+
     @parameterized.parameters((128, "0:4 0.4:1"), (np.int64(10), "0:2 0.4:1"), (6, "constant"))
     def test_k_starts_as_large_as_components_allow(self, count, schedule):
         found = presets.base(POSITIONS | {"num_components": count})

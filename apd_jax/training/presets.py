@@ -14,10 +14,10 @@ Letters: B batch, T positions, C components.
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from apd_jax.config_fields.values import KINDS, number
 from apd_jax.objective.coefficients import Coefficients, Routes
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.partial import PartialMasks
@@ -75,12 +75,12 @@ def base(options: Mapping[str, Any]) -> Settings:
     """
     if not (options.get("per_position") and options.get("minimality_loss") == "kl"):
         return ROBUST
-    k, count = options.get("topk"), options.get("num_components")
-    if not isinstance(k, numbers.Real):
+    k, count = number(options.get("topk")), number(options.get("num_components"))
+    if not KINDS[float](k):
         return dataclasses.replace(LOGITS, objective=_BATCHWISE, schedules=Schedules())
     objective = LOGITS.objective if float(k).is_integer() else _BATCHWISE
     # k starts at four times its value, or at as many times as there are components for.
-    times = count // k if isinstance(count, numbers.Integral) and k > 0 else 4
+    times = count // k if KINDS[int](count) and k > 0 else 4
     schedules = LOGITS.schedules
     if times < 4:
         schedules = Schedules(topk=f"0:{times:g} 0.4:1" if times > 1 else "constant")

@@ -74,6 +74,7 @@ def _is_dense(record: SiteRecord) -> bool:
 
 def _sums(record: SiteRecord, here: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sums of an example's rows [B, (G), d], of their squares [B, (G)], and their number [B]."""
+    assert not isinstance(record.x, Patches)
     inner = record.x.ndim - (2 if record.placement.stacked else 1)
     counts = here.reshape(*here.shape, *(1,) * (inner - here.ndim))
     counts = jnp.broadcast_to(counts, record.x.shape[:inner])
