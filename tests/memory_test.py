@@ -90,7 +90,9 @@ for i in range(8):
     found.append((mappings(), len(jax.live_arrays())))
 large = [a for a in jax.live_arrays() if a.nbytes > 10**6]
 assert len(large) <= 2, "data of more than the latest network stay"
-print(max(abs(a - b) for kinds in zip(*found[4:]) for a in kinds for b in kinds))
+maps, arrays = (max(kind) - min(kind) for kind in zip(*found[4:]))
+# A program that stays has 190 mappings; the allocator's own come and go by a few.
+print(max(maps // 10, arrays))
 """
 
 

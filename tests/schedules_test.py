@@ -65,7 +65,7 @@ class FactorTest(parameterized.TestCase):
         self.assertEqual((steps.objective.topk, steps.schedules.topk), (8, "0.0:1.0 0.4:0.25"))
         self.assertEqual([s.objective_at_end.topk for s in (given, steps)], [2, 2])
         self.assertIs(steps.with_largest_k(), steps)
-        with self.assertRaisesRegex(UserError, "topk must be at most num_components .*got 8"):
+        with self.assertRaisesRegex(UserError, "got 8.*'0:4 0.4:1' multiplies 2.0; lower"):
             dataclasses.replace(given, num_components=7)
 
     def test_only_what_moves_has_a_factor(self):

@@ -7,9 +7,9 @@ class FlagAfter(StopFlag):
     """A flag that is requested once it has been read `looks` times."""
 
     def __init__(self, looks: int):
-        self._looks = looks
+        self.looks = looks
 
     @property
     def requested(self) -> bool:
-        self._looks -= 1
-        return self._looks < 0
+        self.looks -= 1
+        return self.looks < 0

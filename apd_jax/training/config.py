@@ -148,8 +148,16 @@ class Settings:
         Args:
           num_rows: see `Objective.check_sizes`.
         """
-        for objective in (self.with_largest_k().objective, self.objective_at_end):
-            objective.check_sizes(num_rows, self.num_components)
+        self.objective_at_end.check_sizes(num_rows, self.num_components)
+        try:
+            self.with_largest_k().objective.check_sizes(num_rows, self.num_components)
+        except UserError as error:
+            if self.schedules.largest_of_k() == 1:
+                raise
+            raise UserError(
+                f"{error}: schedules.topk={self.schedules.topk!r} multiplies "
+                f"{self.objective.topk}; lower its factors, or set it to 'constant'"
+            ) from error
 
     def with_largest_k(self) -> "Settings":
         """The same settings, with k as large as it gets and factors of k of at most 1.
