@@ -32,14 +32,7 @@ def decomposition():
     target = SMALL.target(SMALL.init(jax.random.key(0)))
     components = init_components(jax.random.key(1), target, num_components=5, rank=2, scale=5.0)
     settings = config_fields.from_mapping(
-        LOGITS,
-        {
-            "num_components": 5,
-            "rank": 2,
-            "topk": 2,
-            "batch_size": 8,
-            "schedules": {"topk": "constant"},
-        },
+        LOGITS, {"num_components": 5, "rank": 2, "topk": 2, "batch_size": 8}
     )
     return Decomposition(target, components, settings)
 

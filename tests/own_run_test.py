@@ -210,7 +210,6 @@ class FunctionsTest(parameterized.TestCase):
             num_probes=4,
             metric="fisher",
             minimality_loss="kl",
-            schedules={"topk": "constant"},  # so that the first loss and the last can be compared
         )
         self.assertEqual(found.mask(tokens[:4]).shape, (4, 6, 12))
         self.assertAlmostEqual(float(found.mask(tokens[:16]).sum()), 6 * 16 * 6)

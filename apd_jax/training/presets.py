@@ -50,7 +50,6 @@ LOGITS = Settings(
         masks=PartialMasks(adversary_share=0.5),
         routes=Routes(attribution_mode="sketch", num_probes=8, evaluation_probes=32),
     ),
-    num_components=4,  # room for four times the default k
     steps=6000,
     batch_size=16,
     learning_rate=0.1,
@@ -58,9 +57,7 @@ LOGITS = Settings(
     start="singular",
     relative_rate=True,
     relative_losses=True,
-    schedules=Schedules(topk="0:4 0.4:1"),
 )
-_BATCHWISE = dataclasses.replace(LOGITS.objective, selection="batch")
 _FEW_OUTPUTS = 32  # up to which exact attributions are as cheap as a sketch that can be trusted
 
 
@@ -75,16 +72,11 @@ def base(options: Mapping[str, Any]) -> Settings:
     """
     if not (options.get("per_position") and options.get("minimality_loss") == "kl"):
         return ROBUST
-    k, count = number(options.get("topk")), number(options.get("num_components"))
-    if not KINDS[float](k):
-        return dataclasses.replace(LOGITS, objective=_BATCHWISE, schedules=Schedules())
-    objective = LOGITS.objective if float(k).is_integer() else _BATCHWISE
-    # k starts at four times its value, or at as many times as there are components for.
-    times = count // k if KINDS[int](count) and k > 0 else 4
-    schedules = LOGITS.schedules
-    if times < 4:
-        schedules = Schedules(topk=f"0:{times:g} 0.4:1" if times > 1 else "constant")
-    return dataclasses.replace(LOGITS, objective=objective, schedules=schedules)
+    k = number(options.get("topk"))
+    if KINDS[float](k) and float(k).is_integer():
+        return LOGITS
+    batchwise = dataclasses.replace(LOGITS.objective, selection="batch")
+    return dataclasses.replace(LOGITS, objective=batchwise)
 
 
 def targeted(settings: Settings) -> Settings:
