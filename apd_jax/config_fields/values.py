@@ -17,7 +17,9 @@ def number(value: Any) -> Any:
     try:
         return value.item() if is_scalar and hasattr(value, "item") else value
     except (NotImplementedError, TypeError, RuntimeError):
-        return value  # PRNG keys, and arrays without values, as inside jit or on torch's meta
+        # PRNG keys, and arrays without values, as inside jit or on torch's meta device, stay as
+        # they are: checks of the field's kind refuse them and show what they are.
+        return value
 
 
 def sequence(value: Any) -> Any:

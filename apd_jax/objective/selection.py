@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import validity
-from apd_jax.config_fields.values import KINDS, finite, number
+from apd_jax.config_fields import values
 from apd_jax.errors import UserError
 from apd_jax.objective import divided_topk, top_entries
 from apd_jax.objective.selected import Selected
@@ -51,7 +51,7 @@ def num_active(k: float, batch_size: int, num_components: int) -> int:
 
 def check_topk(k: float, num_components: int) -> None:
     """Raise UserError unless k is a whole number in [1, C]."""
-    if not KINDS[float](k) or not 1 <= k <= num_components or k != int(k):
+    if not values.KINDS[float](k) or not 1 <= k <= num_components or k != int(k):
         raise UserError(
             f"top-k per example needs a whole k in [1, {num_components}], got {k}; "
             "a fractional k needs the batch-wide top-k"
@@ -209,7 +209,7 @@ def topk_mask(scores: jax.Array, k: int) -> jax.Array:
     """
     scores = _table(scores)
     _warn_of_nonfinite(scores)
-    return sample_topk(scores, number(k)).mask
+    return sample_topk(scores, values.number(k)).mask
 
 
 def batch_topk_mask(scores: jax.Array, k: float) -> jax.Array:
@@ -231,7 +231,7 @@ def batch_topk_mask(scores: jax.Array, k: float) -> jax.Array:
     """
     scores = _table(scores)
     _warn_of_nonfinite(scores)
-    return batch_topk(scores, finite("k", k)).mask
+    return batch_topk(scores, values.finite("k", k)).mask
 
 
 def exact_topk_mask(scores: jax.Array, x: jax.Array, valid: jax.Array | None = None) -> jax.Array:
