@@ -182,23 +182,37 @@ class GroupedTest(parameterized.TestCase):
         chex.assert_shape(groups.factors(jnp.zeros((9, 2, 5))), (4, 2, 5))
 
     @parameterized.product(
-        slots=(1, 3, 5, 13), function=(grouped_matmul.read, grouped_matmul.write)
+        slots=(1, 3, 5, 13), widths=((2, 5), (4, 1)), writes=(False, True), blocks=((), (3,))
     )
-    def test_any_number_of_slots(self, slots, function):
-        components = jnp.array([1] * 7 + [0] * 4 + [3])  # group 2 is empty, 0 and 1 overflow
-        groups = grouping.group_pairs((jnp.arange(12), components), 12, 4, slots)
-        rows, factor = networks.normal(0, 12, 2), networks.normal(1, 4, 2, 2)
-        cotangent = networks.normal(2, 12, 2)
-
-        def found(rows, factor):
-            return jnp.sum(cotangent * function(rows, factor, groups))
+    def test_any_number_of_slots(self, slots, widths, writes, blocks):
+        # Group 2 is empty, 0 and 1 overflow. Example 1 has three pairs, example 4 has none, and the
+        # last pair has no component.
+        components = jnp.array([1] * 7 + [0] * 4 + [3, 4])
+        examples = jnp.array([0, 1, 2, 3, 5, 6, 7, 1, 2, 3, 5, 1, 0])
+        groups = grouping.group_pairs((examples, components), 8, 4, slots)
+        rank, width = widths
+        factor = networks.normal(1, 4, *blocks, rank, width)
+        if writes:
+            rows = networks.normal(0, 13, *blocks, rank)
+            function = functools.partial(grouped_matmul.write, batch_size=8)
+        else:
+            rows = networks.normal(0, 8, *blocks, width)
+            function = grouped_matmul.read
 
         def expected(rows, factor):
-            own = factor[groups.group]
-            own = own if function is grouped_matmul.write else jnp.swapaxes(own, 1, 2)
-            return jnp.sum(cotangent * jnp.einsum("pi,pij->pj", rows, own))
+            here = groups.example < 8
+            own = jnp.where(here.reshape(-1, *(1,) * (factor.ndim - 1)), factor[groups.group], 0)
+            if not writes:
+                return jnp.einsum("p...d,p...rd->p...r", rows[groups.example], own)
+            written = jnp.einsum("p...r,p...rd->p...d", rows, own)
+            return jnp.zeros((8, *written.shape[1:])).at[groups.example].add(written)
 
-        results = [jax.jit(jax.value_and_grad(f, (0, 1)))(rows, factor) for f in (found, expected)]
+        def total(f):
+            return jax.jit(jax.value_and_grad(lambda *a: jnp.sum(jnp.sin(f(*a))), (0, 1)))
+
+        results = [
+            total(f)(rows, factor) for f in (functools.partial(function, groups=groups), expected)
+        ]
         chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
 
     def test_side_by_side(self):
@@ -208,7 +222,7 @@ class GroupedTest(parameterized.TestCase):
 
         def total(factor, components, slots):
             groups = grouping.group_pairs((jnp.arange(16), components), 16, 4, slots)
-            return jnp.sum(jnp.sin(grouped_matmul.read(rows[groups.example], factor, groups)))
+            return jnp.sum(jnp.sin(grouped_matmul.read(rows, factor, groups)))
 
         def found(slots):
             run = jax.value_and_grad(functools.partial(total, slots=slots))

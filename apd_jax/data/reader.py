@@ -51,8 +51,8 @@ class Reader:
             if self._fed is None:
                 raise
             logging.warning(
-                "Restarts are compared on the last batches of the training, as the data can't be "
-                "read any more: %s",
+                "Restarts are compared, or gates limited, on the last batches of the training, as "
+                "the data can't be read any more: %s",
                 error,
             )
         first, count, fed = self._fed

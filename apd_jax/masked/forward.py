@@ -138,9 +138,8 @@ def masked_pairs(
     def read(x: jax.Array | Patches, reads: jax.Array) -> jax.Array:
         if isinstance(x, Patches):
             return grouped_matmul.read_patches(x, reads, groups)
-        rows = x.reshape(num_rows, *x.shape[len(lead) :])[groups.example]
         product = grouped_matmul.look_up if is_look_up(x) else grouped_matmul.read
-        return product(rows, reads, groups)
+        return product(x.reshape(num_rows, *x.shape[len(lead) :]), reads, groups)
 
     def operation(call: SiteCall) -> jax.Array:
         factors = components[call.key[0]].placed(call.placement)
@@ -148,12 +147,8 @@ def masked_pairs(
             return dense(call)  # the rows of some positions are no whole images
         hidden = read(call.x, groups.factors(factors.reads))
         writes = groups.factors(factors.writes)
-        # Rows come back in the order of the pairs. A row sums its own: pairs without a component
-        # have an example out of bounds, which `segment_sum` drops.
-        written = grouped_matmul.write(hidden, writes, groups)
-        total_written = jax.ops.segment_sum(written, groups.example, num_rows)
-        rows = total_written.reshape(*lead, *total_written.shape[1:])
-        return remat.site_output(rows)
+        written = grouped_matmul.write(hidden, writes, groups, num_rows)
+        return remat.site_output(written.reshape(*lead, *written.shape[1:]))
 
     return operation
 

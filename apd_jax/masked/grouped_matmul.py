@@ -71,33 +71,47 @@ def _of_pairs(groups: Groups, factor: jax.Array, product, get) -> jax.Array:
 
 # Uses of equal shapes, as layers of a network are, share one traced and lowered program.
 @jax.jit
-def _read_pairs(x, factor, groups):
-    # The rows of the table come before its slots: a table in the order of what is asked for
-    # would transpose all factors, which takes longer than the product.
-    return _of_pairs(
+def _read_rows(x, factor, groups):
+    """`x[example_p] · factor[g_p]ᵀ`: [B, ..., d] and [G, r, d] to [P, ..., r]."""
+    first = groups.slots.pair.shape[1] < factor.shape[1]
+
+    def product(slots, factor):
+        rows = groups.rows(x, slots)
+        # A batched product transposes its second factor: the smaller of the two.
+        if first:
+            return jnp.einsum("crd,cs...d->crs...", factor, rows)
+        return jnp.einsum("cs...d,crd->cs...r", rows, factor)
+
+    def get(table, block, slot):
+        return jnp.moveaxis(table[block, :, slot], 1, -1) if first else table[block, slot]
+
+    return _of_pairs(groups, factor, product, get)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _write_rows(h, factor, groups, batch_size):
+    """`Σ_{p of b} h_p · factor[g_p]`: [P, ..., r] and [G, r, d] to [B, ..., d]."""
+
+    def product(slots, factor):
+        table = jnp.einsum("cs...r,crd->cs...d", h[slots.pair], factor)
+        example = groups.examples(slots).ravel()  # empty slots are out of bounds: dropped
+        return jax.ops.segment_sum(table.reshape(-1, *table.shape[2:]), example, batch_size)
+
+    return _with_rest(
         groups,
-        factor,
-        lambda slots, factor: jnp.einsum("crd,cs...d->crs...", factor, x[slots.pair]),
-        lambda table, block, slot: jnp.moveaxis(table[block, :, slot], 1, -1),
+        product(groups.slots, factor),
+        lambda first, n: first + product(groups.rest.start(n), factor[groups.rest_group[:n]]),
     )
 
 
 @jax.jit
-def _write_pairs(h, factor, groups):
-    return _of_pairs(
-        groups,
-        factor,
-        lambda slots, factor: jnp.einsum("cs...r,crd->cs...d", h[slots.pair], factor),
-        lambda table, block, slot: table[block, slot],
-    )
+def _outer(h, x, groups):
+    """`Σ_{p of g} h_p ⊗ x[example_p]`: [P, ..., r] and [B, ..., d] to [G, r, d]."""
 
-
-@jax.jit
-def _outer_pairs(h, x, groups):
     def product(slots):
         taken = slots.taken.reshape(slots.taken.shape + (1,) * (h.ndim - 1))
-        rows = jnp.where(taken, h[slots.pair], 0)
-        return jnp.einsum("cs...r,cs...d->crd", rows, x[slots.pair])
+        of_slots = jnp.where(taken, h[slots.pair], 0)
+        return jnp.einsum("cs...r,cs...d->crd", of_slots, groups.rows(x, slots))
 
     return _with_rest(
         groups,
@@ -108,53 +122,49 @@ def _outer_pairs(h, x, groups):
 
 @jax.custom_vjp
 def _read(x, factor, groups):
-    return _read_pairs(x, factor, groups)
+    return _read_rows(x, factor, groups)
 
 
-@jax.custom_vjp
-def _write(h, factor, groups):
-    return _write_pairs(h, factor, groups)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _write(h, factor, groups, batch_size):
+    return _write_rows(h, factor, groups, batch_size)
 
 
-# The gradients are products over the same groups, so they are spelled out to take the same route.
+# Each is the gradient of the other, so they are spelled out to take the same route.
 # Automatic differentiation would instead store the slots of every block for the backward pass.
 def _read_backward(saved, g):
     x, factor, groups = saved
-    return _write_pairs(g, factor, groups), _outer_pairs(g, x, groups), None
+    return _write_rows(g, factor, groups, len(x)), _outer(g, x, groups), None
 
 
-def _write_backward(saved, g):
+def _write_backward(batch_size, saved, g):
+    del batch_size
     h, factor, groups = saved
-    return _read_pairs(g, factor, groups), _outer_pairs(h, g, groups), None
+    return _read_rows(g, factor, groups), _outer(h, g, groups), None
 
 
-_read.defvjp(lambda *args: (_read_pairs(*args), args), _read_backward)
-_write.defvjp(lambda *args: (_write_pairs(*args), args), _write_backward)
-
-
-def _block_by_block(product, rows, factor, groups):
-    """Apply a product of rows [P, ..., G, width] to every block of a stacked site."""
-    if factor.ndim == 3:
-        return product(rows, factor, groups)
-    return jax.vmap(product, in_axes=(-2, 1, None), out_axes=-2)(rows, factor, groups)
+_read.defvjp(lambda *args: (_read_rows(*args), args), _read_backward)
+_write.defvjp(lambda *args: (_write_rows(*args), args[:3]), _write_backward)
 
 
 def read(x: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
-    """`x_p · factor[g_p]ᵀ` of every pair.
+    """`x[example_p] · factor[g_p]ᵀ` of every pair.
 
     Args:
-      x: [P, ..., d] rows in the order of `groups`; [P, ..., blocks, d] of a stacked site.
+      x: [B, ..., d] rows of all examples; [B, ..., blocks, d] of a stacked site.
       factor: [G, r, d], `groups.factors` of a factor; [G, blocks, r, d] of a stacked site.
       groups: the pairs.
 
     Returns:
-      [P, ..., r], or [P, ..., blocks, r].
+      [P, ..., r], or [P, ..., blocks, r]; zero for pairs without a component.
     """
-    return _block_by_block(_read, x, factor, groups)
+    if factor.ndim == 3:
+        return _read(x, factor, groups)
+    return jax.vmap(_read, in_axes=(-2, 1, None), out_axes=-2)(x, factor, groups)
 
 
 def read_patches(x: Patches, factor: jax.Array, groups: Groups) -> jax.Array:
-    """`x_p · factor[g_p]ᵀ` of every pair, for the rows of a convolution, group by group.
+    """`x[example_p] · factor[g_p]ᵀ` of every pair, for the rows of a convolution, group by group.
 
     Args:
       x: [B, ..., d] rows of all examples.
@@ -178,11 +188,24 @@ def read_patches(x: Patches, factor: jax.Array, groups: Groups) -> jax.Array:
 
 
 def look_up(index: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
-    """`factor[g_p]` at the indices of every pair: [P, ...] and [G, r, d] to [P, ..., r]."""
+    """`factor[g_p]` at the index of every pair: [B, ...] and [G, r, d] to [P, ..., r]."""
+    index = index[groups.example]
     group = groups.group.reshape(-1, *(1,) * (index.ndim - 1))
     return factor[group, :, index]
 
 
-def write(h: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
-    """`h_p · factor[g_p]` of every pair: [P, ..., r] times [G, r, d] gives [P, ..., d]."""
-    return _block_by_block(_write, h, factor, groups)
+def write(h: jax.Array, factor: jax.Array, groups: Groups, batch_size: int) -> jax.Array:
+    """`Σ_p h_p · factor[g_p]` over the pairs of every example.
+
+    Args:
+      h: [P, ..., r] in the order of `groups`; [P, ..., blocks, r] of a stacked site.
+      factor, groups: see `read`.
+      batch_size: B.
+
+    Returns:
+      [B, ..., d], or [B, ..., blocks, d].
+    """
+    if factor.ndim == 3:
+        return _write(h, factor, groups, batch_size)
+    product = jax.vmap(_write, in_axes=(-2, 1, None, None), out_axes=-2)
+    return product(h, factor, groups, batch_size)

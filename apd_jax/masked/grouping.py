@@ -62,6 +62,14 @@ class Groups(NamedTuple):
         """The factors of the groups' components, [C, r, d] to [G, r, d]."""
         return factor if self.owner is None else factor[self.owner]
 
+    def examples(self, slots: Slots) -> jax.Array:
+        """The example in every slot, [N, S]; out of bounds in empty slots."""
+        return jnp.where(slots.taken, self.example[slots.pair], jnp.iinfo(jnp.int32).max)
+
+    def rows(self, x: jax.Array, slots: Slots) -> jax.Array:
+        """The rows of the examples in every slot, [B, ...] to [N, S, ...]; zeros in empty slots."""
+        return x.at[self.examples(slots)].get(mode="fill", fill_value=0)
+
 
 def group_pairs(
     pairs: tuple[jax.Array, jax.Array],

@@ -181,14 +181,61 @@ def start(
     def look(part):
         attributed = objective.attribute(target, components, part)
         lead = attributed.scores.shape[:-1]
-        valid = objective.counted(part)
-        here = jnp.ones(lead, bool) if valid is None else validity.of_rows(valid, lead)
         squares = readings(components, attributed.records, lead)
-        return _log(jnp.square(attributed.scores)), _log(squares), here
+        return attributed.scores, _log(squares), _counted(objective, part, lead)
 
-    own, read, here = blocks.joined(blocks.over_blocks(look, x, block_size))
-    width = own.shape[-1]
-    own, read, here = own.reshape(-1, width), read.reshape(-1, width), here.reshape(-1)
+    scores, read, here = blocks.joined(blocks.over_blocks(look, x, block_size))
+    width = scores.shape[-1]
+    read, here = read.reshape(-1, width), here.reshape(-1)
+    threshold = _threshold(objective, scores.reshape(-1, width), here)
+    mean = jnp.sum(jnp.where(here[:, None], read, 0.0), axis=0) / jnp.maximum(jnp.sum(here), 1)
+    centre = jnp.stack([jnp.full(width, threshold), mean], axis=1).astype(jnp.float32)
+    weights = jnp.tile(jnp.array([1.0, 0.0, 0.0]), (width, 1))
+    return Gated(components, Gates(weights, centre))
+
+
+def limited(
+    objective: Any, target: Target, x: PyTree, components: Gated, block_size: int | None = None
+) -> Gated:
+    """Lower b of all gates by one number, so that at most floor(k · rows) are open on examples.
+
+    The penalty holds L0 near k with the attributions of training steps. With those outside training
+    (`evaluation_probes`), L0 differs by a few percent. Gates that keep the limit stay as they are.
+
+    Args:
+      objective: how attributions are computed, and k.
+      target: the network.
+      x: [N, ...] examples.
+      components: components with gates.
+      block_size: number of examples that are evaluated together; None for all.
+    """
+
+    def look(part):
+        scores = objective.attribute(target, components, part).scores
+        return scores, _counted(objective, part, scores.shape[:-1])
+
+    scores, here = blocks.joined(blocks.over_blocks(look, x, block_size))
+    threshold = _threshold(objective, scores.reshape(-1, scores.shape[-1]), here.reshape(-1))
+    weights, centre = components.gates
+    lower = weights.at[:, 2].add(-jnp.maximum(threshold, 0.0))
+    return Gated(dict(components), Gates(lower, centre))
+
+
+def _counted(objective: Any, x: PyTree, lead: tuple[int, ...]) -> jax.Array:
+    """Which rows of a batch count, bool of shape `lead`."""
+    valid = objective.counted(x)
+    return jnp.ones(lead, bool) if valid is None else validity.of_rows(valid, lead)
+
+
+def _threshold(objective: Any, scores: jax.Array, here: jax.Array) -> jax.Array:
+    """A number between the log squares of the K-th and the next of scores, K = floor(k · rows).
+
+    Args:
+      objective: has k.
+      scores: [R, C].
+      here: bool [R], rows that count.
+    """
+    own = _log(jnp.square(scores))
     whole = math.floor(objective.topk * len(here))
     count = whole if objective.valid is None else jnp.floor(objective.topk * jnp.sum(here))
     usable = jnp.isfinite(own) & here[:, None]
@@ -196,14 +243,10 @@ def start(
     last = jnp.clip(jnp.int32(count) - 1, 0, ordered.size - 1)
     least, following = ordered[last], ordered[jnp.minimum(last + 1, ordered.size - 1)]
     # There is no next one where all are chosen.
-    threshold = jnp.where(
+    between = jnp.where(
         (following > -jnp.inf) & (following < least), (least + following) / 2, least
     )
-    threshold = jnp.where(jnp.isfinite(threshold), threshold, 0.0)
-    mean = jnp.sum(jnp.where(here[:, None], read, 0.0), axis=0) / jnp.maximum(jnp.sum(here), 1)
-    centre = jnp.stack([jnp.full(width, threshold), mean], axis=1).astype(jnp.float32)
-    weights = jnp.tile(jnp.array([1.0, 0.0, 0.0]), (width, 1))
-    return Gated(components, Gates(weights, centre))
+    return jnp.where(jnp.isfinite(between), between, 0.0)
 
 
 def excess(selected: Selected, k: float | jax.Array, num_rows: int | jax.Array) -> jax.Array:

@@ -16,13 +16,13 @@ from absl import logging
 from apd_jax import blocks, randomness
 from apd_jax.components import Components, init_components, normalise_reads
 from apd_jax.data import Beside, Reader, SampleBatch, Source, as_source
-from apd_jax.objective import gates
 from apd_jax.objective.normalisation import scales
 from apd_jax.programs import partition
 from apd_jax.runtime import loop, mesh
 from apd_jax.runtime.checkpoint import to_host
 from apd_jax.runtime.outcome import of_callback
 from apd_jax.sites import PyTree, Target
+from apd_jax.training import gate_limits
 from apd_jax.training.config import Settings
 from apd_jax.training.initialisation import STARTS
 from apd_jax.training.optimizers import Optimizer
@@ -31,7 +31,6 @@ from apd_jax.training.restarts import best, spread
 from apd_jax.training.step import TrainState, init_state, train_step
 
 _SCALE_EXAMPLES = 4096  # inputs that the scales of relative losses are measured on
-_GATE_EXAMPLES = 512  # inputs on which gates start as top-k
 _START_EXAMPLES = 8192  # inputs that starts from the target's weights are made of
 
 
@@ -123,7 +122,13 @@ class Trainer:
           state: the states of all trainings, every leaf [n·S, ...].
         """
         size = len(self._own_seeds)
-        places, losses = self._best(state)
+        gated = self.settings.objective.selection == "gates"
+        needs_data = gated or len(state.step) > size
+        pool = self._reader.pool_at_end() if needs_data else None
+        sample = functools.partial(self._source.sample, pool)
+        if gated:
+            state = gate_limits.last(self.settings, self.context, state, self.seeds, sample)
+        places, losses = self._best(state, sample)
         counts = {} if state.refined is None else state.refined.counts
         return [
             Result(
@@ -140,12 +145,10 @@ class Trainer:
             for place, of_restarts in zip(places.tolist(), losses.tolist(), strict=True)
         ]
 
-    def _best(self, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+    def _best(self, state: TrainState, sample: SampleBatch) -> tuple[np.ndarray, np.ndarray]:
         """The places of the best restarts and all losses; the first where nothing can be drawn."""
         size = len(self._own_seeds)
         several = len(state.step) // size
-        pool = self._reader.pool_at_end() if several > 1 else None
-        sample = functools.partial(self._source.sample, pool)
         try:
             found = best(self._in_steps, self.context, state, self._own_seeds, sample)
             return jax.tree.map(np.asarray, found)
@@ -214,11 +217,7 @@ def make_init(
             components = normalise_reads(components)
         elif settings.unit_norm:  # there may be zeros, which have no direction
             components = refine.refill(components, randomness.stream(seed, "zero terms"), True)
-        if settings.objective.selection == "gates":
-            x = sample(randomness.stream(seed, "gates"), examples(_GATE_EXAMPLES))
-            components = gates.start(settings.objective, target, x, components, settings.batch_size)
-        else:
-            components = dict(components)  # without the gates that `init` may have
+        components = gate_limits.first(settings, target, components, seed, sample)
         state = init_state(components, optimizer)
         if settings.relative_losses:
             key = randomness.stream(seed, "loss scales")
