@@ -12,6 +12,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax.errors import UserError
+from apd_jax.objective import gates
 from apd_jax.objective.coefficients import Coefficients, Multipliers, Routes
 from apd_jax.objective.objective import Objective
 from apd_jax.training.config import Settings
@@ -54,6 +55,25 @@ class StepTest(parameterized.TestCase):
         multipliers = Multipliers(None if factor is None else jnp.float32(factor))
         whole, parts = steps(objective, target, own, x, 3, multipliers)
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+    @parameterized.parameters(False, True)
+    def test_gates_learn_from_the_whole_batch(self, some_count):
+        """L0 is penalised where it is too large in the whole batch, not in a micro-batch."""
+        target, _ = networks.make("mlp")
+        x = networks.normal(3, 12, 3) * jnp.array([0.3] * 4 + [1] * 4 + [3] * 4)[:, None]
+        valid = (lambda x: x[:, 0] > -0.5) if some_count else None
+        for k, expected in ((1.0, self.assertGreater), (2.0, self.assertEqual)):
+            objective = Objective(
+                Coefficients(faithfulness=1, minimality=1, partial=0, l0=1),
+                topk=k,
+                selection="gates",
+                valid=valid,
+            )
+            wide = dataclasses.replace(objective, topk=1.3)
+            own = gates.start(wide, target, x, networks.components(target))
+            whole, parts = steps(objective, target, own, x, 3)
+            expected(float(whole[1]["loss/l0"]), 0)
+            chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
     @parameterized.parameters(True, False)
     @pytest.mark.slow

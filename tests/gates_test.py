@@ -158,7 +158,6 @@ class DecomposeTest(parameterized.TestCase):
         ({"coefficients": Coefficients(minimality=1.0, l0=1.0)}, {}, "loss of learned gates"),
         ({"selection": "gates", "topk": None}, {}, "needs a topk to start from"),
         ({"selection": "gates", "distil": True}, {}, "neither distil"),
-        ({"selection": "gates"}, {"accumulate": 2}, "accumulate=2"),
         ({"selection": "gates"}, {"unit_norm": True}, "unit_norm=True"),
     )
     def test_refused(self, objective, settings, message):

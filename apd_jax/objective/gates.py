@@ -92,7 +92,7 @@ def check(objective: Any) -> None:
         raise UserError(
             "selection='gates' needs a topk to start from, and neither distil nor Lp losses; got "
             f"topk={objective.topk}, distil={objective.distil}, lp_minimality={lp[0]}, "
-            f"lp_simplicity={lp[1]}"
+            f"lp_simplicity={lp[1]}; set selection='sample' or leave these out"
         )
 
 
@@ -249,15 +249,26 @@ def _threshold(objective: Any, scores: jax.Array, here: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(between), between, 0.0)
 
 
-def excess(selected: Selected, k: float | jax.Array, num_rows: int | jax.Array) -> jax.Array:
+def excess(
+    selected: Selected,
+    k: float | jax.Array,
+    num_rows: int | jax.Array,
+    whole: jax.Array | None = None,
+) -> jax.Array:
     """The L0 penalty `max(0, L0 / k − 1)`, L0 the mean number of active components per row.
 
     Args:
       selected: the selection, with weights that gates get a gradient from.
       k: the largest L0 that costs nothing.
       num_rows: rows that count.
+      whole: L0 of the batch, where the selection is that of a micro-batch: then the value is that
+        of the batch, and the gradient is that of the micro-batch. Means over micro-batches give
+        both of the batch.
     """
-    return jnp.maximum(jnp.sum(selected.factors) / (k * num_rows) - 1, 0.0)
+    l0 = jnp.sum(selected.factors) / jnp.maximum(num_rows, 1)
+    if whole is not None:
+        l0 = jax.lax.stop_gradient(whole) + l0 - jax.lax.stop_gradient(l0)
+    return jnp.maximum(l0 / k - 1, 0.0)
 
 
 def of_saved(components: Components, saved: Any) -> Components:

@@ -255,6 +255,7 @@ class Objective:
         multipliers: Multipliers = CONSTANT,
         chosen: Selected | None = None,
         other: PyTree = None,
+        l0: jax.Array | None = None,
     ) -> tuple[dict[str, jax.Array], Selected]:
         """Every loss term of nonzero coefficient before weighting, and what was selected.
 
@@ -267,10 +268,14 @@ class Objective:
           chosen: the active components, where these were selected before.
           other: [B, ...] other data of a targeted decomposition; without them the term `other` is
             left out.
+          l0: mean number of active components per row in the batch that x is a part of; None where
+            x is the whole batch.
         """
         used = self.coefficients.used()
         wanted = [name for name in used if not (name == "other" and other is None)]
         flows = any(TERMS[name].flows for name in wanted)
+        if self.selection == "gates":
+            chosen = None  # the masks must have the gates' gradient
         if chosen is not None and not flows:
             attributed = Attributed(jnp.zeros(chosen.mask.shape), *self.own_pass(target, x))
         else:
@@ -279,7 +284,9 @@ class Objective:
             fixed = components if flows else gates.without_gradient(components)
             attributed = self.attribute(target, fixed, x, key)
         chosen = chosen or self.select(attributed.scores, x, multipliers.topk)
-        step = Step(self, target, components, x, attributed, chosen, key, multipliers.topk, other)
+        step = Step(
+            self, target, components, x, attributed, chosen, key, multipliers.topk, other, l0
+        )
         return {name: TERMS[name].value(step) for name in wanted}, chosen
 
     def total(self, terms: dict[str, jax.Array], multipliers: Multipliers = CONSTANT) -> jax.Array:

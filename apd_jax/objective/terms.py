@@ -29,7 +29,8 @@ class Step:
 
     `key` is the PRNG key for the random masks; without one they are the same at every call.
     `part_of_k` is what k is multiplied by at this step; None for 1. `other` is a batch of the other
-    data of a targeted decomposition.
+    data of a targeted decomposition. `l0` is the mean number of active components of a row in the
+    whole batch where x is a micro-batch, else None.
     """
 
     objective: Any
@@ -41,6 +42,7 @@ class Step:
     key: jax.Array | None = None
     part_of_k: jax.Array | None = None
     other: PyTree = None
+    l0: jax.Array | None = None
 
     @functools.cached_property
     def valid(self) -> validity.Valid:
@@ -183,7 +185,7 @@ def _other(step: Step) -> jax.Array:
 
 def _l0(step: Step) -> jax.Array:
     k = step.objective.topk * (1.0 if step.part_of_k is None else step.part_of_k)
-    return gates.excess(step.chosen, k, step.num_rows)
+    return gates.excess(step.chosen, k, step.num_rows, step.l0)
 
 
 def _simplicity(step: Step) -> jax.Array:

@@ -167,6 +167,8 @@ def _switched_on(config: Mapping[str, Any]) -> str:
         "batch": f"In a batch {largest} are switched on, {count} per input on average.",
         "sample": f"For every input {largest} are switched on, {count} of them.",
         "exact": f"In a batch {largest} are switched on, as many as there are active inputs.",
+        "gates": "Every component has a learned gate, which large attributions open "
+        f"({whose}): at most {count} are open per input on average.",
     }
     general = f"For every input {largest} matter most."
     return general if k is None else sentences.get(str(config.get("selection")), general)

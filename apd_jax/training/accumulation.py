@@ -49,11 +49,13 @@ def value_and_gradient(
     chosen = objective.select(
         blocks.joined(jax.lax.map(scores_of, (parts, keys))), x, multipliers.topk
     )
+    counts = chosen.counts()
+    active = jnp.sum(counts) / objective.num_rows(chosen, x)
     each_chosen = _divided(chosen, number)
     shares = _shares(objective, target, parts, each_chosen.mask)
 
     def total(components, part, key, own, share):
-        terms, _ = objective.terms(target, components, part, key, multipliers, own)
+        terms, _ = objective.terms(target, components, part, key, multipliers, own, l0=active)
         terms = {name: share[TERMS[name].over] * value for name, value in terms.items()}
         return objective.total(terms, multipliers), terms
 
@@ -66,8 +68,6 @@ def value_and_gradient(
     shapes = jax.eval_shape(jax.value_and_grad(total, has_aux=True), components, *first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     ((loss, terms), gradient), _ = jax.lax.scan(add, zeros, each)
-    counts = chosen.counts()
-    active = jnp.sum(counts) / objective.num_rows(chosen, x)
     return (loss, (terms, counts, active, chosen.nonfinite)), gradient
 
 

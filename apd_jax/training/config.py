@@ -127,13 +127,13 @@ class Settings:
                 f"topk={self.objective.topk}; leave it 'constant'"
             )
         if self.objective.selection == "gates" and (
-            self.unit_norm or self.accumulate > 1 or self.refine.rounds(self.steps)
+            self.unit_norm or self.refine.rounds(self.steps)
         ):
             raise UserError(
-                "learned gates exclude unit_norm, accumulate and rounds of refinement (which would "
-                f"move components away from their gates), got unit_norm={self.unit_norm}, "
-                f"accumulate={self.accumulate}, refine.every={self.refine.every}: leave out the "
-                "first two and set refine={'every': 0}"
+                "learned gates exclude unit_norm and rounds of refinement (which would move "
+                f"components away from their gates), got unit_norm={self.unit_norm} and "
+                f"refine.every={self.refine.every}: set selection='sample', or leave out unit_norm "
+                "and set refine={'every': 0}"
             )
         if self.objective.targeted and (self.accumulate > 1 or self.refine.rounds(self.steps)):
             raise UserError(
