@@ -9,8 +9,8 @@ from absl import logging
 from apd_jax import blocks, randomness
 from apd_jax.components import Components
 from apd_jax.data import SampleBatch
-from apd_jax.runtime.outcome import of_callback
 from apd_jax.objective import gates
+from apd_jax.runtime.outcome import of_callback
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
 from apd_jax.training.step import TrainState
@@ -57,7 +57,6 @@ def last(
       seeds: uint32 [n·S].
       sample_batch: draws the examples.
     """
-
     objective = settings.objective_at_end
 
     def one(arguments):
