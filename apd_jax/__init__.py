@@ -6,6 +6,8 @@ import typing
 
 from apd_jax.programs import compiler_fault
 
+__version__ = "0.3.0"
+
 compiler_fault.avoid()
 
 if typing.TYPE_CHECKING:

@@ -15,6 +15,7 @@ from absl.testing import absltest
 
 import apd_jax
 from apd_jax import api
+from apd_jax.runtime import versions
 
 ROOT = pathlib.Path(__file__).parent.parent
 BUILD = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
@@ -30,6 +31,10 @@ class NamesTest(absltest.TestCase):
         self.assertTrue(inspect.ismodule(apd_jax.plotting))
         with self.assertRaisesRegex(AttributeError, "'apd_jax' has no attribute 'Tarjet'"):
             apd_jax.Tarjet  # noqa: B018
+
+    def test_version(self):
+        self.assertRegex(apd_jax.__version__, r"^\d+\.\d+\.\d+$")
+        self.assertEqual(versions.versions()["apd_jax"], apd_jax.__version__)
 
     def test_star(self):
         names = {}

@@ -12,9 +12,10 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
+import apd_jax
 from apd_jax.errors import UserError
 from apd_jax.run import command_line
-from apd_jax.runtime import compilation_cache, preemption, streams, versions
+from apd_jax.runtime import compilation_cache, preemption, streams
 from apd_jax.runtime.outcome import Stopped
 
 
@@ -61,8 +62,7 @@ def parse(config: flags.FlagHolder, argv: list[str], *, screen: Callable[[], str
         argv = command_line.find_config(argv)
         wish = command_line.asks_for(argv)
         if wish in ("screen", "version"):
-            version = versions.version("apd_jax")
-            streams.say(f"apd_jax {version}" if wish == "version" else screen())
+            streams.say(f"apd_jax {apd_jax.__version__}" if wish == "version" else screen())
             sys.exit(0)
         from apd_jax.run import field_flags  # it imports every library
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 
+import apd_jax
+
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
-    packages = ("apd_jax", "jax", "jaxlib", "flax", "optax", "numpy")
-    found = {"python": platform.python_version()}
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    found = {"python": platform.python_version(), "apd_jax": apd_jax.__version__}
     return found | {package: version(package) for package in packages}
 
 
@@ -20,7 +22,7 @@ def version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed (run from a checkout)"
+        return "not installed"
 
 
 def machine() -> dict[str, Any]:
