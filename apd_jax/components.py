@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from apd_jax.config_fields.values import whole
 from apd_jax.errors import UserError
+from apd_jax.programs import linalg
 from apd_jax.sites import Placement, PyTree, Target
 
 Projection = Literal["auto", "literal"]
@@ -46,7 +47,7 @@ class Factors(NamedTuple):
           matrices: [C, (G,) d_in, d_out].
           rank: m; full rank if None. A rank above the matrices' own is filled up with zeros.
         """
-        u, s, vt = jnp.linalg.svd(matrices, full_matrices=False)
+        u, s, vt = linalg.svd(matrices)
         return cls.from_svd(u, s, vt, rank)
 
     @classmethod

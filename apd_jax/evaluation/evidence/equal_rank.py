@@ -18,6 +18,7 @@ from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.masked.columns import Columns, alone_in_blocks
 from apd_jax.objective.objective import Objective
+from apd_jax.programs import linalg
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 
@@ -123,7 +124,7 @@ def terms_of(kind: str, target: Target) -> Terms:
 
 def _singular(weight: jax.Array) -> Factors:
     """Singular vectors of every block as terms of their own, [G·q, (G,) 1, d]."""
-    left, values, right = jnp.linalg.svd(weight.astype(jnp.float32), full_matrices=False)
+    left, values, right = linalg.svd(weight.astype(jnp.float32))
     sides = jnp.swapaxes(left, -1, -2), values[..., None] * right
     return alone_in_blocks(*sides)
 

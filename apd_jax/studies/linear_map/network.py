@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
+from apd_jax.programs import linalg
 from apd_jax.sites import Target
 from apd_jax.studies.task import Control, NoHiddenSites
 
@@ -83,8 +84,8 @@ class LinearMap(NoHiddenSites, Control):
             return {"w": jnp.eye(d)}
         drawn = jax.random.normal(key, (d, d))
         if self.kind == "orthogonal":
-            return {"w": jnp.linalg.qr(drawn)[0]}
-        basis = jnp.linalg.qr(drawn)[0][: self.map_rank]
+            return {"w": linalg.qr(drawn)[0]}
+        basis = linalg.qr(drawn)[0][: self.map_rank]
         rows = jax.random.normal(jax.random.fold_in(key, 1), (d, self.map_rank))
         return {"w": rows / jnp.linalg.norm(rows, axis=1, keepdims=True) @ basis}
 

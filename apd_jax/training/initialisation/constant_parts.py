@@ -12,6 +12,7 @@ from apd_jax import blocks, sites, validity
 from apd_jax.components import Factors
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
+from apd_jax.programs import linalg
 from apd_jax.sites import Patches, PyTree, SiteRecord, Target
 
 _LEAST_SHARE = 0.02  # of the mean in the inputs' second moment; below, it may be noise
@@ -107,11 +108,11 @@ def terms(weight: jax.Array, most: int, mean: MeanInput) -> Factors:
       Factors [(G), m, d] of the terms, the first that of the mean, the others in the order of their
       size. They add up to the matrix if `most` allows for its rank and one more, or for d_in.
     """
-    u = jnp.linalg.svd(weight, full_matrices=False)[0]
+    u = linalg.svd(weight)[0]
     direction = jnp.where(mean.counts[..., None], mean.direction, u[..., 0])
     write = jnp.einsum("...i,...io->...o", direction, weight)
     rest = weight - direction[..., :, None] * write[..., None, :]
-    u, s, vt = jnp.linalg.svd(rest, full_matrices=False)
+    u, s, vt = linalg.svd(rest)
     others = Factors.from_svd(u, s, vt, min(most - 1, s.shape[-1], weight.shape[-2] - 1))
     size = jnp.linalg.norm(write, axis=-1)[..., None]
     root = jnp.sqrt(size)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.components import Factors
+from apd_jax.programs import linalg
 from apd_jax.training.initialisation.groups import Groups
 
 _RIDGE = 0.05
@@ -53,8 +54,8 @@ def _whole(rows: jax.Array, groups: jax.Array, weight: jax.Array) -> jax.Array:
     moments = jnp.einsum("bc,bi,bj->cij", groups, rows, rows)
 
     def one(moment):
-        ridge = _RIDGE * jnp.linalg.eigvalsh(moment)[-1] + 1e-30
-        return jnp.linalg.solve(moment + ridge * jnp.eye(len(moment)), moment) @ weight
+        ridge = _RIDGE * linalg.eigh(moment)[0][-1] + 1e-30
+        return linalg.solve(moment + ridge * jnp.eye(len(moment)), moment) @ weight
 
     return (1 + _RIDGE) * jax.vmap(one)(moments)
 

@@ -22,6 +22,7 @@ from apd_jax import blocks, randomness, sites, validity
 from apd_jax.attribution import metrics, routes
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.objective.objective import Objective
+from apd_jax.programs import linalg
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.initialisation import constant_parts
 from apd_jax.training.initialisation.constant_parts import MeanInput, mean_inputs
@@ -96,7 +97,7 @@ def _terms(weight: jax.Array, most: int, mean: MeanInput | None = None) -> Facto
     term of one block of a stack is zero in the others.
     """
     if mean is None:
-        u, s, vt = jnp.linalg.svd(weight, full_matrices=False)
+        u, s, vt = linalg.svd(weight)
         factors = Factors.from_svd(u, s, vt, min(most, s.shape[-1]))
     else:
         factors = constant_parts.terms(weight, most, mean)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.components import Components
+from apd_jax.programs import linalg
 from apd_jax.training.initialisation.groups import SHARPNESS
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.evidence import Evidence
@@ -37,11 +38,11 @@ def worst_direction(directions: jax.Array, errors: jax.Array) -> jax.Array:
     against = jnp.mean(errors) * directions.T @ directions
     width = against.shape[0]
     ridge = shares.RIDGE * jnp.trace(against) / width + 1e-30
-    lower = jnp.linalg.cholesky(against + ridge * jnp.eye(width))
-    whitened = jax.scipy.linalg.solve_triangular(lower, directions.T, lower=True)
+    lower = linalg.cholesky(against + ridge * jnp.eye(width))
+    whitened = linalg.solve_lower(lower, directions.T)
     # Whitened by the plain second moments, inputs that occur often do not count for more: only
     # where errors are larger than the average does the direction stand out.
-    _, vectors = jnp.linalg.eigh((whitened * errors) @ whitened.T)
+    _, vectors = linalg.eigh((whitened * errors) @ whitened.T)
 
     def power(_, v):
         v = whitened @ (errors * (v @ whitened) ** 3)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.components import Components, Factors
+from apd_jax.programs import linalg
 
 RIDGE = 1e-3
 
@@ -61,9 +62,9 @@ def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:
     Returns:
       Factors with reads [m, d_in] and writes [m, d_out], each term's norm shared evenly.
     """
-    q_in, r_in = jnp.linalg.qr(reads.T)
-    q_out, r_out = jnp.linalg.qr(writes.T)
-    u, s, vt = jnp.linalg.svd(r_in @ r_out.T, full_matrices=False)
+    q_in, r_in = linalg.qr(reads.T)
+    q_out, r_out = linalg.qr(writes.T)
+    u, s, vt = linalg.svd(r_in @ r_out.T)
     return Factors.from_svd(q_in @ u, s, vt @ q_out.T, rank)
 
 
@@ -109,14 +110,14 @@ def partition(
     epsilon = ridge * jnp.trace(second) / width + 1e-30
     # One factorisation of the moments of all groups serves every group: only the right-hand side is
     # a group's own.
-    cholesky = jax.scipy.linalg.cho_factor(second + epsilon * jnp.eye(width))
+    lower = linalg.cholesky(second + epsilon * jnp.eye(width))
 
     def part(moment: jax.Array, reads: jax.Array) -> jax.Array:
         # The fewer of `reads` and of the identity's rows meet the inverse.
         flat = reads.reshape(-1, width)
         if len(flat) > width:
-            return (flat @ jax.scipy.linalg.cho_solve(cholesky, moment).T).reshape(reads.shape)
-        return jax.scipy.linalg.cho_solve(cholesky, moment @ flat.T).T.reshape(reads.shape)
+            return (flat @ linalg.solve_factored(lower, moment).T).reshape(reads.shape)
+        return linalg.solve_factored(lower, moment @ flat.T).T.reshape(reads.shape)
 
     return part
 
