@@ -183,7 +183,7 @@ def main():
     )
     print(decomposition.history[-1])
     look(target, decomposition.components, pairs, flags.images / "modular_addition.png")
-    # All pairs, as in the training. Of the held-out ones alone, on which the network is less certain,
+    # All pairs, as in the training. Of the held-out ones alone, where the network is less certain,
     # a batch would choose components otherwise.
     sums = pairs.sum(axis=1) % MODULUS
     if flags.report:
