@@ -49,7 +49,7 @@ def keep_example(name: str, command: str, found: dict) -> None:
       command: its command.
       found: `{"numbers": evidence.to_dict(), "passed": .., "failed": [..]}`.
     """
-    numbers = {f"evidence_{key}": value for key, value in found["numbers"].items()}
+    numbers = {"seed": 0} | {f"evidence_{key}": each for key, each in found["numbers"].items()}
     verdicts = {"0": {"passed": found["passed"], "failed": found["failed"]}}
     kept = {"command": command, "name": name, "seeds": [numbers], "evidence_verdicts": verdicts}
     path = ROOT / "docs" / "results" / "examples" / f"{name}.json"
