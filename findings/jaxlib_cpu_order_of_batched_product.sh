@@ -2,8 +2,7 @@
 # jaxlib 0.10.2, CPU: a batched product of a large and a small array takes several times longer
 # when einsum names the axis of the small one first in the result. [200, 64, 1024] times
 # [200, 4, 1024] over the last axis: "csd,crd->crs" transposes the large array (52 MB) first,
-# "csd,crd->csr" the small one. The numbers are the same, and no option chooses the cheaper.
-# The order in which einsum is given the two arrays changes nothing.
+# "csd,crd->csr" the small one. The numbers are the same.
 # Fails if this changes.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -8,6 +8,7 @@ leading axes or under `vmap`, are therefore loops here. The numbers are the same
 All functions take matrices [..., n, m] with equal leading axes. There are no gradients.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
     """Apply a function of matrices to batches of them, matrix by matrix where this is a CPU."""
     single = jax.custom_batching.sequential_vmap(function)
 
+    @functools.wraps(function)
     def apply(*matrices: jax.Array) -> Any:
         one = single if jax.default_backend() == "cpu" else function
         for _ in range(matrices[0].ndim - 2):
@@ -28,49 +30,46 @@ def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-_svd = _one_at_a_time(lambda matrix: tuple(jnp.linalg.svd(matrix, full_matrices=False)))
-_qr = _one_at_a_time(lambda matrix: tuple(jnp.linalg.qr(matrix)))
-_eigh = _one_at_a_time(lambda matrix: tuple(jnp.linalg.eigh(matrix)))
-_cholesky = _one_at_a_time(jnp.linalg.cholesky)
-_solve = _one_at_a_time(jnp.linalg.solve)
-_solve_lower = _one_at_a_time(
-    lambda lower, right: jax.scipy.linalg.solve_triangular(lower, right, lower=True)
-)
-_solve_factored = _one_at_a_time(
-    lambda lower, right: jax.scipy.linalg.cho_solve((lower, True), right)
-)
-
-
+@_one_at_a_time
 def svd(matrices: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Singular value decomposition, `u [..., n, q], s [..., q], vᵀ [..., q, m]`, q = min(n, m)."""
-    return _svd(matrices)
+    u, s, vt = jnp.linalg.svd(matrices, full_matrices=False)
+    return u, s, vt
 
 
+@_one_at_a_time
 def qr(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
     """QR decomposition, `Q [..., n, q], R [..., q, m]`, q = min(n, m)."""
-    return _qr(matrices)
+    q, r = jnp.linalg.qr(matrices)
+    return q, r
 
 
+@_one_at_a_time
 def eigh(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues [..., n] of symmetric matrices, ascending, and eigenvectors [..., n, n]."""
-    return _eigh(matrices)
+    values, vectors = jnp.linalg.eigh(matrices)
+    return values, vectors
 
 
+@_one_at_a_time
 def cholesky(matrices: jax.Array) -> jax.Array:
-    """The lower triangular L of positive matrices `L Lᵀ`."""
-    return _cholesky(matrices)
+    """The lower triangular L of positive definite matrices `L Lᵀ`."""
+    return jnp.linalg.cholesky(matrices)
 
 
+@_one_at_a_time
 def solve(matrices: jax.Array, right: jax.Array) -> jax.Array:
     """`A⁻¹ B`."""
-    return _solve(matrices, right)
+    return jnp.linalg.solve(matrices, right)
 
 
+@_one_at_a_time
 def solve_lower(lower: jax.Array, right: jax.Array) -> jax.Array:
     """`L⁻¹ B` for lower triangular matrices."""
-    return _solve_lower(lower, right)
+    return jax.scipy.linalg.solve_triangular(lower, right, lower=True)
 
 
+@_one_at_a_time
 def solve_factored(lower: jax.Array, right: jax.Array) -> jax.Array:
     """`(L Lᵀ)⁻¹ B` for the factor L of `cholesky`."""
-    return _solve_factored(lower, right)
+    return jax.scipy.linalg.cho_solve((lower, True), right)

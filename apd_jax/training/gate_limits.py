@@ -1,4 +1,4 @@
-"""Learned gates before and after the training: on examples, k components are active on average.
+"""Gates before and after the training: on some examples, k components are active on average.
 
 Letters: S decompositions, n restarts of each.
 """
@@ -18,7 +18,7 @@ from apd_jax.training.step import TrainState
 _EXAMPLES = 512  # inputs on which gates start as top-k, and on which they keep k in the end
 
 
-def first(
+def with_gates(
     settings: Settings,
     target: Target,
     components: Components,
@@ -30,8 +30,9 @@ def first(
     Args:
       settings: the hyperparameters.
       target: the network.
-      components: `{site: Factors}`; gates that they have stay, or are dropped without need.
-      seed: of the training.
+      components: `{site: Factors}`. Gates that they already have are kept, or dropped if the
+        settings have another selection.
+      seed: the seed of the training.
       sample_batch: draws the examples.
     """
     if settings.objective.selection != "gates":
@@ -40,7 +41,7 @@ def first(
     return gates.start(settings.objective, target, x, components, settings.batch_size)
 
 
-def last(
+def with_limits(
     settings: Settings,
     targets: Target,
     states: TrainState,

@@ -127,7 +127,7 @@ class Trainer:
         pool = self._reader.pool_at_end() if needs_data else None
         sample = functools.partial(self._source.sample, pool)
         if gated:
-            state = gate_limits.last(self.settings, self.context, state, self.seeds, sample)
+            state = gate_limits.with_limits(self.settings, self.context, state, self.seeds, sample)
         places, losses = self._best(state, sample)
         counts = {} if state.refined is None else state.refined.counts
         return [
@@ -217,7 +217,7 @@ def make_init(
             components = normalise_reads(components)
         elif settings.unit_norm:  # there may be zeros, which have no direction
             components = refine.refill(components, randomness.stream(seed, "zero terms"), True)
-        components = gate_limits.first(settings, target, components, seed, sample)
+        components = gate_limits.with_gates(settings, target, components, seed, sample)
         state = init_state(components, optimizer)
         if settings.relative_losses:
             key = randomness.stream(seed, "loss scales")
