@@ -26,6 +26,7 @@ _STREAMS = {
     "examples": 2**31 + 9,
     "zero terms": 2**31 + 10,
     "gates": 2**31 + 11,
+    "eigenbasis": 2**31 + 12,
     "evidence": 2**31 + 20,
     "shuffled matrices": 2**31 + 21,
     "evidence inputs": 2**31 + 22,

@@ -57,6 +57,7 @@ CASES = {
             "minimality_loss": "kl",
             "attribution_mode": "sketch",
             "metric": "fisher",
+            "eigenbasis": True,
         },
     ),
 }

@@ -15,7 +15,7 @@ from apd_jax.errors import UserError
 from apd_jax.objective.coefficients import Multipliers
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import TERMS
-from apd_jax.training import optimizers
+from apd_jax.training import eigenbasis, optimizers
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.schedules import Schedules
 
@@ -84,6 +84,12 @@ class Settings:
         False,
         "Learning rate in units of the root mean square of each site's U and V, so that one value "
         "fits every network.",
+    )
+    eigenbasis: bool = setting(
+        False,
+        "Adam works in the eigenvectors of the gradients of each site's matrix, on the side of the "
+        "inputs and on that of the outputs, instead of in single entries of U and V; sides above "
+        f"{eigenbasis.WIDEST} stay as they are.",
     )
     relative_losses: bool = setting(
         False,

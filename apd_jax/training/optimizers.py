@@ -17,7 +17,8 @@ from apd_jax.components import Components, Projection, normalise_reads, project_
 from apd_jax.errors import UserError
 from apd_jax.programs.compiled import kept_with
 from apd_jax.randomness import root
-from apd_jax.training import schedules
+from apd_jax.training import eigenbasis, schedules
+from apd_jax.training.eigenbasis import Basis
 
 Moments = Literal["float32", "bfloat16"]
 _LEAST_UNIT = 1e-6  # smallest unit of a relative learning rate: a leaf of zeros can still learn
@@ -149,7 +150,11 @@ class Optimizer(NamedTuple):
         return self.transformation.init(components)
 
     def step(
-        self, gradient: Components, state: Any, components: Components
+        self,
+        gradient: Components,
+        state: Any,
+        components: Components,
+        bases: dict[str, Basis] | None = None,
     ) -> tuple[Components, Any, jax.Array]:
         """Take a step.
 
@@ -157,6 +162,7 @@ class Optimizer(NamedTuple):
           gradient: the loss's gradient, `{site: Factors}`.
           state: the optimiser's state.
           components: the components that the gradient was taken at.
+          bases: in whose coordinates the optimiser works; None for those of the factors.
 
         Returns:
           The components and the state after the step, and the norm of the gradient, after its
@@ -168,7 +174,7 @@ class Optimizer(NamedTuple):
         norm = optax.tree.norm(gradient)
         with _outlined():
             components, state = kept_with(self.transformation.update, _descent)(
-                gradient, state, components
+                gradient, state, components, bases
             )
         return components, state, norm
 
@@ -213,8 +219,13 @@ def _descent(update: Callable[..., Any]) -> Callable[..., Any]:
     """The compiled step of a transformation, given its update function."""
 
     @jax.jit
-    def descend(gradient, state, components):
-        updates, state = update(gradient, state, components)
+    def descend(gradient, state, components, bases):
+        if bases is None:
+            updates, state = update(gradient, state, components)
+        else:
+            at = eigenbasis.turned(components, bases)
+            updates, state = update(eigenbasis.turned(gradient, bases), state, at)
+            updates = eigenbasis.turned_back(updates, bases)
         return optax.apply_updates(components, updates), state
 
     return descend

@@ -24,7 +24,7 @@ _KINDS = {
     "parameters": "the target's parameters",
     "factors": "factors of the components",
     "moments": "state of the optimiser",
-    "other_state": "rounds of refinement, scales, counters",
+    "other_state": "rounds of refinement, scales, bases, counters",
     "batch": "inputs of a step",
     "gradient": "gradient of the factors",
     "tangents": "attributions: the target's pass and the tangents",

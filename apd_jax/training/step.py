@@ -14,6 +14,7 @@ from apd_jax.objective.objective import Objective
 from apd_jax.runtime.metric_names import NONFINITE_SCORES
 from apd_jax.sites import PyTree, Target
 from apd_jax.training import accumulation
+from apd_jax.training.eigenbasis import Basis
 from apd_jax.training.optimizers import Optimizer
 
 Metrics = dict[str, jax.Array]
@@ -31,6 +32,8 @@ class TrainState(NamedTuple):
       scales: `{term: scalar}` that losses are divided by (`objective.normalisation.scales`); None
         for no division.
       refined: state of the rounds of refinement (`refine.rounds.Refined`); None without rounds.
+      bases: `{site: Basis}` in whose coordinates Adam works (`eigenbasis.find`); None for the
+        factors' own.
     """
 
     step: jax.Array
@@ -39,6 +42,7 @@ class TrainState(NamedTuple):
     last_active: jax.Array
     scales: dict[str, jax.Array] | None = None
     refined: Any = None
+    bases: dict[str, Basis] | None = None
 
 
 def init_state(components: Components, optimizer: Optimizer) -> TrainState:
@@ -96,7 +100,9 @@ def train_step(
     else:
         value_and_gradient = jax.value_and_grad(total, has_aux=True)
         (loss, (terms, counts, active, nonfinite)), gradient = value_and_gradient(state.components)
-    components, optimizer_state, norm = optimizer.step(gradient, state.optimizer, state.components)
+    components, optimizer_state, norm = optimizer.step(
+        gradient, state.optimizer, state.components, state.bases
+    )
     last_active = jnp.where(counts > 0, state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}
     metrics |= {

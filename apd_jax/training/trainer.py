@@ -22,7 +22,7 @@ from apd_jax.runtime import loop, mesh
 from apd_jax.runtime.checkpoint import to_host
 from apd_jax.runtime.outcome import of_callback
 from apd_jax.sites import PyTree, Target
-from apd_jax.training import gate_limits
+from apd_jax.training import eigenbasis, gate_limits
 from apd_jax.training.config import Settings
 from apd_jax.training.initialisation import STARTS
 from apd_jax.training.optimizers import Optimizer
@@ -107,9 +107,10 @@ class Trainer:
         one = make_init(
             self._in_steps, self.optimizer, self._source, self._init, self.between is not None
         )
-        makes_start = self._in_steps.start in STARTS and self._init is None
-        makes_start |= self._in_steps.objective.selection == "gates"
-        pool = self._reader.pool(0) if makes_start or self._in_steps.relative_losses else None
+        reads_pool = self._in_steps.start in STARTS and self._init is None
+        reads_pool |= self._in_steps.objective.selection == "gates"
+        reads_pool |= self._in_steps.relative_losses or self._in_steps.eigenbasis
+        pool = self._reader.pool(0) if reads_pool else None
         every = jax.vmap(one, in_axes=(0, 0, None))
         if self.layout is None:
             return jax.jit(every)(self.context, self.seeds, pool)
@@ -225,6 +226,12 @@ def make_init(
             probes = randomness.stream_of_step(key, "attribution")
             units = scales(settings.objective, target, x, probes, settings.batch_size)
             state = state._replace(scales=units)
+        if settings.eigenbasis:
+            key = randomness.stream(seed, "eigenbasis")
+            x = sample(randomness.stream_of_step(key, "batch"), examples(eigenbasis.EXAMPLES))
+            probes = randomness.stream_of_step(key, "attribution")
+            found = eigenbasis.find(settings.objective, target, x, probes, settings.batch_size)
+            state = state._replace(bases=found)
         return state._replace(refined=refine.init(components)) if has_rounds else state
 
     return one

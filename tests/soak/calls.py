@@ -65,6 +65,7 @@ SETTINGS = {
     "masked_route": (["auto", "dense", "grouped"], ["sparse"]),
     "relative_losses": ([False, True], [2]),
     "relative_rate": ([False, True], [2]),
+    "eigenbasis": ([False, True], ["yes"]),
     "refine": (
         [{"every": 0}, {"every": 2, "ramp": 1}, {"every": 1, "batch_size": 8, "ramp": 1}],
         [{"every": -1}, {"often": 2}, 3],

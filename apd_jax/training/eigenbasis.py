@@ -1,0 +1,119 @@
+"""Adam in the eigenvectors of what every matrix reads and of what reaches its outputs.
+
+Adam scales every coordinate of a gradient by itself. That works best where coordinates vary
+independently, which those of a residual stream do not: some of its directions vary a hundred times
+as much as others. All components of a site read the same rows and get gradients of the same
+outputs, so that two orthogonal matrices for every site turn their factors into coordinates that are
+not correlated. Shampoo and SOAP (Vyas et al. 2024, arXiv:2409.11321) estimate them from the
+gradients of a training; here the target is fixed, so that they are computed once.
+
+Letters: B batch, O outputs, G stacked blocks, n directions.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from apd_jax import blocks, validity
+from apd_jax.attribution import metrics
+from apd_jax.components import Components, Factors
+from apd_jax.objective.objective import Objective
+from apd_jax.programs import linalg
+from apd_jax.sites import PyTree, Target
+
+EXAMPLES = 1024  # inputs that the gradients are taken at
+WIDEST = 2048  # side of a matrix; a wider one stays as it is, since d² numbers would be kept
+_PROBES = 4
+
+
+class Basis(NamedTuple):
+    """Orthogonal matrices of a site; None for a side that stays as it is.
+
+    Attributes:
+      reads: [(G), d_in, d_in], in its columns the eigenvectors of `Σ ∂W ∂Wᵀ`.
+      writes: [(G), d_out, d_out], in its columns the eigenvectors of `Σ ∂Wᵀ ∂W`.
+    """
+
+    reads: jax.Array | None
+    writes: jax.Array | None
+
+    def turn(self, factors: Factors) -> Factors:
+        """The coordinates of factors in the basis."""
+        return Factors(*(_times(*side) for side in zip(factors, self, strict=True)))
+
+    def turn_back(self, factors: Factors) -> Factors:
+        """The factors of coordinates in the basis."""
+        transposed = (None if side is None else jnp.swapaxes(side, -1, -2) for side in self)
+        return Factors(*(_times(*side) for side in zip(factors, transposed, strict=True)))
+
+
+def _times(rows: jax.Array, matrix: jax.Array | None) -> jax.Array:
+    """Rows [C, (G), m, d] times a matrix [(G), d, d]."""
+    return rows if matrix is None else jnp.matmul(rows, matrix, precision="highest")
+
+
+def turned(components: Components, bases: dict[str, Basis]) -> Components:
+    """The coordinates of all factors in the bases of their sites."""
+    there = {site: basis.turn(components[site]) for site, basis in bases.items()}
+    return _changed(components, there)
+
+
+def turned_back(coordinates: Components, bases: dict[str, Basis]) -> Components:
+    """The inverse of `turned`."""
+    back = {site: basis.turn_back(coordinates[site]) for site, basis in bases.items()}
+    return _changed(coordinates, back)
+
+
+def _changed(components: Components, factors: Components) -> Components:
+    """Components with other factors; what they have besides, such as gates, stays."""
+    copied = jax.tree.map(lambda leaf: leaf, components)
+    copied.update(factors)
+    return copied
+
+
+def find(
+    objective: Objective, target: Target, x: PyTree, key: jax.Array, block_size: int | None
+) -> dict[str, Basis]:
+    """Find the bases of all sites.
+
+    Blocks of inputs and directions v of the objective's metric, drawn at random, give gradients
+    `∂W = ∂(v · f(x; θ)) / ∂W` of every decomposed matrix.
+
+    Args:
+      objective: the metric, and what counts of the inputs.
+      target: the network.
+      x: [B, ...] inputs.
+      key: PRNG key of the directions.
+      block_size: number of inputs whose gradient is taken together; None for all.
+    """
+
+    def of_part(part):
+        valid = objective.counted(part)
+
+        def measured(weights):
+            outputs = target.with_weights(weights)(part)
+            return metrics.quantities(objective.metric, outputs, valid=valid)
+
+        outputs = validity.keep(valid, target(part))
+        probes = metrics.probes(objective.metric, key, outputs, _PROBES)
+        _, pull_back = jax.vjp(measured, target.weights)
+        (gradients,) = jax.lax.map(pull_back, probes)
+        return {site: _moments(each) for site, each in gradients.items()}
+
+    moments = blocks.total(of_part, x, block_size)
+    return {
+        site: Basis(*(None if each is None else linalg.eigh(each)[1] for each in pair))
+        for site, pair in moments.items()
+    }
+
+
+def _moments(gradients: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
+    """`Σ ∂W ∂Wᵀ` and `Σ ∂Wᵀ ∂W` of gradients [n, (G), d_in, d_out]; None for a wide side."""
+    each = gradients.astype(jnp.float32)
+    reads = writes = None
+    if each.shape[-2] <= WIDEST:
+        reads = jnp.einsum("n...io,n...jo->...ij", each, each, precision="highest")
+    if each.shape[-1] <= WIDEST:
+        writes = jnp.einsum("n...io,n...ip->...op", each, each, precision="highest")
+    return reads, writes
