@@ -17,6 +17,6 @@ def get_config(variant: str = "2"):
     config.update(config_fields.to_mapping(LOGITS, flags_only=True))
     config.num_components, config.rank, config.topk = 128, 2, 7.0
     config.target.layers = int(variant)
-    config.evaluation_samples, config.evidence_samples = 256, 128
+    config.evaluation_samples, config.evidence_samples = 256, 256  # 16,384 bytes
     config.chunk_steps, config.checkpoint_every = 20, 200
     return config

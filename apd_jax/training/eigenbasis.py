@@ -22,7 +22,6 @@ from apd_jax.objective.objective import Objective
 from apd_jax.programs import linalg
 from apd_jax.sites import PyTree, Target
 
-EXAMPLES = 1024  # inputs that the gradients are taken at
 WIDEST = 2048  # side of a matrix; a wider one stays as it is, since d² numbers would be kept
 _PROBES = 4
 

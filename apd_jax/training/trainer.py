@@ -32,6 +32,7 @@ from apd_jax.training.step import TrainState, init_state, train_step
 
 _SCALE_EXAMPLES = 4096  # inputs that the scales of relative losses are measured on
 _START_EXAMPLES = 8192  # inputs that starts from the target's weights are made of
+_BASIS_EXAMPLES, _BASIS_BLOCKS = 1024, 64  # inputs that bases are found on, and blocks of a batch
 
 
 class Result(NamedTuple):
@@ -228,7 +229,8 @@ def make_init(
             state = state._replace(scales=units)
         if settings.eigenbasis:
             key = randomness.stream(seed, "eigenbasis")
-            x = sample(randomness.stream_of_step(key, "batch"), examples(eigenbasis.EXAMPLES))
+            count = blocks.affordable(_BASIS_EXAMPLES, settings.batch_size, _BASIS_BLOCKS)
+            x = sample(randomness.stream_of_step(key, "batch"), count)
             probes = randomness.stream_of_step(key, "attribution")
             found = eigenbasis.find(settings.objective, target, x, probes, settings.batch_size)
             state = state._replace(bases=found)
