@@ -104,7 +104,7 @@ class StudyTest(absltest.TestCase):
         config = read_config(language_model.get_config("4"), STUDY)
         self.assertEqual(config.target.layers, 4)
         expected = config_fields.from_mapping(
-            LOGITS, {"num_components": 128, "rank": 2, "topk": 8.0}
+            LOGITS, {"num_components": 128, "rank": 2, "topk": 7.0}
         )
         self.assertEqual(config.settings, expected)
 

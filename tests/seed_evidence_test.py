@@ -16,6 +16,7 @@ from apd_jax.components import init_components
 from apd_jax.report import evidence_section, page, parts
 from apd_jax.run import publish, seed_evidence
 from apd_jax.run.plan import make_plan
+from apd_jax.studies.verdicts import Threshold
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
 import tms  # noqa: E402
@@ -114,6 +115,33 @@ class SeedEvidenceTest(absltest.TestCase):
         self.assertIsNone(found["seeds"][0]["evidence_own"])
         self.assertEqual(found["summary"]["evidence_seeds"], 1)
         self.assertEqual(found["evidence_verdicts"]["0"]["failed"], ["not measured"])
+
+    def test_thresholds_of_a_study_can_be_about_the_evidence(self):
+        threshold = Threshold("evidence_own_mean", ">=", 0.0, "There is a distance")
+        published = {one.key: 0.5 for one in self.plan.study.published("5-2")}
+        rows = [{"seed": seed, "solved": False} | published for seed in (0, 1)]
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            mock.patch.object(type(self.plan.study), "thresholds", lambda *_: [threshold]),
+        ):
+            paths = types.SimpleNamespace(results=pathlib.Path(directory) / "results.json")
+            results = publish._write_results(
+                paths, self.plan, self.decompositions, rows, {}, self.measured
+            )
+        (verdict,) = results["verdicts"]
+        self.assertEqual(verdict["value"], self.measured.summary()["evidence_own_mean"])
+        self.assertTrue(verdict["passed"])
+
+    def test_a_study_says_how_many_examples(self):
+        asked = {}
+
+        def seen(*_, **options):
+            asked.update(options)
+            return self.measured.found[0]
+
+        with mock.patch.object(evidence_section, "few", seen):
+            seed_evidence.measure(self.plan, self.decompositions)
+        self.assertEqual(asked, {"examples": 64, "positions": None, "steps": 2})
 
     def test_the_section_is_of_one_seed_and_counts_all(self):
         section, content = publish._evidence(self.plan, self.measured, 1, None)

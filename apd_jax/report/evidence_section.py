@@ -57,7 +57,13 @@ class Section(NamedTuple):
 
 
 def few(
-    decomposition: Any, x: Any, labels: Any = None, *, examples: int = 512, steps: int = 20
+    decomposition: Any,
+    x: Any,
+    labels: Any = None,
+    *,
+    examples: int = 512,
+    positions: int | None = _POSITIONS,
+    steps: int = 20,
 ) -> Evidence:
     """Evidence of a size that a report can wait for.
 
@@ -65,13 +71,15 @@ def few(
       decomposition: a decomposition.
       x: [N, ...] inputs, of which the first are taken.
       labels: of these inputs, see `Decomposition.evidence`.
-      examples: the largest number of inputs; of sequences, these have at most 8192 positions.
+      examples: the largest number of inputs.
+      positions: the largest number of their positions, where components are chosen for these; None
+        for no limit.
       steps: of the adversary.
     """
     objective, count = decomposition.objective, min(examples, sites.batch_size(x))
-    if objective.per_position:
+    if objective.per_position and positions is not None:
         length = math.prod(sites.position_shape(decomposition.target, x))
-        count = min(count, max(8, _POSITIONS // length))
+        count = min(count, max(8, positions // length))
     some = jax.tree.map(lambda leaf: leaf[:count], x)
     if not isinstance(labels, str):
         labels = against.as_array(decomposition.target, x, labels)

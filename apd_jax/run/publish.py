@@ -97,11 +97,11 @@ def _write_results(
     seconds: dict[str, float],
     measured: SeedEvidence | None = None,
 ) -> dict[str, Any]:
-    results = _results(plan, rows, seconds) | {"evidence_verdicts": {}}
+    results = _results(plan, rows, seconds, {} if measured is None else measured.summary())
+    results["evidence_verdicts"] = {}
     if measured is not None:
         numbers = zip(rows, measured.numbers(), strict=True)
         results["seeds"] = [row | evidence for row, evidence in numbers]
-        results["summary"] |= measured.summary()
         results["evidence_verdicts"] = measured.verdicts(plan.seeds.tolist())
     if plan.config.restarts > 1:
         results["restart_losses"] = [list(found.losses) for found in decompositions]
@@ -169,8 +169,11 @@ def _subject(plan: Plan) -> words.Subject:
     )
 
 
-def _results(plan: Plan, rows: list[dict], seconds: dict[str, float]) -> dict[str, Any]:
+def _results(
+    plan: Plan, rows: list[dict], seconds: dict[str, float], evidence: dict[str, float]
+) -> dict[str, Any]:
     summary = summarise([{k: v for k, v in row.items() if k != "seed"} for row in rows])
+    summary |= evidence  # which thresholds of a study can be about
     variant = plan.config.variant
     return {
         "name": plan.config.name,

@@ -105,4 +105,6 @@ def _one(plan: Plan, decomposition: Decomposition, seed: int, count: int) -> Evi
     key = randomness.stream(seed, "evidence inputs")
     x, labels = plan.study.evidence_examples(plan.task, key, count)
     steps = plan.config.evidence_steps
-    return evidence_section.few(decomposition, x, labels, examples=count, steps=steps)
+    return evidence_section.few(
+        decomposition, x, labels, examples=count, positions=None, steps=steps
+    )

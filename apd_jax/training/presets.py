@@ -43,16 +43,16 @@ ROBUST = Settings(
 # keeps the KL divergence high, and no round of refinement: the rank bounds the size of components.
 LOGITS = Settings(
     objective=Objective(
-        Coefficients(faithfulness=150.0, minimality=1.0, partial=2.0),
+        Coefficients(faithfulness=80.0, minimality=1.0, partial=2.0),
         selection="sample",
         per_position=True,
         minimality_loss="kl",
-        masks=PartialMasks(adversary_share=0.25, adversary_steps=6, adversary_step_size=0.2),
+        masks=PartialMasks(adversary_share=0.125, adversary_steps=6, adversary_step_size=0.2),
         routes=Routes(attribution_mode="sketch", num_probes=8, evaluation_probes=32),
     ),
-    steps=10_000,
+    steps=12_000,
     batch_size=16,
-    learning_rate=0.15,
+    learning_rate=0.25,
     warmup_fraction=0.05,
     start="singular",
     relative_rate=True,
