@@ -41,23 +41,25 @@ ROBUST = Settings(
 
 # Measured on a byte-level transformer, docs/language-models.md. There is no simplicity loss, which
 # keeps the KL divergence high, and no round of refinement: the rank bounds the size of components.
+# A small partial loss at first keeps more components alive.
 LOGITS = Settings(
     objective=Objective(
-        Coefficients(faithfulness=80.0, minimality=1.0, partial=2.0),
+        Coefficients(faithfulness=120.0, minimality=1.0, partial=2.0),
         selection="sample",
         per_position=True,
         minimality_loss="kl",
-        masks=PartialMasks(adversary_share=0.125, adversary_steps=6, adversary_step_size=0.2),
+        masks=PartialMasks(adversary_share=0.25, adversary_steps=6, adversary_step_size=0.2),
         routes=Routes(attribution_mode="sketch", num_probes=8, evaluation_probes=32),
     ),
     steps=12_000,
     batch_size=16,
-    learning_rate=0.25,
+    learning_rate=0.15,
     warmup_fraction=0.05,
     start="singular",
     relative_rate=True,
     eigenbasis=True,
     relative_losses=True,
+    schedules=Schedules(partial="0:0.25 0.3:0.25 0.7:1 1:1"),
 )
 _FEW_OUTPUTS = 32  # up to which exact attributions are as cheap as a sketch that can be trusted
 
