@@ -31,7 +31,7 @@ class WordsTest(parameterized.TestCase):
         self.assertIn("is no independent check of this run", text)
         sizes = {"steps": 2, "batch_size": 3, "learning_rate": 0.1, "relative_rate": True}
         self.assertIn("0.1 times the root mean square of each factor.", words.how(sizes))
-        where = "with Adam, in the eigenvectors of the gradients of every matrix, at a learning rate"
+        where = "Adam, in the eigenvectors of the gradients of every matrix, at a learning rate"
         self.assertIn(where, words.how(sizes | {"eigenbasis": True}))
         self.assertNotIn("eigenvectors", words.how(sizes | {"eigenbasis": False}))
 

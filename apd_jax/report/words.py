@@ -127,7 +127,8 @@ def _optimiser(config: Mapping[str, Any]) -> str:
         return ""
     shape = "" if schedule is None else f" ({schedule} schedule)"
     unit = " times the root mean square of each factor" if config.get("relative_rate") else ""
-    where = ", in the eigenvectors of the gradients of every matrix," * config.get("eigenbasis", False)
+    turned = config.get("eigenbasis")
+    where = ", in the eigenvectors of the gradients of every matrix," if turned else ""
     return f", with Adam{where} at a learning rate of {numbers.threshold(rate)}{unit}{shape}"
 
 
