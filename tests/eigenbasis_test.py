@@ -120,10 +120,10 @@ class StepTest(parameterized.TestCase):
     @parameterized.parameters(False, True)
     def test_is_adam_on_the_coordinates(self, relative):
         def run(components, optimizer, into, back, bases):
-            state = optimizer.init(components)
+            state = optimizer.init(components, bases)
             for step in range(4):
                 gradient = into(self.gradient(back(components), step))
-                components, state, _ = optimizer.step(gradient, state, components, bases)
+                components, state, _ = optimizer.step(gradient, state, components)
             return back(components)
 
         optimizer = optimizers.decomposition_optimizer(lambda step: 0.1, relative=relative)
@@ -154,16 +154,17 @@ class StepTest(parameterized.TestCase):
 
     def test_the_norm_of_the_gradient_is_the_same(self):
         optimizer = optimizers.decomposition_optimizer(lambda step: 0.1)
-        gradient, state = self.gradient(self.components, 0), optimizer.init(self.components)
-        norms = [optimizer.step(gradient, state, self.components, b)[2] for b in (None, self.bases)]
+        gradient = self.gradient(self.components, 0)
+        states = [optimizer.init(self.components, bases) for bases in (None, self.bases)]
+        norms = [optimizer.step(gradient, state, self.components)[2] for state in states]
         self.assertEqual(*map(float, norms))
 
     def test_unit_norm_is_kept(self):
         optimizer = optimizers.decomposition_optimizer(lambda step: 0.1, unit_norm=True)
-        components, state = self.components, optimizer.init(self.components)
+        components, state = self.components, optimizer.init(self.components, self.bases)
         for step in range(5):
             components, state, _ = optimizer.step(
-                self.gradient(components, step), state, components, self.bases
+                self.gradient(components, step), state, components
             )
         for factors in components.values():
             norms = jnp.linalg.norm(factors.reads, axis=-1)
@@ -179,7 +180,7 @@ class StepTest(parameterized.TestCase):
         state = trainer.init_state()
         one = jax.tree.map(lambda leaf: leaf[0], state)
         self.assertIsInstance(one.components, gates.Gated)
-        turned = eigenbasis.turned(one.components, one.bases)
+        turned = eigenbasis.turned(one.components, one.optimizer.bases)
         self.assertIsInstance(turned, gates.Gated)
         chex.assert_trees_all_equal(turned.gates, one.components.gates)
 

@@ -132,6 +132,18 @@ def keep_unit_norm(inner: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformation(inner.init, update)
 
 
+class InBases(NamedTuple):
+    """State of an optimiser that works in the bases of the sites.
+
+    Attributes:
+      inner: its state there, with moments of the coordinates.
+      bases: `{site: Basis}`.
+    """
+
+    inner: Any
+    bases: dict[str, Basis]
+
+
 class Optimizer(NamedTuple):
     """An optax transformation for components, with a projection of the gradient before it.
 
@@ -145,16 +157,19 @@ class Optimizer(NamedTuple):
     transformation: optax.GradientTransformation
     projection: Projection | None
 
-    def init(self, components: Components) -> Any:
-        """The state before the first step."""
-        return self.transformation.init(components)
+    def init(self, components: Components, bases: dict[str, Basis] | None = None) -> Any:
+        """The state before the first step.
+
+        Args:
+          components: the components to start from.
+          bases: in whose coordinates the optimiser works (`eigenbasis.find`); None for those of the
+            factors.
+        """
+        state = self.transformation.init(components)
+        return state if bases is None else InBases(state, bases)
 
     def step(
-        self,
-        gradient: Components,
-        state: Any,
-        components: Components,
-        bases: dict[str, Basis] | None = None,
+        self, gradient: Components, state: Any, components: Components
     ) -> tuple[Components, Any, jax.Array]:
         """Take a step.
 
@@ -162,7 +177,6 @@ class Optimizer(NamedTuple):
           gradient: the loss's gradient, `{site: Factors}`.
           state: the optimiser's state.
           components: the components that the gradient was taken at.
-          bases: in whose coordinates the optimiser works; None for those of the factors.
 
         Returns:
           The components and the state after the step, and the norm of the gradient, after its
@@ -174,7 +188,7 @@ class Optimizer(NamedTuple):
         norm = optax.tree.norm(gradient)
         with _outlined():
             components, state = kept_with(self.transformation.update, _descent)(
-                gradient, state, components, bases
+                gradient, state, components
             )
         return components, state, norm
 
@@ -219,13 +233,13 @@ def _descent(update: Callable[..., Any]) -> Callable[..., Any]:
     """The compiled step of a transformation, given its update function."""
 
     @jax.jit
-    def descend(gradient, state, components, bases):
-        if bases is None:
-            updates, state = update(gradient, state, components)
+    def descend(gradient, state, components):
+        if isinstance(state, InBases):
+            bases, at = state.bases, eigenbasis.turned(components, state.bases)
+            updates, inner = update(eigenbasis.turned(gradient, bases), state.inner, at)
+            updates, state = eigenbasis.turned_back(updates, bases), InBases(inner, bases)
         else:
-            at = eigenbasis.turned(components, bases)
-            updates, state = update(eigenbasis.turned(gradient, bases), state, at)
-            updates = eigenbasis.turned_back(updates, bases)
+            updates, state = update(gradient, state, components)
         return optax.apply_updates(components, updates), state
 
     return descend

@@ -23,8 +23,8 @@ from apd_jax.training.config import Settings
 _KINDS = {
     "parameters": "the target's parameters",
     "factors": "factors of the components",
-    "moments": "state of the optimiser",
-    "other_state": "rounds of refinement, scales, bases, counters",
+    "moments": "state of the optimiser, with its bases",
+    "other_state": "rounds of refinement, scales, counters",
     "batch": "inputs of a step",
     "gradient": "gradient of the factors",
     "tangents": "attributions: the target's pass and the tangents",

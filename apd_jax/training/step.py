@@ -32,8 +32,6 @@ class TrainState(NamedTuple):
       scales: `{term: scalar}` that losses are divided by (`objective.normalisation.scales`); None
         for no division.
       refined: state of the rounds of refinement (`refine.rounds.Refined`); None without rounds.
-      bases: `{site: Basis}` in whose coordinates Adam works (`eigenbasis.find`); None for the
-        factors' own.
     """
 
     step: jax.Array
@@ -42,15 +40,16 @@ class TrainState(NamedTuple):
     last_active: jax.Array
     scales: dict[str, jax.Array] | None = None
     refined: Any = None
-    bases: dict[str, Basis] | None = None
 
 
-def init_state(components: Components, optimizer: Optimizer) -> TrainState:
-    """The state before the first step."""
+def init_state(
+    components: Components, optimizer: Optimizer, bases: dict[str, Basis] | None = None
+) -> TrainState:
+    """The state before the first step; for `bases` see `Optimizer.init`."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         components=components,
-        optimizer=optimizer.init(components),
+        optimizer=optimizer.init(components, bases),
         last_active=jnp.zeros((num_components(components),), jnp.int32),
     )
 
@@ -100,9 +99,7 @@ def train_step(
     else:
         value_and_gradient = jax.value_and_grad(total, has_aux=True)
         (loss, (terms, counts, active, nonfinite)), gradient = value_and_gradient(state.components)
-    components, optimizer_state, norm = optimizer.step(
-        gradient, state.optimizer, state.components, state.bases
-    )
+    components, optimizer_state, norm = optimizer.step(gradient, state.optimizer, state.components)
     last_active = jnp.where(counts > 0, state.step, state.last_active)
     metrics = {f"loss/{name}": value for name, value in terms.items()}
     metrics |= {

@@ -220,20 +220,20 @@ def make_init(
         elif settings.unit_norm:  # there may be zeros, which have no direction
             components = refine.refill(components, randomness.stream(seed, "zero terms"), True)
         components = gate_limits.with_gates(settings, target, components, seed, sample)
-        state = init_state(components, optimizer)
+        bases = None
+        if settings.eigenbasis:
+            key = randomness.stream(seed, "eigenbasis")
+            count = blocks.affordable(_BASIS_EXAMPLES, settings.batch_size, _BASIS_BLOCKS)
+            x = sample(randomness.stream_of_step(key, "batch"), count)
+            probes = randomness.stream_of_step(key, "attribution")
+            bases = eigenbasis.find(settings.objective, target, x, probes, settings.batch_size)
+        state = init_state(components, optimizer, bases)
         if settings.relative_losses:
             key = randomness.stream(seed, "loss scales")
             x = sample(randomness.stream_of_step(key, "batch"), examples(_SCALE_EXAMPLES))
             probes = randomness.stream_of_step(key, "attribution")
             units = scales(settings.objective, target, x, probes, settings.batch_size)
             state = state._replace(scales=units)
-        if settings.eigenbasis:
-            key = randomness.stream(seed, "eigenbasis")
-            count = blocks.affordable(_BASIS_EXAMPLES, settings.batch_size, _BASIS_BLOCKS)
-            x = sample(randomness.stream_of_step(key, "batch"), count)
-            probes = randomness.stream_of_step(key, "attribution")
-            found = eigenbasis.find(settings.objective, target, x, probes, settings.batch_size)
-            state = state._replace(bases=found)
         return state._replace(refined=refine.init(components)) if has_rounds else state
 
     return one

@@ -32,10 +32,12 @@ def curves(arrays: LanguageArrays) -> Figure:
     for axes, name in ((recovered, "cross entropy recovered"), (divergence, "KL, nats")):
         axes.axvline(arrays.k, color=style.GREY, linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set_xlabel("active components per position")
         axes.set_ylabel(name)
         axes.grid(color=style.FAINT, linewidth=0.5)
     recovered.set_ylim(top=1.02)
     divergence.set_ylim(bottom=0)
-    divergence.legend()
+    handles = divergence.get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
