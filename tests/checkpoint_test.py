@@ -6,8 +6,8 @@ import resource
 import shutil
 import sys
 import tempfile
-import time
 import threading
+import time
 import types
 from typing import Any, NamedTuple
 from unittest import mock
