@@ -88,8 +88,8 @@ class Settings:
     eigenbasis: bool = setting(
         False,
         "Adam works in the eigenvectors of the gradients of each site's matrix, on the side of the "
-        "inputs and on that of the outputs, instead of in single entries of U and V; sides above "
-        f"{eigenbasis.WIDEST} stay as they are.",
+        "inputs and on that of the outputs, instead of in single entries of U and V; a side wider "
+        f"than {eigenbasis.WIDEST} stays as it is.",
     )
     relative_losses: bool = setting(
         False,

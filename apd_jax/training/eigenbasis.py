@@ -1,13 +1,13 @@
-"""Adam in the eigenvectors of what every matrix reads and of what reaches its outputs.
+"""Bases for Adam: eigenvectors of the gradients of every matrix, on both of its sides.
 
 Adam scales every coordinate of a gradient by itself. That works best where coordinates vary
-independently, which those of a residual stream do not: some of its directions vary a hundred times
-as much as others. All components of a site read the same rows and get gradients of the same
+independently, which those of a residual stream do not: it varies far more in some directions than
+in others. All components of a site read the same rows and get gradients of the same
 outputs, so that two orthogonal matrices for every site turn their factors into coordinates that are
 not correlated. Shampoo and SOAP (Vyas et al. 2024, arXiv:2409.11321) estimate them from the
 gradients of a training; here the target is fixed, so that they are computed once.
 
-Letters: B batch, O outputs, G stacked blocks, n directions.
+Letters: B batch, G stacked blocks, n directions, m rank, d a site's width.
 """
 
 from typing import NamedTuple
