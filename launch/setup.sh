@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Create or update the virtual environment .venv with the pinned versions. Repeated calls are cheap.
-# PYTHON sets the interpreter: PYTHON=python3.12 bash launch/setup.sh
+# PYTHON sets the interpreter: PYTHON=python3.13 bash launch/setup.sh
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 if command -v flock >/dev/null && exec 9<launch/setup.sh; then

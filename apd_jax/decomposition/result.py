@@ -148,7 +148,8 @@ class Decomposition:
           x: [N, ...] examples that the training did not see.
           labels: classes [N] or [N, T], or `"next_tokens"` where x is tokens [N, T]: adds the cross
             entropy.
-          valid: bool [N] or [N, T], or a function of x that gives it: what counts. Default: all.
+          valid: bool [N] or [N, T], or a function of x that returns it: which examples or positions
+            count. By default the same as in training.
           adversary_steps: numbers of steps of signed gradient ascent that are reported.
           adversary_step_size: size of a step, on masks between 0 and 1.
           adversary_starts: random starts, of which the strongest is taken.
