@@ -42,8 +42,8 @@ class Config:
     evaluation_samples: int = setting(20_000, "Number of sampled inputs for the measurements.")
     evidence_samples: int = setting(
         2048,
-        "Number of sampled inputs for the evidence, of sequences at most 8192 positions; 0 leaves "
-        "the evidence out.",
+        "Number of sampled inputs for the evidence, sequences for language models; 0 skips the "
+        "evidence.",
     )
     evidence_steps: int = setting(20, "Steps of the evidence's adversary.")
     mesh: tuple[int, ...] | None = setting(
