@@ -253,7 +253,7 @@ class ValuesTest(parameterized.TestCase):
 
     def test_the_stated_cost_is_what_was_done(self):
         self.assertEqual((self.evidence.cost.blocks, self.evidence.cost.block_size), (2, 11))
-        self.assertIn(f"as {self.evidence.cost.passes} forward runs", str(self.evidence.cost))
+        self.assertIn(f"{self.evidence.cost.passes} forward passes", str(self.evidence.cost))
         self.assertAlmostEqual(sum(self.evidence.cost.shares().values()), 1.0)
         self.assertEqual(self.done, self.evidence.cost.passes)
 
@@ -266,7 +266,7 @@ class ValuesTest(parameterized.TestCase):
         self.assertEqual(evidence.cost.attacked, 1)
         self.assertEqual(done, evidence.cost.passes)
         np.testing.assert_allclose(evidence["svd_own"], self.evidence["svd_own"], rtol=1e-4)
-        self.assertIn("The adversary of svd meets the first 1 of 2 blocks only.", evidence.notes)
+        self.assertIn("The adversary attacks svd on the first 1 of 2 blocks only.", evidence.notes)
         self.assertFalse([note for note in self.evidence.notes if "adversary" in note])
 
 

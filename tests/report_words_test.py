@@ -25,9 +25,8 @@ class WordsTest(parameterized.TestCase):
     def test_what_is_relative_and_what_is_trained_on(self):
         config = {"relative_losses": True, "coefficients": {"partial": 0.3}}
         text = words.objective(config)
-        self.assertIn(
-            "loss = 0.3 × partial. Losses are divided by those without any component.", text
-        )
+        relative = "loss = 0.3 × partial. Each loss is divided by its value without any component"
+        self.assertIn(relative, text)
         self.assertIn("is no independent check of this run", text)
         sizes = {"steps": 2, "batch_size": 3, "learning_rate": 0.1, "relative_rate": True}
         self.assertIn("0.1 times the root mean square of each factor.", words.how(sizes))
@@ -45,7 +44,7 @@ class WordsTest(parameterized.TestCase):
         text = words.objective(config)
         self.assertIn(expected, text)
         self.assertIn("loss = faithfulness + minimality + 0.7 × simplicity.", text)
-        self.assertIn("(those of the target)", text)
+        self.assertIn("(computed on the target)", text)
 
     @parameterized.parameters("activation", "ablation")
     def test_attributions_without_derivatives(self, method):

@@ -53,10 +53,10 @@ class Summary:
       empty_sites: sites whose weights are all zero.
       errors: the examples that the active components explain worst; None where the loss has no
         value for a single example.
-      findings: what else a reader has to know.
-      other: a targeted decomposition on the other data: with the remainder and the active
+      findings: warnings and notes on the numbers.
+      other: rows of a targeted decomposition on the other data: with the remainder and the active
         components, and with the remainder alone.
-      agreement: what the initialisations side by side found, compared; None where there was one.
+      agreement: comparison of the initialisations trained side by side; None if there was only one.
     """
 
     num_examples: int
@@ -115,7 +115,7 @@ class Summary:
         return tuple(finding.text for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in Python's numbers, lists and dicts, as JSON takes them."""
+        """Everything as Python numbers, lists and dicts, ready for JSON."""
         lists = {"always_on": self.always_on, "dead": self.dead, "trivial": self.trivial}
         return _plain(self) | lists
 

@@ -33,10 +33,13 @@ MEASURES = {
 
 _CURVES = {
     "loss/total": ("Total loss", "weighted sum of the terms"),
-    "gradient_norm": ("Gradient norm", "over all factors"),
+    "gradient_norm": ("Gradient norm", "norm over the gradients of all factors"),
     "active_components": ("Active components", "mean number per input"),
     "dead_components": ("Dead components", "not active in the last 1000 steps"),
-    NONFINITE_SCORES: ("Scores that are not finite", "sum over the steps of a row"),
+    NONFINITE_SCORES: (
+        "Scores that are not finite",
+        "attributions that are NaN or infinite, summed over the steps of a row of metrics",
+    ),
     "refine/merges": ("Merges", "pairs of duplicates merged, total of all rounds so far"),
     "refine/splits": ("Splits", "components with two mechanisms that were split"),
     "refine/gathers": ("Gathers", "mechanisms without a component of their own that got one"),
@@ -116,7 +119,7 @@ def how(config: Mapping[str, Any], inputs: str = "fresh inputs") -> str:
             f"on batches of {numbers.number(batch)} {inputs}{_optimiser(config)}."
         )
     if seeds is not None and seeds > 1:
-        text.append(f" {numbers.number(seeds)} seeds ran in parallel, each from its own start.")
+        text.append(f" {numbers.number(seeds)} seeds ran in parallel, each initialised by itself.")
     return "".join(text)
 
 
@@ -127,8 +130,8 @@ def _optimiser(config: Mapping[str, Any]) -> str:
         return ""
     shape = "" if schedule is None else f" ({schedule} schedule)"
     unit = " times the root mean square of each factor" if config.get("relative_rate") else ""
-    turned = config.get("eigenbasis")
-    where = ", in the eigenvectors of the gradients of every matrix," if turned else ""
+    basis = config.get("eigenbasis")
+    where = ", in the eigenvectors of the gradients of every matrix," if basis else ""
     return f", with Adam{where} at a learning rate of {numbers.threshold(rate)}{unit}{shape}"
 
 
@@ -141,7 +144,10 @@ def objective(config: Mapping[str, Any]) -> str:
     )
     caveats = ""
     if config.get("relative_losses"):
-        caveats += " Losses are divided by those without any component."
+        caveats += (
+            " Each loss is divided by its value without any component (simplicity: with the target "
+            "as one component)."
+        )
     if "partial" in terms:
         parts = "random parts"
         if config.get("partial_masks") == "halves":
@@ -163,7 +169,7 @@ def _switched_on(config: Mapping[str, Any]) -> str:
     count = numbers.number(k)
     model = "component model" if config.get("attribution_source") == "components" else "target"
     method = str(config.get("attribution", "gradient"))
-    whose = f"those of the {model}" if method == "gradient" else f"by {method.replace('_', ' ')}"
+    whose = f"computed on the {model}" if method == "gradient" else f"by {method.replace('_', ' ')}"
     largest = f"the components with the largest attributions ({whose})"
     sentences = {
         "batch": f"In a batch {largest} are switched on, {count} per input on average.",

@@ -32,7 +32,7 @@ class Sums:
 
 
 def add(run: Run, block: Examples, mask: np.ndarray, sums: Sums, key: jax.Array) -> int:
-    """Add a block to every line; how many rows the smallest group of pooled rows has."""
+    """Add a block to every line; return the number of rows in the largest group of pooled rows."""
     _weights(run, block, sums)
     _masks(run, block, mask, key)
     run.attack("adversarial", block, mask, jax.random.fold_in(key, 3), run.parts, run.adversary)

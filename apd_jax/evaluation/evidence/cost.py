@@ -23,7 +23,7 @@ from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 
-ATTACKED_ROWS = 2048  # of the examples, that the adversary of a baseline meets at least
+ATTACKED_ROWS = 2048  # rows that the adversary of a baseline attacks, at least
 MASKS = 4  # own, two pooled, permuted
 WEIGHTS = 3  # all, zero, never needed
 
@@ -53,7 +53,7 @@ class Cost:
 
     Attributes:
       examples, blocks, block_size: numbers of examples, of blocks, and of examples in a block.
-      attacked: number of blocks that the adversary of baselines meets.
+      attacked: number of blocks that the adversary of baselines attacks.
       parts: `{name: Part}`.
     """
 
@@ -69,13 +69,13 @@ class Cost:
         return sum(part.total for part in self.parts.values())
 
     def weight(self, name: str) -> float:
-        """The operations of a part over those of a masked forward run."""
+        """The operations of a part over those of a masked forward pass."""
         found = self.parts[name].operations / self.parts["masks"].operations
         return found if math.isfinite(found) else 1.0
 
     @property
     def passes(self) -> int:
-        """The work as a number of masked forward runs of a block: what the progress bar counts."""
+        """The work in masked forward passes over a block: what the progress bar counts."""
         return round(sum(part.runs * self.weight(name) for name, part in self.parts.items()))
 
     def shares(self) -> dict[str, float]:
@@ -88,16 +88,16 @@ class Cost:
     def __str__(self) -> str:
         start = (
             f"Evidence on {self.examples} examples takes about {self.operations:.2g} "
-            f"floating-point operations, as {self.passes} forward runs of {self.block_size} "
-            "examples do"
+            f"floating-point operations, as many as {self.passes} forward passes over "
+            f"{self.block_size} examples"
         )
         if not math.isfinite(self.operations):
-            return f"Evidence takes about {self.passes} forward runs of {self.block_size} examples."
+            return f"Evidence takes about {self.passes} passes over {self.block_size} examples."
         return f"{start} ({', '.join(f'{t} {s:.0%}' for t, s in self.shares().items())})."
 
 
 def attacked_blocks(blocks: int, rows: int) -> int:
-    """Number of blocks of so many rows that the adversary of baselines meets.
+    """Number of blocks, of so many rows each, that the adversary of baselines attacks.
 
     Baselines have a term for every direction of every matrix: attacking them on all examples would
     cost about as much as everything else.
@@ -125,9 +125,9 @@ def estimate(
       kind: the distance.
       block: a block, with the target's outputs.
       examples, blocks: numbers of examples and of blocks.
-      draws: random masks a line.
+      draws: number of random masks per line.
       adversary: attack on the decomposition; baselines get its smallest number of steps.
-      baselines: what is compared with.
+      baselines: names of the baselines.
     """
     mask = _scores(objective, target, components, block)
     shape = (objective, target, components, block.x)

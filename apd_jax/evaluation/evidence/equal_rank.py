@@ -24,8 +24,8 @@ from apd_jax.sites import PyTree, Target
 
 NAMES = {
     "svd": "singular vectors of every matrix, one by one, chosen by attribution, of the same rank",
-    "bundled": "singular vectors in as many bundles as there are components, those used together; "
-    "as many bundles as components are active",
+    "bundled": "singular vectors that are used together, in as many bundles as there are "
+    "components; as many bundles are active as components",
     "neurons": "columns of every matrix, one by one, chosen by attribution, of the same rank",
 }
 KINDS = {"svd": "svd", "bundled": "svd", "neurons": "neurons"}  # of their terms

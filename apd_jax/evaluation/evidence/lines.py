@@ -35,7 +35,7 @@ def evidence(
     run, notes = prepared(decomposition, x, labels, **options)
     assert run.cost is not None
     logging.info("%s", run.cost)
-    with Progress(run.cost.passes, "evidence", "forward run") as run.progress:
+    with Progress(run.cost.passes, "evidence", "forward pass") as run.progress:
         return _measure(run, notes, limits or Limits())
 
 
@@ -52,7 +52,7 @@ def prepared(
     baselines: str | Sequence[str] = tuple(equal_rank.NAMES),
     seed: int = 0,
 ) -> tuple[Run, list[str]]:
-    """Check everything and count what it takes, before anything is measured.
+    """Check everything and count the operations, before anything is measured.
 
     Returns:
       The measurement to come, and sentences on what is left out.
@@ -77,7 +77,7 @@ def prepared(
         key=randomness.stream(root_seed(seed), "evidence"),
     )
     run.baselines = tuple(equal_rank.fitting(baselines, target, next(run.blocks())))
-    notes = ["Labels are values: no cross entropy is taken of them."] if values else []
+    notes = ["Labels are values, not classes: they have no cross entropy."] if values else []
     notes += [
         f"{name} is left out: the network is too large for it."
         for name in baselines
@@ -88,7 +88,7 @@ def prepared(
 
 
 def _counted(objective: Any, target: Any, x: PyTree) -> Any:
-    """What counts by the rule of the training: [N] where outputs have no positions."""
+    """What counts, as in the training: [N] where outputs have no positions."""
     valid = objective.counted(x)
     if valid is None:
         return None
@@ -129,8 +129,8 @@ def _measure(run: Run, notes: list[str], limits: Limits) -> Evidence:
     numbers |= {n: run.tally.number(n) for n in run.tally.names() if n.startswith(run.baselines)}
     if not numbers["zero"].value:
         notes.append(
-            "The output with no component is that of the network: distances are squared "
-            "differences (or nats), and verdicts take them as they are."
+            "The output with no component equals the network's output: verdicts judge the "
+            "distances themselves, not shares of the distance with no component."
         )
     assert run.cost is not None
     return Evidence(
@@ -152,7 +152,7 @@ def _measure(run: Run, notes: list[str], limits: Limits) -> Evidence:
 
 
 def _blocks(run: Run, size: Size, numbers: dict[str, distance.Number]) -> list[str]:
-    """Lines that are measured block by block; sentences on what is different about them."""
+    """Measure the lines block by block; return notes on exceptions."""
     assert run.cost is not None
     fewest = block_lines.POOLED[-1]
     sums = block_lines.Sums(run, size.active > 0)
@@ -167,14 +167,14 @@ def _blocks(run: Run, size: Size, numbers: dict[str, distance.Number]) -> list[s
         against.add(place, block)
     attacked, blocks = run.cost.attacked, run.cost.blocks
     notes = [
-        f"The adversary of {name} meets the first {attacked} of {blocks} blocks only."
+        f"The adversary attacks {name} on the first {attacked} of {blocks} blocks only."
         for name in run.baselines
         if attacked < blocks
     ]
     if fewest < block_lines.POOLED[-1]:
         notes.append(
-            f"Some block has {fewest} rows that count: where these are fewer than a group of "
-            "pooled rows, all of them are one group."
+            f"A block has only {fewest} rows that count: if a group of pooled rows needs more, all "
+            "rows of the block are one group."
         )
     return notes
 

@@ -94,10 +94,10 @@ class Evidence:
       network_rank: rank of the target's decomposed matrices.
       active_share: [C] share of the rows that a component is active on.
       adversary: settings of the search for the worst masks.
-      draws: random masks a line.
+      draws: number of random masks per line.
       limits: limits of the verdicts.
       notes: sentences on what is missing or different.
-      cost: passes that it took.
+      cost: work of the measurement.
     """
 
     numbers: Mapping[str, Number]

@@ -38,12 +38,12 @@ class Run:
       examples: all of them.
       block_size: B, about.
       adversary: settings of the search for the worst masks.
-      draws: random masks a line.
-      key: PRNG key for all that is drawn.
-      baselines: names of those that the network is not too large for.
-      cost: what it takes, once that is known.
+      draws: number of random masks per line.
+      key: PRNG key for all random draws.
+      baselines: names of the baselines that the network is not too large for.
+      cost: work of the measurement, once it is known.
       progress: shows how much is done, if given.
-      done: masked forward runs of a block that what is done took.
+      done: work done so far, in masked forward passes over a block.
       share: share of a block that a pass runs on.
       masks: the chosen masks of every block, packed, once they are known.
       tally: the lines.

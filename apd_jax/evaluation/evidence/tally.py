@@ -9,9 +9,9 @@ from apd_jax.evaluation.evidence.distance import Number, Sums, ratio
 
 
 class Tally:
-    """Numerators and denominators of every line, one entry an example.
+    """Numerators and denominators of every line, one entry per example.
 
-    Only two numbers an example and line are kept, whatever the network's outputs are.
+    Only two numbers per example and line are kept, whatever the network's outputs are.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Tally:
         self._units[name].append(np.asarray(unit, np.float64))
 
     def put_difference(self, name: str, first: str, second: str, third: str) -> None:
-        """Make a line `Σ (first − second) / Σ (first − third)` of three that there are."""
+        """Make a line `Σ (first − second) / Σ (first − third)` from three existing lines."""
         one, two, three = (np.concatenate(self._errors[n]) for n in (first, second, third))
         self.put(name, one - two, one - three)
 

@@ -91,7 +91,7 @@ class _Rule(NamedTuple):
 _OF_ZERO = "of the distance with no component"
 
 
-# The lines that a limit is of; of several the larger counts.
+# The lines that each limit applies to; of several lines, the largest value counts.
 _LINES = {
     "own": ("own",),
     "all": ("all",),
@@ -207,7 +207,7 @@ _RULES = (
         "equal size",
         "equal_size",
         "of the best baseline's distance",
-        "Must beat untrained singular vectors and neurons of the same active rank or bits.",
+        "It must do at least as well as untrained singular vectors and neurons of the same size.",
         _equal_size,
     ),
 )
