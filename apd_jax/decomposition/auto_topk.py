@@ -111,7 +111,7 @@ def read(workdir: Workdir) -> Search:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise WorkdirError(f"{path} cannot be read ({error}): {lost}") from error
     if search.topk is None and workdir.checkpoints.exists():
-        raise WorkdirError(f"{path} does not say which k the checkpoints beside it are of: {lost}")
+        raise WorkdirError(f"{path} does not state the k of the checkpoints beside it: {lost}")
     return search
 
 
@@ -160,8 +160,8 @@ def find(
     count = sites.batch_size(x)
     if not settings.objective.per_position and bounds[0] * count < 1:
         raise UserError(
-            f"topk='{AUTO}' starts with k = {bounds[0]:.3g}, of which {count} examples are too few "
-            f"to compare errors on: give at least {math.ceil(1 / bounds[0])}, or topk as a number"
+            f"topk='{AUTO}' starts with k = {bounds[0]:.3g}, and {count} examples are too few to "
+            f"compare errors at it: give at least {math.ceil(1 / bounds[0])}, or topk as a number"
         )
     while search.topk is None:
         topk = following(search.pilots, *bounds)
@@ -173,7 +173,9 @@ def find(
             short = train(topk)
             search.pilots.append(look(short, x))
             search.keep()
-            logging.info("topk %.3g leaves error %.3g; %.3g suffices", *search.pilots[-1].values())
+            logging.info(
+                "k = %.3g leaves error %.3g; k = %.3g suffices", *search.pilots[-1].values()
+            )
             if stop():
                 stopped = Stopped(short.settings.steps, "the search for k")
                 stopped.decomposition = short

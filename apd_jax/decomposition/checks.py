@@ -37,8 +37,8 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
 
     Args:
       target: the network.
-      x: [B, ...] a few different inputs; with fewer than 3 it is not seen whether examples mix.
-      objective: how it is to be decomposed; None for what every decomposition needs.
+      x: [B, ...] a few different inputs; with fewer than 3, examples that mix are not detected.
+      objective: objective of the decomposition; None to check only what all decompositions need.
 
     Raises:
       UserError: no target, inputs that the network does not take, outputs that are no real
@@ -192,7 +192,7 @@ def check_positions(target: Target, x: PyTree, settings: Settings) -> None:
 
 
 def check_start(target: Target, init: Components | None, settings: Settings) -> None:
-    """Raise UserError unless components to go on from fit the target and the settings."""
+    """Raise UserError unless the initial components fit the target and the settings."""
     if init is None:
         return
     if not isinstance(init, dict):

@@ -69,11 +69,11 @@ def decompose(
         `DataLoader`, a batched data set of grain. A smaller last batch is left out.
       num_components: C.
       topk: active components per example on average (batch top-k); `"auto"` finds it by short
-        trainings (`auto_topk`), of which the last one is returned after a stop; None for the Lp
-        objective.
+        trainings (`auto_topk`; after a stop during the search, the last short training is
+        returned); None for the Lp objective.
       seed: root of all randomness, in [0, 2**32).
       restarts: number of initialisations side by side; the one with the least loss is returned.
-      init: components to start from, or a decomposition that has them.
+      init: components to start from, or a decomposition whose components these are.
       other: general data, for a targeted decomposition: components explain `data` only, and the
         remainder `Δ = θ* − Σ_c P_c` is one more component, always active on `other`. The loss
         gets the term `d(f(x, Σ_c s_c(x) P_c + Δ), f(x, θ*))` over `other`, d the distance of

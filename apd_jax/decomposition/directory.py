@@ -1,4 +1,4 @@
-"""The directory of a decomposition: whose it is, and what a finished one leaves in it."""
+"""The directory of a decomposition: its ownership, and the files of a finished decomposition."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ def hold(path: str | os.PathLike[str] | None, config: dict[str, Any]) -> Iterato
 
     Args:
       path: the directory, or None.
-      config: the decomposition's, see `config_of`.
+      config: config of the decomposition, see `config_of`.
 
     Raises:
       WorkdirError: it belongs to another decomposition, or can't be written to.
@@ -49,11 +49,11 @@ def hold(path: str | os.PathLike[str] | None, config: dict[str, Any]) -> Iterato
 def publish(workdir: Workdir, decomposition: Decomposition, examples: Callable[[], PyTree]) -> None:
     """Write the components, then the report and its figures.
 
-    A report that fails is logged: it must not cost the decomposition.
+    If the report fails, the error is logged, so that the decomposition is not lost.
 
     Args:
       workdir: the directory.
-      decomposition: a finished one.
+      decomposition: the finished decomposition.
       examples: gives the inputs [N, ...] of the report.
     """
     decomposition.save(workdir.path / "components")

@@ -18,7 +18,7 @@ from apd_jax.sites import PyTree, Target
 
 
 def check_component(components: Components, component: Any) -> int:
-    """The number of a component as Python's; raises UserError for one that no component has."""
+    """Return a component's number as a Python int; raise UserError if no component has it."""
     total, found = num_components(components), number(component)
     if type(found) is not int or not 0 <= found < total:
         raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")

@@ -1,7 +1,7 @@
-"""What the functions of a decomposition gave, kept in its directory.
+"""Outputs of the functions of a decomposition, kept in its directory to recognise the functions.
 
-A config holds the names of functions alone. Without this a directory would give back, or go on
-with, what came of another network, sampling function, metric or loss.
+A config holds only the names of functions. Without their outputs, a call could return or resume the
+result of another network, sampling function, metric or loss.
 Letters: B batch.
 """
 
@@ -45,15 +45,15 @@ def claim(
     seed: int,
     batch_size: int,
 ) -> None:
-    """Keep what the functions of a decomposition give, or check that they are those of the last.
+    """Keep what the functions of a decomposition give, or check that they give what was kept.
 
     Args:
       workdir: its directory.
       target: the network.
       objective: holds the other functions, if there are any.
       source: the data; compared where they are the same at every call.
-      seed: of the examples.
-      batch_size: B, of which at most as many examples are kept.
+      seed: seed of the examples.
+      batch_size: B; at most this many examples are kept.
 
     Raises:
       WorkdirMismatch: a function gives something else than what is kept there.
@@ -101,8 +101,8 @@ def _read(path: pathlib.Path) -> _Arrays | None:
         return None
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise WorkdirError(
-            f"{path}, by which functions are known again, can't be read ({error}): put it back, or "
-            "delete it if they are surely the same."
+            f"{path}, which identifies the functions of this directory, can't be read ({error}): "
+            "put it back, or delete it if the functions are surely the same."
         ) from error
 
 

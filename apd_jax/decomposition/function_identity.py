@@ -62,13 +62,13 @@ def difference(found: Any, expected: Any, tolerance: float) -> str:
 
     Args:
       found: an array.
-      expected: the one that was kept.
+      expected: the array that was kept.
       tolerance: allowed difference relative to the largest number; whole numbers must be equal.
     """
     found, expected = np.asarray(found), np.asarray(expected)
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):
         return (
-            f"it gives {found.dtype}{list(found.shape)}, and what was kept is "
+            f"it gives {found.dtype}{list(found.shape)}, but the kept values are "
             f"{expected.dtype}{list(expected.shape)}"
         )
     if np.array_equal(found, expected):
@@ -79,4 +79,4 @@ def difference(found: Any, expected: Any, tolerance: float) -> str:
         scale = np.abs(b[np.isfinite(b)]).max(initial=0.0)
         if np.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True):
             return ""
-    return f"it gives {np.ravel(found)[:4]}, and what was kept is {np.ravel(expected)[:4]}"
+    return f"it gives {np.ravel(found)[:4]}, but the kept values are {np.ravel(expected)[:4]}"

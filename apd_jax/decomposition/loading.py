@@ -35,7 +35,7 @@ def load(
     Args:
       directory: the saved decomposition.
       network: the network itself, which is code and not saved: the Flax, Equinox or torch model, a
-        `Target` of it as at the decomposing, or the function `(params, x) -> output`. Parameters
+        `Target` made as for `decompose`, or the function `(params, x) -> output`. Parameters
         and what else was fixed of a model (other collections, buffers, keywords) may have any
         values: the saved values replace its own.
       params: parameters of the same types and shapes, needed where these are kept in NamedTuples,
@@ -47,7 +47,7 @@ def load(
     Raises:
       UserError: nothing was saved there; parameters or outputs of the network are not those of the
         one that was decomposed, or can't be compared without `inputs`; a function is missing.
-      runtime.checkpoint.CheckpointError: nothing whole is there.
+      runtime.checkpoint.CheckpointError: no complete saved decomposition is there.
     """
     if not callable(network) and adapters.adapter_of(network) is None:
         raise UserError(
@@ -146,6 +146,6 @@ def _check_same(target: Target, example: PyTree, expected: Any) -> None:
     difference = function_identity.difference(found, expected, tolerance(target, example))
     if difference:
         raise UserError(
-            "the network does not compute what the one that was decomposed did: on the saved "
+            "the network does not compute what the decomposed network did: on the saved "
             f"inputs {difference}"
         )

@@ -107,7 +107,7 @@ class Decomposition:
         baselines: str | Sequence[str] = ("svd", "neurons"),
         other: PyTree | None = None,
     ) -> summary.Summary:
-        """Measure what the components do on examples, and whether that is worth anything.
+        """Measure what the components do on examples, and flag a trivial decomposition.
 
         Args:
           x: [N, ...] examples, best not those of the training.
@@ -142,7 +142,7 @@ class Decomposition:
         """Measure what a sceptic asks of a decomposition, with standard errors and verdicts.
 
         The distance of outputs is the KL divergence in nats where the training minimises it, else
-        the mean squared difference over that of a zero output. What it will cost is logged first.
+        the mean squared difference over that of a zero output. The cost is logged first.
 
         Args:
           x: [N, ...] examples that the training did not see.
@@ -152,11 +152,11 @@ class Decomposition:
             count. By default the same as in training.
           adversary_steps: numbers of steps of signed gradient ascent that are reported.
           adversary_step_size: size of a step, on masks between 0 and 1.
-          adversary_starts: random starts, of which the strongest is taken.
-          draws: random masks a line.
+          adversary_starts: number of random starts; the strongest counts.
+          draws: number of random masks per line.
           baselines: what to compare with at equal size: `"svd"`, `"bundled"`, `"neurons"`.
           limits: the largest values with which verdicts pass.
-          seed: seed of everything that is drawn.
+          seed: seed of all random draws.
 
         Returns:
           An `Evidence`: tables when printed, `to_dict()` for numbers.
@@ -179,7 +179,7 @@ class Decomposition:
         )
 
     def agreement(self) -> compare.SeedMatrix | None:
-        """Compare what the initialisations side by side found; None where there was only one.
+        """Compare the initialisations trained side by side; None if there was only one.
 
         Returns:
           MMCS and the share of components with a partner of cosine 0.9, for every pair; see
@@ -197,7 +197,7 @@ class Decomposition:
         gradients don't come first for every component.
 
         Args:
-          component: its number.
+          component: number of the component.
           x: [N, ...] examples.
           count: number of examples.
 
@@ -221,7 +221,7 @@ class Decomposition:
         targeted decomposition so does the remainder: `Σ_c s_c P_c + Δ`.
 
         Args:
-          scales: `{component: s_c}`, 0 to take it out; 1 for all others.
+          scales: `{component: s_c}`; 0 removes a component. Components not listed have 1.
 
         Returns:
           A pytree like the target's parameters.
@@ -292,7 +292,7 @@ class Decomposition:
         The directory also gets `components.safetensors` and `config.json`, for other programs.
 
         Args:
-          directory: new, empty, or saved to before.
+          directory: a new or empty directory, or one that holds a saved decomposition.
 
         Raises:
           UserError: it holds other files.

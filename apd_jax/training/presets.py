@@ -68,7 +68,7 @@ def base(options: Mapping[str, Any]) -> Settings:
     """Return the settings that options of `decompose` are added to.
 
     `LOGITS` if a KL divergence is minimised and components are chosen for every position, else
-    `ROBUST`. With a k that is not whole the batch-wide rule stays, which alone can have it.
+    `ROBUST`. If k is not whole, selection is batch-wide, since `"sample"` needs a whole k.
 
     Args:
       options: Keywords of `decompose`.
