@@ -331,6 +331,14 @@ class DecompositionTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "excludes every row"):
             found.summary(x)
 
+    @parameterized.parameters(lambda x: x["mask"] > 1, lambda x: jnp.zeros(len(x["mask"]), bool))
+    def test_nothing_that_counts_in_the_training(self, valid):
+        data = [padded.batch("left")] * 2
+        with self.assertRaisesRegex(UserError, "excludes every row of the 1024 examples"):
+            apd_jax.decompose(
+                padded.network(), data, num_components=3, rank=1, topk=1, steps=2, valid=valid
+            )
+
     def test_is_kept_by_name_and_given_again(self):
         found = decomposition(padded.network())
         directory = tempfile.mkdtemp()

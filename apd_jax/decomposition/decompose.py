@@ -33,6 +33,8 @@ from apd_jax.training import presets
 from apd_jax.training.config import Settings
 from apd_jax.training.trainer import layout_of
 
+_LOOKED_AT = 1024  # examples, of which at least one has to count
+
 
 @own_settings()
 def decompose(
@@ -122,6 +124,7 @@ def decompose(
     example = source.examples(run.seed, 3)
     check_other(target, source, settings, run.seed, restarts)
     _check(target, source, example, settings, start)
+    _check_counted(source, settings, run.seed)
     if "attribution_mode" not in options:
         settings = presets.with_exact_scores(settings, output_shape(target, example))
     layout_of(settings, run.restarts, mesh)
@@ -153,3 +156,16 @@ def _check(
     check_positions(target, example, settings)
     check_start(target, start, settings)
     source.check(settings.batch_size)
+
+
+def _check_counted(source: Source, settings: Settings, seed: int) -> None:
+    """Raise UserError if `valid` excludes all of the examples that are looked at."""
+    if settings.objective.valid is None:
+        return
+    x = source.examples(seed, max(_LOOKED_AT, settings.batch_size))
+    counted = settings.objective.counted(x)
+    if counted is not None and not counted.any():
+        raise UserError(
+            f"valid excludes every row of the {len(counted)} examples that were looked at: it must "
+            "give True for examples or positions that count, and False for padding"
+        )
