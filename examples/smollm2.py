@@ -49,10 +49,10 @@ def load():
     return model.eval(), transformers.AutoTokenizer.from_pretrained(file.parent, **chosen)
 
 
-def windows(tokenizer, sentences):
-    """Return the first T tokens of every text that has as many, int32 [N, T]."""
-    found = (tokenizer(sentence)["input_ids"][:LENGTH] for sentence in sentences)
-    return np.asarray([tokens for tokens in found if len(tokens) == LENGTH], np.int32)
+def windows(tokenizer, sentences, length=LENGTH):
+    """Return the first `length` tokens of every text that has as many, int32 [N, T]."""
+    found = (tokenizer(sentence)["input_ids"][:length] for sentence in sentences)
+    return np.asarray([tokens for tokens in found if len(tokens) == length], np.int32)
 
 
 def compare(model, tokenizer, tokens):

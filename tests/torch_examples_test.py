@@ -92,9 +92,7 @@ class Tokenizer:
         return {"input_ids": [int(word) for word in text.split()]}
 
 
-@pytest.mark.slow
-def test_language_model(tmp_path):
-    example = importlib.import_module("smollm2")
+def language_model():
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=20,
@@ -105,7 +103,13 @@ def test_language_model(tmp_path):
         intermediate_size=12,
         tie_word_embeddings=True,
     )
-    model = transformers.LlamaForCausalLM(config).eval()
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.mark.slow
+def test_language_model(tmp_path):
+    example = importlib.import_module("smollm2")
+    model = language_model()
     tokens = np.random.default_rng(0).integers(0, 20, (16, 5), dtype=np.int32)
     with torch.no_grad():
         logits = model(torch.from_numpy(tokens)).logits.numpy()
@@ -122,11 +126,31 @@ def test_language_model(tmp_path):
     assert (tmp_path / "drawn.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
+def test_capitals(tmp_path, capsys):
+    """Taking a component out changes the outputs as edited parameters do."""
+    example, smollm2 = map(importlib.import_module, ("capitals", "smollm2"))
+    model, random = language_model(), np.random.default_rng(0)
+    tokens = random.integers(0, 20, (24, example.LENGTH), dtype=np.int32)
+    hidden = smollm2.split(model, tokens, 1, size=8)
+    hidden, other = hidden[:8], hidden[8:]
+    found = smollm2.decompose(model, hidden, other={"inputs_embeds": other}, **SIZES)
+    keep = np.array([1, 0, 1, 1], np.float32)
+    edited = found.target.apply_fn(found.edited({1: 0.0}), {"inputs_embeds": hidden})
+    without = example.outputs(found, hidden, keep, size=3)
+    expected = torch.log_softmax(torch.from_numpy(np.array(edited)), dim=-1).numpy()
+    np.testing.assert_allclose(without, expected, atol=1e-5)
+    example.examine(found, hidden, other, list("abcdefgh"), Tokenizer(), tmp_path / "drawn.png")
+    assert capsys.readouterr().out.count("without component") == 4
+    assert (tmp_path / "drawn.png").stat().st_size > 5000
+
+
 def test_windows_have_equal_lengths():
     example = importlib.import_module("smollm2")
     long, short = " ".join(map(str, range(40))), "1 2 3"
     found = example.windows(Tokenizer(), [long, short, long])
     np.testing.assert_array_equal(found, np.tile(np.arange(example.LENGTH), (2, 1)))
+    assert example.windows(Tokenizer(), [long, short], 3).tolist() == [[0, 1, 2], [1, 2, 3]]
 
 
 @pytest.mark.slow
