@@ -17,19 +17,18 @@ from apd_jax.sites import Target
 from apd_jax.studies.gated_functions import measures
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
 from apd_jax.training.config import Settings
-from apd_jax.training.initialisation import STARTS
-from apd_jax.training.initialisation.groups import group_lines
+from apd_jax.training.initialisation import STARTS, groups
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 
 
-def _started(target, x, num_components, rank=None, start="partitioned"):
+def _started(target, x, num_components, rank=None, start="partitioned", rule=None):
     components = init_components(
         jax.random.key(0), target, num_components=num_components, rank=rank
     )
-    make = functools.partial(STARTS[start], Objective())
+    make = functools.partial(STARTS[start], rule or Objective())
     return jax.jit(make)(target, x, components)
 
 
@@ -43,29 +42,29 @@ class GroupsTest(absltest.TestCase):
     def test_lines(self):
         """Two orthogonal lines, a sign on either, and examples between them."""
         signatures = jnp.array([[1.0, 0], [-2, 0], [3, 0], [0, 1], [0, -1], [0, 5], [1, 1]])
-        groups, used = group_lines(signatures, jnp.ones(7), 2)
+        members, used = groups.group_lines(signatures, jnp.ones(7), 2)
         self.assertTrue(used.all())
-        groups = np.asarray(groups)
-        first = groups[0].argmax()
-        np.testing.assert_array_equal(groups[:3].argmax(axis=1), first)
-        np.testing.assert_array_equal(groups[3:6].argmax(axis=1), 1 - first)
-        self.assertTrue((groups[:6].max(axis=1) > 0.05).all())
-        self.assertLess(groups[6].max(), 1e-4)  # as near to one as to the other
+        members = np.asarray(members)
+        first = members[0].argmax()
+        np.testing.assert_array_equal(members[:3].argmax(axis=1), first)
+        np.testing.assert_array_equal(members[3:6].argmax(axis=1), 1 - first)
+        self.assertTrue((members[:6].max(axis=1) > 0.05).all())
+        self.assertLess(members[6].max(), 1e-4)  # as near to one as to the other
 
     def test_examples_of_no_weight_count_for_nothing(self):
         signatures = jnp.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
-        groups, _ = group_lines(signatures, jnp.array([1.0, 1, 0, 0]), 2)
-        np.testing.assert_array_equal(groups[2:], 0.0)
+        members, _ = groups.group_lines(signatures, jnp.array([1.0, 1, 0, 0]), 2)
+        np.testing.assert_array_equal(members[2:], 0.0)
 
     def test_groups_of_few_are_not_used(self):
         """Two crowds and what lies between them: the third place stays empty."""
         between = np.random.default_rng(0).normal(size=(3, 2))
         crowds = np.repeat(np.eye(2), 40, axis=0)
         signatures = jnp.asarray(np.concatenate([crowds, between]), jnp.float32)
-        groups, used = group_lines(signatures, jnp.ones(83), 4, 0.2)
+        members, used = groups.group_lines(signatures, jnp.ones(83), 4, 0.2)
         self.assertEqual(np.sort(used).tolist(), [False, False, True, True])
-        np.testing.assert_array_equal(groups[:, ~used], 0)
-        self.assertEqual(len(set(groups[:80].argmax(axis=1).tolist())), 2)
+        np.testing.assert_array_equal(members[:, ~used], 0)
+        self.assertEqual(len(set(members[:80].argmax(axis=1).tolist())), 2)
 
 
 class PartsTest(absltest.TestCase):
@@ -101,14 +100,113 @@ class PartsTest(absltest.TestCase):
         chosen = measures.assign(table.inside)
         self.assertGreater(measures.function_purity(table, chosen).min(), 0.99)
 
-    def test_refuses_look_ups(self):
-        def network(params, x):
-            return params["table"][x.astype(jnp.int32)].sum(axis=1)
+    def test_rows_of_a_map_at_every_position(self):
+        """As above, of sequences whose positions are grouped one by one, some of them padding."""
+        weight = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+        x = SparseFeatures(4, 0.05)(jax.random.key(1), 8192).reshape(-1, 8, 4)
+        x = x.at[:, 5:].set(jax.random.normal(jax.random.key(2), (1024, 3, 4)))
+        example = jax.ShapeDtypeStruct((2, 8, 4), jnp.float32)
+        target = Target(lambda params, x: x @ params["w"], {"w": weight}, inputs=example)
+        rule = Objective(
+            per_position=True,
+            selection="sample",
+            topk=1.0,
+            valid=lambda x: jnp.broadcast_to(jnp.arange(8) < 5, x.shape[:2]),
+        )
+        (factors,) = _started(target, x, 4, rank=1, rule=rule).values()
+        pieces = np.asarray(factors.matrices())
+        order = np.linalg.norm(pieces, axis=2).argmax(axis=1)
+        np.testing.assert_allclose(pieces.sum(axis=0), weight, atol=0.05)
+        np.testing.assert_array_equal(np.sort(order), np.arange(4))
 
-        example = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-        target = Target(network, {"table": jnp.ones((7, 4))}, inputs=example)
-        with self.assertRaisesRegex(UserError, "start 'random'"):
-            _started(target, jnp.zeros((16, 3)), 2)
+
+def _two_maps(params, x):
+    return jnp.tanh(x @ params["a"]) @ params["b"]
+
+
+def _look_ups(params, ids):
+    return jnp.tanh(params["table"][ids]).sum(axis=1) @ params["b"]
+
+
+def _tied(params, ids):
+    return jnp.tanh(params["table"][ids] @ params["b"]) @ params["table"].T
+
+
+def _stack(params, x):
+    return jnp.einsum(
+        "bgo,go->bg", jnp.tanh(jnp.einsum("bgi,gio->bgo", x, params["a"])), params["b"]
+    )
+
+
+def _convolution(params, x):
+    found = jax.lax.conv(x, params["a"], (1, 1), "VALID")
+    return jnp.tanh(found).sum(axis=(2, 3)) @ params["b"]
+
+
+def _transposed(params, x):
+    return jnp.tanh(x @ params["a"].T) @ params["b"].T
+
+
+def _normal(*shape):
+    return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
+
+
+KINDS = {
+    "positions": (_two_maps, {"a": _normal(5, 7), "b": _normal(7, 3)}, _normal(512, 6, 5)),
+    "look_ups": (
+        _look_ups,
+        {"table": _normal(9, 4), "b": _normal(4, 3)},
+        np.random.default_rng(0).integers(0, 9, (512, 3)),
+    ),
+    "tied": (
+        _tied,
+        {"table": _normal(9, 4), "b": _normal(4, 4)},
+        np.random.default_rng(0).integers(0, 9, (512, 3)),
+    ),
+    "stack": (_stack, {"a": _normal(3, 5, 4), "b": _normal(3, 4)}, _normal(512, 3, 5)),
+    "convolution": (
+        _convolution,
+        {"a": _normal(4, 2, 2, 2), "b": _normal(4, 3)},
+        _normal(256, 2, 4, 4),
+    ),
+    "transposed": (_transposed, {"a": _normal(7, 5), "b": _normal(3, 7)}, _normal(512, 5)),
+}
+
+
+class KindsTest(parameterized.TestCase):
+    @parameterized.product(
+        kind=sorted(KINDS), start=["partitioned", "covering"], per_position=[False, True]
+    )
+    def test_parts_of_full_rank_add_up(self, kind, start, per_position):
+        """Every kind of site, in groups of examples and of positions."""
+        if per_position and kind not in ("positions", "tied"):
+            self.skipTest("no positions")
+        apply_fn, params, x = KINDS[kind]
+        count = 4
+        if start == "covering":  # few groups, so that components are free for the rest
+            count = 9
+            x = np.resize(x[:1], x.shape) if per_position else x[np.arange(len(x)) % 3]
+        target = Target(apply_fn, params, inputs=x[:2])
+        rule = Objective(per_position=per_position)
+        found = _started(target, x, count, start=start, rule=rule)
+        for site, weight in target.weights.items():
+            self.assertTrue(np.isfinite(found[site].matrices()).all())
+            scale = float(jnp.abs(weight).max())
+            np.testing.assert_allclose(found[site].sum(), weight, atol=0.03 * scale, err_msg=site)
+
+    def test_moment_of_a_group_is_the_literal_sum(self):
+        rng = np.random.default_rng(0)
+        reads, members = rng.normal(size=(40, 3, 4)), rng.uniform(size=(25, 5))
+        members *= np.eye(5)[members.argmax(axis=1)]
+        rows = rng.permutation(40)[:25]
+        found = groups._in_order(jnp.asarray(rows), jnp.asarray(members), jnp.ones(5, bool), 40)
+        for group in range(5):
+            x = reads[rows]
+            expected = np.einsum("r,rni,rnj->ij", members[:, group], x, x)
+            moment = found.moment(jnp.asarray(reads), 4, jnp.int32(group))
+            np.testing.assert_allclose(moment, expected, rtol=1e-4, atol=1e-5)
+        every = np.einsum("rg,rni,rnj->ij", members, x, x)
+        np.testing.assert_allclose(found.whole(jnp.asarray(reads), 4), every, rtol=1e-4)
 
 
 class CoveringTest(absltest.TestCase):

@@ -69,8 +69,9 @@ class Settings:
     start: Literal["random", "partitioned", "covering", "singular"] = setting(
         "random",
         "Initial components: drawn at random, as in the paper, or made from the target's weights: "
-        "partitioned by input cluster, or covering each cluster as the target does, with the "
-        "difference in spare components (without rounds of refinement, which would merge these); "
+        "partitioned by cluster of inputs (of positions, where components are chosen for these), "
+        "or covering each cluster as the target does, with the difference in spare "
+        "components (without rounds of refinement, which would merge these); "
         "singular: the singular vectors of all sites, those that are used together in the same "
         "component.",
     )

@@ -6,7 +6,8 @@ can each act as the identity on their own feature. Every component therefore tak
 target's weights read on its group. Spare components, which have no group and are active nowhere,
 hold the difference to the target: the overlaps, with a negative sign.
 
-Letters: B batch, N examples in groups, C components, m rank, d_in / d_out site widths.
+Letters: R rows in groups, n rows of the site for each of them, C components, m rank, d_in / d_out
+site widths.
 """
 
 import jax
@@ -22,19 +23,19 @@ _RIDGE = 0.05
 LEAST = 0.2
 
 
-def pieces(rows: jax.Array, groups: Groups, weight: jax.Array, rank: int) -> Factors:
+def pieces(reads: jax.Array, groups: Groups, weight: jax.Array, rank: int) -> Factors:
     """Give every component all that the target's weights read on its group of inputs.
 
     `P_{c,l} = (1 + ρ) (M_{c,l} + ρ λ I)⁻¹ M_{c,l} θ*_l`, `M_{c,l} = Σ_b w_{b,c} r_bᵀ r_b`, with r_b
-    what site l reads on example b, w_{b,c} the example's weight in group c, λ the largest
+    what site l reads on row b, w_{b,c} the row's weight in group c, λ the largest
     eigenvalue of M and ρ = 0.05: the projection onto the directions that the group reads most,
     which suppresses those that it reads by chance. Components without a group take the singular
     directions of the difference `θ*_l - Σ_c P_{c,l}` in turn, each as few as possible: a single
     component with the whole difference would point in the same directions as the others.
 
     Args:
-      rows: [N, d_in], what the site reads on the examples.
-      groups: the groups of the examples.
+      reads: [R, n, d_in], what the site reads on the rows; indices [R, n] of a look-up.
+      groups: the groups of the rows.
       weight: [d_in, d_out], the site's matrix.
       rank: m.
 
@@ -43,21 +44,24 @@ def pieces(rows: jax.Array, groups: Groups, weight: jax.Array, rank: int) -> Fac
       components have as many terms as the rank of the difference, which is at most the smaller
       width.
     """
-    matrices = _whole(rows, groups.members, weight)
+    matrices = _whole(reads, groups, weight)
     covered = Factors.from_matrices(jnp.where(groups.used[:, None, None], matrices, 0), rank)
     rest = _in_turn(weight - covered.sum(), ~groups.used, rank)
     return jax.tree.map(jnp.add, covered, rest)
 
 
-def _whole(rows: jax.Array, groups: jax.Array, weight: jax.Array) -> jax.Array:
+def _whole(reads: jax.Array, groups: Groups, weight: jax.Array) -> jax.Array:
     """What one site's matrix reads on each group, [C, d_in, d_out]."""
-    moments = jnp.einsum("bc,bi,bj->cij", groups, rows, rows)
 
-    def one(moment):
+    def one(group):
+        moment = groups.moment(reads, len(weight), group)
+        if moment.ndim == 1:  # the diagonal, of a look-up
+            share = moment / (moment + _RIDGE * jnp.max(moment) + 1e-30)
+            return share[:, None] * weight
         ridge = _RIDGE * linalg.eigh(moment)[0][-1] + 1e-30
         return linalg.solve(moment + ridge * jnp.eye(len(moment)), moment) @ weight
 
-    return (1 + _RIDGE) * jax.vmap(one)(moments)
+    return (1 + _RIDGE) * jax.lax.map(one, jnp.arange(len(groups.used)))
 
 
 def _in_turn(matrix: jax.Array, free: jax.Array, rank: int) -> Factors:

@@ -166,27 +166,10 @@ def _directions(target, records, components, num_rows, valid) -> jax.Array:
         share = num_rows * sites.batch_size(some[0]) // sites.batch_size(record.x)
         read = site_rows.table(alone, components[name], share, some[1])
         if is_look_up(read):
-            read = _entries(read, target.weights[name], record.placement.transposed)
+            read = site_rows.entries(read, target.weights[name], record.placement.transposed)
         return (read[0] if read.ndim == 4 else read).mean(axis=1)
 
     size = 1 if isinstance(record.x, Patches) else None
     mean = blocks.joined(blocks.over_blocks(mean_of, (record.x, valid), size))
     norms = jnp.linalg.norm(mean, axis=-1, keepdims=True)
     return mean / jnp.where(norms > 0, norms, 1)
-
-
-def _entries(read: jax.Array, weight: jax.Array, transposed: bool) -> jax.Array:
-    """What a look-up's indices [R, n] stand for; an index past the last for zeros."""
-    table = weight.T if transposed else weight
-    length, width = table.shape
-    if length <= width:
-        return jax.nn.one_hot(read, length)
-    return jnp.where((read < length)[..., None], table[jnp.minimum(read, length - 1)], 0)
-
-
-def as_read(components: Components, transposed: set[str]) -> Components:
-    """Components with every site as it is read; applied again, the components themselves."""
-    return {
-        name: factors.transpose() if name in transposed else factors
-        for name, factors in components.items()
-    }

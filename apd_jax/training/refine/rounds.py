@@ -21,11 +21,11 @@ from apd_jax.training.config import Settings
 from apd_jax.training.mean_loss import mean_loss
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.clean import clean, share
-from apd_jax.training.refine.evidence import as_read, look
+from apd_jax.training.refine.evidence import look
 from apd_jax.training.refine.gather import gather
 from apd_jax.training.refine.merge import merge
 from apd_jax.training.refine.rules import Rules
-from apd_jax.training.refine.site_rows import always_transposed
+from apd_jax.training.refine.site_rows import always_transposed, as_read
 from apd_jax.training.refine.split import split
 
 # A round is undone if errors are above this multiple of those before it: errors of two batches

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import validity
-from apd_jax.components import Factors
+from apd_jax.components import Components, Factors
 from apd_jax.masked.forward import is_look_up
 from apd_jax.sites import Patches, Records, SiteRecord
 
@@ -18,6 +18,14 @@ def always_transposed(records: Records) -> set[str]:
     """Sites of which every use is transposed, so that they read by their output side."""
     straight = {r.name for r in records.values() if not r.placement.transposed}
     return {record.name for record in records.values()} - straight
+
+
+def as_read(components: Components, transposed: set[str]) -> Components:
+    """Components with every site as it is read; applied again, the components themselves."""
+    return {
+        name: factors.transpose() if name in transposed else factors
+        for name, factors in components.items()
+    }
 
 
 def first_uses(records: Records) -> dict[str, SiteRecord]:
@@ -58,6 +66,15 @@ def table(
         x = x if place.blocks is None else x[np.argsort(place.blocks)]
     blocks = x.shape[:1] if factors.stacked else ()
     return x.reshape(*blocks, num_rows, -1, x.shape[-1])
+
+
+def entries(read: jax.Array, weight: jax.Array, transposed: bool) -> jax.Array:
+    """What a look-up's indices [R, n] stand for; an index past the last for zeros."""
+    table = weight.T if transposed else weight
+    length, width = table.shape
+    if length <= width:
+        return jax.nn.one_hot(read, length)
+    return jnp.where((read < length)[..., None], table[jnp.minimum(read, length - 1)], 0)
 
 
 def second_moments(rows: jax.Array, weights: jax.Array, width: int) -> jax.Array:
