@@ -193,6 +193,15 @@ class RoundTripTest(CheckpointTestCase):
             checkpointer.save(5, state_at(6), {})
         self.assertEqual(bits(self.restore().state), bits(state_at(5)))
 
+    def test_step_that_another_process_has_just_written(self):
+        """Only process 0 writes, and may be done before a slower process comes to its save."""
+        with mock.patch.object(jax, "process_index", return_value=1):
+            slower = Checkpointer(self.directory)
+        self.save(5, 5)
+        with slower:
+            slower.save(5, state_at(5), {})
+        self.assertEqual(bits(self.restore().state), bits(state_at(5)))
+
     def test_step_of_a_run_that_was_not_restored(self):
         self.save(5)
         with self.assertRaisesRegex(ValueError, "step 5 from another run: call restore_latest"):

@@ -112,7 +112,8 @@ class Checkpointer:
         self.wait()
         if step in self._whole:
             return
-        if step in self.steps() and step not in self._broken:
+        # Process 0 may have written this step before another process arrives here.
+        if self._writes and step in self.steps() and step not in self._broken:
             raise UserError(
                 f"{self._directory} holds a checkpoint of step {step} from another run: call "
                 "restore_latest before the first save, or choose another directory."
