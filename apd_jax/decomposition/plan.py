@@ -74,8 +74,7 @@ def plan(
     source = as_source(x if callable(x) else _like(example))
     if source.feeds:
         raise UserError(f"x must be inputs, their shapes or a sampling function, got {x!r:.100}")
-    shape = None if mesh is None else tuple(mesh)
-    return requirements(settings, targets, source, mesh_shape=shape, compile=compile)
+    return requirements(settings, targets, source, mesh_shape=mesh, compile=compile)
 
 
 def _example(x: PyTree | SampleBatch) -> PyTree:
