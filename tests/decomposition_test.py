@@ -205,6 +205,9 @@ class SummaryTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"labels": np.zeros(3, int)}, r"labels have shape \(3,\)"),
         ({"baselines": ("pca",)}, "no baseline 'pca'"),
+        ({"baselines": 3}, "baselines must be a name, or several, got 3"),
+        ({"baselines": ["svd", 3]}, r"baselines must be a name, or several, got \['svd', 3\]"),
+        ({"other": X}, "other= is measured of a targeted decomposition"),
     )
     def test_refused(self, options, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):

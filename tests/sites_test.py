@@ -251,6 +251,21 @@ class RefusedTest(parameterized.TestCase):
         for known in ("layers/*", "layers", "layers/w[0]", "layers/w[?]"):
             Target(lambda p, x: x, params, known)
 
+    @parameterized.parameters((3,), ([3],), (b"w",), (["w", None],))
+    def test_what_is_no_name_is_refused(self, chosen):
+        with self.assertRaisesRegex(UserError, "sites must be a name, or several, got"):
+            Target(lambda p, x: x @ p["w"], {"w": jnp.eye(2)}, chosen)
+
+    @parameterized.parameters(({"w"},), ({"w": 1},), (np.array(["w"]),), (iter(["w"]),))
+    def test_names_in_any_container(self, chosen):
+        target = Target(lambda p, x: x @ p["w"], {"w": jnp.eye(2)}, chosen)
+        jax.jit(lambda target, x: target.at(x)(x))(target, jnp.ones((3, 2)))
+        self.assertEqual(list(target.at(jnp.ones((3, 2))).sites), ["w"])
+
+    def test_a_network_that_is_no_function(self):
+        with self.assertRaisesRegex(UserError, r"function \(params, x\) -> outputs, .* got a dict"):
+            Target({"w": jnp.eye(2)}, lambda p, x: x @ p["w"])
+
 
 class CheckTest(parameterized.TestCase):
     """What is seen of a network before training."""

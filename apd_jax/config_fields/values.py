@@ -5,6 +5,7 @@ Settings are compared, saved as JSON and closed over, so that they can't be arra
 
 import decimal
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,15 @@ def root_seed(value: Any) -> int:
     return found
 
 
-def names(value: Any) -> tuple[str, ...]:
-    """One name or several, as a tuple."""
-    return (value,) if isinstance(value, str) else tuple(value)
+def names(name: str, value: Any) -> tuple[str, ...]:
+    """One name or several, as a tuple; None stands for none.
+
+    Raises:
+      UserError: something else.
+    """
+    if value is None or isinstance(value, str):
+        return () if value is None else (value,)
+    found = tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(each, str) for each in found):
+        raise UserError(f"{name} must be a name, or several, got {value!r:.200}")
+    return found
