@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import tempfile
 from typing import NamedTuple
+from unittest import mock
 
 import chex
 import evidence_cases as cases
@@ -195,6 +196,23 @@ class SummaryTest(parameterized.TestCase):
 
     def test_one_baseline_by_its_name(self):
         self.assertEqual(exact().summary(X, baselines="svd").rows[-1].name, "svd")
+        self.assertEqual(exact().summary(X, baselines=None).rows[-1].name, "no components")
+
+    @parameterized.named_parameters(
+        ("nothing", None, "path of the page must be a str .* got a NoneType"),
+        ("swapped", X, "path of the page must be a str"),
+        ("directory", "", "is a directory: give the path of the page, .*report.html"),
+        ("below_a_file", "file/report.html", "page can't be written to .*report.html"),
+    )
+    def test_paths_of_a_report_are_checked_first(self, path, message):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (folder / "file").touch()
+        path = folder / path if isinstance(path, str) else path
+        with (
+            mock.patch.object(decomposition_page, "render", side_effect=AssertionError),
+            self.assertRaisesRegex(apd_jax.UserError, message),
+        ):
+            exact().report(path, X)
 
     def test_no_examples(self):
         found = exact()
