@@ -70,6 +70,11 @@ class NumbersTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, r"component must .* \[0, 5\), got .*7"):
             found.top_examples(kind(7), X)
 
+    def test_lists_of_several_lengths_are_no_components(self):
+        message = r"component must .* got \[\[1\], \[1, 2\]\]"
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            exact().ablate(X, [[1], [1, 2]])
+
     @parameterized.parameters((np.array([True, False, True, False, False]),), (True,), (1.5,))
     def test_what_is_no_number_of_a_component(self, component):
         """A mask over components is none, either: True would be component 1."""
@@ -87,7 +92,8 @@ class NumbersTest(parameterized.TestCase):
     def test_scales_of_other_libraries(self, kind):
         found = exact()
         chex.assert_trees_all_equal(found.edited({np.int64(1): kind(0.5)}), found.edited({1: 0.5}))
-        for wrong in (kind(np.nan), np.ones(2), 1j, "2"):
+        chex.assert_trees_all_equal(found.edited({1: False}), found.edited({1: kind(0)}))
+        for wrong in (kind(np.nan), np.ones(2), 1j, "2", 1e300, 10**400):
             with self.assertRaisesRegex(apd_jax.UserError, "component 1 must be scaled by"):
                 found.edited({1: wrong})
 
