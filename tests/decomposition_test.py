@@ -186,6 +186,11 @@ class SummaryTest(parameterized.TestCase):
             labels_module.check(np.ones(4, bool), (4, 3))
         labels_module.check(np.ones(4, bool), (4, 2))
 
+    def test_the_largest_number_of_64_bits_is_no_negative_class(self):
+        values, labels = np.eye(3), np.array([0, 1, 2**64 - 1], np.uint64)
+        with self.assertRaisesRegex(apd_jax.UserError, "contain class 18446744073709551615"):
+            labels_module.quality(values, labels)
+
     def test_one_logit_knows_two_classes(self):
         values = np.array([[-1.0], [2.0], [3.0]])
         self.assertEqual(labels_module.quality(values, np.array([0, 1, -1])), 1.0)
