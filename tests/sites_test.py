@@ -310,6 +310,23 @@ class CheckTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "inside a custom derivative"):
             self.check(lambda p, x: doubtful(p["w"], x))
 
+    @parameterized.parameters((object(),), (np.ones((4, 3), object),), (np.array(["a"]),))
+    def test_inputs_that_are_no_arrays(self, x):
+        with self.assertRaisesRegex(ValueError, "must be arrays of numbers .* got a"):
+            self.check(lambda p, x: x @ p["w"], x=x)
+
+    def test_outputs_without_an_entry(self):
+        with self.assertRaisesRegex(ValueError, r"nothing to compare: outputs .*\(\d, 0\)"):
+            self.check(lambda p, x: (x @ p["w"])[:, :0])
+
+    @parameterized.parameters(
+        (lambda p, x: jnp.sqrt(jax.nn.relu(x @ p["w"])),),
+        (lambda p, x: jnp.linalg.norm(jax.nn.relu(x @ p["w"] - 9)[:, None], axis=-1),),
+    )
+    def test_derivatives_that_are_not_finite(self, apply_fn):
+        with self.assertRaisesRegex(ValueError, "derivatives .* are NaN or infinite"):
+            self.check(apply_fn)
+
     def test_parameters_that_are_not_finite(self):
         with self.assertRaisesRegex(ValueError, "parameter 'w' holds NaN"):
             self.check(lambda p, x: x @ p["w"], {"w": jnp.full((3, 3), jnp.nan)})
