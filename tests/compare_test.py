@@ -87,6 +87,12 @@ class CompareTest(parameterized.TestCase):
         self.assertIn("Mean over pairs", repr(matrix))
         self.assertLen(evidence_figures.seeds(matrix).axes, 4)
 
+    def test_without_any_component_that_is_not_empty(self):
+        match = apd_jax.compare(self.first, jax.tree.map(jnp.zeros_like, self.second))
+        self.assertEqual((match.mmcs_first, match.mmcs_second, match.matched_share), (0, 0, 0))
+        self.assertEqual((match.unmatched_first, match.empty_second), ([*range(4)], [*range(5)]))
+        self.assertIn("0 and 5 are empty", repr(match))
+
     def test_refused(self):
         other = networks.components(networks.mlp(hidden=6), 4, 2)
         with self.assertRaisesRegex(apd_jax.UserError, "different networks"):
@@ -98,8 +104,15 @@ class CompareTest(parameterized.TestCase):
             apd_jax.compare(*two)
         with self.assertRaisesRegex(apd_jax.UserError, "got a int"):
             apd_jax.compare(self.first, 3)
-        with self.assertRaisesRegex(apd_jax.UserError, "threshold"):
-            apd_jax.compare(self.first, self.second, threshold=2)
+        for threshold in (2, "0.9", None, np.nan):
+            with self.assertRaisesRegex(apd_jax.UserError, "threshold must be"):
+                apd_jax.compare(self.first, self.second, threshold=threshold)
+        for names in (["a"], 3, "ab"):
+            with self.assertRaisesRegex(apd_jax.UserError, "names must be"):
+                apd_jax.compare_seeds([self.first, self.second], names)
+        broken = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), self.second)
+        with self.assertRaisesRegex(apd_jax.UserError, r"components \[1\] hold NaN or infinity"):
+            apd_jax.compare(self.first, broken)
         with self.assertRaisesRegex(apd_jax.UserError, "a list of decompositions, got a dict"):
             apd_jax.compare_seeds(self.first)
         with self.assertRaisesRegex(apd_jax.UserError, "at least 2"):

@@ -99,6 +99,9 @@ class ArraysTest(parameterized.TestCase):
         ({"x": "text"}, "got dict of str: every leaf must be an array"),
         ((np.zeros(3), [1, 2]), "got tuple of int, ndarray"),
         ({}, "got dict of nothing"),
+        ({"x": np.zeros(3), 1: np.zeros(3)}, "keys can't be sorted, .*: use text for all"),
+        (collections.UserDict({"x": np.zeros(3), 1: np.zeros(3)}), "keys can't be sorted"),
+        (np.ones((2, 3), object), r"give .astype\('float32'\) where all are numbers"),
     )
     def test_refused(self, data, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):

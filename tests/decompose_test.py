@@ -256,6 +256,9 @@ class BadInputTest(parameterized.TestCase):
         ({"init_instances": 0}, "init_instances must be at least 1, got 0"),
         ({"hidden_sites": ("third",)}, "no site 'third'; the sites are .+'first/w'"),
         ({"attribution_mode": "fast"}, "attribution_mode must be one of"),
+        ({"observer": 3}, "observer must be an Observer.* got 3"),
+        ({"observer": apd_jax.Observer}, "observer must be an Observer.* got <class"),
+        ({"other": 3}, "other: data must be a sampling function"),
     )
     def test_settings(self, options, message):
         def sample(key, batch_size):

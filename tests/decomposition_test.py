@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import tempfile
 from typing import NamedTuple
+from unittest import mock
 
 import chex
 import evidence_cases as cases
@@ -69,6 +70,11 @@ class NumbersTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, r"component must .* \[0, 5\), got .*7"):
             found.top_examples(kind(7), X)
 
+    def test_lists_of_several_lengths_are_no_components(self):
+        message = r"component must .* got \[\[1\], \[1, 2\]\]"
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            exact().ablate(X, [[1], [1, 2]])
+
     @parameterized.parameters((np.array([True, False, True, False, False]),), (True,), (1.5,))
     def test_what_is_no_number_of_a_component(self, component):
         """A mask over components is none, either: True would be component 1."""
@@ -86,7 +92,8 @@ class NumbersTest(parameterized.TestCase):
     def test_scales_of_other_libraries(self, kind):
         found = exact()
         chex.assert_trees_all_equal(found.edited({np.int64(1): kind(0.5)}), found.edited({1: 0.5}))
-        for wrong in (kind(np.nan), np.ones(2), 1j, "2"):
+        chex.assert_trees_all_equal(found.edited({1: False}), found.edited({1: kind(0)}))
+        for wrong in (kind(np.nan), np.ones(2), 1j, "2", 1e300, 10**400):
             with self.assertRaisesRegex(apd_jax.UserError, "component 1 must be scaled by"):
                 found.edited({1: wrong})
 
@@ -179,6 +186,11 @@ class SummaryTest(parameterized.TestCase):
             labels_module.check(np.ones(4, bool), (4, 3))
         labels_module.check(np.ones(4, bool), (4, 2))
 
+    def test_the_largest_number_of_64_bits_is_no_negative_class(self):
+        values, labels = np.eye(3), np.array([0, 1, 2**64 - 1], np.uint64)
+        with self.assertRaisesRegex(apd_jax.UserError, "contain class 18446744073709551615"):
+            labels_module.quality(values, labels)
+
     def test_one_logit_knows_two_classes(self):
         values = np.array([[-1.0], [2.0], [3.0]])
         self.assertEqual(labels_module.quality(values, np.array([0, 1, -1])), 1.0)
@@ -195,6 +207,23 @@ class SummaryTest(parameterized.TestCase):
 
     def test_one_baseline_by_its_name(self):
         self.assertEqual(exact().summary(X, baselines="svd").rows[-1].name, "svd")
+        self.assertEqual(exact().summary(X, baselines=None).rows[-1].name, "no components")
+
+    @parameterized.named_parameters(
+        ("nothing", None, "path of the page must be a str .* got a NoneType"),
+        ("swapped", X, "path of the page must be a str"),
+        ("directory", "", "is a directory: give the path of the page, .*report.html"),
+        ("below_a_file", "file/report.html", "page can't be written to .*report.html"),
+    )
+    def test_paths_of_a_report_are_checked_first(self, path, message):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (folder / "file").touch()
+        path = folder / path if isinstance(path, str) else path
+        with (
+            mock.patch.object(decomposition_page, "render", side_effect=AssertionError),
+            self.assertRaisesRegex(apd_jax.UserError, message),
+        ):
+            exact().report(path, X)
 
     def test_no_examples(self):
         found = exact()
@@ -205,6 +234,9 @@ class SummaryTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"labels": np.zeros(3, int)}, r"labels have shape \(3,\)"),
         ({"baselines": ("pca",)}, "no baseline 'pca'"),
+        ({"baselines": 3}, "baselines must be a name, or several, got 3"),
+        ({"baselines": ["svd", 3]}, r"baselines must be a name, or several, got \['svd', 3\]"),
+        ({"other": X}, "other= is measured of a targeted decomposition"),
     )
     def test_refused(self, options, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):

@@ -109,6 +109,14 @@ class ExportTest(parameterized.TestCase):
             self.save(1)
         self.assertEqual([p.name for p in self.directory.iterdir()], ["thesis.tex"])
 
+    def test_a_directory_below_a_file(self):
+        (self.root / "file").touch()
+        self.directory = self.root / "file" / "components"
+        with self.assertRaisesRegex(
+            checkpoint.CheckpointError, "cannot be written to .*file/components"
+        ):
+            self.save(1)
+
     @parameterized.parameters(("config.json",), ("orbax/model",), (".config",))
     def test_directory_of_somebody_else(self, name):
         (self.directory / name).parent.mkdir(parents=True)

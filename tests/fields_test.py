@@ -1,6 +1,7 @@
 """Records of hyperparameters, and the mappings they become."""
 
 import dataclasses
+import decimal
 import fractions
 import json
 from typing import Literal
@@ -48,7 +49,11 @@ class NumbersTest(parameterized.TestCase):
         self.assertEqual(json.loads(text)["layers"], [7, 2])
 
     @parameterized.parameters(
-        (np.longdouble(0.5),), (fractions.Fraction(1, 2),), (jnp.bfloat16(0.5),), (jnp.array(0.5),)
+        (np.longdouble(0.5),),
+        (fractions.Fraction(1, 2),),
+        (decimal.Decimal("0.5"),),
+        (jnp.bfloat16(0.5),),
+        (jnp.array(0.5),),
     )
     def test_fractions_become_floats(self, half):
         sizes = Sizes(span=(half, 1))
@@ -73,6 +78,20 @@ class NumbersTest(parameterized.TestCase):
             Sizes(kind=value)
         with self.assertRaisesRegex(UserError, "schedules: topk: schedule must be one of"):
             config_fields.from_mapping(Settings(), {"schedules": {"topk": [value]}})
+
+    @parameterized.parameters(
+        (10**400,),
+        (-fractions.Fraction(10**400),),
+        (decimal.Decimal("1e400"),),
+        (decimal.Decimal("NaN"),),
+        (decimal.Decimal("sNaN"),),
+        (np.longdouble("1e60"),),
+    )
+    def test_numbers_that_no_float32_holds_are_refused(self, value):
+        with self.assertRaisesRegex(UserError, "each of span must be a finite number"):
+            Sizes(span=(0.0, value))
+        with self.assertRaisesRegex(UserError, "^x must be a finite number"):
+            values.finite("x", value)
 
     def test_numbers_that_are_traced_are_refused(self):
         with self.assertRaisesRegex(UserError, "wide must be a whole number .* got .*Trace"):

@@ -78,6 +78,9 @@ class LayoutTest(parameterized.TestCase):
     @parameterized.parameters(
         ((1, 2), "mesh must be three numbers of at least 1, for seeds, data, components"),
         ((1, 1, 0), "mesh must be three numbers"),
+        ((1.0, 1.0, 1.0), "mesh must be three numbers"),
+        (3, "mesh must be three numbers .* got 3"),
+        ("111", "mesh must be three numbers .* got '111'"),
         ((3, 1, 1), r"divides 2 seeds \(times restarts\) by 3, .*: 1, 2 would divide"),
         ((1, 5, 1), "divides 64 examples of a batch .* by 5, .*: 1, 2, 4, 8, 16, 32, 64 would"),
         ((1, 1, 3), "divides 50 components by 3, .*: 1, 2, 5, 10, 25, 50 would divide them evenly"),
@@ -88,7 +91,8 @@ class LayoutTest(parameterized.TestCase):
             mesh.layout(2, shape, batch_size=64, num_components=50)
 
     def test_one_device_has_no_layout(self):
-        self.assertIsNone(mesh.layout(2, (1, 1, 1), batch_size=64, num_components=50))
+        for shape in ((1, 1, 1), np.array([1, 1, 1]), jnp.array([1, 1, 1])):
+            self.assertIsNone(mesh.layout(2, shape, batch_size=64, num_components=50))
 
     def test_without_a_mesh_nothing_is_divided(self):
         x = jnp.arange(6.0).reshape(2, 3)

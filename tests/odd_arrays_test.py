@@ -102,6 +102,7 @@ class RefusedTest(parameterized.TestCase):
         (X.astype(str), "got an array of <U.*leave text out"),
         (iter([X]), "inputs must be arrays .* got an iterator"),
         (None, "hold no arrays"),
+        ({"x": X, 1: X}, "keys can't be sorted"),
     )
     def test_inputs(self, x, message):
         target = apd_jax.Target(network, params(), inputs=X)

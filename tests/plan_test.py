@@ -121,7 +121,24 @@ class PlanTest(parameterized.TestCase):
         self.assertFalse(few.fits)
         self.assertIn("TOO LITTLE", str(few))
 
+    def test_inputs_of_other_libraries(self):
+        class Frame:
+            """Rows as other libraries hold them: with a shape, without a dtype of NumPy's."""
+
+            shape, dtype = (7, 20), "float"
+
+            def __array__(self, dtype=None, copy=None):
+                return np.ones(self.shape, "f4")
+
+        target, _, options = tms_problem()
+        given, plain = (
+            apd_jax.plan(target, x, compile=False, **options) for x in (Frame(), np.ones((7, 20)))
+        )
+        self.assertEqual(given, plain)
+
     @parameterized.parameters(
+        ({"mesh": 3}, "mesh must be three numbers"),
+        ({"x": {"x": np.ones((3, 5)), 1: np.ones(3)}}, "keys can't be sorted"),
         ({"stepz": 3}, "no option 'stepz'; did you mean 'steps'"),
         ({"topk": 9.0}, "topk must be at most num_components"),
         ({"mesh": (1, 1)}, "mesh must be three numbers"),

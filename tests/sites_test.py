@@ -251,6 +251,21 @@ class RefusedTest(parameterized.TestCase):
         for known in ("layers/*", "layers", "layers/w[0]", "layers/w[?]"):
             Target(lambda p, x: x, params, known)
 
+    @parameterized.parameters((3,), ([3],), (b"w",), (["w", None],))
+    def test_what_is_no_name_is_refused(self, chosen):
+        with self.assertRaisesRegex(UserError, "sites must be a name, or several, got"):
+            Target(lambda p, x: x @ p["w"], {"w": jnp.eye(2)}, chosen)
+
+    @parameterized.parameters(({"w"},), ({"w": 1},), (np.array(["w"]),), (iter(["w"]),))
+    def test_names_in_any_container(self, chosen):
+        target = Target(lambda p, x: x @ p["w"], {"w": jnp.eye(2)}, chosen)
+        jax.jit(lambda target, x: target.at(x)(x))(target, jnp.ones((3, 2)))
+        self.assertEqual(list(target.at(jnp.ones((3, 2))).sites), ["w"])
+
+    def test_a_network_that_is_no_function(self):
+        with self.assertRaisesRegex(UserError, r"function \(params, x\) -> outputs, .* got a dict"):
+            Target({"w": jnp.eye(2)}, lambda p, x: x @ p["w"])
+
 
 class CheckTest(parameterized.TestCase):
     """What is seen of a network before training."""
@@ -294,6 +309,23 @@ class CheckTest(parameterized.TestCase):
         doubtful.defjvp(lambda at, along: (doubtful(*at), at[1] @ along[0] / 2))
         with self.assertRaisesRegex(ValueError, "inside a custom derivative"):
             self.check(lambda p, x: doubtful(p["w"], x))
+
+    @parameterized.parameters((object(),), (np.ones((4, 3), object),), (np.array(["a"]),))
+    def test_inputs_that_are_no_arrays(self, x):
+        with self.assertRaisesRegex(ValueError, "must be arrays of numbers .* got a"):
+            self.check(lambda p, x: x @ p["w"], x=x)
+
+    def test_outputs_without_an_entry(self):
+        with self.assertRaisesRegex(ValueError, r"nothing to compare: outputs .*\(\d, 0\)"):
+            self.check(lambda p, x: (x @ p["w"])[:, :0])
+
+    @parameterized.parameters(
+        (lambda p, x: jnp.sqrt(jax.nn.relu(x @ p["w"])),),
+        (lambda p, x: jnp.linalg.norm(jax.nn.relu(x @ p["w"] - 9)[:, None], axis=-1),),
+    )
+    def test_derivatives_that_are_not_finite(self, apply_fn):
+        with self.assertRaisesRegex(ValueError, "derivatives .* are NaN or infinite"):
+            self.check(apply_fn)
 
     def test_parameters_that_are_not_finite(self):
         with self.assertRaisesRegex(ValueError, "parameter 'w' holds NaN"):

@@ -4,6 +4,7 @@ A metric reduces the change t of the outputs along a component to one number, `A
 Letters: B batch, C components, O outputs, n directions v, K classes, J distributions of an example.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -64,6 +65,8 @@ def quantities(
     if None in sizes or len(sizes) > 1 or (batch_size is not None and sizes != {batch_size}):
         of = "" if batch_size is None else f" of a batch of {batch_size}"
         raise UserError(f"{whose} must return outputs [B, ...], got shapes {shapes}{of}")
+    if not any(map(math.prod, shapes)):
+        raise UserError(f"{whose} returns nothing to compare: outputs {shapes} have no entries")
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves]
     table = flat[0] if len(flat) == 1 else jnp.concatenate(flat, axis=1)
     return validity.evened(valid, table, outputs)

@@ -3,7 +3,9 @@
 Settings are compared, saved as JSON and closed over, so that they can't be arrays.
 """
 
+import decimal
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ from apd_jax.errors import UserError
 
 
 def number(value: Any) -> Any:
-    """A NumPy scalar or an array [] as a Python number; any other value as it is."""
+    """A NumPy scalar, an array [] or a `Decimal` as a Python number; any other value as it is."""
+    if isinstance(value, decimal.Decimal) and not value.is_snan():
+        return float(value)
     is_scalar = isinstance(value, np.generic) or getattr(value, "shape", None) == ()
     try:
         return value.item() if is_scalar and hasattr(value, "item") else value
@@ -41,9 +45,9 @@ def _is_count(value: Any) -> bool:
 
 def _is_finite(value: Any) -> bool:
     """Return whether a value is a number that is finite as float32."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        return False
-    return abs(float(value)) <= float(np.finfo(np.float32).max)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    largest = float(np.finfo(np.float32).max)
+    return is_number and bool(-largest <= value <= largest)  # float(value) may overflow
 
 
 KINDS = {
@@ -86,6 +90,15 @@ def root_seed(value: Any) -> int:
     return found
 
 
-def names(value: Any) -> tuple[str, ...]:
-    """One name or several, as a tuple."""
-    return (value,) if isinstance(value, str) else tuple(value)
+def names(name: str, value: Any) -> tuple[str, ...]:
+    """One name or several, as a tuple; None stands for none.
+
+    Raises:
+      UserError: something else.
+    """
+    if value is None or isinstance(value, str):
+        return () if value is None else (value,)
+    found = tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(each, str) for each in found):
+        raise UserError(f"{name} must be a name, or several, got {value!r:.200}")
+    return found

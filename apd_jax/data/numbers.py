@@ -61,13 +61,24 @@ def blocks(array: Any) -> Iterator[np.ndarray]:
 
 
 def plain(tree: PyTree) -> PyTree:
-    """The tree with mappings that JAX does not know, such as a tokenizer's output, as dicts."""
+    """The tree with mappings that JAX does not know, such as a tokenizer's output, as dicts.
+
+    Raises:
+      UserError: keys of a dict that can't be sorted, which JAX needs.
+    """
 
     def known(node: Any) -> Any:
         if isinstance(node, Mapping) and type(node).__name__ not in _MAPPINGS:
-            return {name: plain(value) for name, value in node.items()}
+            return plain(dict(node))
         return node
 
+    try:
+        jax.tree.structure(tree)
+    except ValueError as error:
+        raise UserError(
+            "the arrays are in a dict whose keys can't be sorted, such as text and numbers "
+            f"together ({str(error).splitlines()[0]}): use text for all of them"
+        ) from error
     return jax.tree.map(known, tree)
 
 
@@ -155,8 +166,9 @@ def check_kind(dtype: np.dtype) -> None:
         way = "leave text out, or give the ids of its tokens"
     elif dtype.kind == "O":
         way = (
-            "choose the columns that hold numbers, or make one array of rows of the same length "
-            "with np.stack(rows), padding or cutting those that differ"
+            "choose the columns that hold numbers, give .astype('float32') where all are numbers, "
+            "or make one array of rows of the same length with np.stack(rows), padding or cutting "
+            "those that differ"
         )
     else:
         way = "convert it to numbers"

@@ -114,10 +114,11 @@ def decompose(
     auto = isinstance(topk, str) and topk == auto_topk.AUTO
     k = 1.0 if auto else topk  # a placeholder until k is found
     check_concrete(target, data, start)
+    _check_observer(observer)
     target, start = on_one_device((target, start))
     source = as_source(data, run.seed)
     if other is not None:
-        source = Beside(source, as_source(other, run.seed))
+        source = Beside(source, _other_source(other, run.seed))
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
     base = presets.base(given | {"topk": topk})
     settings = from_mapping(presets.targeted(base) if other is not None else base, given)
@@ -141,6 +142,25 @@ def decompose(
             return job.decompose(settings, place, config, search_k=auto)
         except Stopped as stopped:
             return stopped.decomposition
+
+
+def _check_observer(observer: Any) -> None:
+    """Raise UserError for what can't be told metrics and states, which is noticed late."""
+    wanted = ("on_metrics", "save", "should_stop")
+    if observer is None or isinstance(observer, loop.Observer):
+        return
+    if isinstance(observer, type) or not all(callable(getattr(observer, n, None)) for n in wanted):
+        raise UserError(
+            f"observer must be an Observer, an object with {', '.join(wanted)}, got "
+            f"{observer!r:.200}"
+        )
+
+
+def _other_source(other: Data, seed: int) -> Source:
+    try:
+        return as_source(other, seed)
+    except UserError as error:
+        raise UserError(f"other: {error}") from error
 
 
 def _check(

@@ -119,7 +119,7 @@ def check_derivatives(target: Target, x: PyTree) -> None:
       x: [B, ...] a few inputs.
 
     Raises:
-      UserError: they differ.
+      UserError: they differ, or are not finite.
     """
     component = one_component(target)
     try:
@@ -128,6 +128,13 @@ def check_derivatives(target: Target, x: PyTree) -> None:
         if "custom_vjp" not in str(error):
             raise
         own, ours = _two_gradients(target, x, component)  # no derivative along a direction
+    if not np.isfinite(np.asarray(own)).all():
+        raise UserError(
+            "the derivatives of the outputs with respect to the sites are NaN or infinite on the "
+            "examples that the network is checked with, although the outputs are finite: for "
+            "example of a square root, norm or logarithm at 0, or of a division by 0 beside a "
+            "where; add a small number inside (jnp.sqrt(y + 1e-12)), or leave such examples out"
+        )
     if not close(own, ours, tolerance(target, x)):
         raise UserError(
             "the network's derivative with respect to its sites is not that of its own "

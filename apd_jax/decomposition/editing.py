@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from apd_jax.components import Components, Factors, num_components
-from apd_jax.config_fields.values import number
+from apd_jax.config_fields.values import KINDS, number
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.programs.compiled import jit_with_network
@@ -31,7 +31,11 @@ def mask_without(components: Components, component: int | Sequence[int]) -> np.n
     Raises:
       UserError: no such component.
     """
-    chosen = [check_component(components, one) for one in np.ravel(np.asarray(component)).tolist()]
+    try:
+        given = np.ravel(np.asarray(component)).tolist()
+    except ValueError:  # lists of several lengths
+        given = [component]
+    chosen = [check_component(components, one) for one in given]
     return ~np.isin(np.arange(num_components(components)), chosen)
 
 
@@ -50,9 +54,11 @@ def edited(
     amounts = np.ones(num_components(components), np.float32)
     for component, scale in scales.items():
         component, scale = check_component(components, component), number(scale)
-        if not isinstance(scale, int | float) or not np.isfinite(scale):
-            raise UserError(f"component {component} must be scaled by a number, got {scale!r}")
-        amounts[component] = scale
+        if not (isinstance(scale, bool) or KINDS[float](scale)):
+            raise UserError(
+                f"component {component} must be scaled by a finite number, got {scale!r:.200}"
+            )
+        amounts[component] = float(scale)
     if not remainder:
         return _scaled(target, components, amounts)
     return _changed(target, components, amounts)

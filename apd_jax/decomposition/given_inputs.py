@@ -26,7 +26,7 @@ def given_inputs(target: Target, x: PyTree) -> PyTree:
     """
     if isinstance(x, Iterator):
         raise UserError("inputs must be arrays [B, ...], got an iterator: give one of its batches")
-    x = jax.tree.map(_array, plain(x), is_leaf=is_rows_of_numbers)
+    x = jax.tree.map(as_array, plain(x), is_leaf=is_rows_of_numbers)
     size = sites.batch_size(x)
     target.at(x)
     outputs = trace(target.apply_fn, target.params, x).closed.out_avals
@@ -35,7 +35,8 @@ def given_inputs(target: Target, x: PyTree) -> PyTree:
     return x
 
 
-def _array(leaf: Any) -> Any:
+def as_array(leaf: Any) -> Any:
+    """An array of any library as JAX's or NumPy's; what is none as it is."""
     if isinstance(leaf, jax.Array | jax.core.Tracer):
         return leaf
     if isinstance(leaf, list) or is_torch(leaf) or hasattr(leaf, "__array__"):

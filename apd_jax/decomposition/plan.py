@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from apd_jax.config_fields import check_keywords, from_mapping
 from apd_jax.config_fields.values import whole
 from apd_jax.data import SampleBatch, as_source
+from apd_jax.data.numbers import plain
 from apd_jax.decomposition.checks import check_is_target, check_positions
+from apd_jax.decomposition.given_inputs import as_array
 from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
 from apd_jax.sites import PyTree, Target
@@ -74,15 +76,15 @@ def plan(
     source = as_source(x if callable(x) else _like(example))
     if source.feeds:
         raise UserError(f"x must be inputs, their shapes or a sampling function, got {x!r:.100}")
-    shape = None if mesh is None else tuple(mesh)
-    return requirements(settings, targets, source, mesh_shape=shape, compile=compile)
+    return requirements(settings, targets, source, mesh_shape=mesh, compile=compile)
 
 
 def _example(x: PyTree | SampleBatch) -> PyTree:
     """Shapes of three inputs."""
     x = jax.eval_shape(lambda key: x(key, 3), jax.random.key(0)) if callable(x) else x
+    x = jax.tree.map(as_array, plain(x))
     for leaf in jax.tree.leaves(x):
-        if not getattr(leaf, "shape", ()):
+        if not getattr(leaf, "shape", ()) or not hasattr(leaf, "dtype"):
             raise UserError(
                 "x must be arrays [N, ...] or their shapes, or a sampling function (key, "
                 f"batch_size) -> x, got {leaf!r:.100}"

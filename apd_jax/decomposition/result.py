@@ -79,9 +79,8 @@ class Decomposition:
 
     def attributions(self, x: PyTree) -> jax.Array:
         """Attributions A_c(x) [B, (T), C], or scores of gates, by the rule of the training."""
-        return seen.score(
-            self.objective, self.target, self.components, given_inputs(self.target, x)
-        )
+        x = given_inputs(self.target, x)
+        return seen.score(self.objective, self.target, self.components, x)
 
     def mask(self, x: PyTree) -> jax.Array:
         """The active components on a batch, bool of the same shape, by the rule of the training."""
@@ -104,7 +103,7 @@ class Decomposition:
         self,
         x: PyTree,
         labels: Any = None,
-        baselines: str | Sequence[str] = ("svd", "neurons"),
+        baselines: str | Sequence[str] | None = ("svd", "neurons"),
         other: PyTree | None = None,
     ) -> summary.Summary:
         """Measure what the components do on examples, and flag a trivial decomposition.
@@ -114,7 +113,7 @@ class Decomposition:
           labels: classes (whole numbers) or values, to say how well the network does its task; or
             `"next_tokens"` where x is tokens [N, T].
           baselines: what to compare with at the same active rank, one or several: `"svd"`, the
-            singular directions of every matrix; `"neurons"`, its columns.
+            singular directions of every matrix; `"neurons"`, its columns; None for none.
           other: other data of a targeted decomposition; by default some examples of the training.
 
         Returns:
@@ -123,6 +122,7 @@ class Decomposition:
         Raises:
           UserError: an unknown baseline, labels that don't fit the outputs.
         """
+        other = None if other is None else given_inputs(self.target, other)
         return summarise.summarise(self, given_inputs(self.target, x), labels, baselines, other)
 
     def evidence(
@@ -135,7 +135,7 @@ class Decomposition:
         adversary_step_size: float = 0.1,
         adversary_starts: int = 1,
         draws: int = 4,
-        baselines: str | Sequence[str] = ("svd", "bundled", "neurons"),
+        baselines: str | Sequence[str] | None = ("svd", "bundled", "neurons"),
         limits: evidence.Limits | None = None,
         seed: int = 0,
     ) -> evidence.Evidence:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import optimize
 
 from apd_jax.components import Components, Factors
+from apd_jax.config_fields import values
 from apd_jax.errors import UserError
 from apd_jax.evaluation import tables
 
@@ -29,7 +30,8 @@ class Match:
       cosines: [n] their cosines over all sites.
       unmatched_first, unmatched_second: components without a partner of cosine `threshold`.
       empty_first, empty_second: components of next to no norm, which are not compared.
-      mmcs_first: mean over the first one's components of the largest cosine with any of the second.
+      mmcs_first: mean over the first one's components of the largest cosine with any of the second;
+        0 if all components of one of the two are empty.
       mmcs_second: the same from the second to the first.
       threshold: cosine from where on a pair is matched.
     """
@@ -131,6 +133,7 @@ def compare(first: Any, second: Any, *, threshold: float = MATCHED) -> Match:
       UserError: an argument that is no decomposition, decompositions of different networks, or a
         threshold outside of (0, 1].
     """
+    threshold = values.finite("threshold", threshold)
     if not 0 < threshold <= 1:
         raise UserError(f"threshold must be in (0, 1], got {threshold}")
     ours, theirs = _components(first), _components(second)
@@ -142,17 +145,17 @@ def compare(first: Any, second: Any, *, threshold: float = MATCHED) -> Match:
     rows, columns = optimize.linear_sum_assignment(-kept)
     order = np.argsort(-kept[rows, columns], kind="stable")
     pairs = np.stack([mine[rows], other[columns]], axis=1)[order]
-    values = kept[rows, columns][order]
-    matched = pairs[values >= threshold]
+    best = kept[rows, columns][order]
+    matched = pairs[best >= threshold]
     return Match(
         pairs=pairs,
-        cosines=values,
+        cosines=best,
         unmatched_first=sorted(set(mine.tolist()) - set(matched[:, 0].tolist())),
         unmatched_second=sorted(set(other.tolist()) - set(matched[:, 1].tolist())),
         empty_first=sorted(set(range(len(table))) - set(mine.tolist())),
         empty_second=sorted(set(range(table.shape[1])) - set(other.tolist())),
-        mmcs_first=float(kept.max(axis=1).mean()),
-        mmcs_second=float(kept.max(axis=0).mean()),
+        mmcs_first=float(kept.max(axis=1).mean()) if kept.size else 0.0,
+        mmcs_second=float(kept.max(axis=0).mean()) if kept.size else 0.0,
         threshold=threshold,
     )
 
@@ -168,13 +171,16 @@ def compare_seeds(
     if len(found) < 2:
         raise UserError(f"a comparison needs at least 2 decompositions, got {len(found)}")
     count = len(found)
+    names = [*map(str, range(count))] if names is None else [*values.names("names", names)]
+    if len(names) != count:
+        raise UserError(f"names must be one for each of {count} decompositions, got {names}")
     mmcs, matched = np.eye(count), np.eye(count)
     for i in range(count):
         for j in range(i):
             match = compare(found[i], found[j], threshold=threshold)
             mmcs[i, j], mmcs[j, i] = match.mmcs_first, match.mmcs_second
             matched[i, j] = matched[j, i] = match.matched_share
-    return SeedMatrix(mmcs, matched, list(names or map(str, range(count))), threshold)
+    return SeedMatrix(mmcs, matched, names, threshold)
 
 
 def cosines(first: Components, second: Components) -> np.ndarray:
@@ -190,6 +196,11 @@ def _norms(components: Components) -> np.ndarray:
 def _full(components: Components) -> np.ndarray:
     """Numbers of the components that are not empty."""
     norms = _norms(components)
+    if not np.isfinite(norms).all():
+        raise UserError(
+            f"components {np.flatnonzero(~np.isfinite(norms)).tolist()} hold NaN or infinity, or "
+            "their norm does: they can't be compared"
+        )
     return np.flatnonzero(norms >= max(LEAST_NORM * norms.max(), 1e-30))
 
 

@@ -113,7 +113,8 @@ def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
     if not (labels.dtype.kind in "iub" or jnp.issubdtype(labels.dtype, jnp.floating)):
         raise UserError(
             f"labels must be numbers, classes or values, got {labels.dtype}: number the classes "
-            "from 0, np.unique(labels, return_inverse=True)[1]"
+            "from 0, np.unique(labels, return_inverse=True)[1], or give labels.astype(int) where "
+            "they are such numbers already"
         )
     bad = int(np.sum(~np.isfinite(labels)))
     if bad:
@@ -135,7 +136,7 @@ def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
             f"to {logits[-1] - 1}: give their numbers"
         )
     if classes:
-        _check_classes(labels.astype(np.int64), logits[-1])
+        _check_classes(labels, logits[-1])
 
 
 def _way_out(labels: np.ndarray, logits: tuple[int, ...]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from apd_jax import sites
 from apd_jax.components import num_components
+from apd_jax.config_fields import values
 from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines, findings, ranks, seen, worst
 from apd_jax.evaluation import labels as against
@@ -28,11 +29,16 @@ def summarise(
     decomposition: ComponentModel,
     x: PyTree,
     labels: Any = None,
-    names: str | Sequence[str] = ("svd", "neurons"),
+    names: str | Sequence[str] | None = ("svd", "neurons"),
     other: PyTree | None = None,
 ) -> Summary:
     """Measure a decomposition on examples; see `Decomposition.summary`."""
-    names = (names,) if isinstance(names, str) else names
+    names = values.names("baselines", names)
+    if other is not None and not decomposition.objective.targeted:
+        raise UserError(
+            "other= is measured of a targeted decomposition, which decompose(..., other=...) "
+            "makes, and this is none: leave it out"
+        )
     labels = against.as_array(decomposition.target, x, labels)
     return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names, other)
 

@@ -84,12 +84,32 @@ def write(
     decode: examples.Decode | None = None,
 ) -> list[parts.Panel]:
     """Write the page to a file, and return the figures on it."""
+    target = _page(path)
     text, panels = render(decomposition, x, labels, decode)
-    target = pathlib.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(target, text)
     logging.info("Wrote %s", target)
     return panels
+
+
+def _page(path: Any) -> pathlib.Path:
+    """The path of the page, in a directory that is there.
+
+    Raises:
+      UserError: no page can be written there, which is better said before it is made.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(
+            "the path of the page must be a str or a pathlib.Path, such as 'report.html', got a "
+            f"{type(path).__name__}"
+        )
+    page = pathlib.Path(path)
+    if page.is_dir():
+        raise UserError(f"{page} is a directory: give the path of the page, {page / 'report.html'}")
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the page can't be written to {page}: {error}") from error
+    return page
 
 
 def render(

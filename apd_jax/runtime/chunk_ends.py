@@ -19,7 +19,7 @@ Metrics = dict[str, jax.Array]
 _SUMS = ("loss/total", "gradient_norm")
 _HINT = (
     "try a lower learning rate or more warmup, and leave out examples on which the network's "
-    "outputs overflow"
+    "outputs overflow or have gradients that are NaN, as behind a division by 0 beside a where"
 )
 
 

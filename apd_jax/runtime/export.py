@@ -141,7 +141,7 @@ def _clear(directory: pathlib.Path) -> None:
     """Remove temporary directories of an earlier, possibly interrupted, replacement."""
     aside, before = _names_beside(directory)
     if not directory.exists():
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             before.rename(directory)
     for leftover in (aside, before):
         shutil.rmtree(leftover, ignore_errors=True)

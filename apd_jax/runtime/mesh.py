@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from apd_jax.config_fields.values import KINDS, sequence
 from apd_jax.errors import UserError
 from apd_jax.programs.partition import AXES, COMPONENTS, SEEDS
 
@@ -136,7 +137,7 @@ def layout(
     if shape is None:
         shape = _default_shape(num_seeds, batch_size)
     else:
-        _check_shape(shape, (num_seeds, batch_size, num_components))
+        shape = _checked_shape(shape, (num_seeds, batch_size, num_components))
     needed = math.prod(shape)
     if needed == 1 and jax.process_count() == 1:
         return None
@@ -178,25 +179,31 @@ def _default_shape(num_seeds: int, batch_size: int) -> tuple[int, int, int]:
     return seeds, math.gcd(batch_size, total // seeds), 1
 
 
-def _check_shape(shape: Sequence[int], sizes: tuple[int, int, int | None]) -> None:
-    """Raise UserError unless a shape is three numbers that divide the sizes and fit the devices."""
-    if len(shape) != len(AXES) or any(n < 1 for n in shape):
+def _checked_shape(given: Any, sizes: tuple[int, int, int | None]) -> tuple[int, ...]:
+    """The shape as Python's numbers.
+
+    Raises:
+      UserError: it is not three whole numbers that divide the sizes and fit the devices.
+    """
+    shape = sequence(np.asarray(given) if isinstance(given, jax.Array) else given)
+    whole = isinstance(shape, tuple) and all(KINDS[int](n) and n >= 1 for n in shape)
+    if not whole or len(shape) != len(AXES):
         raise UserError(
-            f"mesh must be three numbers of at least 1, for {', '.join(AXES)}, got {tuple(shape)}"
+            f"mesh must be three numbers of at least 1, for {', '.join(AXES)}, each whole, got "
+            f"{given!r:.200}"
         )
     names = ("seeds (times restarts)", "examples of a batch (or of a micro-batch)", "components")
     for number, size, name in zip(shape, sizes, names, strict=True):
         if size is not None and size % number:
             fitting = [n for n in range(1, min(size, 64) + 1) if size % n == 0]
             raise UserError(
-                f"mesh={tuple(shape)} divides {size} {name} by {number}, which leaves a remainder: "
+                f"mesh={shape} divides {size} {name} by {number}, which leaves a remainder: "
                 f"{', '.join(map(str, fitting))} would divide them evenly"
             )
     there = jax.device_count()
     if math.prod(shape) > there:
-        raise UserError(
-            f"mesh={tuple(shape)} needs {math.prod(shape)} devices, and there are {there}"
-        )
+        raise UserError(f"mesh={shape} needs {math.prod(shape)} devices, and there are {there}")
+    return shape
 
 
 def _check_processes(shape: Sequence[int], devices: Sequence[Any]) -> None:

@@ -68,10 +68,22 @@ def leaf_paths(params: PyTree) -> list[str]:
 
 
 def abstract(tree: PyTree) -> PyTree:
-    """Shapes and dtypes of a pytree of arrays."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree
-    )
+    """Shapes and dtypes of a pytree of arrays.
+
+    Raises:
+      UserError: a leaf that JAX takes for no array of numbers.
+    """
+
+    def one(leaf: Any) -> jax.ShapeDtypeStruct:
+        try:
+            return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                "inputs and parameters must be arrays of numbers of JAX or NumPy, got a "
+                f"{type(leaf).__name__}: give np.asarray(...) of it, in numbers"
+            ) from error
+
+    return jax.tree.map(one, tree)
 
 
 ONE_EXAMPLE = (

@@ -5,6 +5,7 @@ import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from apd_jax.config_fields.values import names
 from apd_jax.errors import UserError
 from apd_jax.sites.layout import Site
 from apd_jax.sites.program import Left
@@ -94,6 +95,17 @@ def _matches(pattern: str, name: str) -> bool:
     path = name.partition("[")[0]
     names = {name, path, _shortened(name), _shortened(path)}
     return pattern in names or any(fnmatch.fnmatchcase(n, pattern) for n in names)
+
+
+def as_selection(given: Any) -> Selection:
+    """A selection that can be compared: None, a name, a function, or names as a tuple.
+
+    Raises:
+      UserError: something else.
+    """
+    if given is None or isinstance(given, str) or callable(given):
+        return given
+    return names("sites", given)
 
 
 def check_names(selection: Selection, paths: Sequence[str]) -> None:

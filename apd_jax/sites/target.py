@@ -15,7 +15,7 @@ from apd_jax.programs.compiled import stand_in_for_network, weakly_referable
 from apd_jax.sites.adapters import linen
 from apd_jax.sites.parameters import checked
 from apd_jax.sites.program import Left, leaf_paths, trace
-from apd_jax.sites.selection import Selection, Sites, check_names, select
+from apd_jax.sites.selection import Selection, Sites, as_selection, check_names, select
 
 PyTree = Any
 
@@ -59,8 +59,13 @@ class Target:
             numbers; or, found by tracing, a parameter
             that is no site, or no site at all.
         """
+        if not callable(apply_fn):
+            raise UserError(
+                "the network must be a function (params, x) -> outputs, then its parameters; got a "
+                f"{type(apply_fn).__name__}"
+            )
         self.apply_fn, self.params = weakly_referable(apply_fn), checked(params)
-        self._selection = tuple(sites) if isinstance(sites, list) else sites
+        self._selection = as_selection(sites)
         check_names(self._selection, leaf_paths(params))
         self._sites: Sites | None = None
         if inputs is not None:

@@ -6,6 +6,7 @@ abstract. Letters: S trainings side by side, B batch, C components.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -112,7 +113,7 @@ def requirements(
     targets: Target,
     source: Source,
     *,
-    mesh_shape: tuple[int, ...] | None = None,
+    mesh_shape: Sequence[int] | None = None,
     compile: bool = True,
 ) -> Requirements:
     """Count what a training needs.

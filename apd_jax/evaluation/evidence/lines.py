@@ -32,6 +32,8 @@ def evidence(
     decomposition: Any, x: PyTree, labels: Any = None, *, limits: Limits | None = None, **options
 ) -> Evidence:
     """Measure every line of the evidence; see `Decomposition.evidence`."""
+    if not isinstance(limits, Limits | None):
+        raise UserError(f"limits must be Limits, as in Limits(own=0.2), got {limits!r:.200}")
     run, notes = prepared(decomposition, x, labels, **options)
     assert run.cost is not None
     logging.info("%s", run.cost)
@@ -49,7 +51,7 @@ def prepared(
     adversary_step_size: float = 0.1,
     adversary_starts: int = 1,
     draws: int = 4,
-    baselines: str | Sequence[str] = tuple(equal_rank.NAMES),
+    baselines: str | Sequence[str] | None = tuple(equal_rank.NAMES),
     seed: int = 0,
 ) -> tuple[Run, list[str]]:
     """Check everything and count the operations, before anything is measured.
@@ -57,7 +59,7 @@ def prepared(
     Returns:
       The measurement to come, and sentences on what is left out.
     """
-    baselines = names(baselines)
+    baselines = names("baselines", baselines)
     unknown = sorted(set(baselines) - set(equal_rank.NAMES))
     if unknown:
         raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(equal_rank.NAMES)}")

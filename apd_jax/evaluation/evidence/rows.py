@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax import sites
+from apd_jax import sites, validity
 from apd_jax.components import Components
+from apd_jax.data.numbers import as_numpy
 from apd_jax.errors import UserError
 from apd_jax.evaluation import labels as against
 from apd_jax.evaluation import seen
@@ -68,7 +69,10 @@ def examples(
     """
     count = sites.batch_size(x)
     lead = (count, *(sites.position_shape(target, x) if per_position else ()))
-    counts = _counts(valid(x) if callable(valid) else valid, lead, target, x)
+    if callable(valid):
+        validity.check(valid)
+        valid = validity.of_batch(valid, x)
+    counts = _counts(valid, lead, target, x)
     x = jax.tree.map(np.asarray, x)
     if labels is None:
         return Examples(x, counts), False
@@ -88,7 +92,7 @@ def examples(
 def _counts(valid: Any, lead: tuple[int, ...], target: Target, x: PyTree) -> np.ndarray:
     if valid is None:
         return np.ones(lead, np.float32)
-    valid = np.asarray(valid)
+    valid = as_numpy(valid)
     expected = [lead[:1]]
     if valid.ndim > 1:
         expected.append((*lead[:1], *sites.position_shape(target, x)))
