@@ -106,6 +106,7 @@ def examine(found, hidden, other, countries, tokenizer, path):
         xlabel="component that is taken out, by the number of answers on which it is active",
         ylabel="KL divergence from the network (nats)",
         xticks=[],
+        yscale="log",
     )
     axis.legend()
     figure.savefig(path, dpi=80)
@@ -115,7 +116,7 @@ def main():
     """Load, decompose, examine, draw."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--images", type=pathlib.Path, default=IMAGES)
     flags = parser.parse_args()
     flags.images.mkdir(parents=True, exist_ok=True)
@@ -138,6 +139,7 @@ def main():
         topk=4,
         steps=steps,
         batch_size=8,
+        learning_rate=0.02,  # a tenth of the default, which is for long trainings
         chunk_steps=10,
     )
     print(found.history[-1])

@@ -117,7 +117,8 @@ def examine(found, hidden, tokens, tokenizer, path):
     figure, axes = plt.subplots(2, 2, figsize=(12, 6), layout="constrained")
     order = np.argsort(-share)
     for axis, row in zip(axes.flat, range(4), strict=True):
-        axis.imshow(mask[row][:, order].T, cmap="Blues", aspect="auto", vmin=0, vmax=1)
+        drawn = mask[row][:, order].T
+        axis.imshow(drawn, cmap="Blues", aspect="auto", vmin=0, vmax=1, interpolation="nearest")
         words = [tokenizer.decode([token]) for token in tokens[row]]
         axis.set_xticks(range(len(words)), words, rotation=60, ha="right", fontsize=8)
         axis.set(ylabel="component", yticks=[])
