@@ -249,7 +249,7 @@ class ValuesTest(parameterized.TestCase):
         for words in ("adversarial, one mask for all, 3 steps", "own mask", "first/w"):
             self.assertIn(words, text)
             self.assertIn(words, html)
-        self.assertIn("fewer than a group of pooled rows", text)
+        self.assertIn("all rows of the block are one group", text)
 
     def test_the_stated_cost_is_what_was_done(self):
         self.assertEqual((self.evidence.cost.blocks, self.evidence.cost.block_size), (2, 11))
