@@ -11,11 +11,12 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from apd_jax.config_fields.values import whole
 from apd_jax.errors import UserError
 from apd_jax.programs import linalg
-from apd_jax.sites import Placement, PyTree, Target
+from apd_jax.sites import Placement, PyTree, Target, check_inputs, check_is_target
 
 Projection = Literal["auto", "literal"]
 
@@ -178,14 +179,17 @@ def init_components(
       `{site: Factors}`, float32.
 
     Raises:
-      UserError: num_components, rank or instances not whole or below 1, or a scale that is not
-        positive.
+      UserError: no target, num_components, rank or instances not whole or below 1, a scale that is
+        not positive, a key that is none.
     """
+    check_is_target(target)
     num_components = whole("num_components", num_components)
     instances = whole("instances", instances)
     rank = None if rank is None else whole("rank", rank)
     if not isinstance(scale, jax.core.Tracer) and not scale > 0:
         raise UserError(f"scale must be positive, got {scale}")
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise UserError(f"key must be a PRNG key, jax.random.key(0), got {key!r:.100}")
     components = {}
     for index, (site, weight) in enumerate(target.weights.items()):
         *blocks, d_in, d_out = weight.shape
@@ -266,6 +270,12 @@ def check_components(target: Target, components: Components) -> None:
         counts.add(reads.shape[0])
     if len(counts) > 1:
         raise UserError(f"sites differ in their number of components: {sorted(counts)}")
+
+
+def check_given(target: Target, components: Components, x: PyTree) -> None:
+    """Raise UserError unless target, components and inputs [B, ...] fit each other."""
+    check_inputs(target, x)
+    check_components(target.at(x), components)
 
 
 def in_parameter_space(target: Target, components: Components) -> PyTree:

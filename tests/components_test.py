@@ -100,6 +100,16 @@ class InitTest(parameterized.TestCase):
                 jax.random.key(0), target, **({"num_components": 2} | arguments)
             )
 
+    @parameterized.parameters(0, None, "key")
+    def test_what_is_no_key_is_refused(self, key):
+        target, _ = networks.make("mlp")
+        with self.assertRaisesRegex(ValueError, "key must be a PRNG key"):
+            apd_jax.init_components(key, target, num_components=2)
+
+    def test_what_is_no_target_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "the network must be a Target, got a function"):
+            apd_jax.init_components(jax.random.key(0), lambda params, x: x, num_components=2)
+
     def test_numbers_of_any_library(self):
         target, _ = networks.make("mlp")
         for kind in (np.int64, jnp.array, np.array):

@@ -64,6 +64,21 @@ class ApplyTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, "the batch is empty"):
             apd_jax.gradient_attributions(target, components, x[:0])
 
+    @parameterized.parameters(
+        apd_jax.gradient_attributions,
+        apd_jax.ablation_attributions,
+        apd_jax.activation_attributions,
+        apd_jax.composed_apply,
+        lambda *given: apd_jax.masked_apply(*given, np.ones((7, 3))),
+    )
+    def test_no_target_and_a_single_example(self, function):
+        target, x = networks.make("mlp")
+        components = networks.components(target)
+        with self.assertRaisesRegex(apd_jax.UserError, "the network must be a Target"):
+            function(target.apply_fn, components, x)
+        with self.assertRaisesRegex(apd_jax.UserError, "single example"):
+            function(target, components, x[0])
+
     @parameterized.parameters(((7, 4),), ((6, 3),), ((3,),))
     def test_bad_mask(self, shape):
         target, x = networks.make("mlp")

@@ -16,7 +16,7 @@ from apd_jax.attribution.directions import Batch
 from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.options import DEFAULT, Linearisation, Options
 from apd_jax.attribution.routes import Mode
-from apd_jax.components import Components, check_components, num_components
+from apd_jax.components import Components, check_components, check_given, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked.forward import summed
 from apd_jax.programs import partition
@@ -71,6 +71,7 @@ def gradient_attributions(
         sketch without key or probes, outputs that are not real.
     """
     options = Options(mode, source, metric, per_position, num_probes)
+    check_given(target, components, x)
     return attribute(target, components, x, options, key=key, valid=valid).scores
 
 

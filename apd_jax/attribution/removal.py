@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from apd_jax import sites, validity
 from apd_jax.attribution.metrics import Metric, check_metric, quantities, squared
-from apd_jax.components import Components, check_components
+from apd_jax.components import Components, check_given
 from apd_jax.masked import forward
 from apd_jax.sites import PyTree, Target
 from apd_jax.validity import Valid
@@ -41,7 +41,7 @@ def ablation_attributions(
       UserError: components that do not fit the target's sites, an unknown metric.
     """
     check_metric(metric)
-    check_components(target.at(x), components)
+    check_given(target, components, x)
     sums = {name: factors.sum() for name, factors in components.items()}
     outputs = target.with_weights(sums)(x)
     full = quantities(metric, outputs, sites.batch_size(x), valid)
@@ -81,7 +81,7 @@ def activation_attributions(
       UserError: components that do not fit the target's sites, rows without the positions that
         `valid` has.
     """
-    check_components(target.at(x), components)
+    check_given(target, components, x)
     full = forward.summed(target, components)
 
     def some(inputs, valid):

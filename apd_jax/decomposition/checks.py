@@ -46,7 +46,7 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
         derivatives that the network defines otherwise than its own equations, unknown hidden
         sites, inputs that the selection can't count, a `valid` that does not fit them.
     """
-    check_is_target(target)
+    sites.check_is_target(target)
     _check_finite(target.params)
     target.at(x)
     _check_precision(target)
@@ -68,16 +68,6 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     _check_outputs(target, x, objective)
     _check_apart(target, x)
     check_derivatives(target, x)
-
-
-def check_is_target(target: Target) -> None:
-    """Raise UserError for a network that is no `Target`."""
-    if not isinstance(target, Target):
-        raise UserError(
-            f"the network must be a Target, got a {type(target).__name__}: give "
-            "Target(apply_fn, params), or one of Target.from_flax, from_nnx, from_equinox, "
-            "from_torch"
-        )
 
 
 def check_concrete(*arguments: PyTree) -> None:

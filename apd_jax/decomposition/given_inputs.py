@@ -14,7 +14,6 @@ from apd_jax.data.numbers import as_numpy, check_kind, is_rows_of_numbers, is_to
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.parameters import native
-from apd_jax.sites.program import ONE_EXAMPLE, trace
 
 
 def given_inputs(target: Target, x: PyTree) -> PyTree:
@@ -27,11 +26,7 @@ def given_inputs(target: Target, x: PyTree) -> PyTree:
     if isinstance(x, Iterator):
         raise UserError("inputs must be arrays [B, ...], got an iterator: give one of its batches")
     x = jax.tree.map(as_array, plain(x), is_leaf=is_rows_of_numbers)
-    size = sites.batch_size(x)
-    target.at(x)
-    outputs = trace(target.apply_fn, target.params, x).closed.out_avals
-    if any(leaf.shape[:1] != (size,) for leaf in outputs):
-        raise UserError(ONE_EXAMPLE)
+    sites.check_inputs(target, x)
     return x
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from apd_jax import sites
 from apd_jax.config_fields import check_keywords, from_mapping
 from apd_jax.config_fields.values import whole
 from apd_jax.data import SampleBatch, as_source
 from apd_jax.data.numbers import plain
-from apd_jax.decomposition.checks import check_is_target, check_positions
+from apd_jax.decomposition.checks import check_positions
 from apd_jax.decomposition.given_inputs import as_array
 from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
@@ -60,7 +61,7 @@ def plan(
     check_keywords(plan, Settings(), options)
     given = {"num_components": num_components, "topk": topk} | options
     settings, restarts = from_mapping(presets.base(given), given), whole("restarts", restarts)
-    check_is_target(target)
+    sites.check_is_target(target)
     example = _example(x)
     target.at(example)
     trace(target.apply_fn, target.params, example)  # says so where its sites are known, x is new
@@ -81,7 +82,14 @@ def plan(
 
 def _example(x: PyTree | SampleBatch) -> PyTree:
     """Shapes of three inputs."""
-    x = jax.eval_shape(lambda key: x(key, 3), jax.random.key(0)) if callable(x) else x
+    if callable(x):
+        try:
+            x = jax.eval_shape(lambda key: x(key, 3), jax.random.key(0))
+        except Exception as error:  # whatever the function says
+            raise UserError(
+                "x must be inputs or a sampling function (key, batch_size) -> x, which fails "
+                f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]:.300})"
+            ) from error
     x = jax.tree.map(as_array, plain(x))
     for leaf in jax.tree.leaves(x):
         if not getattr(leaf, "shape", ()) or not hasattr(leaf, "dtype"):

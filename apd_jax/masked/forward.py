@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax import sites
-from apd_jax.components import Components, Factors, check_components, num_components
+from apd_jax.components import Components, Factors, check_given, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked import grouped_matmul, grouping, remat
 from apd_jax.programs.compiled import jit_with_network
@@ -230,7 +230,7 @@ def composed_apply(target: Target, components: Components, x: PyTree) -> PyTree:
     Raises:
       UserError: components that do not fit the target's sites.
     """
-    check_components(target.at(x), components)
+    check_given(target, components, x)
     return _composed_apply(target, components, x)
 
 
@@ -258,7 +258,7 @@ def masked_apply(
       UserError: no example, a mask or remainder of another shape, components that do not fit the
         target's sites.
     """
-    check_components(target.at(x), components)
+    check_given(target, components, x)
     try:
         mask = jnp.asarray(mask)
         remainder = None if remainder is None else jnp.asarray(remainder, jnp.float32)

@@ -22,7 +22,7 @@ from apd_jax.sites.leaf_names import leaf_name
 from apd_jax.sites.patches import Patches
 from apd_jax.sites.rows import batch_size
 from apd_jax.sites.selection import Sites
-from apd_jax.sites.target import PyTree, Target
+from apd_jax.sites.target import PyTree, Target, check_inputs, check_is_target
 
 __all__ = [
     "Operation",
@@ -38,6 +38,8 @@ __all__ = [
     "as_is",
     "batch_size",
     "batched",
+    "check_inputs",
+    "check_is_target",
     "leaf_name",
     "over_examples",
     "position_shape",

@@ -34,7 +34,8 @@ def batch_size(x: PyTree) -> int:
     if not shapes:
         raise UserError("the inputs hold no arrays; give at least one, [B, ...]")
     if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
-        raise UserError(f"inputs need one batch axis in front, [B, ...]; got shapes {shapes}")
+        some = ", ".join(map(str, shapes[:4])) + (", ..." if len(shapes) > 4 else "")
+        raise UserError(f"inputs need one batch axis in front, [B, ...]; got shapes {some}")
     if shapes[0][0] == 0:
         raise UserError("the batch is empty: give at least one example")
     return shapes[0][0]

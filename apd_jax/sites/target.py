@@ -14,7 +14,8 @@ from apd_jax.errors import UserError
 from apd_jax.programs.compiled import stand_in_for_network, weakly_referable
 from apd_jax.sites.adapters import linen
 from apd_jax.sites.parameters import checked
-from apd_jax.sites.program import Left, leaf_paths, trace
+from apd_jax.sites.program import ONE_EXAMPLE, Left, leaf_paths, trace
+from apd_jax.sites.rows import batch_size
 from apd_jax.sites.selection import Selection, Sites, as_selection, check_names, select
 
 PyTree = Any
@@ -238,3 +239,23 @@ class Target:
         stand_in, target._selection, target._sites = static
         target.apply_fn = stand_in.function
         return target
+
+
+def check_is_target(target: Any) -> None:
+    """Raise UserError for a network that is no `Target`."""
+    if not isinstance(target, Target):
+        raise UserError(
+            f"the network must be a Target, got a {type(target).__name__}: give "
+            "Target(apply_fn, params), or one of Target.from_flax, from_nnx, from_equinox, "
+            "from_torch"
+        )
+
+
+def check_inputs(target: Any, x: PyTree) -> None:
+    """Raise UserError unless a target takes inputs [B, ...] and returns outputs [B, ...]."""
+    check_is_target(target)
+    size = batch_size(x)
+    target.at(x)
+    outputs = trace(target.apply_fn, target.params, x).closed.out_avals
+    if any(leaf.shape[:1] != (size,) for leaf in outputs):
+        raise UserError(ONE_EXAMPLE)
