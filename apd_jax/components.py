@@ -179,8 +179,7 @@ def init_components(
       `{site: Factors}`, float32.
 
     Raises:
-      UserError: no target, num_components, rank or instances not whole or below 1, a scale that is
-        not positive, a key that is none.
+      UserError: no target, no key, sizes not whole or below 1, a scale that is not positive.
     """
     check_is_target(target)
     num_components = whole("num_components", num_components)

@@ -148,8 +148,7 @@ class Decomposition:
           x: [N, ...] examples that the training did not see.
           labels: classes [N] or [N, T], or `"next_tokens"` where x is tokens [N, T]: adds the cross
             entropy.
-          valid: bool [N] or [N, T], or a function of x that returns it: which examples or positions
-            count. By default the same as in training.
+          valid: bool [N] or [N, T], or a function of x: what counts; by default as in training.
           adversary_steps: numbers of steps of signed gradient ascent that are reported.
           adversary_step_size: size of a step, on masks between 0 and 1.
           adversary_starts: number of random starts; the strongest counts.

@@ -172,7 +172,7 @@ def _signatures(reads: jax.Array, weight: jax.Array) -> jax.Array:
     """What a site reads on each row, scaled by the weights that it meets, [R, (G·)d_in].
 
     An input that meets small weights hardly matters, however large it is. Several rows of a site
-    count by their mean. Those of a long table are what they look up.
+    count by their mean. Rows of a look-up in a long table are the entries that they look up.
     """
     sizes = jnp.linalg.norm(weight, axis=-1)
     if is_look_up(reads):
