@@ -13,6 +13,7 @@ if ! cmp -s "$requirements" "$environment/installed"; then
   if [ "$package" != --without-package ]; then
     "$environment/bin/python" -m pip install --quiet --no-deps --editable .
   fi
+  bash launch/bytecode.sh "$environment"
   "$environment/bin/python" -m pip check
   cp "$requirements" "$environment/installed"
 fi

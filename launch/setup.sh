@@ -34,5 +34,6 @@ if ! cmp -s requirements.txt "$stamp"; then
   # --no-compile halves the time: Python compiles the files that it imports anyway.
   .venv/bin/python -m pip install --quiet --no-compile -r requirements.txt
   .venv/bin/python -m pip install --quiet --no-deps --editable .
+  bash launch/bytecode.sh .venv
   cp requirements.txt "$stamp"
 fi
