@@ -1,6 +1,7 @@
 """Micro-batches of a step give what the whole batch gives."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -13,7 +14,7 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax.errors import UserError
 from apd_jax.objective import gates
-from apd_jax.objective.coefficients import Coefficients, Multipliers, Routes
+from apd_jax.objective.coefficients import CONSTANT, Coefficients, Multipliers, Routes
 from apd_jax.objective.objective import Objective
 from apd_jax.training.config import Settings
 from apd_jax.training.optimizers import decomposition_optimizer
@@ -27,19 +28,18 @@ OBJECTIVE = Objective(
 OPTIMIZER = decomposition_optimizer(lambda step: 1e-2)
 
 
-def steps(objective, target, components, x, number, multipliers=None):
-    """Step from the same state without and with micro-batches."""
-    state = init_state(components, OPTIMIZER)
-    multipliers = multipliers or Multipliers()
+def both(objective, target, components, number):
+    """A function that steps from the same state without and with micro-batches."""
 
-    def one(accumulate):
-        return jax.jit(
-            lambda state: train_step(
-                objective, OPTIMIZER, target, state, x, jax.random.key(0), multipliers, accumulate
-            )
-        )
+    @jax.jit
+    def run(components, x, multipliers=CONSTANT):
+        state, key = init_state(components, OPTIMIZER), jax.random.key(0)
+        return [
+            train_step(objective, OPTIMIZER, target, state, x, key, multipliers, accumulate)
+            for accumulate in (1, number)
+        ]
 
-    return one(1)(state), one(number)(state)
+    return functools.partial(run, components)
 
 
 class StepTest(parameterized.TestCase):
@@ -53,7 +53,7 @@ class StepTest(parameterized.TestCase):
         target, _ = networks.make("mlp")
         x, own = networks.normal(3, 12, 3), networks.components(target)
         multipliers = Multipliers(None if factor is None else jnp.float32(factor))
-        whole, parts = steps(objective, target, own, x, 3, multipliers)
+        whole, parts = both(objective, target, own, 3)(x, multipliers)
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
     @parameterized.parameters(False, True)
@@ -61,17 +61,17 @@ class StepTest(parameterized.TestCase):
         """L0 is penalised where it is too large in the whole batch, not in a micro-batch."""
         target, _ = networks.make("mlp")
         x = networks.normal(3, 12, 3) * jnp.array([0.3] * 4 + [1] * 4 + [3] * 4)[:, None]
-        valid = (lambda x: x[:, 0] > -0.5) if some_count else None
-        for k, expected in ((1.0, self.assertGreater), (2.0, self.assertEqual)):
-            objective = Objective(
-                Coefficients(faithfulness=1, minimality=1, partial=0, l0=1),
-                topk=k,
-                selection="gates",
-                valid=valid,
-            )
-            wide = dataclasses.replace(objective, topk=1.3)
-            own = gates.start(wide, target, x, networks.components(target))
-            whole, parts = steps(objective, target, own, x, 3)
+        objective = Objective(
+            Coefficients(faithfulness=1, minimality=1, partial=0, l0=1),
+            topk=1.0,
+            selection="gates",
+            valid=(lambda x: x[:, 0] > -0.5) if some_count else None,
+        )
+        wide = dataclasses.replace(objective, topk=1.3)
+        start = jax.jit(lambda components: gates.start(wide, target, x, components))
+        run = both(objective, target, start(networks.components(target)), 3)
+        for size, expected in ((1.0, self.assertGreater), (0.5, self.assertEqual)):
+            whole, parts = run(size * x)
             expected(float(whole[1]["loss/l0"]), 0)
             chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
@@ -85,11 +85,11 @@ class StepTest(parameterized.TestCase):
         objective = dataclasses.replace(
             OBJECTIVE, hidden_sites=("v",), per_position=per_position, valid=padded.valid
         )
-        whole, parts = steps(objective, target, own, x, 3)
+        whole, parts = both(objective, target, own, 3)(x)
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
         wrong = dataclasses.replace(objective, valid=None)
         self.assertNotAlmostEqual(
-            float(steps(wrong, target, own, x, 3)[0][1]["loss/minimality"]),
+            float(both(wrong, target, own, 3)(x)[0][1]["loss/minimality"]),
             float(whole[1]["loss/minimality"]),
             places=3,
         )
@@ -100,7 +100,7 @@ class StepTest(parameterized.TestCase):
         x = networks.normal(3, 8, 3).at[:4].multiply(1e-3)
         objective = dataclasses.replace(OBJECTIVE, topk=0.5)
         own = networks.components(target)
-        whole, parts = steps(objective, target, own, x, 2)
+        whole, parts = both(objective, target, own, 2)(x)
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
     def test_takes_less_memory(self):

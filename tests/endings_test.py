@@ -31,6 +31,7 @@ OPTIONS = {
     "checkpoint_every": 4,
     "refine": {"every": 0},
     "relative_losses": False,
+    "coefficients": {"simplicity": 0.0},
 }
 
 

@@ -83,11 +83,12 @@ class Literal:
             values.append(self.distance(self.run(np.where(self.mask, 1.0, r))))
         return np.mean(values)
 
-    def gradient(self, r, shared=False):
+    @functools.cached_property
+    def gradient(self):
+        """A function of r [N, C]: the gradient of the sum of all errors, and the errors."""
         target = jnp.asarray(self.target, jnp.float32)
 
         def total(r):
-            r = jnp.broadcast_to(r, self.mask.shape)
             mask = jnp.where(self.mask, 1.0, r)
             outputs = networks.literal_masked(
                 self.found.target, self.found.components, self.x, mask
@@ -95,14 +96,14 @@ class Literal:
             errors = jnp.sum((outputs - target) ** 2, axis=1) * self.valid
             return jnp.sum(errors), errors
 
-        gradient, errors = jax.grad(total, has_aux=True)(jnp.asarray(r))
-        return np.asarray(gradient), np.asarray(errors)
+        return jax.jit(jax.grad(total, has_aux=True))
 
     def ascent(self, r, shared):
         best, found = None, {}
         for step in range(STEPS[-1] + 1):
-            gradient, errors = self.gradient(r)
+            gradient, errors = map(np.asarray, self.gradient(np.broadcast_to(r, self.mask.shape)))
             if shared:
+                gradient = gradient.sum(axis=0)
                 best = errors if best is None or errors.sum() > best.sum() else best
             else:
                 best = errors if best is None else np.maximum(best, errors)
@@ -326,22 +327,26 @@ class TokensTest(absltest.TestCase):
             expected = cases.divergence(outputs, self.target)[self.valid].mean()
             np.testing.assert_allclose(site.replaced.value, expected, rtol=1e-3)
 
-    def ascent(self, r, shared):
-        """Two steps for every position, or for one r of all of them."""
+    @functools.cached_property
+    def gradient(self):
+        """A function of r [N, T, C]: the gradient of the sum of all errors, and the errors."""
 
-        @functools.partial(jax.grad, has_aux=True)
         def total(r):
-            mask = jnp.where(self.mask, 1.0, jnp.broadcast_to(r, self.mask.shape))
+            mask = jnp.where(self.mask, 1.0, r)
             outputs = cases.literal_tokens(self.found.components, self.x, mask, jnp)
             errors = jnp.sum(cases.divergence(outputs, self.target) * self.valid, axis=1)
             return jnp.sum(errors), errors
 
-        gradient_and_errors = jax.jit(total)
+        return jax.jit(jax.grad(total, has_aux=True))
+
+    def ascent(self, r, shared):
+        """Two steps for every position, or for one r of all of them."""
         best = np.full(1 if shared else len(self.x), -np.inf)
         for _ in range(3):
-            gradient, errors = gradient_and_errors(r)
+            gradient, errors = map(np.asarray, self.gradient(np.broadcast_to(r, self.mask.shape)))
+            gradient = gradient.sum(axis=(0, 1)) if shared else gradient
             best = np.maximum(best, errors.sum(keepdims=True) if shared else errors)
-            r = jnp.clip(r + 0.1 * jnp.sign(gradient), 0, 1)
+            r = np.clip(r + 0.1 * np.sign(gradient), 0, 1)
         return best.sum() / self.valid.sum()
 
     def test_the_worst_masks(self):

@@ -3,6 +3,8 @@
 Letters: B batch, C components, O outputs, d_in / d_out widths of a site.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +83,7 @@ def matrices(components):
     return {site: factors.U @ factors.V for site, factors in components.items()}
 
 
+@functools.partial(jax.jit, static_argnames="source")
 def literal_attributions(target, components, x, source):
     """`sqrt(mean_o (Σ_l Σ_ij ∂f_o/∂θ_{l,ij} P_{c,l,ij})²)` from the Jacobian over parameters."""
     parts = matrices(components)
@@ -92,6 +95,7 @@ def literal_attributions(target, components, x, source):
     return jnp.sqrt(jnp.mean(derivatives**2, axis=-1))
 
 
+@jax.jit
 def literal_masked(target, components, x, mask):
     """f(x_b, Σ_c s_c(x_b) P_c), one example after another."""
     parts = matrices(components)

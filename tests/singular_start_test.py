@@ -17,11 +17,16 @@ from apd_jax.studies.language_model.network import LanguageModel
 from apd_jax.training.initialisation import STARTS, constant_parts, singular
 
 RULE = Objective()
+constant_terms = jax.jit(constant_parts.terms, static_argnums=1)
 
 
 def started(target, x, count, rank=None, objective=RULE):
-    components = init_components(jax.random.key(0), target, num_components=count, rank=rank)
-    return jax.jit(functools.partial(STARTS["singular"], objective))(target, x, components)
+    @jax.jit
+    def start(target, x):
+        components = init_components(jax.random.key(0), target, num_components=count, rank=rank)
+        return STARTS["singular"](objective, target, x, components)
+
+    return start(target, x)
 
 
 def stacked():
@@ -36,11 +41,14 @@ def stacked():
     return Target(network, params, inputs=x), x
 
 
-def mean_input(target, x, site):
-    """The mean of a site's input rows, divided by its norm."""
+@jax.jit
+def mean_inputs(target, x):
+    """The mean of every site's input rows, divided by its norm."""
     _, records = sites.run(target, x, sites.as_is)
-    (rows,) = (r.x.reshape(-1, r.x.shape[-1]) for r in records.values() if r.name == site)
-    return np.asarray(rows.mean(axis=0) / jnp.linalg.norm(rows.mean(axis=0)))
+    rows = {record.name: record.x for record in records.values()}
+    assert len(rows) == len(records)
+    means = {name: x.reshape(-1, x.shape[-1]).mean(axis=0) for name, x in rows.items()}
+    return {name: mean / jnp.linalg.norm(mean) for name, mean in means.items()}
 
 
 class SumTest(parameterized.TestCase):
@@ -51,26 +59,29 @@ class SumTest(parameterized.TestCase):
         self.check_sum(target, started(target, x, count, rank, positions))
 
     def test_a_transformer_per_position(self):
-        task = LanguageModel(layers=1, width=8, heads=2, mlp_width=12, context=6, text_bytes=5000)
-        target, x = task.target(task.init(jax.random.key(0))), task.inputs(jax.random.key(1), 9)
+        task = LanguageModel(layers=1, width=8, heads=2, mlp_width=12, context=6)
+        target = task.target(jax.jit(task.init)(jax.random.key(0)))
+        x = jnp.asarray(np.random.default_rng(1).integers(0, 256, (9, 6)), jnp.int32)
         objective = Objective(
             Coefficients(minimality=1.0), per_position=True, metric="fisher", minimality_loss="kl"
         )
         self.check_sum(target, started(target, x, 5, 2, objective))
 
     def check_sum(self, target, components):
-        for site, factors in components.items():
-            self.assertGreater(float(jnp.abs(factors.reads).min(axis=-1).max()), 0)
+        sums = jax.jit(lambda tree: {site: factors.sum() for site, factors in tree.items()})
+        for site, found in sums(components).items():
+            reads = np.abs(np.asarray(components[site].reads))
+            self.assertGreater(reads.min(axis=-1).max(), 0)
             np.testing.assert_allclose(
-                factors.sum(), target.weights[site], rtol=1e-4, atol=1e-5, err_msg=site
+                found, target.weights[site], rtol=1e-4, atol=1e-5, err_msg=site
             )
 
     def test_best_approximation_without_room(self):
         """Of what is left without the part that reads the mean input."""
         target, x = networks.make("mlp")
-        found = started(target, x, 1, 2)
+        found, means = started(target, x, 1, 2), mean_inputs(target, x)
         for site, weight in target.weights.items():
-            mean = mean_input(target, x, site)
+            mean, weight = np.asarray(means[site]), np.asarray(weight)
             part = np.outer(mean, mean @ weight)
             u, s, vt = np.linalg.svd(weight - part, full_matrices=False)
             best = part + (u[:, :1] * s[:1]) @ vt[:1]
@@ -91,9 +102,9 @@ class MeanInputTest(parameterized.TestCase):
         if with_valid:  # rows that do not count are no part of the mean
             given = jnp.concatenate([x, jnp.full_like(x, jnp.nan)])
             objective = Objective(valid=lambda inputs: jnp.isfinite(inputs[:, 0]))
-        found = started(target, given, 12, 1, objective)
+        found, means = started(target, given, 12, 1, objective), mean_inputs(target, x)
         for site, weight in target.weights.items():
-            mean = mean_input(target, x, site)
+            mean, weight = np.asarray(means[site]), np.asarray(weight)
             written = np.einsum("i,cio->co", mean, found[site].matrices())
             np.testing.assert_allclose(written[0], mean @ weight, rtol=1e-3, atol=1e-4)
             np.testing.assert_allclose(written[1:], 0, atol=1e-4)
@@ -104,24 +115,25 @@ class MeanInputTest(parameterized.TestCase):
             return jnp.einsum("btgi,gio->btgo", rows, params["stack"]).reshape(*x.shape, 8)
 
         target = Target(network, stacked()[0].params, inputs=(x := stacked()[1]))
-        means = constant_parts.mean_inputs(Objective(per_position=True), target, x, 4)
-        rows = target.params["table"][x].reshape(40, 2, 3)
-        expected = rows.mean(axis=0) / jnp.linalg.norm(rows.mean(axis=0), axis=1, keepdims=True)
+        measure = functools.partial(constant_parts.mean_inputs, Objective(per_position=True))
+        means = jax.jit(lambda target, x: measure(target, x, 4))(target, x)
+        rows = np.asarray(target.params["table"])[x].reshape(40, 2, 3)
+        expected = rows.mean(axis=0) / np.linalg.norm(rows.mean(axis=0), axis=1, keepdims=True)
         self.assertEqual(list(means), ["stack"])
         np.testing.assert_allclose(means["stack"].direction, expected, rtol=1e-4)
-        share = jnp.sum(rows.mean(0) ** 2, 1) / jnp.mean(jnp.sum(rows**2, 2), 0)
+        share = np.sum(rows.mean(0) ** 2, 1) / np.mean(np.sum(rows**2, 2), 0)
         np.testing.assert_array_equal(means["stack"].counts, share > 0.02)
         weight = target.weights["stack"]
-        terms = constant_parts.terms(weight, 9, means["stack"])
-        np.testing.assert_allclose(jnp.einsum("gmi,gmo->gio", *terms), weight, rtol=1e-4, atol=1e-5)
+        terms = constant_terms(weight, 9, means["stack"])
+        np.testing.assert_allclose(np.einsum("gmi,gmo->gio", *terms), weight, rtol=1e-4, atol=1e-5)
 
     def test_a_mean_of_noise_is_no_part(self):
         weight = jnp.asarray(networks.normal(0, 5, 4))
         mean = constant_parts.MeanInput(jnp.eye(5)[0], jnp.array(False))
-        found = constant_parts.terms(weight, 3, mean)
+        found = constant_terms(weight, 3, mean)
         u, s, vt = np.linalg.svd(weight, full_matrices=False)
         expected = np.einsum("ik,k,ko->kio", u, s, vt)[:3]
-        np.testing.assert_allclose(jnp.einsum("mi,mo->mio", *found), expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(np.einsum("mi,mo->mio", *found), expected, rtol=1e-3, atol=1e-5)
 
 
 class DealingTest(absltest.TestCase):

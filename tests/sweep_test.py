@@ -100,21 +100,30 @@ class DivergedTest(absltest.TestCase):
         self.assertEqual(waiting, [["topk=0.3", "topk=0.5"], ["topk=0.3"]])
 
 
+@jax.jit
+def with_products(scores, whole, real, factor):
+    """The selections of all k and of a part of k, by one program for every k up to 2."""
+    products = selection.Products(2.0, whole, real)
+    whole_k = selection.batch_topk_of_rows(scores, products, None)
+    return whole_k, selection.batch_topk_of_rows(scores, products, None, factor)
+
+
 class ProductsTest(parameterized.TestCase):
     @parameterized.parameters(0.29, 0.5, 1.0, 1.7)
     def test_selects_as_k_itself(self, k):
         """Also where k·B is no whole number in float64, and rounds to one in float32."""
-        scores = jax.random.normal(jax.random.key(0), (100, 3))
+        scores, factor = jax.random.normal(jax.random.key(0), (100, 3)), jnp.float32(0.3)
         products = selection.Products.of(k, 150, largest=2.0)
-        found = jax.jit(lambda whole, real: selection.batch_topk_of_rows(
-            scores, products._replace(whole=whole, real=real), None
-        ))(products.whole, products.real)  # fmt: skip
-        expected = selection.batch_topk(scores, k)
+        found, part = with_products(scores, products.whole, products.real, factor)
+
+        @jax.jit
+        def with_k(scores, factor):
+            return selection.batch_topk(scores, k), selection.batch_topk_part(scores, k, factor)
+
+        expected, other = with_k(scores, factor)
         np.testing.assert_array_equal(found.mask, expected.mask)
         self.assertLen(found.pairs[0], 200)
         np.testing.assert_array_equal(found.counts(), expected.counts())
-        part = selection.batch_topk_of_rows(scores, products, None, jnp.float32(0.3))
-        other = selection.batch_topk_part(scores, k, jnp.float32(0.3))
         np.testing.assert_array_equal(part.mask, other.mask)
 
 
