@@ -26,6 +26,7 @@ case "$*" in
 "-m ensurepip"*) touch "$here/pip" ;;
 "-m pip --version") [ -e "$here/pip" ] ;;
 "-m pip"*) echo "pip in $PWD: $*" >> LOG; ! [ -e OFFLINE ] ;;
+"-m compileall"*) echo "compiled in $PWD: $*" >> LOG; exit 1 ;;
 *apd_jax.main*) echo "run in $PWD: $*" >> LOG
 RUN
 ;;
@@ -142,6 +143,13 @@ class SetupTest(LaunchTestCase):
         self.launch("setup.sh")
         self.assertLen(self.logged("pip"), 2)
         self.assertTrue((self.root / ".venv" / "of_the_user").exists())
+
+    @parameterized.parameters(("1", 1), ("", 0))
+    def test_compiles_where_python_does_not_keep_bytecode(self, value, times):
+        """A library that does not compile is no error."""
+        self.launch("setup.sh", PYTHONDONTWRITEBYTECODE=value)
+        self.assertLen(self.logged("compiled"), times)
+        self.assertTrue((self.root / ".venv" / "installed").exists())
 
     def test_goes_on_after_a_failed_installation(self):
         (self.top / "offline").touch()
