@@ -12,8 +12,8 @@ if ! cmp -s "$requirements" "$environment/installed"; then
   "$environment/bin/python" -m pip install --quiet --no-compile -r "$requirements"
   if [ "$package" != --without-package ]; then
     "$environment/bin/python" -m pip install --quiet --no-deps --editable .
+    bash launch/bytecode.sh "$environment"
   fi
-  bash launch/bytecode.sh "$environment"
   "$environment/bin/python" -m pip check
   cp "$requirements" "$environment/installed"
 fi
