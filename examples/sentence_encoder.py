@@ -119,6 +119,7 @@ def draw(summary, shares, modules, order, pairs, chance, path):
     kept = [row for row in summary.rows if row.error > 0]
     bars = upper.barh([row.name for row in kept], [row.error for row in kept])
     upper.bar_label(bars, [f"{row.error:.2g}" for row in kept], padding=2, fontsize=8)
+    upper.margins(x=0.2)  # room for the labels
     upper.set(xlabel="squared distance to the network's embedding")
     upper.invert_yaxis()
     lower.hist(pairs, bins=20)
