@@ -140,7 +140,7 @@ class PlanTest(parameterized.TestCase):
         ({"mesh": 3}, "mesh must be three numbers"),
         ({"x": {"x": np.ones((3, 5)), 1: np.ones(3)}}, "keys can't be sorted"),
         ({"stepz": 3}, "no option 'stepz'; did you mean 'steps'"),
-        ({"num_components": 10**8}, r"the highest of \d+ scores .* lower batch_size or num_comp"),
+        ({"num_components": 10**8}, r"ranks at most 2\*\*31 - 1 .* lower batch_size or num_comp"),
         ({"topk": 9.0}, "topk must be at most num_components"),
         ({"mesh": (1, 1)}, "mesh must be three numbers"),
         ({"restarts": 0}, "restarts must be at least 1"),

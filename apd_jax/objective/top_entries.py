@@ -10,7 +10,7 @@ from apd_jax.errors import UserError
 from apd_jax.objective import divided_topk
 from apd_jax.objective.selected import Selected
 
-_MOST = 2**31 - 1  # entries that `lax.top_k` numbers by int32
+_MOST = 2**31 - 1  # `lax.top_k` gives indices as int32
 
 
 def ranked(scores: jax.Array) -> jax.Array:
@@ -36,13 +36,13 @@ def of_last_axis(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array, j
       The mask, the indices that `top_k` took, and whether each of these stands for a finite score.
 
     Raises:
-      UserError: the axis is longer than `top_k` can count.
+      UserError: the axis is too long for `lax.top_k`.
     """
     if scores.shape[-1] > _MOST:
         raise UserError(
-            f"the highest of {scores.shape[-1]} scores can't be found, at most of 2**31 - 1; with "
-            "selection='batch' these are all rows of a batch times all components: lower "
-            "batch_size or num_components, or set selection='sample', which ranks every row alone"
+            f"top-k ranks at most 2**31 - 1 scores together, got {scores.shape[-1]}; with "
+            "selection='batch' these are the rows of a batch times the components: lower "
+            "batch_size or num_components, or set selection='sample', which ranks each row alone"
         )
     scores = ranked(scores)
     # Only one of top_k's two results is read: with both, CPUs sort the whole table.
