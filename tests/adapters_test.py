@@ -1,18 +1,23 @@
 """Models of Flax and Equinox as targets: the same outputs, and the sites of the traced program."""
 
 import functools
+import inspect
+import json
 import tempfile
+from typing import NamedTuple
 
 import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 from flax import nnx
 
 import apd_jax
+from apd_jax.sites.adapters import fixed
 
 
 class _Linen(nn.Module):
@@ -80,6 +85,101 @@ class AdaptersTest(absltest.TestCase):
         self.check(target, jax.vmap(model)(self.x), names)
         self.assertIn("(equinox/nn/_linear.py:", str(target.sites))  # not where it is installed
 
+    def test_equinox_model_with_a_state(self):
+        model, state = _with_statistics("batch", 1)
+        target = apd_jax.Target.from_equinox(model, state=state, inputs=self.x)
+        ready = eqx.Partial(eqx.nn.inference_mode(model), state=state)
+        self.check(target, jax.vmap(ready)(self.x)[0], ["first/weight", "second/weight"])
+        self.assertFalse(model.norm.inference)
+
+    def test_equinox_state_that_is_missing_or_wrong(self):
+        model, state = _with_statistics("batch", 1)
+        with self.assertRaisesRegex(apd_jax.UserError, r"needs a state.*\(model, state=state\)"):
+            apd_jax.Target.from_equinox(model)
+        with self.assertRaisesRegex(apd_jax.UserError, "state must be .*State, got a dict"):
+            apd_jax.Target.from_equinox(model, state={})
+        with self.assertRaisesRegex(apd_jax.UserError, "must return a tuple .* got a .*Tracer"):
+            apd_jax.Target.from_equinox(_Alone(jnp.ones((3, 2))), state=state)(self.x)
+        other = eqx.nn.make_with_state(_Shifted)(1.0)[1]
+        with self.assertRaisesRegex(apd_jax.UserError, "state is of another model"):
+            apd_jax.Target.from_equinox(model, state=other)
+        model, state = eqx.nn.make_with_state(_Shifted)(1.0)
+        model(self.x[0], state)
+        with self.assertRaisesRegex(apd_jax.UserError, "not the latest"):
+            apd_jax.Target.from_equinox(model, state=state)
+
+    def test_equinox_model_that_holds_its_state(self):
+        model, state = _with_statistics("batch", 1)
+        ready = eqx.Partial(eqx.nn.inference_mode(model), state=state)
+        target = apd_jax.Target.from_equinox(ready)
+        np.testing.assert_array_equal(target(self.x)[0], jax.vmap(ready)(self.x)[0])
+
+
+class _EqxStatistics(eqx.Module):
+    """A model whose batch statistics are a state, and which is in training mode."""
+
+    first: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm
+    drop: eqx.nn.Dropout
+    second: eqx.nn.Linear
+
+    def __init__(self, mode, key):
+        self.first, self.second = eqx.nn.Linear(15, 4, key=key), eqx.nn.Linear(4, 2, key=key)
+        newer = "mode" in inspect.signature(eqx.nn.BatchNorm).parameters  # than Equinox 0.11
+        self.norm = eqx.nn.BatchNorm(4, "examples", **({"mode": mode} if newer else {}))
+        self.drop = eqx.nn.Dropout()
+
+    def __call__(self, x, state):
+        h, state = self.norm(self.first(jnp.ravel(x)), state)
+        return self.second(self.drop(jax.nn.relu(h))), state
+
+
+def _with_statistics(mode, seed):
+    """A model and its state after a few batches."""
+    key = jax.random.key(seed)
+    model, state = eqx.nn.make_with_state(_EqxStatistics)(mode, key)
+    once = eqx.tree_at(lambda m: m.drop, model, lambda x: x)
+    call = jax.vmap(once, axis_name="examples", in_axes=(0, None), out_axes=(0, None))
+    for batch in jax.random.normal(key, (2, 8, 5, 3)) + seed:
+        state = call(batch, state)[1]
+    return model, state
+
+
+class _Alone(eqx.Module):
+    """Takes a state and does not return it."""
+
+    weight: jax.Array
+
+    def __call__(self, x, state):
+        return x @ self.weight
+
+
+class _Shift(NamedTuple):
+    by: jax.Array
+
+
+class _Shifted(eqx.Module):
+    """A model whose state is kept in a class."""
+
+    linear: eqx.nn.Linear
+    index: eqx.nn.StateIndex
+
+    def __init__(self, shift):
+        self.linear = eqx.nn.Linear(15, 2, key=jax.random.key(0))
+        self.index = eqx.nn.StateIndex(_Shift(jnp.full(2, shift)))
+
+    def __call__(self, x, state):
+        by = state.get(self.index).by
+        return self.linear(jnp.ravel(x)) + by, state.set(self.index, _Shift(by + 1))
+
+
+class _Keywords(nn.Module):
+    @nn.compact
+    def __call__(self, x, axes, options, mask, factor, train):
+        h = nn.Dense(options["layers"][0]["width"])(x.sum(axis=axes)) * options["scale"]
+        kept = int(np.sum(mask)) if isinstance(mask, np.ndarray) and not train else 0
+        return nn.Dense(2)(h[:, :kept]) * factor
+
 
 class _Table(eqx.Module):
     """A model with an array that is no parameter."""
@@ -106,7 +206,7 @@ class _NnxStatistics(nnx.Module):
         return self.drop(self.norm(self.first(x)))
 
 
-class LoadTest(absltest.TestCase):
+class LoadTest(parameterized.TestCase):
     """What is fixed of a model is saved with its decomposition, and put into the one given."""
 
     x = AdaptersTest.x
@@ -161,6 +261,95 @@ class LoadTest(absltest.TestCase):
         directory = self.check(apd_jax.Target.from_equinox(one, inputs=self.x), other)
         with self.assertRaisesRegex(apd_jax.UserError, "differ from the saved ones"):
             apd_jax.load(directory, _Table([0, 1, 2], jax.random.key(0)))
+
+    @parameterized.parameters("batch", "ema")
+    def test_equinox_with_a_state(self, mode):
+        (one, state), (other, unlike) = (_with_statistics(mode, seed) for seed in (1, 2))
+        target = apd_jax.Target.from_equinox(one, state=state, inputs=self.x)
+        whole = _EqxStatistics(mode, jax.random.key(3))  # with the first values of its state
+        template = apd_jax.Target.from_equinox(other, state=unlike)
+        directory = self.check(target, other, whole, template)
+        with self.assertRaisesRegex(apd_jax.UserError, "has 0 indices .* the saved one 2"):
+            apd_jax.load(directory, eqx.tree_at(lambda m: m.norm, one, eqx.nn.LayerNorm(4)))
+
+    def test_equinox_with_a_state_that_is_code(self):
+        made = [eqx.nn.make_with_state(_Shifted)(shift) for shift in (1.0, 2.0)]
+        one, other = (apd_jax.Target.from_equinox(m, state=s, inputs=self.x) for m, s in made)
+        directory = self.check(one, other)
+        with self.assertRaisesRegex(
+            apd_jax.UserError, "a _Shift, which is not saved: .*state=state"
+        ):
+            apd_jax.load(directory, made[1][0])
+
+    def test_linen_with_keywords_of_all_kinds(self):
+        keywords = {
+            "axes": (1,),
+            "options": {"layers": [{"width": np.int64(4)}], "scale": jnp.arange(4.0)},
+            "mask": np.array([True, False, True, True]),
+            "factor": np.float32(3),
+            "train": np.bool_(False),
+        }
+        variables = _Keywords().init(jax.random.key(1), self.x, **keywords)
+        target = apd_jax.Target.from_flax(_Keywords(), variables, inputs=self.x, **keywords)
+        self.check(target, _Keywords())
+
+
+class KeywordsTest(parameterized.TestCase):
+    """Keywords as they are saved, in JSON."""
+
+    def saved(self, value):
+        return json.loads(json.dumps(fixed.plain_keywords({"name": value})))
+
+    def back(self, saved):
+        return fixed.saved_keywords(saved, "a Target")["name"]
+
+    @parameterized.parameters(
+        (np.float32(2.5), 2.5),
+        (np.float64(0.1), 0.1),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        ((), ()),
+        ((1, (2.0, None), [np.int32(3), ("a",)]), (1, (2.0, None), [3, ("a",)])),
+        ({}, {}),
+        ({"b": {"a": (1, 2)}, 3: [], (0, 1): {"not saved": 1}},) * 2,
+    )
+    def test_scalars_and_containers(self, value, expected):
+        found = self.back(self.saved(value))
+        self.assertEqual(repr(found), repr(expected))  # of the same types, in the same order
+
+    def test_arrays(self):
+        for array in (
+            np.arange(6.0).reshape(2, 3).T,
+            np.arange(3, dtype=">f4"),
+            np.array(2.0, np.float32),
+            np.array([[1 + 2j, np.nan]]),
+            np.zeros((0, 2), np.int8),
+            np.array([True, False]),
+            np.array([1.5, 2.0], ml_dtypes.bfloat16),
+            jnp.asarray([1.5, 2.0], jnp.bfloat16),
+            jnp.asarray(3),
+        ):
+            found = self.back(self.saved({"in": (array,)}))["in"][0]
+            np.testing.assert_array_equal(found, array)
+            self.assertEqual(found.dtype.name, array.dtype.name)
+            self.assertIs(type(found), type(array))
+
+    def test_what_is_not_saved(self):
+        for value, name in (
+            (len, "builtin_function_or_method"),
+            (_Shift(1), "_Shift"),
+            (jax.random.key(0), "Array of key"),
+            (np.array([None]), "ndarray of object"),
+            ({"a": [1, (len,)]}, "dict with a list with a tuple with a builtin"),
+        ):
+            with self.assertRaisesRegex(apd_jax.UserError, f"name was a .*{name}.*not saved"):
+                self.back(self.saved(value))
+
+    def test_keywords_that_were_saved_formerly(self):
+        for value in (None, True, 2, 0.5, "text", [], [1, [2.5, None], "a"]):
+            self.assertEqual(self.back({"name": value}), value)
+        with self.assertRaisesRegex(apd_jax.UserError, "name was a tuple, which is not saved"):
+            self.back({"name": {"not saved": "tuple"}})
 
 
 if __name__ == "__main__":

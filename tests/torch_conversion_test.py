@@ -1,6 +1,7 @@
 """`Target.from_torch`: what goes in and comes out, and that torch is left as it was."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ torch = pytest.importorskip("torch", reason="needs apd_jax[torch]: bash launch/t
 from torch import nn  # noqa: E402
 
 import apd_jax  # noqa: E402
+from apd_jax.sites.adapters import torch as adapter  # noqa: E402
 from apd_jax.sites.adapters import torch_environment, torchax_import  # noqa: E402
 
 
@@ -322,6 +324,29 @@ class BackTest(absltest.TestCase):
             apd_jax.load(directory, nn.Linear(3, 4).eval())
         with self.assertRaisesRegex(apd_jax.UserError, "training mode"):
             apd_jax.load(directory, Block())
+
+    def test_keywords_of_all_kinds(self):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = nn.Linear(3, 4)
+
+            def forward(self, x, shape, options, scale):
+                y = self.linear(x).reshape(len(x), *shape) * options["factor"]
+                return y, y * torch.as_tensor(scale)
+
+        target = apd_jax.Target.from_torch(
+            Net().eval(),
+            self.x,
+            np.int64(1),
+            shape=(2, 2),
+            options={"factor": np.float32(2)},
+            scale=np.array([1.0, 3.0], np.float32),
+        )
+        settings = json.loads(json.dumps(target.apply_fn.settings))
+        apply_fn, _ = adapter.restored(Net().eval(), settings)
+        x = jnp.asarray(self.x.numpy())
+        np.testing.assert_array_equal(apply_fn(target.params, x), target(x))
 
     def test_an_output_that_is_a_function_is_not_saved(self):
         target = apd_jax.Target.from_torch(block(), self.x, lambda found: found["y"])

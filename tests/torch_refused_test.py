@@ -1,5 +1,6 @@
 """torch modules that `Target.from_torch` refuses, each by the name of what is wrong."""
 
+import threading
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, prune  # noqa: E402
 
 import apd_jax  # noqa: E402
+from apd_jax.sites.adapters import torch as adapter  # noqa: E402
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 OUTSIDE = torch.ones(4)
@@ -156,6 +158,28 @@ class RefusedTest(parameterized.TestCase):
     def test_arguments(self, options, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):
             apd_jax.Target.from_torch(nn.Linear(4, 4).eval(), **options)
+
+    def test_a_batch_size_that_is_baked_in(self):
+        module = Then(lambda y: y + torch.zeros(2, 1)).eval()
+        with self.assertRaisesRegex(apd_jax.UserError, "on a batch of 3 .*RuntimeError.* size"):
+            apd_jax.Target.from_torch(module, X[:2])
+        self.assertLen(apd_jax.Target.from_torch(nn.Linear(4, 4).eval(), X[:2]).sites, 1)
+
+    def test_an_output_without_a_batch_and_valid(self):
+        module = Then(lambda y: {"loss": y.mean(), "logits": y}).eval()
+        everything = lambda batch: torch.ones(len(batch))  # noqa: E731
+        for output in (None, "loss"):
+            with self.assertRaisesRegex(apd_jax.UserError, r"\[3, ...\].*output \[\]: .*output="):
+                apd_jax.Target.from_torch(module, X, output, valid=everything)
+        apd_jax.Target.from_torch(module, X, "logits", valid=everything)
+
+    def test_what_cannot_be_copied_into_another_precision(self):
+        module = Then(lambda y: y).eval()
+        module.lock = threading.Lock()
+        with self.assertRaisesRegex(apd_jax.UserError, "Then can't be copied.*lock"):
+            apd_jax.Target.from_torch(module, X, dtype="float32")
+        with self.assertRaisesRegex(apd_jax.UserError, "Then can't be copied.*lock"):
+            adapter.restored(module, {"dtype": "float32"})
 
     def test_slice_of_a_container_in_eval_mode_is_accepted(self):
         layers = nn.Sequential(nn.Tanh(), nn.Linear(4, 3)).eval()[1:]

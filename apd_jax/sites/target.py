@@ -67,7 +67,7 @@ class Target:
             )
         self.apply_fn, self.params = weakly_referable(apply_fn), checked(params)
         self._selection = as_selection(sites)
-        check_names(self._selection, leaf_paths(params))
+        check_names(self._selection, leaf_paths(self.params))
         self._sites: Sites | None = None
         if inputs is not None:
             self.at(inputs)
@@ -109,12 +109,27 @@ class Target:
 
     @classmethod
     def from_equinox(
-        cls, model: Any, sites: Selection = None, *, inputs: PyTree | None = None
+        cls,
+        model: Any,
+        sites: Selection = None,
+        *,
+        state: Any = None,
+        inputs: PyTree | None = None,
     ) -> "Target":
-        """An Equinox model `model(x)` of one example, mapped over a batch of them."""
+        """An Equinox model `model(x)` of one example, mapped over a batch of them.
+
+        Args:
+          model: the model; all but its floating-point arrays stays fixed.
+          sites, inputs: see `Target`.
+          state: the `eqx.nn.State` of a model that needs one, as of batch statistics. It stays
+            fixed: the network is the output of `model(x, state)` in inference mode.
+
+        Raises:
+          UserError: the model needs a state, or this is not its latest; see `Target`.
+        """
         from apd_jax.sites.adapters import equinox  # optional: only who has such a model needs it
 
-        return cls(*equinox.from_equinox(model), sites, inputs=inputs)
+        return cls(*equinox.from_equinox(model, state), sites, inputs=inputs)
 
     @classmethod
     def from_torch(

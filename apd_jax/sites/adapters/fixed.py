@@ -1,10 +1,13 @@
 """The fixed part of the functions of all adapters: what they need besides the parameters."""
 
+import base64
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from apd_jax.config_fields.values import number
 from apd_jax.errors import UserError
 
 PyTree = Any
@@ -36,8 +39,8 @@ class Adapted(Protocol):
 
 
 def plain_keywords(keywords: dict[str, Any]) -> dict[str, Any]:
-    """Keywords as JSON; `{"not saved": type}` in place of a value that JSON does not hold."""
-    return {name: _plain(value) for name, value in keywords.items()}
+    """Keywords as JSON; see `plain`."""
+    return {name: plain(value) for name, value in keywords.items()}
 
 
 def saved_keywords(saved: dict[str, Any], constructor: str) -> dict[str, Any]:
@@ -50,14 +53,18 @@ def saved_keywords(saved: dict[str, Any], constructor: str) -> dict[str, Any]:
     Raises:
       UserError: one of them could not be saved.
     """
-    for name, value in saved.items():
-        refuse_unsaved(f"the keyword {name}", value, constructor)
-    return dict(saved)
+    return {name: saved_value(f"the keyword {name}", saved[name], constructor) for name in saved}
+
+
+def saved_value(what: str, value: Any, constructor: str) -> Any:
+    """A value from what `plain` gave; raises UserError where it was not saved."""
+    refuse_unsaved(what, value, constructor)
+    return _made(value)
 
 
 def refuse_unsaved(what: str, value: Any, constructor: str) -> None:
     """Raise UserError where `value` marks something that is code and was not saved."""
-    if isinstance(value, dict) and "not saved" in value:
+    if _is_unsaved(value):
         raise UserError(
             f"{what} was a {value['not saved']}, which is not saved: load with {constructor}"
         )
@@ -73,9 +80,53 @@ def check_state(own: PyTree, saved: PyTree) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON, from which `saved_value` makes an equal one; NumPy's scalars as Python's.
+
+    Tuples, dicts and arrays become objects of one entry, named by the kind. So does what is not
+    saved, such as functions: `{"not saved": type}`, also in place of what holds it.
+    """
+    value = number(value) if isinstance(value, np.generic) else value
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, list) and all(_plain(item) is item for item in value):
+    if type(value) is np.ndarray or isinstance(value, jax.Array):
+        return _plain_array(value)
+    if isinstance(value, list) or type(value) is tuple:
+        parts = list(map(plain, value))
+    elif type(value) is dict:
+        parts = [plain(part) for item in value.items() for part in item]
+    else:
+        return {"not saved": type(value).__name__}
+    for part in parts:
+        if _is_unsaved(part):
+            return {"not saved": f"{type(value).__name__} with a {part['not saved']}"}
+    return parts if isinstance(value, list) else {type(value).__name__: parts}
+
+
+def _plain_array(array: np.ndarray | jax.Array) -> dict[str, Any]:
+    if not (jnp.issubdtype(array.dtype, np.number) or array.dtype == bool):  # keys, objects
+        return {"not saved": f"{type(array).__name__} of {array.dtype}"}
+    name = array.dtype.name
+    native = np.asarray(array).astype(jnp.dtype(name))  # whatever the order of its bytes
+    kind = "jax" if isinstance(array, jax.Array) else "numpy"
+    return {kind: [name, list(array.shape), base64.b64encode(native.tobytes()).decode()]}
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_made, value))
+    if not isinstance(value, dict):
         return value
-    return {"not saved": type(value).__name__}
+    ((kind, parts),) = value.items()
+    if kind == "tuple":
+        return tuple(map(_made, parts))
+    if kind == "dict":
+        made = list(map(_made, parts))
+        return dict(zip(made[::2], made[1::2], strict=True))
+    name, shape, data = parts
+    array = np.ndarray(shape, jnp.dtype(name), base64.b64decode(data)).copy()
+    return jnp.asarray(array) if kind == "jax" else array
+
+
+def _is_unsaved(value: Any) -> bool:
+    return isinstance(value, dict) and "not saved" in value

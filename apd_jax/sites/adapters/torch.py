@@ -3,7 +3,6 @@
 Letters: B batch.
 """
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,9 +22,10 @@ from apd_jax.sites.adapters import (
 from apd_jax.sites.adapters.fixed import (
     Fixed,
     check_state,
+    plain,
     plain_keywords,
-    refuse_unsaved,
     saved_keywords,
+    saved_value,
 )
 from apd_jax.sites.rows import batch_size
 
@@ -62,9 +62,8 @@ class TorchApply:
     @property
     def settings(self) -> dict[str, Any]:
         """What of the outputs is taken, keywords of `forward`, and the dtype; see `Adapted`."""
-        output = plain_keywords({"output": self.output})["output"]
         keywords = plain_keywords(self.fixed.value[1])
-        return {"output": output, "keywords": keywords, "dtype": self.dtype}
+        return {"output": plain(self.output), "keywords": keywords, "dtype": self.dtype}
 
     @property
     def state(self) -> PyTree:
@@ -98,7 +97,10 @@ def from_torch(
     """`(apply_fn, params, inputs as JAX arrays)` of a module; see `Target.from_torch`."""
     wanted = torch_refused.chosen_dtype(dtype)
     module = torch_refused.check(module, wanted)
-    own = copy.deepcopy(module).to(wanted) if wanted else torch_copy.sharing_parameters(module)
+    if wanted is None:
+        own = torch_copy.sharing_parameters(module)
+    else:
+        own = torch_copy.converted(module, wanted)
     x = jax.tree.map(_as_jax, _plain(inputs))
     batch_size(x)
     apply_fn, params = _converted(own, output, wanted, keywords)
@@ -117,8 +119,8 @@ def from_torch(
         except Exception as error:  # whatever a module says to inputs that it does not take
             reason = (str(error).strip().splitlines() or [""])[0]
             raise UserError(
-                f"{type(module).__name__} itself can't be run on the inputs "
-                f"({type(error).__name__}: {reason})"
+                f"{type(module).__name__} itself can't be run on a batch of {len(rows)} of the "
+                f"inputs ({type(error).__name__}: {reason})"
             ) from error
         return jax.tree.map(torch_copy.as_array, result)
 
@@ -141,9 +143,8 @@ def restored(
     """
     wanted = torch_refused.chosen_dtype(settings.get("dtype"))
     module = torch_refused.check(module, wanted)
-    own = copy.deepcopy(module).to(wanted) if wanted else module
-    output = settings.get("output")
-    refuse_unsaved("output", output, _CONSTRUCTOR)
+    own = torch_copy.converted(module, wanted) if wanted else module
+    output = saved_value("output", settings.get("output"), _CONSTRUCTOR)
     keywords = saved_keywords(settings.get("keywords", {}), _CONSTRUCTOR)
     return _converted(own, output, wanted, keywords)
 

@@ -24,7 +24,8 @@ _WAY_OUT = (
 def conversion_error(ours: Callable, theirs: Callable, x: PyTree, valid: Callable | None) -> float:
     """The largest difference between two networks, in parts of the largest output.
 
-    Both are run on the whole batch, and on a part of it (one example: on it twice).
+    Both are run on the whole batch, and on a batch of another size: a part of it, or, of one or two
+    examples, three that repeat them.
 
     Args:
       ours: x -> outputs, the converted network.
@@ -36,12 +37,12 @@ def conversion_error(ours: Callable, theirs: Callable, x: PyTree, valid: Callabl
       UserError: it is above `TOLERANCE`, or an output that counts is NaN.
     """
     size = batch_size(x)
-    sizes = np.arange(size), np.arange(size // 2 + 1) if size > 1 else np.zeros(2, int)
+    other_size = np.arange(size // 2 + 1) if size > 2 else np.arange(3) % size
     found = []
-    for rows in sizes:
+    for rows in (np.arange(size), other_size):
         batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], x)
         count = None if valid is None else _counting(valid(batch), len(rows))
-        a, b = ours(batch), theirs(rows)
+        b, a = theirs(rows), ours(batch)  # what torch itself refuses is said first
         trees: list[Any] = [jax.tree.structure(a), jax.tree.structure(b)]
         if trees[0] != trees[1]:
             raise UserError(f"the converted network gives {trees[0]}, and torch {trees[1]}")
@@ -97,9 +98,18 @@ def rows_that_count(count: np.ndarray | None, shape: tuple[int, ...]) -> np.ndar
     Args:
       count: bool [B] or [B, T]; an output without positions counts where any of its own do.
       shape: shape of the output, [B, ...].
+
+    Raises:
+      UserError: an output has no batch axis in front, as a loss.
     """
     if count is None:
         return np.ones(shape, bool)
+    if shape[:1] != count.shape[:1]:
+        raise UserError(
+            f"with valid=, every output needs the batch axis in front, [{len(count)}, ...], which "
+            f"a loss lacks; got an output {list(shape)}: select the outputs with output=, a key or "
+            'attribute ("logits"), an index or a function'
+        )
     if count.ndim == 2 and shape[:2] != count.shape:
         count = np.any(count, axis=1, keepdims=False)
     return np.broadcast_to(count.reshape(*count.shape, *(1,) * (len(shape) - count.ndim)), shape)

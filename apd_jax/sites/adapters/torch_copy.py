@@ -115,6 +115,15 @@ def sharing_parameters(module: torch.nn.Module) -> torch.nn.Module:
     return _copied(module, {id(tensor): tensor for tensor in module.parameters()})
 
 
+def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """A copy of a module in another precision.
+
+    Raises:
+      UserError: it can't be copied.
+    """
+    return _copied(module, {}).to(dtype)
+
+
 def arguments(x: Any) -> tuple[tuple, dict[str, Any]]:
     """What `forward` is called with: a dict as keywords, a tuple or list as positions."""
     if isinstance(x, Mapping):
