@@ -1,6 +1,7 @@
 """Finished components on disk: there and back, for people without orbax too, never half."""
 
 import json
+import os
 import pathlib
 import tempfile
 from typing import NamedTuple
@@ -12,7 +13,8 @@ import numpy as np
 import safetensors.numpy
 from absl.testing import absltest, parameterized
 
-from apd_jax.runtime import checkpoint, export
+from apd_jax.errors import UserError
+from apd_jax.runtime import checkpoint, export, paths
 
 
 class Factors(NamedTuple):
@@ -116,6 +118,34 @@ class ExportTest(parameterized.TestCase):
             checkpoint.CheckpointError, "cannot be written to .*file/components"
         ):
             self.save(1)
+
+    def test_a_name_that_is_too_long(self):
+        self.directory = self.root / ("x" * 300)
+        with self.assertRaisesRegex(checkpoint.CheckpointError, "File name too long"):
+            self.save(1)
+        with self.assertRaisesRegex(UserError, "holds no saved components"):
+            export.load_components(self.directory)
+
+    def test_a_name_that_no_file_has(self):
+        self.directory = self.root / "a\0"
+        for call in (lambda: self.save(1), lambda: export.load_components(self.directory)):
+            with self.assertRaisesRegex(UserError, "a path can't have the character"):
+                call()
+
+    def test_no_link_can_be_made(self):
+        self.directory = self.root / "w [11]"
+        error = OSError(1314, "privilege not held")
+        with mock.patch.object(pathlib.Path, "symlink_to", side_effect=error):
+            message = r"w \[11\].*privilege not held.*: choose a path of letters, digits"
+            with self.assertRaisesRegex(UserError, message):
+                self.save(1)
+            with self.assertRaisesRegex(UserError, message):
+                checkpoint.Checkpointer(self.directory)
+
+    def test_paths_of_windows_need_no_link(self):
+        directory = pathlib.PureWindowsPath(r"C:\Users\Zoë B~1\run")
+        with mock.patch.object(os, "name", "nt"), paths.plain(directory) as found:
+            self.assertIs(found, directory)
 
     @parameterized.parameters(("config.json",), ("orbax/model",), (".config",))
     def test_directory_of_somebody_else(self, name):

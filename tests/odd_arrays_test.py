@@ -1,6 +1,7 @@
 """Arrays that JAX or files do not know: other byte orders and precisions, masks, keys, objects."""
 
 import dataclasses
+import enum
 import json
 import pathlib
 import tempfile
@@ -28,6 +29,14 @@ def network(params, x):
 
 def params(**more):
     return {"w": networks.normal(0, 3, 5), "v": networks.normal(1, 5, 2)} | more
+
+
+class Kind(enum.Enum):
+    W = 1
+
+
+class Text(str, enum.Enum):  # noqa: UP042  unlike StrEnum's, its str() is no value
+    W = "w"
 
 
 @dataclasses.dataclass
@@ -78,6 +87,8 @@ class OtherArraysTest(parameterized.TestCase):
     def test_parameters_that_jax_knows_stay_the_same_object(self):
         given = params(n=3, none=None, key=jax.random.key(0))
         self.assertIs(apd_jax.Target(network, given).params, given)
+        stacked = [given, (given,)]
+        self.assertIs(apd_jax.Target(network, stacked).params, stacked)
 
 
 class RefusedTest(parameterized.TestCase):
@@ -89,6 +100,8 @@ class RefusedTest(parameterized.TestCase):
         ({"name": "net"}, "'name' must be an array of numbers, got a str"),
         (Unknown(X), "the parameters must be .* got a Unknown: register its class"),
         ({"a": X, 0: X}, "whose keys can't be sorted"),
+        ([{b"w": X}], "the key b'w' of type bytes, which can't be saved: use text"),
+        ({"a": ({(0, Kind.W): X},)}, "the key <Kind.W: 1> of type Kind"),
     )
     def test_parameters(self, given, message):
         with self.assertRaisesRegex(UserError, message):
@@ -119,19 +132,21 @@ class RefusedTest(parameterized.TestCase):
             apd_jax.check_target(target, X)
 
 
-class SavedTest(absltest.TestCase):
+class SavedTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "saved"
 
+    def save(self, target, example):
+        settings = apd_jax.Settings(Objective(topk=1.0), 3, steps=1, batch_size=8, rank=1)
+        found = networks.components(target, 3, 1)
+        apd_jax.Decomposition(target, found, settings, [], example).save(self.folder)
+        json.loads((self.folder / "config.json").read_text())
+
     def saved(self, **more):
         """A decomposition of a network with more parameters, after `save` and `load`."""
         target = apd_jax.Target(network, params(**more), inputs=X)
-        settings = apd_jax.Settings(Objective(topk=1.0), 3, steps=1, batch_size=8, rank=1)
-        found = networks.components(target, 3, 1)
-        example = X[:3]
-        apd_jax.Decomposition(target, found, settings, [], example).save(self.folder)
-        json.loads((self.folder / "config.json").read_text())
+        self.save(target, X[:3])
         loaded = apd_jax.load(self.folder, network)
         np.testing.assert_array_equal(loaded.target(X), target(X))
         return loaded.target.params
@@ -156,6 +171,34 @@ class SavedTest(absltest.TestCase):
             self.assertEqual(found[kind].dtype, leaf.dtype)
             np.testing.assert_array_equal(found[kind], leaf)
             np.testing.assert_array_equal(plain[f"target/{kind}"].astype("f4"), [[1, 0], [3, 2]])
+
+    @parameterized.parameters(
+        (np.int64(0), np.int64(1), "first"),
+        ((0, "w"), (1, ("v", np.int8(2))), ("x", 1)),
+        (False, True, np.str_("x")),
+        (0.5, np.float32(0.1), None),
+        (Text.W, np.str_("v"), "x"),
+    )
+    def test_keys_of_dicts(self, w, v, x):
+        def keyed(params, batch):
+            return network({"w": params[w], "v": params[v]}, batch[x])
+
+        target = apd_jax.Target(keyed, {w: params()["w"], v: params()["v"]}, inputs={x: X})
+        self.save(target, {x: X[:3]})
+        like = {w: jnp.zeros((3, 5)), v: jnp.zeros((5, 2))}
+        for given in ({}, {"params": like}):
+            loaded = apd_jax.load(self.folder, keyed, **given)
+            self.assertEqual(loaded.target.params.keys(), {w, v})
+            np.testing.assert_array_equal(loaded.target({x: X}), target({x: X}))
+
+    def test_inputs_whose_keys_are_not_saved_are_asked_for(self):
+        def keyed(params, batch):
+            return network(params, batch[b"x"])
+
+        self.save(apd_jax.Target(keyed, params(), inputs={b"x": X}), {b"x": X[:3]})
+        with self.assertRaisesRegex(UserError, r"keys that JSON lacks.*load\(\.\.\., inputs=x\)"):
+            apd_jax.load(self.folder, keyed)
+        apd_jax.load(self.folder, keyed, inputs={b"x": X})
 
 
 @pytest.mark.slow

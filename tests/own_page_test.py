@@ -1,9 +1,12 @@
 """The report of a decomposition of one's own, in text and in headless Chromium."""
 
+import contextlib
+import os
 import pathlib
 import re
 import shutil
 import tempfile
+from unittest import mock
 
 import chromium
 import jax.numpy as jnp
@@ -102,6 +105,43 @@ class OwnPageTest(absltest.TestCase):
                 self.assertGreater(contrast, 4.5, text)
             browser.point(".chart svg")
             self.assertIn("step", browser.evaluate("document.querySelector('.tooltip').innerText"))
+
+
+class PathTest(parameterized.TestCase):
+    """The page is made by hand: what is wrong with its path is said before, or the test fails."""
+
+    def setUp(self):
+        super().setUp()
+        self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(contextlib.chdir(self.root))
+        self.enterContext(mock.patch.dict(os.environ, HOME=str(self.root / "home")))
+
+    @parameterized.named_parameters(
+        (
+            "a long name",
+            "x" * 300 + ".html",
+            r"written to .*xx\.html \(File name too long\)",
+        ),
+        ("too long for the temporary one", "x" * 247 + ".html", "File name too long"),
+        ("no file can be made", "/proc/r.html", "can't be written to /proc/r.html"),
+        ("a NUL", "a\0.html", r"^'a\\x00.html': a path can't have the character '\\x00'"),
+        ("half a character", "\ud800.html", r"can't have the character '\\ud800'"),
+        ("nobody's home", "~nobody-here/r.html", "there is no such home directory"),
+        ("a bucket", "gs://bucket/r.html", "is a remote path"),
+    )
+    def test_refused(self, path, message):
+        with (
+            mock.patch.object(decomposition_page, "render", side_effect=AssertionError),
+            self.assertRaisesRegex(apd_jax.UserError, message),
+        ):
+            decomposition_page.write(None, path, X)
+        self.assertEmpty(list(self.root.iterdir()))
+
+    def test_home(self):
+        with mock.patch.object(decomposition_page, "render", return_value=("page", [])):
+            decomposition_page.write(None, "~/deep/r.html", X)
+        files = [path for path in self.root.rglob("*") if path.is_file()]
+        self.assertEqual(files, [self.root / "home" / "deep" / "r.html"])
 
 
 class AsPicturesTest(parameterized.TestCase):

@@ -30,6 +30,7 @@ from apd_jax.report import (
     words,
     worst_examples,
 )
+from apd_jax.runtime import paths
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import atomic_write_text
 from apd_jax.sites import PyTree
@@ -102,13 +103,19 @@ def _page(path: Any) -> pathlib.Path:
             "the path of the page must be a str or a pathlib.Path, such as 'report.html', got a "
             f"{type(path).__name__}"
         )
-    page = pathlib.Path(path)
-    if page.is_dir():
+    page = paths.local(path)
+    if os.path.isdir(page):
         raise UserError(f"{page} is a directory: give the path of the page, {page / 'report.html'}")
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            probe = page.with_name(f".{page.name}.tmp")  # the name that it is first written to
+            probe.touch()
+            probe.unlink()
     except OSError as error:
-        raise UserError(f"the page can't be written to {page}: {error}") from error
+        raise UserError(
+            f"the page can't be written to {page} ({error.strerror}): choose another path"
+        ) from error
     return page
 
 
@@ -118,7 +125,8 @@ def render(
     """Make the page and its figures; see `Decomposition.report`."""
     if decode is not None:
         examples.check_decode(x, decode)
-    given, labels = labels, against.as_array(decomposition.target, x, labels)
+    given = labels
+    labels = against.as_array(decomposition.target, x, labels, decomposition.objective)
     found = decomposition.see(x, labels)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = _panels(decomposition, x, found, summary, labels)
@@ -134,6 +142,7 @@ def render(
         objective=words.objective(settings),
         facts=_facts(decomposition, summary, evidence),
         remarks=[f.text for f in summary.findings if f.kind == "trivial"],
+        selects=decomposition.objective.selects,
         **_summary(summary),
         **evidence_section.content(evidence, failures=failures, examples=summary.num_examples),
         **worst_examples.content(summary, x, decode),

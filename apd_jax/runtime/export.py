@@ -61,12 +61,13 @@ def save_components(
       CheckpointError: The components cannot be written; `directory` is untouched.
       UserError: `directory` holds other files, or is not on this machine.
     """
+    directory = paths.local(directory)
     factors = {site: {"U": both.U, "V": both.V} for site, both in components.items()}
     everything = {"components": factors, "target": target_params}
     host = to_host(everything if check is None else everything | {"check": check})
     if jax.process_index() != 0:
         return
-    directory = paths.local(directory).resolve()
+    directory = directory.resolve()
     plain_config = json.loads(json.dumps(config))
     aside, _ = _names_beside(directory)
     try:
@@ -80,7 +81,8 @@ def save_components(
             f"The components cannot be written to {directory}: {error}"
         ) from error
     finally:
-        _clear(directory)
+        with contextlib.suppress(OSError):  # which would hide the error itself
+            _clear(directory)
 
 
 def load_components(directory: str | os.PathLike[str]) -> Saved:
@@ -91,7 +93,7 @@ def load_components(directory: str | os.PathLike[str]) -> Saved:
       UserError: `directory` was not written by `save_components`.
     """
     path = paths.local(directory) / "orbax"
-    if not path.is_dir():
+    if not os.path.isdir(path):  # also where a name is too long
         raise UserError(f"{directory} holds no saved components: there is no {path}.")
     with Checkpointer(path) as checkpointer:
         restored = checkpointer.restore_latest(None)

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from apd_jax.errors import UserError
 
 _REMOTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")  # pathlib makes "gs:/b" of "gs://b"
+# Undecodable bytes of names are \udc80 to \udcff in text.
+_NEVER = re.compile(r"[\0\ud800-\udc7f\udd00-\udfff]")
 _PLAIN = re.compile(r"[\w/.+=@,-]*", re.ASCII)
+_PLAIN_ON_WINDOWS = re.compile(r"[\w/.+=@, ~:\\-]*")  # more, as a link needs a privilege there
 # Files that file systems and file managers create in any directory.
 _LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.directory|lost\+found|\.nfs.*")
 _DEEPEST = 500  # longest path in a run's directory, below it
@@ -21,12 +24,15 @@ def local(path: str | os.PathLike[str]) -> pathlib.Path:
     """Return the absolute path of a local directory; `~` is expanded.
 
     Raises:
-      UserError: The value is not a path, or the path is remote, names an unknown home, or is too
-        long for the files of a run.
+      UserError: The value is not a path, or the path is remote, names an unknown home, has a
+        character that no path can have, or is too long for the files of a run.
     """
-    if not isinstance(path, str | os.PathLike):
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
         raise UserError(f"the path of a directory must be a str or a pathlib.Path, got {path!r}")
-    text = os.fspath(path)
+    never = _NEVER.search(text)
+    if never:
+        raise UserError(f"{text!r:.200}: a path can't have the character {never[0]!r}; drop it.")
     if _REMOTE.match(text):
         raise UserError(
             f"{text} is a remote path, and runs need a local directory: mount it and pass the path "
@@ -51,13 +57,23 @@ def plain(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Tensorstore interprets brackets as patterns, drops backslashes and accepts UTF-8 only; orbax
     looks for names of cloud storage. A path without such characters is returned unchanged.
+
+    Raises:
+      UserError: The path has such characters, and no link to it can be made.
     """
-    if _PLAIN.fullmatch(str(directory)):
+    known = _PLAIN_ON_WINDOWS if os.name == "nt" else _PLAIN
+    if known.fullmatch(str(directory)):
         yield directory
         return
     with tempfile.TemporaryDirectory(prefix="apd_jax-") as folder:
         link = pathlib.Path(folder) / "here"
-        link.symlink_to(directory, target_is_directory=True)
+        try:
+            link.symlink_to(directory, target_is_directory=True)
+        except (OSError, NotImplementedError) as error:
+            raise UserError(
+                f"{directory} has characters that need a link to it, which can't be made here "
+                f"({error}): choose a path of letters, digits, '-', '_' and '.'."
+            ) from error
         yield link
 
 

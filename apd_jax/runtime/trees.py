@@ -1,7 +1,8 @@
 """Serialised pytrees: leaves by path, and a description of the containers.
 
-dict, list, tuple and None are described and rebuilt. Other containers (NamedTuples, dataclasses)
-are code; rebuilding them needs a template, a tree with the structure of the saved one.
+dict, list, tuple and None are described and rebuilt. Other containers (NamedTuples, dataclasses,
+dicts with keys that JSON lacks) are code; rebuilding them needs a template, a tree with the
+structure of the saved one.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from apd_jax.errors import UserError
 from apd_jax.runtime.checksum import layout
 from apd_jax.sites import leaf_name
+from apd_jax.sites.parameters import plain_key, plain_keys
 
 PyTree = Any
 
@@ -33,7 +35,10 @@ def describe(tree: PyTree) -> Any:
     if tree is None:
         return {"none": None}
     if type(tree) is dict:
-        return {"dict": [[key, describe(tree[key])] for key in sorted(tree)]}
+        try:
+            return {"dict": [[plain_key(key), describe(tree[key])] for key in sorted(tree)]}
+        except UserError:
+            return {"code": "dict with keys that JSON lacks"}
     if type(tree) in (list, tuple):
         return {type(tree).__name__: [describe(item) for item in tree]}
     if jax.tree_util.all_leaves([tree]):
@@ -64,11 +69,15 @@ def rebuild(description: Any, leaves: dict[str, Any], template: PyTree | None = 
 
 
 def _like(template: PyTree, leaves: dict[str, Any]) -> PyTree:
+    template = plain_keys(template)
     structs = {path: np.shape(leaf) for path, leaf in leaves_by_path(template).items()}
     shapes = {path: np.shape(leaf) for path, leaf in leaves.items()}
     if structs != shapes:
         differing = sorted(set(structs.items()) ^ set(shapes.items()))
-        raise UserError(f"the network's parameters differ from the saved ones: {differing[:6]}")
+        raise UserError(
+            "the network's parameters differ from the saved ones in these names and shapes: "
+            f"{differing[:6]}; give the network that was decomposed"
+        )
     ordered = [leaves[path] for path in structs]
     return jax.tree.unflatten(jax.tree.structure(template), ordered)
 
@@ -82,10 +91,15 @@ def code(description: Any) -> str:
     return next((name for name in map(code, parts) if name), "")
 
 
+def _key(saved: Any) -> Any:
+    """The key that was saved; a list can only have been a tuple."""
+    return tuple(map(_key, saved)) if isinstance(saved, list) else saved
+
+
 def _made(description: Any, leaves: Any) -> PyTree:
     ((kind, inner),) = description.items()
     if kind == "dict":
-        return {key: _made(part, leaves) for key, part in inner}
+        return {_key(key): _made(part, leaves) for key, part in inner}
     if kind == "list":
         return [_made(part, leaves) for part in inner]
     if kind == "tuple":

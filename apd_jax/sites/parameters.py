@@ -1,6 +1,7 @@
 """Parameters as JAX takes them, checked leaf by leaf."""
 
 import dataclasses
+import enum
 import numbers
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.config_fields.values import number
 from apd_jax.errors import UserError
 from apd_jax.sites.leaf_names import leaf_name
 
@@ -24,11 +26,15 @@ def native(array: np.ndarray) -> np.ndarray:
 
 
 def checked(params: PyTree) -> PyTree:
-    """The parameters, with arrays that JAX does not know converted; as they are if there are none.
+    """The parameters with plain keys, and with arrays that JAX does not know converted.
+
+    What needs no change is returned as it is.
 
     Raises:
-      UserError: a leaf that is no array of numbers, or keys of a dict that can't be sorted.
+      UserError: a leaf that is no array of numbers, or a dict with keys that can't be sorted or
+        saved.
     """
+    params = plain_keys(params)
     try:
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     except ValueError as error:
@@ -40,6 +46,39 @@ def checked(params: PyTree) -> PyTree:
     if all(new is old for new, (_, old) in zip(found, leaves, strict=True)):
         return params
     return jax.tree.unflatten(tree, found)
+
+
+def plain_key(key: Any) -> Any:
+    """A key of a dict as an equal one that JSON can hold, such as 1 for np.int64(1).
+
+    Raises:
+      UserError: the key is of another kind, such as bytes.
+    """
+    if isinstance(key, tuple):
+        return tuple(map(plain_key, key))
+    found = key.value if isinstance(key, enum.Enum) else number(key)
+    if found is None or (isinstance(found, str | int | float) and found == key):
+        return found
+    raise UserError(
+        f"the parameters are in a dict with the key {key!r:.100} of type {type(key).__name__}, "
+        "which can't be saved: use text, numbers, or tuples of these"
+    )
+
+
+def plain_keys(tree: PyTree) -> PyTree:
+    """The tree with dicts of plain keys, so that leaves keep their names when it is loaded.
+
+    Containers that are code, and those without such dicts, stay the same objects.
+    """
+    if type(tree) is dict:
+        named = {plain_key(key): plain_keys(part) for key, part in tree.items()}
+        pairs = zip([*named, *named.values()], [*tree, *tree.values()], strict=True)
+        return tree if all(new is old for new, old in pairs) else named
+    if type(tree) in (list, tuple):
+        parts = [plain_keys(part) for part in tree]
+        same = all(new is old for new, old in zip(parts, tree, strict=True))
+        return tree if same else type(tree)(parts)
+    return tree
 
 
 def _checked(name: str, leaf: Any) -> Any:
