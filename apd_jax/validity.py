@@ -106,6 +106,12 @@ def of_entries(valid: jax.Array, array: jax.Array, what: str = "the network's ou
     return _spread(valid, array.ndim)
 
 
+def of_outputs(valid: jax.Array, outputs: PyTree) -> jax.Array:
+    """What counts of outputs (or their shapes): bool [B] where none of them has positions."""
+    per_example = all(leaf.ndim <= valid.ndim for leaf in jax.tree.leaves(outputs))
+    return of_rows(valid, valid.shape[:1]) if per_example else valid
+
+
 def num_entries(valid: jax.Array, array: Any) -> jax.Array:
     """Number of entries of an array (or its shape) that count, float32."""
     counted = of_entries(valid, array)

@@ -1,6 +1,7 @@
 """A small attention network with a padding mask, and the same batch with and without padding.
 
-Letters: B batch, t real positions, T positions of a padded batch, O outputs.
+Also a model of tokens, of which 0 is padding.
+Letters: B batch, t real positions, T positions of a padded batch, O outputs, V tokens.
 """
 
 import jax
@@ -42,6 +43,24 @@ def network(*, causal=False, pooled=False, masked=-1e9, nan=False):
         return out
 
     return Target(apply_fn, parameters(), inputs=batch())
+
+
+def language_model():
+    """A causal `Target` of tokens [B, T], 0 for padding; its outputs are logits [B, T, V]."""
+    inner = network(causal=True)
+
+    def apply_fn(p, ids):
+        return inner.apply_fn(p, {"ids": ids, "mask": ids > 0})
+
+    params = parameters() | {"read": normal(6, WIDTH, TOKENS)}
+    return Target(apply_fn, params, inputs=tokens())
+
+
+def tokens(side="none", count=B):
+    """Tokens of `REAL` real positions, with zeros to `PADDED` on one side."""
+    ids = np.random.default_rng(0).integers(1, TOKENS, (count, REAL)).astype(np.int32)
+    rest = {"none": (0, 0), "left": (PADDED - REAL, 0), "right": (0, PADDED - REAL)}
+    return np.pad(ids, ((0, 0), rest[side]))
 
 
 def batch(side="none", count=B, seed=0):

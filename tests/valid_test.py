@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import tempfile
+from unittest import mock
 
 import chex
 import jax
@@ -18,11 +19,13 @@ from apd_jax import validity
 from apd_jax.decomposition.checks import check_target
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
-from apd_jax.evaluation import seen
+from apd_jax.evaluation import labels as against
+from apd_jax.evaluation import seen, without
 from apd_jax.objective import selection
 from apd_jax.objective.coefficients import Coefficients, Multipliers, Routes
 from apd_jax.objective.normalisation import scales
 from apd_jax.objective.objective import Objective
+from apd_jax.report import decomposition_page
 from apd_jax.training.config import Settings
 from apd_jax.training.optimizers import decomposition_optimizer
 from apd_jax.training.step import init_state, train_step
@@ -306,6 +309,85 @@ class DecompositionTest(parameterized.TestCase):
         if per_position:
             shift = padded.real(side).start
             np.testing.assert_array_equal(first.positions + shift, second.positions)
+
+    @parameterized.product(
+        side=("left", "right"),
+        loss=("kl", "mse"),
+        shape=(dict(per_position=True), dict(per_position=False), dict(pooled=True)),
+    )
+    def test_changes_without_a_component(self, side, loss, shape):
+        """Also where outputs are NaN at padding."""
+        pooled, per_position = (shape.get(name, False) for name in ("pooled", "per_position"))
+        target = padded.network(pooled=pooled, nan=not pooled)
+        found = decomposition(target, per_position=per_position, minimality_loss=loss)
+        taken, on = np.array([0, 3, 5, 3, 1]), np.array([1, 1, 0, 3, 2])
+        alone, more = (
+            without.changes(found, padded.batch(s, count=4), taken, on) for s in ("none", side)
+        )
+        self.assertTrue((alone > 0).all())
+        np.testing.assert_allclose(more, alone, rtol=1e-4)
+
+    def test_changes_of_outputs_with_and_without_positions(self):
+        each, pooled = padded.network(nan=True), padded.network(pooled=True)
+
+        def apply_fn(p, x):
+            return {"each": each.apply_fn(p, x), "pooled": pooled.apply_fn(p, x)}
+
+        target = apd_jax.Target(apply_fn, padded.parameters(), inputs=padded.batch())
+        found, on = decomposition(target, minimality_loss="mse"), np.array([2, 0])
+        alone, more = (
+            without.changes(found, padded.batch(s), np.array([1, 4]), on) for s in ("none", "left")
+        )
+        np.testing.assert_allclose(more, alone, rtol=1e-4)
+
+    def test_changes_where_an_example_does_not_count(self):
+        found = decomposition(
+            padded.network(), valid=lambda x: x["mask"][:, 0] > 0, minimality_loss="mse"
+        )
+        taken, on = np.array([2, 2]), np.array([0, 1])
+        x = padded.batch()
+        expected = without.changes(found, x, taken, on)
+        x["mask"][1, 0] = 0
+        np.testing.assert_allclose(without.changes(found, x, taken, on), [expected[0], 0])
+
+    @parameterized.product(side=("left", "right"), per_position=(True, False))
+    def test_padding_is_no_next_token(self, side, per_position):
+        target, alone, more = padded.language_model(), padded.tokens(), padded.tokens(side)
+        found = decomposition(
+            target,
+            valid=lambda x: x > 0,
+            per_position=per_position,
+            minimality_loss="kl",
+            selection="sample",
+            topk=2.0,
+        )
+        summaries = [found.summary(x, "next_tokens", "svd") for x in (alone, more)]
+        for one, two in zip(*(s.rows for s in summaries), strict=True):
+            np.testing.assert_allclose(
+                [one.error, one.quality, one.cross_entropy],
+                [two.error, two.quality, two.cross_entropy],
+                rtol=1e-4,
+                atol=1e-6,
+            )
+
+    def test_next_tokens_that_count(self):
+        target, x = padded.language_model(), np.array([[5, 6, 7, 0, 0], [0, 0, 3, 4, 9]])
+        every = against.as_array(target, x, "next_tokens", Objective(topk=1.0))
+        np.testing.assert_array_equal(every, [[6, 7, 0, 0, -1], [0, 3, 4, 9, -1]])
+        own = Objective(topk=1.0, valid=lambda x: x > 0)
+        expected = [[6, 7, -1, -1, -1], [-1, -1, 4, 9, -1]]
+        np.testing.assert_array_equal(against.as_array(target, x, "next_tokens", own), expected)
+        last = Objective(topk=1.0, valid=lambda x: x[:, 0] < 1)
+        expected = [[-1] * 5, [0, 3, 4, 9, -1]]
+        np.testing.assert_array_equal(against.as_array(target, x, "next_tokens", last), expected)
+
+        found = decomposition(target, valid=own.valid)
+        stop = mock.patch.object(Decomposition, "see", side_effect=InterruptedError)
+        with stop as see, self.assertRaises(InterruptedError):
+            decomposition_page.render(found, x, "next_tokens")
+        np.testing.assert_array_equal(
+            see.call_args.args[-1], [[6, 7, -1, -1, -1], [-1, -1, 4, 9, -1]]
+        )
 
     def test_attributions_and_masks_are_zero_where_nothing_counts(self):
         found = decomposition(padded.network(), per_position=True)

@@ -83,7 +83,7 @@ class Decomposition:
         return seen.score(self.objective, self.target, self.components, x)
 
     def mask(self, x: PyTree) -> jax.Array:
-        """The active components on a batch, bool of the same shape, by the rule of the training."""
+        """The active components on a batch, bool [B, (T), C], by the rule of the training."""
         return seen.look(
             self.objective, self.target, self.components, given_inputs(self.target, x)
         )[1]
@@ -96,8 +96,8 @@ class Decomposition:
     def see(self, x: PyTree, labels: Any = None) -> seen.Seen:
         """Attributions, active components and errors of N examples, in blocks."""
         x = given_inputs(self.target, x)
-        size, labels = self.settings.batch_size, against.as_array(self.target, x, labels)
-        return seen.see(self.objective, self.target, self.components, x, size, labels)
+        rule, labels = self.objective, against.as_array(self.target, x, labels, self.objective)
+        return seen.see(rule, self.target, self.components, x, self.settings.batch_size, labels)
 
     def summary(
         self,

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax import validity
 from apd_jax.data.numbers import as_numpy
 from apd_jax.errors import UserError
+from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 
 NEXT_TOKENS = "next_tokens"
@@ -24,10 +26,16 @@ def quality_name(labels: Any) -> str:
     return "accuracy" if are_classes(np.asarray(labels)) else "MSE to labels"
 
 
-def as_array(target: Target, x: PyTree, labels: Any) -> Any:
+def as_array(target: Target, x: PyTree, labels: Any, objective: Objective | None = None) -> Any:
     """Labels as an array, with those that `"next_tokens"` stands for; None if there are none.
 
     Masked classes become -1, which is ignored.
+
+    Args:
+      target: the network.
+      x: [N, ...] inputs.
+      labels: classes, values, `"next_tokens"` or None.
+      objective: its `valid` says which tokens count; None where all do.
 
     Raises:
       UserError: labels that are no numbers.
@@ -35,7 +43,8 @@ def as_array(target: Target, x: PyTree, labels: Any) -> Any:
     if labels is None:
         return None
     if isinstance(labels, str):
-        return next_tokens(target, x, labels)
+        found = next_tokens(target, x, labels)
+        return found if objective is None else _of_counted(objective, x, found)
     if isinstance(labels, np.ma.MaskedArray) and labels.dtype.kind in "iu":
         return np.ma.filled(labels.astype(np.int64), -1)
     if isinstance(labels, Mapping):
@@ -69,6 +78,15 @@ def next_tokens(target: Target, x: PyTree, name: str = NEXT_TOKENS) -> np.ndarra
     labels = np.roll(leaves[0], -1, axis=1).astype(np.int32)
     labels[:, -1] = -1
     return labels
+
+
+def _of_counted(objective: Objective, x: PyTree, labels: np.ndarray) -> np.ndarray:
+    """Next tokens [N, T], -1 where a position or the one after it does not count."""
+    valid = objective.counted(jax.tree.map(jnp.asarray, x))
+    if valid is None:
+        return labels
+    here = np.asarray(validity.of_rows(valid, labels.shape))
+    return np.where(here & np.roll(here, -1, axis=1), labels, -1)
 
 
 def ignored(labels: Any) -> int:

@@ -39,7 +39,7 @@ def summarise(
             "other= is measured of a targeted decomposition, which decompose(..., other=...) "
             "makes, and this is none: leave it out"
         )
-    labels = against.as_array(decomposition.target, x, labels)
+    labels = against.as_array(decomposition.target, x, labels, decomposition.objective)
     return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names, other)
 
 
