@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import json
 import pathlib
 import tempfile
 from unittest import mock
@@ -15,10 +16,11 @@ import scipy.sparse
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax.data import arrays, as_source, numbers
+from apd_jax.data import arrays, as_source, numbers, tables
 from apd_jax.data import batches as batches_module
 from apd_jax.data import source as source_module
 from apd_jax.data.source import POOL
+from apd_jax.decomposition import job
 from apd_jax.runtime import checksum
 
 KEY = jax.random.key(0)
@@ -167,13 +169,60 @@ class RowsTest(parameterized.TestCase):
         self.assertEqual(as_source(mapped).describe(), as_source(rows).describe())
         np.testing.assert_array_equal(mapped, rows)
 
-    def test_nan_in_a_mapped_file_is_refused_when_it_is_read(self):
+    def mapped(self, rows):
+        """The rows in a memory-mapped file."""
         path = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory())) / "rows"
-        np.full((40, 3), np.nan).tofile(path)
-        with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity"):
-            as_source(np.memmap(path, np.float64, "r", shape=(40, 3))).examples(0, 1)
-        with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity"):
-            as_source(np.full((40, 3), np.nan))
+        rows.tofile(path)
+        return np.memmap(path, rows.dtype, "r", shape=rows.shape)
+
+    @parameterized.parameters(0, 21, 39)
+    def test_nan_in_an_array_or_a_small_file_is_refused_at_once(self, row):
+        rows = np.ones((40, 3))
+        rows[row, 1] = np.nan
+        for data in (rows, self.mapped(rows)):
+            with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity"):
+                as_source(data)
+
+    def test_of_a_large_file_some_rows_are_checked_at_once(self):
+        bounds = {"_LARGE": 100, "_SAMPLE": 4}
+        for row, seen in ((0, True), (26, True), (39, True), (20, False)):
+            rows = np.ones((40, 3))
+            rows[row] = np.nan
+            mapped = self.mapped(rows)
+            with mock.patch.multiple(tables, **bounds), self.subTest(row=row):
+                if seen:
+                    with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity"):
+                        as_source(mapped)
+                    continue
+                source = as_source(mapped)
+                with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity"):
+                    source.examples(0, 40)
+
+    def test_a_large_file_is_read_whole_only_to_recognise_it_in_a_workdir(self):
+        """Without one a call reads few rows before its training."""
+        rows = np.random.default_rng(0).normal(size=(20_000, 3)).astype(np.float32)
+        data, read = self.mapped(rows), []
+        options = {"num_components": 3, "topk": 1.0, "rank": 1, "batch_size": 8}
+
+        def to_numpy(array, convert=numbers.to_numpy):
+            read.append(len(array))
+            return convert(array)
+
+        with (
+            mock.patch.object(tables, "_LARGE", 100),
+            mock.patch.object(tables, "to_numpy", to_numpy),
+            mock.patch.object(numbers, "to_numpy", to_numpy),
+            mock.patch.object(job.Job, "decompose") as trained,
+        ):
+            apd_jax.decompose(networks.mlp(), data, **options)
+            self.assertBetween(sum(read), tables._SAMPLE, 2 * tables._SAMPLE)
+            with tempfile.TemporaryDirectory() as place:
+                apd_jax.decompose(networks.mlp(), data, workdir=f"{place}/run", **options)
+                config = json.loads(pathlib.Path(f"{place}/run/config.json").read_text())
+        self.assertEqual(trained.call_count, 2)
+        self.assertEqual(
+            config["data"], f"arrays [[20000, 3]], sha256 {checksum.fingerprint([rows])}"
+        )
 
     @parameterized.parameters((100, 10), (7, 7), (13, 1))
     def test_chunks_are_divided_into_equal_pieces(self, length, count):

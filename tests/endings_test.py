@@ -1,5 +1,6 @@
 """Decompositions that end early: nothing that was trained is lost."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,8 +18,10 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax.decomposition import auto_topk
+from apd_jax.decomposition import auto_topk, directory
 from apd_jax.runtime import loop, session, termination
+from apd_jax.runtime import workdir as workdir_module
+from apd_jax.runtime.checkpoint import CheckpointError
 
 X = np.asarray(networks.normal(5, 32, 3))
 OPTIONS = {
@@ -287,6 +290,16 @@ class SignalsTest(EndingsTestCase):
         self.assertEqual(decompose().history[-1]["step"], 20)
 
 
+KILLED = """
+import os, sys
+from unittest import mock
+import endings_test
+
+with mock.patch("apd_jax.report.decomposition_page.write", side_effect=lambda *_: os._exit(3)):
+    endings_test.decompose(workdir=sys.argv[1])
+"""
+
+
 class PublishTest(EndingsTestCase):
     def test_a_report_that_fails_costs_nothing(self):
         with (
@@ -296,7 +309,55 @@ class PublishTest(EndingsTestCase):
             found = decompose(workdir=self.workdir)
         self.assertIn("The report could not be written", logs.output[0])
         self.assertIn("RuntimeError: font", logs.output[0])
+        self.assertFalse((self.workdir / directory.STARTED).exists())
         same(apd_jax.load(self.workdir / "components", networks.mlp_apply), found)
+
+    def test_a_directory_that_takes_no_components(self):
+        full = CheckpointError("disk full")
+        with (
+            mock.patch.object(apd_jax.Decomposition, "save", side_effect=full),
+            self.assertRaisesRegex(CheckpointError, "disk full") as raised,
+        ):
+            decompose(workdir=self.workdir)
+        same(decompose(workdir=self.workdir), raised.exception.decomposition)
+
+    @pytest.mark.slow
+    def test_a_report_that_kills_the_process_is_not_tried_again(self):
+        """As where memory is short. The same call returns; without the file it tries again."""
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED, str(self.workdir)],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual(killed.returncode, 3, killed.stderr)
+        started = self.workdir / directory.STARTED
+        with mock.patch("apd_jax.report.decomposition_page.write", return_value=[]) as write:
+            for _ in range(2):
+                with self.assertLogs("absl", "WARNING") as logs:
+                    found = decompose(workdir=self.workdir)
+                (warning,) = logs.output
+                self.assertIn("An earlier call ended while writing the report", warning)
+                self.assertIn("call found.report(path, x)", warning)
+                self.assertIn(f"delete {started} and rerun", warning)
+            write.assert_not_called()
+            same(apd_jax.load(self.workdir / "components", networks.mlp_apply), found)
+            started.unlink()
+            same(decompose(workdir=self.workdir), found)
+            write.assert_called_once()
+        self.assertFalse(started.exists())
+
+    def test_a_report_that_is_interrupted_is_tried_again(self):
+        with (
+            mock.patch.object(directory, "_write_report", side_effect=KeyboardInterrupt) as write,
+            workdir_module.Workdir(self.workdir) as place,
+        ):
+            for _ in range(2):
+                with self.assertRaises(KeyboardInterrupt):
+                    directory.publish(place, mock.Mock(), lambda: X)
+            self.assertEqual(write.call_count, 2)
+        self.assertFalse((self.workdir / directory.STARTED).exists())
 
 
 class NumbersTest(EndingsTestCase):
@@ -369,6 +430,28 @@ class DevicesTest(EndingsTestCase):
         expected = apd_jax.decompose(target, X, **OPTIONS, restarts=2)
         same(found, expected)
         np.testing.assert_array_equal(found(X[:8]), expected(X[:8]))
+
+    @pytest.mark.slow
+    def test_a_result_asked_about_inputs_elsewhere(self):
+        if jax.device_count() < 2:
+            self.skipTest("needs two devices")
+        found, second = decompose(), jax.devices()[1]
+        mesh = jax.make_mesh((2,), ("x",), devices=jax.devices()[:2])
+        divided = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+        for place in (second, divided):
+            x = jax.device_put(jnp.asarray(X[:8]), place)
+            np.testing.assert_array_equal(found(x), found(X[:8]))
+            np.testing.assert_array_equal(found.mask(x), found.mask(X[:8]))
+            np.testing.assert_array_equal(found.attributions(x), found.attributions(X[:8]))
+            np.testing.assert_array_equal(found.ablate(x, 0), found.ablate(X[:8], 0))
+        loose = dataclasses.replace(
+            found,
+            target=apd_jax.Target(networks.mlp_apply, jax.device_get(found.target.params)),
+            components=jax.device_put(found.components, second),
+        )
+        x = jax.device_put(jnp.asarray(X[:8]), second)
+        np.testing.assert_array_equal(loose(x), found(X[:8]))
+        self.assertEqual(loose(x).devices(), {second})
 
 
 if __name__ == "__main__":

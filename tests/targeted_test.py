@@ -1,6 +1,8 @@
 """Targeted decompositions: components explain some data, and a remainder everything else."""
 
+import pathlib
 import tempfile
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
+from apd_jax.decomposition import directory
 from apd_jax.errors import UserError
 from apd_jax.objective.coefficients import Coefficients
 from apd_jax.objective.objective import Objective
@@ -110,6 +113,55 @@ class DecomposeTest(parameterized.TestCase):
             apd_jax.decompose(
                 target, np.asarray(x), num_components=3, topk=1, steps=2, batch_size=4, **options
             )
+
+
+class Shards:
+    """Batches that can be iterated again, of which the 14th can't be read."""
+
+    def __iter__(self):
+        for step in range(13):
+            yield np.random.default_rng(step).standard_normal((8, 4)).astype("f4")
+        raise OSError("the shard is gone")
+
+
+class OtherDataFailTest(absltest.TestCase):
+    """Of the other data more is read after the training than its steps used."""
+
+    def decompose(self, **options):
+        target, x = networks.make("tms")
+        options = {"refine": {"every": 0}, "chunk_steps": 5} | options
+        return apd_jax.decompose(
+            target, np.asarray(x), other=Shards(), num_components=3, topk=1, rank=1, **options
+        )
+
+    def check_warned(self, logs):
+        (warning,) = [text for text in logs.output if "other data could not" in text]
+        self.assertIn("(OSError: the shard is gone)", warning)
+        self.assertIn("call found.summary(x, other=...)", warning)
+
+    def test_a_finished_training_is_handed_back_and_saved(self):
+        place = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
+        for _ in range(2):  # the second call trains nothing
+            with (
+                mock.patch.object(directory, "_write_report") as report,
+                self.assertLogs("absl", "WARNING") as logs,
+            ):
+                found = self.decompose(steps=5, batch_size=8, workdir=place)
+            self.check_warned(logs)
+            report.assert_called_once()
+            self.assertEqual(found.history[-1]["step"], 5)
+            self.assertIsNone(found.other)
+        saved = apd_jax.load(place / "components", networks.make("tms")[0])
+        jax.tree.map(np.testing.assert_array_equal, saved.components, found.components)
+
+    def test_a_training_that_they_ended_is_handed_back(self):
+        with (
+            self.assertLogs("absl", "WARNING") as logs,
+            self.assertRaisesRegex(apd_jax.DataFailed, "the shard is gone") as caught,
+        ):
+            self.decompose(steps=20, batch_size=8)
+        self.check_warned(logs)
+        self.assertEqual(caught.exception.decomposition.history[-1]["step"], 10)
 
 
 if __name__ == "__main__":

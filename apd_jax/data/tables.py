@@ -18,7 +18,8 @@ from apd_jax.errors import UserError
 from apd_jax.runtime import checksum
 from apd_jax.sites import PyTree
 
-_SAMPLE = 1024  # rows that tell data sets apart
+_SAMPLE = 1024  # rows that stand for a data set or a large file
+_LARGE = 256 * 2**20  # bytes; larger files are not read whole to check them
 _ROWS_OF_A_FILE = 32  # that are read at a time
 
 
@@ -55,14 +56,17 @@ class ArrayTable:
         return found
 
     def check(self) -> None:
-        """Raise UserError unless all are numbers; what is in a file is checked when it is read."""
-        if not self.in_memory:
-            to_numpy(self.array[:1])
-        elif isinstance(self.array, jax.Array):
+        """Raise UserError unless all are numbers.
+
+        Of a large file these are rows spread over it; others are checked when they are read.
+        """
+        if isinstance(self.array, jax.Array):
             self.on_device()
-        else:
-            for _ in blocks(self.array):
+        elif self.in_memory or self.nbytes <= _LARGE:
+            for _ in self._blocks():
                 pass
+        else:
+            self.read(_spread(len(self), self.nbytes))
 
     def on_device(self) -> jax.Array:
         """The array as JAX's: its own as it is, unless on a device of the caller's choice."""
@@ -141,8 +145,7 @@ class DatasetTable:
         return f"{len(self)} rows of {layout(self._row)}, {len(self._sample())} of them compared"
 
     def _sample(self) -> np.ndarray:
-        count = affordable(_SAMPLE, self.nbytes // len(self))
-        return np.unique(np.linspace(0, len(self) - 1, count).astype(np.int64))
+        return _spread(len(self), self.nbytes)
 
 
 Table = ArrayTable | DatasetTable
@@ -174,6 +177,12 @@ def is_dataset(leaf: Any) -> bool:
 def read(tables: PyTree, rows: np.ndarray) -> PyTree:
     """Rows [n, ...] of every table."""
     return jax.tree.map(lambda table: table.read(rows), tables)
+
+
+def _spread(count: int, nbytes: int) -> np.ndarray:
+    """Rows spread over N, `_SAMPLE` or fewer: what they take of all bytes is bounded."""
+    some = affordable(_SAMPLE, nbytes // count)
+    return np.unique(np.linspace(0, count - 1, some).astype(np.int64))
 
 
 def _column(name: str, values: Any) -> PyTree:

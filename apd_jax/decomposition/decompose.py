@@ -80,7 +80,8 @@ def decompose(
         remainder `Δ = θ* − Σ_c P_c` is one more component, always active on `other`. The loss
         gets the term `d(f(x, Σ_c s_c(x) P_c + Δ), f(x, θ*))` over `other`, d the distance of
         `minimality_loss`; for other settings see `presets.targeted`.
-      workdir: directory of this decomposition: a new one, or the one to resume.
+      workdir: directory of this decomposition: a new one, or the one to resume. To recognise
+        arrays, all their rows are read before the first step, those of memory-mapped files too.
       chunk_steps: number of steps that run on the device between two progress reports.
       checkpoint_every: number of steps between two checkpoints in the workdir, or between two
         copies of the state that are kept in memory in case the training diverges.
@@ -99,9 +100,11 @@ def decompose(
     Raises:
       UserError: a setting out of its range, an unknown site, unusable data or an unusable network,
         or a workdir of another decomposition: of other settings, another network, another sampling
-        function, metric or minimality_loss. Raised before any training.
+        function, metric or minimality_loss. Raised before any training, except where `topk="auto"`
+        finds no k in its short trainings.
       Diverged: a loss is no longer finite. Its `decomposition` has the last finite state that was
         kept (None if it diverged before that).
+      CheckpointError: the workdir takes no components. Its `decomposition` is the finished one.
       DataFailed: the data raised an error during the training. Its `decomposition` has what was
         trained before; with a workdir that is saved.
       Exception: whatever the observer raises ends the training. Its `decomposition` has what was
@@ -132,7 +135,8 @@ def decompose(
     if auto:
         auto_topk.check(settings)
         source.again()
-    described = dataclasses.asdict(run) | {"data": source.describe()}
+    what = None if workdir is None else source.describe()  # reads all rows of arrays
+    described = dataclasses.asdict(run) | {"data": what}
     described |= {"topk": topk} if auto else {}
     config = directory.config_of(settings, target, start, **described)
 

@@ -5,16 +5,24 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 from absl import logging
 
 from apd_jax import config_fields
 from apd_jax.components import Components
 from apd_jax.decomposition.result import Decomposition
+from apd_jax.runtime import processes
 from apd_jax.runtime.checkpoint import to_host
 from apd_jax.runtime.checksum import fingerprint
 from apd_jax.runtime.workdir import Workdir, atomic_write_bytes
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
+
+STARTED = "report.started"  # is there while a report is written
+_WHAT_STARTED_IS = (
+    b"This file is there while the report is written. If no call is under way, one has ended "
+    b"while it wrote the report: delete this file to let the next call try again.\n"
+)
 
 
 def config_of(
@@ -49,22 +57,38 @@ def hold(path: str | os.PathLike[str] | None, config: dict[str, Any]) -> Iterato
 def publish(workdir: Workdir, decomposition: Decomposition, examples: Callable[[], PyTree]) -> None:
     """Write the components, then the report and its figures.
 
-    If the report fails, the error is logged, so that the decomposition is not lost.
+    If the report fails, the error is logged, so that the decomposition is not lost. If an earlier
+    call was killed while it wrote the report, as for lack of memory, this one writes none.
 
     Args:
       workdir: the directory.
       decomposition: the finished decomposition.
       examples: gives the inputs [N, ...] of the report.
     """
-    decomposition.save(workdir.path / "components")
+    components, started = workdir.path / "components", workdir.path / STARTED
+    decomposition.save(components)
+    if processes.any_of(started.exists()):
+        logging.warning(
+            "An earlier call ended while writing the report, so none is written now: the "
+            "components are in %s; call found.report(path, x) on the decomposition, or delete %s "
+            "and rerun the call.",
+            components,
+            started,
+        )
+        return
     try:
+        atomic_write_bytes(started, _WHAT_STARTED_IS)
         _write_report(workdir, decomposition, examples())
     except Exception:
         logging.exception(
             "The report could not be written. The components are in %s; rerun the call to try the "
             "report again.",
-            workdir.path / "components",
+            components,
         )
+    finally:
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                started.unlink()
 
 
 def _write_report(workdir: Workdir, decomposition: Decomposition, x: PyTree) -> None:

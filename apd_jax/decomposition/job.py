@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from absl import logging
 
@@ -77,7 +78,11 @@ class Job:
             pilots = tuple(search.pilots)
         found = self.train(settings, place, config, pilots)
         if place:
-            directory.publish(place, found, lambda: self.examples(settings))
+            try:
+                directory.publish(place, found, lambda: self.examples(settings))
+            except Exception as error:  # the directory takes no components, as on a full disk
+                error.decomposition = found  # type: ignore[attr-defined]
+                raise
         return found
 
     def examples(self, settings: Settings) -> PyTree:
@@ -154,9 +159,6 @@ class Job:
     ) -> Decomposition:
         """The decomposition of the best restart."""
         (result,) = trainer.results(outcome.state)
-        other = None
-        if isinstance(self.source, Beside):
-            other = self.source.other_examples(self.run.seed, _OTHER_EXAMPLES)
         return Decomposition(
             self.target,
             result.components,
@@ -167,5 +169,22 @@ class Job:
             result.moves,
             pilots,
             result.others,
-            other,
+            self.other_examples(),
         )
+
+    def other_examples(self) -> PyTree | None:
+        """Inputs [N, ...] of the other data; None without such data, or if they can't be read."""
+        if not isinstance(self.source, Beside):
+            return None
+        try:
+            found = self.source.other_examples(self.run.seed, _OTHER_EXAMPLES)
+            return jax.block_until_ready(found)  # a sampling function may call Python code
+        except Exception as error:  # what was trained must not be lost for these
+            logging.warning(
+                "The other data could not be read after the training (%s: %s), so that the "
+                "decomposition holds no examples of them, and its summary and report give no error "
+                "on them unless you call found.summary(x, other=...).",
+                type(error).__name__,
+                error,
+            )
+            return None
