@@ -89,7 +89,7 @@ class Time(NamedTuple):
 def _of_a_run(found: apd_jax.Decomposition, x: jax.Array) -> dict[str, Time]:
     """Time of one run of every part, of programs that are compiled."""
     spent: dict[str, np.ndarray] = {}
-    last = [np.zeros(2)]
+    last, of_ascent = [np.zeros(2)], [False]
     advance = Run.advance
 
     def now() -> np.ndarray:
@@ -97,6 +97,11 @@ def _of_a_run(found: apd_jax.Decomposition, x: jax.Array) -> dict[str, Time]:
 
     def timed(run: Run, part: str, number: int = 1) -> None:
         advance(run, part, number)
+        # Steps of the adversary and the pass that follows them are one program: its time is that
+        # of the steps, and the pass takes none.
+        follows, of_ascent[0] = of_ascent[0], part.endswith("ascent")
+        if follows:
+            return
         # The least of all times: that of the first block holds work that is done once.
         one = (now() - last[0]) / (number * run.share)
         spent[part] = np.minimum(spent[part], one) if part in spent else one
@@ -105,7 +110,6 @@ def _of_a_run(found: apd_jax.Decomposition, x: jax.Array) -> dict[str, Time]:
     with mock.patch.object(Run, "advance", timed):
         last[0] = now()
         cost = found.evidence(x, "next_tokens", **FEW).cost
-    # Steps of the adversary and the pass that follows them are one program, counted at the first.
     for ascent, own in {"ascent": "masks", **{f"{b} ascent": b for b in NAMES}}.items():
         spent[ascent] = spent[ascent] - spent[own]
     spent["ascended"] = spent["masks"]

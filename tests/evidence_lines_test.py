@@ -480,6 +480,19 @@ class NothingTest(absltest.TestCase):
         self.assertTrue(all(site.missing == 1 for site in evidence.sites))
         self.assertLess(max(verdict.value for verdict in evidence.verdicts), 1e6)
 
+    def test_no_cross_entropy_to_recover(self):
+        # The component changes nothing: with it and without it the cross entropy is the network's.
+        target = networks.mlp()
+        zeros = target.with_weights({s: jnp.zeros_like(w) for s, w in target.weights.items()})
+        x = networks.normal(5, 8, 3)
+        found = cases.decomposition(
+            zeros, networks.components(target, 3, 2), x, minimality_loss="kl"
+        )
+        evidence = found.evidence(x, np.zeros(8, int), adversary_steps=(1,), draws=1, baselines=())
+        self.assertNotIn("ce_recovered", evidence.to_dict())
+        self.assertIn("ce_own", evidence.to_dict())
+        self.assertIn("nothing to recover", " ".join(evidence.notes))
+
 
 class RowsTest(absltest.TestCase):
     def test_permuted_masks_are_those_of_other_rows(self):
@@ -535,6 +548,40 @@ class BundlesTest(absltest.TestCase):
         for bundle in range(4):
             self.assertLen(set(owner[found == bundle].tolist()), 1)
         self.assertEqual(set(found.tolist()), {0, 1, 2, 3})
+        broken = np.insert(scores, [0, 0, 5], [[np.nan], [np.inf], [1.0]], axis=0)
+        broken[7, 3] = np.nan
+        np.testing.assert_array_equal(equal_rank.bundles(np.delete(broken, 7, 0), 4), found)
+
+    def test_rows_that_are_not_finite_are_left_out(self):
+        scores = np.random.default_rng(0).uniform(size=(20, 8))
+        for bad, width in ((np.nan, 8), (np.inf, 1)):
+            broken = np.insert(scores, [0, 9], 1.0, axis=0)
+            broken[[0, 10], :width] = bad
+            found = equal_rank.bundles(broken, 3)
+            np.testing.assert_array_equal(found, equal_rank.bundles(scores, 3))
+            self.assertLen(set(found.tolist()), 3)
+
+    def test_the_first_block_with_rows_of_use_decides(self):
+        target = networks.mlp()
+        x = networks.normal(5, 4, 3)
+        found = cases.decomposition(target, networks.components(target, 4, 2), x)
+        run = mock.Mock(baselines=("bundled",), target=target, objective=found.objective)
+        run.adversary = adversary.Adversary((1,), 0.1, 1)
+        scores = np.random.default_rng(0).uniform(size=(3, 4, 5))
+        scores[0] = np.nan
+        block = Examples(x, np.ones(4, np.float32))
+        counts = [block, block, block._replace(counts=np.zeros(4, np.float32))]
+        for order, used in (((0, 2, 1), 1), ((1, 2, 0), 1)):
+            against = baseline_lines.Against(run, equal_rank.Size(3, 2.0, 1.0))
+            with (
+                mock.patch.object(against, "_lines"),
+                mock.patch.object(equal_rank, "term_scores") as term_scores,
+            ):
+                for place in order:
+                    term_scores.return_value = {"svd": scores[place]}
+                    against.add(place, counts[place])
+            (made,) = against._made
+            np.testing.assert_array_equal(made.bundle, equal_rank.bundles(scores[used], 3))
 
 
 class RefusedTest(parameterized.TestCase):
@@ -585,7 +632,7 @@ class RefusedTest(parameterized.TestCase):
         target = apd_jax.Target(network, {"w": networks.normal(0, 3, 2)})
         x = networks.normal(5, 9, 3).at[4:6].set(100.0)
         found = cases.decomposition(target, networks.components(target.at(x)), x)
-        with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity on examples, 2 of the 9"):
+        with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity on 2 of the 9 examples"):
             found.evidence(x, adversary_steps=(1,), draws=1)
 
     def test_nothing_is_worse_than_no_number(self):

@@ -1,5 +1,6 @@
 """Verdicts on a decomposition that is right by construction, and on five wrong ones."""
 
+import dataclasses
 from unittest import mock
 
 import evidence_cases as cases
@@ -11,6 +12,7 @@ from absl.testing import absltest
 import apd_jax
 from apd_jax.components import Factors
 from apd_jax.evaluation.evidence import rows
+from apd_jax.evaluation.evidence.distance import Number
 
 OPTIONS = dict(adversary_steps=(5,), draws=1, baselines=("svd",))
 EYE = np.eye(cases.BLOCKS)
@@ -113,6 +115,34 @@ class VerdictsTest(absltest.TestCase):
         verdict = evidence.verdicts[names(evidence).index("own mask")]
         self.assertEqual(verdict.limit, 0.5)
         self.assertTrue(verdict.meaning.endswith("."))
+
+    def test_nan_fails_in_whatever_line_it_is(self):
+        found, x = cases.shares(EYE)
+        evidence = found.evidence(x, **OPTIONS)
+        broken = Number(float("nan"))
+        for line, verdict in {
+            "pooled_64": "pooled rows",
+            "random_half": "random partial masks",
+            "own": "own mask",
+            "permuted": "mask of another row",
+            "svd_own": "equal size",
+        }.items():
+            numbers = evidence.numbers | {line: broken}
+            self.fails(dataclasses.replace(evidence, numbers=numbers), verdict)
+        first, second = evidence.sites
+        for sites in (
+            (first._replace(missing=np.nan), second),
+            (first, second._replace(missing=np.nan)),
+        ):
+            self.fails(dataclasses.replace(evidence, sites=sites), "faithfulness by site")
+        second = second._replace(replaced=broken)
+        self.fails(dataclasses.replace(evidence, sites=(first, second)), "sites one by one")
+
+    def test_a_rounded_distance_below_zero_is_no_scale(self):
+        found, x = cases.shares(EYE)
+        evidence = found.evidence(x, **OPTIONS)
+        numbers = evidence.numbers | {"zero": Number(-1e-9), "own": Number(0.5)}
+        self.fails(dataclasses.replace(evidence, numbers=numbers), "own mask")
 
     def test_without_baselines_none_is_judged(self):
         found, x = cases.shares(EYE)

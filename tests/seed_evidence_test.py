@@ -25,7 +25,7 @@ import tms  # noqa: E402
 def tiny(**changes):
     """A plan of two seeds of TMS, and decompositions that were not trained."""
     config = tms.get_config("5-2")
-    config.update({"seeds": 2, "batch_size": 32, "evidence_samples": 64, "evidence_steps": 2})
+    config.update({"seeds": 2, "batch_size": 32, "evidence_samples": 64, "evidence_steps": (2,)})
     config.update(changes)
     plan = make_plan(config)
     found = []
@@ -141,7 +141,7 @@ class SeedEvidenceTest(absltest.TestCase):
 
         with mock.patch.object(evidence_section, "few", seen):
             seed_evidence.measure(self.plan, self.decompositions)
-        self.assertEqual(asked, {"examples": 64, "positions": None, "steps": 2})
+        self.assertEqual(asked, {"examples": 64, "positions": None, "steps": (2,)})
 
     def test_the_section_is_of_one_seed_and_counts_all(self):
         section, content = publish._evidence(self.plan, self.measured, 1, None)

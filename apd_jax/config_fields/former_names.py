@@ -8,6 +8,7 @@ _VALUES = {"start": {"parted": "partitioned"}}
 # Loss terms; they name fields of these parts of a config.
 _TERMS = {"stochastic": "partial"}
 _PARTS_OF_TERMS = ("coefficients", "schedules")
+_SEVERAL = ("evidence_steps",)  # held one number
 
 
 def present(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +25,8 @@ def present(config: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = {_TERMS.get(term, term): inner for term, inner in value.items()}
         elif isinstance(value, Mapping):
             found[name] = present(value)
+        elif name in _SEVERAL and isinstance(value, int):
+            found[name] = [value]
         else:
             known = _VALUES.get(name, {})
             found[name] = known.get(value, value) if isinstance(value, str) else value

@@ -30,8 +30,9 @@ RESTARTS_CAPTION = (
     "column."
 )
 CONTROL = (
-    "This page has no control: the same settings on the same network with the entries of every "
-    "matrix shuffled ({}). A line that is as good there is no evidence for this network."
+    "This page has no control, which is the same decomposition of the network with the entries of "
+    "every matrix shuffled ({}). If a line is as good on the shuffled network, it is no evidence "
+    "about this one."
 )
 IS_CONTROL = (
     "This is a control: the entries of every decomposed matrix were shuffled before the "
@@ -63,7 +64,7 @@ def few(
     *,
     examples: int = 512,
     positions: int | None = _POSITIONS,
-    steps: int = 20,
+    steps: Sequence[int] = (20,),
 ) -> Evidence:
     """Evidence of a size that a report can wait for.
 
@@ -74,7 +75,7 @@ def few(
       examples: the largest number of inputs.
       positions: the largest number of their positions, where components are chosen for these; None
         for no limit.
-      steps: of the adversary.
+      steps: numbers of steps of the adversary.
     """
     objective, count = decomposition.objective, min(examples, sites.batch_size(x))
     if objective.per_position and positions is not None:
@@ -84,7 +85,7 @@ def few(
     if not isinstance(labels, str):
         labels = against.as_array(decomposition.target, x, labels)
         labels = None if labels is None else labels[:count]
-    return evidence(decomposition, some, labels, adversary_steps=(steps,), draws=_DRAWS)
+    return evidence(decomposition, some, labels, adversary_steps=steps, draws=_DRAWS)
 
 
 def section(found: Evidence, restarts: SeedMatrix | None = None) -> Section:

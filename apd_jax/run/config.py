@@ -12,6 +12,7 @@ from ml_collections import config_dict
 from apd_jax import config_fields, studies
 from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
+from apd_jax.evaluation.evidence.adversary import rising
 from apd_jax.studies.study import Study
 from apd_jax.training.config import Settings
 
@@ -45,7 +46,9 @@ class Config:
         "Number of sampled inputs for the evidence, sequences for language models; 0 skips the "
         "evidence.",
     )
-    evidence_steps: int = setting(20, "Steps of the evidence's adversary.")
+    evidence_steps: tuple[int, ...] = setting(
+        (20,), "Numbers of steps of the evidence's adversary, such as 20,80,320."
+    )
     mesh: tuple[int, ...] | None = setting(
         None,
         "Numbers of devices along seeds, data and components, such as 1,4,2; by default as many "
@@ -62,7 +65,8 @@ class Config:
         check_values(self, skip=("seed",))
         check_at_least(self, 1, "seeds", "restarts", "evaluation_samples")
         check_at_least(self, 0, "evidence_samples")
-        check_at_least(self, 1, "evidence_steps", "chunk_steps", "checkpoint_every", "max_to_keep")
+        rising("evidence_steps", self.evidence_steps)
+        check_at_least(self, 1, "chunk_steps", "checkpoint_every", "max_to_keep")
         if not 0 <= self.seed <= 2**32 - self.seeds:
             raise UserError(f"seed must be in [0, 2**32 - seeds], got {self.seed}")
 

@@ -5,7 +5,7 @@ Letters: B examples, T positions, C components, e an example's summed distance.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,16 @@ from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.objective.partial import scaled
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import Target
+
+
+def rising(name: str, value: Any) -> tuple[int, ...]:
+    """Numbers of steps as a tuple; raises UserError unless they are whole, positive and rising."""
+    one = number(value)
+    steps = (one,) if isinstance(one, int) else sequence(value)
+    counts = isinstance(steps, tuple) and all(KINDS[int](n) and n >= 1 for n in steps)
+    if not counts or not steps or list(steps) != sorted(set(steps)):
+        raise UserError(f"{name} must be rising whole numbers from 1 on, got {value}")
+    return steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +51,7 @@ class Adversary:
     starts: int = 1
 
     def __post_init__(self):
-        one = number(self.steps)
-        steps = (one,) if isinstance(one, int) else sequence(self.steps)
-        counts = isinstance(steps, tuple) and all(KINDS[int](n) and n >= 1 for n in steps)
-        if not counts or not steps or list(steps) != sorted(set(steps)):
-            raise UserError(
-                f"adversary_steps must be rising whole numbers from 1 on, got {self.steps}"
-            )
+        steps = rising("adversary_steps", self.steps)
         step_size = number(self.step_size)
         if not KINDS[float](step_size) or not 0 < step_size <= 1:
             raise UserError(f"adversary_step_size must be in (0, 1], got {self.step_size!r:.200}")

@@ -15,6 +15,7 @@ import numpy as np
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.parts import Parts, run
 from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.objective.losses import kl_each
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 
@@ -54,7 +55,7 @@ def compare(kind: Kind, outputs: PyTree, block: Examples) -> Sums:
     targets = block.outputs
     counts = jnp.asarray(block.counts)
     if kind == "kl":
-        error, unit = _total(counts, _divergence(outputs, targets), jnp.mean), _summed(counts)
+        error, unit = _total(counts, kl_each(outputs, targets), jnp.mean), _summed(counts)
     else:
         zero = jnp.zeros(len(counts))
         pairs = list(zip(jax.tree.leaves(outputs), jax.tree.leaves(targets), strict=True))
@@ -63,7 +64,8 @@ def compare(kind: Kind, outputs: PyTree, block: Examples) -> Sums:
     if block.labels is None or block.label_counts is None:
         return Sums(error, unit)
     label_counts = jnp.asarray(block.label_counts)
-    loss = _cross_entropy(jax.tree.leaves(outputs)[0], block.labels) * label_counts
+    loss = _cross_entropy(jax.tree.leaves(outputs)[0], block.labels)
+    loss = jnp.where(label_counts > 0, loss, 0.0)  # 0 · NaN is NaN, and label_counts are 0 or 1
     return Sums(error, unit, _summed(loss), _summed(label_counts))
 
 
@@ -90,17 +92,6 @@ def _log_probabilities(logits: jax.Array) -> jax.Array:
         logits = logits if logits.ndim == 1 else logits[..., 0]
         return jax.nn.log_sigmoid(jnp.stack([-logits, logits], axis=-1))
     return jax.nn.log_softmax(logits, axis=-1)
-
-
-def _divergence(outputs: PyTree, targets: PyTree) -> jax.Array:
-    """`KL(softmax(target) ‖ softmax(outputs))`, [B, ..., K] to [B, ...]."""
-    (ours, *more), (theirs, *_) = jax.tree.leaves(outputs), jax.tree.leaves(targets)
-    if more:
-        raise UserError(f"the KL distance needs one array of logits, got {1 + len(more)} outputs")
-    ours, theirs = _log_probabilities(ours), _log_probabilities(theirs)
-    possible = theirs > -jnp.inf
-    difference = jnp.where(possible, theirs, 0.0) - jnp.where(possible, ours, 0.0)
-    return jnp.sum(jnp.exp(theirs) * difference, axis=-1)
 
 
 def _cross_entropy(logits: jax.Array, labels: np.ndarray) -> jax.Array:
@@ -143,8 +134,8 @@ def check_finite(kind: Kind, block: Examples) -> None:
         broken |= (bad & (counts > 0)).reshape(len(broken), -1).any(axis=1)
     if broken.any():
         raise UserError(
-            f"the network returns NaN or infinity on examples, {broken.sum()} of the "
-            f"{len(broken)} of a batch: leave them out, or say with valid= what counts"
+            f"the network returns NaN or infinity on {broken.sum()} of the {len(broken)} examples "
+            "of a batch: leave these examples out, or exclude such outputs with valid="
         )
 
 

@@ -94,9 +94,7 @@ def _counted(objective: Any, target: Any, x: PyTree) -> Any:
     valid = objective.counted(x)
     if valid is None:
         return None
-    outputs = jax.tree.leaves(jax.eval_shape(target, x))
-    per_example = all(leaf.ndim <= valid.ndim for leaf in outputs)
-    return np.asarray(validity.of_rows(valid, valid.shape[:1]) if per_example else valid)
+    return np.asarray(validity.of_outputs(valid, jax.eval_shape(target, x)))
 
 
 def _cost(run: Run) -> cost.Cost:
@@ -127,9 +125,10 @@ def _measure(run: Run, notes: list[str], limits: Limits) -> Evidence:
     notes += _blocks(run, size, numbers)
     _shared(run)
     sites = _sites(run, size)
-    numbers |= _distances(run) | _cross_entropies(run)
+    numbers |= _distances(run)
+    numbers |= _cross_entropies(run, notes)
     numbers |= {n: run.tally.number(n) for n in run.tally.names() if n.startswith(run.baselines)}
-    if not numbers["zero"].value:
+    if numbers["zero"].value <= 0:
         notes.append(
             "The output with no component equals the network's output: verdicts judge the "
             "distances themselves, not shares of the distance with no component."
@@ -233,9 +232,17 @@ def _distances(run: Run) -> dict[str, distance.Number]:
     return {name: run.tally.number(name) for name in names}
 
 
-def _cross_entropies(run: Run) -> dict[str, distance.Number]:
+def _cross_entropies(run: Run, notes: list[str]) -> dict[str, distance.Number]:
     if "ce_own" not in run.tally:
         return {}
-    run.tally.put_difference("ce_recovered", "ce_zero", "ce_own", "ce_target")
-    names = ("ce_target", "ce_own", "ce_all", "ce_recovered")
+    names = ["ce_target", "ce_own", "ce_all"]
+    network, none = (run.tally.number(f"ce_{line}").value for line in ("target", "zero"))
+    if np.isclose(network, none, rtol=1e-6, atol=0):
+        notes.append(
+            "The cross entropy with no component is the network's: there is nothing to recover, "
+            "and the share that is recovered is left out."
+        )
+    else:
+        run.tally.put_difference("ce_recovered", "ce_zero", "ce_own", "ce_target")
+        names.append("ce_recovered")
     return {name: run.tally.number(name) for name in names}

@@ -120,18 +120,21 @@ class Evidence:
 
     @property
     def scale(self) -> float:
-        """The distance with no component, which verdicts take shares of; 1 where that is 0."""
-        return self["zero"] or 1.0
+        """The distance with no component, which verdicts take shares of; 1 unless it is positive.
+
+        It is 0 where the components change nothing; a rounded KL divergence may then be negative.
+        """
+        return self["zero"] if self["zero"] > 0 else 1.0
 
     @property
     def worst_site(self) -> SiteLine:
         """The site of which most is missing."""
-        return max(self.sites, key=lambda site: site.missing)
+        return self.sites[int(np.argmax([site.missing for site in self.sites]))]
 
     @property
     def most_changing_site(self) -> SiteLine:
         """The site that changes the output most when it alone is replaced by its sum."""
-        return max(self.sites, key=lambda site: site.replaced.value)
+        return self.sites[int(np.argmax([site.replaced.value for site in self.sites]))]
 
     @functools.cached_property
     def verdicts(self) -> tuple[Verdict, ...]:

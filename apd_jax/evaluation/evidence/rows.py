@@ -22,7 +22,6 @@ from apd_jax.objective import selection
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 
-NEXT_TOKENS = "next_tokens"
 Array = np.ndarray | jax.Array
 
 

@@ -11,9 +11,8 @@ from apd_jax.evaluation import ranks
 from apd_jax.evaluation.evidence.distance import Number
 from apd_jax.evaluation.evidence.rows import Examples, rows_that_count
 from apd_jax.evaluation.evidence.tally import Tally
+from apd_jax.evaluation.findings import ALWAYS
 from apd_jax.sites import Target
-
-ALWAYS = 0.95  # active on a larger share of the rows: always active
 
 
 class Size:

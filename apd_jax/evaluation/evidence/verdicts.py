@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from apd_jax.config_fields.values import number
 from apd_jax.errors import UserError
 
@@ -108,18 +110,18 @@ def line_limits(found: Any) -> dict[str, float]:
 
 
 def _share(limit: str) -> Callable[[Any], float]:
-    """The largest of a limit's lines over that of no component."""
-    return lambda found: max(found[name] for name in _LINES[limit]) / found.scale
+    """The largest of a limit's lines over that of no component; NaN if one of them is."""
+    return lambda found: float(np.max([found[name] for name in _LINES[limit]])) / found.scale
 
 
 def _floored(found: Any, first: float, second: float) -> float:
     floor = FLOOR * found.scale
-    return max(first, floor) / max(second, floor)
+    return float(np.maximum(first, floor) / np.maximum(second, floor))  # NaN if one of them is
 
 
 def _equal_size(found: Any) -> float | None:
     others = [n.value for name, n in found.numbers.items() if name in _BASELINES]
-    return _floored(found, found["own"], min(others)) if others else None
+    return _floored(found, found["own"], float(np.min(others))) if others else None
 
 
 _BASELINES = ("svd_own", "bundled_own", "neurons_own")
