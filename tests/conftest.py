@@ -31,12 +31,22 @@ def pytest_configure(config):
 
 
 def pytest_runtest_setup():
-    """Let all programs of a test share one MLIR context, whose making is a third of a lowering."""
+    """Let the programs of a test share one MLIR context, whose making is a third of a lowering."""
     from jax._src.interpreters import mlir  # not before the settings above
+    from jaxlib.mlir import ir
 
-    made = getattr(mlir, "make_ir_context", None)
-    if made is not None:  # a private name, which other versions of JAX may lack
-        mlir.make_ir_context = functools.cache(getattr(made, "__wrapped__", made))
+    fresh = getattr(mlir, "make_ir_context", None)
+    if fresh is None:  # a private name, which other versions of JAX may lack
+        return
+    fresh = getattr(fresh, "fresh", fresh)
+    shared = functools.cache(fresh)
+
+    def context():
+        # A program that is lowered within the lowering of another needs a context of its own.
+        return shared() if ir.Context.current is None else fresh()
+
+    context.fresh = fresh
+    mlir.make_ir_context = context
 
 
 def pytest_runtest_teardown():

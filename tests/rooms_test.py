@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = (
     ("errors",),
     ("config_fields", "programs"),
+    ("__init__",),
     ("sites",),
     ("randomness", "components", "validity", "blocks"),
     ("runtime", "masked"),
@@ -22,7 +23,7 @@ LAYERS = (
     ("decomposition",),
     ("studies",),
     ("run",),
-    ("main", "sweep", "api", "__init__"),
+    ("main", "sweep", "api"),
 )
 FLOORS = {room: floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 MATHEMATICS = ("sites", "components", "masked", "attribution", "objective", "errors")
@@ -56,7 +57,7 @@ def read(root):
     modules = {f"apd_jax.{name}" for name in paths}
     return {
         name: {
-            found.removeprefix("apd_jax."): types
+            "__init__" if found == "apd_jax" else found.removeprefix("apd_jax."): types
             for found, types in imports(ast.parse(path.read_text()), modules)
         }
         for name, path in paths.items()
