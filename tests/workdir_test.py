@@ -189,7 +189,7 @@ class OtherPeoplesFilesTest(WorkdirTestCase):
     )
     def test_directory_that_is_not_ours(self, name):
         path = self.hold(name)
-        with self.assertRaisesRegex(WorkdirError, f"{name.split('/')[0]}.*new or empty --workdir"):
+        with self.assertRaisesRegex(WorkdirError, f"{name.split('/')[0]}.*new or empty workdir"):
             Workdir(self.path)
         self.assertEqual([p for p in self.path.rglob("*") if p.is_file()], [path])
         self.assertEqual(path.read_text(), "mine")
@@ -241,7 +241,7 @@ class ClaimTest(WorkdirTestCase):
                 "  seed: 0 -> 1",
                 "  target.sizes: [2, 3] -> [2, 4]",
                 "  wandb: {} -> absent",
-                "Choose another --workdir, or delete this one.",
+                "Choose another workdir, or delete this one.",
             ],
         )
         self.assertEqual(self.place.read_config()["seed"], 0)

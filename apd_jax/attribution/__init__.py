@@ -40,7 +40,8 @@ def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Call
             raise UserError(f"{function.__name__} has no metric but 'rms', got {metric!r}")
         if options.per_position:
             raise UserError(
-                f"{function.__name__} has no scores per position; use gradient attributions"
+                f"{function.__name__} has no scores per position, got per_position=True: set "
+                "attribution='gradient', or leave per_position out"
             )
 
         def some(inputs):

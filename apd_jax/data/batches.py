@@ -49,7 +49,7 @@ class Batches(Source):
         found = self.sizes()["batch_size"]
         if found != batch_size:
             raise UserError(
-                f"batches have {found} examples, batch_size is {batch_size}: leave it out"
+                f"batches have {found} examples, batch_size is {batch_size}: leave batch_size out"
             )
 
     def most_steps(self):

@@ -66,7 +66,7 @@ class SparseFeatures:
         if twice:
             raise UserError(f"synced groups overlap in features {twice}; a feature has one group")
         if members and self.input_mode != "independent":
-            raise UserError("synced groups need input_mode 'independent'")
+            raise UserError(f"synced groups need input_mode 'independent', got {self.input_mode!r}")
 
     def __call__(self, key: jax.Array, batch_size: int) -> jax.Array:
         """Draw a batch.

@@ -174,7 +174,9 @@ def find(
             search.pilots.append(look(short, x))
             search.keep()
             logging.info(
-                "k = %.3g leaves error %.3g; k = %.3g suffices", *search.pilots[-1].values()
+                "Search for k: a short training with k = %.3g leaves %.3g of the error without "
+                "components; k = %.3g suffices for its components",
+                *search.pilots[-1].values(),
             )
             if stop():
                 stopped = Stopped(short.settings.steps, "the search for k")

@@ -14,7 +14,7 @@ from apd_jax.config_fields import check_keywords, from_mapping
 from apd_jax.config_fields.values import whole
 from apd_jax.data import SampleBatch, as_source
 from apd_jax.data.numbers import plain
-from apd_jax.decomposition.checks import check_positions
+from apd_jax.decomposition.checks import check_positions, output_shape
 from apd_jax.decomposition.given_inputs import as_array
 from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
@@ -66,8 +66,7 @@ def plan(
     target.at(example)
     trace(target.apply_fn, target.params, example)  # says so where its sites are known, x is new
     if "attribution_mode" not in options:
-        outputs = jax.eval_shape(lambda target, x: target(x), target, example)
-        settings = presets.with_exact_scores(settings, jax.tree.leaves(outputs)[0].shape[1:])
+        settings = presets.with_exact_scores(settings, output_shape(target, example))
     # Within a trace, as parameters may be shapes.
     jax.eval_shape(lambda target, x: check_positions(target, x, settings), target, example)
     targets = jax.tree.map(

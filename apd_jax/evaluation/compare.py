@@ -254,7 +254,8 @@ def _check_alike(first: Components, second: Components) -> None:
     ]
     if shapes[0] != shapes[1]:
         raise UserError(
-            f"the decompositions are of different networks: sites {shapes[0]} and {shapes[1]}"
+            "the decompositions are of different networks or sites, with sites "
+            f"{shapes[0]} and {shapes[1]}: compare decompositions of the same sites of one network"
         )
 
 

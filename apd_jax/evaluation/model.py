@@ -4,16 +4,14 @@ The decomposition itself is a room above these, which uses them for its tables a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from apd_jax.components import Components
+from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.evaluation.seen import Seen
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
-
-if TYPE_CHECKING:
-    from apd_jax.evaluation.compare import SeedMatrix
 
 
 class ComponentModel(Protocol):
@@ -59,7 +57,7 @@ class ComponentModel(Protocol):
     def other(self) -> PyTree | None:
         """Examples of the other data of a targeted decomposition, if there are any."""
 
-    def agreement(self) -> "SeedMatrix | None":
+    def agreement(self) -> SeedMatrix | None:
         """What the initialisations side by side found, compared; None where there was only one."""
 
     def see(self, x: PyTree, labels: Any = None) -> Seen:

@@ -166,7 +166,8 @@ def _table(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
 def _notes(summary: Summary) -> list[str]:
     notes = [
-        f"Components and ranks are means over {summary.num_examples} examples.",
+        f"Components and ranks are means over {summary.num_examples} examples, or over their "
+        "positions where components are chosen for positions.",
         f"Always on: {_listed(summary.always_on)}. Never on: {_listed(summary.dead)}.",
     ]
     shares = {s: v for s, v in summary.unfaithfulness.items() if s not in summary.empty_sites}

@@ -56,8 +56,9 @@ class ErrorSpread:
             return ""
         named = ", ".join(f"{w.place} ({w.times_median:.3g})" for w in self.worst)
         return (
-            f"Explained worst, with their errors in units of the median {self.median:.3g}: {named}."
-            f" {self.share_far:.2%} of all are above {FAR:g}."
+            "Explained worst (number of the example, or example:position, with its error in units "
+            f"of the median, {self.median:.3g}): {named}. {self.share_far:.2%} of all errors are "
+            f"above {FAR:g} times the median."
         )
 
 

@@ -109,7 +109,10 @@ def kl_each(logits: PyTree, target_logits: PyTree) -> jax.Array:
     """`KL(softmax(target) ‖ softmax(logits))` at every position, [B, ...]; see `output_kl`."""
     (ours, *more), (theirs, *_) = jax.tree.leaves(logits), jax.tree.leaves(target_logits)
     if more:
-        raise UserError(f"the KL loss needs one array of logits, got {1 + len(more)} outputs")
+        raise UserError(
+            f"the KL loss needs one array of logits, got {1 + len(more)} outputs: let the network "
+            "return the logits alone, or set minimality_loss='mse'"
+        )
     if ours.ndim == 1 or ours.shape[-1] == 1:
         ours, theirs = (jnp.stack([z, -z], axis=-1) for z in (ours, theirs))
         our_log, their_log = jax.nn.log_sigmoid(ours), jax.nn.log_sigmoid(theirs)

@@ -54,7 +54,7 @@ def check_topk(k: float, num_components: int) -> None:
     if not values.KINDS[float](k) or not 1 <= k <= num_components or k != int(k):
         raise UserError(
             f"top-k per example needs a whole k in [1, {num_components}], got {k}; "
-            "a fractional k needs the batch-wide top-k"
+            "a fractional k needs the batch-wide top-k, selection='batch' (or batch_topk_mask)"
         )
 
 

@@ -164,7 +164,8 @@ def _tokens(x: PyTree) -> np.ndarray:
     for leaf in map(np.asarray, jax.tree.leaves(x)):
         if leaf.ndim == 2 and leaf.dtype.kind in "iu":
             return leaf
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x)]
+    found = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in map(np.asarray, jax.tree.leaves(x))]
     raise UserError(
-        f"decode= needs an input of tokens, whole numbers [N, T]; the inputs have {shapes}"
+        "decode= needs an input of tokens, whole numbers [N, T], got "
+        f"{', '.join(found)}: leave decode out, or give the tokens as integers"
     )

@@ -153,13 +153,14 @@ def objective(config: Mapping[str, Any]) -> str:
         if config.get("partial_masks") == "halves":
             parts = "a random half"
         caveats += (
-            f" The partial term trains the output with {parts} of the inactive components on: the "
-            "scrubbed error, measured with random halves, is no independent check of this run."
+            f" The partial term trains the output with {parts} of the inactive components on: an "
+            "error with random masks, such as the scrubbed error, is no independent check of this "
+            "run."
         )
     return (
-        f"{_switched_on(config)} Training makes the components add up to the target's weights "
-        "(faithfulness), makes a few of them sufficient for each input (minimality), and lowers "
-        f"their rank (simplicity){f': loss = {loss}' if loss else ''}.{caveats}"
+        f"{_switched_on(config)} Faithfulness means that the components add up to the target's "
+        "weights, minimality that the active ones alone give its output, and simplicity that they "
+        f"have a low rank.{f' Training minimises loss = {loss}.' if loss else ''}{caveats}"
     )
 
 
@@ -171,14 +172,15 @@ def _switched_on(config: Mapping[str, Any]) -> str:
     method = str(config.get("attribution", "gradient"))
     whose = f"computed on the {model}" if method == "gradient" else f"by {method.replace('_', ' ')}"
     largest = f"the components with the largest attributions ({whose})"
+    row = "position" if config.get("per_position") else "input"
     sentences = {
-        "batch": f"In a batch {largest} are switched on, {count} per input on average.",
-        "sample": f"For every input {largest} are switched on, {count} of them.",
+        "batch": f"In a batch {largest} are switched on, {count} per {row} on average.",
+        "sample": f"For every {row} {largest} are switched on, {count} of them.",
         "exact": f"In a batch {largest} are switched on, as many as there are active inputs.",
         "gates": "Every component has a learned gate, which large attributions open "
-        f"({whose}): at most {count} are open per input on average.",
+        f"({whose}): at most {count} are open per {row} on average.",
     }
-    general = f"For every input {largest} matter most."
+    general = f"For every {row} {largest} matter most."
     return general if k is None else sentences.get(str(config.get("selection")), general)
 
 

@@ -26,8 +26,9 @@ def content(summary: Summary, x: PyTree, decode: examples.Decode | None) -> dict
         for worst in spread.worst
     ]
     words = (
-        "The largest distances of the output of the active components from the network's. Errors "
-        f"of {spread.share_far:.2%} are above {FAR:g} times the median, {spread.median:.3g}. A "
-        "mechanism that few examples use, and that has no component, shows here first."
+        "The examples on which the output of the active components is farthest from the network's. "
+        f"{spread.share_far:.2%} of the errors are above {FAR:g} times the median error, "
+        f"{spread.median:.3g}. A mechanism that few examples use, and that has no component, shows "
+        "here first."
     )
     return {"worst_rows": rows, "worst_words": words}

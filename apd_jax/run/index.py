@@ -6,6 +6,7 @@ import pathlib
 
 from apd_jax import studies
 from apd_jax.report.index import Run, render_index
+from apd_jax.runtime.workdir import atomic_write_text
 
 PAGE = "index.html"
 
@@ -36,9 +37,7 @@ def write(directory: pathlib.Path, names: list[str] | None = None) -> pathlib.Pa
         title = studies.find(results["name"]).title(results["variant"])
         runs.append(Run(title, f"{name}/report.html", results))
     page = directory / PAGE
-    partial = page.with_suffix(".partial")
-    partial.write_text(render_index(runs, missing, "All runs"), encoding="utf-8")
-    partial.replace(page)
+    atomic_write_text(page, render_index(runs, missing, "All runs"))
     return page
 
 

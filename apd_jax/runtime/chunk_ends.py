@@ -54,7 +54,7 @@ def report(observer: Observer, done: int, parts: list[Metrics]) -> None:
         bad_seeds = np.flatnonzero(broken[names[0]][:, first]).tolist()
         raise Diverged(
             f"{' and '.join(names)} stopped being finite at step {done - length + 1 + int(first)}, "
-            f"in place(s) {bad_seeds} of the seeds; {_HINT}",
+            f"in the trainings at index {bad_seeds} of those side by side; {_HINT}",
             places=bad_seeds,
         )
     last = {n: v.sum(axis=1) if metric_names.counts(n) else v[:, -1] for n, v in values.items()}

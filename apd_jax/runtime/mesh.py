@@ -202,7 +202,10 @@ def _checked_shape(given: Any, sizes: tuple[int, int, int | None]) -> tuple[int,
             )
     there = jax.device_count()
     if math.prod(shape) > there:
-        raise UserError(f"mesh={shape} needs {math.prod(shape)} devices, and there are {there}")
+        raise UserError(
+            f"mesh={shape} needs {math.prod(shape)} devices, and there are {there}: choose smaller "
+            "numbers, or leave mesh out"
+        )
     return shape
 
 

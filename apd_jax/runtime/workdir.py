@@ -131,7 +131,7 @@ class Workdir:
         if saved is not None:
             if 2 * len(asked.keys() & saved.keys()) < len(asked):
                 raise WorkdirError(
-                    f"{self.config} is not the config of a run: choose a new or empty --workdir."
+                    f"{self.config} is not the config of a run: choose a new or empty workdir."
                 )
             known = _flat(dict(defaults)) if defaults else {}
             differing = _differences(known | _flat(present(saved)), _flat(asked), free)
@@ -139,7 +139,7 @@ class Workdir:
                 raise WorkdirMismatch(
                     f"{self.path} belongs to a run with another config (saved -> requested):\n  "
                     + "\n  ".join(differing)
-                    + "\nChoose another --workdir, or delete this one."
+                    + "\nChoose another workdir, or delete this one."
                 )
         if saved != asked:
             atomic_write_text(self.config, json.dumps(asked, indent=2) + "\n")
@@ -155,7 +155,7 @@ class Workdir:
             shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
             raise WorkdirError(
                 f"{self.path} holds files ({shown}) and {self.config.name} is missing: put it back "
-                "if the files belong to a run, otherwise choose a new or empty --workdir."
+                "if the files belong to a run, otherwise choose a new or empty workdir."
             )
 
     def _take(self) -> None:
@@ -170,13 +170,13 @@ class Workdir:
             self.close()
             raise WorkdirError(
                 f"{self.path} cannot be written to ({error.strerror}): free disk space, make it "
-                "writable, or choose another --workdir."
+                "writable, or choose another workdir."
             ) from error
         if holder:
             self.close()
             raise WorkdirError(
                 f"{self.path} is in use by process {holder}: wait for it, stop it, or choose "
-                "another --workdir."
+                "another workdir."
             )
 
 

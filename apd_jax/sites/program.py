@@ -88,8 +88,8 @@ def abstract(tree: PyTree) -> PyTree:
 
 ONE_EXAMPLE = (
     "the inputs look like a single example, without the batch axis in front: give batches "
-    "[B, ...], a list or an iterator of single examples as one array, numpy.stack(list(examples)), "
-    "and one example as x[None]"
+    "[B, ...]. numpy.stack(list(examples)) makes a batch of a list or an iterator of single "
+    "examples, and x[None] makes one of a single example x"
 )
 
 

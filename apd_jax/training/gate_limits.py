@@ -72,7 +72,11 @@ def with_limits(
         text = of_callback(error)
         if text is None:
             raise
-        logging.warning("Gates may open for more than k components on average: %s", text)
+        logging.warning(
+            "The gates could not be limited to k open ones on average, since no examples can be "
+            "drawn any more: %s",
+            text,
+        )
         return states
 
 

@@ -8,9 +8,9 @@ CAPTIONS: dict[str, Caption] = {
         "Cross entropy recovered and KL divergence from the network's output, over the number of "
         "active components per position; the dotted line is the number in training. Beside the "
         "components (orange): singular vectors and neurons one by one, chosen by attribution, of "
-        "the same active rank, and singular vectors in as many bundles as there are components, as "
-        "many bundles active. A good decomposition is above the others on the left and below them "
-        "on the right, most of all where few are active.",
+        "the same active rank, and singular vectors in as many bundles as there are components, "
+        "with as many bundles active as components. A good decomposition is above the others in "
+        "the left panel and below them in the right panel, most of all where few are active.",
     ),
 }
 

@@ -14,6 +14,7 @@ from apd_jax.evaluation import ranks
 from apd_jax.evaluation.evidence import distance, equal_rank, rows
 from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
+from apd_jax.evaluation.labels import NEXT_TOKENS
 from apd_jax.objective.objective import Objective
 from apd_jax.report.contexts import Context, Described
 from apd_jax.studies.language_model.network import LanguageModel
@@ -76,9 +77,7 @@ def evaluate_language_model(
       0.45 nats.
     """
     x = np.asarray(task.held_out(key, samples))
-    block, _ = rows.examples(
-        decomposition.target, x[:_CURVE_CONTEXTS], rows.NEXT_TOKENS, None, True
-    )
+    block, _ = rows.examples(decomposition.target, x[:_CURVE_CONTEXTS], NEXT_TOKENS, None, True)
     block = block._replace(outputs=distance.outputs(decomposition.target, block.x))
     entropies = _reference(decomposition, block)
     own = _own(decomposition, block)

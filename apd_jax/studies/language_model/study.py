@@ -42,14 +42,39 @@ class LanguageModelStudy(Study):
     def thresholds(self, variant: str) -> list[Threshold]:
         size = [
             Threshold("evidence_l0_mean", "<=", 8, "Few components are active per byte"),
-            Threshold("evidence_active_rank_mean", "<=", _RANK * int(variant), "Their rank is low"),
+            Threshold(
+                "evidence_active_rank_mean",
+                "<=",
+                _RANK * int(variant),
+                "The active components have a low total rank",
+            ),
             Threshold("evidence_always_on_mean", "<=", 1, "At most one component is always on"),
         ]
         lines = [
-            Threshold("evidence_ce_recovered_mean", ">=", LEAST_RECOVERED, "They predict as well"),
-            Threshold("evidence_own_mean", "<=", MOST_KL, "They give the network's output"),
-            Threshold("evidence_random_mean", "<=", 0.3, "It holds with parts of the others on"),
-            Threshold("evidence_adversarial_20_mean", "<=", 2.5, "It holds with the worst parts"),
+            Threshold(
+                "evidence_ce_recovered_mean",
+                ">=",
+                LEAST_RECOVERED,
+                "The active components predict nearly as well as the network",
+            ),
+            Threshold(
+                "evidence_own_mean",
+                "<=",
+                MOST_KL,
+                "The active components give nearly the network's output",
+            ),
+            Threshold(
+                "evidence_random_mean",
+                "<=",
+                0.3,
+                "The output stays close with random parts of the inactive components on",
+            ),
+            Threshold(
+                "evidence_adversarial_20_mean",
+                "<=",
+                2.5,
+                "The output stays close with the worst parts of the inactive components on",
+            ),
             Threshold(
                 "evidence_faithfulness_worst_mean",
                 "<=",
@@ -97,7 +122,7 @@ def _against_baselines() -> list[Threshold]:
             f"evidence_{line}_mean",
             "<=",
             f"evidence_{baseline}_{line}_mean",
-            f"It beats {words} under {_LINES[line]}",
+            f"The components do better than {words} under {_LINES[line]}",
         )
         for baseline, (words, lines) in names.items()
         for line in lines
