@@ -1,12 +1,16 @@
 """The directory of a decomposition knows its functions again, which have no content to compare."""
 
+import dataclasses
+import json
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -133,6 +137,72 @@ class ClaimTest(parameterized.TestCase):
 
         for _ in range(2):
             self.claim(apply_fn=network, data=draw)
+
+
+@dataclasses.dataclass
+class Scaled:
+    """A function with a setting; Python lets no object of such a class be hashed."""
+
+    function: Callable
+    scale: float = 1.0
+
+    def __call__(self, *inputs):
+        return self.function(*inputs) * self.scale
+
+
+@dataclasses.dataclass
+class Above:
+    """Which examples count."""
+
+    least: float
+
+    def __call__(self, batch):
+        return batch[:, 0] > self.least
+
+
+class ObjectsTest(absltest.TestCase):
+    """Callable objects that can't be hashed are as good as functions."""
+
+    def decompose(self, apply_fn, workdir=None, **functions):
+        target = apd_jax.Target(apply_fn, networks.mlp().params, inputs=X)
+        options = {"num_components": 3, "topk": 1.0, "rank": 1, "steps": 2, "batch_size": 8}
+        options |= {"refine": {"every": 0}, "relative_losses": False}
+        return apd_jax.decompose(target, X, workdir=workdir, **options, **functions)
+
+    @pytest.mark.slow
+    def test_a_decomposition(self):
+        objects = {
+            "metric": Scaled(first),
+            "minimality_loss": Scaled(absolute),
+            "valid": Above(-0.5),
+        }
+        plain = {"metric": first, "minimality_loss": absolute, "valid": Above(-0.5).__call__}
+        expected = self.decompose(networks.mlp_apply, **plain)
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(2):  # the second time from its directory
+                found = self.decompose(Scaled(networks.mlp_apply), folder, **objects)
+                jax.tree.map(np.testing.assert_array_equal, found.components, expected.components)
+                np.testing.assert_array_equal(found.mask(X), expected.mask(X))
+            config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+        self.assertEqual((config["metric"], config["valid"]), ("function Scaled", "function Above"))
+
+    def test_a_network(self):
+        network = Scaled(networks.mlp_apply)
+        target = apd_jax.Target(network, networks.mlp().params, inputs=X)
+        again = apd_jax.Target(network, networks.mlp().params, inputs=X)
+        self.assertIs(target.apply_fn, again.apply_fn)
+        found = jax.jit(lambda target, x: target(x))(target, X)
+        np.testing.assert_allclose(found, networks.mlp()(X), rtol=1e-6)
+
+    def test_an_objective(self):
+        metric, loss, valid = Scaled(first), Scaled(absolute), Above(0.0)
+        made = [
+            apd_jax.Objective(metric=metric, minimality_loss=loss, valid=valid) for _ in range(2)
+        ]
+        self.assertEqual(*made)
+        self.assertEqual(*map(hash, made))
+        self.assertNotEqual(made[0], dataclasses.replace(made[0], metric=Scaled(first)))
+        np.testing.assert_array_equal(made[0].counted(X), X[:, 0] > 0)
 
 
 class DifferenceTest(parameterized.TestCase):

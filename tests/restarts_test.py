@@ -4,6 +4,7 @@ import json
 import pathlib
 import sys
 import tempfile
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,25 @@ class BestTest(absltest.TestCase):
         _, losses = restarts.best(settings, spread, same, seeds, inputs)
         np.testing.assert_allclose(losses, jnp.broadcast_to(losses[:, :1], (2, 3)), rtol=1e-6)
         self.assertNotAlmostEqual(float(losses[0, 0]), float(losses[1, 0]))
+
+    def test_a_loss_that_is_not_finite_is_not_the_least(self):
+        settings = Settings(
+            objective=Objective(topk=1.0), num_components=3, steps=1, batch_size=8, rank=2
+        )
+        targets, seeds = loop.stack([networks.tms()]), jnp.array([4], jnp.uint32)
+        trainer = Trainer(settings, targets, inputs, seeds, restarts=4)
+        states = trainer.init_state()
+        broken = jnp.array([jnp.nan, 3.0, jnp.inf, 2.0])
+        components = jax.tree.map(
+            lambda leaf: broken.reshape(-1, *(1,) * (leaf.ndim - 1)) * jnp.ones_like(leaf),
+            states.components,
+        )
+        states = states._replace(components=components)
+        first = lambda *_: lambda components: jax.tree.leaves(components)[0].ravel()[0]  # noqa: E731
+        with mock.patch.object(restarts, "mean_loss", first):
+            places, losses = restarts.best(settings, trainer.context, states, seeds, inputs)
+        self.assertEqual(places.tolist(), [3])
+        self.assertEqual(losses.tolist(), [[np.inf, 3.0, np.inf, 2.0]])
 
     def test_the_others_are_those_that_were_not_chosen(self):
         objective = Objective(Coefficients(1.0, 1.0, 0.1), topk=1.0)

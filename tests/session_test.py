@@ -99,6 +99,20 @@ class SessionTestCase(parameterized.TestCase):
         return [json.loads(row) for row in (self.directory / "metrics.jsonl").open()]
 
 
+class RowsTest(SessionTestCase):
+    @parameterized.parameters(None, 8)
+    def test_a_directory_gives_the_rows_of_memory(self, every):
+        between = every and loop.Between(every, STEPS, lambda context, state, key: state)
+        training = Training(0.9, 3, between=between)
+        found = [
+            session.fit(training, place, name="rows", keeping=Keeping(CHUNK, SAVE_EVERY)).rows
+            for place in (self.directory, None)
+        ]
+        steps = [[row["step"] for row in rows] for rows in found]
+        self.assertEqual(steps[0], steps[1])
+        self.assertLen(steps[0], 8 if every else 6)
+
+
 class GoesOnTest(SessionTestCase):
     @parameterized.parameters(5, 10, 25)
     def test_stop_saves_and_the_next_command_goes_on(self, step):

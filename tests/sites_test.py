@@ -289,7 +289,7 @@ class CheckTest(parameterized.TestCase):
             kept = jax.random.bernoulli(jax.random.key(0), 0.5, x.shape)
             return jnp.where(kept, 2 * x, 0) @ p["w"]
 
-        with self.assertRaisesRegex(ValueError, "on its place there, as with dropout"):
+        with self.assertRaisesRegex(ValueError, "on its place in the batch, as with dropout"):
             self.check(dropout)
 
     def test_outputs_that_no_loss_compares(self):

@@ -61,6 +61,22 @@ class LossTest(absltest.TestCase):
 
 
 class DecomposeTest(parameterized.TestCase):
+    def test_what_counts_of_both_kinds_of_data(self):
+        target, x = networks.make("tms")
+        x = np.asarray(x)
+        found = apd_jax.decompose(
+            target,
+            x,
+            other=x + 1,
+            valid=lambda batch: batch[:, 0] > -1,
+            num_components=3,
+            topk=1,
+            steps=2,
+            batch_size=4,
+            refine={"every": 0},
+        )
+        self.assertEqual(found.settings.objective.coefficients.other, 1.0)
+
     @pytest.mark.slow
     def test_two_blocks_of_which_the_data_use_one(self):
         """Components are the mechanisms of the one, and the remainder is the other."""

@@ -140,7 +140,8 @@ def _check_terms(target: Target, x: PyTree, objective: Objective) -> None:
         component = init_components(randomness.root(0), target, num_components=1, rank=1)
         attributed = objective.attribute(target, component, inputs)
         mask = jnp.ones(attributed.scores.shape, bool)
-        step = Step(objective, target, component, inputs, attributed, Selected(mask, None))
+        chosen = Selected(mask, None)
+        step = Step(objective, target, component, inputs, attributed, chosen, other=inputs)
         return [TERMS[name].value(step) for name in names]
 
     jax.eval_shape(values, x)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites
@@ -17,7 +18,7 @@ from apd_jax.sites.parameters import native
 
 
 def given_inputs(target: Target, x: PyTree) -> PyTree:
-    """Inputs [B, ...] as JAX's or NumPy's arrays, which the network takes.
+    """Inputs [B, ...] as JAX's or NumPy's arrays, which the network takes where it lies.
 
     Raises:
       UserError: inputs that are no arrays, are empty, or that the network does not take; a single
@@ -27,7 +28,31 @@ def given_inputs(target: Target, x: PyTree) -> PyTree:
         raise UserError("inputs must be arrays [B, ...], got an iterator: give one of its batches")
     x = jax.tree.map(as_array, plain(x), is_leaf=is_rows_of_numbers)
     sites.check_inputs(target, x)
-    return x
+    return _beside(target.params, x)
+
+
+def _beside(params: PyTree, x: PyTree) -> PyTree:
+    """The inputs, as NumPy's where they lie elsewhere than the parameters: JAX then moves them.
+
+    Of NumPy's parameters JAX makes arrays on this process's first device.
+    """
+    places = [leaf.sharding for leaf in jax.tree.leaves(params) if _is_placed(leaf)]
+    here = places[0] if places else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def free(leaf):
+        if not _is_placed(leaf) or leaf.sharding == here:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = np.asarray(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return np.asarray(leaf)
+
+    return jax.tree.map(free, x)
+
+
+def _is_placed(leaf: Any) -> bool:
+    """Whether this is an array on devices, and not one that is traced."""
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
 
 
 def as_array(leaf: Any) -> Any:

@@ -24,6 +24,7 @@ from apd_jax.objective.partial import PartialMasks
 from apd_jax.objective.selected import Selected
 from apd_jax.objective.selection import Rule
 from apd_jax.objective.terms import TERMS, Step
+from apd_jax.programs.compiled import make_referable
 from apd_jax.sites import PyTree, Target
 
 
@@ -98,6 +99,7 @@ class Objective:
         metrics.check_metric(self.metric)
         validity.check(self.valid)
         check_distance(self.minimality_loss)
+        make_referable(self, "metric", "valid", "minimality_loss")
         if self.attribution not in METHODS:
             known = sorted(METHODS)
             raise UserError(f"attribution must be one of {known}, got {self.attribution!r}")
@@ -109,9 +111,12 @@ class Objective:
         if not self.selects:
             needing = [n for n in weights.used() if TERMS[n].selects]
             if needing:
-                raise UserError(f"coefficients {needing} need a top-k selection; topk is None")
+                raise UserError(
+                    f"coefficients {needing} need a top-k selection, but topk is None: set topk to "
+                    "a number, or these coefficients to 0"
+                )
         if weights.activation and not self.hidden_sites:
-            raise UserError("the activation loss needs hidden_sites, got none")
+            raise UserError("the activation loss needs hidden_sites, got none: name the sites")
 
     @property
     def targeted(self) -> bool:
@@ -183,8 +188,7 @@ class Objective:
         if self.attribution_source == "target":
             return found
 
-        # These scores come with a pass of the component model, but the losses compare with the
-        # target.
+        # These scores come with a pass of the component model; losses compare with the target.
         return Attributed(found.scores, *self.own_pass(target, x))
 
     def attribution_options(self, x: PyTree, key: jax.Array | None = None) -> dict[str, Any]:
@@ -268,8 +272,7 @@ class Objective:
           chosen: the active components, where these were selected before.
           other: [B, ...] other data of a targeted decomposition; without them the term `other` is
             left out.
-          l0: mean number of active components per row in the batch that x is a part of; None where
-            x is the whole batch.
+          l0: mean number of active components per row in the whole batch; None where that is x.
         """
         used = self.coefficients.used()
         wanted = [name for name in used if not (name == "other" and other is None)]

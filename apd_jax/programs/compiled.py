@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_wrapped: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # by what is wrapped
 _latest: list[Callable] = []
 
 
@@ -72,12 +73,26 @@ def kept_with(function: Callable, make: Callable[..., Any], *arguments: Any) -> 
 
 
 def weakly_referable(function: Callable) -> Callable:
-    """The function, wrapped if nothing can be kept with it, as a class with slots alone."""
+    """The function, wrapped if nothing can be kept with it: a wrapper is equal to itself alone.
+
+    Such are objects of a class with slots alone, or of one with `__eq__` and no `__hash__`, like a
+    data class. As long as an object's wrapper lives, it gets no other one.
+    """
     try:
-        weakref.ref(function)
+        hash(function), weakref.ref(function)
     except TypeError:
-        return functools.partial(function)
+        wrapper: Any = functools.partial(function)
+        wrapper.__qualname__ = type(function).__name__  # for configs
+        return _wrapped.setdefault(id(function), wrapper)
     return function
+
+
+def make_referable(record: Any, *names: str) -> None:
+    """Make those of a frozen record's fields `weakly_referable` that are functions."""
+    for name in names:
+        value = getattr(record, name)
+        if callable(value):
+            object.__setattr__(record, name, weakly_referable(value))
 
 
 def _not_kept(value: Any) -> Any:

@@ -260,9 +260,10 @@ def _write_figures(workdir: Workdir, panels: list[page.Panel]) -> None:
 
 def _read_metrics(workdir: Workdir, plan: Plan) -> tuple[list[dict], list[dict], list[str]]:
     """Return rows of the decomposition and of the target's training, and messages on gaps."""
-    chunk_steps = plan.config.chunk_steps
+    chunk_steps, steps, refine = plan.config.chunk_steps, plan.settings.steps, plan.settings.refine
+    every = refine.spacing(steps) if refine.rounds(steps) else None
     rows, gap = metric_reader.read(
-        workdir.metrics, steps=plan.settings.steps, chunk_steps=chunk_steps
+        workdir.metrics, steps=steps, chunk_steps=chunk_steps, every=every
     )
     target_rows: list[dict] = []
     target_gap = ""

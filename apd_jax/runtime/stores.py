@@ -97,7 +97,7 @@ class Directory:
         keeping: Keeping,
     ):
         self._path, self._name, self._keeping = pathlib.Path(directory), name, keeping
-        self._steps = training.steps
+        self._steps, self._between = training.steps, training.between
         self._saved: int | None = None
         context = fingerprint(to_host(training.context))
         self._metadata = {"config": keeping.config, "context": context}
@@ -167,7 +167,10 @@ class Directory:
     def rows(self, step: int) -> list[Row]:
         """The metrics up to a step, as far as they can be read."""
         rows, _ = metric_reader.read(
-            self._path / "metrics.jsonl", steps=self._steps, chunk_steps=self._keeping.chunk_steps
+            self._path / "metrics.jsonl",
+            steps=self._steps,
+            chunk_steps=self._keeping.chunk_steps,
+            every=self._between and self._between.every,
         )
         return [row for row in rows if row["step"] <= step]
 

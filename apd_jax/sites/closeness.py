@@ -6,12 +6,17 @@ import numpy as np
 
 
 def close(first: Any, second: Any, tolerance: float) -> bool:
-    """Whether two arrays differ by at most `tolerance` times their largest finite number.
+    """Whether two arrays differ by at most `tolerance` times the largest number that differs.
 
-    Numbers that are not finite in both, such as logits of −∞, count as equal.
+    The same infinity in both, such as logits of −∞, counts as equal, as does NaN where the other is
+    not finite either. A finite number is never close to one that is not.
     """
     wide = np.complex128 if np.iscomplexobj(first) else np.float64
     a, b = np.asarray(first, wide), np.asarray(second, wide)
-    same = (a == b) | (~np.isfinite(a) & ~np.isfinite(b))
-    scale = max(np.abs(a[~same]).max(initial=0.0), np.abs(b[~same]).max(initial=0.0))
-    return bool((np.abs(a[~same] - b[~same]) <= tolerance * scale).all())
+    neither_finite = ~np.isfinite(a) & ~np.isfinite(b)
+    differ = (a != b) & ~(neither_finite & (np.isnan(a) | np.isnan(b)))
+    a, b = a[differ], b[differ]
+    if not (np.isfinite(a) & np.isfinite(b)).all():
+        return False
+    scale = max(np.abs(a).max(initial=0.0), np.abs(b).max(initial=0.0))
+    return bool((np.abs(a - b) <= tolerance * scale).all())

@@ -45,7 +45,8 @@ def best(
       sample_batch: draws the inputs.
 
     Returns:
-      The places [S] of the best, and the losses of all [S, n]; [S, 0] if there is no choice.
+      The places [S] of the best, and the losses of all [S, n], infinite where one is not finite;
+      [S, 0] if there is no choice.
     """
     objective, size = settings.objective, len(seeds)
     if len(states.step) == size:
@@ -64,5 +65,6 @@ def best(
 
     repeated = jnp.tile(seeds, len(states.step) // size)
     losses = jax.jit(lambda *a: jax.lax.map(one, a))(targets, states, repeated)
+    losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)  # NaN would be the least
     table = losses.reshape(-1, size).T
     return jnp.argmin(table, axis=1) * size + jnp.arange(size), table

@@ -20,7 +20,7 @@ class Against:
     """The baselines of one measurement, which share the attributions of their terms."""
 
     def __init__(self, run: Run, size: Size):
-        """Make the terms; bundles are made from the first block.
+        """Make the terms; bundles are made from the first block with a row that they can use.
 
         Args:
           run: the measurement.
@@ -29,6 +29,7 @@ class Against:
         self._run, self._size = run, size
         self._terms = equal_rank.terms_of_baselines(run.baselines, run.target)
         self._made: list[Baseline] = []
+        self._final = False  # whether they were made from such a block
         self._adversary = dataclasses.replace(run.adversary, steps=run.adversary.steps[:1])
         self._piece = 0
 
@@ -45,13 +46,15 @@ class Against:
         found = equal_rank.term_scores(run.objective, run.target, self._terms, block.x)
         scores = {kind: np.asarray(one) for kind, one in found.items()}
         run.advance("baseline scores")
-        if not self._made:
-            for name in run.baselines:
-                kind = equal_rank.KINDS[name]
-                terms, own = self._terms[kind], scores[kind]
-                self._made.append(equal_rank.make(name, terms, own, block, self._size))
+        if not self._final:
+            self._made = [self._make(name, scores, block) for name in run.baselines]
+            self._final = all(equal_rank.usable_rows(s, block).any() for s in scores.values())
         for made in self._made:
             self._lines(made, place, block, made.choose(scores[made.kind], block))
+
+    def _make(self, name: str, scores: dict[str, np.ndarray], block: Examples) -> Baseline:
+        kind = equal_rank.KINDS[name]
+        return equal_rank.make(name, self._terms[kind], scores[kind], block, self._size)
 
     def _lines(self, made: Baseline, place: int, block: Examples, mask: np.ndarray) -> None:
         run, name = self._run, made.name

@@ -102,11 +102,19 @@ def make(name: str, terms: Terms, scores: np.ndarray, block: Examples, size: Siz
     if name != "bundled":
         k = float(np.clip(size.active_rank, least, total))
         return Baseline(name, kind, Parts(terms, owner), None, k)
-    valid = np.asarray(rows.rows_that_count(block.counts, lead))
-    bundle = bundles(scores[valid][:_ROWS], min(size.num_components, total))
+    bundle = bundles(scores[usable_rows(scores, block)], min(size.num_components, total))
     owner = {site: jnp.asarray(bundle[np.asarray(places)]) for site, places in owner.items()}
     k = float(np.clip(size.active, least, int(bundle.max()) + 1))
     return Baseline(name, kind, Parts(terms, owner), bundle, k)
+
+
+def usable_rows(scores: np.ndarray, block: Examples) -> np.ndarray:
+    """Rows that count and have finite scores alone, bool [B, (T)]: NaN would reach every bundle."""
+    return rows.rows_that_count(block.counts, scores.shape[:-1]) & _finite(scores)
+
+
+def _finite(scores: np.ndarray) -> np.ndarray:
+    return np.isfinite(scores).all(axis=-1)
 
 
 def terms_of_baselines(names: Sequence[str], target: Target) -> dict[str, Terms]:
@@ -166,12 +174,13 @@ def bundles(scores: np.ndarray, count: int) -> np.ndarray:
     away from the centres before it.
 
     Args:
-      scores: [R, Q] attributions.
+      scores: [R, Q] attributions; the first rows without NaN or infinity are used.
       count: the number of bundles.
 
     Returns:
       [Q] int32, with every bundle from 0 to the highest used.
     """
+    scores = scores[_finite(scores)][:_ROWS]
     mass = np.linalg.norm(scores, axis=0)
     points = (scores / np.maximum(mass, 1e-30)).T
     centres = [int(np.argmax(mass))]
