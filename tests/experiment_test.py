@@ -89,7 +89,7 @@ class RefusedTest(Trained):
             self.addCleanup(os.seteuid, 0)
         else:
             self.workdir.chmod(0o500)
-        with self.assertRaisesRegex(WorkdirError, "written to .Permission denied.*--workdir"):
+        with self.assertRaisesRegex(WorkdirError, "written to .Permission denied.*another workdir"):
             self.run_config()
         self.assert_untouched()
 

@@ -229,7 +229,7 @@ class AsTextTest(parameterized.TestCase):
         self.assertEqual(examples.decoded(x, decode, 1, position), expected)
 
     def test_what_decode_can_not_take(self):
-        with self.assertRaisesRegex(apd_jax.UserError, r"whole numbers \[N, T\]; .*\(2, 4\)"):
+        with self.assertRaisesRegex(apd_jax.UserError, r"whole numbers \[N, T\], got .*\[2, 4\]"):
             examples.check_decode(np.zeros((2, 4)), str)
         with self.assertRaisesRegex(apd_jax.UserError, "as a string, got a list"):
             examples.check_decode(np.zeros((2, 4), int), list)

@@ -60,7 +60,7 @@ class PlaceTest(WorkdirTestCase):
     def test_unwritable(self, function, error):
         with (
             mock.patch(function, side_effect=error),
-            self.assertRaisesRegex(WorkdirError, f"{error.strerror}.+--workdir"),
+            self.assertRaisesRegex(WorkdirError, f"{error.strerror}.+another workdir"),
         ):
             Workdir(self.path)
         Workdir(self.path).close()  # nothing is held after a failure

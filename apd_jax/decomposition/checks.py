@@ -107,7 +107,8 @@ def check_other(
 
 def output_shape(target: Target, example: PyTree) -> tuple[int, ...]:
     """Shape of an example's first output."""
-    return jax.tree.leaves(jax.eval_shape(target, example))[0].shape[1:]
+    outputs = jax.eval_shape(lambda network, x: network(x), target, example)
+    return jax.tree.leaves(outputs)[0].shape[1:]
 
 
 def _check_batch_axis(target: Target, x: PyTree) -> None:
