@@ -12,7 +12,6 @@ import json
 import pathlib
 import re
 import sys
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -79,7 +78,6 @@ COLUMNS = {
 
 def measure(target: apd_jax.Target, lever: Lever) -> dict[str, float]:
     """Decompose the network with one setting changed, and return the lines of its evidence."""
-    start = time.perf_counter()
     found = apd_jax.decompose(
         target,
         TASK.inputs,
@@ -91,24 +89,23 @@ def measure(target: apd_jax.Target, lever: Lever) -> dict[str, float]:
         chunk_steps=50,
         **{"steps": STEPS} | lever.options,
     )
-    seconds = time.perf_counter() - start
     x = TASK.held_out(jax.random.key(0), CONTEXTS)
     evidence = found.evidence(x, "next_tokens", baselines=(), adversary_steps=(20,))
     lines = evidence.to_dict()
     lines["ce_of_sum"] = lines["ce_all"] - lines["ce_target"]
-    return {name: lines[name] for name in COLUMNS} | {"seconds": round(seconds)}
+    return {name: lines[name] for name in COLUMNS}
 
 
 def table() -> str:
     """Return the lines of all changes that have been measured, in the order above."""
-    header = ["training", *COLUMNS.values(), "seconds"]
+    header = ["training", *COLUMNS.values()]
     lines = [header, ["---"] * len(header)]
     for name, lever in LEVERS.items():
         path = KEPT / f"{name}.json"
         if path.exists():
             row = json.loads(path.read_text())
             values = [f"{row[column]:.3g}" for column in COLUMNS]
-            lines.append([lever.words, *values, str(row["seconds"])])
+            lines.append([lever.words, *values])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
