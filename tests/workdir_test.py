@@ -254,6 +254,12 @@ class ClaimTest(WorkdirTestCase):
         with self.assertRaisesRegex(WorkdirMismatch, 'wandb.project: "mine" -> "yours"'):
             self.place.claim(CONFIG | {"wandb": {"project": "yours"}}, free=("wand", "wandb.name"))
 
+    def test_a_number_that_is_now_one_of_several(self):
+        self.place.claim(CONFIG | {"evidence_steps": 20})
+        self.assertTrue(self.place.claim(CONFIG | {"evidence_steps": (20,)}))
+        with self.assertRaisesRegex(WorkdirMismatch, "evidence_steps"):
+            self.place.claim(CONFIG | {"evidence_steps": (20, 80)})
+
     def test_a_value_under_its_former_name_is_the_same(self):
         self.place.claim(CONFIG | {"settings": {"start": "parted"}})
         self.assertTrue(self.place.claim(CONFIG | {"settings": {"start": "partitioned"}}))
