@@ -34,11 +34,20 @@ def over_blocks(function: Callable[[PyTree], Any], x: PyTree, size: int | None) 
       x: [N, ...] examples.
       size: number of examples of a block; None for a single block of all.
     """
-    count = sites.batch_size(x)
-    number = max(1, count // (size or count))
-    if number == 1:
+    blocks = num_blocks(sites.batch_size(x), size)
+    if blocks == 1:
         return jax.tree.map(lambda leaf: leaf[None], function(x))
-    return jax.lax.map(function, divided(x, number))
+    return jax.lax.map(function, divided(x, blocks))
+
+
+def num_blocks(count: int, size: int | None) -> int:
+    """How many blocks of nearly `size` examples `count` examples make: none is smaller than that.
+
+    Args:
+      count: N, number of examples.
+      size: number of examples of a block; None for a single block of all.
+    """
+    return max(1, count // (size or count))
 
 
 def divided(tree: PyTree, number: int) -> PyTree:
@@ -53,8 +62,8 @@ def divided(tree: PyTree, number: int) -> PyTree:
 
 def covered(count: int, size: int | None) -> int:
     """How many of `count` examples the blocks of `over_blocks` hold."""
-    number = max(1, count // (size or count))
-    return number * (count // number)
+    blocks = num_blocks(count, size)
+    return blocks * (count // blocks)
 
 
 def total(function: Callable[[PyTree], Any], x: PyTree, size: int | None) -> Any:
@@ -65,15 +74,25 @@ def total(function: Callable[[PyTree], Any], x: PyTree, size: int | None) -> Any
       x: [N, ...] examples.
       size: number of examples of a block; None for a single block of all.
     """
-    number = max(1, sites.batch_size(x) // (size or sites.batch_size(x)))
-    if number == 1:
-        return function(x)
-    parts = divided(x, number)
-    shapes = jax.eval_shape(function, jax.tree.map(lambda leaf: leaf[0], parts))
+    blocks = num_blocks(sites.batch_size(x), size)
+    return function(x) if blocks == 1 else summed(function, divided(x, blocks))
+
+
+def summed(function: Callable[[Any], Any], each: PyTree) -> Any:
+    """`Σ_i function(each_i)`, one after another, so that the values of only one are in memory.
+
+    Args:
+      function: function of one entry, with arrays as values.
+      each: arrays [n, ...], whose entries along the first axis are passed.
+    """
+    first = jax.tree.map(lambda leaf: leaf[0], each)
+    shapes = jax.eval_shape(function, first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return jax.lax.scan(
-        lambda sums, part: (jax.tree.map(jnp.add, sums, function(part)), None), zeros, parts
-    )[0]
+
+    def add(sums, one):
+        return jax.tree.map(jnp.add, sums, function(one)), None
+
+    return jax.lax.scan(add, zeros, each)[0]
 
 
 def joined(stacked: PyTree) -> PyTree:

@@ -16,7 +16,7 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax import sites
 from apd_jax.attribution import METHODS, Options, division, gradient, pushforward, routes
-from apd_jax.attribution.pushforward import Term
+from apd_jax.attribution.pushforward import Tangent
 from apd_jax.components import Factors
 from apd_jax.sites import Target
 
@@ -296,7 +296,7 @@ class TermTest(parameterized.TestCase):
     def test_times(self, batch, rank):
         coefficients, basis = networks.normal(0, 2, rank, batch), networks.normal(1, 2, rank, 3)
         matrix = networks.normal(2, 3, 4)
-        term = Term(coefficients, basis).times(matrix)
+        term = Tangent(coefficients, basis).times(matrix)
         self.assertEqual(term.basis.shape[0], 1 if rank > batch else 2)
         expected = np.einsum("crb,crd,de->ceb", coefficients, basis, matrix)
         np.testing.assert_allclose(term.dense(), expected, rtol=1e-4, atol=1e-4)
@@ -315,7 +315,7 @@ class TermTest(parameterized.TestCase):
 
         zeros = {"a": jnp.zeros((5, 3)), "b": jnp.zeros((5, 3))}
         terms = {
-            name: Term(networks.normal(i, 4, 2, 5), networks.normal(i + 9, 4, 2, 3))
+            name: Tangent(networks.normal(i, 4, 2, 5), networks.normal(i + 9, 4, 2, 3))
             for i, name in enumerate(("a", "b"))
         }
         found = jax.jit(lambda t: pushforward.push_forward(linear_map, zeros, t))(terms)

@@ -19,7 +19,7 @@ from apd_jax.objective.objective import Objective
 from apd_jax.training.initialisation import STARTS
 from apd_jax.training.optimizers import decomposition_optimizer
 from apd_jax.training.refine import rounds
-from apd_jax.training.refine.evidence import look
+from apd_jax.training.refine.activity import look
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.step import init_state, train_step
 

@@ -19,7 +19,7 @@ from apd_jax.objective.coefficients import Routes
 from apd_jax.objective.objective import Objective
 from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
-from apd_jax.studies.task import Training
+from apd_jax.studies.task import TargetTraining
 from apd_jax.studies.tms.network import TMSTask
 from apd_jax.training.config import Settings
 from apd_jax.training.trainer import Trainer
@@ -224,7 +224,7 @@ class PrecisionTest(parameterized.TestCase):
 
     def test_target_training(self):
         task = TMSTask(SparseFeatures(4, 0.5), num_hidden=2, hidden_layers=1)
-        training = Training(1, batch_size=8, learning_rate=0.1, schedule="constant")
+        training = TargetTraining(1, batch_size=8, learning_rate=0.1, schedule="constant")
         trainer = pretraining.TargetTrainer(task, training, jnp.arange(1))
         state = loop.pick(trainer.init_state(), 0)
         products = self.products(trainer.step, None, state)

@@ -569,7 +569,7 @@ class BundlesTest(absltest.TestCase):
         block = Examples(x, np.ones(4, np.float32))
         counts = [block, block, block._replace(counts=np.zeros(4, np.float32))]
         for order, used in (((0, 2, 1), 1), ((1, 2, 0), 1)):
-            against = baseline_lines.Against(run, equal_rank.Size(3, 2.0, 1.0))
+            against = baseline_lines.Against(run, equal_rank.SizeToMatch(3, 2.0, 1.0))
             with (
                 mock.patch.object(against, "_lines"),
                 mock.patch.object(equal_rank, "term_scores") as term_scores,

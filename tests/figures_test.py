@@ -264,7 +264,7 @@ class FiguresTest(parameterized.TestCase):
 
     def test_drawn_lines_are_the_weights_that_can_be_seen(self):
         weight = np.array([[1.0, 0.5], [0.01, -0.25]])  # 0.01 is too pale to see
-        panel = networks.Panel("", weight, np.zeros((0, 2, 2)))
+        panel = networks.DrawnNetwork("", weight, np.zeros((0, 2, 2)))
         figure = style.new_figure(2)
         axes = figure.subplots()
         networks.draw_network(axes, panel, panel, networks.LARGE)

@@ -25,8 +25,8 @@ from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.training.config import Settings
 from apd_jax.training.refine import rounds, shares
+from apd_jax.training.refine.activity import look
 from apd_jax.training.refine.clean import share
-from apd_jax.training.refine.evidence import look
 from apd_jax.training.refine.gather import gather
 from apd_jax.training.refine.merge import merge
 from apd_jax.training.refine.rules import Rules

@@ -13,7 +13,7 @@ from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
 from apd_jax.studies.resid_mlp.network import ResidualMLPTask
-from apd_jax.studies.task import Training
+from apd_jax.studies.task import TargetTraining
 
 ACTIVATIONS = {
     "relu": lambda x: np.maximum(x, 0),
@@ -183,7 +183,7 @@ class TrainingTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_reduces_the_loss_and_leaves_fixed_embeddings_alone(self, embedding):
         own = task(neurons=(4,), embedding=embedding)
-        training = Training(steps=100, batch_size=32, learning_rate=0.02, schedule="cosine")
+        training = TargetTraining(steps=100, batch_size=32, learning_rate=0.02, schedule="cosine")
         seeds = jnp.array([3], jnp.uint32)
         trainer = pretraining.TargetTrainer(own, training, seeds)
         start = trainer.init_state()

@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
-from apd_jax.studies.task import Training
+from apd_jax.studies.task import TargetTraining
 from apd_jax.studies.tms.network import TMSTask
 
 
@@ -84,7 +84,7 @@ class TrainingTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_reduces_the_loss_and_leaves_fixed_layers_alone(self):
         own = task(1, "identity", features=2)
-        training = Training(steps=200, batch_size=64, learning_rate=0.02, schedule="linear")
+        training = TargetTraining(steps=200, batch_size=64, learning_rate=0.02, schedule="linear")
         seeds = jnp.array([0, 7], jnp.uint32)
         trainer = pretraining.TargetTrainer(own, training, seeds)
         start = trainer.init_state()
@@ -118,7 +118,7 @@ class TrainingTest(parameterized.TestCase):
     def test_bad_arguments(self, fields, message):
         fields = {"steps": 1, "batch_size": 1, "learning_rate": 0.1, "schedule": "linear"} | fields
         with self.assertRaisesRegex(ValueError, message):
-            Training(**fields)
+            TargetTraining(**fields)
 
 
 if __name__ == "__main__":

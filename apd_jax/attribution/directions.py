@@ -5,7 +5,7 @@ outputs, L rows (B examples, or B·T positions of them).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ def squares(
         return pulled(metrics.directions(options.metric, at.outputs, jnp.arange(width)))
     starts = jnp.arange(0, width, _DIRECTIONS)
     some = jnp.arange(_DIRECTIONS)
-    return _sum_map(
+    return blocks.summed(
         lambda start: pulled(metrics.directions(options.metric, at.outputs, start + some)), starts
     )
 
@@ -122,7 +122,7 @@ def _mean_of_probes(
         return jax.tree.map(lambda leaf: leaf * (size / total), mean)
 
     whole, rest = divmod(total, _PROBES)
-    mean = _sum_map(group, jnp.arange(whole))
+    mean = blocks.summed(group, jnp.arange(whole))
     return jax.tree.map(jnp.add, mean, group(whole, rest)) if rest else mean
 
 
@@ -147,19 +147,8 @@ def averaged(
             routes.linearise(there, batch.x, options.metric, options.per_position, batch.valid)
         )
 
-    total = _sum_map(scaled, jnp.arange(1, steps + 1) / steps)
+    total = blocks.summed(scaled, jnp.arange(1, steps + 1) / steps)
     return jax.tree.map(lambda leaf: leaf / steps, total)
-
-
-def _sum_map(function: Callable[[Any], PyTree], starts: jax.Array) -> PyTree:
-    """Sum a function over an array of numbers, evaluated one after another to bound memory."""
-    shapes = jax.eval_shape(function, starts[0])
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    def add(total, start):
-        return jax.tree.map(jnp.add, total, function(start)), None
-
-    return jax.lax.scan(add, zeros, starts)[0]
 
 
 def _probes(metric: Metric, outputs: PyTree, keys: jax.Array, count: int) -> jax.Array:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend import core
 
 
-class Term(NamedTuple):
+class Tangent(NamedTuple):
     """One summand of the C tangents.
 
     Attributes:
@@ -33,7 +33,7 @@ class Term(NamedTuple):
         """Form the tangents [C, d, B, ...]."""
         return _dense((self,))
 
-    def times(self, matrix: jax.Array) -> "Term":
+    def times(self, matrix: jax.Array) -> "Tangent":
         """Multiply by a fixed [d, d'] matrix, on the side where it costs less.
 
         Into the basis, `(c · b) W = c · (b W)`: the coefficients are multiplied once more when the
@@ -41,21 +41,21 @@ class Term(NamedTuple):
         basis of its entries, which all components share.
         """
         if self.basis is None:
-            return Term(self.coefficients, matrix[None])
+            return Tangent(self.coefficients, matrix[None])
         rows = self.coefficients.size // self.coefficients.shape[1]
         into_basis = self.basis.size * matrix.shape[1] + self.coefficients.size * matrix.shape[1]
         into_tangents = self.coefficients.size * matrix.shape[0] + rows * matrix.size
         if into_basis <= into_tangents:
             flat = self.basis.reshape(-1, self.basis.shape[-1]) @ matrix
-            return Term(self.coefficients, flat.reshape(*self.basis.shape[:-1], -1))
-        return Term(self.dense(), matrix[None])
+            return Tangent(self.coefficients, flat.reshape(*self.basis.shape[:-1], -1))
+        return Tangent(self.dense(), matrix[None])
 
-    def scale(self, scalar: Any) -> "Term":
+    def scale(self, scalar: Any) -> "Tangent":
         """Multiply by a scalar."""
         return self._replace(coefficients=self.coefficients * scalar)
 
 
-Terms = tuple[Term, ...]
+Terms = tuple[Tangent, ...]
 
 
 def _dense(terms: Terms) -> jax.Array:
@@ -77,7 +77,7 @@ def _dense(terms: Terms) -> jax.Array:
 
 
 def _is_terms(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Term)
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Tangent)
 
 
 def _scale(terms: Terms, scalar: Any) -> Terms:
@@ -115,7 +115,7 @@ def _multiply(eqn, left, right):
     terms, fixed = (left, right) if _is_terms(left) else (right, left)
     if np.ndim(fixed) == 0:
         return _scale(terms, fixed)
-    return (Term(_dense(terms) * _widths_first(fixed), None),)
+    return (Tangent(_dense(terms) * _widths_first(fixed), None),)
 
 
 # `jnp.where` and the derivative of a ReLU become `select_n`. A scalar condition has no batch axis
@@ -126,7 +126,9 @@ def _select(eqn, which, *cases):
     tangents = [_dense(case) if _is_terms(case) else _widths_first(case)[None] for case in cases]
     shape = jnp.broadcast_shapes(*(tangent.shape for tangent in tangents))
     which = jnp.broadcast_to(_widths_first(which), shape)
-    return (Term(jax.lax.select_n(which, *(jnp.broadcast_to(t, shape) for t in tangents)), None),)
+    return (
+        Tangent(jax.lax.select_n(which, *(jnp.broadcast_to(t, shape) for t in tangents)), None),
+    )
 
 
 # Only `tangent @ matrix` keeps the terms. A batch axis would mean another matrix for every example;
@@ -174,7 +176,7 @@ def _evaluate(eqn, inputs: Sequence[Any]) -> Sequence[Any]:
     bind = jax.vmap(lambda *args: eqn.primitive.bind(*args, **params), in_axes=axes)
     out = bind(*dense)
     outs = out if eqn.primitive.multiple_results else [out]
-    return [(Term(widths_second(o), None),) for o in outs]
+    return [(Tangent(widths_second(o), None),) for o in outs]
 
 
 def _walk(jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
@@ -191,7 +193,7 @@ def _walk(jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
 
 
 def push_forward(
-    linear_map: Callable[[Any], jax.Array], example: Any, tangents: dict[Any, Term]
+    linear_map: Callable[[Any], jax.Array], example: Any, tangents: dict[Any, Tangent]
 ) -> jax.Array:
     """Apply a linear map to the tangents of all components.
 
@@ -206,7 +208,7 @@ def push_forward(
       [C, O, B], the map's value for every component.
     """
     closed = jax.make_jaxpr(linear_map)(example)
-    order: Any = jax.tree.structure(tangents, is_leaf=lambda leaf: isinstance(leaf, Term))
+    order: Any = jax.tree.structure(tangents, is_leaf=lambda leaf: isinstance(leaf, Tangent))
     assert order == jax.tree.structure(example)
     leaves = order.flatten_up_to(tangents)
     (out,) = _walk(closed.jaxpr, closed.consts, [(term,) for term in leaves])

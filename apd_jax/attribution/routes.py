@@ -17,6 +17,7 @@ from jax.extend import core
 from apd_jax import sites
 from apd_jax.attribution import association, pushforward
 from apd_jax.attribution.metrics import Metric, quantities
+from apd_jax.blocks import summed
 from apd_jax.components import Components, Factors
 from apd_jax.masked import forward
 from apd_jax.sites import Patches, PyTree, Records, SiteRecord, Target
@@ -139,14 +140,14 @@ def in_rows(at: Linearised, found: jax.Array) -> jax.Array:
 
 def contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Factors) -> jax.Array:
     """`Σ_rows g · (x U_c) V_c` of one use, [n, B, (T), ..., d] to [n, L, C]."""
-    blocks = 1 if factors.stacked else 0
-    rows = record.y.shape[:lead], record.y.shape[lead : record.y.ndim - 1 - blocks]
+    stacked = 1 if factors.stacked else 0
+    rows = record.y.shape[:lead], record.y.shape[lead : record.y.ndim - 1 - stacked]
     flat = (math.prod(rows[0]), math.prod(rows[1]))
-    inner = record.y.shape[record.y.ndim - 1 - blocks :]
+    inner = record.y.shape[record.y.ndim - 1 - stacked :]
     gradient = gradient.astype(jnp.float32).reshape(len(gradient), *flat, *inner)
     hidden = forward.read_all(record.x, factors)
     hidden = hidden.reshape(*flat, *inner[:-1], *hidden.shape[-2:])
-    g = "g" if blocks else ""
+    g = "g" if stacked else ""
     count, rank, width = len(gradient), hidden.shape[-1], inner[-1]
     pulled_first = count * rank * (width + _MOVED)
     written_first = width * (count + rank + _MOVED)
@@ -158,14 +159,13 @@ def contract(lead: int, gradient: jax.Array, record: SiteRecord, factors: Factor
 
     # One rank after another: a product with all of them would be written to memory whole, and XLA's
     # sum over so short an axis takes longer on CPUs than the product.
-    def add(total, one_rank):
+    def of_rank(one_rank):
         hidden, writes = one_rank
         pulled = jnp.einsum(f"nlr{g}d,c{g}d->nlr{g}c", gradient, writes)
-        return total + jnp.einsum(f"nlr{g}c,lr{g}c->nlc", pulled, hidden), None
+        return jnp.einsum(f"nlr{g}c,lr{g}c->nlc", pulled, hidden)
 
-    zeros = jnp.zeros((count, flat[0], hidden.shape[-2]), hidden.dtype)
     ranks = jnp.moveaxis(hidden, -1, 0), jnp.moveaxis(factors.writes, -2, 0)
-    return jax.lax.scan(add, zeros, ranks)[0]
+    return summed(of_rank, ranks)
 
 
 def _cheaper_read(
@@ -186,7 +186,7 @@ def _cheaper_read(
     return jnp.einsum("crd,fd->crf", reads, product.matrix), product.rows
 
 
-def _tangent(at: Linearised, key, record: SiteRecord, factors: Factors) -> pushforward.Term:
+def _tangent(at: Linearised, key, record: SiteRecord, factors: Factors) -> pushforward.Tangent:
     """The tangents of all components at one use, kept low-rank where `pushforward` can use that."""
     tap = at.zeros[key]
     # A stack has a basis for every block, and a half-precision network casts between: neither is a
@@ -194,14 +194,14 @@ def _tangent(at: Linearised, key, record: SiteRecord, factors: Factors) -> pushf
     if factors.stacked or tap.dtype != factors.writes.dtype:
         dense = forward.write_each(forward.read_all(record.x, factors), factors)
         dense = jnp.moveaxis(dense, -2, 0).astype(tap.dtype)
-        return pushforward.Term(pushforward.widths_second(dense), None)
+        return pushforward.Tangent(pushforward.widths_second(dense), None)
     if isinstance(record.x, Patches):
         hidden = forward.read_all(record.x, factors)  # [B, ..., C, m]
-        return pushforward.Term(jnp.moveaxis(hidden, (-2, -1), (0, 1)), factors.writes)
+        return pushforward.Tangent(jnp.moveaxis(hidden, (-2, -1), (0, 1)), factors.writes)
     if forward.is_look_up(record.x):
-        return pushforward.Term(jnp.take(factors.reads, record.x, axis=-1), factors.writes)
+        return pushforward.Tangent(jnp.take(factors.reads, record.x, axis=-1), factors.writes)
     reads, rows = _cheaper_read(factors.reads, record.x, at.reassociated[key])
-    return pushforward.Term(jnp.einsum("crd,b...d->crb...", reads, rows), factors.writes)
+    return pushforward.Tangent(jnp.einsum("crd,b...d->crb...", reads, rows), factors.writes)
 
 
 def _forward(at: Linearised, components: Components) -> jax.Array:

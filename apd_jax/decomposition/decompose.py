@@ -21,7 +21,7 @@ from apd_jax.decomposition.checks import (
     output_shape,
 )
 from apd_jax.decomposition.devices import on_one_device
-from apd_jax.decomposition.job import Job, Run
+from apd_jax.decomposition.job import Job, RunOptions
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
@@ -112,7 +112,7 @@ def decompose(
       Terminated: SIGTERM stopped an earlier call in this process. It is a SystemExit of status 75.
     """
     check_keywords(decompose, Settings(), options)
-    run = Run(seed, restarts, chunk_steps, checkpoint_every)
+    run = RunOptions(seed, restarts, chunk_steps, checkpoint_every)
     start: Components | None = init.components if isinstance(init, Decomposition) else init
     auto = isinstance(topk, str) and topk == auto_topk.AUTO
     k = 1.0 if auto else topk  # a placeholder until k is found

@@ -31,7 +31,7 @@ _OTHER_EXAMPLES = 256  # inputs of the other data, on which a summary measures t
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunOptions:
     """The numbers among the arguments of `decompose` that are no settings."""
 
     seed: int
@@ -52,7 +52,7 @@ class Job:
     target: Target
     source: Source
     example: PyTree
-    run: Run
+    run: RunOptions
     init: Components | None
     observer: loop.Observer
     flag: StopFlag

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites, validity
+from apd_jax.blocks import num_blocks
 from apd_jax.components import Components
 from apd_jax.errors import UserError
-from apd_jax.evaluation.tally import Measured, Tally, row_errors
+from apd_jax.evaluation.measured import Measured, MeasuredSums, row_errors
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.programs.compiled import jit_with_network
@@ -49,7 +50,7 @@ class Seen(NamedTuple):
         return np.unravel_index(self.rows[rows], self.lead)
 
 
-class Point(NamedTuple):
+class CurvePoint(NamedTuple):
     """The outputs under a batch top-k mask.
 
     Attributes:
@@ -107,7 +108,9 @@ def see(
     Raises:
       UserError: labels that don't fit the outputs, or no row that counts.
     """
-    network, active = (Tally(objective, target, sites.batch_size(x), labels) for _ in range(2))
+    network, active = (
+        MeasuredSums(objective, target, sites.batch_size(x), labels) for _ in range(2)
+    )
     scores: list[np.ndarray] = []
     masks: list[np.ndarray] = []
     rows: list[np.ndarray] = []
@@ -164,7 +167,7 @@ def points(
     found: Seen | None = None,
     ranks: np.ndarray | None = None,
     labels: Any = None,
-) -> list[Point]:
+) -> list[CurvePoint]:
     """Outputs under batch top-k with several k, each selected in blocks as in `see`.
 
     Args:
@@ -174,7 +177,7 @@ def points(
       ranks: [C] rank of every component; ones if None.
       labels: see `Decomposition.summary`.
     """
-    tallies = [Tally(objective, target, sites.batch_size(x), labels) for _ in ks]
+    all_sums = [MeasuredSums(objective, target, sites.batch_size(x), labels) for _ in ks]
     sums, total = np.zeros((len(ks), 2)), 0
     for place, block in blocks(x, size):
         if found is None:
@@ -193,12 +196,12 @@ def points(
             masked = forward.masked_apply(
                 target, components, block, jnp.asarray(mask.reshape(scores.shape))
             )
-            tallies[number].add(place, block, masked, outputs)
+            all_sums[number].add(place, block, masked, outputs)
             sums[number] += mask.sum(), (mask @ own).sum()
     means = (sums / max(total, 1)).tolist()
     return [
-        Point(active, rank, tally.result())
-        for (active, rank), tally in zip(means, tallies, strict=True)
+        CurvePoint(active, rank, sums.result())
+        for (active, rank), sums in zip(means, all_sums, strict=True)
     ]
 
 
@@ -212,17 +215,17 @@ def at_weight(
     labels: Any = None,
 ) -> Measured:
     """Outputs with every component at the same weight."""
-    tally = Tally(objective, target, sites.batch_size(x), labels)
+    sums = MeasuredSums(objective, target, sites.batch_size(x), labels)
     count = jax.tree.leaves(components)[0].shape[0]
     for place, block in blocks(x, size):
         mask = jnp.full((sites.batch_size(block), count), weight, jnp.float32)
-        tally.add(
+        sums.add(
             place,
             block,
             forward.masked_apply(target, components, block, mask),
             _run(target, block),
         )
-    return tally.result()
+    return sums.result()
 
 
 def blocks(x: PyTree, size: int) -> Iterator[tuple[slice, PyTree]]:
@@ -233,7 +236,7 @@ def blocks(x: PyTree, size: int) -> Iterator[tuple[slice, PyTree]]:
     """
     count = sites.batch_size(x)
     host = jax.tree.map(np.asarray, x)
-    for rows in np.array_split(np.arange(count), max(1, count // size)):
+    for rows in np.array_split(np.arange(count), num_blocks(count, size)):
         place = slice(int(rows[0]), int(rows[-1]) + 1)
         yield place, jax.tree.map(lambda leaf, p=place: jnp.asarray(leaf[p]), host)
 

@@ -16,10 +16,10 @@ from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines, findings, ranks, seen, worst
 from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.findings import Finding
+from apd_jax.evaluation.measured import Measured, MeasuredSums
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import Row, Summary
-from apd_jax.evaluation.tally import Measured, Tally
 from apd_jax.masked.forward import masked_apply
 from apd_jax.sites import PyTree
 from apd_jax.training import presets
@@ -124,13 +124,13 @@ def _on_other_data(
         return None
     target, components = decomposition.target, decomposition.components
     size, count = decomposition.settings.batch_size, sites.batch_size(other)
-    active, nothing = (Tally(rule, target, count) for _ in range(2))
+    active, nothing = (MeasuredSums(rule, target, count) for _ in range(2))
     masks = []
     for place, block in seen.blocks(other, size):
         _, mask, outputs = seen.look(rule, target, components, block)
-        for tally, own in ((active, mask), (nothing, jnp.zeros_like(mask))):
+        for sums, own in ((active, mask), (nothing, jnp.zeros_like(mask))):
             whole = jnp.ones(mask.shape[:-1])
-            tally.add(place, block, masked_apply(target, components, block, own, whole), outputs)
+            sums.add(place, block, masked_apply(target, components, block, own, whole), outputs)
         kept = seen.counted_rows(rule, block, mask.shape[:-1])
         masks.append(np.asarray(mask).reshape(-1, mask.shape[-1])[kept])
     chosen = np.concatenate(masks)

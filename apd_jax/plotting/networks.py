@@ -18,7 +18,7 @@ _TITLE_LINES = 3.6
 _BELOW = 0.3  # inches for a line below all panels
 
 
-class Panel(NamedTuple):
+class DrawnNetwork(NamedTuple):
     """One drawn network.
 
     Attributes:
@@ -97,7 +97,7 @@ class Grid:
             added.append(self.figure.add_axes(scaled))
         return added
 
-    def title(self, place: int, panel: Panel) -> None:
+    def title(self, place: int, panel: DrawnNetwork) -> None:
         """Write a panel's name and the note below it."""
         width, height = self.figure.get_size_inches()
         left, top = self._corner(place)
@@ -132,7 +132,7 @@ def draw_polygon(axes: Axes, weight: np.ndarray, target: np.ndarray) -> None:
     axes.scatter(weight[:, 0], weight[:, 1], s=26, color=colors, zorder=4, linewidths=0)
 
 
-def draw_network(axes: Axes, panel: Panel, target: Panel, look: Look) -> None:
+def draw_network(axes: Axes, panel: DrawnNetwork, target: DrawnNetwork, look: Look) -> None:
     """Draw inputs at the top, hidden layers, outputs at the bottom.
 
     A line's grey and width are the size of its weight relative to the largest weight of the
@@ -183,7 +183,7 @@ def _draw_lines(axes, above, below, y, sizes, look: Look) -> None:
     axes.add_collection(LineCollection(lines, colors=shades, linewidths=widths, zorder=2))
 
 
-def draw_panels(panels: list[Panel], *, columns: int, look: Look) -> Figure:
+def draw_panels(panels: list[DrawnNetwork], *, columns: int, look: Look) -> Figure:
     """Draw networks side by side, each below its polygon if h = 2, as many as a page holds.
 
     Args:

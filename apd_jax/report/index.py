@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from apd_jax.report import parts, words
 
 
-class Run(NamedTuple):
+class FinishedRun(NamedTuple):
     """One finished run.
 
     Fields:
@@ -20,7 +20,7 @@ class Run(NamedTuple):
     results: Mapping[str, Any]
 
 
-def render_index(runs: Sequence[Run], missing: Sequence[str], title: str) -> str:
+def render_index(runs: Sequence[FinishedRun], missing: Sequence[str], title: str) -> str:
     """Write the index of several runs as a single HTML page.
 
     Args:
@@ -42,7 +42,7 @@ def render_index(runs: Sequence[Run], missing: Sequence[str], title: str) -> str
     )
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: FinishedRun) -> dict[str, Any]:
     """What the table says about one run."""
     verdicts = run.results.get("verdicts") or []
     return {

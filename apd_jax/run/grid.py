@@ -17,7 +17,7 @@ _HINT = "--grid FIELD=VALUE,VALUE, such as --grid simplicity=0.3,0.7"
 Grid = Mapping[str, tuple[Any, ...]]
 
 
-class Point(NamedTuple):
+class GridPoint(NamedTuple):
     """One point of a grid.
 
     Attributes:
@@ -99,9 +99,9 @@ def short_name(field: str) -> str:
     return field.removeprefix(_COEFFICIENT)
 
 
-def points(grid: Grid) -> list[Point]:
+def points(grid: Grid) -> list[GridPoint]:
     """All points of a grid, the values of the last field changing fastest."""
-    found: list[Point] = []
+    found: list[GridPoint] = []
     names: set[str] = set()
     for values in itertools.product(*grid.values()):
         own = dict(zip(grid, values, strict=True))
@@ -110,5 +110,5 @@ def points(grid: Grid) -> list[Point]:
         if name in names:  # the values differ only in replaced characters
             name = f"{name}-{len(found)}"
         names.add(name)
-        found.append(Point(name, own))
+        found.append(GridPoint(name, own))
     return found

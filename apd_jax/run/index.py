@@ -5,7 +5,7 @@ import json
 import pathlib
 
 from apd_jax import studies
-from apd_jax.report.index import Run, render_index
+from apd_jax.report.index import FinishedRun, render_index
 from apd_jax.runtime.workdir import atomic_write_text
 
 PAGE = "index.html"
@@ -35,7 +35,7 @@ def write(directory: pathlib.Path, names: list[str] | None = None) -> pathlib.Pa
             continue
         results = json.loads(path.read_text())
         title = studies.find(results["name"]).title(results["variant"])
-        runs.append(Run(title, f"{name}/report.html", results))
+        runs.append(FinishedRun(title, f"{name}/report.html", results))
     page = directory / PAGE
     atomic_write_text(page, render_index(runs, missing, "All runs"))
     return page

@@ -18,7 +18,7 @@ from apd_jax.run.config import Config, read_config
 from apd_jax.runtime import memory, metric_writer
 from apd_jax.sites import Target
 from apd_jax.studies.study import Study
-from apd_jax.studies.task import Task, Training
+from apd_jax.studies.task import TargetTraining, Task
 from apd_jax.training.config import Settings
 from apd_jax.training.requirements import Requirements, held, least_bytes, requirements
 from apd_jax.training.trainer import layout_of
@@ -42,7 +42,7 @@ class Plan:
         return self.config.target
 
     @property
-    def training(self) -> Training | None:
+    def training(self) -> TargetTraining | None:
         """How the target is trained; None where it is used as drawn."""
         training = self.task.training
         return training if training is not None and training.steps else None

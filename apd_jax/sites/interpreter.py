@@ -17,7 +17,7 @@ from apd_jax.sites import views
 from apd_jax.sites.trip_count import MOST_ITERATIONS, trip_count
 from apd_jax.sites.uses import LinearUse, recognise
 from apd_jax.sites.values import Value, at, bind
-from apd_jax.sites.views import View
+from apd_jax.sites.views import LeafView
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call")
 # Entered only where a leaf goes in: elsewhere their own derivatives and savings stay.
@@ -69,7 +69,7 @@ class Interpreter:
           The flat results.
         """
         values = [
-            Value(leaf, View.whole(i, np.shape(leaf)) if i in followed else None)
+            Value(leaf, LeafView.whole(i, np.shape(leaf)) if i in followed else None)
             for i, leaf in enumerate(leaves)
         ]
         values += [Value(x, varying=True) for x in inputs]
@@ -190,7 +190,7 @@ class Interpreter:
         return columns
 
 
-def _moved(eqn, operands: list[Value], held: list[int]) -> list[View] | None:
+def _moved(eqn, operands: list[Value], held: list[int]) -> list[LeafView] | None:
     """Views of the results where the equation only moves entries of the leaf that it is given."""
     name = eqn.primitive.name
     if name in ("concatenate", "stack"):

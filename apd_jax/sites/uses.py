@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.sites.patches import Patches, Window
-from apd_jax.sites.views import View
+from apd_jax.sites.views import LeafView
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class LinearUse:
     """
 
     kind: str
-    view: View
+    view: LeafView
     reads: tuple[np.ndarray, ...]
     writes: tuple[np.ndarray, ...]
     stacked: tuple[np.ndarray, ...]
@@ -48,7 +48,7 @@ class LinearUse:
     finish: Callable[[jax.Array], jax.Array] = lambda rows: rows
 
 
-def recognise(eqn: Any, arrays: Sequence[Any], position: int, view: View) -> LinearUse | str:
+def recognise(eqn: Any, arrays: Sequence[Any], position: int, view: LeafView) -> LinearUse | str:
     """The linear use that an equation makes of a weight, or why it is none.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from apd_jax.sites.views import View
+from apd_jax.sites.views import LeafView
 
 _SMALL = 16  # numbers of at most so many entries are computed while tracing
 
@@ -22,7 +22,7 @@ class Value(NamedTuple):
     """
 
     array: Any
-    view: View | None = None
+    view: LeafView | None = None
     varying: bool = False
     known: bool = False
 
@@ -50,7 +50,7 @@ def at(stack: Value, turn: int) -> Value:
     # added to that of the view by `with_tables`.
     first, *rest = stack.view.tables
     moved = stack.view.with_tables([first[turn : turn + 1], *rest])
-    return Value(array, View(moved.leaf, moved.offset, moved.tables[1:]))
+    return Value(array, LeafView(moved.leaf, moved.offset, moved.tables[1:]))
 
 
 def bind(eqn, operands: Sequence[Value]) -> list[Value]:

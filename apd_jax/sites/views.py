@@ -16,7 +16,7 @@ _MANTISSA = jnp.finfo(jnp.bfloat16).nmant  # coarser numbers are no longer the w
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class View:
+class LeafView:
     """A value whose entries are entries of one leaf.
 
     Attributes:
@@ -30,17 +30,17 @@ class View:
     tables: tuple[np.ndarray, ...]
 
     @classmethod
-    def whole(cls, leaf: int, shape: Sequence[int]) -> "View":
+    def whole(cls, leaf: int, shape: Sequence[int]) -> "LeafView":
         """The leaf itself."""
         strides = np.cumprod([1, *shape[:0:-1]])[::-1] if shape else ()
         tables = (np.arange(n) * stride for n, stride in zip(shape, strides, strict=True))
         return cls(leaf, 0, tuple(tables))
 
-    def with_tables(self, tables: Sequence[np.ndarray]) -> "View":
+    def with_tables(self, tables: Sequence[np.ndarray]) -> "LeafView":
         """The view with other tables, each brought to a least offset of 0."""
         least = [int(table.min()) if table.size else 0 for table in tables]
         moved = tuple(table - low for table, low in zip(tables, least, strict=True))
-        return View(self.leaf, self.offset + sum(least), moved)
+        return LeafView(self.leaf, self.offset + sum(least), moved)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ def outer_sum(tables: Sequence[np.ndarray]) -> np.ndarray:
     return total
 
 
-def join(parts: Sequence[View | None], axis: int) -> View | None:
+def join(parts: Sequence[LeafView | None], axis: int) -> LeafView | None:
     """The parts concatenated along an axis; None unless they are parts of one leaf in a grid.
 
     Apart from their place along the axis they must be the same entries of the leaf.
@@ -72,29 +72,29 @@ def join(parts: Sequence[View | None], axis: int) -> View | None:
                 return None
     tables = list(first.tables)
     tables[axis] = np.concatenate([part.offset + part.tables[axis] for part in known])
-    return View(first.leaf, 0, ()).with_tables(tables)
+    return LeafView(first.leaf, 0, ()).with_tables(tables)
 
 
-def stack(parts: Sequence[View | None], axis: int = 0) -> View | None:
+def stack(parts: Sequence[LeafView | None], axis: int = 0) -> LeafView | None:
     """The parts along a new axis, as `join`."""
 
     def placed(part):
         tables = list(part.tables)
         tables.insert(axis, np.zeros(1, np.int64))
-        return View(part.leaf, part.offset, tuple(tables))
+        return LeafView(part.leaf, part.offset, tuple(tables))
 
     return join([part and placed(part) for part in parts], axis)
 
 
-def _transpose(view: View, *, permutation, **_):
+def _transpose(view: LeafView, *, permutation, **_):
     return view.with_tables([view.tables[axis] for axis in permutation])
 
 
-def _squeeze(view: View, *, dimensions, **_):
+def _squeeze(view: LeafView, *, dimensions, **_):
     return view.with_tables([t for axis, t in enumerate(view.tables) if axis not in dimensions])
 
 
-def _broadcast(view: View, *, shape, broadcast_dimensions, **_):
+def _broadcast(view: LeafView, *, shape, broadcast_dimensions, **_):
     # Along a new axis the same entries repeat: the offset does not change.
     tables = [np.zeros(size, np.int64) for size in shape]
     for axis, table in zip(broadcast_dimensions, view.tables, strict=True):
@@ -102,19 +102,19 @@ def _broadcast(view: View, *, shape, broadcast_dimensions, **_):
     return view.with_tables(tables)
 
 
-def _slice(view: View, *, start_indices, limit_indices, strides, **_):
+def _slice(view: LeafView, *, start_indices, limit_indices, strides, **_):
     steps = strides or (1,) * len(start_indices)
     bounds = zip(start_indices, limit_indices, steps, strict=True)
     cut = [t[a:b:s] for t, (a, b, s) in zip(view.tables, bounds, strict=True)]
     return view.with_tables(cut)
 
 
-def _reverse(view: View, *, dimensions, **_):
+def _reverse(view: LeafView, *, dimensions, **_):
     tables = [t[::-1] if axis in dimensions else t for axis, t in enumerate(view.tables)]
     return view.with_tables(tables)
 
 
-def _split(view: View, *, sizes, axis, **_):
+def _split(view: LeafView, *, sizes, axis, **_):
     ends = np.cumsum(sizes)
     starts = ends - np.asarray(sizes)
     pieces = []
@@ -125,15 +125,15 @@ def _split(view: View, *, sizes, axis, **_):
     return pieces
 
 
-def _unstack(view: View, *, axis, **_):
+def _unstack(view: LeafView, *, axis, **_):
     whole = view.tables
     return [
-        View(view.leaf, view.offset + int(place), (*whole[:axis], *whole[axis + 1 :]))
+        LeafView(view.leaf, view.offset + int(place), (*whole[:axis], *whole[axis + 1 :]))
         for place in whole[axis]
     ]
 
 
-def _reshape(view: View, *, new_sizes, dimensions=None, **_):
+def _reshape(view: LeafView, *, new_sizes, dimensions=None, **_):
     if dimensions is not None or 0 in view.shape:
         return None
     tables: list[np.ndarray] = []
@@ -155,7 +155,7 @@ def _reshape(view: View, *, new_sizes, dimensions=None, **_):
             return None  # the entries don't lie on a grid of the new axes
         tables += lines
         offset += int(corner)
-    return View(view.leaf, view.offset + offset, ()).with_tables(tables)
+    return LeafView(view.leaf, view.offset + offset, ()).with_tables(tables)
 
 
 def _matching_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -179,7 +179,7 @@ def _matching_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[
     return groups
 
 
-def _dynamic_slice(view: View, *starts: Any, slice_sizes, **_):
+def _dynamic_slice(view: LeafView, *starts: Any, slice_sizes, **_):
     # Only where the program names the places itself; JAX then moves them inside of the leaf.
     if any(start is None for start in starts):
         return None
@@ -190,17 +190,17 @@ def _dynamic_slice(view: View, *starts: Any, slice_sizes, **_):
     return view.with_tables(tables)
 
 
-def _same(view: View, **_):
+def _same(view: LeafView, **_):
     return view
 
 
-def _converted(view: View, *, new_dtype, **_):
+def _converted(view: LeafView, *, new_dtype, **_):
     """Rounded at most as far as a network's computing in half precision rounds."""
     real = jnp.issubdtype(new_dtype, jnp.floating)
     return view if real and jnp.finfo(new_dtype).nmant >= _MANTISSA else None
 
 
-def _reduced(view: View, *, mantissa_bits, **_):
+def _reduced(view: LeafView, *, mantissa_bits, **_):
     return view if mantissa_bits >= _MANTISSA else None
 
 
@@ -223,7 +223,7 @@ _MOVES: dict[str, Callable] = {
 }
 
 
-def follow(name: str, view: View, others: Sequence[Any], params: dict[str, Any]):
+def follow(name: str, view: LeafView, others: Sequence[Any], params: dict[str, Any]):
     """The views that an equation makes of a view, or None where it does more than move entries.
 
     Args:
@@ -238,4 +238,4 @@ def follow(name: str, view: View, others: Sequence[Any], params: dict[str, Any])
     if name not in _MOVES:
         return None
     moved = _MOVES[name](view, *others, **params)
-    return [moved] if isinstance(moved, View) else moved
+    return [moved] if isinstance(moved, LeafView) else moved

@@ -14,7 +14,7 @@ import optax
 from apd_jax import randomness
 from apd_jax.programs import partition
 from apd_jax.runtime import loop, mesh
-from apd_jax.studies.task import Task, TrainedTask, Training
+from apd_jax.studies.task import TargetTraining, Task, TrainedTask
 from apd_jax.training import optimizers
 
 
@@ -59,7 +59,7 @@ class TargetTrainer:
     def __init__(
         self,
         task: TrainedTask,
-        training: Training,
+        training: TargetTraining,
         seeds: jax.Array,
         mesh_shape: Sequence[int] | None = None,
     ):

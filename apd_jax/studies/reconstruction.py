@@ -20,6 +20,7 @@ from apd_jax.objective.objective import Objective
 from apd_jax.runtime.preemption import stop_if_asked
 from apd_jax.sites import PyTree, Target
 
+Inputs = Callable[[jax.Array, int], jax.Array]
 LabelFn = Callable[[jax.Array], jax.Array]
 
 
@@ -134,16 +135,56 @@ def attribution_scores(
     return objective.attribute(target, components, x).scores
 
 
-@functools.partial(jax.jit, static_argnames=("distribution", "batch_size"))
-def draw(key: jax.Array, *, distribution: SparseFeatures, batch_size: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("inputs", "batch_size"))
+def draw(key: jax.Array, *, inputs: Inputs, batch_size: int) -> jax.Array:
     """Return a batch of inputs; compiled once for each distribution."""
-    return distribution(key, batch_size)
+    return inputs(key, batch_size)
 
 
 @functools.partial(jax.jit, static_argnames="objective")
 def select(scores: jax.Array, x: jax.Array, *, objective: Objective) -> jax.Array:
     """Return the mask that the objective's rule selects; compiled once for each rule."""
     return objective.select(scores, x).mask
+
+
+@functools.partial(jax.jit, static_argnames="objective")
+def outputs(
+    target: Target, components: Components, x: jax.Array, *, objective: Objective
+) -> tuple[jax.Array, jax.Array]:
+    """Return the outputs of the target and of the active components, each [B, O]."""
+    mask = objective.select(objective.attribute(target, components, x).scores, x).mask
+    return target(x), masked_apply(target, components, x, mask)
+
+
+def topk_errors(
+    inputs: Inputs,
+    target: Target,
+    components: Components,
+    *,
+    objective: Objective,
+    key: jax.Array,
+    batch_size: int,
+    num_samples: int,
+) -> tuple[float, float]:
+    """Return the MSE of the active components' output, and the mean square of the target's.
+
+    Args:
+      inputs: Function of a key and B that returns a batch, [B, ...]; hashable.
+      target: The decomposed network, [B, ...] -> [B, O].
+      components: The components of the target.
+      objective: Objective whose rule selects the active components.
+      key: PRNG key for the inputs.
+      batch_size: B. Batch top-k selects within a batch, so use the training's size.
+      num_samples: Number of inputs, rounded up to whole batches.
+    """
+
+    def batch(batch_key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = draw(batch_key, inputs=inputs, batch_size=batch_size)
+        own, active = outputs(target, components, x, objective=objective)
+        return row_mse(active, own), row_mse(jnp.zeros_like(own), own)
+
+    errors, squares = stream(batch, key, num_batches(num_samples, batch_size))
+    return float(errors.mean(dtype=np.float64)), float(squares.mean(dtype=np.float64))
 
 
 class _LabelRows(NamedTuple):
@@ -214,7 +255,7 @@ def label_errors(
 
     def batch(key: jax.Array, *, num_active: int) -> _LabelRows:
         drawn = exactly(num_active=num_active, synced=()) if num_active else distribution
-        x = draw(key, distribution=drawn, batch_size=batch_size)
+        x = draw(key, inputs=drawn, batch_size=batch_size)
         scores = attribution_scores(target, components, x, objective=objective)
         few = min(num_active, scores.shape[1] - objective.distil)
         rule = objective.with_topk(few, selection="sample") if num_active else objective

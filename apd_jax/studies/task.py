@@ -17,7 +17,7 @@ from apd_jax.training import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class TargetTraining:
     """Hyperparameters of the target's training, by AdamW on fresh batches."""
 
     steps: int = setting(1000, "Steps of the target's training; 0 keeps the initial parameters.")
@@ -94,7 +94,7 @@ class Task(Protocol):
         ...
 
     @property
-    def training(self) -> Training | None:
+    def training(self) -> TargetTraining | None:
         """Training of a `TrainedTask`; None if `init` returns the final parameters."""
         ...
 

@@ -59,15 +59,10 @@ def value_and_gradient(
         terms = {name: share[TERMS[name].over] * value for name, value in terms.items()}
         return objective.total(terms, multipliers), terms
 
-    def add(sums, part):
-        found = jax.value_and_grad(total, has_aux=True)(components, *part)
-        return jax.tree.map(jnp.add, sums, found), None
-
-    each = parts, keys, each_chosen, shares
-    first = jax.tree.map(lambda leaf: leaf[0], each)
-    shapes = jax.eval_shape(jax.value_and_grad(total, has_aux=True), components, *first)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    ((loss, terms), gradient), _ = jax.lax.scan(add, zeros, each)
+    differentiated = jax.value_and_grad(total, has_aux=True)
+    (loss, terms), gradient = blocks.summed(
+        lambda part: differentiated(components, *part), (parts, keys, each_chosen, shares)
+    )
     return (loss, (terms, counts, active, chosen.nonfinite)), gradient
 
 

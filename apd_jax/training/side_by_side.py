@@ -141,11 +141,3 @@ class SideBySide:
         if self.layout is None:
             return jax.jit(self._family.init)(self.context, self.seeds, None)
         return self.layout.made(self._family.init, self.context, self.seeds, None)
-
-    def divided(self, tree: Any) -> list[Any]:
-        """Arrays [n·S, ...] as those of each training, [S, ...]."""
-        size = len(self.trainers[0].seeds)
-        return [
-            jax.tree.map(lambda leaf, i=i: leaf[i * size : (i + 1) * size], tree)
-            for i in range(len(self.trainers))
-        ]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from apd_jax.evaluation.evidence import equal_rank, rows
-from apd_jax.evaluation.evidence.equal_rank import Baseline, Size
+from apd_jax.evaluation.evidence.equal_rank import Baseline, SizeToMatch
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.evaluation.evidence.run import Run
 
@@ -19,7 +19,7 @@ _MOST_ENTRIES = 4_000_000  # of the masks of terms that are in use at a time
 class Against:
     """The baselines of one measurement, which share the attributions of their terms."""
 
-    def __init__(self, run: Run, size: Size):
+    def __init__(self, run: Run, size: SizeToMatch):
         """Make the terms; bundles are made from the first block with a row that they can use.
 
         Args:

@@ -15,7 +15,7 @@ from apd_jax.evaluation.evidence.run import Run, halves
 POOLED = (8, 64)
 
 
-class Sums:
+class SharedMatrices:
     """Matrices that are the same for all blocks, made once.
 
     Attributes:
@@ -31,7 +31,7 @@ class Sums:
         self.none = jax.tree.map(jnp.zeros_like, self.whole)
 
 
-def add(run: Run, block: Examples, mask: np.ndarray, sums: Sums, key: jax.Array) -> int:
+def add(run: Run, block: Examples, mask: np.ndarray, sums: SharedMatrices, key: jax.Array) -> int:
     """Add a block to every line; return the number of rows in the largest group of pooled rows."""
     _weights(run, block, sums)
     _masks(run, block, mask, key)
@@ -40,7 +40,7 @@ def add(run: Run, block: Examples, mask: np.ndarray, sums: Sums, key: jax.Array)
     return min(POOLED[-1], count)
 
 
-def _weights(run: Run, block: Examples, sums: Sums) -> None:
+def _weights(run: Run, block: Examples, sums: SharedMatrices) -> None:
     """Lines of the network with other matrices."""
     run.replaced("all", block, sums.whole)
     run.replaced("zero", block, sums.none)

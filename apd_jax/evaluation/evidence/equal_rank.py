@@ -60,7 +60,7 @@ class Baseline(NamedTuple):
         return rows.largest(self.scores(of_terms), self.k, block)
 
 
-class Size(NamedTuple):
+class SizeToMatch(NamedTuple):
     """What baselines have to match.
 
     Attributes:
@@ -86,7 +86,9 @@ def fitting(names: Sequence[str], target: Target, block: Examples) -> list[str]:
     return [name for name in names if fits(name)]
 
 
-def make(name: str, terms: Terms, scores: np.ndarray, block: Examples, size: Size) -> Baseline:
+def make(
+    name: str, terms: Terms, scores: np.ndarray, block: Examples, size: SizeToMatch
+) -> Baseline:
     """Make a baseline.
 
     Args:

@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 
 from apd_jax import randomness, validity
+from apd_jax.blocks import num_blocks
 from apd_jax.config_fields.values import names, root_seed, whole
 from apd_jax.errors import UserError
 from apd_jax.evaluation import ranks
@@ -107,7 +108,7 @@ def _cost(run: Run) -> cost.Cost:
         kind=run.kind,
         block=block._replace(outputs=jax.eval_shape(run.target, block.x)),
         examples=count,
-        blocks=max(1, count // run.block_size),
+        blocks=num_blocks(count, run.block_size),
         draws=run.draws,
         adversary=run.adversary,
         baselines=run.baselines,
@@ -156,8 +157,10 @@ def _blocks(run: Run, size: Size, numbers: dict[str, distance.Number]) -> list[s
     """Measure the lines block by block; return notes on exceptions."""
     assert run.cost is not None
     fewest = block_lines.POOLED[-1]
-    sums = block_lines.Sums(run, size.active > 0)
-    wanted = equal_rank.Size(len(size.active), numbers["active_rank"].value, numbers["l0"].value)
+    sums = block_lines.SharedMatrices(run, size.active > 0)
+    wanted = equal_rank.SizeToMatch(
+        len(size.active), numbers["active_rank"].value, numbers["l0"].value
+    )
     against = Against(run, wanted)
     for place, (block, mask) in enumerate(run.masked_blocks()):
         block = block._replace(outputs=distance.outputs(run.target, block.x))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites, validity
+from apd_jax.blocks import num_blocks
 from apd_jax.components import Components
 from apd_jax.data.numbers import as_numpy
 from apd_jax.errors import UserError
@@ -123,7 +124,7 @@ def blocks(all_examples: Examples, size: int) -> Iterator[Examples]:
     the network is compiled once.
     """
     count = len(all_examples.counts)
-    parts = np.array_split(np.arange(count), max(1, count // size))
+    parts = np.array_split(np.arange(count), num_blocks(count, size))
     longest = max(map(len, parts))
     for rows in parts:
         padded = np.concatenate([rows, np.repeat(rows[:1], longest - len(rows))])

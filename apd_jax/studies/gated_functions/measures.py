@@ -3,7 +3,6 @@
 Letters: C components, n functions, H neurons of a layer, D residual width, G points of a curve.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -11,13 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from apd_jax.components import Components
 from apd_jax.decomposition.result import Decomposition
-from apd_jax.masked.forward import masked_apply
-from apd_jax.objective.objective import Objective
-from apd_jax.sites import Target
 from apd_jax.studies.gated_functions.network import GatedFunctions, owners
-from apd_jax.studies.reconstruction import faithfulness_mse, num_batches, row_mse, stream
+from apd_jax.studies.reconstruction import faithfulness_mse, outputs, topk_errors
 
 PURE = 0.95
 CURVE_POINTS = 201
@@ -225,9 +220,18 @@ def evaluate_gated(
     scaled = energies(pieces, places, row_units(weights, task.num_functions))
     points, curves, topk_curves = _curves(task, decomposition)
     errors = np.mean((curves - topk_curves) ** 2, axis=1)
+    topk_mse, _ = topk_errors(
+        task.inputs,
+        target,
+        components,
+        objective=decomposition.objective,
+        key=key,
+        batch_size=decomposition.settings.batch_size,
+        num_samples=samples,
+    )
     numbers = {
         "faithfulness_mse": faithfulness_mse(target, components),
-        "topk_mse": _topk_mse(task, decomposition, key, samples),
+        "topk_mse": topk_mse,
         "weight_purity": weight_purity(table, assignment),
         "least_purity": float(purity.min()),
         "scaled_purity": weight_purity(scaled, assign(scaled.inside)),
@@ -251,18 +255,10 @@ def evaluate_gated(
     return numbers, arrays
 
 
-@functools.partial(jax.jit, static_argnames="objective")
-def _outputs(target: Target, components: Components, x: jax.Array, *, objective: Objective):
-    """Return the outputs of the target and of its active components, each [B, 1]."""
-    scores = objective.attribute(target, components, x).scores
-    mask = objective.select(scores, x).mask
-    return target(x), masked_apply(target, components, x, mask)
-
-
 def _curves(task: GatedFunctions, decomposition: Decomposition):
     """Return points [G], and the curves of the target and of the strongest component, [n, G]."""
     points = np.linspace(*task.domain, CURVE_POINTS)
-    both = _outputs(
+    both = outputs(
         decomposition.target,
         decomposition.components,
         one_bit_inputs(task, points),
@@ -270,18 +266,3 @@ def _curves(task: GatedFunctions, decomposition: Decomposition):
     )
     shape = (task.num_functions, CURVE_POINTS)
     return points, *(np.asarray(y, np.float64).reshape(shape) for y in both)
-
-
-def _topk_mse(task: GatedFunctions, decomposition: Decomposition, key, samples: int) -> float:
-    """Return the MSE of the active components' output on the training distribution."""
-    settings = decomposition.settings
-
-    def batch(batch_key: jax.Array) -> jax.Array:
-        x = task.inputs(batch_key, settings.batch_size)
-        both = _outputs(
-            decomposition.target, decomposition.components, x, objective=decomposition.objective
-        )
-        return row_mse(*both)
-
-    count = num_batches(samples, settings.batch_size)
-    return float(stream(batch, key, count).mean(dtype=np.float64))

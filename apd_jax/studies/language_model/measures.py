@@ -27,7 +27,7 @@ _CURVE_CONTEXTS = 32
 _SHOWN, _BEFORE, _AFTER = 8, 24, 8  # contexts of a component, and bytes of each
 
 
-class Curve(NamedTuple):
+class LevelCurve(NamedTuple):
     """Points of a curve, one for each level.
 
     Attributes:
@@ -47,13 +47,13 @@ class LanguageArrays(NamedTuple):
     """What the figures and the report show.
 
     Attributes:
-      curves: `{series: Curve}`, of the components and the baselines that are not too large.
+      curves: `{series: LevelCurve}`, of the components and the baselines that are not too large.
       k: active components per position of the decomposition.
       components: the components that are ever active, most active first.
       drawn: those drawn at random, by their numbers.
     """
 
-    curves: dict[str, Curve]
+    curves: dict[str, LevelCurve]
     k: float
     components: list[Described]
     drawn: list[int]
@@ -153,7 +153,7 @@ def _point(
 
 def make_curves(
     decomposition: Decomposition, block: Examples, own: _Own, entropies: dict[str, float]
-) -> dict[str, Curve]:
+) -> dict[str, LevelCurve]:
     """Curves over the number of active components, and of baselines at the same size.
 
     Singular vectors and neurons have the active rank of the components at each level, bundles of
@@ -163,7 +163,7 @@ def make_curves(
     values = ranks.singular_values(decomposition.components)
     own_ranks = ranks.ranks(values, ranks.target_singular_values(target))
     levels = [level for level in LEVELS if level <= count]
-    curves = {"components": Curve([], [], [], [])}
+    curves = {"components": LevelCurve([], [], [], [])}
     for level in levels:
         mask = own.mask(level)
         point = _point(decomposition, own.parts, mask, block, entropies)
@@ -173,10 +173,10 @@ def make_curves(
     terms = equal_rank.terms_of_baselines(names, target)
     scored = equal_rank.term_scores(own.objective, target, terms, block.x) if terms else {}
     for name in names:
-        size = equal_rank.Size(count, active_rank=sizes[0][1], active=sizes[0][0])
+        size = equal_rank.SizeToMatch(count, active_rank=sizes[0][1], active=sizes[0][0])
         kind = equal_rank.KINDS[name]
         made = equal_rank.make(name, terms[kind], np.asarray(scored[kind]), block, size)
-        scores, curves[name] = made.scores(np.asarray(scored[kind])), Curve([], [], [], [])
+        scores, curves[name] = made.scores(np.asarray(scored[kind])), LevelCurve([], [], [], [])
         for level, rank in sizes:
             k = min(float(level if name == "bundled" else max(rank, 1.0)), scores.shape[-1])
             mask = rows.largest(scores, k, block)
@@ -185,7 +185,7 @@ def make_curves(
     return curves
 
 
-def _add(curve: Curve, level: float, rank: float, point: tuple[float, float]) -> None:
+def _add(curve: LevelCurve, level: float, rank: float, point: tuple[float, float]) -> None:
     for values, value in zip(curve, (float(level), rank, *point), strict=True):
         values.append(value)
 

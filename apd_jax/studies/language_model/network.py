@@ -13,7 +13,7 @@ from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
 from apd_jax.studies.language_model.text import VOCABULARY, Contexts
-from apd_jax.studies.task import Control, NoHiddenSites, Training
+from apd_jax.studies.task import Control, NoHiddenSites, TargetTraining
 
 Params = dict[str, Any]
 
@@ -105,9 +105,9 @@ class LanguageModel(NoHiddenSites, Control):
         return 8, 64
 
     @property
-    def training(self) -> Training:
+    def training(self) -> TargetTraining:
         """How the network is trained."""
-        return Training(
+        return TargetTraining(
             steps=self.steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,

@@ -3,19 +3,14 @@
 Letters: C components, d width.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from apd_jax.components import Components
 from apd_jax.decomposition.result import Decomposition
-from apd_jax.masked.forward import masked_apply
-from apd_jax.objective.objective import Objective
-from apd_jax.sites import Target
 from apd_jax.studies.linear_map.network import LinearMap
-from apd_jax.studies.reconstruction import faithfulness_mse, num_batches, row_mse, stream
+from apd_jax.studies.reconstruction import faithfulness_mse, topk_errors
 from apd_jax.studies.tms.measures import component_order, row_similarity, superposition_scores
 
 SMALL_ERROR = 0.01
@@ -88,12 +83,20 @@ def evaluate_linear_map(
     values = np.linalg.svd(pieces, compute_uv=False)
     ranks, energies = effective_ranks(values), np.square(values).sum(axis=1)
     scores, best, recovered = superposition_scores(*row_similarity(weight, pieces))
-    errors, squares = _topk_errors(task, decomposition, key, samples)
-    relative = errors / squares
+    error, square = topk_errors(
+        task.inputs,
+        decomposition.target,
+        decomposition.components,
+        objective=decomposition.objective,
+        key=key,
+        batch_size=decomposition.settings.batch_size,
+        num_samples=samples,
+    )
+    relative = error / square
     rows = scores["features_recovered"] == len(weight)
     numbers = {
         "faithfulness_mse": faithfulness_mse(decomposition.target, decomposition.components),
-        "topk_mse": errors,
+        "topk_mse": error,
         "relative_error": relative,
         **scores,
         "effective_rank": float(np.average(ranks, weights=energies)) if energies.sum() else 0.0,
@@ -101,26 +104,3 @@ def evaluate_linear_map(
     }
     order = component_order(best, num_components=len(pieces))
     return numbers, LinearArrays(weight, pieces, values, ranks, best, recovered, order)
-
-
-@functools.partial(jax.jit, static_argnames="objective")
-def _errors(target: Target, components: Components, x: jax.Array, *, objective: Objective):
-    """Return the MSE of the active components' output and the target's mean square, both [B]."""
-    mask = objective.select(objective.attribute(target, components, x).scores, x).mask
-    outputs = target(x)
-    masked = masked_apply(target, components, x, mask)
-    return row_mse(masked, outputs), row_mse(0 * outputs, outputs)
-
-
-def _topk_errors(task: LinearMap, decomposition: Decomposition, key: jax.Array, samples: int):
-    """Return the MSE of the active components' output, and the mean square of the target's."""
-    settings = decomposition.settings
-
-    def batch(batch_key: jax.Array):
-        x = task.inputs(batch_key, settings.batch_size)
-        return _errors(
-            decomposition.target, decomposition.components, x, objective=decomposition.objective
-        )
-
-    rows = stream(batch, key, num_batches(samples, settings.batch_size))
-    return tuple(float(part.mean(dtype=np.float64)) for part in rows)

@@ -16,7 +16,7 @@ from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.objective.losses import activation_function
 from apd_jax.sites import Target
-from apd_jax.studies.task import Control, Training
+from apd_jax.studies.task import Control, TargetTraining
 
 
 def _small_uniform(key, shape, dtype=jnp.float32):
@@ -105,8 +105,8 @@ class ResidualMLPTask(Control):
     importance: tuple[float, ...] = setting(
         (), "Weight of every feature in the loss; all 1 if empty."
     )
-    training: Training = setting(
-        Training(10_000, 2048, 3e-3, "cosine"), "Training of the target.", flat=True
+    training: TargetTraining = setting(
+        TargetTraining(10_000, 2048, 3e-3, "cosine"), "Training of the target.", flat=True
     )
 
     def __post_init__(self):

@@ -51,13 +51,15 @@ def component_drawings(arrays: TMSArrays) -> Figure:
     return networks.draw_panels(panels, columns=min(len(panels), 7), look=networks.LARGE)
 
 
-def _panels(arrays: TMSArrays) -> list[networks.Panel]:
+def _panels(arrays: TMSArrays) -> list[networks.DrawnNetwork]:
     """Return panels of target, sum, components by the features they hold, and others by size."""
     features = arrays.target.shape[0]
     colors = style.feature_colors(features)
     panels = [
-        networks.Panel("target", arrays.target, arrays.hidden),
-        networks.Panel("sum", arrays.components.sum(axis=0), arrays.hidden_components.sum(axis=0)),
+        networks.DrawnNetwork("target", arrays.target, arrays.hidden),
+        networks.DrawnNetwork(
+            "sum", arrays.components.sum(axis=0), arrays.hidden_components.sum(axis=0)
+        ),
     ]
     size = np.square(arrays.components).sum(axis=(1, 2))
     holds = np.isin(arrays.order, arrays.best_component[arrays.recovered])
@@ -69,7 +71,7 @@ def _panels(arrays: TMSArrays) -> list[networks.Panel]:
         if len(held) == 1 and features <= len(style.FEW_COLORS):
             color = colors[held[0]]
         panels.append(
-            networks.Panel(
+            networks.DrawnNetwork(
                 f"component {c}", arrays.components[c], arrays.hidden_components[c], note, color
             )
         )

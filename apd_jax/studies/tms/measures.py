@@ -3,7 +3,6 @@
 Letters: C components, F features, h hidden width, L hidden layers, G groups of inputs.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -12,20 +11,14 @@ import numpy as np
 from apd_jax.components import Components
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
-from apd_jax.masked.forward import masked_apply
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.reconstruction import (
     LabelErrors,
-    attribution_scores,
     check_width,
-    draw,
     faithfulness_mse,
     label_errors,
-    num_batches,
-    row_mse,
-    select,
-    stream,
+    topk_errors,
 )
 from apd_jax.studies.tms.network import LINEAR, hidden_names
 
@@ -136,12 +129,6 @@ def component_order(best_component: np.ndarray, *, num_components: int) -> np.nd
     return np.argsort(first, kind="stable")
 
 
-@jax.jit
-def _topk_rows(target: Target, components: Components, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return the MSE between the masked output and the target's, [B]."""
-    return row_mse(masked_apply(target, components, x, mask), target(x))
-
-
 @jax.default_matmul_precision("highest")
 def evaluate_tms(
     target: Target,
@@ -183,8 +170,14 @@ def evaluate_tms(
     distribution = distribution or SparseFeatures(num_features, 0.05, (0.0, 1.0))
     check_width(distribution, num_features)
     rule: dict[str, Any] = {"objective": objective, "batch_size": batch_size}
-    batch = functools.partial(_topk_batch, target, components, distribution=distribution, **rule)
-    topk_errors = stream(batch, jax.random.fold_in(key, 0), num_batches(num_samples, batch_size))
+    topk_mse, _ = topk_errors(
+        distribution,
+        target,
+        components,
+        key=jax.random.fold_in(key, 0),
+        num_samples=num_samples,
+        **rule,
+    )
     errors = label_errors(
         target,
         components,
@@ -200,7 +193,7 @@ def evaluate_tms(
     scores, arrays = _arrays(weights, pieces, errors)
     return {
         "faithfulness_mse": faithfulness_mse(target, components),
-        "topk_mse": float(topk_errors.mean(dtype=np.float64)),
+        "topk_mse": topk_mse,
         **scores,
         "solved": scores["features_recovered"] == num_features,
     }, arrays
@@ -226,21 +219,6 @@ def _arrays(
         order=component_order(best, num_components=len(pieces[LINEAR])),
         label_errors=errors,
     )
-
-
-def _topk_batch(
-    target: Target,
-    components: Components,
-    key: jax.Array,
-    *,
-    distribution: SparseFeatures,
-    objective: Objective,
-    batch_size: int,
-) -> jax.Array:
-    """Return the errors of a new batch with the active components, [B]."""
-    x = draw(key, distribution=distribution, batch_size=batch_size)
-    scores = attribution_scores(target, components, x, objective=objective)
-    return _topk_rows(target, components, x, select(scores, x, objective=objective))
 
 
 def _hidden(

@@ -14,7 +14,7 @@ from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
-from apd_jax.studies.task import Control, Training
+from apd_jax.studies.task import Control, TargetTraining
 
 LINEAR = "linear1/kernel"
 
@@ -83,8 +83,8 @@ class TMSTask(Control):
         "identity",
         "Hidden layers are the fixed identity, fixed random matrices, or trained matrices.",
     )
-    training: Training = setting(
-        Training(5000, 1024, 5e-3, "linear"), "Training of the target.", flat=True
+    training: TargetTraining = setting(
+        TargetTraining(5000, 1024, 5e-3, "linear"), "Training of the target.", flat=True
     )
 
     def __post_init__(self):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from apd_jax.components import Factors
 from apd_jax.programs import linalg
-from apd_jax.training.initialisation.groups import Groups
+from apd_jax.training.initialisation.groups import RowGroups
 
 _RIDGE = 0.05
 # On TMS the last feature's density is .6 of the first one's; that of the next candidate, a mixture
@@ -23,7 +23,7 @@ _RIDGE = 0.05
 LEAST = 0.2
 
 
-def pieces(reads: jax.Array, groups: Groups, weight: jax.Array, rank: int) -> Factors:
+def pieces(reads: jax.Array, groups: RowGroups, weight: jax.Array, rank: int) -> Factors:
     """Give every component all that the target's weights read on its group of inputs.
 
     `P_{c,l} = (1 + ρ) (M_{c,l} + ρ λ I)⁻¹ M_{c,l} θ*_l`, `M_{c,l} = Σ_b w_{b,c} r_bᵀ r_b`, with r_b
@@ -50,7 +50,7 @@ def pieces(reads: jax.Array, groups: Groups, weight: jax.Array, rank: int) -> Fa
     return jax.tree.map(jnp.add, covered, rest)
 
 
-def _whole(reads: jax.Array, groups: Groups, weight: jax.Array) -> jax.Array:
+def _whole(reads: jax.Array, groups: RowGroups, weight: jax.Array) -> jax.Array:
     """What one site's matrix reads on each group, [C, d_in, d_out]."""
 
     def one(group):

@@ -27,7 +27,7 @@ SHARPNESS = 8
 _MOST_BYTES = 512 << 20  # of what all sites read on the rows
 
 
-class Groups(NamedTuple):
+class RowGroups(NamedTuple):
     """Rows in groups, one group for each component.
 
     Attributes:
@@ -69,7 +69,7 @@ class Groups(NamedTuple):
 
 
 def start_from_groups(
-    pieces: Callable[[jax.Array, Groups, jax.Array, int], Factors],
+    pieces: Callable[[jax.Array, RowGroups, jax.Array, int], Factors],
     examples: int,
     least: float = 0.0,
 ) -> Callable[..., Components]:
@@ -77,7 +77,7 @@ def start_from_groups(
 
     Args:
       pieces: function `(reads, groups, weight [d_in, d_out], m) -> Factors`, reads as in
-        `Groups.moment`.
+        `RowGroups.moment`.
       examples: upper limit of the number of rows.
       least: see `group_lines`.
 
@@ -182,13 +182,13 @@ def _signatures(reads: jax.Array, weight: jax.Array) -> jax.Array:
     return scaled.reshape(len(scaled), -1)
 
 
-def _in_order(rows: jax.Array, members: jax.Array, used: jax.Array, count: int) -> Groups:
+def _in_order(rows: jax.Array, members: jax.Array, used: jax.Array, count: int) -> RowGroups:
     """The groups of some of R rows, from their members [R', C]."""
     group = members.argmax(axis=1)
     order = jnp.argsort(group)
     bounds = jnp.searchsorted(group[order], jnp.arange(members.shape[1] + 1))
     weights = jnp.zeros(count).at[rows].set(members.max(axis=1))
-    return Groups(rows[order], bounds, weights, used)
+    return RowGroups(rows[order], bounds, weights, used)
 
 
 def group_lines(

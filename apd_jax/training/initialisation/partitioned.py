@@ -15,14 +15,14 @@ import jax.numpy as jnp
 
 from apd_jax.components import Factors
 from apd_jax.masked.forward import is_look_up
-from apd_jax.training.initialisation.groups import Groups
+from apd_jax.training.initialisation.groups import RowGroups
 from apd_jax.training.refine import shares
 
 # Smaller than that of the moves: groups here are clean, and the components should add up exactly.
 _RIDGE = 1e-4
 
 
-def pieces(reads: jax.Array, groups: Groups, weight: jax.Array, rank: int) -> Factors:
+def pieces(reads: jax.Array, groups: RowGroups, weight: jax.Array, rank: int) -> Factors:
     """Give every component what the target's weights read on its group of inputs.
 
     `P_{c,l} = Π_{c,l} θ*_l`, with the map `Π_{c,l}` of `shares.partition` for group c among all

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from apd_jax.components import Components, Factors
 from apd_jax.training.refine import shares
-from apd_jax.training.refine.evidence import Evidence
+from apd_jax.training.refine.activity import Activity
 
 _MOST_NUMBERS = 2**22  # of second moments that are held together
 _PAYS = 0.999  # of the loss before: a smaller fall could be rounding
@@ -39,7 +39,7 @@ def fold(
 
     Args:
       factors: factors of the site.
-      moments: `Evidence.moments` of the site.
+      moments: `Activity.moments` of the site.
       weights: [R, C], how much each component does for each row.
       free: [C] bool, the free components.
 
@@ -77,7 +77,7 @@ def fold(
 
 def clean(
     components: Components,
-    evidence: Evidence,
+    activity: Activity,
     free: jax.Array,
     loss: Callable[[Components], jax.Array],
 ) -> tuple[Components, jax.Array, jax.Array]:
@@ -88,7 +88,7 @@ def clean(
 
     Args:
       components: `{site: Factors}`.
-      evidence: what the components do on a batch.
+      activity: what the components do on a batch.
       free: [C] bool, the free components.
       loss: loss of components on the same batch.
 
@@ -97,8 +97,8 @@ def clean(
     """
     before, count = loss(components), jnp.int32(0)
     for site, factors in components.items():
-        moments = functools.partial(evidence.moments, site)
-        folded = fold(factors, moments, evidence.weights, free)
+        moments = functools.partial(activity.moments, site)
+        folded = fold(factors, moments, activity.weights, free)
         candidate = components | {site: folded}
         after = loss(candidate)
         good = (after < _PAYS * before) & jnp.any(free)

@@ -13,7 +13,7 @@ from apd_jax.components import Components
 from apd_jax.programs import linalg
 from apd_jax.training.initialisation.groups import SHARPNESS
 from apd_jax.training.refine import shares
-from apd_jax.training.refine.evidence import Evidence
+from apd_jax.training.refine.activity import Activity
 from apd_jax.training.refine.split import choose_free
 
 _ITERATIONS = 30
@@ -54,18 +54,18 @@ def worst_direction(directions: jax.Array, errors: jax.Array) -> jax.Array:
     return direction / jnp.maximum(jnp.linalg.norm(direction), 1e-30)
 
 
-def collect(components: Components, evidence: Evidence, near: jax.Array, d, store) -> Components:
+def collect(components: Components, activity: Activity, near: jax.Array, d, store) -> Components:
     """Give component `d` all that the components together read on the examples of weight `near`.
 
     Args:
       components: `{site: Factors}`.
-      evidence: what the components do on a batch.
+      activity: what the components do on a batch.
       near: [R] in [0, 1], how close each example is to the gathered direction.
       d: component that collects; what it held goes to `store`.
       store: component that takes what `d` held.
     """
     # Examples between the direction and the others would blur the partition: they count little.
-    inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS * evidence.counted
+    inside, outside = near**SHARPNESS, (1 - near) ** SHARPNESS * activity.counted
 
     def collected(factors, second, moment):
         # First d has to be empty, or the sum of the components would change.
@@ -84,14 +84,14 @@ def collect(components: Components, evidence: Evidence, near: jax.Array, d, stor
         )
 
     def moments(site):
-        return evidence.moments(site, inside + outside), evidence.moments(site, inside)
+        return activity.moments(site, inside + outside), activity.moments(site, inside)
 
     return shares.each_site(collected, components, moments)
 
 
 def gather(
     components: Components,
-    evidence: Evidence,
+    activity: Activity,
     free: jax.Array,
     errors_of: Callable[[Components], jax.Array],
     *,
@@ -102,9 +102,9 @@ def gather(
 
     Args:
       components: `{site: Factors}`.
-      evidence: what the components do on a batch.
+      activity: what the components do on a batch.
       free: [C] bool, components that may be used.
-      errors_of: function from components to their errors [R] on the batch of the evidence.
+      errors_of: function from components to their errors [R] on the same batch.
       share: least error on the examples of a direction, in units of the error of no component.
       limit: largest number of directions.
 
@@ -119,20 +119,20 @@ def gather(
 
     def attempt(carry):
         components, errors, free, count, tried = carry
-        near = jnp.square(evidence.directions @ worst_direction(evidence.directions, errors))
-        d, store = choose_free(components, free, jnp.argmax(evidence.mass))
-        candidate = collect(components, evidence, near, d, store)
+        near = jnp.square(activity.directions @ worst_direction(activity.directions, errors))
+        d, store = choose_free(components, free, jnp.argmax(activity.mass))
+        candidate = collect(components, activity, near, d, store)
         after = errors_of(candidate)
         # Judged on the examples of this direction: in the mean over all examples a rare mechanism
         # would hardly show. The mean must not rise either.
         pure = near**SHARPNESS
         lost = pure @ errors
-        good = (lost > share * (pure @ evidence.stakes)) & (pure @ after < 0.5 * lost)
+        good = (lost > share * (pure @ activity.stakes)) & (pure @ after < 0.5 * lost)
         good &= jnp.mean(after) < jnp.mean(errors)
         components = shares.select(good, candidate, components)
         errors = jnp.where(good, after, errors)
         return components, errors, free.at[d].set(free[d] & ~good), count + good, tried + 1
 
-    start = components, evidence.errors, free, jnp.int32(0), jnp.int32(0)
+    start = components, activity.errors, free, jnp.int32(0), jnp.int32(0)
     components, _, _, count, _ = jax.lax.while_loop(more, attempt, start)
     return components, count, jnp.broadcast_to(count > 0, free.shape)

@@ -20,8 +20,8 @@ from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
 from apd_jax.training.mean_loss import mean_loss
 from apd_jax.training.refine import shares
+from apd_jax.training.refine.activity import look
 from apd_jax.training.refine.clean import clean, share
-from apd_jax.training.refine.evidence import look
 from apd_jax.training.refine.gather import gather
 from apd_jax.training.refine.merge import merge
 from apd_jax.training.refine.rules import Rules

@@ -24,7 +24,7 @@ def by_block(function: Callable, factors: Factors, *moments: jax.Array) -> Any:
     Args:
       function: function of factors [C, m, d] and of second moments to arrays [C, ...].
       factors: factors of a site, [C, (G,) m, d].
-      *moments: second moments of what the site reads, as `Evidence.moments` gives them.
+      *moments: second moments of what the site reads, as `Activity.moments` gives them.
     """
     if not factors.stacked:
         return function(factors, *moments)

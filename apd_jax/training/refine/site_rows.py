@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import validity
+from apd_jax.blocks import summed
 from apd_jax.components import Components, Factors
 from apd_jax.masked.forward import is_look_up
 from apd_jax.sites import Patches, Records, SiteRecord
@@ -92,11 +93,11 @@ def second_moments(rows: jax.Array, weights: jax.Array, width: int) -> jax.Array
     if rows.shape[1] == 1:
         return (rows[:, 0] * weights[:, None]).T @ rows[:, 0]
 
-    def add(total, row):
+    def of_row(row):
         read, weight = row
-        return total + weight * (read.T @ read), None
+        return weight * (read.T @ read)
 
-    return jax.lax.scan(add, jnp.zeros((width, width)), (rows, weights))[0]
+    return summed(of_row, (rows, weights))
 
 
 def _counted(x: jax.Array, record: SiteRecord, width: int, valid: validity.Valid) -> jax.Array:

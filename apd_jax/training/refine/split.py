@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from apd_jax.components import Components
 from apd_jax.training.initialisation.groups import SHARPNESS
 from apd_jax.training.refine import shares
-from apd_jax.training.refine.evidence import Evidence
+from apd_jax.training.refine.activity import Activity
 
 EXAMPLES = 512
 _ROUNDS = 10
@@ -98,7 +98,7 @@ def _principal_signs(products: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def hand_over(
-    components: Components, evidence: Evidence, clusters: Clusters, c, d, store
+    components: Components, activity: Activity, clusters: Clusters, c, d, store
 ) -> Components:
     """Give component `d` the part of `c` that reads the second cluster, at every site.
 
@@ -114,21 +114,21 @@ def hand_over(
             writes=factors.writes.at[d].set(factors.writes[c]),
         )
 
-    nothing = jnp.zeros(len(evidence.weights))
+    nothing = jnp.zeros(len(activity.weights))
     both, second = (
         nothing.at[clusters.examples].set(weights)
         for weights in (clusters.weights, clusters.second)
     )
 
     def moments(site):
-        return evidence.moments(site, both), evidence.moments(site, second)
+        return activity.moments(site, both), activity.moments(site, second)
 
     return shares.each_site(divided, components, moments)
 
 
 def split(
     parts: Components,
-    evidence: Evidence,
+    activity: Activity,
     free: jax.Array,
     *,
     cosine: float,
@@ -138,7 +138,7 @@ def split(
 
     Args:
       parts: `{site: Factors}`.
-      evidence: what the components do on a batch.
+      activity: what the components do on a batch.
       free: [C] bool, components that may be used.
       cosine: a component is split if the cosine between its clusters is below this threshold.
       limit: largest number of splits.
@@ -147,7 +147,7 @@ def split(
       The components, the number of splits, and [C] bool, the components that were touched.
     """
     clusters = jax.lax.map(
-        lambda weights: two_clusters(evidence.directions, weights), evidence.weights.T
+        lambda weights: two_clusters(activity.directions, weights), activity.weights.T
     )
 
     def more(carry):
@@ -159,7 +159,7 @@ def split(
         c = jnp.argmin(cosines)
         d, store = choose_free(parts, free, c)
         of_c = jax.tree.map(lambda leaf: leaf[c], clusters)
-        parts = hand_over(parts, evidence, of_c, c, d, store)
+        parts = hand_over(parts, activity, of_c, c, d, store)
         touched = touched.at[jnp.stack([c, d, store])].set(True)
         # A component is split once in a round: its clusters were measured before the split.
         return parts, cosines.at[c].set(1.0), free.at[d].set(False), touched, count + 1

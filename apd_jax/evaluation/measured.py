@@ -61,7 +61,7 @@ def row_errors(
     return of_each_row(objective.minimality_loss, axes, outputs, target_outputs, valid)
 
 
-class Tally:
+class MeasuredSums:
     """Sums over blocks of what `Measured` holds."""
 
     def __init__(self, objective: Objective, target: Target, num_examples: int, labels: Any = None):

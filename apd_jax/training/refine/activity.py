@@ -22,7 +22,7 @@ from apd_jax.training.refine import site_rows
 from apd_jax.training.refine.rules import Measure
 
 
-class Evidence(NamedTuple):
+class Activity(NamedTuple):
     """What the components do on a batch, with the selection of the training.
 
     Attributes:
@@ -70,7 +70,7 @@ def look(
     multiplier: jax.Array | None = None,
     block_size: int | None = None,
     measure: Measure = "squares",
-) -> Evidence:
+) -> Activity:
     """Run target and masked components on a batch, in blocks.
 
     Args:
@@ -84,11 +84,11 @@ def look(
 
     found = blocks.joined(blocks.over_blocks(of_part, x, block_size))
     moments = _moments(objective, target, components, x, block_size)
-    return Evidence(moments, *found)
+    return Activity(moments, *found)
 
 
 def _moments(objective, target, components, x, block_size) -> Callable:
-    """`Evidence.moments`, which holds nothing of the size of a site's rows."""
+    """`Activity.moments`, which holds nothing of the size of a site's rows."""
 
     def moments(site: str, weights: jax.Array) -> jax.Array:
         def of_block(part):
@@ -115,7 +115,7 @@ def _moments(objective, target, components, x, block_size) -> Callable:
 
 
 def _look(objective, target, components, x, key, multiplier, measure) -> tuple[jax.Array, ...]:
-    """What `Evidence` has besides moments, of one block."""
+    """What `Activity` has besides moments, of one block."""
     attributed = objective.attribute(target, components, x, key)
     chosen = objective.select(attributed.scores, x, multiplier)
     step = Step(objective, target, components, x, attributed, chosen)
