@@ -371,6 +371,8 @@ class CrossEntropyTest(absltest.TestCase):
             np.testing.assert_allclose(row.cross_entropy, value, rtol=1e-4)
         recovered = (nothing - own) / (nothing - network)
         np.testing.assert_allclose(summary.cross_entropy_recovered, recovered, rtol=1e-3)
+        held = summary.to_dict()["cross_entropy_recovered"]
+        self.assertEqual(held, summary.cross_entropy_recovered)
         self.assertIn("of the cross entropy", repr(summary))
         self.assertEqual(summary.quality_name, "accuracy")
 

@@ -355,7 +355,7 @@ class PublishTest(EndingsTestCase):
         ):
             for _ in range(2):
                 with self.assertRaises(KeyboardInterrupt):
-                    directory.publish(place, mock.Mock(), lambda: X)
+                    directory.publish(place, mock.Mock(), lambda: X, trained_on=True)
             self.assertEqual(write.call_count, 2)
         self.assertFalse((self.workdir / directory.STARTED).exists())
 

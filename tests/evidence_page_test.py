@@ -23,14 +23,14 @@ class PageTest(absltest.TestCase):
             found.components["second"].reads, found.components["second"].writes * 1.3
         )
         cls.found = found
-        cls.evidence = evidence_section.few(found, x)
+        cls.evidence = evidence_section.measure(found, x)
 
     def test_the_section_names_what_fails(self):
         match = apd_jax.compare_seeds([self.found, self.found])
         made = evidence_section.section(self.evidence, match)
         text = parts.render("evidence.html.j2", **evidence_section.content(made))
         self.assertEqual([panel.name for panel in made.panels], ["evidence", "restarts"])
-        self.assertIn("on 96 examples drawn for it alone. A row is an example", text)
+        self.assertIn("on 96 examples of its own. A row is an example", text)
         self.assertIn("This page has no control", text)
         one_of_many = evidence_section.content(made, examples=300, control="This is a control.")
         text_of_own = parts.render("evidence.html.j2", **one_of_many)

@@ -17,7 +17,8 @@ from absl.testing import absltest, parameterized
 from report_page_test import CONTRAST, STICKING_OUT
 
 import apd_jax
-from apd_jax.report import decomposition_page, examples
+from apd_jax.errors import UserError
+from apd_jax.report import decomposition_page, decomposition_panels, examples
 
 X = networks.normal(5, 48, 3)
 
@@ -46,7 +47,7 @@ class OwnPageTest(absltest.TestCase):
         for way in summary.rows:
             self.assertIn(f'<span class="name">{way.name}</span>', self.text)
         self.assertIn("Accuracy", self.text)
-        for title, _ in decomposition_page.CAPTIONS.values():
+        for title, _ in decomposition_panels.CAPTIONS.values():
             self.assertIn(title, self.text)
         alive = np.flatnonzero(summary.active_share > 0)
         rows = self.text.partition('<section id="components">')[2].partition("</section>")[0]
@@ -59,6 +60,17 @@ class OwnPageTest(absltest.TestCase):
         self.assertEqual(re.findall('<th scope="row">(.*?)</th>', worst), places)
         self.assertNotIn("object at", self.text)
         self.assertIn("first/b", self.text)  # a parameter that is left, with its reason
+
+    def test_evidence_that_is_given(self):
+        limits = apd_jax.Limits(own=0.0123)
+        found = self.found.evidence(X[:9], adversary_steps=(1, 3), draws=1, limits=limits)
+        text, _ = decomposition_page.render(self.found, X, None, evidence=found, trained_on=True)
+        self.assertIn("on 9 examples of its own", text)
+        self.assertIn("The adversary takes 3 signed gradient steps", text)
+        self.assertIn("0.0123", text)
+        self.assertNotIn(decomposition_page.TRAINED_ON, text)
+        with self.assertRaisesRegex(UserError, "evidence must be what found.evidence.x. returns"):
+            self.found.report(self.path, X, evidence=True)
 
     def test_a_trivial_one_is_said_to_be(self):
         whole = apd_jax.decompose(

@@ -70,7 +70,8 @@ class DirectoryTest(parameterized.TestCase):
         self.assertEqual([row["step"] for row in rows], [2, 4, 6])
 
         report = (self.workdir / "report.html").read_text()
-        for word in ("Summary", "first/w", "Training curves", "Singular values", "neurons"):
+        words = ("Summary", "first/w", "Training curves", "Singular values", "neurons")
+        for word in (*words, "The training may have seen these examples"):
             self.assertIn(word, report)
         names = {path.stem for path in (self.workdir / "figures").iterdir()}
         self.assertContainsSubset({"activity", "error_curves", "attributions"}, names)

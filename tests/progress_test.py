@@ -57,6 +57,11 @@ class ProgressTest(absltest.TestCase):
         lines = self.lines([(10, 950)], initial=900, unit="chunk")
         self.assertIn("950/1000 chunks, 5 chunks/s, 00:10 left", lines[0])
 
+    def test_an_opening_sentence(self):
+        first, *rest = self.lines([(1, 1000)], opening="It takes 1000.")
+        self.assertEqual(first, "It takes 1000.")
+        self.assertLen(rest, 1)
+
     def test_update_that_ends_the_loop_is_logged_once(self):
         self.assertLen(self.lines([(1, 1000)]), 1)
 
@@ -65,10 +70,11 @@ class ProgressTest(absltest.TestCase):
         with (
             mock.patch.object(sys, "stderr", terminal),
             self.assertNoLogs("absl", "INFO"),
-            Progress(40, "train target", initial=10) as bar,
+            Progress(40, "train target", initial=10, opening="It takes 40.") as bar,
         ):
             for done in (20, 30, 40):
                 bar.update(done, loss=0.25)
+        self.assertIn("It takes 40.\n", terminal.getvalue())
         last = terminal.getvalue().split("\r")[-1]
         self.assertRegex(last, r"train target: 100%.*40/40 .*loss=0.25")
 
@@ -78,7 +84,7 @@ class ProgressTest(absltest.TestCase):
             mock.patch.object(jax, "process_index", return_value=1),
             mock.patch.object(sys, "stderr", terminal),
             self.assertNoLogs("absl", "INFO"),
-            Progress(10, "evaluate") as bar,
+            Progress(10, "evaluate", opening="It takes 10.") as bar,
         ):
             bar.update(10)
         self.assertEqual(terminal.getvalue(), "")

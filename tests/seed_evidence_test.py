@@ -13,7 +13,7 @@ from absl.testing import absltest
 
 import apd_jax
 from apd_jax.components import init_components
-from apd_jax.report import evidence_section, page, parts
+from apd_jax.report import page, parts
 from apd_jax.run import publish, seed_evidence
 from apd_jax.run.plan import make_plan
 from apd_jax.studies.verdicts import Threshold
@@ -67,14 +67,15 @@ class SeedEvidenceTest(absltest.TestCase):
         self.assertLessEqual(count, 3)
 
     def test_a_failure_costs_one_seed_its_evidence(self):
-        few = evidence_section.few
+        measure = apd_jax.Decomposition.evidence
 
         def fails_once(decomposition, *arguments, **options):
             if decomposition is self.decompositions[0]:
                 raise MemoryError("no room")
-            return few(decomposition, *arguments, **options)
+            return measure(decomposition, *arguments, **options)
 
-        with mock.patch.object(evidence_section, "few", fails_once), self.assertLogs():
+        patched = mock.patch.object(apd_jax.Decomposition, "evidence", fails_once)
+        with patched, self.assertLogs():
             measured = seed_evidence.measure(self.plan, self.decompositions)
         self.assertIsNone(measured.found[0])
         rows = measured.numbers()
@@ -135,13 +136,13 @@ class SeedEvidenceTest(absltest.TestCase):
     def test_a_study_says_how_many_examples(self):
         asked = {}
 
-        def seen(*_, **options):
-            asked.update(options)
+        def seen(_, x, labels, **options):
+            asked.update(options, examples=len(x))
             return self.measured.found[0]
 
-        with mock.patch.object(evidence_section, "few", seen):
+        with mock.patch.object(apd_jax.Decomposition, "evidence", seen):
             seed_evidence.measure(self.plan, self.decompositions)
-        self.assertEqual(asked, {"examples": 64, "positions": None, "steps": (2,)})
+        self.assertEqual(asked, {"examples": 64, "adversary_steps": (2,), "draws": 2})
 
     def test_the_section_is_of_one_seed_and_counts_all(self):
         section, content = publish._evidence(self.plan, self.measured, 1, None)

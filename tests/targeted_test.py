@@ -1,5 +1,6 @@
 """Targeted decompositions: components explain some data, and a remainder everything else."""
 
+import functools
 import pathlib
 import tempfile
 from unittest import mock
@@ -14,6 +15,7 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax.decomposition import directory
 from apd_jax.errors import UserError
+from apd_jax.evaluation import without
 from apd_jax.objective.coefficients import Coefficients
 from apd_jax.objective.objective import Objective
 
@@ -114,6 +116,23 @@ class DecomposeTest(parameterized.TestCase):
         self.assertIn("error on the other data is unknown", repr(again.summary(x, baselines=())))
         again = again.summary(x, baselines=(), other=found.other)
         self.assertAlmostEqual(again.other[1].error, alone.error, places=5)
+
+    def test_without_a_component_the_remainder_stays(self):
+        """`ablate` and the report's "without it" are what `edited` gives."""
+        target, x = networks.make("tms")
+        components = networks.components(target)
+        rule = Objective(Coefficients(0.0, minimality=1.0, other=1.0), topk=1, selection="sample")
+        settings = apd_jax.Settings(rule, num_components=3, batch_size=4)
+        found = apd_jax.Decomposition(target, components, settings)
+        edited = target.apply_fn(found.edited({1: 0.0}), x)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        close(found.ablate(x, 1), edited)
+        whole = np.asarray(target(x))  # all components and the remainder
+        places, size = np.arange(len(x)), np.sum(np.square(whole), axis=1)
+        change = np.sum(np.square(edited - whole), axis=1) / np.where(size > 0, size, np.nan)
+        close(without.changes(found, x, np.full(len(x), 1), places), change)
+        self.assertGreater(np.nanmax(change), 0.01)
+        self.assertTrue(np.isnan(change).any())  # an example whose output is zero
 
     @parameterized.parameters(
         ({"other": None, "coefficients": {"other": 1.0}}, "needs other= and a coefficient"),

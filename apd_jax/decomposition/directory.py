@@ -54,7 +54,13 @@ def hold(path: str | os.PathLike[str] | None, config: dict[str, Any]) -> Iterato
         yield workdir
 
 
-def publish(workdir: Workdir, decomposition: Decomposition, examples: Callable[[], PyTree]) -> None:
+def publish(
+    workdir: Workdir,
+    decomposition: Decomposition,
+    examples: Callable[[], PyTree],
+    *,
+    trained_on: bool,
+) -> None:
     """Write the components, then the report and its figures.
 
     If the report fails, the error is logged, so that the decomposition is not lost. If an earlier
@@ -64,6 +70,7 @@ def publish(workdir: Workdir, decomposition: Decomposition, examples: Callable[[
       workdir: the directory.
       decomposition: the finished decomposition.
       examples: gives the inputs [N, ...] of the report.
+      trained_on: whether the training may have seen these.
     """
     components, started = workdir.path / "components", workdir.path / STARTED
     decomposition.save(components)
@@ -78,7 +85,7 @@ def publish(workdir: Workdir, decomposition: Decomposition, examples: Callable[[
         return
     try:
         atomic_write_bytes(started, _WHAT_STARTED_IS)
-        _write_report(workdir, decomposition, examples())
+        _write_report(workdir, decomposition, examples(), trained_on)
     except Exception:
         logging.exception(
             "The report could not be written. The components are in %s; rerun the call to try the "
@@ -91,9 +98,12 @@ def publish(workdir: Workdir, decomposition: Decomposition, examples: Callable[[
                 started.unlink()
 
 
-def _write_report(workdir: Workdir, decomposition: Decomposition, x: PyTree) -> None:
+def _write_report(
+    workdir: Workdir, decomposition: Decomposition, x: PyTree, trained_on: bool
+) -> None:
     from apd_jax.report import decomposition_page  # matplotlib is slow to import
 
     workdir.figures.mkdir(exist_ok=True)
-    for panel in decomposition_page.write(decomposition, workdir.report, x):
+    panels = decomposition_page.write(decomposition, workdir.report, x, trained_on=trained_on)
+    for panel in panels:
         atomic_write_bytes(workdir.figures / f"{panel.name}.png", panel.png)

@@ -64,6 +64,24 @@ def edited(
     return _changed(target, components, amounts)
 
 
+def to_torch(
+    target: Target, components: Components, scales: Mapping[int, float], remainder: bool
+) -> dict[str, Any]:
+    """Return the decomposed parameters as torch tensors; see `Decomposition.to_torch`.
+
+    Raises:
+      UserError: the network is no torch module.
+    """
+    if not hasattr(target.apply_fn, "to_tensors"):
+        raise UserError(
+            "to_torch needs a decomposition of a torch module, Target.from_torch; edited() gives "
+            "the parameters of any network"
+        )
+    params = edited(target, components, scales, remainder)
+    names = dict.fromkeys(site.path for site in target.sites.values())
+    return target.apply_fn.to_tensors({name: params[name] for name in names})
+
+
 @jit_with_network
 @jax.default_matmul_precision("highest")
 def _changed(target: Target, components: Components, amounts: jax.Array) -> PyTree:

@@ -79,7 +79,12 @@ class Job:
         found = self.train(settings, place, config, pilots)
         if place:
             try:
-                directory.publish(place, found, lambda: self.examples(settings))
+                directory.publish(
+                    place,
+                    found,
+                    lambda: self.examples(settings),
+                    trained_on=self.source.feeds,  # a function draws fresh ones
+                )
             except Exception as error:  # the directory takes no components, as on a full disk
                 error.decomposition = found  # type: ignore[attr-defined]
                 raise

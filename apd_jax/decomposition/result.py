@@ -16,7 +16,6 @@ from apd_jax.components import Components
 from apd_jax.config_fields.values import whole
 from apd_jax.decomposition import editing, saving
 from apd_jax.decomposition.given_inputs import given_inputs
-from apd_jax.errors import UserError
 from apd_jax.evaluation import (
     compare,
     decomposition_table,
@@ -28,6 +27,7 @@ from apd_jax.evaluation import (
     tables,
 )
 from apd_jax.evaluation import labels as against
+from apd_jax.evaluation.evidence import Evidence
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -142,7 +142,7 @@ class Decomposition:
         """Measure what a sceptic asks of a decomposition, with standard errors and verdicts.
 
         The distance of outputs is the KL divergence in nats where the training minimises it, else
-        the mean squared difference over that of a zero output. The cost is logged first.
+        the mean squared difference over that of a zero output.
 
         Args:
           x: [N, ...] examples that the training did not see.
@@ -207,10 +207,14 @@ class Decomposition:
         return ranking.examples(self.see(x), component, whole("count", count))
 
     def ablate(self, x: PyTree, component: int | Sequence[int]) -> PyTree:
-        """Output of all components but one or some, `f(x, Σ_{j≠c} P_j)`, [B, O]."""
+        """Output of all components but one or some, `f(x, Σ_{j≠c} P_j)`, [B, O].
+
+        In a targeted decomposition with the remainder, `f(x, Σ_{j≠c} P_j + Δ)`.
+        """
         x, kept = given_inputs(self.target, x), editing.mask_without(self.components, component)
         mask = jnp.broadcast_to(kept, (jax.tree.leaves(x)[0].shape[0], len(kept)))
-        return forward.masked_apply(self.target, self.components, x, mask)
+        remainder = jnp.ones(len(mask)) if self.objective.targeted else None
+        return forward.masked_apply(self.target, self.components, x, mask, remainder)
 
     def edited(self, scales: Mapping[int, float]) -> PyTree:
         """The network's parameters with some components taken out or scaled.
@@ -245,14 +249,7 @@ class Decomposition:
         Raises:
           UserError: the network is no torch module; see `edited`.
         """
-        if not hasattr(self.target.apply_fn, "to_tensors"):
-            raise UserError(
-                "to_torch needs a decomposition of a torch module, Target.from_torch; edited() "
-                "gives the parameters of any network"
-            )
-        params, sites = self.edited(scales or {}), self.target.sites.values()
-        names = dict.fromkeys(site.path for site in sites)
-        return self.target.apply_fn.to_tensors({name: params[name] for name in names})
+        return editing.to_torch(self.target, self.components, scales or {}, self.objective.targeted)
 
     def plot(self, component: int) -> "Figure":
         """Draw a component's matrices next to those of the target, site by site."""
@@ -268,6 +265,7 @@ class Decomposition:
         labels: Any = None,
         *,
         decode: Callable[[np.ndarray], str] | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
         """Write an offline HTML page on this decomposition.
 
@@ -277,13 +275,16 @@ class Decomposition:
           labels: see `summary`.
           decode: function that gives the text of tokens [T]; contexts are then shown as text, with
             the position marked.
+          evidence: result of `evidence` to show, as with limits of one's own; None to measure it
+            on the first of x, with 20 adversarial steps.
 
         Raises:
           UserError: labels that don't fit the outputs; `decode` for inputs without tokens.
         """
         from apd_jax.report import decomposition_page
 
-        decomposition_page.write(self, path, given_inputs(self.target, x), labels, decode)
+        x = given_inputs(self.target, x)
+        decomposition_page.write(self, path, x, labels, decode=decode, evidence=evidence)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write components, the target's parameters and the settings; `load` reads them.

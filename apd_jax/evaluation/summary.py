@@ -116,8 +116,13 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as Python numbers, lists and dicts, ready for JSON."""
-        lists = {"always_on": self.always_on, "dead": self.dead, "trivial": self.trivial}
-        return _plain(self) | lists
+        derived = {
+            "always_on": self.always_on,
+            "dead": self.dead,
+            "trivial": self.trivial,
+            "cross_entropy_recovered": self.cross_entropy_recovered,
+        }
+        return _plain(self) | derived
 
     def row(self, name: str) -> Row:
         """A row by its name.

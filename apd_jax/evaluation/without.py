@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites, validity
-from apd_jax.components import num_components
+from apd_jax.components import Components, num_components
 from apd_jax.evaluation.evidence import distance
 from apd_jax.evaluation.evidence.distance import Kind, Sums
-from apd_jax.evaluation.evidence.parts import Parts, run
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.evaluation.model import ComponentModel
+from apd_jax.masked.forward import masked_apply
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 from apd_jax.validity import Valid
@@ -26,7 +26,8 @@ def changes(
 ) -> np.ndarray:
     """Distance between the output of all components and that of all but one.
 
-    It is the KL divergence in nats (the mean over an example's positions) where the training
+    In a targeted decomposition the remainder is part of both, as in `Decomposition.edited`. The
+    distance is the KL divergence in nats (the mean over an example's positions) where the training
     minimises it, else the squared difference over that of a zero output. Of an example those
     positions are taken that count.
 
@@ -37,25 +38,24 @@ def changes(
       examples: [P] numbers of the inputs that the network is run on.
 
     Returns:
-      [P] distances.
+      [P] distances; NaN where the output changes and the network's own is zero, so that there is
+      nothing to compare with.
     """
     objective, target = decomposition.objective, decomposition.target
-    kind, parts = distance.kind_of(objective.minimality_loss), Parts(decomposition.components)
+    kind, of_all = distance.kind_of(objective.minimality_loss), decomposition.components
     lead = sites.position_shape(target, x) if objective.per_position else ()
     found = []
     size = decomposition.settings.batch_size
     for at in np.array_split(np.arange(len(examples)), max(1, math.ceil(len(examples) / size))):
         block = jax.tree.map(lambda leaf, at=at: jnp.asarray(np.asarray(leaf)[examples[at]]), x)
-        count = num_components(decomposition.components)
-        kept = np.ones((len(at), count), np.float32)
+        kept = np.ones((len(at), num_components(of_all)), np.float32)
         kept[np.arange(len(at)), components[at]] = 0.0
-        mask = np.broadcast_to(
-            kept.reshape(len(at), *(1,) * len(lead), -1), (len(at), *lead, kept.shape[1])
-        )
+        remainder = np.ones(len(at), np.float32) if objective.targeted else None
         valid = objective.counted(block)
         counted = Examples(block, _counts(kind, target, block, valid, lead))
-        sums = jax.device_get(_compared(kind, target, parts, counted, valid, mask))
-        found.append(sums.error / np.maximum(sums.unit, 1e-30))
+        sums = jax.device_get(_compared(kind, target, of_all, counted, valid, kept, remainder))
+        undefined = (sums.unit <= 0) & (sums.error > 0)
+        found.append(np.where(undefined, np.nan, sums.error / np.maximum(sums.unit, 1e-30)))
     return np.concatenate(found)
 
 
@@ -75,9 +75,18 @@ def _counts(
 @jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
 def _compared(
-    kind: Kind, target: Target, parts: Parts, block: Examples, valid: Valid, mask: jax.Array
+    kind: Kind,
+    target: Target,
+    components: Components,
+    block: Examples,
+    valid: Valid,
+    mask: jax.Array,
+    remainder: jax.Array | None,
 ) -> Sums:
-    everything, rest = (run(target, parts, block.x, own) for own in (jnp.ones_like(mask), mask))
+    everything, rest = (
+        masked_apply(target, components, block.x, own, remainder)
+        for own in (jnp.ones_like(mask), mask)
+    )
     if kind == "mse":  # one output may have positions and another none
         everything, rest = (validity.keep(valid, outputs) for outputs in (everything, rest))
     return distance.compare(kind, rest, block._replace(outputs=everything))

@@ -82,12 +82,18 @@ def _rows(
             "active": f"{summary.active_share[c]:.1%}",
             "always": summary.active_share[c] > ALWAYS,
             "rank": int(summary.ranks[c]),
-            "without": numbers.number(float(change[taken == c].mean()), 3),
+            "without": _mean(change[taken == c]),
             "examples": [example(x, at, decode) for at in places[c].tolist()],
             **_weights(c, values),
         }
         for c in shown
     ]
+
+
+def _mean(change: np.ndarray) -> str:
+    """The mean of the distances that are defined; a dash if none is."""
+    defined = change[~np.isnan(change)]
+    return numbers.number(float(defined.mean()), 3) if defined.size else "–"
 
 
 def _weights(number: int, values: dict[str, np.ndarray]) -> dict[str, str]:

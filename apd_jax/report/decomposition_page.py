@@ -14,15 +14,15 @@ from absl import logging
 
 from apd_jax import config_fields
 from apd_jax.errors import UserError
-from apd_jax.evaluation import baselines, curves
+from apd_jax.evaluation import baselines
 from apd_jax.evaluation import labels as against
+from apd_jax.evaluation.evidence import Evidence
 from apd_jax.evaluation.model import ComponentModel
-from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summarise import summarise_seen
 from apd_jax.evaluation.summary import ALWAYS, Summary
-from apd_jax.plotting import decomposition_figures, style
 from apd_jax.report import (
     component_table,
+    decomposition_panels,
     evidence_section,
     examples,
     numbers,
@@ -35,46 +35,10 @@ from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import atomic_write_text
 from apd_jax.sites import PyTree
 
-CAPTIONS = {
-    "activity": (
-        "How often components are active",
-        "Share of the examples on which each component is active, and below it the component's "
-        "rank over all sites. A component that is always on (red) is not specific to any use.",
-    ),
-    "active_counts": (
-        "What is active on an example",
-        "Number of components that are active on an example, and their total rank; the red line is "
-        "the mean. A few components of low rank explain the network; many components, or a rank "
-        "near the network's, do not.",
-    ),
-    "error_curves": (
-        "How many components are needed",
-        "Distance of the output from the target's as more components are switched on; the dotted "
-        "line marks the number that this decomposition uses. Next to it, the same against the rank "
-        "of the active components, with two baselines that need no training: the singular "
-        "directions and the columns of every matrix.",
-    ),
-    "attributions": (
-        "Attributions",
-        "Distribution of the attributions of all pairs of an example and a component. Two modes "
-        "with a gap between them mean that it is clear which components an example uses.",
-    ),
-    "singular_values": (
-        "Singular values",
-        "One line for each component, and the target's in blue. A component of rank one has a "
-        "single large value; a component whose line is low has almost nothing at that site.",
-    ),
-    "faithfulness": (
-        "Do the components add up to the target?",
-        "Share of the squared weights of each site that the sum of all components misses.",
-    ),
-    "top_examples": (
-        "Which examples a component is most important for",
-        "One row for each component, most active first, with the share of the examples on which it "
-        "is active. Examples are ranked by its share of the squared attributions. The number below "
-        "a picture is that of the example, in grey if the component is not active on it.",
-    ),
-}
+TRAINED_ON = (
+    "The training may have seen these examples. For evidence on others, call "
+    "found.report(path, x, evidence=found.evidence(held_out))."
+)
 
 
 def write(
@@ -82,11 +46,16 @@ def write(
     path: str | os.PathLike[str],
     x: PyTree,
     labels: Any = None,
+    *,
     decode: examples.Decode | None = None,
+    evidence: Evidence | None = None,
+    trained_on: bool = False,
 ) -> list[parts.Panel]:
-    """Write the page to a file, and return the figures on it."""
+    """Write the page to a file, and return the figures on it; see `render`."""
     target = _page(path)
-    text, panels = render(decomposition, x, labels, decode)
+    text, panels = render(
+        decomposition, x, labels, decode=decode, evidence=evidence, trained_on=trained_on
+    )
     atomic_write_text(target, text)
     logging.info("Wrote %s", target)
     return panels
@@ -120,17 +89,39 @@ def _page(path: Any) -> pathlib.Path:
 
 
 def render(
-    decomposition: ComponentModel, x: PyTree, labels: Any, decode: examples.Decode | None = None
+    decomposition: ComponentModel,
+    x: PyTree,
+    labels: Any,
+    *,
+    decode: examples.Decode | None = None,
+    evidence: Evidence | None = None,
+    trained_on: bool = False,
 ) -> tuple[str, list[parts.Panel]]:
-    """Make the page and its figures; see `Decomposition.report`."""
+    """Make the page and its figures.
+
+    Args:
+      decomposition: what was found.
+      x: [N, ...] inputs.
+      labels: see `Decomposition.summary`.
+      decode: see `Decomposition.report`.
+      evidence: see `Decomposition.report`.
+      trained_on: whether the inputs may be among those of the training.
+    """
     if decode is not None:
         examples.check_decode(x, decode)
+    if not isinstance(evidence, Evidence | None):
+        raise UserError(
+            "evidence must be what found.evidence(x) returns, or None, got a "
+            f"{type(evidence).__name__}"
+        )
     given = labels
     labels = against.as_array(decomposition.target, x, labels, decomposition.objective)
     found = decomposition.see(x, labels)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
-    panels = _panels(decomposition, x, found, summary, labels)
-    evidence, failures = _evidence(decomposition, x, given, summary)
+    panels = decomposition_panels.panels(decomposition, x, found, summary, labels)
+    shown, notes = _evidence(decomposition, x, given, summary, evidence)
+    if trained_on and evidence is None:
+        notes.append(TRAINED_ON)
     settings = config_fields.plain(config_fields.to_mapping(decomposition.settings))
     sentences = dict(config_fields.sentences(decomposition.settings))
     subject = words.Subject(_title(decomposition), "", {}, sentences)
@@ -140,11 +131,13 @@ def render(
         what=_what(decomposition),
         how=words.how(settings, inputs="examples"),
         objective=words.objective(settings),
-        facts=_facts(decomposition, summary, evidence),
+        facts=_facts(decomposition, summary, shown),
         remarks=[f.text for f in summary.findings if f.kind == "trivial"],
         selects=decomposition.objective.selects,
         **_summary(summary),
-        **evidence_section.content(evidence, failures=failures, examples=summary.num_examples),
+        **evidence_section.content(
+            shown, failures=notes, examples=None if evidence else summary.num_examples
+        ),
         **worst_examples.content(summary, x, decode),
         **_sites(decomposition, summary),
         **component_table.content(decomposition, x, found, summary, decode),
@@ -157,15 +150,19 @@ def render(
         versions=versions(),
         config=words.config_rows(settings, sentences),
     )
-    return text, [*panels, *(evidence.panels if evidence else [])]
+    return text, [*panels, *(shown.panels if shown else [])]
 
 
 def _evidence(
-    decomposition: ComponentModel, x: PyTree, labels: Any, summary: Summary
+    decomposition: ComponentModel,
+    x: PyTree,
+    labels: Any,
+    summary: Summary,
+    found: Evidence | None,
 ) -> tuple[evidence_section.Section | None, list[str]]:
     """The section on evidence, or why there is none: the rest of the page does not need it."""
     try:
-        found = evidence_section.few(decomposition, x, labels)
+        found = found or evidence_section.measure(decomposition, x, labels)
     except UserError as error:
         return None, [f"There is no evidence: {error}."]
     return evidence_section.section(found, summary.agreement), []
@@ -266,31 +263,3 @@ def _sites(decomposition: ComponentModel, summary: Summary) -> dict[str, Any]:
     ]
     left = [(other.path, other.reason) for other in decomposition.target.sites.left]
     return {"site_rows": rows, "left": left}
-
-
-def _panels(
-    decomposition: ComponentModel, x: PyTree, found: Seen, summary: Summary, labels: Any
-) -> list[parts.Panel]:
-    used = summary.active.active_components or 0.0
-    lines = curves.error_curves(decomposition, x, found, summary, labels)
-    drawn = {
-        "activity": lambda: decomposition_figures.activity(summary),
-        "active_counts": lambda: decomposition_figures.active_counts(found, summary),
-        "error_curves": lambda: decomposition_figures.error_curves(
-            lines, used, summary.quality_name
-        ),
-        "attributions": lambda: decomposition_figures.attributions(found),
-        "singular_values": lambda: decomposition_figures.singular_values(
-            decomposition.target, decomposition.components
-        ),
-        "faithfulness": lambda: decomposition_figures.faithfulness(summary),
-    }
-    captions = dict(CAPTIONS)
-    images, why = examples.as_pictures(x)
-    if images is not None and len(found.lead) == 1:
-        drawn["top_examples"] = lambda: decomposition_figures.top_examples(found, summary, images)
-        title, caption = CAPTIONS["top_examples"]
-        captions["top_examples"] = title, f"{caption} {why}".rstrip()
-    return [
-        parts.Panel(name, *captions[name], style.to_png(draw())) for name, draw in drawn.items()
-    ]

@@ -16,8 +16,10 @@ from apd_jax.evaluation import tables
 from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.evaluation.evidence import Evidence, Verdict, evidence
 from apd_jax.evaluation.evidence.result import UNITS, label
+from apd_jax.evaluation.model import ComponentModel
 from apd_jax.plotting import evidence_figures, style
 from apd_jax.report import numbers, parts
+from apd_jax.sites import PyTree
 
 CAPTION = (
     "Distance from the network's output under every mask, with standard errors; an arrow marks a "
@@ -40,8 +42,8 @@ IS_CONTROL = (
     "network itself is no evidence for that network."
 )
 PREFIX = "evidence_"  # of the numbers in results.json
-_POSITIONS = 8192  # of a report's evidence, at most
-_DRAWS = 2
+_EXAMPLES, _POSITIONS = 512, 8192  # of a report's evidence, at most
+DRAWS = 2
 _UNIT_WORDS = {"components": "a number of components"}
 
 
@@ -57,35 +59,24 @@ class Section(NamedTuple):
     panels: list[parts.Panel]
 
 
-def few(
-    decomposition: Any,
-    x: Any,
-    labels: Any = None,
-    *,
-    examples: int = 512,
-    positions: int | None = _POSITIONS,
-    steps: Sequence[int] = (20,),
-) -> Evidence:
+def measure(decomposition: ComponentModel, x: PyTree, labels: Any = None) -> Evidence:
     """Evidence of a size that a report can wait for.
 
     Args:
       decomposition: a decomposition.
-      x: [N, ...] inputs, of which the first are taken.
+      x: [N, ...] inputs. The first 512 are taken, or fewer, with 8192 positions in all, where
+        components are chosen for positions.
       labels: of these inputs, see `Decomposition.evidence`.
-      examples: the largest number of inputs.
-      positions: the largest number of their positions, where components are chosen for these; None
-        for no limit.
-      steps: numbers of steps of the adversary.
     """
-    objective, count = decomposition.objective, min(examples, sites.batch_size(x))
-    if objective.per_position and positions is not None:
+    objective, count = decomposition.objective, min(_EXAMPLES, sites.batch_size(x))
+    if objective.per_position:
         length = math.prod(sites.position_shape(decomposition.target, x))
-        count = min(count, max(8, positions // length))
+        count = min(count, max(8, _POSITIONS // length))
     some = jax.tree.map(lambda leaf: leaf[:count], x)
     if not isinstance(labels, str):
         labels = against.as_array(decomposition.target, x, labels)
         labels = None if labels is None else labels[:count]
-    return evidence(decomposition, some, labels, adversary_steps=steps, draws=_DRAWS)
+    return evidence(decomposition, some, labels, adversary_steps=(20,), draws=DRAWS)
 
 
 def section(found: Evidence, restarts: SeedMatrix | None = None) -> Section:
@@ -158,7 +149,7 @@ def content(
 def _examples(count: int, among: int | None) -> str:
     """Which examples the evidence is of."""
     if among is None:
-        return f"{count:,} examples drawn for it alone"
+        return f"{count:,} examples of its own"
     if count == among:
         return f"all {count:,} examples of this report"
     return f"the first {count:,} of the {among:,} examples of this report"

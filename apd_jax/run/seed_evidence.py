@@ -104,7 +104,6 @@ def measure(plan: Plan, decompositions: Sequence[Decomposition]) -> SeedEvidence
 def _one(plan: Plan, decomposition: Decomposition, seed: int, count: int) -> Evidence:
     key = randomness.stream(seed, "evidence inputs")
     x, labels = plan.study.evidence_examples(plan.task, key, count)
-    steps = plan.config.evidence_steps
-    return evidence_section.few(
-        decomposition, x, labels, examples=count, positions=None, steps=steps
+    return decomposition.evidence(
+        x, labels, adversary_steps=plan.config.evidence_steps, draws=evidence_section.DRAWS
     )

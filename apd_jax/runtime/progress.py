@@ -19,7 +19,15 @@ class Progress:
     an absl log line at the first update, at most one every 10 seconds after it, and one at the end.
     """
 
-    def __init__(self, total: int, description: str, unit: str = "step", *, initial: int = 0):
+    def __init__(
+        self,
+        total: int,
+        description: str,
+        unit: str = "step",
+        *,
+        initial: int = 0,
+        opening: str = "",
+    ):
         """Start the clock.
 
         Args:
@@ -27,6 +35,7 @@ class Progress:
           description: Name of the loop, like "decompose".
           unit: Name of one unit, in the singular.
           initial: Number of units done earlier, which do not count for the speed.
+          opening: A sentence that is shown first, above the bar or as a log line.
         """
         self._total, self._description, self._unit = total, description, unit
         self._units = unit + ("es" if unit.endswith("s") else "s")
@@ -40,6 +49,10 @@ class Progress:
             self._bar = tqdm.tqdm(
                 total=total, desc=description, unit=unit, initial=initial, dynamic_ncols=True
             )
+        if self._bar is not None and opening:
+            self._bar.write(opening, file=sys.stderr)
+        elif self._speaks and opening:
+            logging.info("%s", opening)
 
     def __enter__(self) -> Self:
         return self

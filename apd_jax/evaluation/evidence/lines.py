@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
 from apd_jax import randomness, validity
 from apd_jax.blocks import num_blocks
@@ -37,8 +36,8 @@ def evidence(
         raise UserError(f"limits must be Limits, as in Limits(own=0.2), got {limits!r:.200}")
     run, notes = prepared(decomposition, x, labels, **options)
     assert run.cost is not None
-    logging.info("%s", run.cost)
-    with Progress(run.cost.passes, "evidence", "forward pass") as run.progress:
+    run.progress = Progress(run.cost.passes, "evidence", "forward pass", opening=str(run.cost))
+    with run.progress:
         return _measure(run, notes, limits or Limits())
 
 
