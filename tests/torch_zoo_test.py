@@ -78,6 +78,7 @@ def test_decomposed_and_back_in_torch(name):
     entry, target, _, few = converted(name)
     data = jax.tree.map(lambda leaf: leaf.numpy(), entry.inputs)
     options = {"num_components": C, "topk": 1.5, "rank": 1, "steps": 20, "batch_size": 4}
+    options["per_position"] = False  # of logits it would be true
     found = apd_jax.decompose(
         target, data, refine={"every": 0}, relative_losses=False, start="random", **options
     )

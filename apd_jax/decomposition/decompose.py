@@ -22,13 +22,14 @@ from apd_jax.decomposition.checks import (
 )
 from apd_jax.decomposition.devices import on_one_device
 from apd_jax.decomposition.job import Job, RunOptions
+from apd_jax.decomposition.logits import gives_logits_of_tokens
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
 from apd_jax.runtime import loop
 from apd_jax.runtime.outcome import Stopped
 from apd_jax.runtime.termination import stop_flag
-from apd_jax.sites import PyTree, Target
+from apd_jax.sites import PyTree, Target, check_is_target
 from apd_jax.training import presets
 from apd_jax.training.config import Settings
 from apd_jax.training.trainer import layout_of
@@ -90,9 +91,10 @@ def decompose(
       **options: any further field of `Settings` and its parts, such as `steps`, `batch_size`,
         `learning_rate`, `coefficients`, `rank`, `schatten_p`, `hidden_sites`, `unit_norm`,
         `metric`, `minimality_loss`, `valid`. Unspecified options default to `presets.ROBUST`,
-        where losses and the learning rate are relative to those of the network, or to
-        `presets.LOGITS` with `minimality_loss="kl", per_position=True`; the paper's are in
-        configs/.
+        where losses and the learning rate are relative to those of the network, or for language
+        models to `presets.LOGITS`: with `minimality_loss="kl", per_position=True`, or with neither
+        where the network reads tokens [B, T] and gives a logit for every token of its vocabulary,
+        [B, T, V]. The paper's settings are in configs/.
 
     Returns:
       The `Decomposition`.
@@ -116,6 +118,7 @@ def decompose(
     start: Components | None = init.components if isinstance(init, Decomposition) else init
     auto = isinstance(topk, str) and topk == auto_topk.AUTO
     k = 1.0 if auto else topk  # a placeholder until k is found
+    check_is_target(target)
     check_concrete(target, data, start)
     _check_observer(observer)
     target, start = on_one_device((target, start))
@@ -123,9 +126,9 @@ def decompose(
     if other is not None:
         source = Beside(source, _other_source(other, run.seed))
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
-    base = presets.base(given | {"topk": topk})
-    settings = from_mapping(presets.targeted(base) if other is not None else base, given)
     example = source.examples(run.seed, 3)
+    base = presets.base(given | {"topk": topk}, logits=gives_logits_of_tokens(target, example))
+    settings = from_mapping(presets.targeted(base) if other is not None else base, given)
     check_other(target, source, settings, run.seed, restarts)
     _check(target, source, example, settings, start)
     _check_counted(source, settings, run.seed)

@@ -16,6 +16,7 @@ from apd_jax.data import SampleBatch, as_source
 from apd_jax.data.numbers import plain
 from apd_jax.decomposition.checks import check_positions, output_shape
 from apd_jax.decomposition.given_inputs import as_array
+from apd_jax.decomposition.logits import gives_logits_of_tokens
 from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
 from apd_jax.sites import PyTree, Target
@@ -60,11 +61,12 @@ def plan(
     """
     check_keywords(plan, Settings(), options)
     given = {"num_components": num_components, "topk": topk} | options
-    settings, restarts = from_mapping(presets.base(given), given), whole("restarts", restarts)
     sites.check_is_target(target)
     example = _example(x)
     target.at(example)
     trace(target.apply_fn, target.params, example)  # says so where its sites are known, x is new
+    base = presets.base(given, logits=gives_logits_of_tokens(target, example))
+    settings, restarts = from_mapping(base, given), whole("restarts", restarts)
     if "attribution_mode" not in options:
         settings = presets.with_exact_scores(settings, output_shape(target, example))
     # Within a trace, as parameters may be shapes.

@@ -64,22 +64,36 @@ LOGITS = Settings(
 _FEW_OUTPUTS = 32  # up to which exact attributions are as cheap as a sketch that can be trusted
 
 
-def base(options: Mapping[str, Any]) -> Settings:
+def base(options: Mapping[str, Any], *, logits: bool = False) -> Settings:
     """Return the settings that options of `decompose` are added to.
 
-    `LOGITS` if a KL divergence is minimised and components are chosen for every position, else
-    `ROBUST`. If k is not whole, selection is batch-wide, since `"sample"` needs a whole k.
+    `LOGITS` if a KL divergence is minimised and components are chosen for every position, because
+    the options say so or because the network is a language model and they say nothing; else
+    `ROBUST`. Where components are chosen for positions by a sketch, k is the same at every position
+    and there are as many random directions as in `LOGITS`: the noise of a few directions decides
+    which positions a batch-wide rule serves. If k is not whole, selection is batch-wide, since
+    `"sample"` needs a whole k.
 
     Args:
       options: Keywords of `decompose`.
+      logits: Whether the network gives logits of the tokens that it reads.
     """
-    if not (options.get("per_position") and options.get("minimality_loss") == "kl"):
-        return ROBUST
     k = number(options.get("topk"))
+    unsaid = not {"per_position", "minimality_loss"} & options.keys() and k is not None
+    positions = options.get("per_position") or (logits and unsaid)
+    if positions and (options.get("minimality_loss") == "kl" or (logits and unsaid)):
+        settings = LOGITS
+    elif positions and options.get("attribution_mode") == "sketch":
+        objective = dataclasses.replace(
+            ROBUST.objective, selection=LOGITS.objective.selection, routes=LOGITS.objective.routes
+        )
+        settings = dataclasses.replace(ROBUST, objective=objective)
+    else:
+        return ROBUST
     if KINDS[float](k) and float(k).is_integer():
-        return LOGITS
-    batchwise = dataclasses.replace(LOGITS.objective, selection="batch")
-    return dataclasses.replace(LOGITS, objective=batchwise)
+        return settings
+    batchwise = dataclasses.replace(settings.objective, selection="batch")
+    return dataclasses.replace(settings, objective=batchwise)
 
 
 def targeted(settings: Settings) -> Settings:
@@ -113,16 +127,20 @@ def with_exact_scores(settings: Settings, shape: tuple[int, ...]) -> Settings:
 
 
 def says(settings: Settings) -> str | None:
-    """Return a sentence on how components are chosen where `LOGITS` is the base, else None."""
+    """Return a sentence on how components are chosen for positions.
+
+    None if they are not, or if they are chosen by exact attributions and no KL is minimised.
+    """
     objective = settings.objective
-    if not (objective.per_position and objective.minimality_loss == "kl"):
+    sketched = objective.routes.attribution_mode == "sketch"
+    if not objective.per_position or not (sketched or objective.minimality_loss == "kl"):
         return None
     text = "Components are chosen for every position"
     if objective.masks == LOGITS.objective.masks and settings.start == LOGITS.start:
         text += ", with the settings for logits at every position (presets.LOGITS)"
     if objective.selection == "gates":
         text += ", by learned gates"
-    if objective.routes.attribution_mode != "sketch":
+    if not sketched:
         return f"{text}, by exact attributions."
     trained, count = (objective.routes.probes(training) for training in (True, False))
     in_training = "" if trained == count else f" ({trained} in training)"
