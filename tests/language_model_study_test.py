@@ -76,16 +76,34 @@ class MeasuresTest(absltest.TestCase):
         np.testing.assert_allclose(recovered, expected, rtol=1e-2)
 
     def test_components_are_described_by_their_own_positions(self):
-        described, share = measures.describe(self.found, self.x)
+        own = measures._own(self.found, self.block)
+        described, share = measures.describe(self.found, self.x, own.scores)
         self.assertAlmostEqual(share.sum(), 2, places=5)
         self.assertEqual([one.share for one in described], sorted(share[share > 0])[::-1])
         whole = bytes(self.x.astype(np.uint8).ravel()).decode("latin1")
         for one in described:
-            scores = [context.score for context in one.contexts]
-            self.assertEqual(scores, sorted(scores, reverse=True))
+            shares = [context.share for context in one.contexts]
+            self.assertEqual(shares, sorted(shares, reverse=True))
+            self.assertBetween(shares[0], 0, 1)
             for context in one.contexts:
                 text = (context.before + context.here + context.after).replace("⏎", "\n")
                 self.assertIn(text, whole)
+
+    def test_the_effect_of_one_component_on_its_contexts(self):
+        own = measures._own(self.found, self.block)
+        one = measures.describe(self.found, self.x, own.scores)[0][0]
+        table = measures.ranking.shares(own.scores.reshape(-1, 5))[:, one.number]
+        active = np.flatnonzero(own.mask(2).reshape(-1, 5)[:, one.number])
+        best = active[np.argsort(-table[active], kind="stable")[: len(one.contexts)]] // 6
+        log_p, log_q = (
+            np.asarray(jax.nn.log_softmax(outputs), np.float64)
+            for outputs in (
+                self.found.ablate(self.x[best], []),
+                self.found.ablate(self.x[best], one.number),
+            )
+        )
+        expected = np.sum(np.exp(log_p) * (log_p - log_q), axis=-1).mean()
+        np.testing.assert_allclose(one.without, expected, rtol=1e-3)
 
     @pytest.mark.slow
     def test_evaluation_and_figures(self):
@@ -136,7 +154,7 @@ class StudyTest(absltest.TestCase):
         self.assertBetween(float(found[0]), 5.0, 6.0)
 
     def test_contexts_are_escaped(self):
-        one = Described(3, 0.25, "mlp/up 90%", [Context("<b>", "&", "x", 1.0)])
+        one = Described(3, 0.25, "mlp/up 90%", 0.5, [Context("<b>", "&", "x", 1.0)])
         page = parts.render("contexts.html.j2", **content([one], [3]))
         self.assertIn("&lt;b&gt;<mark>&amp;</mark>x", page)
         self.assertEqual(page.count('<th scope="row">3</th>'), 2)  # drawn, and among all

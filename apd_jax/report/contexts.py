@@ -9,13 +9,13 @@ class Context(NamedTuple):
 
     Attributes:
       before, here, after: the text before the position, at it, and after it.
-      score: the component's attribution there.
+      share: the component's share of the squared attributions there (`ranking.shares`).
     """
 
     before: str
     here: str
     after: str
-    score: float
+    share: float
 
 
 class Described(NamedTuple):
@@ -25,12 +25,15 @@ class Described(NamedTuple):
       number: of the component.
       share: share of the positions that it is active on.
       sites: where most of its weights are, as text.
-      contexts: the active positions with the largest attributions.
+      without: KL divergence in nats of the output of all components from that without this one, the
+        mean over the sequences of the contexts.
+      contexts: the active positions with the largest shares of the squared attributions.
     """
 
     number: int
     share: float
     sites: str
+    without: float
     contexts: Sequence[Context]
 
 

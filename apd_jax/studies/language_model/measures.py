@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.decomposition.result import Decomposition
-from apd_jax.evaluation import ranks
+from apd_jax.evaluation import ranking, ranks, without
 from apd_jax.evaluation.evidence import distance, equal_rank, rows
 from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
@@ -69,7 +69,7 @@ def evaluate_language_model(
       task: the network and its text.
       decomposition: the decomposition of one seed.
       key: PRNG key for the contexts.
-      samples: number of contexts that components are described by; the curves take the first 32.
+      samples: number of contexts; the curves take the first 32.
 
     Returns:
       (numbers, arrays): numbers for results.json, and `LanguageArrays`. `solved` is true if the
@@ -77,34 +77,39 @@ def evaluate_language_model(
       0.45 nats.
     """
     x = np.asarray(task.held_out(key, samples))
-    block, _ = rows.examples(decomposition.target, x[:_CURVE_CONTEXTS], NEXT_TOKENS, None, True)
-    block = block._replace(outputs=distance.outputs(decomposition.target, block.x))
-    entropies = _reference(decomposition, block)
-    own = _own(decomposition, block)
+    whole, _ = rows.examples(decomposition.target, x, NEXT_TOKENS, None, True)
+    whole = whole._replace(outputs=distance.outputs(decomposition.target, whole.x))
+    own = _own(decomposition, whole)
+    entropies = _reference(decomposition, whole)
     k = decomposition.objective.topk or float(own.scores.shape[-1])
-    at_k = _point(decomposition, own.parts, own.mask(k), block, entropies)
+    kl, recovered = _point(decomposition, own.parts, own.mask(k), whole, entropies)
+    described, active_share = describe(decomposition, x, own.scores)
     numbers = {
-        "kl": at_k[0],
-        "recovered": at_k[1],
+        "kl": kl,
+        "recovered": recovered,
         "ce_of_sum_above_target": entropies["sum"] - entropies["target"],
-        "solved": at_k[0] <= MOST_KL and at_k[1] >= LEAST_RECOVERED,
+        "solved": kl <= MOST_KL and recovered >= LEAST_RECOVERED,
+        "components_ever_active": int(np.sum(active_share > 0)),
     }
-    described, active_share = describe(decomposition, x)
-    numbers["components_ever_active"] = int(np.sum(active_share > 0))
     draw = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     alive = np.flatnonzero(active_share > 0)
     drawn = np.sort(draw.permutation(alive)[:DRAWN]).tolist()
-    curves = make_curves(decomposition, block, own, entropies)
+    curves = make_curves(decomposition, own.first(_CURVE_CONTEXTS))
     return numbers, LanguageArrays(curves, k, described, drawn)
 
 
 class _Own(NamedTuple):
-    """The components' attributions [B, T, C] on a block, and the rule that selects by them."""
+    """The components' attributions [N, T, C] on contexts, and the rule that selects by them."""
 
     parts: Parts
     scores: np.ndarray
     objective: Objective
     block: Examples
+
+    def first(self, count: int) -> "_Own":
+        """The same for the first contexts."""
+        block = jax.tree.map(lambda leaf: leaf[:count], self.block)
+        return self._replace(scores=self.scores[:count], block=block)
 
     def mask(self, k: float) -> np.ndarray:
         """The active components with k of them, [B, T, C] bool."""
@@ -114,9 +119,10 @@ class _Own(NamedTuple):
 
 
 def _own(decomposition: Decomposition, block: Examples) -> _Own:
-    objective = decomposition.objective
-    scores = decomposition.attributions(block.x)
-    return _Own(Parts(decomposition.components), np.asarray(scores), objective, block)
+    size = decomposition.settings.batch_size
+    places = range(0, len(block.x), size)
+    scores = np.concatenate([decomposition.attributions(block.x[i : i + size]) for i in places])
+    return _Own(Parts(decomposition.components), scores, decomposition.objective, block)
 
 
 def _reference(decomposition: Decomposition, block: Examples) -> dict[str, float]:
@@ -151,15 +157,14 @@ def _point(
     return _ratio(sums.error, sums.unit), lost / (possible or 1e-30)
 
 
-def make_curves(
-    decomposition: Decomposition, block: Examples, own: _Own, entropies: dict[str, float]
-) -> dict[str, LevelCurve]:
+def make_curves(decomposition: Decomposition, own: _Own) -> dict[str, LevelCurve]:
     """Curves over the number of active components, and of baselines at the same size.
 
     Singular vectors and neurons have the active rank of the components at each level, bundles of
     singular vectors the same number of bundles: the same bits.
     """
-    target, count = decomposition.target, own.scores.shape[-1]
+    target, count, block = decomposition.target, own.scores.shape[-1], own.block
+    entropies = _reference(decomposition, block)
     values = ranks.singular_values(decomposition.components)
     own_ranks = ranks.ranks(values, ranks.target_singular_values(target))
     levels = [level for level in LEVELS if level <= count]
@@ -190,42 +195,54 @@ def _add(curve: LevelCurve, level: float, rank: float, point: tuple[float, float
         values.append(value)
 
 
-def describe(decomposition: Decomposition, x: np.ndarray) -> tuple[list[Described], np.ndarray]:
+def describe(
+    decomposition: Decomposition, x: np.ndarray, scores: np.ndarray
+) -> tuple[list[Described], np.ndarray]:
     """Contexts of the components that are ever active, and the active share [C] of all.
 
     Args:
       decomposition: a decomposition of a language model, per position.
       x: [N, T] bytes.
+      scores: [N, T, C] attributions on them.
     """
-    size = decomposition.settings.batch_size
-    scores = np.concatenate(
-        [decomposition.attributions(x[i : i + size]) for i in range(0, len(x), size)]
-    )
     block, _ = rows.examples(decomposition.target, x, None, None, True)
     mask = rows.select(decomposition.objective, scores, block).reshape(-1, scores.shape[-1])
-    table = scores.reshape(-1, scores.shape[-1])
+    table = ranking.shares(scores.reshape(mask.shape))
     share = mask.mean(axis=0)
     squares = {
         site: np.sum(np.square(values), axis=1)
         for site, values in ranks.singular_values(decomposition.components).items()
     }
     order = [int(c) for c in np.argsort(-share, kind="stable") if share[c] > 0]
-    described = []
-    for c in order:
-        active = np.flatnonzero(mask[:, c])
-        best = active[np.argsort(-table[active, c], kind="stable")][:_SHOWN]
-        contexts = [_context(x, int(row), table[row, c]) for row in best]
-        described.append(Described(c, float(share[c]), _sites(squares, c), contexts))
+    best = {c: _best(np.flatnonzero(mask[:, c]), table[:, c]) for c in order}
+    taken = np.concatenate([np.full(len(found), c) for c, found in best.items()])
+    examples = np.concatenate(list(best.values())) // x.shape[1]
+    change = without.changes(decomposition, x, taken, examples)
+    described = [
+        Described(
+            c,
+            float(share[c]),
+            _sites(squares, c),
+            float(change[taken == c].mean()),
+            [_context(x, int(row), table[row, c]) for row in best[c]],
+        )
+        for c in order
+    ]
     return described, share
 
 
-def _context(x: np.ndarray, place: int, score: float) -> Context:
+def _best(active: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The positions with the largest shares [R] among those where a component is active."""
+    return active[ranking.rows(share[active], _SHOWN)]
+
+
+def _context(x: np.ndarray, place: int, share: float) -> Context:
     """The byte at a place among all positions, with those around it."""
     example, position = divmod(place, x.shape[1])
     row = x[example]
     before = decode(row[max(0, position - _BEFORE) : position])
     after = decode(row[position + 1 : position + 1 + _AFTER])
-    return Context(before, decode(row[position : position + 1]), after, float(score))
+    return Context(before, decode(row[position : position + 1]), after, float(share))
 
 
 def _sites(squares: dict[str, np.ndarray], component: int) -> str:
