@@ -265,7 +265,7 @@ def excess(
         of the batch, and the gradient is that of the micro-batch. Means over micro-batches give
         both of the batch.
     """
-    l0 = jnp.sum(selected.factors) / jnp.maximum(num_rows, 1)
+    l0 = jnp.sum(selected.mask_weights) / jnp.maximum(num_rows, 1)
     if whole is not None:
         l0 = jax.lax.stop_gradient(whole) + l0 - jax.lax.stop_gradient(l0)
     return jnp.maximum(l0 / k - 1, 0.0)

@@ -1,4 +1,4 @@
-"""Partial masks: inactive components scaled by factors r in [0, 1], random or adversarial.
+"""Partial masks: inactive components with weights r in [0, 1], random or adversarial.
 
 An explanation holds if the inactive components don't matter, neither absent nor present in part.
 The remainder `Δ = θ* − Σ_c P_c`, which the components miss of the weights, can be treated as one
@@ -23,22 +23,22 @@ class PartialMasks:
 
     partial_masks: Literal["uniform", "halves"] = setting(
         "uniform",
-        "Factors of inactive components in the partial loss: uniform in [0, 1], or halves (0 or 1 "
+        "Weights of inactive components in the partial loss: uniform in [0, 1], or halves (0 or 1 "
         "with equal probability).",
     )
     remainder: bool = setting(
         False,
         "The partial loss also scales the remainder, which the components miss of the weights, by "
-        "a factor of its own in [0, 1], as if it were one more inactive component.",
+        "a weight of its own in [0, 1], as if it were one more inactive component.",
     )
     adversary_share: float = setting(
         0.0,
         "Share of the examples on which an adversary raises the partial loss by changing these "
-        "factors; it starts from the random ones.",
+        "weights; it starts from the random ones.",
     )
     adversary_steps: int = setting(2, "Signed gradient steps of this adversary.")
     adversary_step_size: float = setting(
-        0.5, "Size of these steps; factors stay in [0, 1].", traced=True
+        0.5, "Size of these steps; weights stay in [0, 1].", traced=True
     )
 
     def __post_init__(self):
@@ -52,17 +52,17 @@ class PartialMasks:
             )
 
     def num_attacked(self, batch_size: int) -> int:
-        """Number of examples of a batch whose factors the adversary changes."""
+        """Number of examples of a batch whose r the adversary changes."""
         if not self.adversary_share:
             return 0
         return max(1, round(self.adversary_share * batch_size))
 
 
 def draw(masks: PartialMasks, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Draw random factors r, float32 [..., D], one for every row and component.
+    """Draw random r, float32 [..., D], one for every row and component.
 
     Args:
-      masks: their distribution, and whether the remainder Δ has a factor, the last one.
+      masks: their distribution, and whether the remainder Δ has an r, the last one.
       key: PRNG key.
       shape: [..., C], shape of the mask.
     """
@@ -77,7 +77,7 @@ def scaled(mask: jax.Array, r: jax.Array) -> jax.Array:
 
     Args:
       mask: [B, (T), C] bool.
-      r: factors of the same shape.
+      r: random numbers of the same shape.
     """
     s = mask.astype(jnp.float32)
     return s + (1 - s) * r
@@ -86,19 +86,19 @@ def scaled(mask: jax.Array, r: jax.Array) -> jax.Array:
 def attack(
     masks: PartialMasks, distance: Callable[[jax.Array], jax.Array], r: jax.Array
 ) -> jax.Array:
-    """Change factors so that a distance grows: `r <- clip(r + step size · sign(∂d/∂r), 0, 1)`.
+    """Change r so that a distance grows: `r <- clip(r + step size · sign(∂d/∂r), 0, 1)`.
 
     Args:
       masks: the numbers of steps and their size.
-      distance: function from factors to the distance d, a scalar that sums or averages over rows.
-      r: the factors to start from.
+      distance: function from r to the distance d, a scalar that sums or averages over rows.
+      r: where to start.
 
     Returns:
-      The factors after the last step, without gradient.
+      r after the last step, without gradient.
     """
 
     def step(_, r):
-        # Signs instead of the gradient: each row's factors move by the same amount however little
+        # Signs instead of the gradient: the r of each row move by the same amount however little
         # its row adds to the mean, which is what a separate ascent for every row would do.
         moved = r + masks.adversary_step_size * jnp.sign(jax.grad(distance)(r))
         return jnp.clip(moved, 0.0, 1.0)

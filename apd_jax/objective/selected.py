@@ -27,7 +27,7 @@ class Selected(NamedTuple):
     weights: Any = None
 
     @property
-    def factors(self) -> jax.Array:
+    def mask_weights(self) -> jax.Array:
         """What components are multiplied by: the weights, or the mask if there are none."""
         return self.mask if self.weights is None else self.weights
 

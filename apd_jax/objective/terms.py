@@ -75,7 +75,7 @@ class Step:
 
             def whole(components):
                 operation = forward.masked_by(
-                    route, components, self.chosen.factors, self.chosen.pairs
+                    route, components, self.chosen.mask_weights, self.chosen.pairs
                 )
                 return sites.run(self.target, self.x, operation, positions=positions)
 
@@ -86,7 +86,7 @@ class Step:
                 operation = forward.masked(components, mask)
                 return sites.run(self.target, x, operation, positions=positions)
 
-            return sites.over_examples(alone, self.target, self.x, self.chosen.factors)
+            return sites.over_examples(alone, self.target, self.x, self.chosen.mask_weights)
 
         return recomputed(remat, one_by_one)(self.components)
 
@@ -132,7 +132,7 @@ def _minimality(step: Step) -> jax.Array:
 def _partial(step: Step) -> jax.Array:
     key = randomness.root(0) if step.key is None else step.key
     masks = step.objective.masks
-    # Fresh factors at every step: the loss is an expectation over them.
+    # Fresh r at every step: the loss is an expectation over them.
     r = partial.draw(masks, randomness.stream_of_step(key, "partial masks"), step.chosen.mask.shape)
     attacked = masks.num_attacked(len(r))
     if attacked:
@@ -142,7 +142,7 @@ def _partial(step: Step) -> jax.Array:
 
 
 def _attacked(step: Step, r: jax.Array) -> jax.Array:
-    """Factors of inactive components, and of the remainder, that an adversary changed."""
+    """The r of inactive components, and of the remainder, that an adversary changed."""
     # The adversary's steps are not differentiated: at its end point the gradient in the components
     # is that of the loss with r fixed, as in adversarial training.
     fixed = dataclasses.replace(step, components=jax.lax.stop_gradient(step.components))
@@ -153,12 +153,12 @@ def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:
     """Distance of the outputs with active components whole and the others scaled by r.
 
     The network runs on `Σ_c (s_c + (1 − s_c) r_c) P_c`, and on `r_Δ (θ* − Σ_c P_c)` beside it where
-    factors have a column for the remainder.
+    r has a column for the remainder.
     """
     share = None
     if step.objective.masks.remainder:
         r, share = r[..., :-1], r[..., -1]
-    mask = partial.scaled(step.chosen.factors, r)
+    mask = partial.scaled(step.chosen.mask_weights, r)
     if step.valid_rows is not None:
         mask = mask * step.valid_rows.reshape(*mask.shape[:-1], 1)
         share = None if share is None else share * step.valid_rows.reshape(share.shape)
@@ -178,7 +178,7 @@ def _other(step: Step) -> jax.Array:
     attributed = objective.attribute(target, fixed, x, key)
     chosen = objective.select(attributed.scores, x, step.part_of_k)
     whole = jnp.ones(chosen.mask.shape[:-1])
-    outputs = forward.masked_apply(target, step.components, x, chosen.factors, whole)
+    outputs = forward.masked_apply(target, step.components, x, chosen.mask_weights, whole)
     valid = objective.counted(x)
     return distance(objective.minimality_loss, outputs, attributed.outputs, valid)
 
