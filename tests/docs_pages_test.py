@@ -27,6 +27,7 @@ ELSEWHERE = {
     "your-own-network.md": "docs_test.py",
     "extending.md": "docs_test.py",
     "pytorch.md": "torch_docs_test.py",
+    "data.md": "torch_docs_test.py",
     "language-models.md": "torch_docs_test.py",
     "scaling.md": "plan_test.py",
 }

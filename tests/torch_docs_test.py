@@ -36,6 +36,22 @@ class PytorchPageTest(absltest.TestCase):
         self.assertEqual(output.getvalue(), printed)
 
 
+class DataPageTest(absltest.TestCase):
+    @pytest.mark.slow
+    def test_code_runs(self):
+        pytest.importorskip("datasets")
+        pytest.importorskip("grain")
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(folder)
+        names = {}
+        for code in docs_pages_test.blocks(DOCS / "data.md"):
+            exec(compile(code, "data.py", "exec"), names)
+            if "found" in names:
+                self.assertLen(names["found"].history, 1, code)
+                self.assertEqual(names.pop("found").history[-1]["step"], 20)
+
+
 class LanguageModelsPageTest(absltest.TestCase):
     @pytest.mark.slow
     def test_code_runs(self):
