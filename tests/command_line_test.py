@@ -106,6 +106,17 @@ class HelpTest(parameterized.TestCase):
     def test_version(self):
         self.assertRegex(self.help("--version"), r"^apd_jax (\d|not installed)")
 
+    def test_help_waits_for_no_large_library(self):
+        code = (
+            "import sys\nsys.argv = ['apd-jax', '--help']\nfrom apd_jax import main\n"
+            "try:\n    main.cli()\nexcept SystemExit:\n    print(*sorted(sys.modules), sep='\\n')"
+        )
+        command = [sys.executable, "-c", code]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        self.assertIn("tms", shown)
+        slow = {"flax", "optax", "orbax", "matplotlib", "scipy", "jinja2", "PIL", "torch"}
+        self.assertEmpty(slow & set(shown))
+
     @parameterized.parameters("--help=fields", "--helpfull")
     def test_fields(self, flag):
         text = self.help(flag)
