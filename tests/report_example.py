@@ -113,9 +113,9 @@ def browser_arrays() -> dict:
         "without": attributions**2,
         "active_share": np.array([0.05, 0.04, 0.03, 0.02, 0.0, 0.0]),
         "represented": [[c] if c < FEATURES - 1 else [] for c in components],
-        "max_weights": 1000,
         "seed": 7,
         "views": {"linear1": browser.View(rows="feature", columns="dimension")},
+        "inputs": "one input feature is 1, all others are 0",
     }
 
 

@@ -262,7 +262,7 @@ def _scores_of(found: Seen, place: slice) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _batch_topk(scores: np.ndarray, k: float) -> np.ndarray:
-    """`selection.batch_topk` in NumPy, the mask alone: JAX would compile it again for each of many k."""
+    """The mask of `selection.batch_topk`, in NumPy: JAX would compile it again for each k."""
     flat = np.where(np.isfinite(scores), scores, -np.inf).ravel()
     mask = np.zeros(flat.shape, bool)
     mask[np.argsort(-flat, kind="stable")[: int(k * len(scores))]] = True
