@@ -7,7 +7,7 @@ from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies.gated_functions.captions import CAPTIONS, MEASURES
-from apd_jax.studies.gated_functions.figures import gated_figures
+from apd_jax.studies.gated_functions.figures import FIGURES
 from apd_jax.studies.gated_functions.measures import GatedArrays, evaluate_gated, one_bit_inputs
 from apd_jax.studies.gated_functions.network import GatedFunctions
 from apd_jax.studies.study import ProbeInputs, Study
@@ -20,6 +20,7 @@ class GatedFunctionsStudy(Study):
     name = "gated_functions"
     task = GatedFunctions()
     captions = CAPTIONS
+    figures = FIGURES
     main_figure = "networks"
     measures = MEASURES
 
@@ -50,9 +51,6 @@ class GatedFunctionsStudy(Study):
         self, task: GatedFunctions, decomposition: Decomposition, *, key: jax.Array, samples: int
     ):
         return evaluate_gated(task, decomposition, key=key, samples=samples)
-
-    def draw(self, numbers, arrays: GatedArrays, only: str | None = None):
-        return gated_figures(arrays, only=only)
 
     def probes(self, task: GatedFunctions) -> ProbeInputs:
         """Return inputs with one bit on, and x in the middle of its domain."""

@@ -7,7 +7,7 @@ from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies import probes
 from apd_jax.studies.linear_map.captions import CAPTIONS, MEASURES
-from apd_jax.studies.linear_map.figures import linear_map_figures
+from apd_jax.studies.linear_map.figures import FIGURES
 from apd_jax.studies.linear_map.measures import SMALL_ERROR, LinearArrays, evaluate_linear_map
 from apd_jax.studies.linear_map.network import LinearMap
 from apd_jax.studies.study import ProbeInputs, Study
@@ -20,6 +20,7 @@ class LinearMapStudy(Study):
     name = "linear_map"
     task = LinearMap()
     captions = CAPTIONS
+    figures = FIGURES
     main_figure = "matrices"
     measures = MEASURES
 
@@ -56,9 +57,6 @@ class LinearMapStudy(Study):
         self, task: LinearMap, decomposition: Decomposition, *, key: jax.Array, samples: int
     ):
         return evaluate_linear_map(task, decomposition, key=key, samples=samples)
-
-    def draw(self, numbers, arrays: LinearArrays, only: str | None = None):
-        return linear_map_figures(arrays, only=only)
 
     def probes(self, task: LinearMap) -> ProbeInputs:
         return probes.one_hot(task.width)

@@ -8,7 +8,7 @@ from apd_jax.sites import Target
 from apd_jax.studies import probes
 from apd_jax.studies.study import Study
 from apd_jax.studies.tms.captions import CAPTIONS, MEASURES
-from apd_jax.studies.tms.figures import tms_figures
+from apd_jax.studies.tms.figures import FIGURES
 from apd_jax.studies.tms.measures import TMSArrays, evaluate_tms
 from apd_jax.studies.tms.network import LINEAR, TMSTask
 from apd_jax.studies.verdicts import Published, Threshold
@@ -30,6 +30,7 @@ class TMSStudy(Study):
     name = "tms"
     task = TMSTask()
     captions = CAPTIONS
+    figures = FIGURES
     main_figure = "components"
     measures = MEASURES
 
@@ -70,9 +71,6 @@ class TMSStudy(Study):
             batch_size=decomposition.settings.batch_size,
             num_samples=samples,
         )
-
-    def draw(self, numbers, arrays: TMSArrays, only: str | None = None):
-        return tms_figures(arrays, only=only)
 
     def probes(self, task: TMSTask):
         return probes.one_hot(task.inputs.num_features)
