@@ -152,16 +152,7 @@ class SideBySideTest(parameterized.TestCase):
         together = SideBySide(family, own)
 
         def train(training):
-            return loop.run_steps(
-                training.step,
-                training.context,
-                training.init_state(),
-                training.seeds,
-                steps=20,
-                chunk_steps=20,
-                between=training.between,
-                layout=training.layout,
-            )
+            return loop.run_steps(training, training.init_state(), chunk_steps=20, steps=20)
 
         beside = to_host(train(together)._replace(optimizer=None))
         for place, alone in enumerate(own):
