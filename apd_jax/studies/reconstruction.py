@@ -85,15 +85,6 @@ def row_mse(outputs: jax.Array, reference: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(outputs - reference), axis=-1)
 
 
-def check_width(distribution: SparseFeatures, num_features: int) -> None:
-    """Raise UserError unless the inputs have as many features as the network."""
-    if distribution.num_features != num_features:
-        raise UserError(
-            f"distribution has {distribution.num_features} features, the network {num_features}; "
-            "give the distribution that the network was trained on"
-        )
-
-
 def num_batches(num_samples: int, batch_size: int) -> int:
     """Return the number of whole batches that hold at least `num_samples` rows.
 

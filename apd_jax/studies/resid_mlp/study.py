@@ -101,16 +101,7 @@ class ResidualMLPStudy(Study):
     def evaluate(
         self, task: ResidualMLPTask, decomposition: Decomposition, *, key: jax.Array, samples: int
     ):
-        numbers, arrays = evaluate_resid_mlp(
-            decomposition.target,
-            decomposition.components,
-            key=key,
-            objective=decomposition.objective,
-            label_fn=task.labels,
-            distribution=task.inputs,
-            batch_size=decomposition.settings.batch_size,
-            num_samples=samples,
-        )
+        numbers, arrays = evaluate_resid_mlp(task, decomposition, key=key, samples=samples)
         errors = arrays.label_errors  # the first group is the training distribution
         ratios = {
             "antiscrubbed_over_monosemantic": _ratio(

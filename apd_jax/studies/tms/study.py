@@ -62,15 +62,7 @@ class TMSStudy(Study):
     def evaluate(
         self, task: TMSTask, decomposition: Decomposition, *, key: jax.Array, samples: int
     ):
-        return evaluate_tms(
-            decomposition.target,
-            decomposition.components,
-            key=key,
-            objective=decomposition.objective,
-            distribution=task.inputs,
-            batch_size=decomposition.settings.batch_size,
-            num_samples=samples,
-        )
+        return evaluate_tms(task, decomposition, key=key, samples=samples)
 
     def probes(self, task: TMSTask):
         return probes.one_hot(task.inputs.num_features)
