@@ -189,14 +189,14 @@ class SummaryTest(parameterized.TestCase):
     def test_the_largest_number_of_64_bits_is_no_negative_class(self):
         values, labels = np.eye(3), np.array([0, 1, 2**64 - 1], np.uint64)
         with self.assertRaisesRegex(apd_jax.UserError, "contain class 18446744073709551615"):
-            labels_module.quality(values, labels)
+            labels_module.check(labels, values.shape)
 
     def test_one_logit_knows_two_classes(self):
         values = np.array([[-1.0], [2.0], [3.0]])
-        self.assertEqual(labels_module.quality(values, np.array([0, 1, -1])), 1.0)
-        self.assertEqual(labels_module.quality(values, np.array([False, True, False])), 2 / 3)
+        self.assertEqual(labels_module.parts(values, np.array([0, 1, -1])), (2, 2))
+        self.assertEqual(labels_module.parts(values, np.array([False, True, False])), (2, 3))
         with self.assertRaisesRegex(apd_jax.UserError, "contain class 2"):
-            labels_module.quality(values, np.array([1, 2, 2]))
+            labels_module.check(np.array([1, 2, 2]), values.shape)
 
     def test_scores_that_are_not_finite_are_said(self):
         found = exact()
