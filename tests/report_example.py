@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from apd_jax.report import browser, page, words
+from apd_jax.report import browser, parts, words
 
 SEEDS, FEATURES, COMPONENTS, OUTPUTS = 3, 4, 6, 4
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -133,9 +133,12 @@ def arguments() -> dict:
         "metrics": metrics(),
         "target_metrics": losses,
         "panels": [
-            page.Panel("plain", "A figure", "How to read it.", png(600, 400)),
-            page.Panel("wide", f"Wide {HOSTILE}", HOSTILE, png(1800, 300, 5906)),
+            parts.Panel("plain", "A figure", "How to read it.", png(600, 400)),
+            parts.Panel("wide", f"Wide {HOSTILE}", HOSTILE, png(1800, 300, 5906)),
         ],
         "browser": browser.browser_data(**browser_arrays()),
+        "evidence": {"evidence": None},
+        "contexts": None,
+        "gaps": [],
         "command": "python -m apd_jax.main --config=configs/tms.py:4-2 --workdir='a b & <c>'",
     }

@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apd_jax.report import evidence_section, numbers, parts, rounds, words
-from apd_jax.report.parts import Panel
-
-__all__ = ["Panel", "render_report"]
 
 _COMPARISONS = {">=": "≥", "<=": "≤"}
 
@@ -21,12 +18,12 @@ def render_report(
     results: Mapping[str, Any],
     metrics: Sequence[dict[str, Any]],
     target_metrics: Sequence[dict[str, Any]],
-    panels: Sequence[Panel],
+    panels: Sequence[parts.Panel],
     browser: Mapping[str, Any] | None,
     command: str,
-    evidence: Mapping[str, Any] | None = None,
-    contexts: Mapping[str, Any] | None = None,
-    gaps: Sequence[str] = (),
+    evidence: Mapping[str, Any],
+    contexts: Mapping[str, Any] | None,
+    gaps: Sequence[str],
 ) -> str:
     """Write the report of one run as a single HTML page.
 
@@ -39,7 +36,7 @@ def render_report(
       panels: figures in reading order.
       browser: result of `browser.browser_data`, or None for no component browser.
       command: the command line that reproduces the run.
-      evidence: result of `evidence_section.content`, or None for no such section.
+      evidence: result of `evidence_section.content`.
       contexts: result of `contexts.content`, or None for no such section.
       gaps: sentences on missing parts of the curves.
 
@@ -51,7 +48,7 @@ def render_report(
         "report.html.j2",
         **_words(subject, results),
         **_tables(results, measures, subject.sentences),
-        **(evidence or {"evidence": None}),
+        **evidence,
         **(contexts or {"contexts": None}),
         **parts.assets(browser is not None),
         **parts.curves(metrics, target_metrics, titles, words.seed_names(results)),
