@@ -85,6 +85,17 @@ def row_mse(outputs: jax.Array, reference: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(outputs - reference), axis=-1)
 
 
+def features_held(component: np.ndarray, holds: np.ndarray, num_components: int) -> list[list[int]]:
+    """Return, for every component, the features that it holds.
+
+    Args:
+      component: The best component of each feature, [F] int; -1 for none.
+      holds: Whether that component holds the feature, [F] bool.
+      num_components: C.
+    """
+    return [np.flatnonzero(holds & (component == c)).tolist() for c in range(num_components)]
+
+
 def num_batches(num_samples: int, batch_size: int) -> int:
     """Return the number of whole batches that hold at least `num_samples` rows.
 

@@ -120,13 +120,18 @@ class Study(abc.ABC):
         }
         return style.make_figures(makers, only)
 
-    @abc.abstractmethod
     def probes(self, task: Any) -> ProbeInputs | None:
         """Return the inputs for the component browser; None for no such browser."""
+        del task
+        return None
 
-    @abc.abstractmethod
     def represented(self, arrays: Any) -> list[list[int]]:
-        """Return, for every component, the indices of the probe inputs that it represents."""
+        """Return, for every component, the indices of the probe inputs that it represents.
+
+        A study with `probes` defines it.
+        """
+        del arrays
+        return []
 
     def contexts(self, arrays: Any) -> dict[str, Any] | None:
         """Return components by their contexts (`report.contexts.content`), None for no section."""

@@ -8,8 +8,14 @@ from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies.gated_functions.captions import CAPTIONS, MEASURES
 from apd_jax.studies.gated_functions.figures import FIGURES
-from apd_jax.studies.gated_functions.measures import GatedArrays, evaluate_gated, one_bit_inputs
+from apd_jax.studies.gated_functions.measures import (
+    PURE,
+    GatedArrays,
+    evaluate_gated,
+    one_bit_inputs,
+)
 from apd_jax.studies.gated_functions.network import GatedFunctions
+from apd_jax.studies.reconstruction import features_held
 from apd_jax.studies.study import ProbeInputs, Study
 from apd_jax.studies.verdicts import Threshold
 
@@ -59,7 +65,8 @@ class GatedFunctionsStudy(Study):
         return ProbeInputs(one_bit_inputs(task, middle), words)
 
     def represented(self, arrays: GatedArrays) -> list[list[int]]:
-        return arrays.represented
+        """Return, for every component, its functions with a purity of at least 0.95."""
+        return features_held(arrays.assignment, arrays.purity >= PURE, len(arrays.shares))
 
     def views(self, target: Target) -> dict[str, View]:
         return {

@@ -96,14 +96,6 @@ class LanguageModelStudy(Study):
     ):
         return evaluate_language_model(task, decomposition, key=key, samples=samples)
 
-    def probes(self, task: LanguageModel) -> None:
-        """Return None: components are shown by their contexts, not on inputs one by one."""
-        return None
-
-    def represented(self, arrays: LanguageArrays) -> list[list[int]]:
-        """Return no inputs: there are no probes."""
-        return [[] for _ in arrays.components]
-
     def contexts(self, arrays: LanguageArrays):
         return content(arrays.components, arrays.drawn)
 

@@ -10,6 +10,7 @@ from apd_jax.studies.linear_map.captions import CAPTIONS, MEASURES
 from apd_jax.studies.linear_map.figures import FIGURES
 from apd_jax.studies.linear_map.measures import SMALL_ERROR, LinearArrays, evaluate_linear_map
 from apd_jax.studies.linear_map.network import LinearMap
+from apd_jax.studies.reconstruction import features_held
 from apd_jax.studies.study import ProbeInputs, Study
 from apd_jax.studies.verdicts import Threshold
 
@@ -62,7 +63,8 @@ class LinearMapStudy(Study):
         return probes.one_hot(task.width)
 
     def represented(self, arrays: LinearArrays) -> list[list[int]]:
-        return arrays.represented
+        """Return the rows that each component recovers."""
+        return features_held(arrays.best_component, arrays.recovered, len(arrays.components))
 
     def views(self, target: Target) -> dict[str, View]:
         return {site: View("input", "output") for site in target.sites}

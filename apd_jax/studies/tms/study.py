@@ -6,6 +6,7 @@ from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies import probes
+from apd_jax.studies.reconstruction import features_held
 from apd_jax.studies.study import Study
 from apd_jax.studies.tms.captions import CAPTIONS, MEASURES
 from apd_jax.studies.tms.figures import FIGURES
@@ -69,11 +70,7 @@ class TMSStudy(Study):
 
     def represented(self, arrays: TMSArrays) -> list[list[int]]:
         """Return the features that each component recovers."""
-        lists: list[list[int]] = [[] for _ in range(arrays.components.shape[0])]
-        for feature, component in enumerate(arrays.best_component):
-            if arrays.recovered[feature]:
-                lists[int(component)].append(feature)
-        return lists
+        return features_held(arrays.best_component, arrays.recovered, len(arrays.components))
 
     def views(self, target: Target) -> dict[str, View]:
         hidden = {
