@@ -94,7 +94,7 @@ class AdversaryTest(absltest.TestCase):
         adversary.per_row(
             *self.search(4, 2), self.block, self.mask, jax.random.key(0), counted.append
         )
-        self.assertEqual(sum(counted), Adversary((4,), starts=2).gradients)
+        self.assertEqual(sum(counted), 2 * 4)
 
 
 if __name__ == "__main__":

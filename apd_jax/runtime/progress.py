@@ -28,7 +28,7 @@ class Progress:
           unit: Name of one unit, in the singular.
           initial: Number of units done earlier, which do not count for the speed.
         """
-        self._total, self._description, self._unit = total, description, unit
+        self._total, self._description = total, description
         self._units = unit + ("es" if unit.endswith("s") else "s")
         self._initial = self._done = initial
         self._shown: dict[str, str] = {}

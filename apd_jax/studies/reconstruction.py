@@ -15,6 +15,7 @@ import numpy as np
 from apd_jax.components import Components
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
+from apd_jax.evaluation import seen
 from apd_jax.masked.forward import masked_apply
 from apd_jax.objective.objective import Objective
 from apd_jax.runtime.preemption import stop_if_asked
@@ -127,14 +128,6 @@ def stream(batch_fn: Callable[[jax.Array], PyTree], key: jax.Array, count: int) 
         stop_if_asked()
         batches.append(jax.device_get(batch_fn(jax.random.fold_in(key, i))))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
-
-
-@functools.partial(jax.jit, static_argnames="objective")
-def attribution_scores(
-    target: Target, components: Components, x: jax.Array, *, objective: Objective
-) -> jax.Array:
-    """Return the attributions of a batch, [B, C]; compiled once for each shape."""
-    return objective.attribute(target, components, x).scores
 
 
 @functools.partial(jax.jit, static_argnames=("inputs", "batch_size"))
@@ -258,7 +251,7 @@ def label_errors(
     def batch(key: jax.Array, *, num_active: int) -> _LabelRows:
         drawn = exactly(num_active=num_active, synced=()) if num_active else distribution
         x = draw(key, inputs=drawn, batch_size=batch_size)
-        scores = attribution_scores(target, components, x, objective=objective)
+        scores = seen.score(objective, target, components, x)
         few = min(num_active, scores.shape[1] - objective.distil)
         rule = objective.with_topk(few, selection="sample") if num_active else objective
         mask = select(scores, x, objective=rule)

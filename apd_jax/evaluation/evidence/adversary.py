@@ -59,11 +59,6 @@ class Adversary:
         object.__setattr__(self, "step_size", as_float(step_size))
         object.__setattr__(self, "starts", whole("adversary_starts", self.starts))
 
-    @property
-    def gradients(self) -> int:
-        """Gradient passes through every block."""
-        return self.starts * self.steps[-1]
-
 
 @jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
