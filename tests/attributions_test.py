@@ -108,7 +108,7 @@ class GradientAttributionsTest(parameterized.TestCase):
         target = networks.tms(features=40, hidden=3)
         components = networks.components(target, num_components=50, rank=1)
         x = jnp.maximum(networks.normal(7, 512, 40), 0)
-        self.assertEqual(division.num_blocks(512, 50 * 40), 2)
+        self.assertEqual(division.num_batch_blocks(512, 50 * 40), 2)
         attribute = jax.jit(gradient.attribute)
         whole = attribute(target, components, x)
         parts = [attribute(target, components, part) for part in (x[:256], x[256:])]

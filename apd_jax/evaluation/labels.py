@@ -26,7 +26,7 @@ def quality_name(labels: Any) -> str:
     return "accuracy" if are_classes(np.asarray(labels)) else "MSE to labels"
 
 
-def as_array(target: Target, x: PyTree, labels: Any, objective: Objective | None = None) -> Any:
+def label_array(target: Target, x: PyTree, labels: Any, objective: Objective | None = None) -> Any:
     """Labels as an array, with those that `"next_tokens"` stands for; None if there are none.
 
     Masked classes become -1, which is ignored.
@@ -89,13 +89,13 @@ def _of_counted(objective: Objective, x: PyTree, labels: np.ndarray) -> np.ndarr
     return np.where(here & np.roll(here, -1, axis=1), labels, -1)
 
 
-def ignored(labels: Any) -> int:
+def num_ignored(labels: Any) -> int:
     """Number of labels that mean no class: negative ones, such as -100 for padding."""
     labels = np.asarray(labels)
     return int(np.sum(labels < 0)) if labels.dtype.kind == "i" else 0
 
 
-def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
+def check_labels(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
     """Raise UserError unless labels fit outputs.
 
     Args:
@@ -143,7 +143,7 @@ def _way_out(labels: np.ndarray, logits: tuple[int, ...]) -> str:
     return ""
 
 
-def parts(
+def quality_parts(
     values: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None
 ) -> tuple[float, float]:
     """Sum and number of the hits, for classes, or of the squared errors, for values.

@@ -15,7 +15,7 @@ from absl import logging
 from apd_jax import config_fields
 from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines, curves
-from apd_jax.evaluation import labels as against
+from apd_jax.evaluation.labels import label_array
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summarise import summarise_seen
@@ -126,7 +126,7 @@ def render(
     if decode is not None:
         examples.check_decode(x, decode)
     given = labels
-    labels = against.as_array(decomposition.target, x, labels, decomposition.objective)
+    labels = label_array(decomposition.target, x, labels, decomposition.objective)
     found = decomposition.see(x, labels)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = _panels(decomposition, x, found, summary, labels)

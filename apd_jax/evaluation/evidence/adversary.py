@@ -128,7 +128,7 @@ def shared_gradient(
     return jax.grad(total, has_aux=True)(r)
 
 
-def per_row(
+def worst_per_row(
     adversary: Adversary,
     kind: Kind,
     target: Target,
@@ -164,7 +164,7 @@ class _Path(NamedTuple):
     sums: list[Sums]
 
 
-def shared(
+def worst_shared(
     adversary: Adversary,
     kind: Kind,
     target: Target,
