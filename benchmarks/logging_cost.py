@@ -100,15 +100,12 @@ def measure(timed: Timed, rounds: int) -> dict[str, list[Times]]:
         state.step.block_until_ready()
         start, used = time.perf_counter(), time.process_time()
         state = loop.run_steps(
-            trainer.step,
-            trainer.context,
+            trainer,
             state,
-            trainer.seeds,
-            steps=steps,
             chunk_steps=timed.chunk_steps,
+            steps=steps,
             save_every=timed.save_every,
             observer=observer,
-            layout=trainer.layout,
         )
         state.step.block_until_ready()
         wall, processor = time.perf_counter() - start, time.process_time() - used

@@ -116,14 +116,11 @@ class Steps:
         for number in range(1, chunks + 1):
             start = time.perf_counter()
             state = loop.run_steps(
-                self._trainer.step,
-                self._trainer.context,
+                self._trainer,
                 state,
-                self._trainer.seeds,
-                steps=number * self._chunk,
                 chunk_steps=self._chunk,
+                steps=number * self._chunk,
                 observer=observer,
-                layout=self._trainer.layout,
             )
             jax.block_until_ready(state)
             self.times.append((time.perf_counter() - start) / self._chunk)

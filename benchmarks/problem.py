@@ -62,13 +62,5 @@ def train_targets(plan: Plan, steps: int) -> Target:
     trainer = pretraining.TargetTrainer(plan.task, training, plan.seeds)
     state = trainer.init_state()
     if steps:
-        state = loop.run_steps(
-            trainer.step,
-            trainer.context,
-            state,
-            plan.seeds,
-            steps=steps,
-            chunk_steps=steps,
-            layout=trainer.layout,
-        )
+        state = loop.run_steps(trainer, state, chunk_steps=steps)
     return jax.vmap(plan.task.target)(state.params)

@@ -60,13 +60,7 @@ class Session:
         self._done += self._chunk_steps
         start = time.perf_counter()
         self._state = loop.run_steps(
-            self._trainer.step,
-            self._targets,
-            self._state,
-            self._plan.seeds,
-            steps=self._done,
-            chunk_steps=self._chunk_steps,
-            layout=self._trainer.layout,
+            self._trainer, self._state, chunk_steps=self._chunk_steps, steps=self._done
         )
         jax.block_until_ready(self._state)
         return time.perf_counter() - start

@@ -85,14 +85,7 @@ def _train(variant: str, changed: dict, of_steps: int | None = None):
 
 def _run(training: loop.Training, chunk_steps: int, steps: int | None = None):
     """The state of a training after some of its steps, or after all of them."""
-    return loop.run_steps(
-        training.step,
-        training.context,
-        training.init_state(),
-        training.seeds,
-        steps=steps or training.steps,
-        chunk_steps=chunk_steps,
-    )
+    return loop.run_steps(training, training.init_state(), chunk_steps=chunk_steps, steps=steps)
 
 
 def _shares(target, components) -> np.ndarray:

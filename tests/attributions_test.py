@@ -18,6 +18,7 @@ from apd_jax import sites
 from apd_jax.attribution import METHODS, Options, division, gradient, pushforward, routes
 from apd_jax.attribution.pushforward import Tangent
 from apd_jax.components import Factors
+from apd_jax.programs.counts import operations
 from apd_jax.sites import Target
 
 MODES = ("forward", "reverse", "literal", "auto")
@@ -107,7 +108,7 @@ class GradientAttributionsTest(parameterized.TestCase):
         target = networks.tms(features=40, hidden=3)
         components = networks.components(target, num_components=50, rank=1)
         x = jnp.maximum(networks.normal(7, 512, 40), 0)
-        self.assertEqual(division.num_blocks(512, 50 * 40), 2)
+        self.assertEqual(division.num_batch_blocks(512, 50 * 40), 2)
         attribute = jax.jit(gradient.attribute)
         whole = attribute(target, components, x)
         parts = [attribute(target, components, part) for part in (x[:256], x[256:])]
@@ -168,9 +169,8 @@ class GradientAttributionsTest(parameterized.TestCase):
         components = {"w": Factors.from_uv(jnp.zeros((5, 3, rank)), jnp.zeros((5, rank, width)))}
         at = routes.linearise(target, jnp.zeros((2, 3)), "rms")
         pulled = jnp.zeros((count, 2, width))
-        jaxpr = jax.make_jaxpr(functools.partial(routes.along_directions, at))
-        found = routes._multiplications(jaxpr(components, pulled).jaxpr)
-        self.assertEqual(found, 2 * 5 * (3 * rank + expected))
+        found = operations(functools.partial(routes.along_directions, at), components, pulled)
+        self.assertEqual(found, 2 * 2 * 5 * (3 * rank + expected))
 
     def test_auto_takes_the_cheaper_route(self):
         target, x = networks.make("mlp")  # with 2 outputs

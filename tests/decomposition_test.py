@@ -18,7 +18,7 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax.components import Factors, init_components
 from apd_jax.evaluation import baselines, ranks
-from apd_jax.evaluation import labels as labels_module
+from apd_jax.evaluation.labels import check_labels, cross_entropy_parts, quality_parts
 from apd_jax.report import decomposition_page
 
 X = networks.normal(5, 40, 3)
@@ -183,20 +183,20 @@ class SummaryTest(parameterized.TestCase):
 
     def test_true_and_false_are_no_classes_among_many(self):
         with self.assertRaisesRegex(apd_jax.UserError, "True and False, .* 3 classes"):
-            labels_module.check(np.ones(4, bool), (4, 3))
-        labels_module.check(np.ones(4, bool), (4, 2))
+            check_labels(np.ones(4, bool), (4, 3))
+        check_labels(np.ones(4, bool), (4, 2))
 
     def test_the_largest_number_of_64_bits_is_no_negative_class(self):
         values, labels = np.eye(3), np.array([0, 1, 2**64 - 1], np.uint64)
         with self.assertRaisesRegex(apd_jax.UserError, "contain class 18446744073709551615"):
-            labels_module.quality(values, labels)
+            check_labels(labels, values.shape)
 
     def test_one_logit_knows_two_classes(self):
         values = np.array([[-1.0], [2.0], [3.0]])
-        self.assertEqual(labels_module.quality(values, np.array([0, 1, -1])), 1.0)
-        self.assertEqual(labels_module.quality(values, np.array([False, True, False])), 2 / 3)
+        self.assertEqual(quality_parts(values, np.array([0, 1, -1])), (2, 2))
+        self.assertEqual(quality_parts(values, np.array([False, True, False])), (2, 3))
         with self.assertRaisesRegex(apd_jax.UserError, "contain class 2"):
-            labels_module.quality(values, np.array([1, 2, 2]))
+            check_labels(np.array([1, 2, 2]), values.shape)
 
     def test_scores_that_are_not_finite_are_said(self):
         found = exact()
@@ -378,7 +378,7 @@ class CrossEntropyTest(absltest.TestCase):
 
     def test_one_logit_and_labels_that_are_ignored(self):
         outputs = np.array([2.0, -1.0, 5.0])
-        total, count = labels_module.cross_entropy_parts(outputs, np.array([1, 1, -1]))
+        total, count = cross_entropy_parts(outputs, np.array([1, 1, -1]))
         expected = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0))
         self.assertEqual(count, 2)
         self.assertAlmostEqual(total, expected)

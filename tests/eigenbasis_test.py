@@ -78,9 +78,9 @@ class FindTest(parameterized.TestCase):
         for site, basis in bases.items():
             for vectors, moment in zip(basis, expected[site], strict=True):
                 eye = np.eye(moment.shape[-1], dtype=np.float32)
-                turned = np.swapaxes(vectors, -1, -2) @ moment @ vectors
-                off = np.abs(turned * (1 - eye)).max()
-                self.assertLess(off, 1e-5 * np.abs(turned).max())
+                rotated = np.swapaxes(vectors, -1, -2) @ moment @ vectors
+                off = np.abs(rotated * (1 - eye)).max()
+                self.assertLess(off, 1e-5 * np.abs(rotated).max())
                 product = np.swapaxes(vectors, -1, -2) @ vectors
                 np.testing.assert_allclose(product, np.broadcast_to(eye, product.shape), atol=1e-5)
 
@@ -100,10 +100,10 @@ class FindTest(parameterized.TestCase):
         self.assertIsNone(first.writes)
         self.assertIsNone(second.reads)
         components = networks.components(target)
-        turned = eigenbasis.turned(components, bases)
-        chex.assert_trees_all_equal(turned["first/w"].writes, components["first/w"].writes)
+        rotated = eigenbasis.rotated(components, bases)
+        chex.assert_trees_all_equal(rotated["first/w"].writes, components["first/w"].writes)
         chex.assert_trees_all_close(
-            eigenbasis.turned_back(turned, bases), components, rtol=1e-5, atol=1e-6
+            eigenbasis.rotated_back(rotated, bases), components, rtol=1e-5, atol=1e-6
         )
 
 
@@ -185,9 +185,9 @@ class StepTest(parameterized.TestCase):
         state = trainer.init_state()
         one = jax.tree.map(lambda leaf: leaf[0], state)
         self.assertIsInstance(one.components, gates.Gated)
-        turned = eigenbasis.turned(one.components, one.optimizer.bases)
-        self.assertIsInstance(turned, gates.Gated)
-        chex.assert_trees_all_equal(turned.gates, one.components.gates)
+        rotated = eigenbasis.rotated(one.components, one.optimizer.bases)
+        self.assertIsInstance(rotated, gates.Gated)
+        chex.assert_trees_all_equal(rotated.gates, one.components.gates)
 
 
 class TrainingTest(absltest.TestCase):

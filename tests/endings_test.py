@@ -19,7 +19,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax.decomposition import auto_topk, directory
-from apd_jax.runtime import loop, session, termination
+from apd_jax.runtime import loop, preemption, session
 from apd_jax.runtime import workdir as workdir_module
 from apd_jax.runtime.checkpoint import CheckpointError
 
@@ -246,7 +246,7 @@ class ObserverTest(EndingsTestCase):
 
 
 class SignalsTest(EndingsTestCase):
-    @mock.patch.object(termination._Process, "terminated", False)
+    @mock.patch.object(preemption._Process, "terminated", False)
     def test_after_sigterm_nothing_further_starts(self):
         part = decompose(observer=SendAt(4, signal.SIGTERM))
         self.assertLess(part.history[-1]["step"], 20)
@@ -265,7 +265,7 @@ class SignalsTest(EndingsTestCase):
         self.assertNotIn("Traceback", found.stderr)
         self.assertIn("no further decomposition is started", found.stderr)
 
-    @mock.patch.object(termination._Process, "terminated", False)
+    @mock.patch.object(preemption._Process, "terminated", False)
     @pytest.mark.slow
     def test_the_search_for_k_starts_no_further_training(self):
         look = auto_topk.look

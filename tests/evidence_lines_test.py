@@ -637,7 +637,7 @@ class RefusedTest(parameterized.TestCase):
         components = jax.tree.map(lambda f: np.nan * f, networks.components(target))
         run, _ = lines.prepared(cases.decomposition(target, components, x), x, adversary_steps=(1,))
         masks = [np.zeros((4, 3), bool)] * len(list(run.blocks()))
-        found = adversary.shared(
+        found = adversary.worst_shared(
             run.adversary,
             run.kind,
             target,

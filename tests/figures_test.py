@@ -22,9 +22,11 @@ from apd_jax.studies.resid_mlp.contributions import Contributions, semantic_coun
 from apd_jax.studies.resid_mlp.measures import ResidualMLPArrays
 from apd_jax.studies.resid_mlp.scrubbing import ScrubbingSamples, per_feature
 from apd_jax.studies.resid_mlp.single_features import AblationResponse, FeatureSweeps
+from apd_jax.studies.resid_mlp.study import STUDY as RESID_MLP
 from apd_jax.studies.tms import captions as tms_captions
 from apd_jax.studies.tms import figures as tms
 from apd_jax.studies.tms import measures as tms_evaluation
+from apd_jax.studies.tms.study import STUDY as TMS
 
 
 def label_errors(groups: int) -> LabelErrors:
@@ -166,7 +168,7 @@ def _labels_out_of_view(axes):
 
 def resid_mlp_figures(*sizes):
     numbers, arrays = resid_mlp_arrays(*sizes)
-    return resid_mlp.resid_mlp_figures(numbers, arrays)
+    return RESID_MLP.draw(numbers, arrays)
 
 
 class FiguresTest(parameterized.TestCase):
@@ -203,7 +205,7 @@ class FiguresTest(parameterized.TestCase):
         self.check_tms(*sizes)
 
     def check_tms(self, features, width, count, layers=0):
-        figures = tms.tms_figures(tms_arrays(features, width, count, layers))
+        figures = TMS.draw({}, tms_arrays(features, width, count, layers))
         self.assertEqual(set(figures), set(tms_captions.CAPTIONS))
         for name, figure in figures.items():
             with self.subTest(name):
@@ -211,16 +213,16 @@ class FiguresTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_a_page_at_most(self):
-        figures = tms.tms_figures(tms_arrays(5, 2, 1500))
+        figures = TMS.draw({}, tms_arrays(5, 2, 1500))
         self.check_a_page_at_most(figures, "first 54 of 1502")
         for figure in figures.values():
             height = struct.unpack(">I", style.to_png(figure, dpi=40)[20:24])[0]
             self.assertLessEqual(height, 40 * style.PAGE + 1)
 
     @parameterized.named_parameters(
-        ("narrow ones", lambda: tms.tms_figures(tms_arrays(40, 10, 1500)), "of 1502; the comp"),
-        ("layers", lambda: tms.tms_figures(tms_arrays(5, 2, 9, 60)), ""),
-        ("features", lambda: tms.tms_figures(tms_arrays(120, 10, 130)), "of 132; the comp"),
+        ("narrow ones", lambda: TMS.draw({}, tms_arrays(40, 10, 1500)), "of 1502; the comp"),
+        ("layers", lambda: TMS.draw({}, tms_arrays(5, 2, 9, 60)), ""),
+        ("features", lambda: TMS.draw({}, tms_arrays(120, 10, 130)), "of 132; the comp"),
         ("contributions", lambda: resid_mlp_figures(130, (9,), 140), "first 100 of 130 features"),
     )
     @pytest.mark.slow
@@ -245,13 +247,11 @@ class FiguresTest(parameterized.TestCase):
 
     def test_one_figure_alone(self):
         numbers, arrays = resid_mlp_arrays(4, (2,), 3)
-        drawn = tms.tms_figures(tms_arrays(5, 2, 5), only="component_map")
+        drawn = TMS.draw({}, tms_arrays(5, 2, 5), only="component_map")
         self.assertEqual(list(drawn), ["component_map"])
-        self.assertEqual(
-            list(resid_mlp.resid_mlp_figures(numbers, arrays, only="scrubbing")), ["scrubbing"]
-        )
+        self.assertEqual(list(RESID_MLP.draw(numbers, arrays, only="scrubbing")), ["scrubbing"])
         with self.assertRaisesRegex(ValueError, "'polygons'.*'components'"):
-            tms.tms_figures(tms_arrays(5, 2, 5), only="polygons")
+            TMS.draw({}, tms_arrays(5, 2, 5), only="polygons")
 
     def test_tms_titles_tell_merged_and_empty_components(self):
         shares = np.eye(5)
@@ -293,7 +293,7 @@ class FiguresTest(parameterized.TestCase):
 
     def check_resid_mlp(self, features, neurons, count):
         numbers, arrays = resid_mlp_arrays(features, neurons, count)
-        figures = resid_mlp.resid_mlp_figures(numbers, arrays)
+        figures = RESID_MLP.draw(numbers, arrays)
         self.assertEqual(set(figures), set(resid_mlp_captions.CAPTIONS))
         for name, figure in figures.items():
             with self.subTest(name):

@@ -28,14 +28,7 @@ def target_losses() -> tuple[float, float]:
     plan = make_plan(config)
     task, training, seeds = plan.task, plan.task.training, plan.seeds
     trainer = pretraining.TargetTrainer(task, training, seeds)
-    state = loop.run_steps(
-        trainer.step,
-        trainer.context,
-        trainer.init_state(),
-        seeds,
-        steps=training.steps,
-        chunk_steps=1000,
-    )
+    state = loop.run_steps(trainer, trainer.init_state(), chunk_steps=1000)
     (loss,) = pretraining.final_loss(task, state.params, seeds).tolist()
     x = task.inputs(jax.random.key(1), 50_000)
     labels = task.labels(x)

@@ -70,7 +70,7 @@ class PurityTest(parameterized.TestCase):
         self.assertLess(numbers["curve_mse"], 1e-8)
         np.testing.assert_array_equal(arrays.assignment, [1, 2, 0])
         np.testing.assert_allclose(arrays.shares, np.eye(3)[order], atol=1e-12)
-        self.assertEqual(arrays.represented, [[2], [0], [1]])
+        self.assertEqual(GatedFunctionsStudy().represented(arrays), [[2], [0], [1]])
 
     def test_merged_functions(self):
         """Functions 0 and 1 in one component: of three equal parts, two are in their place."""

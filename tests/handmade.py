@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import Components, Factors
 from apd_jax.data.sparse_features import SparseFeatures
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.objective.coefficients import Coefficients
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.resid_mlp.network import ResidualMLP
 from apd_jax.studies.tms.network import TMS
+from apd_jax.training.config import Settings
 
 
 def resid_mlp(
@@ -30,6 +33,11 @@ def resid_mlp(
     return Target.from_flax(
         module, {"params": _float32(params)}, sites, inputs=jnp.zeros((2, len(embed)))
     )
+
+
+def relu_labels(x: jax.Array) -> jax.Array:
+    """The labels of the paper's residual MLPs, `x + ReLU(x)`, [B, F]."""
+    return x + jax.nn.relu(x)
 
 
 def objective(topk: float | None = 1.0, **options) -> Objective:
@@ -98,6 +106,15 @@ def tms(weight: np.ndarray, hidden: Sequence[np.ndarray] = ()) -> Target:
     module = TMS(num_features=features, num_hidden=width, hidden_layers=len(hidden))
     inputs = jnp.zeros((2, features))
     return Target.from_flax(module, {"params": _float32(params)}, inputs=inputs)
+
+
+def decomposition(target: Target, components: Components, batch_size: int = 32) -> Decomposition:
+    """A decomposition by `objective`."""
+    count = next(iter(components.values())).num_components
+    settings = Settings(
+        objective(), num_components=count, steps=1, batch_size=batch_size, learning_rate=1e-3
+    )
+    return Decomposition(target, components, settings)
 
 
 def row_components(weight: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from apd_jax.objective.coefficients import Coefficients
 from apd_jax.objective.objective import Objective
 from apd_jax.studies.linear_map import measures
 from apd_jax.studies.linear_map.network import LinearMap
+from apd_jax.studies.linear_map.study import STUDY
 from apd_jax.training.config import Settings
 
 
@@ -73,7 +74,7 @@ class MeasuresTest(absltest.TestCase):
         self.assertEqual(numbers["features_recovered"], 4)
         self.assertAlmostEqual(numbers["effective_rank"], 1.0)
         self.assertLess(numbers["topk_mse"], 1e-12)
-        self.assertEqual(arrays.represented, [[2], [0], [3], [1], []])
+        self.assertEqual(STUDY.represented(arrays), [[2], [0], [3], [1], []])
 
     def test_rows_together(self):
         pieces = np.stack([np.diag([1.0, 1, 0]), np.diag([0.0, 0, 1])])

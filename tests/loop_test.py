@@ -1,5 +1,6 @@
 """The loop: what it tells and when, what it refuses, and that resuming changes nothing."""
 
+import types
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from absl.testing import absltest, parameterized
 from apd_jax.runtime import loop, step_programs
 from apd_jax.runtime.outcome import Diverged
 
-SEEDS = jnp.array([3, 4], jnp.uint32)
+SEEDS, SCALES = jnp.array([3, 4], jnp.uint32), jnp.ones(2)
 
 
 class State(NamedTuple):
@@ -52,10 +53,21 @@ class Recorder(loop.Observer):
         return [step for kind, step in self.told if kind == "save"]
 
 
-def run(state=None, step=step_fn, observer=None, **options):
+def run(
+    state=None,
+    step=step_fn,
+    context=SCALES,
+    observer=None,
+    feed=None,
+    between=None,
+    **options,
+):
     options = {"steps": 12, "chunk_steps": 3} | options
     state = init() if state is None else jax.tree.map(jnp.array, state)
-    return loop.run_steps(step, jnp.ones(2), state, SEEDS, observer=observer, **options)
+    training = types.SimpleNamespace(
+        step=step, context=context, seeds=SEEDS, feed=feed, between=between, layout=None
+    )
+    return loop.run_steps(training, state, observer=observer, **options)
 
 
 class ToldTest(parameterized.TestCase):
@@ -246,16 +258,7 @@ class DivergedTest(parameterized.TestCase):
         with self.assertRaisesRegex(
             Diverged, r"^loss/b and loss/c stopped .* step 8, .*\[1\].*lower learning rate"
         ):
-            loop.run_steps(
-                broken,
-                jnp.array([1.0, 2.0]),
-                init(),
-                SEEDS,
-                steps=12,
-                chunk_steps=3,
-                save_every=3,
-                observer=observer,
-            )
+            run(step=broken, context=jnp.array([1.0, 2.0]), save_every=3, observer=observer)
         self.assertEqual(observer.saved, [3, 6])
         self.assertEqual(list(observer.rows), [3, 6])
 

@@ -92,7 +92,7 @@ def trainer(name, shape, seeds=SEEDS, **more):
 
 def with_masks(training):
     """The training's step, with the mask that it selects among its metrics."""
-    settings, source = training.settings, training._source
+    settings, source, train = training.settings, training._source, training.step
 
     def step(context, state, key):
         x = source.batch(None, state.step, randomness.stream_of_step(key, "batch"), 16)
@@ -100,7 +100,7 @@ def with_masks(training):
         probes = randomness.stream_of_step(key, "attribution")
         scores = settings.objective.attribute(context, state.components, x, probes).scores
         mask = settings.objective.select(scores, x).mask
-        state, metrics = training.step(context, state, key)
+        state, metrics = train(context, state, key)
         return state, metrics | {"mask": mask}
 
     return step
@@ -110,17 +110,8 @@ def with_masks(training):
 def run(name, shape, **more):
     """Losses [steps, S] and masks [steps, S, ...] of a case on a mesh."""
     training, record = trainer(name, shape, **more), Record()
-    loop.run_steps(
-        with_masks(training),
-        training.context,
-        training.init_state(),
-        training.seeds,
-        steps=STEPS,
-        chunk_steps=1,
-        observer=record,
-        layout=training.layout,
-        between=training.between,
-    )
+    training.step = with_masks(training)
+    loop.run_steps(training, training.init_state(), chunk_steps=1, observer=record)
     return np.stack(record.losses), np.stack(record.masks)
 
 

@@ -13,12 +13,12 @@ from apd_jax.runtime import preemption
 
 LOOP = """
 import sys, time
-from apd_jax.runtime import preemption
+from apd_jax.runtime import preemption, processes
 with preemption.catch_signals() as flag:
     print("ready", flush=True)
     while not flag.requested:
         time.sleep(0.01)
-sys.exit(preemption.EXIT_RESUME)
+sys.exit(processes.EXIT_RESUME)
 """
 
 

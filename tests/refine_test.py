@@ -440,14 +440,11 @@ def trainer(chosen, seeds):
 
 def train(training, start=None, steps=None, observer=None):
     return loop.run_steps(
-        training.step,
-        training.context,
+        training,
         training.init_state() if start is None else start,
-        training.seeds,
-        steps=steps or training.steps,
         chunk_steps=10,  # divides every length, so that one program does
+        steps=steps,
         observer=observer,
-        between=training.between,
     )
 
 

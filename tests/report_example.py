@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from apd_jax.report import browser, page, words
+from apd_jax.report import browser, parts, words
 
 SEEDS, FEATURES, COMPONENTS, OUTPUTS = 3, 4, 6, 4
 HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -113,9 +113,9 @@ def browser_arrays() -> dict:
         "without": attributions**2,
         "active_share": np.array([0.05, 0.04, 0.03, 0.02, 0.0, 0.0]),
         "represented": [[c] if c < FEATURES - 1 else [] for c in components],
-        "max_weights": 1000,
         "seed": 7,
         "views": {"linear1": browser.View(rows="feature", columns="dimension")},
+        "inputs": "one input feature is 1, all others are 0",
     }
 
 
@@ -133,9 +133,12 @@ def arguments() -> dict:
         "metrics": metrics(),
         "target_metrics": losses,
         "panels": [
-            page.Panel("plain", "A figure", "How to read it.", png(600, 400)),
-            page.Panel("wide", f"Wide {HOSTILE}", HOSTILE, png(1800, 300, 5906)),
+            parts.Panel("plain", "A figure", "How to read it.", png(600, 400)),
+            parts.Panel("wide", f"Wide {HOSTILE}", HOSTILE, png(1800, 300, 5906)),
         ],
         "browser": browser.browser_data(**browser_arrays()),
+        "evidence": {"evidence": None},
+        "contexts": None,
+        "gaps": [],
         "command": "python -m apd_jax.main --config=configs/tms.py:4-2 --workdir='a b & <c>'",
     }

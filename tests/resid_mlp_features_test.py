@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from apd_jax.studies.resid_mlp import measures, single_features
+from apd_jax.studies.resid_mlp import single_features
 
 
 class SingleFeaturesTest(parameterized.TestCase):
@@ -14,7 +14,7 @@ class SingleFeaturesTest(parameterized.TestCase):
         sweeps = single_features.feature_sweeps(
             handmade.exact_resid_mlp(),
             handmade.neuron_components(np.eye(4)),
-            measures.relu_labels,
+            handmade.relu_labels,
             jnp.arange(4),
             objective=handmade.objective(),
             num_points=5,
@@ -37,7 +37,7 @@ class SingleFeaturesTest(parameterized.TestCase):
         sweeps = single_features.feature_sweeps(
             handmade.exact_resid_mlp(3),
             handmade.neuron_components(shares),
-            measures.relu_labels,
+            handmade.relu_labels,
             jnp.arange(3),
             objective=handmade.objective(),
         )
@@ -52,7 +52,7 @@ class SingleFeaturesTest(parameterized.TestCase):
         sweeps = single_features.feature_sweeps(
             handmade.exact_resid_mlp(2),
             handmade.neuron_components(np.concatenate([np.eye(2) / 3] * 3)),
-            measures.relu_labels,
+            handmade.relu_labels,
             jnp.arange(2),
             objective=handmade.objective(),
         )
@@ -64,7 +64,7 @@ class SingleFeaturesTest(parameterized.TestCase):
         sweeps = single_features.feature_sweeps(
             handmade.exact_resid_mlp(3),
             handmade.neuron_components(np.eye(3)),
-            measures.relu_labels,
+            handmade.relu_labels,
             jnp.array([0, 2, 1]),
             objective=handmade.objective(),
         )

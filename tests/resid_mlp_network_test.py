@@ -188,9 +188,8 @@ class TrainingTest(parameterized.TestCase):
         trainer = pretraining.TargetTrainer(own, training, seeds)
         start = trainer.init_state()
         before = jax.tree.map(np.array, start.params)
-        step = trainer.step
         first = pretraining.final_loss(own, start.params, seeds, batch_size=256, batches=2)
-        after = loop.run_steps(step, jnp.zeros(1), start, seeds, steps=100, chunk_steps=100)
+        after = loop.run_steps(trainer, start, chunk_steps=100)
         last = pretraining.final_loss(own, after.params, seeds, batch_size=256, batches=2)
         self.assertLess(float(last[0]), 0.5 * float(first[0]))
         changed = not np.array_equal(after.params["W_E"], before["W_E"])

@@ -8,7 +8,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.data.sparse_features import SparseFeatures
-from apd_jax.studies.resid_mlp import measures, scrubbing, single_features
+from apd_jax.studies.resid_mlp import scrubbing, single_features
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ def samples_of(target, components, feature_map, distribution, *, num_neurons=2, 
     return scrubbing.scrubbing_samples(
         target,
         components,
-        measures.relu_labels,
+        handmade.relu_labels,
         jnp.asarray(feature_map),
         key=jax.random.key(1),
         distribution=distribution,
@@ -150,7 +150,7 @@ class ScrubbingTest(parameterized.TestCase):
         sweeps = single_features.feature_sweeps(
             target,
             components,
-            measures.relu_labels,
+            handmade.relu_labels,
             mapped,
             objective=handmade.objective(distil=True),
         )

@@ -18,7 +18,7 @@ import safetensors.numpy
 from absl.testing import absltest
 
 from apd_jax.runtime.checkpoint import Checkpointer
-from apd_jax.runtime.preemption import EXIT_RESUME
+from apd_jax.runtime.processes import EXIT_RESUME
 
 ROOT = pathlib.Path(__file__).parent.parent
 TARGET_STEPS, STEPS, CHUNK, SAVE_EVERY = 200, 300, 10, 20

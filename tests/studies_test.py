@@ -108,6 +108,7 @@ class StudiesTest(parameterized.TestCase):
         for study in (linear, gated):
             self.assertTrue(all(study.thresholds(variant) for variant in study.variants))
             self.assertIn(study.main_figure, study.captions)
+            self.assertEqual(set(study.figures), set(study.captions))
 
     @parameterized.parameters(
         ({}, r"with 50 neurons. It is trained to output x \+ ReLU\(x\) for each of 100 sparse"),

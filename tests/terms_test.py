@@ -13,10 +13,11 @@ from zoo import NETWORKS
 from zoo.cases import KINDS, assert_close, case
 
 from apd_jax import sites
-from apd_jax.attribution import METHODS, Options, attribute_terms, routes
+from apd_jax.attribution import METHODS, Options, attribute_terms
 from apd_jax.evaluation import baselines
 from apd_jax.evaluation.evidence import equal_rank
 from apd_jax.evaluation.evidence.parts import Parts, run
+from apd_jax.programs.counts import operations
 
 FAST = ("mixture_of_experts", "tied_embedding_language_model")
 
@@ -99,13 +100,12 @@ class OptionsTest(absltest.TestCase):
         kinds = equal_rank.terms_of_baselines(("svd", "bundled", "neurons"), target)
 
         def products(kinds):
-            program = jax.make_jaxpr(lambda t, x: attribute_terms("gradient", t, kinds, x))
-            return routes._multiplications(program(target, x).jaxpr)
+            return operations(lambda t, x: attribute_terms("gradient", t, kinds, x), target, x)
 
-        weights = 30 * 50 + 50 * 20
+        weights = 2 * (30 * 50 + 50 * 20)  # operations of a multiply-add are two
         once = 10 * weights  # reading x, and nothing else
         columns = products({"neurons": kinds["neurons"]})
-        back = 20 * 10 * 50 * 20  # 20 outputs through the second layer
+        back = 2 * 20 * 10 * 50 * 20  # 20 outputs through the second layer
         forward = 2 * 10 * weights  # of the network, and its rows once more
         self.assertLessEqual(columns, back + forward + once)
         self.assertLess(products(kinds) - products({"svd": kinds["svd"]}), columns - back + 1)

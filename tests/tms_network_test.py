@@ -90,14 +90,7 @@ class TrainingTest(parameterized.TestCase):
         start = trainer.init_state()
         before = jax.tree.map(np.array, start.params)
         first = pretraining.final_loss(own, start.params, seeds, batch_size=256, batches=2)
-        after = loop.run_steps(
-            trainer.step,
-            trainer.context,
-            start,
-            seeds,
-            steps=200,
-            chunk_steps=100,
-        )
+        after = loop.run_steps(trainer, start, chunk_steps=100)
         last = pretraining.final_loss(own, after.params, seeds, batch_size=256, batches=2)
         self.assertEqual(last.shape, (2,))
         np.testing.assert_array_less(last, 0.3 * np.asarray(first))

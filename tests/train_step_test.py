@@ -267,14 +267,9 @@ class SeedsTest(parameterized.TestCase):
     @classmethod
     def run_seeds(cls, seeds, chunk_steps=10, state=None, steps=20):
         trainer = cls.trainer(seeds)
-        return loop.run_steps(
-            cls.step,
-            trainer.context,
-            trainer.init_state() if state is None else state,
-            trainer.seeds,
-            steps=steps,
-            chunk_steps=chunk_steps,
-        )
+        trainer.step = cls.step  # compiled once
+        state = trainer.init_state() if state is None else state
+        return loop.run_steps(trainer, state, chunk_steps=chunk_steps, steps=steps)
 
     @pytest.mark.slow
     def test_chunks_change_no_bit(self):

@@ -19,8 +19,8 @@ from apd_jax import validity
 from apd_jax.decomposition.checks import check_target
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
-from apd_jax.evaluation import labels as against
 from apd_jax.evaluation import seen, without
+from apd_jax.evaluation.labels import label_array
 from apd_jax.objective import selection
 from apd_jax.objective.coefficients import Coefficients, Multipliers, Routes
 from apd_jax.objective.normalisation import scales
@@ -372,14 +372,14 @@ class DecompositionTest(parameterized.TestCase):
 
     def test_next_tokens_that_count(self):
         target, x = padded.language_model(), np.array([[5, 6, 7, 0, 0], [0, 0, 3, 4, 9]])
-        every = against.as_array(target, x, "next_tokens", Objective(topk=1.0))
+        every = label_array(target, x, "next_tokens", Objective(topk=1.0))
         np.testing.assert_array_equal(every, [[6, 7, 0, 0, -1], [0, 3, 4, 9, -1]])
         own = Objective(topk=1.0, valid=lambda x: x > 0)
         expected = [[6, 7, -1, -1, -1], [-1, -1, 4, 9, -1]]
-        np.testing.assert_array_equal(against.as_array(target, x, "next_tokens", own), expected)
+        np.testing.assert_array_equal(label_array(target, x, "next_tokens", own), expected)
         last = Objective(topk=1.0, valid=lambda x: x[:, 0] < 1)
         expected = [[-1] * 5, [0, 3, 4, 9, -1]]
-        np.testing.assert_array_equal(against.as_array(target, x, "next_tokens", last), expected)
+        np.testing.assert_array_equal(label_array(target, x, "next_tokens", last), expected)
 
         found = decomposition(target, valid=own.valid)
         stop = mock.patch.object(Decomposition, "see", side_effect=InterruptedError)

@@ -59,7 +59,7 @@ def over_batch(
         number = 1
         if options.mode not in ("literal", "sketch"):
             width = metrics.num_directions(options.metric, jax.eval_shape(target, inputs))
-            number = division.num_blocks(sites.batch_size(inputs), count * width)
+            number = division.num_batch_blocks(sites.batch_size(inputs), count * width)
         if number == 1:
             return function(Batch(inputs, own, counted))
         parts = blocks.divided((inputs, counted), number)

@@ -16,7 +16,7 @@ _BLOCK_ELEMENTS = 500_000
 _MIN_BLOCK = 256
 
 
-def num_blocks(batch_size: int, tangents: int) -> int:
+def num_batch_blocks(batch_size: int, tangents: int) -> int:
     """Number of equal blocks of the batch, so that tangents [C, O, block] stay small.
 
     Args:

@@ -18,7 +18,7 @@ from apd_jax.attribution.options import DEFAULT, Linearisation, Options
 from apd_jax.attribution.routes import Mode
 from apd_jax.components import Components, check_components, check_given, num_components
 from apd_jax.errors import UserError
-from apd_jax.masked.forward import summed
+from apd_jax.masked.forward import full_model
 from apd_jax.programs import partition
 from apd_jax.sites import PyTree, Target
 from apd_jax.validity import Valid
@@ -88,7 +88,7 @@ def attribute(
     options.check(key)
     check_components(target.at(x), components)
     if options.source == "components":
-        target = summed(target, jax.lax.stop_gradient(components))
+        target = full_model(target, jax.lax.stop_gradient(components))
     found = directions.over_batch(
         options,
         target,

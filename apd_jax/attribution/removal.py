@@ -82,7 +82,7 @@ def activation_attributions(
         `valid` has.
     """
     check_given(target, components, x)
-    full = forward.summed(target, components)
+    full = forward.full_model(target, components)
 
     def some(inputs, valid):
         _, records = sites.run(full, inputs, sites.as_is)

@@ -20,6 +20,7 @@ from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.blocks import summed
 from apd_jax.components import Components, Factors
 from apd_jax.masked import forward
+from apd_jax.programs.counts import operations
 from apd_jax.sites import Patches, PyTree, Records, SiteRecord, Target
 from apd_jax.validity import Valid
 
@@ -237,7 +238,7 @@ def _literal(at: Linearised, components: Components, position: jax.Array | None)
 
 
 def cheaper(at: Linearised, components: Components, num_outputs: int) -> Route:
-    """The mode, forward or reverse, that needs fewer multiply-adds.
+    """The mode, forward or reverse, that needs fewer operations in matrix products.
 
     Both routes are traced, not run, and the products in their programs counted: which one wins
     depends on ranks, widths and the reassociations that the network allows.
@@ -248,10 +249,7 @@ def cheaper(at: Linearised, components: Components, num_outputs: int) -> Route:
         "forward": lambda c: _forward(at, c),
         "reverse": lambda c: along_directions(at, c, basis),
     }
-    costs = {
-        mode: _multiplications(jax.make_jaxpr(route)(components).jaxpr)
-        for mode, route in routes.items()
-    }
+    costs = {mode: operations(route, components) for mode, route in routes.items()}
     return min(costs, key=costs.__getitem__)
 
 
@@ -266,21 +264,3 @@ def _holds(jaxpr, name: str) -> bool:
         or any(_holds(inner, name) for inner in core.jaxprs_in_params(eqn.params))
         for eqn in jaxpr.eqns
     )
-
-
-def _multiplications(jaxpr) -> int:
-    """Multiply-adds of all matrix products and convolutions in a program."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            shape = eqn.invars[0].aval.shape
-            depth = math.prod(shape[axis] for axis in contracted)
-            total += depth * eqn.outvars[0].aval.size
-        if eqn.primitive.name == "conv_general_dilated":
-            kernel, numbers = eqn.invars[1].aval, eqn.params["dimension_numbers"]
-            depth = kernel.size // kernel.shape[numbers.rhs_spec[0]]
-            total += depth * eqn.outvars[0].aval.size
-        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-        total += times * sum(_multiplications(j) for j in core.jaxprs_in_params(eqn.params))
-    return total

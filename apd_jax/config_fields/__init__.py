@@ -29,7 +29,6 @@ from apd_jax.config_fields.mapping import (
     to_mapping,
     with_unchecked,
 )
-from apd_jax.config_fields.values import number
 
 __all__ = [
     "check_at_least",
@@ -44,7 +43,6 @@ __all__ = [
     "is_record",
     "leaves",
     "marked",
-    "number",
     "optional",
     "plain",
     "sentences",

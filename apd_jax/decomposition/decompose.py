@@ -28,7 +28,7 @@ from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
 from apd_jax.runtime import loop
 from apd_jax.runtime.outcome import Stopped
-from apd_jax.runtime.termination import stop_flag
+from apd_jax.runtime.preemption import stop_flag
 from apd_jax.sites import PyTree, Target, check_is_target
 from apd_jax.training import presets
 from apd_jax.training.config import Settings

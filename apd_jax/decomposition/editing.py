@@ -95,7 +95,7 @@ def _changed(target: Target, components: Components, amounts: jax.Array) -> PyTr
 @jax.default_matmul_precision("highest")
 def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTree:
     """`edited` for scales [C]."""
-    return forward.summed(target, _times(components, amounts)).params
+    return forward.full_model(target, _times(components, amounts)).params
 
 
 def _times(components: Components, amounts: jax.Array) -> Components:

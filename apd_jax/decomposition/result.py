@@ -26,8 +26,8 @@ from apd_jax.evaluation import (
     summary,
     tables,
 )
-from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.evidence import Evidence
+from apd_jax.evaluation.labels import label_array
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -96,7 +96,7 @@ class Decomposition:
     def see(self, x: PyTree, labels: Any = None) -> seen.Seen:
         """Attributions, active components and errors of N examples, in blocks."""
         x = given_inputs(self.target, x)
-        rule, labels = self.objective, against.as_array(self.target, x, labels, self.objective)
+        rule, labels = self.objective, label_array(self.target, x, labels, self.objective)
         return seen.see(rule, self.target, self.components, x, self.settings.batch_size, labels)
 
     def summary(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from apd_jax.evaluation import labels as against
+from apd_jax.evaluation.labels import num_ignored
 from apd_jax.objective.objective import Objective
 
 ALWAYS = 0.95  # a component that is active on a larger share of the examples is always on
@@ -121,7 +121,7 @@ def on_other_data(rows: Sequence[Any] | None) -> list[Finding]:
 
 def ignored(labels: Any) -> list[Finding]:
     """Labels that were ignored, if there are any."""
-    count = 0 if labels is None else against.ignored(labels)
+    count = 0 if labels is None else num_ignored(labels)
     if not count:
         return []
     total = np.size(np.asarray(labels))

@@ -26,7 +26,7 @@ def quality_name(labels: Any) -> str:
     return "accuracy" if are_classes(np.asarray(labels)) else "MSE to labels"
 
 
-def as_array(target: Target, x: PyTree, labels: Any, objective: Objective | None = None) -> Any:
+def label_array(target: Target, x: PyTree, labels: Any, objective: Objective | None = None) -> Any:
     """Labels as an array, with those that `"next_tokens"` stands for; None if there are none.
 
     Masked classes become -1, which is ignored.
@@ -89,38 +89,13 @@ def _of_counted(objective: Objective, x: PyTree, labels: np.ndarray) -> np.ndarr
     return np.where(here & np.roll(here, -1, axis=1), labels, -1)
 
 
-def ignored(labels: Any) -> int:
+def num_ignored(labels: Any) -> int:
     """Number of labels that mean no class: negative ones, such as -100 for padding."""
     labels = np.asarray(labels)
     return int(np.sum(labels < 0)) if labels.dtype.kind == "i" else 0
 
 
-def quality(outputs: PyTree, labels: Any) -> float | None:
-    """Accuracy against classes [N] or [N, T]; mean squared error against values.
-
-    Classes are whole numbers from 0 to K - 1. Negative labels are ignored. Outputs [N] or [N, 1]
-    are the logit of class 1 against class 0.
-
-    Args:
-      outputs: outputs of the network, one array: logits [N, (T,) K], or values.
-      labels: classes or values; None for no labels.
-
-    Returns:
-      The accuracy or the error; None without labels.
-
-    Raises:
-      UserError: labels of another shape, or that name a class which the outputs don't have.
-    """
-    if labels is None:
-        return None
-    labels = np.asarray(labels)
-    (values, *more) = (np.asarray(leaf) for leaf in jax.tree.leaves(outputs))
-    check(labels, values.shape, 1 + len(more))
-    total, count = parts(values, labels)
-    return float(total / count)
-
-
-def check(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
+def check_labels(labels: np.ndarray, shape: tuple[int, ...], arrays: int = 1) -> None:
     """Raise UserError unless labels fit outputs.
 
     Args:
@@ -168,13 +143,16 @@ def _way_out(labels: np.ndarray, logits: tuple[int, ...]) -> str:
     return ""
 
 
-def parts(
+def quality_parts(
     values: np.ndarray, labels: np.ndarray, counted: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Sum and number of what `quality` is the mean of.
+    """Sum and number of the hits, for classes, or of the squared errors, for values.
+
+    Classes are whole numbers from 0 to K - 1. Negative labels are ignored. Outputs [B] or [B, 1]
+    are the logit of class 1 against class 0.
 
     Args:
-      values: [B, ...] outputs of a block.
+      values: outputs of a block: logits [B, (T,) K], or values [B, ...].
       labels: classes or values of its examples.
       counted: bool [B] or [B, T], which of them count; None for all.
     """

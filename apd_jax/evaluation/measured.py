@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from apd_jax import validity
-from apd_jax.evaluation import labels as against
+from apd_jax.evaluation.labels import are_classes, check_labels, cross_entropy_parts, quality_parts
 from apd_jax.objective.distances import distance_parts, of_each_row
 from apd_jax.objective.objective import Objective
 from apd_jax.programs.compiled import jit_with_network
@@ -93,13 +93,13 @@ class MeasuredSums:
         if self._labels is None:
             return
         (values, *more) = (np.asarray(leaf) for leaf in jax.tree.leaves(outputs))
-        against.check(self._labels, (self._num_examples, *values.shape[1:]), len(more) + 1)
+        check_labels(self._labels, (self._num_examples, *values.shape[1:]), len(more) + 1)
         labels, valid = self._labels[place], self._objective.counted(x)
         counted = None
         if valid is not None:
             counted = np.asarray(validity.of_rows(valid, labels.shape[: max(valid.ndim, 1)]))
-        self._quality += against.parts(values, labels, counted)
-        self._cross_entropy += against.cross_entropy_parts(values, labels, counted)
+        self._quality += quality_parts(values, labels, counted)
+        self._cross_entropy += cross_entropy_parts(values, labels, counted)
 
     def result(self) -> Measured:
         """The means over everything that was added."""
@@ -107,7 +107,7 @@ class MeasuredSums:
         if self._labels is None:
             return Measured(float(error))
         quality = float(self._quality[0] / max(self._quality[1], 1))
-        if not against.are_classes(self._labels):
+        if not are_classes(self._labels):
             return Measured(float(error), quality)
         loss, count = self._cross_entropy
         return Measured(float(error), quality, float(loss / max(count, 1)))

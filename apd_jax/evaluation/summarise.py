@@ -14,8 +14,8 @@ from apd_jax.components import num_components
 from apd_jax.config_fields import values
 from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines, findings, ranks, seen, worst
-from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.findings import Finding
+from apd_jax.evaluation.labels import label_array, quality_name
 from apd_jax.evaluation.measured import Measured, MeasuredSums
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.seen import Seen
@@ -39,7 +39,7 @@ def summarise(
             "other= is measured of a targeted decomposition, which decompose(..., other=...) "
             "makes, and this is none: leave it out"
         )
-    labels = against.as_array(decomposition.target, x, labels, decomposition.objective)
+    labels = label_array(decomposition.target, x, labels, decomposition.objective)
     return summarise_seen(decomposition, x, decomposition.see(x, labels), labels, names, other)
 
 
@@ -80,7 +80,7 @@ def summarise_seen(
         everything=_row("all components", everything, len(own_ranks), own_ranks.sum()),
         nothing=_row("no components", nothing, 0, 0),
         baselines=tuple(row for row in others.values() if row is not None),
-        quality_name=against.quality_name(labels),
+        quality_name=quality_name(labels),
         active_share=share,
         ranks=own_ranks,
         network_rank=whole,

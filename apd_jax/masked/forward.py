@@ -65,7 +65,7 @@ def write_each(hidden: jax.Array, factors: Factors) -> jax.Array:
     return jnp.einsum(pattern, hidden, factors.writes)
 
 
-def summed(target: Target, components: Components) -> Target:
+def full_model(target: Target, components: Components) -> Target:
     """The full component model: the network with `Σ_c P_c` in place of its matrices."""
     return target.with_weights({name: factors.sum() for name, factors in components.items()})
 
@@ -200,7 +200,7 @@ def choose_masked_route(
 @jit_with_network
 @jax.default_matmul_precision("highest")
 def _composed_apply(target, components, x):
-    return summed(target, components)(x)
+    return full_model(target, components)(x)
 
 
 @jit_with_network

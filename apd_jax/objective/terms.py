@@ -211,7 +211,7 @@ def _activation(step: Step) -> jax.Array:
 
 
 def _output(step: Step) -> jax.Array:
-    full = forward.summed(step.target, step.components)(step.x)
+    full = forward.full_model(step.target, step.components)(step.x)
     return _distance(step, full)
 
 

@@ -24,7 +24,7 @@ DPI = 200
 _SOFTWARE = "apd_jax"  # written to every file, to recognise our own figures
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, YELLOW, GREY = "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F"
+PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#7F7F7F"
 INK, FAINT, PALE = "#222222", "#C8C8C8", "#F4F4F4"
 
 ROLE_COLORS = {

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from apd_jax.report.browser_checks import FactorPair, check_tables, checked_sites
 from apd_jax.report.packed_arrays import encode_array, quantise
 
+FactorPair = tuple[np.ndarray, np.ndarray]
+
+_MAX_WEIGHTS = 4096  # largest number of entries of a matrix that is embedded whole
+_MAX_SITE_BYTES = 420_000  # how much one site may take, before base64 adds a third
 # Limit on the singular triplets of a site: later ones are too small to see in a heatmap.
 _MAX_TRIPLETS = 16
 
@@ -71,17 +74,15 @@ def browser_data(
     without: np.ndarray,
     active_share: np.ndarray,
     represented: Sequence[Sequence[int]],
-    max_weights: int = 4096,
-    max_site_bytes: int = 420_000,
-    views: Mapping[str, View] | None = None,
-    seed: int | None = None,
-    inputs: str = "one input feature is 1, all others are 0",
+    views: Mapping[str, View],
+    seed: int | None,
+    inputs: str,
 ) -> dict[str, Any]:
     """Collect the data of the component browser of one decomposition.
 
-    A site with at most `max_weights` entries is embedded whole (16 bits a weight) as long as its C
-    matrices fit in `max_site_bytes`. Any other site is embedded as the leading singular triplets
-    that fit (8 bits a number), with the share of the squared norm that they hold.
+    A site with at most 4096 entries is embedded whole (16 bits a weight) as long as its C matrices
+    fit in 420 kB. Any other site is embedded as the leading singular triplets that fit (8 bits a
+    number), with the share of the squared norm that they hold.
 
     Args:
       factors: site -> (U [C, d_in, m], V [C, m, d_out]), of one seed.
@@ -93,8 +94,6 @@ def browser_data(
       without: [F, C], change of the output for each probe input without each component.
       active_share: [C], share of samples in [0, 1] on which each component is active.
       represented: for each component, the indices of the features that it represents.
-      max_weights: largest number of entries of a matrix that is embedded whole.
-      max_site_bytes: how much one site may take, before base64 adds a third.
       views: site -> View, how to show that site; other sites are shown in their own basis.
       seed: seed of the components, shown to the reader; None if there is only one.
       inputs: description of a probe input, a clause that follows "where".
@@ -103,13 +102,16 @@ def browser_data(
       A dict of strings, numbers, lists and packed arrays, for `render_report(browser=...)`.
 
     Raises:
-      ValueError: a shape doesn't fit the others, or an array holds NaN or infinity.
+      ValueError: `views` names an unknown site, or `represented` an unknown feature.
     """
-    num_features, num_components = check_tables(
-        attributions, topk_mask, target_outputs, topk_outputs, without, active_share, represented
-    )
-    views = views or {}
-    sites = checked_sites(factors, target_weights, views, num_components)
+    num_features, num_components = attributions.shape
+    if unknown := set(views) - set(factors):
+        raise ValueError(f"views names unknown sites {sorted(unknown)}, expected {sorted(factors)}")
+    for component, features in enumerate(represented):
+        if outside := [int(i) for i in features if not 0 <= i < num_features]:
+            raise ValueError(
+                f"represented[{component}] names features {outside}, expected 0..{num_features - 1}"
+            )
     return {
         "seed": seed,
         "inputs": inputs,
@@ -117,8 +119,8 @@ def browser_data(
         "num_features": num_features,
         "num_outputs": int(np.shape(target_outputs)[1]),
         "sites": [
-            _site_data(name, u, v, w, views.get(name, View()), max_weights, max_site_bytes)
-            for name, (u, v, w) in sites.items()
+            _site_data(name, *pair, target_weights[name], views.get(name, View()))
+            for name, pair in factors.items()
         ],
         "attributions": encode_array(attributions, "float32"),
         "topk_mask": encode_array(topk_mask, "uint8"),
@@ -131,22 +133,18 @@ def browser_data(
 
 
 def _site_data(
-    name: str,
-    u: np.ndarray,
-    v: np.ndarray,
-    target: np.ndarray,
-    view: View,
-    max_weights: int,
-    max_bytes: int,
+    name: str, u: np.ndarray, v: np.ndarray, target: np.ndarray, view: View
 ) -> dict[str, Any]:
     """Pack one site; see `browser_data`."""
+    u, v, target = (np.asarray(array, dtype=np.float64) for array in (u, v, target))
     _, values, _ = factor_svd(u, v, 1)
     if view.left is not None:
         u, target = view.left @ u, view.left @ target
     if view.right is not None:
         v, target = v @ view.right, target @ view.right
     num_components, (rows, columns) = len(u), target.shape
-    whole = rows * columns <= max_weights and 2 * num_components * rows * columns <= max_bytes
+    entries = rows * columns
+    whole = entries <= _MAX_WEIGHTS and 2 * num_components * entries <= _MAX_SITE_BYTES
     site = {
         "name": name,
         "rows": view.rows,
@@ -158,13 +156,13 @@ def _site_data(
     }
     if whole:
         return {**site, "form": "whole", "weights": quantise(u @ v, "int16", (1, 2))}
-    return {**site, "form": "triplets", **_triplets(u, v, max_bytes)}
+    return {**site, "form": "triplets", **_triplets(u, v)}
 
 
-def _triplets(u: np.ndarray, v: np.ndarray, max_bytes: int) -> dict[str, Any]:
+def _triplets(u: np.ndarray, v: np.ndarray) -> dict[str, Any]:
     """Pack the leading singular triplets that fit; `left` carries the singular value."""
     bytes_of_one = len(u) * (u.shape[1] + v.shape[2])
-    keep = int(np.clip(max_bytes // bytes_of_one, 1, _MAX_TRIPLETS))
+    keep = int(np.clip(_MAX_SITE_BYTES // bytes_of_one, 1, _MAX_TRIPLETS))
     left, values, right = factor_svd(u, v, keep)
     energy = np.sum(values**2, axis=1)
     held = np.sum(values[:, :keep] ** 2, axis=1)

@@ -15,8 +15,8 @@ from absl import logging
 from apd_jax import config_fields
 from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines
-from apd_jax.evaluation import labels as against
 from apd_jax.evaluation.evidence import Evidence
+from apd_jax.evaluation.labels import label_array
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.evaluation.summarise import summarise_seen
 from apd_jax.evaluation.summary import ALWAYS, Summary
@@ -115,7 +115,7 @@ def render(
             f"{type(evidence).__name__}"
         )
     given = labels
-    labels = against.as_array(decomposition.target, x, labels, decomposition.objective)
+    labels = label_array(decomposition.target, x, labels, decomposition.objective)
     found = decomposition.see(x, labels)
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = decomposition_panels.panels(decomposition, x, found, summary, labels)

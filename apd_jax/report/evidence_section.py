@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from apd_jax import sites
-from apd_jax.evaluation import labels as against
 from apd_jax.evaluation import tables
 from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.evaluation.evidence import Evidence, Verdict, evidence
 from apd_jax.evaluation.evidence.result import UNITS, label
+from apd_jax.evaluation.labels import label_array
 from apd_jax.evaluation.model import ComponentModel
 from apd_jax.plotting import evidence_figures, style
 from apd_jax.report import numbers, parts
@@ -74,7 +74,7 @@ def measure(decomposition: ComponentModel, x: PyTree, labels: Any = None) -> Evi
         count = min(count, max(8, _POSITIONS // length))
     some = jax.tree.map(lambda leaf: leaf[:count], x)
     if not isinstance(labels, str):
-        labels = against.as_array(decomposition.target, x, labels)
+        labels = label_array(decomposition.target, x, labels)
         labels = None if labels is None else labels[:count]
     return evidence(decomposition, some, labels, adversary_steps=(20,), draws=DRAWS)
 

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 import apd_jax
 from apd_jax.errors import UserError
 from apd_jax.run import command_line
-from apd_jax.runtime import compilation_cache, preemption, streams
+from apd_jax.runtime import compilation_cache, processes, streams
 from apd_jax.runtime.outcome import Stopped
 
 
@@ -90,7 +90,7 @@ def status_of(work: Callable[[], int]) -> int:
         return work()
     except Stopped as stopped:
         logging.info("%s; rerun the command to resume", stopped)
-        return preemption.EXIT_RESUME
+        return processes.EXIT_RESUME
     except KeyboardInterrupt:
         logging.error("stopped at once; rerun the command to resume from the last checkpoint")
         return 128 + signal.SIGINT

@@ -6,7 +6,7 @@ Letters: S seeds side by side.
 import dataclasses
 import os
 import time
-from typing import Any, cast
+from typing import Any
 
 import jax
 import ml_collections
@@ -26,7 +26,6 @@ from apd_jax.runtime.stores import Keeping
 from apd_jax.runtime.workdir import Workdir
 from apd_jax.sites import Target
 from apd_jax.studies import pretraining
-from apd_jax.studies.task import TrainedTask
 from apd_jax.training.trainer import Trainer
 
 
@@ -92,9 +91,7 @@ def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target,
     if training is None:
         params = pretraining.init_params(plan.task, plan.seeds)
         return jax.vmap(plan.task.target)(params), 0.0
-    trainer = pretraining.TargetTrainer(
-        cast(TrainedTask, plan.task), training, plan.seeds, plan.config.mesh
-    )
+    trainer = pretraining.TargetTrainer(plan.task, training, plan.seeds, plan.config.mesh)
     outcome = session.fit(
         trainer, workdir.target, name="target", keeping=keeping(plan.config), flag=flag
     )

@@ -13,7 +13,7 @@ from apd_jax import config_fields, randomness
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.plotting import style
-from apd_jax.report import browser, evidence_section, page, words
+from apd_jax.report import browser, evidence_section, page, parts, words
 from apd_jax.run import seed_evidence
 from apd_jax.run.plan import Plan
 from apd_jax.run.seed_evidence import SeedEvidence
@@ -58,24 +58,8 @@ def publish(
     panels = _draw(plan, rows, arrays)
     _write_figures(workdir, panels + (section.panels if section else []))
     browsed = _browse(plan, decompositions[shown], arrays[shown], rows[shown]["seed"])
-    contexts = plan.study.contexts(arrays[shown])
-    text = _page(workdir, plan, results, panels, browsed, content, contexts, command)
-    atomic_write_text(workdir.report, text)
-    return results
-
-
-def _page(
-    workdir: Workdir,
-    plan: Plan,
-    results: dict[str, Any],
-    panels: list[page.Panel],
-    browsed: dict[str, Any] | None,
-    evidence: dict[str, Any],
-    contexts: dict[str, Any] | None,
-    command: str,
-) -> str:
     metrics, target_metrics, gaps = _read_metrics(workdir, plan)
-    return page.render_report(
+    text = page.render_report(
         subject=_subject(plan),
         results=results,
         metrics=metrics,
@@ -83,10 +67,12 @@ def _page(
         gaps=gaps,
         panels=panels,
         browser=browsed,
-        evidence=evidence,
-        contexts=contexts,
+        evidence=content,
+        contexts=plan.study.contexts(arrays[shown]),
         command=command,
     )
+    atomic_write_text(workdir.report, text)
+    return results
 
 
 def _write_results(
@@ -194,7 +180,7 @@ def _shown_seed(rows: list[dict]) -> int:
     return next((i for i, row in enumerate(rows) if row["solved"]), 0)
 
 
-def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
+def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[parts.Panel]:
     """Draw the main figure of every seed, and all figures of one seed."""
     shown, several = _shown_seed(rows), len(rows) > 1
     panels = []
@@ -204,7 +190,7 @@ def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[page.Panel]:
         for name, figure in figures.items():
             caption = plan.study.captions[name]
             panels.append(
-                page.Panel(
+                parts.Panel(
                     name=f"{name}_seed_{row['seed']}" if several else name,
                     title=caption.title + (f", seed {row['seed']}" if several else ""),
                     caption=caption.text,
@@ -246,7 +232,7 @@ def _browse(
     )
 
 
-def _write_figures(workdir: Workdir, panels: list[page.Panel]) -> None:
+def _write_figures(workdir: Workdir, panels: list[parts.Panel]) -> None:
     workdir.figures.mkdir(exist_ok=True)
     for panel in panels:
         atomic_write_bytes(workdir.figures / f"{panel.name}.png", panel.png)

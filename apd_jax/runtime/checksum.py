@@ -12,8 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from apd_jax.errors import UserError
-from apd_jax.sites import leaf_name
+from apd_jax.sites import leaf_names
 
 
 class Damaged(Exception):
@@ -29,13 +28,8 @@ def layout(tree: Any) -> dict[str, str]:
     Raises:
       UserError: Two leaves have the same name, because a key contains a "/".
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = [leaf_name(path) for path, _ in leaves]
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise UserError(f"each leaf needs a unique name, got {twice} twice: rename the keys.")
-    shapes = [",".join(map(str, leaf.shape)) for _, leaf in leaves]
-    return {n: f"{leaf.dtype}[{s}]" for n, (_, leaf), s in zip(names, leaves, shapes, strict=True)}
+    shapes = [f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for leaf in jax.tree.leaves(tree)]
+    return dict(zip(leaf_names(tree), shapes, strict=True))
 
 
 def digests(tree: Any) -> dict[str, str]:

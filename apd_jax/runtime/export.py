@@ -14,8 +14,9 @@ import safetensors
 import safetensors.numpy
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import checksum, paths
+from apd_jax.runtime import paths
 from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError, to_host
+from apd_jax.sites import leaf_names
 
 _FILES = {"orbax", "components.safetensors", "config.json"}
 
@@ -107,8 +108,8 @@ def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]
     with Checkpointer(directory / "orbax") as checkpointer:
         checkpointer.save(0, host, config)
     arrays = {f"{site}.{k}": v for site, uv in host["components"].items() for k, v in uv.items()}
-    params = jax.tree_util.tree_leaves_with_path(host["target"])
-    arrays |= {f"target/{checksum.leaf_name(path)}": leaf for path, leaf in params}
+    params = zip(leaf_names(host["target"]), jax.tree.leaves(host["target"]), strict=True)
+    arrays |= {f"target/{name}": leaf for name, leaf in params}
     check = host.get("check")
     gates = check.get("gates", {}) if isinstance(check, dict) else {}
     arrays |= {f"gates/{name}": leaf for name, leaf in gates.items()}

@@ -51,9 +51,11 @@ class Training(Protocol):
       steps: total number of steps.
       seeds: uint32 [S].
       context: what the steps read, every leaf [S, ...].
-      step: the step function, see `run_steps`.
-      between: work between steps, if any.
-      feed: what the next steps read in addition, if anything.
+      step: `(context, state, key) -> (state, metrics)` for a single seed; `state.step` counts.
+      between: work between steps, if any. A state is saved before it, so that resuming repeats it.
+      feed: `(step, length) -> pairs (count, fed)`, if the steps are fed: `fed` is what the next
+        `count` steps read besides, the same for all seeds, and the counts add up to `length`; the
+        step then gets `(context, fed)` as its context.
       layout: how the arrays are divided over devices; None for a single device.
     """
 
@@ -70,39 +72,28 @@ class Training(Protocol):
 
 
 def run_steps(
-    step_fn: StepFn,
-    context: PyTree,
+    training: Training,
     state: PyTree,
-    seeds: jax.Array,
     *,
-    steps: int,
     chunk_steps: int,
+    steps: int | None = None,
     save_every: int | None = None,
     observer: Observer | None = None,
-    feed: Feed | None = None,
-    between: Between | None = None,
-    layout: mesh.Layout | None = None,
 ) -> PyTree:
-    """Run a step function until `steps` steps are done, for S seeds at once.
+    """Run a training until `steps` steps are done, for S seeds at once.
 
     The key of step t of a seed is `randomness.step_key(root(seed), t)`, so that neither chunks, nor
     resuming, nor the other seeds change what a seed sees.
 
     Args:
-      step_fn: `(context, state, key) -> (state, metrics)` for a single seed; `state.step` counts.
-      context: what the steps read (a target), every leaf [S, ...].
+      training: the steps, what they read, and the work between them.
       state: the state to start from, every leaf [S, ...]. Its buffers are donated.
-      seeds: uint32 [S].
-      steps: total number of steps, including those that `state.step` counts already.
       chunk_steps: number of steps that run on the device between two callbacks.
+      steps: total number of steps, including those that `state.step` counts already; by default
+        that of the training.
       save_every: saves happen at its multiples, each rounded up to a whole chunk, at the end, and
         where the training stops early; None for the latter two only.
       observer: receives metrics and states.
-      feed: `(step, length) -> pairs (count, fed)`: `fed` is what the next `count` steps read
-        besides, the same for all seeds, and the counts add up to `length`; step functions then get
-        `(context, fed)` as their context.
-      between: work between steps. A state is saved before it, so that resuming repeats it.
-      layout: how the arrays are divided over devices; None for a single device.
 
     Returns:
       The state after `steps` steps, on one device.
@@ -110,18 +101,18 @@ def run_steps(
     Raises:
       Diverged: a metric or the state is not finite. What was saved before stays.
       Stopped: the observer asked for it.
-      DataFailed: a `feed` raised an error after the first steps; the state was saved before. Or a
+      DataFailed: the feed raised an error after the first steps; the state was saved before. Or a
         callback of the steps raised one; what was saved before stays.
       UserError: chunk_steps below 1.
     """
     if chunk_steps < 1:
         raise UserError(f"chunk_steps must be at least 1, got {chunk_steps}")
-    arrays = step_fn, context, state, seeds
-    training = _Loop(*arrays, steps, observer or Observer(), feed, between, layout)
+    steps = training.steps if steps is None else steps
+    run = _Loop(training, state, steps, observer or Observer())
     try:
-        while training.done < steps:
-            training.run_chunk(chunk_steps, save_every)
-        return training.gathered()
+        while run.done < steps:
+            run.run_chunk(chunk_steps, save_every)
+        return run.gathered()
     except Exception as error:
         processes.raise_if_lost(error)
         text = of_callback(error)
@@ -133,20 +124,10 @@ def run_steps(
 class _Loop:
     """A training under way: its state on the device, and the metrics that wait to be reported."""
 
-    def __init__(
-        self,
-        step_fn: StepFn,
-        context: PyTree,
-        state: PyTree,
-        seeds: jax.Array,
-        steps: int,
-        observer: Observer,
-        feed: Feed | None,
-        between: Between | None,
-        layout: mesh.Layout | None,
-    ):
-        self._steps, self._observer, self._feed, self._between = steps, observer, feed, between
+    def __init__(self, training: Training, state: PyTree, steps: int, observer: Observer):
+        self._training, self._steps, self._observer = training, steps, observer
         self._start = self.done = first_step(state)
+        context, seeds, layout = training.context, training.seeds, training.layout
         self._layout = layout
         if layout is not None:
             state = mesh.put(state, layout.state(state))
@@ -155,17 +136,18 @@ class _Loop:
         memory.give_back()  # what making the state took
         self._state, self._seeds = state, seeds
         self._leaves, self._tree = jax.tree.flatten(context)
-        self._chunk = step_programs.chunk(step_fn, self._tree)
+        self._chunk = step_programs.chunk(training.step, self._tree)
         self._waiting: tuple[int, list[Metrics]] | None = None
 
     def run_chunk(self, chunk_steps: int, save_every: int | None) -> None:
         """Run a chunk, report the one before it, and save where a save is due."""
         begun, length = self.done, min(chunk_steps, self._steps - self.done)
-        if self._between is not None:
-            length = min(length, self._between.next_after(begun) - begun)
+        between = self._training.between
+        if between is not None:
+            length = min(length, between.next_after(begun) - begun)
         parts: list[Metrics] = []
-        pieces = _pieces(self._feed, begun, length)
-        between = self._between if self._between and self._between.due(begun) else None
+        pieces = _pieces(self._training.feed, begun, length)
+        between = between if between and between.due(begun) else None
         while self.done < begun + length:
             try:
                 read = between.feed(begun) if between and between.feed else None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from apd_jax.errors import UserError
-from apd_jax.runtime.preemption import EXIT_RESUME
+from apd_jax.runtime.processes import EXIT_RESUME
 
 Row = dict[str, Any]
 

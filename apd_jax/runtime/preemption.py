@@ -1,4 +1,7 @@
-"""Stops between two chunks of steps, on SIGTERM (from a scheduler) or SIGINT (Ctrl-C)."""
+"""Stops between two chunks of steps, on SIGTERM (from a scheduler) or SIGINT (Ctrl-C).
+
+Ctrl-C stops one decomposition of a process, SIGTERM all that follow.
+"""
 
 import contextlib
 import contextvars
@@ -7,8 +10,10 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from absl import logging
+
 from apd_jax.runtime import processes
-from apd_jax.runtime.processes import EXIT_RESUME as EXIT_RESUME
+from apd_jax.runtime.outcome import Terminated
 
 
 class StopFlag:
@@ -87,3 +92,29 @@ def catch_signals() -> Iterator[StopFlag]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Process:
+    terminated = False  # whether SIGTERM has stopped a decomposition in this process
+
+
+@contextlib.contextmanager
+def stop_flag() -> Iterator[StopFlag]:
+    """The flag that Ctrl-C and SIGTERM raise.
+
+    Raises:
+      Terminated: SIGTERM stopped an earlier decomposition. Whoever sent it waits for the process to
+        end, which further decompositions of a script must not delay.
+    """
+    if _Process.terminated:
+        text = (
+            "SIGTERM asked this process to end, so no further decomposition is started; rerun "
+            "the script, and decompositions with a workdir resume"
+        )
+        logging.error("%s", text)  # nothing shows what a SystemExit says
+        raise Terminated(text)
+    with catch_signals() as flag:
+        try:
+            yield flag
+        finally:
+            _Process.terminated |= flag.terminated

@@ -37,7 +37,7 @@ class Progress:
           initial: Number of units done earlier, which do not count for the speed.
           opening: A sentence that is shown first, above the bar or as a log line.
         """
-        self._total, self._description, self._unit = total, description, unit
+        self._total, self._description = total, description
         self._units = unit + ("es" if unit.endswith("s") else "s")
         self._initial = self._done = initial
         self._shown: dict[str, str] = {}

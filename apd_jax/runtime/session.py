@@ -100,17 +100,11 @@ def _run(
     """The state after the last step."""
     try:
         final = loop.run_steps(
-            training.step,
-            training.context,
+            training,
             training.init_state() if state is None else state,
-            training.seeds,
-            steps=training.steps,
             chunk_steps=keeping.chunk_steps,
             save_every=keeping.save_every,
             observer=recorder,
-            feed=training.feed,
-            between=training.between,
-            layout=training.layout,
         )
     except EndedEarly as ended:
         error = _with_outcome(ended, name, recorder)

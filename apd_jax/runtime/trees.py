@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
-from apd_jax.runtime.checksum import layout
-from apd_jax.sites import leaf_name
+from apd_jax.sites import leaf_names
 from apd_jax.sites.parameters import plain_key, plain_keys
 
 PyTree = Any
@@ -25,9 +24,7 @@ def leaves_by_path(tree: PyTree) -> dict[str, Any]:
     Raises:
       UserError: Two leaves have the same path.
     """
-    arrays = jax.tree.map(jnp.asarray, tree)
-    layout(arrays)
-    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)}
+    return dict(zip(leaf_names(tree), map(jnp.asarray, jax.tree.leaves(tree)), strict=True))
 
 
 def describe(tree: PyTree) -> Any:

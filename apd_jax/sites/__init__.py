@@ -18,7 +18,7 @@ from apd_jax.sites.evaluate import (
     run,
 )
 from apd_jax.sites.layout import Placement, Site
-from apd_jax.sites.leaf_names import leaf_name
+from apd_jax.sites.leaf_names import leaf_name, leaf_names
 from apd_jax.sites.patches import Patches
 from apd_jax.sites.rows import batch_size
 from apd_jax.sites.selection import Sites
@@ -41,6 +41,7 @@ __all__ = [
     "check_inputs",
     "check_is_target",
     "leaf_name",
+    "leaf_names",
     "over_examples",
     "position_shape",
     "run",

@@ -9,6 +9,7 @@ Letters: G stacked blocks, d_in / d_out widths.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,25 +106,25 @@ def find_layout(
     """
     # Axes of size 1 have no stride: no use says anything of them, and they may lie anywhere.
     axes = _divided([n for n in shape if n != 1], uses)
-    reads, writes, stacked, turned = _roles(axes, uses)
+    reads, writes, stacked, transposed = _roles(axes, uses)
     # An axis along which no use ever moves is fixed in each of them: a stack of layers, of which
     # every use takes one.
     constant = [a for a in range(len(axes)) if a not in reads | writes | stacked]
-    roles = {
+    roles: dict[str, Any] = {
         "stacked": tuple(sorted(stacked)),
         "reads": tuple(sorted(reads)),
         "writes": tuple(sorted(writes)),
     }
     sites: dict[str, Site] = {}
     placements = []
-    for use, transposed in zip(uses, turned, strict=True):
+    for use, is_transposed in zip(uses, transposed, strict=True):
         origin = np.unravel_index(use.view.offset, axes) if axes else ()
         index = tuple((a, int(origin[a])) for a in constant)
         name = path + "".join(f"[{place}]" for _, place in index)
-        kind = use.kind + (", transposed" if transposed else "")
+        kind = use.kind + (", transposed" if is_transposed else "")
         site = sites.get(name) or Site(name, path, leaf, tuple(axes), index, **roles)
         sites[name] = dataclasses.replace(site, kinds=(*site.kinds, kind))
-        placements.append(_place(site, use, transposed))
+        placements.append(_place(site, use, is_transposed))
     return list(sites.values()), placements
 
 
@@ -180,12 +181,14 @@ def _roles_of(axes: Sequence[int], use: LinearUse, axis: int) -> list[str]:
     ]
 
 
-def _roles(axes: Sequence[int], uses: Sequence[LinearUse]):
-    """Axes that are read, written and stacked, and which uses are the other way round."""
+def _roles(
+    axes: Sequence[int], uses: Sequence[LinearUse]
+) -> tuple[set[int], set[int], set[int], list[bool]]:
+    """Axes that are read, written and stacked, and which uses are transposed."""
     reads: set[int] = set()
     writes: set[int] = set()
     stacked: set[int] = set()
-    turned = []
+    transposed = []
     for use in uses:
         sets: dict[str, set[int]] = {role: set() for role in _by_role(use)}
         for axis in range(len(axes)):
@@ -194,14 +197,14 @@ def _roles(axes: Sequence[int], uses: Sequence[LinearUse]):
         # The first use says which way round the matrix is. A later one that reads what is written
         # so far is transposed, as the decoder of a tied embedding.
         straight = not (sets["read"] & writes or sets["written"] & reads)
-        turned.append(not straight)
+        transposed.append(not straight)
         mine, other = (reads, writes) if straight else (writes, reads)
         mine |= sets["read"]
         other |= sets["written"]
         stacked |= sets["stacked"]
         if reads & writes or stacked & (reads | writes):
             raise NoMatrix("its uses read, write or stack different axes of it")
-    return reads, writes, stacked, turned
+    return reads, writes, stacked, transposed
 
 
 def _place(site: Site, use: LinearUse, transposed: bool) -> Placement:

@@ -17,7 +17,7 @@ from apd_jax.programs.compiled import kept_with
 from apd_jax.sites.custom_derivatives import keeps_derivative
 from apd_jax.sites.interpreter import Interpreter
 from apd_jax.sites.layout import NoMatrix, Placement, Site, find_layout
-from apd_jax.sites.leaf_names import leaf_name
+from apd_jax.sites.leaf_names import leaf_names
 from apd_jax.sites.uses import LinearUse
 
 PyTree = Any
@@ -51,20 +51,6 @@ class Program:
     left: tuple[Left, ...]
     placements: dict[int, list[Placement]]
     row_shapes: dict[int, list[tuple[int, ...]]]
-
-
-def leaf_paths(params: PyTree) -> list[str]:
-    """Paths of all leaves, `/`-separated.
-
-    Raises:
-      UserError: two leaves with one path.
-    """
-    found = jax.tree_util.tree_leaves_with_path(params)
-    paths = [leaf_name(path) for path, _ in found]
-    twice = sorted({path for path in paths if paths.count(path) > 1})
-    if twice:
-        raise UserError(f"several parameters are called {twice}; rename keys that hold a '/'")
-    return paths
 
 
 def abstract(tree: PyTree) -> PyTree:
@@ -154,7 +140,7 @@ def _trace(stand_in, params_tree, inputs_tree, shapes, ambient) -> Program:
     left: list[Left] = []
     placements: dict[int, list[Placement]] = {}
     # Not strict: the inputs follow the leaves.
-    for number, (path, leaf) in enumerate(zip(leaf_paths(params), structs, strict=False)):
+    for number, (path, leaf) in enumerate(zip(leaf_names(params), structs, strict=False)):
         reason = _why_not(leaf, uses[number], others[number])
         if not reason:
             try:

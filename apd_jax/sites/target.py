@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from apd_jax.errors import UserError
 from apd_jax.programs.compiled import stand_in_for_network, weakly_referable
 from apd_jax.sites.adapters import linen
+from apd_jax.sites.leaf_names import leaf_names
 from apd_jax.sites.parameters import checked
-from apd_jax.sites.program import ONE_EXAMPLE, Left, leaf_paths, trace
+from apd_jax.sites.program import ONE_EXAMPLE, Left, trace
 from apd_jax.sites.rows import batch_size
 from apd_jax.sites.selection import Selection, Sites, as_selection, check_names, select
 
@@ -67,7 +68,7 @@ class Target:
             )
         self.apply_fn, self.params = weakly_referable(apply_fn), checked(params)
         self._selection = as_selection(sites)
-        check_names(self._selection, leaf_paths(self.params))
+        check_names(self._selection, leaf_names(self.params))
         self._sites: Sites | None = None
         if inputs is not None:
             self.at(inputs)
@@ -188,7 +189,7 @@ class Target:
         """
         if self._sites is None:
             program = trace(self.apply_fn, self.params, x)
-            leaves = dict(zip(leaf_paths(self.params), jax.tree.leaves(self.params), strict=True))
+            leaves = dict(zip(leaf_names(self.params), jax.tree.leaves(self.params), strict=True))
             chosen = select(self._selection, program.sites, program.left, leaves)
             kept = [site for site in program.sites.values() if site.name in chosen]
             others = [

@@ -14,7 +14,7 @@ import optax
 from apd_jax import randomness
 from apd_jax.programs import partition
 from apd_jax.runtime import loop, mesh
-from apd_jax.studies.task import TargetTraining, Task, TrainedTask
+from apd_jax.studies.task import TargetTraining, Task
 from apd_jax.training import optimizers
 
 
@@ -58,7 +58,7 @@ class TargetTrainer:
 
     def __init__(
         self,
-        task: TrainedTask,
+        task: Task,
         training: TargetTraining,
         seeds: jax.Array,
         mesh_shape: Sequence[int] | None = None,
@@ -85,7 +85,7 @@ class TargetTrainer:
 
 
 def _make_step(
-    task: TrainedTask,
+    task: Task,
     batch_size: int,
     optimizer: optax.GradientTransformation,
     rate: optax.Schedule,
@@ -110,7 +110,7 @@ def _make_step(
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 @jax.default_matmul_precision("highest")
 def final_loss(
-    task: TrainedTask,
+    task: Task,
     params: Any,
     seeds: jax.Array,
     batch_size: int | None = None,

@@ -15,6 +15,7 @@ import numpy as np
 from apd_jax.components import Components
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
+from apd_jax.evaluation import seen
 from apd_jax.masked.forward import masked_apply
 from apd_jax.objective.objective import Objective
 from apd_jax.runtime.preemption import stop_if_asked
@@ -85,13 +86,15 @@ def row_mse(outputs: jax.Array, reference: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(outputs - reference), axis=-1)
 
 
-def check_width(distribution: SparseFeatures, num_features: int) -> None:
-    """Raise UserError unless the inputs have as many features as the network."""
-    if distribution.num_features != num_features:
-        raise UserError(
-            f"distribution has {distribution.num_features} features, the network {num_features}; "
-            "give the distribution that the network was trained on"
-        )
+def features_held(component: np.ndarray, holds: np.ndarray, num_components: int) -> list[list[int]]:
+    """Return, for every component, the features that it holds.
+
+    Args:
+      component: The best component of each feature, [F] int; -1 for none.
+      holds: Whether that component holds the feature, [F] bool.
+      num_components: C.
+    """
+    return [np.flatnonzero(holds & (component == c)).tolist() for c in range(num_components)]
 
 
 def num_batches(num_samples: int, batch_size: int) -> int:
@@ -125,14 +128,6 @@ def stream(batch_fn: Callable[[jax.Array], PyTree], key: jax.Array, count: int) 
         stop_if_asked()
         batches.append(jax.device_get(batch_fn(jax.random.fold_in(key, i))))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
-
-
-@functools.partial(jax.jit, static_argnames="objective")
-def attribution_scores(
-    target: Target, components: Components, x: jax.Array, *, objective: Objective
-) -> jax.Array:
-    """Return the attributions of a batch, [B, C]; compiled once for each shape."""
-    return objective.attribute(target, components, x).scores
 
 
 @functools.partial(jax.jit, static_argnames=("inputs", "batch_size"))
@@ -256,7 +251,7 @@ def label_errors(
     def batch(key: jax.Array, *, num_active: int) -> _LabelRows:
         drawn = exactly(num_active=num_active, synced=()) if num_active else distribution
         x = draw(key, inputs=drawn, batch_size=batch_size)
-        scores = attribution_scores(target, components, x, objective=objective)
+        scores = seen.score(objective, target, components, x)
         few = min(num_active, scores.shape[1] - objective.distil)
         rule = objective.with_topk(few, selection="sample") if num_active else objective
         mask = select(scores, x, objective=rule)

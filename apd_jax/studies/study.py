@@ -1,7 +1,8 @@
 """The interface of a study: everything about one family of networks that a run needs."""
 
 import abc
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -40,7 +41,8 @@ class Study(abc.ABC):
     Attributes:
       name: Value of `config.name`.
       task: A network of the family with its default hyperparameters.
-      captions: Captions of the figures that `draw` returns.
+      captions: Captions of the figures.
+      figures: Figures by name, each a function of the numbers and arrays that `evaluate` returns.
       main_figure: Name of the figure that is drawn for every seed; the others are drawn for one.
       measures: Descriptions of the study's own numbers in results.json,
         `{key: (column title, meaning)}`.
@@ -49,6 +51,7 @@ class Study(abc.ABC):
     name: str
     task: Task
     captions: Mapping[str, Caption]
+    figures: Mapping[str, Callable[[Mapping[str, Any], Any], "Figure"]]
     main_figure: str
     measures: Mapping[str, tuple[str, str]] = {}
 
@@ -106,19 +109,29 @@ class Study(abc.ABC):
         """
         return task.inputs(key, samples), None
 
-    @abc.abstractmethod
     def draw(
         self, numbers: Mapping[str, Any], arrays: Any, only: str | None = None
     ) -> dict[str, "Figure"]:
         """Return the figures by name, or only the one called `only`."""
+        from apd_jax.plotting import style  # matplotlib is slow to import
 
-    @abc.abstractmethod
+        makers = {
+            name: functools.partial(make, numbers, arrays) for name, make in self.figures.items()
+        }
+        return style.make_figures(makers, only)
+
     def probes(self, task: Any) -> ProbeInputs | None:
         """Return the inputs for the component browser; None for no such browser."""
+        del task
+        return None
 
-    @abc.abstractmethod
     def represented(self, arrays: Any) -> list[list[int]]:
-        """Return, for every component, the indices of the probe inputs that it represents."""
+        """Return, for every component, the indices of the probe inputs that it represents.
+
+        A study with `probes` defines it.
+        """
+        del arrays
+        return []
 
     def contexts(self, arrays: Any) -> dict[str, Any] | None:
         """Return components by their contexts (`report.contexts.content`), None for no section."""

@@ -4,7 +4,7 @@ Letters: B batch.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import optax
@@ -42,8 +42,15 @@ class TargetTraining:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Control:
-    """What every task has: its control, and how the loss of its target is measured."""
+class Task:
+    """A kind of network with its hyperparameters, which are fields of `config_fields.setting`.
+
+    The fields are the flags `--config.target.*`. The constructor checks them and raises UserError.
+    A task must be hashable, since JAX compiles it in as a constant.
+
+    A task defines at least `inputs`, `init` and `target`. One whose parameters, a dict, are trained
+    before they are decomposed also defines `training`, `is_trained` and `loss`.
+    """
 
     shuffled: bool = setting(
         False,
@@ -53,8 +60,23 @@ class Control:
 
     @property
     def inputs(self) -> SampleBatch:
-        """Input distribution, see `Task`; each task defines its own."""
+        """Input distribution: `(key, batch_size) -> x [B, ...]`, traced by JAX."""
         raise NotImplementedError
+
+    @property
+    def training(self) -> TargetTraining | None:
+        """Training of the target; None if `init` returns the final parameters."""
+        return None
+
+    @property
+    def hidden_sites(self) -> tuple[str, ...]:
+        """Sites whose outputs the hidden-activation loss compares; by default none."""
+        return ()
+
+    @property
+    def hidden_activation(self) -> str:
+        """Nonlinearity that this loss applies first, see `losses.activation_function`."""
+        return "identity"
 
     @property
     def loss_inputs(self) -> SampleBatch:
@@ -66,79 +88,18 @@ class Control:
         """Number and size of the batches that it is measured on."""
         return 25, 4096
 
-
-class NoHiddenSites:
-    """The part of a task without hidden activations that a loss could compare."""
-
-    @property
-    def hidden_sites(self) -> tuple[str, ...]:
-        """No sites."""
-        return ()
-
-    @property
-    def hidden_activation(self) -> str:
-        """The identity, which is not used."""
-        return "identity"
-
-
-class Task(Protocol):
-    """A kind of network with its hyperparameters: a frozen dataclass of `config_fields.setting`.
-
-    The fields are the flags `--config.target.*`. The constructor checks them and raises UserError.
-    A task must be hashable, since JAX compiles it in as a constant.
-    """
-
-    @property
-    def inputs(self) -> SampleBatch:
-        """Input distribution: `(key, batch_size) -> x [B, ...]`, traced by JAX."""
-        ...
-
-    @property
-    def training(self) -> TargetTraining | None:
-        """Training of a `TrainedTask`; None if `init` returns the final parameters."""
-        ...
-
-    @property
-    def shuffled(self) -> bool:
-        """Whether it is the control whose matrices are shuffled, see `Control`."""
-        ...
-
-    @property
-    def hidden_sites(self) -> tuple[str, ...]:
-        """Sites whose outputs the hidden-activation loss compares; may be empty."""
-        ...
-
-    @property
-    def hidden_activation(self) -> str:
-        """Nonlinearity that this loss applies first, see `losses.activation_function`."""
-        ...
-
     def init(self, key: jax.Array) -> Any:
         """Return the parameters before training: random, hand-coded, or loaded; traced by JAX."""
-        ...
+        raise NotImplementedError
 
     def target(self, params: Any) -> Target:
         """Return the network with its sites."""
-        ...
-
-
-class TrainedTask(Task, Protocol):
-    """A task whose parameters, a dict, are trained before they are decomposed."""
-
-    @property
-    def loss_inputs(self) -> SampleBatch:
-        """Input distribution that the final loss is measured on, see `Control`."""
-        ...
-
-    @property
-    def loss_batches(self) -> tuple[int, int]:
-        """Number and size of the batches that it is measured on, see `Control`."""
-        ...
+        raise NotImplementedError
 
     def is_trained(self, name: str) -> bool:
         """Return whether the parameters below a top-level name are trained instead of fixed."""
-        ...
+        raise NotImplementedError
 
     def loss(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the loss on a batch x [B, ...], a scalar."""
-        ...
+        raise NotImplementedError

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Threshold(NamedTuple):
     """
 
     key: str
-    comparison: str
+    comparison: Literal[">=", "<="]
     threshold: float | str
     description: str
 

@@ -2,10 +2,10 @@
 
 Adam scales every coordinate of a gradient by itself. That works best where coordinates vary
 independently, which those of a residual stream do not: it varies far more in some directions than
-in others. All components of a site read the same rows and get gradients of the same
-outputs, so that two orthogonal matrices for every site turn their factors into coordinates that are
-not correlated. Shampoo and SOAP (Vyas et al. 2024, arXiv:2409.11321) estimate them from the
-gradients of a training; here the target is fixed, so that they are computed once.
+in others. All components of a site read the same rows and get gradients of the same outputs, so
+that two orthogonal matrices for every site rotate their factors into coordinates that are not
+correlated. Shampoo and SOAP (Vyas et al. 2024, arXiv:2409.11321) estimate them from the gradients
+of a training; here the target is fixed, so that they are computed once.
 
 Letters: B batch, G stacked blocks, n directions, m rank, d a site's width.
 """
@@ -37,11 +37,11 @@ class Basis(NamedTuple):
     reads: jax.Array | None
     writes: jax.Array | None
 
-    def turn(self, factors: Factors) -> Factors:
+    def rotate(self, factors: Factors) -> Factors:
         """The coordinates of factors in the basis."""
         return Factors(*(_times(*side) for side in zip(factors, self, strict=True)))
 
-    def turn_back(self, factors: Factors) -> Factors:
+    def rotate_back(self, factors: Factors) -> Factors:
         """The factors of coordinates in the basis."""
         transposed = (None if side is None else jnp.swapaxes(side, -1, -2) for side in self)
         return Factors(*(_times(*side) for side in zip(factors, transposed, strict=True)))
@@ -52,15 +52,15 @@ def _times(rows: jax.Array, matrix: jax.Array | None) -> jax.Array:
     return rows if matrix is None else jnp.matmul(rows, matrix, precision="highest")
 
 
-def turned(components: Components, bases: dict[str, Basis]) -> Components:
+def rotated(components: Components, bases: dict[str, Basis]) -> Components:
     """The coordinates of all factors in the bases of their sites."""
-    there = {site: basis.turn(components[site]) for site, basis in bases.items()}
+    there = {site: basis.rotate(components[site]) for site, basis in bases.items()}
     return _changed(components, there)
 
 
-def turned_back(coordinates: Components, bases: dict[str, Basis]) -> Components:
-    """The inverse of `turned`."""
-    back = {site: basis.turn_back(coordinates[site]) for site, basis in bases.items()}
+def rotated_back(coordinates: Components, bases: dict[str, Basis]) -> Components:
+    """The inverse of `rotated`."""
+    back = {site: basis.rotate_back(coordinates[site]) for site, basis in bases.items()}
     return _changed(coordinates, back)
 
 

@@ -235,9 +235,9 @@ def _descent(update: Callable[..., Any]) -> Callable[..., Any]:
     @jax.jit
     def descend(gradient, state, components):
         if isinstance(state, InBases):
-            bases, at = state.bases, eigenbasis.turned(components, state.bases)
-            updates, inner = update(eigenbasis.turned(gradient, bases), state.inner, at)
-            updates, state = eigenbasis.turned_back(updates, bases), InBases(inner, bases)
+            bases, at = state.bases, eigenbasis.rotated(components, state.bases)
+            updates, inner = update(eigenbasis.rotated(gradient, bases), state.inner, at)
+            updates, state = eigenbasis.rotated_back(updates, bases), InBases(inner, bases)
         else:
             updates, state = update(gradient, state, components)
         return optax.apply_updates(components, updates), state

@@ -8,7 +8,7 @@ everything, `verdicts` judges it, `result` holds the outcome.
 
 from apd_jax.evaluation.evidence.adversary import Adversary
 from apd_jax.evaluation.evidence.lines import evidence
-from apd_jax.evaluation.evidence.result import Evidence, Number, SiteLine
+from apd_jax.evaluation.evidence.result import Evidence
 from apd_jax.evaluation.evidence.verdicts import Limits, Verdict
 
-__all__ = ["Adversary", "Evidence", "Limits", "Number", "SiteLine", "Verdict", "evidence"]
+__all__ = ["Adversary", "Evidence", "Limits", "Verdict", "evidence"]

@@ -59,11 +59,6 @@ class Adversary:
         object.__setattr__(self, "step_size", as_float(step_size))
         object.__setattr__(self, "starts", whole("adversary_starts", self.starts))
 
-    @property
-    def gradients(self) -> int:
-        """Gradient passes through every block."""
-        return self.starts * self.steps[-1]
-
 
 @jit_with_network(static=1)
 @jax.default_matmul_precision("highest")
@@ -133,7 +128,7 @@ def shared_gradient(
     return jax.grad(total, has_aux=True)(r)
 
 
-def per_row(
+def worst_per_row(
     adversary: Adversary,
     kind: Kind,
     target: Target,
@@ -169,7 +164,7 @@ class _Path(NamedTuple):
     sums: list[Sums]
 
 
-def shared(
+def worst_shared(
     adversary: Adversary,
     kind: Kind,
     target: Target,

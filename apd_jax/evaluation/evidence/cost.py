@@ -14,9 +14,8 @@ import numpy as np
 
 from apd_jax.components import Components, num_components
 from apd_jax.evaluation import seen
-from apd_jax.evaluation.evidence import adversary as worst
 from apd_jax.evaluation.evidence import distance, equal_rank
-from apd_jax.evaluation.evidence.adversary import Adversary
+from apd_jax.evaluation.evidence.adversary import Adversary, ascend, shared_gradient
 from apd_jax.evaluation.evidence.distance import Kind
 from apd_jax.evaluation.evidence.parts import Parts
 from apd_jax.evaluation.evidence.rows import Examples
@@ -200,9 +199,7 @@ def _of_parts(kind, target, parts, block, mask) -> tuple[float, float]:
     best = jax.ShapeDtypeStruct(mask.shape[:1], jnp.float32)
     chosen = jax.ShapeDtypeStruct(mask.shape, bool)
     plain = block.without_labels()
-    ascent = _operations(
-        worst.ascend, kind, target, parts, plain, chosen, mask, best, np.int32(1), 0.1
-    )
+    ascent = _operations(ascend, kind, target, parts, plain, chosen, mask, best, np.int32(1), 0.1)
     return own, ascent - own  # a loop's body is counted once; one more pass follows it
 
 
@@ -210,7 +207,7 @@ def _of_shared(kind, target, components, block, mask) -> float:
     chosen = jax.ShapeDtypeStruct(mask.shape, bool)
     r = jax.ShapeDtypeStruct((num_components(components),), jnp.float32)
     plain = block.without_labels()
-    return _operations(worst.shared_gradient, kind, target, components, plain, chosen, r)
+    return _operations(shared_gradient, kind, target, components, plain, chosen, r)
 
 
 def _operations(program: Any, *arguments: Any) -> float:

@@ -14,9 +14,8 @@ from apd_jax.blocks import num_blocks
 from apd_jax.config_fields.values import names, root_seed, whole
 from apd_jax.errors import UserError
 from apd_jax.evaluation import ranks
-from apd_jax.evaluation.evidence import adversary as worst
 from apd_jax.evaluation.evidence import block_lines, cost, distance, equal_rank, rows
-from apd_jax.evaluation.evidence.adversary import Adversary
+from apd_jax.evaluation.evidence.adversary import Adversary, worst_shared
 from apd_jax.evaluation.evidence.baseline_lines import Against
 from apd_jax.evaluation.evidence.result import Evidence, SiteLine
 from apd_jax.evaluation.evidence.run import Run
@@ -184,7 +183,7 @@ def _blocks(run: Run, size: Size, numbers: dict[str, distance.Number]) -> list[s
 
 def _shared(run: Run) -> None:
     """The worst mask that all rows share."""
-    found = worst.shared(
+    found = worst_shared(
         run.adversary,
         run.kind,
         run.target,

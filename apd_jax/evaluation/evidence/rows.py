@@ -17,8 +17,8 @@ from apd_jax.blocks import num_blocks
 from apd_jax.components import Components
 from apd_jax.data.numbers import as_numpy
 from apd_jax.errors import UserError
-from apd_jax.evaluation import labels as against
 from apd_jax.evaluation import seen
+from apd_jax.evaluation.labels import are_classes, check_labels, label_array, next_tokens
 from apd_jax.objective import selection
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
@@ -78,11 +78,11 @@ def examples(
         return Examples(x, counts), False
     if isinstance(labels, str):
         return _with_next_tokens(target, x, counts, labels), False
-    labels = against.as_array(target, x, labels)
-    if not against.are_classes(labels):
+    labels = label_array(target, x, labels)
+    if not are_classes(labels):
         return Examples(x, counts), True
     (shape, *more) = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
-    against.check(labels, shape, 1 + len(more))
+    check_labels(labels, shape, 1 + len(more))
     weights = _any_beyond(counts, labels.ndim)
     weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim))
     weights = (weights * (labels >= 0)).astype(np.float32)  # negative ones stand for no class
@@ -111,7 +111,7 @@ def _counts(valid: Any, lead: tuple[int, ...], target: Target, x: PyTree) -> np.
 
 def _with_next_tokens(target: Target, x: PyTree, counts: np.ndarray, name: str) -> Examples:
     """Token t + 1 is the label of position t; the last position has none."""
-    labels = against.next_tokens(target, x, name)
+    labels = next_tokens(target, x, name)
     here = counts if counts.ndim == 2 else np.repeat(counts[:, None], labels.shape[1], axis=1)
     weights = here * np.roll(here, -1, axis=1) * (labels >= 0)
     return Examples(x, counts, np.maximum(labels, 0), weights)

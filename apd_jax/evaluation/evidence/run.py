@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.components import Components, num_components
-from apd_jax.evaluation.evidence import adversary as worst
 from apd_jax.evaluation.evidence import distance, rows
-from apd_jax.evaluation.evidence.adversary import Adversary
+from apd_jax.evaluation.evidence.adversary import Adversary, worst_per_row
 from apd_jax.evaluation.evidence.cost import Cost
 from apd_jax.evaluation.evidence.distance import Kind
 from apd_jax.evaluation.evidence.parts import Parts
@@ -148,7 +147,7 @@ class Run:
             self.advance(ascent, steps)
             self.advance(ascended)
 
-        found = worst.per_row(adversary, self.kind, self.target, parts, block, mask, key, advance)
+        found = worst_per_row(adversary, self.kind, self.target, parts, block, mask, key, advance)
         for steps, sums in found.items():
             self.tally.add(f"{name}_{steps}", sums)
 

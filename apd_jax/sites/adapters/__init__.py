@@ -1,16 +1,17 @@
 """Adapters: a model of a library as a pure function and its parameters, one file a library.
 
 They only split a model into a function and parameters; sites are found in the traced program. A
-library is imported when one of its models is given. The function is an `Adapted`, so that the fixed
-arrays of a saved decomposition can be restored.
+library is imported when one of its models is given. The function `(params, x) -> outputs` has
+`settings`, a JSON object that says how the model is called, `state`, a pytree of its fixed arrays,
+and `with_state(state)`, so that the fixed arrays of a saved decomposition can be restored.
 """
 
 import importlib
 from typing import Any
 
-from apd_jax.sites.adapters.fixed import Adapted, Fixed
+from apd_jax.sites.adapters.fixed import Fixed
 
-__all__ = ["Adapted", "Fixed", "adapter_of"]
+__all__ = ["Fixed", "adapter_of"]
 
 # The package that a class of models comes from, and the file here that adapts it.
 _FILES = {

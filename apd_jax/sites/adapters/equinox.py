@@ -49,7 +49,7 @@ class EquinoxApply:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The containers of the state, where there is one; see `Adapted`."""
+        """The containers of the state, where there is one."""
         if self.values is None:
             return {}
         containers = [jax.tree.map(lambda _: 0, value) for value in self.values.value]

@@ -1,7 +1,7 @@
 """The fixed part of the functions of all adapters: what they need besides the parameters."""
 
 import base64
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,24 +18,6 @@ class Fixed:
 
     def __init__(self, value: Any):
         self.value = value
-
-
-class Adapted(Protocol):
-    """A model as a function `(params, x) -> outputs`.
-
-    Attributes:
-      settings: how the model is called, as a JSON object.
-      state: the fixed arrays, a pytree; of a restored model, with containers like the saved ones.
-    """
-
-    settings: dict[str, Any]
-    state: PyTree
-
-    def __call__(self, params: PyTree, x: PyTree) -> PyTree:
-        """The network's outputs."""
-
-    def with_state(self, state: PyTree) -> "Adapted":
-        """The same model with other fixed arrays."""
 
 
 def plain_keywords(keywords: dict[str, Any]) -> dict[str, Any]:

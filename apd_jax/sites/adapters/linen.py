@@ -35,7 +35,7 @@ class LinenApply:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The method and the keywords; see `Adapted`."""
+        """The method and the keywords."""
         name = getattr(self.method, "__name__", self.method)
         return {"method": name, "keywords": plain_keywords(self._parts[1])}
 

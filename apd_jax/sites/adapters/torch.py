@@ -61,7 +61,7 @@ class TorchApply:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What of the outputs is taken, keywords of `forward`, and the dtype; see `Adapted`."""
+        """What of the outputs is taken, keywords of `forward`, and the dtype."""
         keywords = plain_keywords(self.fixed.value[1])
         return {"output": plain(self.output), "keywords": keywords, "dtype": self.dtype}
 

@@ -25,21 +25,6 @@ _MOST_PANELS = 12
 _MOST_CURVES = 24
 
 
-def gated_figures(arrays: GatedArrays, *, only: str | None = None) -> dict[str, Figure]:
-    """Make the figures of one decomposition.
-
-    Args:
-      arrays: Measurements of the decomposition.
-      only: Name of the only figure to draw; all of them if None.
-    """
-    makers = {
-        "networks": lambda: networks(arrays),
-        "functions": lambda: functions(arrays),
-        "function_map": lambda: function_map(arrays),
-    }
-    return style.make_figures(makers, only)
-
-
 def function_color(function: int) -> str:
     """Return the colour of a function; purple is reserved for weights that the target lacks."""
     return _FUNCTION_COLORS[function % len(_FUNCTION_COLORS)]
@@ -286,3 +271,10 @@ def function_map(arrays: GatedArrays) -> Figure:
     right.set(xlim=(0, 1.03), xlabel="purity")
     right.tick_params(axis="y", length=0)
     return figure
+
+
+FIGURES = {
+    "networks": lambda numbers, arrays: networks(arrays),
+    "functions": lambda numbers, arrays: functions(arrays),
+    "function_map": lambda numbers, arrays: function_map(arrays),
+}

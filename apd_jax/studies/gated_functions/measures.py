@@ -43,15 +43,6 @@ class GatedArrays(NamedTuple):
     curves: np.ndarray
     topk_curves: np.ndarray
 
-    @property
-    def represented(self) -> list[list[int]]:
-        """Return, for every component, its functions with a purity of at least 0.95."""
-        lists: list[list[int]] = [[] for _ in range(len(self.shares))]
-        for function, component in enumerate(self.assignment):
-            if component >= 0 and self.purity[function] >= PURE:
-                lists[int(component)].append(function)
-        return lists
-
 
 class Energies(NamedTuple):
     """Sums of squared weights of the components.

@@ -14,7 +14,7 @@ import numpy as np
 from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
-from apd_jax.studies.task import Control
+from apd_jax.studies.task import Task
 
 Params = dict[str, dict[str, dict[str, jax.Array]]]
 
@@ -89,7 +89,7 @@ class GatedInputs:
 
 
 @dataclasses.dataclass(frozen=True)
-class GatedFunctions(Control):
+class GatedFunctions(Task):
     """Size and constants of the hand-coded network, which is not trained.
 
     Function i is a piecewise-linear interpolation on K evenly spaced knots. Its neuron k computes
@@ -133,11 +133,6 @@ class GatedFunctions(Control):
     def inputs(self) -> GatedInputs:
         """Return the distribution of x and the control bits."""
         return GatedInputs(self.num_functions, self.probability, self.domain)
-
-    @property
-    def training(self) -> None:
-        """Return None: the network is hand-coded."""
-        return None
 
     @property
     def hidden_sites(self) -> tuple[str, ...]:

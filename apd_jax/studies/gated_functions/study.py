@@ -7,9 +7,15 @@ from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies.gated_functions.captions import CAPTIONS, MEASURES
-from apd_jax.studies.gated_functions.figures import gated_figures
-from apd_jax.studies.gated_functions.measures import GatedArrays, evaluate_gated, one_bit_inputs
+from apd_jax.studies.gated_functions.figures import FIGURES
+from apd_jax.studies.gated_functions.measures import (
+    PURE,
+    GatedArrays,
+    evaluate_gated,
+    one_bit_inputs,
+)
 from apd_jax.studies.gated_functions.network import GatedFunctions
+from apd_jax.studies.reconstruction import features_held
 from apd_jax.studies.study import ProbeInputs, Study
 from apd_jax.studies.verdicts import Threshold
 
@@ -20,6 +26,7 @@ class GatedFunctionsStudy(Study):
     name = "gated_functions"
     task = GatedFunctions()
     captions = CAPTIONS
+    figures = FIGURES
     main_figure = "networks"
     measures = MEASURES
 
@@ -51,9 +58,6 @@ class GatedFunctionsStudy(Study):
     ):
         return evaluate_gated(task, decomposition, key=key, samples=samples)
 
-    def draw(self, numbers, arrays: GatedArrays, only: str | None = None):
-        return gated_figures(arrays, only=only)
-
     def probes(self, task: GatedFunctions) -> ProbeInputs:
         """Return inputs with one bit on, and x in the middle of its domain."""
         middle = np.array([sum(task.domain) / 2])
@@ -61,7 +65,8 @@ class GatedFunctionsStudy(Study):
         return ProbeInputs(one_bit_inputs(task, middle), words)
 
     def represented(self, arrays: GatedArrays) -> list[list[int]]:
-        return arrays.represented
+        """Return, for every component, its functions with a purity of at least 0.95."""
+        return features_held(arrays.assignment, arrays.purity >= PURE, len(arrays.shares))
 
     def views(self, target: Target) -> dict[str, View]:
         return {

@@ -14,11 +14,6 @@ _COLORS = {
 }
 
 
-def language_model_figures(arrays: LanguageArrays, *, only: str | None = None) -> dict[str, Figure]:
-    """Make the figures of one decomposition, or only the one called `only`."""
-    return style.make_figures({"curves": lambda: curves(arrays)}, only)
-
-
 @style.styled
 def curves(arrays: LanguageArrays) -> Figure:
     """Draw cross entropy recovered and KL divergence over the number of active components."""
@@ -41,3 +36,6 @@ def curves(arrays: LanguageArrays) -> Figure:
     handles = divergence.get_legend_handles_labels()[0]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
+
+
+FIGURES = {"curves": lambda numbers, arrays: curves(arrays)}

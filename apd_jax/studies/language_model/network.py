@@ -13,7 +13,7 @@ from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
 from apd_jax.studies.language_model.text import VOCABULARY, Contexts
-from apd_jax.studies.task import Control, NoHiddenSites, TargetTraining
+from apd_jax.studies.task import TargetTraining, Task
 
 Params = dict[str, Any]
 
@@ -58,7 +58,7 @@ class Transformer:
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageModel(NoHiddenSites, Control):
+class LanguageModel(Task):
     """A byte-level transformer of Python source; its block matrices are decomposed."""
 
     layers: int = setting(2, "Transformer blocks.")

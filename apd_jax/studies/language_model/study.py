@@ -5,7 +5,7 @@ import jax
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.contexts import content
 from apd_jax.studies.language_model.captions import CAPTIONS, MEASURES
-from apd_jax.studies.language_model.figures import language_model_figures
+from apd_jax.studies.language_model.figures import FIGURES
 from apd_jax.studies.language_model.measures import (
     LEAST_RECOVERED,
     MOST_KL,
@@ -26,6 +26,7 @@ class LanguageModelStudy(Study):
     name = "language_model"
     task = LanguageModel()
     captions = CAPTIONS
+    figures = FIGURES
     main_figure = "curves"
     measures = MEASURES
 
@@ -94,17 +95,6 @@ class LanguageModelStudy(Study):
         self, task: LanguageModel, decomposition: Decomposition, *, key: jax.Array, samples: int
     ):
         return evaluate_language_model(task, decomposition, key=key, samples=samples)
-
-    def draw(self, numbers, arrays: LanguageArrays, only: str | None = None):
-        return language_model_figures(arrays, only=only)
-
-    def probes(self, task: LanguageModel) -> None:
-        """Return None: components are shown by their contexts, not on inputs one by one."""
-        return None
-
-    def represented(self, arrays: LanguageArrays) -> list[list[int]]:
-        """Return no inputs: there are no probes."""
-        return [[] for _ in arrays.components]
 
     def contexts(self, arrays: LanguageArrays):
         return content(arrays.components, arrays.drawn)

@@ -14,12 +14,6 @@ _SIGNS = LinearSegmentedColormap.from_list("signs", [style.VERMILION, "white", s
 _MOST_PANELS = 24
 
 
-def linear_map_figures(arrays: LinearArrays, *, only: str | None = None) -> dict[str, Figure]:
-    """Make the figures of one decomposition, or only the one called `only`."""
-    makers = {"matrices": lambda: matrices(arrays), "spectra": lambda: spectra(arrays)}
-    return style.make_figures(makers, only)
-
-
 @style.styled
 def matrices(arrays: LinearArrays) -> Figure:
     """Draw the target, the sum of the components and every component as a matrix of colours."""
@@ -64,3 +58,9 @@ def spectra(arrays: LinearArrays) -> Figure:
     axes.set(xlabel="index", ylabel="singular value", ylim=(-0.03, None), xticks=places)
     axes.legend()
     return figure
+
+
+FIGURES = {
+    "matrices": lambda numbers, arrays: matrices(arrays),
+    "spectra": lambda numbers, arrays: spectra(arrays),
+}

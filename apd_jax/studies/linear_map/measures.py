@@ -37,15 +37,6 @@ class LinearArrays(NamedTuple):
     recovered: np.ndarray
     order: np.ndarray
 
-    @property
-    def represented(self) -> list[list[int]]:
-        """Return the rows that each component recovers."""
-        lists: list[list[int]] = [[] for _ in range(len(self.components))]
-        for row, component in enumerate(self.best_component):
-            if self.recovered[row]:
-                lists[int(component)].append(row)
-        return lists
-
 
 def effective_ranks(singular_values: np.ndarray) -> np.ndarray:
     """Return the effective rank `(Σ σ)² / Σ σ²` of every component, [C].

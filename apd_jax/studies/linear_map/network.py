@@ -14,7 +14,7 @@ from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.programs import linalg
 from apd_jax.sites import Target
-from apd_jax.studies.task import Control, NoHiddenSites
+from apd_jax.studies.task import Task
 
 Params = dict[str, jax.Array]
 SampleKind = Literal["sparse", "gaussian"]
@@ -41,7 +41,7 @@ def multiply(params: Params, x: jax.Array) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearMap(NoHiddenSites, Control):
+class LinearMap(Task):
     """A matrix that is not trained, and the distribution of its inputs.
 
     With sparse inputs the mechanisms are the rows of W, one for each input. With Gaussian inputs
@@ -71,11 +71,6 @@ class LinearMap(NoHiddenSites, Control):
         if self.sample == "sparse":
             return SparseFeatures(self.width, self.probability)
         return GaussianInputs(self.width)
-
-    @property
-    def training(self) -> None:
-        """Return None: the matrix is not trained."""
-        return None
 
     def init(self, key: jax.Array) -> Params:
         """Return W with rows of norm 1: `{"w": [d, d]}` float32."""

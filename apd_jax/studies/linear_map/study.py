@@ -7,9 +7,10 @@ from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies import probes
 from apd_jax.studies.linear_map.captions import CAPTIONS, MEASURES
-from apd_jax.studies.linear_map.figures import linear_map_figures
+from apd_jax.studies.linear_map.figures import FIGURES
 from apd_jax.studies.linear_map.measures import SMALL_ERROR, LinearArrays, evaluate_linear_map
 from apd_jax.studies.linear_map.network import LinearMap
+from apd_jax.studies.reconstruction import features_held
 from apd_jax.studies.study import ProbeInputs, Study
 from apd_jax.studies.verdicts import Threshold
 
@@ -20,6 +21,7 @@ class LinearMapStudy(Study):
     name = "linear_map"
     task = LinearMap()
     captions = CAPTIONS
+    figures = FIGURES
     main_figure = "matrices"
     measures = MEASURES
 
@@ -57,14 +59,12 @@ class LinearMapStudy(Study):
     ):
         return evaluate_linear_map(task, decomposition, key=key, samples=samples)
 
-    def draw(self, numbers, arrays: LinearArrays, only: str | None = None):
-        return linear_map_figures(arrays, only=only)
-
     def probes(self, task: LinearMap) -> ProbeInputs:
         return probes.one_hot(task.width)
 
     def represented(self, arrays: LinearArrays) -> list[list[int]]:
-        return arrays.represented
+        """Return the rows that each component recovers."""
+        return features_held(arrays.best_component, arrays.recovered, len(arrays.components))
 
     def views(self, target: Target) -> dict[str, View]:
         return {site: View("input", "output") for site in target.sites}

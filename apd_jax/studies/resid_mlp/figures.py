@@ -20,34 +20,8 @@ from apd_jax.studies.resid_mlp.figures_contributions import (
     neuron_contributions_all,
 )
 from apd_jax.studies.resid_mlp.figures_scrubbing import random_ablation, scrubbing
-from apd_jax.studies.resid_mlp.measures import ResidualMLPArrays
 from apd_jax.studies.resid_mlp.scrubbing import PerFeature
 from apd_jax.studies.resid_mlp.single_features import FeatureSweeps
-
-
-def resid_mlp_figures(
-    numbers: Mapping[str, float], arrays: ResidualMLPArrays, *, only: str | None = None
-) -> dict[str, Figure]:
-    """Make the figures of one decomposed residual MLP, under the names of their captions.
-
-    Args:
-      numbers: Entries of results.json.
-      arrays: Measurements of the decomposition.
-      only: Name of the only figure to draw; all of them if None.
-    """
-    feature = arrays.ablation.feature
-    makers = {
-        "target_responses": lambda: target_responses(arrays.sweeps, feature=feature),
-        "neuron_contributions": lambda: neuron_contributions(arrays.contributions),
-        "random_ablation": lambda: random_ablation(arrays.ablation),
-        "scrubbing": lambda: scrubbing(arrays.samples, numbers),
-        "feature_errors": lambda: feature_errors(arrays.per_feature),
-        "components_needed": lambda: components_needed(arrays.per_feature, arrays.sweeps),
-        "component_counts": lambda: component_counts(numbers),
-        "label_errors": lambda: label_errors(arrays.label_errors),
-        "neuron_contributions_all": lambda: neuron_contributions_all(arrays.contributions),
-    }
-    return style.make_figures(makers, only)
 
 
 @style.styled
@@ -260,3 +234,22 @@ def component_counts(numbers: Mapping[str, float]) -> Figure:
     axes.set_ylabel("count")
     axes.set_ylim(0, 1.12 * max(*counts, 1))
     return figure
+
+
+FIGURES = {
+    "target_responses": lambda numbers, arrays: target_responses(
+        arrays.sweeps, feature=arrays.ablation.feature
+    ),
+    "neuron_contributions": lambda numbers, arrays: neuron_contributions(arrays.contributions),
+    "random_ablation": lambda numbers, arrays: random_ablation(arrays.ablation),
+    "scrubbing": lambda numbers, arrays: scrubbing(arrays.samples, numbers),
+    "feature_errors": lambda numbers, arrays: feature_errors(arrays.per_feature),
+    "components_needed": lambda numbers, arrays: components_needed(
+        arrays.per_feature, arrays.sweeps
+    ),
+    "component_counts": lambda numbers, arrays: component_counts(numbers),
+    "label_errors": lambda numbers, arrays: label_errors(arrays.label_errors),
+    "neuron_contributions_all": lambda numbers, arrays: neuron_contributions_all(
+        arrays.contributions
+    ),
+}

@@ -16,7 +16,7 @@ from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.objective.losses import activation_function
 from apd_jax.sites import Target
-from apd_jax.studies.task import Control, TargetTraining
+from apd_jax.studies.task import TargetTraining, Task
 
 
 def _small_uniform(key, shape, dtype=jnp.float32):
@@ -79,7 +79,7 @@ class ResidualMLP(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class ResidualMLPTask(Control):
+class ResidualMLPTask(Task):
     """A residual MLP, its inputs and labels, and its training."""
 
     inputs: SparseFeatures = setting(

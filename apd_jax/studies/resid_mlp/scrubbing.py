@@ -16,12 +16,12 @@ import numpy as np
 
 from apd_jax.components import Components
 from apd_jax.data.sparse_features import SparseFeatures
+from apd_jax.evaluation import seen
 from apd_jax.masked.forward import masked_apply
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
 from apd_jax.studies.reconstruction import (
     LabelFn,
-    attribution_scores,
     baseline_outputs,
     num_batches,
     row_mse,
@@ -106,7 +106,7 @@ def feature_component_map(
     A component that is always active is excluded.
     """
     one_hot = jnp.eye(num_features)
-    scores = attribution_scores(target, components, one_hot, objective=objective)
+    scores = seen.score(objective, target, components, one_hot)
     counted = scores[:, : scores.shape[1] - objective.distil]
     return jnp.argmax(counted, axis=-1).astype(jnp.int32)
 

@@ -11,7 +11,7 @@ from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies import probes
 from apd_jax.studies.resid_mlp.captions import CAPTIONS, MEASURES
-from apd_jax.studies.resid_mlp.figures import resid_mlp_figures
+from apd_jax.studies.resid_mlp.figures import FIGURES
 from apd_jax.studies.resid_mlp.measures import ResidualMLPArrays, evaluate_resid_mlp
 from apd_jax.studies.resid_mlp.network import ResidualMLPTask
 from apd_jax.studies.study import Study
@@ -47,6 +47,7 @@ class ResidualMLPStudy(Study):
     name = "resid_mlp"
     task = ResidualMLPTask()
     captions = CAPTIONS
+    figures = FIGURES
     main_figure = "neuron_contributions"
     measures = MEASURES
 
@@ -100,16 +101,7 @@ class ResidualMLPStudy(Study):
     def evaluate(
         self, task: ResidualMLPTask, decomposition: Decomposition, *, key: jax.Array, samples: int
     ):
-        numbers, arrays = evaluate_resid_mlp(
-            decomposition.target,
-            decomposition.components,
-            key=key,
-            objective=decomposition.objective,
-            label_fn=task.labels,
-            distribution=task.inputs,
-            batch_size=decomposition.settings.batch_size,
-            num_samples=samples,
-        )
+        numbers, arrays = evaluate_resid_mlp(task, decomposition, key=key, samples=samples)
         errors = arrays.label_errors  # the first group is the training distribution
         ratios = {
             "antiscrubbed_over_monosemantic": _ratio(
@@ -118,9 +110,6 @@ class ResidualMLPStudy(Study):
             "monosemantic_over_target": _ratio(errors.baseline[0], errors.target[0]),
         }
         return {**numbers, **ratios}, arrays
-
-    def draw(self, numbers, arrays: ResidualMLPArrays, only: str | None = None):
-        return resid_mlp_figures(numbers, arrays, only=only)
 
     def probes(self, task: ResidualMLPTask):
         return probes.one_hot(task.inputs.num_features)

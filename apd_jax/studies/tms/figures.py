@@ -17,21 +17,6 @@ _MOST_NAMES = 100  # of components below an axis
 _SHARES = LinearSegmentedColormap.from_list("shares", [style.VERMILION, "white", style.BLUE])
 
 
-def tms_figures(arrays: TMSArrays, *, only: str | None = None) -> dict[str, Figure]:
-    """Make the figures of one decomposed TMS, under the names of their captions.
-
-    Args:
-      arrays: Measurements of the decomposition.
-      only: Name of the only figure to draw; all of them if None.
-    """
-    makers = {
-        "components": lambda: component_drawings(arrays),
-        "component_map": lambda: component_map(arrays),
-        "label_errors": lambda: label_errors(arrays.label_errors),
-    }
-    return style.make_figures(makers, only)
-
-
 @style.styled
 def component_drawings(arrays: TMSArrays) -> Figure:
     """Draw the target, the sum of the components, and every component as a network.
@@ -148,3 +133,10 @@ def _draw_quality(axes: Axes, arrays: TMSArrays) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handletextpad=0.2)
+
+
+FIGURES = {
+    "components": lambda numbers, arrays: component_drawings(arrays),
+    "component_map": lambda numbers, arrays: component_map(arrays),
+    "label_errors": lambda numbers, arrays: label_errors(arrays.label_errors),
+}

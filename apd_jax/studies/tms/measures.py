@@ -9,18 +9,15 @@ import jax
 import numpy as np
 
 from apd_jax.components import Components
-from apd_jax.data.sparse_features import SparseFeatures
-from apd_jax.errors import UserError
-from apd_jax.objective.objective import Objective
+from apd_jax.decomposition.result import Decomposition
 from apd_jax.sites import Target
 from apd_jax.studies.reconstruction import (
     LabelErrors,
-    check_width,
     faithfulness_mse,
     label_errors,
     topk_errors,
 )
-from apd_jax.studies.tms.network import LINEAR, hidden_names
+from apd_jax.studies.tms.network import LINEAR, TMSTask, hidden_names
 
 MAX_ACTIVE = 4
 RECOVERED_COSINE = 0.99
@@ -55,11 +52,6 @@ class TMSArrays(NamedTuple):
     shares: np.ndarray
     order: np.ndarray
     label_errors: LabelErrors
-
-
-def identity_labels(x: jax.Array) -> jax.Array:
-    """Return the labels of a TMS, `x` itself, [B, F]."""
-    return x
 
 
 def row_similarity(target: np.ndarray, components: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,64 +123,43 @@ def component_order(best_component: np.ndarray, *, num_components: int) -> np.nd
 
 @jax.default_matmul_precision("highest")
 def evaluate_tms(
-    target: Target,
-    components: Components,
-    *,
-    key: jax.Array,
-    objective: Objective,
-    distribution: SparseFeatures | None = None,
-    batch_size: int = 2048,
-    num_samples: int = 20_000,
+    task: TMSTask, decomposition: Decomposition, *, key: jax.Array, samples: int
 ) -> tuple[dict[str, float | int | bool], TMSArrays]:
     """Measure a decomposition of a TMS (section 3.1 of the paper).
 
-    Arguments have no seed axis. The monosemantic baseline returns exact labels for the first h
-    features and 0 for the rest.
+    The monosemantic baseline returns exact labels for the first h features and 0 for the rest.
 
     Args:
-      target: The TMS, [B, F] -> [B, F], with site "linear1" and, if any, "hidden_0", ...
-      components: The components of the target.
+      task: The TMS, its inputs and labels.
+      decomposition: The decomposition of one seed.
       key: PRNG key; the same key gives the same numbers.
-      objective: The objective of the training; its rule selects the active components.
-      distribution: Input distribution; by default independent features, active with p=0.05 and
-        uniform in [0, 1].
-      batch_size: Rows per batch. Batch top-k selects within a batch, so use the training's size.
-      num_samples: Samples of the training distribution, and for each number of active features.
+      samples: Samples of the training distribution, and for each number of active features.
 
     Returns:
       (numbers, arrays): numbers as Python values under their names in results.json, and
       `TMSArrays` on the host.
-
-    Raises:
-      UserError: The target has no site "linear1", the distribution has another number of
-        features, or a count is below 1.
     """
-    if LINEAR not in target.sites:
-        raise UserError(f"Target has sites {tuple(target.sites)}; a TMS has a site {LINEAR!r}.")
+    target, components = decomposition.target, decomposition.components
     weights, pieces = _matrices(target, components)
     num_features, width = weights[LINEAR].shape
-    distribution = distribution or SparseFeatures(num_features, 0.05, (0.0, 1.0))
-    check_width(distribution, num_features)
-    rule: dict[str, Any] = {"objective": objective, "batch_size": batch_size}
+    sampling: dict[str, Any] = {
+        "objective": decomposition.objective,
+        "batch_size": decomposition.settings.batch_size,
+        "num_samples": samples,
+    }
     topk_mse, _ = topk_errors(
-        distribution,
-        target,
-        components,
-        key=jax.random.fold_in(key, 0),
-        num_samples=num_samples,
-        **rule,
+        task.inputs, target, components, key=jax.random.fold_in(key, 0), **sampling
     )
     errors = label_errors(
         target,
         components,
-        identity_labels,
+        task.labels,
         key=jax.random.fold_in(key, 1),
-        distribution=distribution,
+        distribution=task.inputs,
         max_active=MAX_ACTIVE,
         num_exact=width,
         passthrough=False,
-        num_samples=num_samples,
-        **rule,
+        **sampling,
     )
     scores, arrays = _arrays(weights, pieces, errors)
     return {

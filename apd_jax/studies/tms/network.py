@@ -14,7 +14,7 @@ from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.sites import Target
-from apd_jax.studies.task import Control, TargetTraining
+from apd_jax.studies.task import TargetTraining, Task
 
 LINEAR = "linear1/kernel"
 
@@ -71,7 +71,7 @@ class TMS(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class TMSTask(Control):
+class TMSTask(Task):
     """A TMS, its inputs and labels, and the choice of trained parameters."""
 
     inputs: SparseFeatures = setting(
@@ -108,11 +108,6 @@ class TMSTask(Control):
     def hidden_sites(self) -> tuple[str, ...]:
         """Sites whose outputs the hidden-activation loss compares: all sites."""
         return self.sites
-
-    @property
-    def hidden_activation(self) -> str:
-        """Nonlinearity of the hidden-activation loss: none."""
-        return "identity"
 
     def init(self, key: jax.Array):
         """Draw the initial parameters; fixed hidden layers already have their final values."""

@@ -6,9 +6,10 @@ from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies import probes
+from apd_jax.studies.reconstruction import features_held
 from apd_jax.studies.study import Study
 from apd_jax.studies.tms.captions import CAPTIONS, MEASURES
-from apd_jax.studies.tms.figures import tms_figures
+from apd_jax.studies.tms.figures import FIGURES
 from apd_jax.studies.tms.measures import TMSArrays, evaluate_tms
 from apd_jax.studies.tms.network import LINEAR, TMSTask
 from apd_jax.studies.verdicts import Published, Threshold
@@ -30,6 +31,7 @@ class TMSStudy(Study):
     name = "tms"
     task = TMSTask()
     captions = CAPTIONS
+    figures = FIGURES
     main_figure = "components"
     measures = MEASURES
 
@@ -61,29 +63,14 @@ class TMSStudy(Study):
     def evaluate(
         self, task: TMSTask, decomposition: Decomposition, *, key: jax.Array, samples: int
     ):
-        return evaluate_tms(
-            decomposition.target,
-            decomposition.components,
-            key=key,
-            objective=decomposition.objective,
-            distribution=task.inputs,
-            batch_size=decomposition.settings.batch_size,
-            num_samples=samples,
-        )
-
-    def draw(self, numbers, arrays: TMSArrays, only: str | None = None):
-        return tms_figures(arrays, only=only)
+        return evaluate_tms(task, decomposition, key=key, samples=samples)
 
     def probes(self, task: TMSTask):
         return probes.one_hot(task.inputs.num_features)
 
     def represented(self, arrays: TMSArrays) -> list[list[int]]:
         """Return the features that each component recovers."""
-        lists: list[list[int]] = [[] for _ in range(arrays.components.shape[0])]
-        for feature, component in enumerate(arrays.best_component):
-            if arrays.recovered[feature]:
-                lists[int(component)].append(feature)
-        return lists
+        return features_held(arrays.best_component, arrays.recovered, len(arrays.components))
 
     def views(self, target: Target) -> dict[str, View]:
         hidden = {

@@ -86,7 +86,7 @@ def move(
       The components, `{move: number}`, and [C] bool, the components that were touched.
     """
     total = num_components(components)
-    # Shapes are enough to know which sites are only used transposed. Their factors are turned round
+    # Shapes are enough to know which sites are only used transposed. Their factors are transposed
     # for the moves, so that U always is the side that reads.
     few = jax.tree.map(lambda leaf: leaf[:block_size], x)
     shapes = jax.eval_shape(lambda part: objective.own_pass(target, part)[1], few)
