@@ -173,6 +173,35 @@ class SavedTest(parameterized.TestCase):
             np.testing.assert_array_equal(plain[f"target/{kind}"].astype("f4"), [[1, 0], [3, 2]])
 
     @parameterized.parameters(
+        ({"e": np.zeros((8, 0), np.float32)},),
+        ({"e": np.zeros((8, 0, 2), np.int8), "a": X},),
+        ({"n": np.arange(8).astype("uint2")},),
+        ({"n": np.arange(8).astype("int4"), "e": np.zeros((8, 0), bool)},),
+        ({"f": X.astype("float8_e5m2"), "b": X.astype("bfloat16")},),
+    )
+    def test_inputs(self, more):
+        def keyed(params, batch):
+            rest = [batch[name].astype("f4").reshape(len(batch["v"]), -1) for name in more]
+            return network(params, batch["v"]) + jnp.concatenate(rest, axis=1).sum(1)[:, None]
+
+        x = {"v": X} | more
+        self.save(apd_jax.Target(keyed, params(), inputs=x), jax.tree.map(lambda a: a[:3], x))
+        found = apd_jax.load(self.folder, keyed).example
+        for name, leaf in x.items():
+            self.assertEqual(found[name].dtype, leaf.dtype)
+            np.testing.assert_array_equal(found[name], leaf[:3])
+
+    def test_inputs_that_are_all_empty(self):
+        def empty(params, x):
+            return network(params, jnp.ones((len(x), 3)))
+
+        x = np.zeros((3, 0), np.float32)
+        self.save(apd_jax.Target(empty, params(), inputs=x), x)
+        self.assertEqual(apd_jax.load(self.folder, empty).example.shape, (3, 0))
+        with self.assertRaisesRegex(UserError, "does not compute what the decomposed network"):
+            apd_jax.load(self.folder, lambda params, x: 2 * empty(params, x))
+
+    @parameterized.parameters(
         (np.int64(0), np.int64(1), "first"),
         ((0, "w"), (1, ("v", np.int8(2))), ("x", 1)),
         (False, True, np.str_("x")),
