@@ -196,6 +196,40 @@ three_times.defvjp(
 
 
 @jax.custom_vjp
+def three_times_where(x, w, kept):
+    """A product with such a gradient, of inputs that another operand switches on."""
+    return (x * (kept > 0)) @ w
+
+
+def _three_times_where_backward(saved, g):
+    x, w, kept = saved
+    on = kept > 0
+    real = jnp.issubdtype(kept.dtype, jnp.floating)
+    third = jnp.zeros_like(kept) if real else np.zeros(kept.shape, jax.dtypes.float0)
+    return on * (g @ w.T), 3 * (on * x).T @ g, third
+
+
+three_times_where.defvjp(
+    lambda *given: (three_times_where(*given), given), _three_times_where_backward
+)
+
+
+@jax.custom_vjp
+def looked_up(table, ids, scale):
+    """Rows of a table with their gradients; the scale has none."""
+    return table[ids] * jax.lax.stop_gradient(scale)
+
+
+def _looked_up_backward(saved, g):
+    table, ids, scale = saved
+    rows = jnp.zeros_like(table).at[ids].add(g * scale)
+    return rows, np.zeros(ids.shape, jax.dtypes.float0), jnp.zeros_like(scale)
+
+
+looked_up.defvjp(lambda *given: (looked_up(*given), given), _looked_up_backward)
+
+
+@jax.custom_vjp
 def lean(x, w):
     """A product with the gradients of a product."""
     return x @ w
@@ -250,12 +284,24 @@ class CustomDerivativesTest(parameterized.TestCase):
         ("rounded_weight", lambda p, x: x @ rounded(p["a"]) @ p["b"]),
         ("along_a_direction", lambda p, x: half(x, p["a"]) @ p["b"]),
         ("mapped", lambda p, x: jax.vmap(three_times, (0, None))(x, p["a"]) @ p["b"]),
+        ("masked", lambda p, x: three_times_where(x, p["a"], x > 0) @ p["b"]),
+        ("with_a_flag", lambda p, x: three_times_where(x, p["a"], x[0, 0] < 9) @ p["b"]),
+        (
+            "with_whole_numbers",
+            lambda p, x: three_times_where(x, p["a"], x.astype(jnp.int8)) @ p["b"],
+        ),
+        ("above_a_threshold", lambda p, x: three_times_where(x, p["a"], x[0, 0] - 5) @ p["b"]),
     )
     def test_rules_around_a_weight_are_refused(self, apply_fn):
         with self.assertRaisesRegex(UserError, "a \\[4, 5\\]: used inside a custom derivative"):
             apd_jax.Target(apply_fn, TWO, "a", inputs=X)
 
     @parameterized.named_parameters(
+        (
+            "of_a_look_up",
+            lambda p, x: looked_up(p["a"], (x[:, 0] > 0).astype(int), x[:, 1:2]) @ p["b"],
+            "a",
+        ),
         ("beside", lambda p, x: jnp.tanh(three_times(x, p["a"])) @ p["b"], "b"),
         ("of_a_product", lambda p, x: jnp.tanh(lean(x, p["a"])) @ p["b"], "a"),
         ("of_an_activation", lambda p, x: rounded(x @ p["a"]) @ p["b"], "a"),
