@@ -323,6 +323,24 @@ class CustomDerivativesTest(parameterized.TestCase):
             np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
         apd_jax.check_target(target, X)
 
+    @parameterized.parameters("float8_e4m3fn", "float8_e5m2", "bfloat16")
+    def test_derivatives_are_compared_with_a_cast_to_few_bits(self, kind):
+        cast = lambda array: array.astype(kind).astype(jnp.float32)  # noqa: E731
+        after = lambda p, x: cast(jnp.tanh(x @ p["a"]) @ p["b"])  # noqa: E731
+        apd_jax.check_target(target_of(after, TWO), X)
+        with self.assertRaisesRegex(UserError, "not that of its own equations"):
+            apd_jax.check_target(target_of(lambda p, x: after(p, x[::-1])[::-1], TWO), X)
+
+    def test_weights_that_are_cast_to_few_bits(self):
+        def network(p, x):
+            small = jax.tree.map(lambda w: w.astype(jnp.bfloat16).astype(jnp.float32), p)
+            return jnp.tanh(x @ small["a"]) @ small["b"]
+
+        for seed in range(4):
+            params = {"a": normal(seed, 4, 5), "b": normal(seed + 9, 5, 2)}
+            params = jax.tree.map(np.asarray, params)  # of which a cast is no part of a trace
+            apd_jax.check_target(target_of(network, params), X)
+
     def test_gradients_are_compared_where_there_is_no_derivative_along_a_direction(self):
         def apply_fn(p, x):
             return rounded(x[::-1] @ p["a"])[::-1] @ p["b"]

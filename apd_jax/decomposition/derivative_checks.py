@@ -13,7 +13,7 @@ from jax.interpreters import partial_eval
 from apd_jax import randomness, sites
 from apd_jax.attribution.metrics import quantities
 from apd_jax.components import Components, init_components
-from apd_jax.decomposition.rounding import tolerance
+from apd_jax.decomposition.rounding import derivative_tolerance
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.programs.compiled import jit_with_network
@@ -135,7 +135,7 @@ def check_derivatives(target: Target, x: PyTree) -> None:
             "example of a square root, norm or logarithm at 0, or of a division by 0 beside a "
             "where; add a small number inside (jnp.sqrt(y + 1e-12)), or leave such examples out"
         )
-    if not close(own, ours, tolerance(target, x)):
+    if not close(own, ours, derivative_tolerance(target, x)):
         raise UserError(
             "the network's derivative with respect to its sites is not that of its own "
             "equations: either examples interact, as through batch statistics in training mode "
