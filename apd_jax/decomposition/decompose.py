@@ -14,7 +14,6 @@ from apd_jax.data import Beside, Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory
 from apd_jax.decomposition.checks import (
     check_concrete,
-    check_other,
     check_positions,
     check_start,
     check_target,
@@ -22,6 +21,7 @@ from apd_jax.decomposition.checks import (
 )
 from apd_jax.decomposition.devices import on_one_device
 from apd_jax.decomposition.job import Job, RunOptions
+from apd_jax.decomposition.other_checks import check_other, check_other_outputs
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
@@ -128,6 +128,7 @@ def decompose(
     example = source.examples(run.seed, 3)
     check_other(target, source, settings, run.seed, restarts)
     _check(target, source, example, settings, start)
+    check_other_outputs(target, source, settings, run.seed)
     _check_counted(source, settings, run.seed)
     if "attribution_mode" not in options:
         settings = presets.with_exact_scores(settings, output_shape(target, example))
