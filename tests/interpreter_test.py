@@ -379,6 +379,41 @@ class CustomDerivativesTest(parameterized.TestCase):
             )
         apd_jax.check_target(apd_jax.Target(network, TWO, "b", inputs=X), X)
 
+    @parameterized.named_parameters(
+        (
+            "while_loop",
+            lambda h: jax.lax.while_loop(lambda s: jnp.max(s) > 1, lambda s: s / 2, h),
+        ),
+        (
+            "fori_loop",
+            lambda h: jax.lax.fori_loop(0, 2 + (h[0, 0] > 0), lambda i, s: s / 2, h),
+        ),
+        (
+            "in_a_scan",
+            lambda h: jax.lax.scan(
+                lambda s, _: (jax.lax.while_loop(lambda s: s[0, 0] > 1, jnp.sin, s), None),
+                h,
+                length=2,
+            )[0],
+        ),
+        ("in_jit", jax.jit(lambda h: jax.lax.while_loop(lambda s: s[0, 0] > 1, jnp.sin, h))),
+    )
+    def test_loops_that_have_no_gradient(self, loop):
+        """They have a derivative along a direction, by which attributions are computed."""
+
+        def network(params, x):
+            one = lambda h: loop(h[None])[0]  # noqa: E731  of one example, so that none mix
+            return jax.vmap(one)(jnp.tanh(x @ params["a"])) @ params["b"]
+
+        way = "while_loop.*; write the loop as a scan, or as a fori_loop of fixed bounds, or leave"
+        with self.assertRaisesRegex(UserError, way):
+            apd_jax.check_target(apd_jax.Target(network, TWO, inputs=X), X)
+        with self.assertRaisesRegex(UserError, way):
+            apd_jax.decompose(
+                apd_jax.Target(network, TWO, "a"), X, num_components=3, topk=1.0, batch_size=3
+            )
+        apd_jax.check_target(apd_jax.Target(network, TWO, "b", inputs=X), X)
+
     def test_examples_on_which_nothing_happens_are_let_pass(self):
         """Their derivative is 0 as well; that of other examples is not."""
         target = apd_jax.Target(lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"], TWO)

@@ -50,7 +50,8 @@ def fit(
       CheckpointError: a checkpoint can't be written, or there are some but none is whole.
       UserError: the checkpoints were made with another context.
       OSError: the metrics can't be written.
-      Exception, SystemExit: what the observer raised; the work so far is saved where there is a directory.
+      Exception, SystemExit: what the observer raised; the work so far is saved where there is a
+        directory.
 
       The first three and the last carry the last finite state as their `outcome`.
     """
