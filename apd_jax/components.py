@@ -11,13 +11,14 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from apd_jax.config_fields.values import whole
 from apd_jax.errors import UserError
 from apd_jax.programs import linalg
+from apd_jax.programs.jax_settings import check_key
 from apd_jax.programs.sum_of_terms import sum_terms
 from apd_jax.sites import Placement, PyTree, Target, check_inputs, check_is_target
+from apd_jax.sites.given_arrays import as_arrays, matrices_of
 
 Projection = Literal["auto", "literal"]
 
@@ -39,7 +40,7 @@ class Factors(NamedTuple):
     @classmethod
     def from_uv(cls, U: jax.Array, V: jax.Array) -> "Factors":
         """Stack factors `U` [C, (G,) d_in, m] and `V` [C, (G,) m, d_out]."""
-        return cls(jnp.swapaxes(U, -1, -2), V)
+        return cls(jnp.swapaxes(matrices_of("U", U), -1, -2), matrices_of("V", V))
 
     @classmethod
     def from_matrices(cls, matrices: jax.Array, rank: int | None = None) -> "Factors":
@@ -49,7 +50,7 @@ class Factors(NamedTuple):
           matrices: [C, (G,) d_in, d_out].
           rank: m; full rank if None. A rank above the matrices' own is filled up with zeros.
         """
-        u, s, vt = linalg.svd(matrices)
+        u, s, vt = linalg.svd(matrices_of("matrices", matrices))
         return cls.from_svd(u, s, vt, rank)
 
     @classmethod
@@ -166,8 +167,7 @@ def init_components(
     rank = None if rank is None else whole("rank", rank)
     if not isinstance(scale, jax.core.Tracer) and not scale > 0:
         raise UserError(f"scale must be positive, got {scale}")
-    if not isinstance(key, jax.Array | np.ndarray):
-        raise UserError(f"key must be a PRNG key, jax.random.key(0), got {key!r:.100}")
+    check_key(key)
     components = {}
     for index, (site, weight) in enumerate(target.weights.items()):
         *blocks, d_in, d_out = weight.shape
@@ -265,10 +265,12 @@ def _factors(name: str, given: Any) -> Factors:
     return given
 
 
-def check_given(target: Target, components: Components, x: PyTree) -> None:
-    """Raise UserError unless target, components and inputs [B, ...] fit each other."""
+def check_given(target: Target, components: Components, x: PyTree) -> PyTree:
+    """The inputs [B, ...] as arrays; raises UserError unless all three fit each other."""
+    x = as_arrays(x)
     check_inputs(target, x)
     check_components(target.at(x), components)
+    return x
 
 
 def in_parameter_space(target: Target, components: Components) -> PyTree:

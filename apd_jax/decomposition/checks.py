@@ -21,6 +21,7 @@ from apd_jax.objective.terms import TERMS, Step
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
+from apd_jax.sites.given_arrays import as_arrays
 from apd_jax.sites.program import ONE_EXAMPLE, takes_batches_of, trace
 from apd_jax.training.config import Settings
 
@@ -47,6 +48,7 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     """
     sites.check_is_target(target)
     _check_finite(target.params)
+    x = as_arrays(x)
     target.at(x)
     _check_precision(target)
     _check_squares(target)
