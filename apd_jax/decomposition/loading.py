@@ -55,6 +55,12 @@ def load(
         )
     saved = export.load_components(directory)
     config = saved.config
+    missing = {"paths", "params", "sites", "settings"} - set(config)
+    if missing:
+        raise UserError(
+            f"{directory} holds components that Decomposition.save did not write: its config has "
+            f"no {sorted(missing)}; runtime.export.load_components reads them"
+        )
     check = saved.check or {}
     example = _example(check, config, inputs) if "outputs" in check else None
     odd = config.get("odd_params", {})
