@@ -256,6 +256,7 @@ class RefusedTest(parameterized.TestCase):
         (np.ma.masked_greater(X, 1), "a masked array"),
         (X.astype(str), "got an array of <U.*leave text out"),
         (iter([X]), "inputs must be arrays .* got an iterator"),
+        (Loader(), "inputs must be arrays .* got a Loader: give one of its batches"),
         (None, "hold no arrays"),
         ({"x": X, 1: X}, "keys can't be sorted"),
     )
