@@ -7,16 +7,18 @@ site widths.
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from apd_jax.config_fields.values import whole
 from apd_jax.errors import UserError
 from apd_jax.programs import linalg
+from apd_jax.programs.jax_settings import check_key
+from apd_jax.programs.sum_of_terms import sum_terms
 from apd_jax.sites import Placement, PyTree, Target, check_inputs, check_is_target
+from apd_jax.sites.given_arrays import as_arrays, matrices_of
 
 Projection = Literal["auto", "literal"]
 
@@ -38,7 +40,7 @@ class Factors(NamedTuple):
     @classmethod
     def from_uv(cls, U: jax.Array, V: jax.Array) -> "Factors":
         """Stack factors `U` [C, (G,) d_in, m] and `V` [C, (G,) m, d_out]."""
-        return cls(jnp.swapaxes(U, -1, -2), V)
+        return cls(jnp.swapaxes(matrices_of("U", U), -1, -2), matrices_of("V", V))
 
     @classmethod
     def from_matrices(cls, matrices: jax.Array, rank: int | None = None) -> "Factors":
@@ -48,7 +50,7 @@ class Factors(NamedTuple):
           matrices: [C, (G,) d_in, d_out].
           rank: m; full rank if None. A rank above the matrices' own is filled up with zeros.
         """
-        u, s, vt = linalg.svd(matrices)
+        u, s, vt = linalg.svd(matrices_of("matrices", matrices))
         return cls.from_svd(u, s, vt, rank)
 
     @classmethod
@@ -120,34 +122,12 @@ class Factors(NamedTuple):
         """`Σ_c U_c V_c`, [(G,) d_in, d_out], as one product over all C·m terms."""
         if self.stacked:
             return jax.vmap(lambda *factors: Factors(*factors).sum(), in_axes=1)(*self)
-        return _sum_terms(
+        return sum_terms(
             self.reads.reshape(-1, self.reads.shape[-1]),
             self.writes.reshape(-1, self.writes.shape[-1]),
         )
 
 
-@jax.custom_vjp
-def _sum_terms(reads: jax.Array, writes: jax.Array) -> jax.Array:
-    """`readsᵀ writes` of [n, d_in] and [n, d_out], transposing only the smaller one in memory.
-
-    The gradient is spelled out so that its products, too, come out in the layout of the factors.
-    Derived automatically, they come out transposed, and the compiler adds a copy of the large ones.
-    """
-    if reads.shape[1] <= writes.shape[1]:
-        return jnp.einsum("ni,no->io", reads, writes)
-    return jnp.einsum("no,ni->oi", writes, reads).T
-
-
-def _sum_terms_forward(reads, writes):
-    return _sum_terms(reads, writes), (reads, writes)
-
-
-def _sum_terms_backward(saved, gradient):
-    reads, writes = saved
-    return jnp.einsum("no,io->ni", writes, gradient), jnp.einsum("ni,io->no", reads, gradient)
-
-
-_sum_terms.defvjp(_sum_terms_forward, _sum_terms_backward)
 # `{site: Factors}`.
 Components = dict[str, Factors]
 
@@ -187,8 +167,7 @@ def init_components(
     rank = None if rank is None else whole("rank", rank)
     if not isinstance(scale, jax.core.Tracer) and not scale > 0:
         raise UserError(f"scale must be positive, got {scale}")
-    if not isinstance(key, jax.Array | np.ndarray):
-        raise UserError(f"key must be a PRNG key, jax.random.key(0), got {key!r:.100}")
+    check_key(key)
     components = {}
     for index, (site, weight) in enumerate(target.weights.items()):
         *blocks, d_in, d_out = weight.shape
@@ -252,14 +231,15 @@ def check_components(target: Target, components: Components) -> None:
         )
     if set(components) != set(target.sites):
         raise UserError(
-            f"components are for sites {sorted(components)}, the target's are "
+            f"components are for sites {sorted(components, key=str)}, the target's are "
             f"{sorted(target.sites)}"
         )
     counts = set()
     for name, site in target.sites.items():
-        reads, writes = components[name]
+        reads, writes = _factors(name, components[name])
         *blocks, d_in, d_out = site.shape
-        fits = reads.shape[:-1] == writes.shape[:-1] and reads.shape[1:-2] == tuple(blocks)
+        fits = reads.ndim == writes.ndim == len(site.shape) + 1
+        fits = fits and reads.shape[:-1] == writes.shape[:-1] and reads.shape[1:-2] == tuple(blocks)
         if not fits or (reads.shape[-1], writes.shape[-1]) != (d_in, d_out):
             raise UserError(
                 f"site {name!r} has a matrix {site.shape}, its factors are U "
@@ -271,10 +251,26 @@ def check_components(target: Target, components: Components) -> None:
         raise UserError(f"sites differ in their number of components: {sorted(counts)}")
 
 
-def check_given(target: Target, components: Components, x: PyTree) -> None:
-    """Raise UserError unless target, components and inputs [B, ...] fit each other."""
+def _factors(name: str, given: Any) -> Factors:
+    """The factors of a site; raises UserError for what are none, or factors of no matrices."""
+    if not isinstance(given, Factors):
+        raise UserError(
+            f"components[{name!r}] must be Factors, got a {type(given).__name__}: "
+            "Factors.from_uv(U, V), or Factors.from_matrices(P) of P [C, (G,) d_in, d_out]"
+        )
+    if not all(len(getattr(leaf, "shape", ())) > 1 for leaf in given):
+        raise UserError(
+            f"components[{name!r}] must be Factors of arrays [C, (G,) m, d], got {given!r:.200}"
+        )
+    return given
+
+
+def check_given(target: Target, components: Components, x: PyTree) -> PyTree:
+    """The inputs [B, ...] as arrays; raises UserError unless all three fit each other."""
+    x = as_arrays(x)
     check_inputs(target, x)
     check_components(target.at(x), components)
+    return x
 
 
 def in_parameter_space(target: Target, components: Components) -> PyTree:

@@ -15,6 +15,7 @@ from apd_jax import sites
 from apd_jax.config_fields import check_takes
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
+from apd_jax.sites.given_arrays import as_array
 
 Valid = jax.Array | None
 
@@ -52,7 +53,31 @@ def of_batch(function: Callable[[PyTree], Any] | None, x: PyTree) -> Valid:
             f"({type(error).__name__}: {reason:.300}): use jax.numpy, as in "
             "valid=lambda batch: batch['mask'] > 0"
         ) from error
-    size = sites.batch_size(x)
+    return _checked(valid, sites.batch_size(x))
+
+
+def as_given(valid: Any, x: PyTree) -> Valid:
+    """What counts, as bool [B] or [B, T], of an array, a list or a function of the inputs.
+
+    Raises:
+      UserError: it gives no bool or whole numbers [B, ...].
+    """
+    if callable(valid):
+        check(valid)
+        return of_batch(valid, x)
+    if valid is None:
+        return None
+    try:
+        valid = jnp.asarray(as_array(valid))
+    except (TypeError, ValueError) as error:  # of what is no array
+        raise UserError(
+            "valid must be True or False for each example or position, or a function of the "
+            f"inputs that gives this: {error}"
+        ) from error
+    return _checked(valid, sites.batch_size(x))
+
+
+def _checked(valid: jax.Array, size: int) -> jax.Array:
     if not (jnp.issubdtype(valid.dtype, jnp.integer) or valid.dtype == bool):
         raise UserError(
             f"valid must give True or False (or whole numbers, 0 for what does not count), got "

@@ -124,6 +124,36 @@ class InitTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "components must be a mapping"):
             module.check_components(target, components)
 
+    @parameterized.named_parameters(
+        ("array", lambda f: np.zeros((3, 3, 5)), "must be Factors, got a ndarray: Factors.from_uv"),
+        ("tuple", lambda f: (f.reads, f.writes), "must be Factors, got a tuple: .*from_matrices"),
+        ("list", lambda f: [f.reads, f.writes], "must be Factors, got a list"),
+        ("none", lambda f: None, "must be Factors, got a NoneType"),
+        ("lists", lambda f: module.Factors(f.reads.tolist(), f.writes), "Factors of arrays"),
+        ("numbers", lambda f: module.Factors(1.0, 2.0), "Factors of arrays"),
+        ("vectors", lambda f: module.Factors(f.reads[0, 0], f.writes), "Factors of arrays"),
+        ("one", lambda f: module.Factors(f.reads[0], f.writes[0]), "has a matrix"),
+    )
+    def test_what_are_no_factors_is_refused(self, change, message):
+        target, x = networks.make("mlp")
+        found = networks.components(target)
+        found["first/w"] = change(found["first/w"])
+        for use in (
+            lambda: module.check_components(target, found),
+            lambda: apd_jax.gradient_attributions(target, found, x),
+            lambda: apd_jax.masked_apply(target, found, x, jnp.ones((7, 3))),
+            lambda: apd_jax.in_parameter_space(target, found),
+            lambda: apd_jax.decompose(target, x, num_components=3, topk=1, init=found),
+        ):
+            with self.assertRaisesRegex(apd_jax.UserError, message):
+                use()
+
+    def test_names_that_are_no_text_are_refused(self):
+        target, _ = networks.make("mlp")
+        found = {0: 1} | networks.components(target)
+        with self.assertRaisesRegex(apd_jax.UserError, "components are for sites .*0.*first/w"):
+            module.check_components(target, found)
+
 
 class UnitNormTest(absltest.TestCase):
     def test_normalise_reads(self):

@@ -235,6 +235,42 @@ class ObserverTest(EndingsTestCase):
         if directory:
             same(decompose(workdir=workdir), decompose())
 
+    @parameterized.parameters("on_metrics", "save")
+    def test_keeps_what_is_done_at_the_end_of_the_script(self, where):
+        class Leaving(loop.Observer):
+            pass
+
+        def leave(_, step, *arguments):
+            if step >= 4:
+                sys.exit("enough")
+
+        setattr(Leaving, where, leave)
+        with self.assertRaisesRegex(SystemExit, "enough") as caught:
+            decompose(observer=Leaving(), workdir=self.workdir, steps=8)
+        step = caught.exception.decomposition.history[-1]["step"]
+        self.assertIn(step, (4, 6))
+        self.assertIn(f"training ended after step {step}", caught.exception.__notes__[0])
+        same(decompose(workdir=self.workdir, steps=8), decompose(steps=8))
+
+    def test_keeps_what_is_done_in_memory(self):
+        class Leaving(loop.Observer):
+            def should_stop(self):
+                raise SystemExit(3)
+
+        with self.assertRaises(SystemExit) as caught:
+            decompose(observer=Leaving(), steps=8)
+        self.assertEqual(caught.exception.code, 3)
+        self.assertEqual(caught.exception.decomposition.history[-1]["step"], 2)
+
+    def test_ctrl_c_in_an_observer_ends_at_once(self):
+        class Interrupted(loop.Observer):
+            def on_metrics(self, step, metrics):
+                raise KeyboardInterrupt
+
+        with self.assertRaises(KeyboardInterrupt) as caught:
+            decompose(observer=Interrupted(), steps=8)
+        self.assertFalse(hasattr(caught.exception, "decomposition"))
+
     def test_at_the_last_step(self):
         class Broken(loop.Observer):
             def save(self, step, state):

@@ -632,6 +632,31 @@ class RefusedTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, "NaN or infinity on 2 of the 9 examples"):
             found.evidence(x, adversary_steps=(1,), draws=1)
 
+    def test_outputs_that_are_all_zero(self):
+        """They are refused before any component is run."""
+        target = apd_jax.Target(
+            lambda params, x: jax.nn.relu(jnp.tanh(x @ params["w"]) - 2),
+            {"w": networks.normal(0, 3, 2)},
+        )
+        x = networks.normal(5, 9, 3)
+        found = cases.decomposition(target, networks.components(target.at(x)), x)
+        with (
+            mock.patch.object(rows, "choose", side_effect=AssertionError("masks are chosen")),
+            self.assertRaisesRegex(apd_jax.UserError, "outputs are 0 on all examples"),
+        ):
+            found.evidence(x, adversary_steps=(1,), draws=1)
+
+    def test_outputs_that_are_zero_on_the_first_blocks(self):
+        target = apd_jax.Target(
+            lambda p, x: (x @ p["w"]) * x[:, 2:], {"w": networks.normal(0, 3, 2)}
+        )
+        x = networks.normal(5, 9, 3).at[:8, 2].set(0.0)
+        found = cases.decomposition(target, networks.components(target.at(x)), x, batch_size=4)
+        measured = found.evidence(x, adversary_steps=(1,), draws=1, baselines=())
+        self.assertTrue(np.isfinite(measured["own"]))
+        with self.assertRaisesRegex(apd_jax.UserError, "outputs are 0 on all examples"):
+            found.evidence(x, adversary_steps=(1,), draws=1, valid=np.arange(9) < 8)
+
     def test_nothing_is_worse_than_no_number(self):
         target, x = networks.mlp(), networks.normal(5, 4, 3)
         components = jax.tree.map(lambda f: np.nan * f, networks.components(target))

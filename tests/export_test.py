@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from typing import NamedTuple
 from unittest import mock
@@ -13,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 from absl.testing import absltest, parameterized
 
+import apd_jax
 from apd_jax.errors import UserError
 from apd_jax.runtime import checkpoint, export, paths
 
@@ -243,6 +245,41 @@ class ExportTest(parameterized.TestCase):
     def test_not_a_saved_directory(self):
         with self.assertRaisesRegex(ValueError, "holds no saved components: there is no .+orbax"):
             export.load_components(self.root)
+        with self.assertRaisesRegex(ValueError, "there is no [^;]+orbax.$"):
+            export.load_components(self.root)
+
+    def test_a_directory_around_saved_ones(self):
+        """As a working directory, and that of a run with several seeds."""
+        self.save(1)
+        around = self.root / "runs" / "mine"
+        for name in ("seed_1", "seed_0"):
+            shutil.copytree(self.directory, around / "components" / name)
+        message = "there is no .*; there are saved components in "
+        with self.assertRaisesRegex(UserError, f"{message}{self.directory}.$"):
+            export.load_components(self.root)
+        for directory in (around, around / "components"):
+            places = ", ".join(str(around / "components" / f"seed_{i}") for i in range(2))
+            with self.assertRaisesRegex(UserError, message + places):
+                export.load_components(directory)
+        with self.assertRaisesRegex(UserError, f"; give {self.directory}.$"):
+            export.load_components(self.directory / "orbax")
+
+    @parameterized.parameters(
+        ({"step": np.zeros(3), "params": np.ones(2)}, "params, step"),
+        ({"components": np.ones(2)}, "components"),
+        ([np.ones(2)], "list"),
+    )
+    def test_a_checkpoint_of_something_else(self, state, held):
+        with checkpoint.Checkpointer(self.directory / "orbax") as checkpointer:
+            checkpointer.save(0, state, {})
+        message = f"holds no saved components: .* is a checkpoint of {held}: give a directory that"
+        with self.assertRaisesRegex(UserError, message):
+            export.load_components(self.directory)
+
+    def test_components_that_no_decomposition_saved(self):
+        self.save(1)
+        with self.assertRaisesRegex(UserError, "config has no .*'paths'.*load_components reads"):
+            apd_jax.load(self.directory, lambda params, x: x)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,33 @@ class ClaimTest(parameterized.TestCase):
             self.claim(**changes)
         self.assertEqual(self.kept.read_bytes(), before)
 
+    @parameterized.product(
+        kind=("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "bfloat16"), where=("inputs", "bias")
+    )
+    def test_another_network_with_a_cast_to_few_bits_is_refused(self, kind, where):
+        """One such cast is in both networks."""
+
+        def cast(array):
+            return array.astype(kind).astype(jnp.float32)
+
+        def network(params, x):
+            second = params["second"] | {"b": cast(params["second"]["b"])}
+            params = params | {"second": second} if where == "bias" else params
+            return networks.mlp_apply(params, cast(x) if where == "inputs" else x)
+
+        self.claim(apply_fn=network)
+        self.claim(apply_fn=lambda p, x: network(p, x) * (1 + 1e-3))
+        for other in (lambda p, x: network(p, -x), lambda p, x: 1.3 * network(p, x)):
+            with self.assertRaisesRegex(WorkdirMismatch, "another network"):
+                self.claim(apply_fn=other)
+        settings = apd_jax.Settings(apd_jax.Objective(topk=1.0), 3, steps=1, batch_size=8, rank=1)
+        target = apd_jax.Target(network, networks.mlp().params, inputs=X)
+        components = networks.components(target, 3, 1)
+        apd_jax.Decomposition(target, components, settings, [], X[:3]).save(self.path / "saved")
+        apd_jax.load(self.path / "saved", network)
+        with self.assertRaisesRegex(apd_jax.UserError, "does not compute what the decomposed"):
+            apd_jax.load(self.path / "saved", lambda p, x: network(p, -x))
+
     def test_the_same_written_anew_is_accepted(self):
         self.claim()
         self.claim(

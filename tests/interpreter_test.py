@@ -196,6 +196,40 @@ three_times.defvjp(
 
 
 @jax.custom_vjp
+def three_times_where(x, w, kept):
+    """A product with such a gradient, of inputs that another operand switches on."""
+    return (x * (kept > 0)) @ w
+
+
+def _three_times_where_backward(saved, g):
+    x, w, kept = saved
+    on = kept > 0
+    real = jnp.issubdtype(kept.dtype, jnp.floating)
+    third = jnp.zeros_like(kept) if real else np.zeros(kept.shape, jax.dtypes.float0)
+    return on * (g @ w.T), 3 * (on * x).T @ g, third
+
+
+three_times_where.defvjp(
+    lambda *given: (three_times_where(*given), given), _three_times_where_backward
+)
+
+
+@jax.custom_vjp
+def looked_up(table, ids, scale):
+    """Rows of a table with their gradients; the scale has none."""
+    return table[ids] * jax.lax.stop_gradient(scale)
+
+
+def _looked_up_backward(saved, g):
+    table, ids, scale = saved
+    rows = jnp.zeros_like(table).at[ids].add(g * scale)
+    return rows, np.zeros(ids.shape, jax.dtypes.float0), jnp.zeros_like(scale)
+
+
+looked_up.defvjp(lambda *given: (looked_up(*given), given), _looked_up_backward)
+
+
+@jax.custom_vjp
 def lean(x, w):
     """A product with the gradients of a product."""
     return x @ w
@@ -250,12 +284,24 @@ class CustomDerivativesTest(parameterized.TestCase):
         ("rounded_weight", lambda p, x: x @ rounded(p["a"]) @ p["b"]),
         ("along_a_direction", lambda p, x: half(x, p["a"]) @ p["b"]),
         ("mapped", lambda p, x: jax.vmap(three_times, (0, None))(x, p["a"]) @ p["b"]),
+        ("masked", lambda p, x: three_times_where(x, p["a"], x > 0) @ p["b"]),
+        ("with_a_flag", lambda p, x: three_times_where(x, p["a"], x[0, 0] < 9) @ p["b"]),
+        (
+            "with_whole_numbers",
+            lambda p, x: three_times_where(x, p["a"], x.astype(jnp.int8)) @ p["b"],
+        ),
+        ("above_a_threshold", lambda p, x: three_times_where(x, p["a"], x[0, 0] - 5) @ p["b"]),
     )
     def test_rules_around_a_weight_are_refused(self, apply_fn):
         with self.assertRaisesRegex(UserError, "a \\[4, 5\\]: used inside a custom derivative"):
             apd_jax.Target(apply_fn, TWO, "a", inputs=X)
 
     @parameterized.named_parameters(
+        (
+            "of_a_look_up",
+            lambda p, x: looked_up(p["a"], (x[:, 0] > 0).astype(int), x[:, 1:2]) @ p["b"],
+            "a",
+        ),
         ("beside", lambda p, x: jnp.tanh(three_times(x, p["a"])) @ p["b"], "b"),
         ("of_a_product", lambda p, x: jnp.tanh(lean(x, p["a"])) @ p["b"], "a"),
         ("of_an_activation", lambda p, x: rounded(x @ p["a"]) @ p["b"], "a"),
@@ -276,6 +322,24 @@ class CustomDerivativesTest(parameterized.TestCase):
             scores = apd_jax.gradient_attributions(target, components, X, mode=mode)
             np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
         apd_jax.check_target(target, X)
+
+    @parameterized.parameters("float8_e4m3fn", "float8_e5m2", "bfloat16")
+    def test_derivatives_are_compared_with_a_cast_to_few_bits(self, kind):
+        cast = lambda array: array.astype(kind).astype(jnp.float32)  # noqa: E731
+        after = lambda p, x: cast(jnp.tanh(x @ p["a"]) @ p["b"])  # noqa: E731
+        apd_jax.check_target(target_of(after, TWO), X)
+        with self.assertRaisesRegex(UserError, "not that of its own equations"):
+            apd_jax.check_target(target_of(lambda p, x: after(p, x[::-1])[::-1], TWO), X)
+
+    def test_weights_that_are_cast_to_few_bits(self):
+        def network(p, x):
+            small = jax.tree.map(lambda w: w.astype(jnp.bfloat16).astype(jnp.float32), p)
+            return jnp.tanh(x @ small["a"]) @ small["b"]
+
+        for seed in range(4):
+            params = {"a": normal(seed, 4, 5), "b": normal(seed + 9, 5, 2)}
+            params = jax.tree.map(np.asarray, params)  # of which a cast is no part of a trace
+            apd_jax.check_target(target_of(network, params), X)
 
     def test_gradients_are_compared_where_there_is_no_derivative_along_a_direction(self):
         def apply_fn(p, x):
@@ -312,6 +376,41 @@ class CustomDerivativesTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "can't be differentiated .*Pure callbacks"):
             apd_jax.decompose(
                 apd_jax.Target(network, TWO), X, num_components=3, topk=1.0, batch_size=3, steps=2
+            )
+        apd_jax.check_target(apd_jax.Target(network, TWO, "b", inputs=X), X)
+
+    @parameterized.named_parameters(
+        (
+            "while_loop",
+            lambda h: jax.lax.while_loop(lambda s: jnp.max(s) > 1, lambda s: s / 2, h),
+        ),
+        (
+            "fori_loop",
+            lambda h: jax.lax.fori_loop(0, 2 + (h[0, 0] > 0), lambda i, s: s / 2, h),
+        ),
+        (
+            "in_a_scan",
+            lambda h: jax.lax.scan(
+                lambda s, _: (jax.lax.while_loop(lambda s: s[0, 0] > 1, jnp.sin, s), None),
+                h,
+                length=2,
+            )[0],
+        ),
+        ("in_jit", jax.jit(lambda h: jax.lax.while_loop(lambda s: s[0, 0] > 1, jnp.sin, h))),
+    )
+    def test_loops_that_have_no_gradient(self, loop):
+        """They have a derivative along a direction, by which attributions are computed."""
+
+        def network(params, x):
+            one = lambda h: loop(h[None])[0]  # noqa: E731  of one example, so that none mix
+            return jax.vmap(one)(jnp.tanh(x @ params["a"])) @ params["b"]
+
+        way = "while_loop.*; write the loop as a scan, or as a fori_loop of fixed bounds, or leave"
+        with self.assertRaisesRegex(UserError, way):
+            apd_jax.check_target(apd_jax.Target(network, TWO, inputs=X), X)
+        with self.assertRaisesRegex(UserError, way):
+            apd_jax.decompose(
+                apd_jax.Target(network, TWO, "a"), X, num_components=3, topk=1.0, batch_size=3
             )
         apd_jax.check_target(apd_jax.Target(network, TWO, "b", inputs=X), X)
 

@@ -91,6 +91,148 @@ class OtherArraysTest(parameterized.TestCase):
         self.assertIs(apd_jax.Target(network, stacked).params, stacked)
 
 
+class Loader:
+    """Can be iterated again and again, as a torch DataLoader."""
+
+    def __iter__(self):
+        yield X
+
+
+class PublicFunctionsTest(parameterized.TestCase):
+    """Functions outside of `decompose` take the same arrays, and refuse what is none."""
+
+    def setUp(self):
+        super().setUp()
+        self.target = apd_jax.Target(network, params(), inputs=X)
+        self.components = networks.components(self.target, 3, 1)
+
+    def of_inputs(self, x):
+        """What the functions of inputs give."""
+        apd_jax.check_target(apd_jax.Target(network, params()), x)
+        self.assertEqual(apd_jax.Target(network, params(), inputs=x).sites, self.target.sites)
+        given = self.target, self.components, x
+        return {
+            "gradient": apd_jax.gradient_attributions(*given),
+            "ablation": apd_jax.ablation_attributions(*given),
+            "activation": apd_jax.activation_attributions(*given),
+            "composed": apd_jax.composed_apply(*given),
+            "masked": apd_jax.masked_apply(*given, np.ones((8, 3))),
+        }
+
+    @parameterized.parameters(*OTHER, "list")
+    def test_inputs(self, kind):
+        expected = self.of_inputs(X)
+        found = self.of_inputs(X.tolist() if kind == "list" else OTHER[kind](X))
+        for name, values in found.items():
+            np.testing.assert_allclose(values, expected[name], rtol=1e-6)
+
+    @parameterized.parameters(
+        (np.ma.masked_greater(X, 1), "a masked array"),
+        (X.astype(str), "leave text out"),
+        (X.astype(object), "numbers"),
+        ({"x": X, 1: X}, "keys can't be sorted"),
+        (iter([X]), "inputs must be arrays .* got an iterator: give one of its batches"),
+        (Loader(), "inputs must be arrays .* got a Loader: give one of its batches"),
+        ({"x": Loader()}, "inputs must be arrays .* got a Loader"),
+    )
+    def test_inputs_that_are_refused(self, x, message):
+        given = self.target, self.components, x
+        for use in (
+            lambda: apd_jax.check_target(self.target, x),
+            lambda: apd_jax.Target(network, params(), inputs=x),
+            lambda: apd_jax.gradient_attributions(*given),
+            lambda: apd_jax.ablation_attributions(*given),
+            lambda: apd_jax.activation_attributions(*given),
+            lambda: apd_jax.composed_apply(*given),
+            lambda: apd_jax.masked_apply(*given, np.ones((8, 3))),
+            lambda: given_inputs(self.target, x),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                use()
+
+    @parameterized.parameters(*OTHER, "list")
+    def test_tables(self, kind):
+        other = np.ndarray.tolist if kind == "list" else OTHER[kind]
+        scores = np.abs(X)
+        for function in (apd_jax.batch_topk_mask, apd_jax.topk_mask):
+            np.testing.assert_array_equal(function(other(scores), 1), function(scores, 1))
+        rest = np.ones(8, np.float32)
+        masked = lambda *mask: apd_jax.masked_apply(self.target, self.components, X, *mask)  # noqa: E731
+        np.testing.assert_array_equal(masked(other(scores), rest.tolist()), masked(scores, rest))
+        matrices = np.asarray(self.components["w"].matrices())
+        for made in (
+            apd_jax.Factors.from_matrices(other(matrices) if kind != "matrix" else matrices),
+            apd_jax.Factors.from_uv(matrices.tolist(), np.stack([np.eye(5)] * 3).astype(">f8")),
+        ):
+            np.testing.assert_allclose(made.matrices(), matrices, atol=1e-5)
+
+    @parameterized.parameters(
+        (None,), ("x",), ({"x": X},), (np.ma.masked_greater(X, 1),), ([[1, 2], [3]],), (Loader(),)
+    )
+    def test_tables_that_are_refused(self, table):
+        for use, message in (
+            (lambda: apd_jax.batch_topk_mask(table, 1), "scores must be real numbers"),
+            (lambda: apd_jax.topk_mask(table, 1), "scores must be real numbers"),
+            (
+                lambda: apd_jax.masked_apply(self.target, self.components, X, table),
+                "mask must be one array",
+            ),
+            (lambda: apd_jax.Factors.from_matrices(table), "matrices must be|data must be"),
+            (lambda: apd_jax.Factors.from_uv(table, table), "U must be|data must be"),
+        ):
+            with self.assertRaisesRegex(UserError, message):
+                use()
+
+    @parameterized.parameters(
+        ([True] * 7 + [False],),
+        (np.array([1] * 7 + [0], ">i4"),),
+        (lambda x: jnp.arange(len(x)) < 7,),
+    )
+    def test_what_counts(self, valid):
+        given = self.target, self.components, X
+        for function in (
+            apd_jax.gradient_attributions,
+            apd_jax.ablation_attributions,
+            apd_jax.activation_attributions,
+        ):
+            expected = function(*given, valid=jnp.arange(8) < 7)
+            np.testing.assert_array_equal(function(*given, valid=valid), expected)
+            for bad in (3, "x", [True] * 7, [1.0] * 8, np.ma.masked_array([True] * 8, [0] * 8)):
+                with self.assertRaisesRegex(UserError, "valid must"):
+                    function(*given, valid=bad)
+
+    @parameterized.parameters((0,), ("k",), (2.5,), (np.zeros(2, np.float32),), ([0, 1],))
+    def test_keys_that_are_refused(self, key):
+        given = self.target, self.components, X
+        for use in (
+            lambda: apd_jax.init_components(key, self.target, num_components=2),
+            lambda: apd_jax.gradient_attributions(*given, mode="sketch", num_probes=2, key=key),
+            lambda: apd_jax.gradient_attributions(*given, key=key),
+        ):
+            with self.assertRaisesRegex(UserError, "key must be a PRNG key"):
+                use()
+
+    @parameterized.parameters(2.5, "2", True)
+    def test_numbers_of_directions_that_are_refused(self, count):
+        with self.assertRaisesRegex(UserError, "num_probes must be a whole number or None"):
+            apd_jax.gradient_attributions(
+                self.target,
+                self.components,
+                X,
+                mode="sketch",
+                num_probes=count,
+                key=jax.random.key(0),
+            )
+
+    def test_shuffled(self):
+        given = jax.tree.map(np.asarray, params())
+        expected = apd_jax.shuffled(given, 0)
+        found = apd_jax.shuffled(jax.tree.map(OTHER["big_endian"], given), 0)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        with self.assertRaisesRegex(UserError, "'w': a masked array"):
+            apd_jax.shuffled({"w": np.ma.masked_greater(X, 1)}, 0)
+
+
 class RefusedTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"w": np.ma.masked_array(np.ones(3), mask=[0, 1, 0])}, "'w': a masked array"),
@@ -114,6 +256,7 @@ class RefusedTest(parameterized.TestCase):
         (np.ma.masked_greater(X, 1), "a masked array"),
         (X.astype(str), "got an array of <U.*leave text out"),
         (iter([X]), "inputs must be arrays .* got an iterator"),
+        (Loader(), "inputs must be arrays .* got a Loader: give one of its batches"),
         (None, "hold no arrays"),
         ({"x": X, 1: X}, "keys can't be sorted"),
     )
@@ -171,6 +314,35 @@ class SavedTest(parameterized.TestCase):
             self.assertEqual(found[kind].dtype, leaf.dtype)
             np.testing.assert_array_equal(found[kind], leaf)
             np.testing.assert_array_equal(plain[f"target/{kind}"].astype("f4"), [[1, 0], [3, 2]])
+
+    @parameterized.parameters(
+        ({"e": np.zeros((8, 0), np.float32)},),
+        ({"e": np.zeros((8, 0, 2), np.int8), "a": X},),
+        ({"n": np.arange(8).astype("uint2")},),
+        ({"n": np.arange(8).astype("int4"), "e": np.zeros((8, 0), bool)},),
+        ({"f": X.astype("float8_e5m2"), "b": X.astype("bfloat16")},),
+    )
+    def test_inputs(self, more):
+        def keyed(params, batch):
+            rest = [batch[name].astype("f4").reshape(len(batch["v"]), -1) for name in more]
+            return network(params, batch["v"]) + jnp.concatenate(rest, axis=1).sum(1)[:, None]
+
+        x = {"v": X} | more
+        self.save(apd_jax.Target(keyed, params(), inputs=x), jax.tree.map(lambda a: a[:3], x))
+        found = apd_jax.load(self.folder, keyed).example
+        for name, leaf in x.items():
+            self.assertEqual(found[name].dtype, leaf.dtype)
+            np.testing.assert_array_equal(found[name], leaf[:3])
+
+    def test_inputs_that_are_all_empty(self):
+        def empty(params, x):
+            return network(params, jnp.ones((len(x), 3)))
+
+        x = np.zeros((3, 0), np.float32)
+        self.save(apd_jax.Target(empty, params(), inputs=x), x)
+        self.assertEqual(apd_jax.load(self.folder, empty).example.shape, (3, 0))
+        with self.assertRaisesRegex(UserError, "does not compute what the decomposed network"):
+            apd_jax.load(self.folder, lambda params, x: 2 * empty(params, x))
 
     @parameterized.parameters(
         (np.int64(0), np.int64(1), "first"),

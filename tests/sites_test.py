@@ -220,8 +220,15 @@ class RefusedTest(parameterized.TestCase):
         ("layer/w[0]", r"parameter that can be decomposed fits 'layer/w\[0\]'"),
         (["layer/b"], r"layer/b \[3\]: add is not a product"),
         (lambda path, leaf: path == "layer/b", r"layer/b \[3\]"),
-        (lambda path, leaf: False, "no site to decompose"),
-        ([], "no site to decompose"),
+        (
+            lambda path, leaf: False,
+            r"selects no parameter: it gives False for all of \['layer/b', 'layer/w', 'out/kernel'",
+        ),
+        (lambda path, leaf: None, "selects no parameter"),
+        (
+            lambda path, leaf: leaf > 0,
+            "must give True or False for each parameter, got .*'layer/b'",
+        ),
     )
     def test_bad_choice(self, chosen, message):
         params = {
@@ -250,6 +257,23 @@ class RefusedTest(parameterized.TestCase):
             Target(lambda p, x: x @ p["layers"]["w"][0], params, chosen)
         for known in ("layers/*", "layers", "layers/w[0]", "layers/w[?]"):
             Target(lambda p, x: x, params, known)
+
+    @parameterized.parameters(([],), ((),), (iter(()),), ({},), (np.array([], str),))
+    def test_no_name_is_refused(self, chosen):
+        with self.assertRaisesRegex(UserError, "sites names nothing to decompose, got .* or None"):
+            Target(lambda p, x: x @ p["w"], {"w": jnp.eye(2)}, chosen)
+
+    @parameterized.parameters(
+        (lambda path: True,), (lambda: True,), (lambda path, leaf, more: True,)
+    )
+    def test_a_function_of_other_arguments_is_refused(self, chosen):
+        with self.assertRaisesRegex(UserError, r"sites must be a function of \(path, leaf\)"):
+            Target(lambda p, x: x @ p["w"], {"w": jnp.eye(2)}, chosen)
+
+    def test_a_network_without_parameters(self):
+        for chosen in (None, lambda path, leaf: True):
+            with self.assertRaisesRegex(UserError, "to decompose: the network has no parameters"):
+                Target(lambda p, x: x, {}, chosen, inputs=jnp.ones((2, 3)))
 
     @parameterized.parameters((3,), ([3],), (b"w",), (["w", None],))
     def test_what_is_no_name_is_refused(self, chosen):
@@ -312,7 +336,7 @@ class CheckTest(parameterized.TestCase):
 
     @parameterized.parameters((object(),), (np.ones((4, 3), object),), (np.array(["a"]),))
     def test_inputs_that_are_no_arrays(self, x):
-        with self.assertRaisesRegex(ValueError, "must be arrays of numbers .* got a"):
+        with self.assertRaisesRegex(ValueError, "must be (arrays of )?numbers.* got a"):
             self.check(lambda p, x: x @ p["w"], x=x)
 
     def test_outputs_without_an_entry(self):

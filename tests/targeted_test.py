@@ -13,7 +13,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax.decomposition import directory
+from apd_jax.decomposition import directory, job
 from apd_jax.errors import UserError
 from apd_jax.evaluation import without
 from apd_jax.objective.coefficients import Coefficients
@@ -142,12 +142,47 @@ class DecomposeTest(parameterized.TestCase):
         ({"other": np.zeros((4, 3), np.float32)}, "other: "),
     )
     def test_refused(self, changes, message):
-        target, x = networks.make("tms")
+        self.check_refused(changes, message)
+
+    @parameterized.parameters(
+        (np.nan, {}, "other: the network returns NaN or infinity"),
+        (np.inf, {}, "other: the network returns NaN or infinity"),
+        (1e30, {}, "other: the network returns outputs up to .*beyond float32"),
+        (np.nan, {"minimality_loss": "kl"}, "other: the network returns NaN or infinity"),
+    )
+    def test_outputs_on_other_data_that_no_loss_can_compare(self, value, changes, message):
+        """The network divides by what is 0 in none of the data."""
+        x = np.asarray(networks.make("tms")[1])
+        other = np.concatenate([x[:, :3], np.zeros((len(x), 1))], axis=1).astype("f4")
+
+        def network(params, x):
+            bad = jnp.where(x[:, 3:] == 0, value, 1.0)
+            return (x @ params["linear1"]["kernel"]) * bad
+
+        params = networks.make("tms")[0].params
+        target = apd_jax.Target(network, params)
+        data = np.where(x == 0, 1, x)
+        changes = {"other": other} | changes
+        self.check_refused(changes, message, target, data)
+        # Examples that don't count may have such outputs.
+        changes |= {"valid": lambda batch: batch[:, 3] != 0, "other": np.stack([other, data], 1)}
+        changes["other"] = changes["other"].reshape(-1, 4)
+        with mock.patch.object(job.Job, "decompose"):
+            self.decompose(changes, target, data)
+
+    def decompose(self, changes, target, x):
         options = {"other": np.asarray(x), "refine": {"every": 0}} | changes
-        with self.assertRaisesRegex(UserError, message):
-            apd_jax.decompose(
-                target, np.asarray(x), num_components=3, topk=1, steps=2, batch_size=4, **options
-            )
+        return apd_jax.decompose(
+            target, np.asarray(x), num_components=3, topk=1, steps=2, batch_size=4, **options
+        )
+
+    def check_refused(self, changes, message, target=None, x=None):
+        made, inputs = networks.make("tms")
+        with (
+            mock.patch.object(job.Job, "decompose", side_effect=AssertionError("it trains")),
+            self.assertRaisesRegex(UserError, message),
+        ):
+            self.decompose(changes, target or made, inputs if x is None else x)
 
 
 class Shards:

@@ -17,6 +17,7 @@ from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.options import DEFAULT, Linearisation, Options
 from apd_jax.attribution.routes import Mode
 from apd_jax.components import Components, check_components, check_given, num_components
+from apd_jax.config_fields import values
 from apd_jax.errors import UserError
 from apd_jax.masked.forward import full_model
 from apd_jax.programs import partition
@@ -61,17 +62,20 @@ def gradient_attributions(
       num_probes: number of random directions of the sketch.
       key: PRNG key for the random directions of the sketch.
       valid: bool [B] or [B, T], which examples or positions count: the mean over outputs is over
-        those, and the scores of the rest are 0. None where everything counts.
+        those, and the scores of the rest are 0. None where everything counts. Or a function of x
+        that gives it.
 
     Returns:
       [B, C] scores, not negative; [B, T, C] per position.
 
     Raises:
       UserError: unknown mode, source or metric, components that do not fit the target's sites, a
-        sketch without key or probes, outputs that are not real.
+        sketch without key or probes, outputs that are not real, a `valid` of another form.
     """
-    options = Options(mode, source, metric, per_position, num_probes)
-    check_given(target, components, x)
+    options = Options(mode, source, metric, per_position, values.number(num_probes))
+    options.check(key)
+    x = check_given(target, components, x)
+    valid = validity.as_given(valid, x)
     return attribute(target, components, x, options, key=key, valid=valid).scores
 
 

@@ -5,7 +5,9 @@ from typing import Any, Literal, NamedTuple, get_args
 from apd_jax.attribution import metrics
 from apd_jax.attribution.metrics import Metric
 from apd_jax.attribution.routes import Mode
+from apd_jax.config_fields.values import KINDS, number
 from apd_jax.errors import UserError
+from apd_jax.programs.jax_settings import check_key
 
 # The network at whose parameters derivatives are taken: `f(x, θ*)` or `f(x, Σ_c P_c)`.
 Linearisation = Literal["target", "components"]
@@ -43,6 +45,10 @@ class Options(NamedTuple):
             if value not in get_args(known):
                 raise UserError(f"{name} must be one of {get_args(known)}, got {value!r}")
         metrics.check_metric(self.metric)
+        if key is not None:
+            check_key(key)
+        if self.num_probes is not None and not KINDS[int](number(self.num_probes)):
+            raise UserError(f"num_probes must be a whole number or None, got {self.num_probes!r}")
         if self.mode == "sketch" and key is None:
             raise UserError("mode 'sketch' needs a PRNG key for its directions, got key=None")
         if self.mode == "sketch" and (self.num_probes is None or self.num_probes < 1):

@@ -41,7 +41,8 @@ def ablation_attributions(
       UserError: components that do not fit the target's sites, an unknown metric.
     """
     check_metric(metric)
-    check_given(target, components, x)
+    x = check_given(target, components, x)
+    valid = validity.as_given(valid, x)
     sums = {name: factors.sum() for name, factors in components.items()}
     outputs = target.with_weights(sums)(x)
     full = quantities(metric, outputs, sites.batch_size(x), valid)
@@ -81,7 +82,8 @@ def activation_attributions(
       UserError: components that do not fit the target's sites, rows without the positions that
         `valid` has.
     """
-    check_given(target, components, x)
+    x = check_given(target, components, x)
+    valid = validity.as_given(valid, x)
     full = forward.full_model(target, components)
 
     def some(inputs, valid):

@@ -12,13 +12,13 @@ import jax
 from apd_jax.data.arrays import Arrays
 from apd_jax.data.batches import Batches
 from apd_jax.data.beside import Beside
-from apd_jax.data.numbers import plain
 from apd_jax.data.reader import Reader
 from apd_jax.data.sampler import Sampler
 from apd_jax.data.source import SampleBatch, Source
 from apd_jax.data.tables import is_dataset
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
+from apd_jax.sites.given_arrays import plain
 
 __all__ = [
     "Arrays",

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from apd_jax.data.numbers import is_rows_of_numbers, layout, plain, to_numpy
+from apd_jax.data.numbers import layout, to_numpy
 from apd_jax.data.source import MOST_BYTES, POOL, Source, take
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
+from apd_jax.sites.given_arrays import is_rows_of_numbers, plain
 
 _SINGLE = (
     "if its items are single examples, give batches of them: np.stack(list(data)) as data, a "

@@ -1,11 +1,6 @@
-"""Arrays of numbers from whatever data come as: NumPy, JAX, torch, lists, tables.
+"""Numbers of data in JAX's dtypes, all finite."""
 
-Libraries are recognised only if the caller has imported them.
-"""
-
-import numbers
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,10 +9,10 @@ import numpy as np
 
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
+from apd_jax.sites.given_arrays import as_numpy, check_kind
 from apd_jax.sites.parameters import native
 
 _BLOCK_BYTES = 16 * 2**20
-_MAPPINGS = ("dict", "OrderedDict", "defaultdict", "FrozenDict")  # that JAX takes for pytrees
 
 
 def to_numpy(leaf: Any) -> np.ndarray:
@@ -60,37 +55,6 @@ def blocks(array: Any) -> Iterator[np.ndarray]:
         yield to_numpy(array[start : start + rows])
 
 
-def plain(tree: PyTree) -> PyTree:
-    """The tree with mappings that JAX does not know, such as a tokenizer's output, as dicts.
-
-    Raises:
-      UserError: keys of a dict that can't be sorted, which JAX needs.
-    """
-
-    def known(node: Any) -> Any:
-        if isinstance(node, Mapping) and type(node).__name__ not in _MAPPINGS:
-            return plain(dict(node))
-        return node
-
-    try:
-        jax.tree.structure(tree)
-    except ValueError as error:
-        raise UserError(
-            "the arrays are in a dict whose keys can't be sorted, such as text and numbers "
-            f"together ({str(error).splitlines()[0]}): use text for all of them"
-        ) from error
-    return jax.tree.map(known, tree)
-
-
-def is_rows_of_numbers(node: Any) -> bool:
-    """Whether this is a list of Python's numbers, or of such lists, rather than of arrays."""
-    while isinstance(node, list) and node:
-        node = node[0]
-        if isinstance(node, numbers.Number | str) and not hasattr(node, "dtype"):
-            return True
-    return False
-
-
 class _Bare(str):
     """Text whose `repr` has no quotes."""
 
@@ -100,76 +64,3 @@ class _Bare(str):
 def layout(tree: PyTree) -> str:
     """Dtypes and shapes, such as `{'x': float32[32, 10]}`."""
     return repr(jax.tree.map(lambda leaf: _Bare(f"{leaf.dtype.name}{list(leaf.shape)}"), tree))
-
-
-def is_torch(leaf: Any) -> bool:
-    """Whether this is a tensor of torch."""
-    torch = sys.modules.get("torch")
-    return isinstance(leaf, getattr(torch, "Tensor", ()))
-
-
-def as_numpy(leaf: Any) -> np.ndarray:
-    """The leaf as an array of NumPy, of torch a copy.
-
-    Raises:
-      UserError: it can't be one.
-    """
-    if isinstance(leaf, jax.Array):
-        check_kind(leaf.dtype)
-    if is_torch(leaf):
-        return _from_torch(leaf)
-    if isinstance(leaf, np.ma.MaskedArray):
-        raise UserError(
-            "data must be numbers, got a masked array, whose mask would be lost: fill it with "
-            "leaf.filled(0), or leave masked examples out"
-        )
-    if hasattr(leaf, "toarray") and hasattr(leaf, "nnz"):
-        raise UserError("data must be arrays, got a sparse matrix: give its .toarray()")
-    try:
-        return np.asarray(leaf)
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"data must be arrays of numbers, which this {type(leaf).__name__} is not ({error}): "
-            "rows of different lengths must be padded or cut to the same length"
-        ) from error
-
-
-def _from_torch(tensor: Any) -> np.ndarray:
-    """A copy of a tensor; nothing that torch does to it later is seen."""
-    if tensor.device.type == "meta":
-        raise UserError(
-            "data must be numbers, got a torch tensor on the device 'meta': it has none"
-        )
-    try:
-        tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        torch = sys.modules["torch"]
-        if tensor.dtype == torch.bfloat16:
-            return tensor.view(torch.int16).numpy().view(jnp.bfloat16).copy()
-        return np.array(tensor.numpy(), copy=True)
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        raise UserError(
-            f"data must be numbers, and a torch tensor of {tensor.dtype}, {tensor.layout} can't be "
-            f"converted ({str(error).splitlines()[0]}): give a dense tensor, such as "
-            "tensor.to_dense().float()"
-        ) from error
-
-
-def check_kind(dtype: np.dtype) -> None:
-    """Raise UserError unless these are numbers."""
-    if jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_):
-        return
-    if jnp.issubdtype(dtype, jax.dtypes.extended):
-        way = "convert it to numbers"
-    elif dtype.names:
-        way = f"give a dict of its fields {list(dtype.names)}"
-    elif dtype.kind in "SUT":
-        way = "leave text out, or give the ids of its tokens"
-    elif dtype.kind == "O":
-        way = (
-            "choose the columns that hold numbers, give .astype('float32') where all are numbers, "
-            "or make one array of rows of the same length with np.stack(rows), padding or cutting "
-            "those that differ"
-        )
-    else:
-        way = "convert it to numbers"
-    raise UserError(f"data must be numbers, got an array of {dtype}: {way}")

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.data.numbers import as_numpy, blocks, check_finite, check_kind, layout, plain, to_numpy
+from apd_jax.data.numbers import blocks, check_finite, layout, to_numpy
 from apd_jax.data.source import MOST_BYTES, affordable
 from apd_jax.errors import UserError
 from apd_jax.runtime import checksum
 from apd_jax.sites import PyTree
+from apd_jax.sites.given_arrays import as_numpy, check_kind, plain
 
 _SAMPLE = 1024  # rows that stand for a data set or a large file
 _LARGE = 256 * 2**20  # bytes; larger files are not read whole to check them

@@ -12,7 +12,6 @@ import numpy as np
 from apd_jax import randomness, sites, validity
 from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.components import Components, check_components, init_components, num_components
-from apd_jax.data import Beside, Source
 from apd_jax.decomposition.derivative_checks import check_any_derivative, check_derivatives
 from apd_jax.decomposition.rounding import DIFFERENCE
 from apd_jax.errors import UserError
@@ -22,6 +21,7 @@ from apd_jax.objective.terms import TERMS, Step
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
+from apd_jax.sites.given_arrays import as_arrays
 from apd_jax.sites.program import ONE_EXAMPLE, takes_batches_of, trace
 from apd_jax.training.config import Settings
 
@@ -48,6 +48,7 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     """
     sites.check_is_target(target)
     _check_finite(target.params)
+    x = as_arrays(x)
     target.at(x)
     _check_precision(target)
     _check_squares(target)
@@ -63,9 +64,9 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
         _check_attributions(target, x, objective)
         if valid is not None:
             _check_terms(target, x, objective)
-            target = _without_the_rest(target, x, objective)
+            target = without_the_rest(target, x, objective)
             _check_gradients(target, x)
-    _check_outputs(target, x, objective)
+    check_outputs(target, x, objective)
     _check_apart(target, x)
     check_derivatives(target, x)
 
@@ -78,31 +79,6 @@ def check_concrete(*arguments: PyTree) -> None:
                 "decompose runs a training and can't be traced: call it outside of jit, grad, vmap "
                 f"and scan; got {leaf!r:.100}"
             )
-
-
-def check_other(
-    target: Target, source: Source, settings: Settings, seed: int, restarts: int
-) -> None:
-    """Raise UserError unless the other data of a targeted decomposition fit its settings."""
-    given = isinstance(source, Beside)
-    if given != settings.objective.targeted:
-        raise UserError(
-            "a targeted decomposition needs other= and a coefficient other above 0, got "
-            f"{'other=' if given else 'no other='} and {settings.objective.coefficients.other}"
-        )
-    if not isinstance(source, Beside):
-        return
-    if restarts > 1:
-        raise UserError(
-            f"other= needs restarts=1, got {restarts}: restarts are compared by their loss on data "
-            "alone; call decompose once for each seed"
-        )
-    try:
-        x = source.other_examples(seed, 3)
-        target.at(x)
-        trace(target.apply_fn, target.params, x)
-    except UserError as error:
-        raise UserError(f"other: {error}") from error
 
 
 def output_shape(target: Target, example: PyTree) -> tuple[int, ...]:
@@ -148,7 +124,7 @@ def _check_terms(target: Target, x: PyTree, objective: Objective) -> None:
     jax.eval_shape(values, x)
 
 
-def _without_the_rest(target: Target, x: PyTree, objective: Objective) -> Target:
+def without_the_rest(target: Target, x: PyTree, objective: Objective) -> Target:
     """The network with zeros for outputs that don't count, which are not checked."""
 
     def apply_fn(params, inputs):
@@ -256,7 +232,7 @@ def _outputs(target: Target, x: PyTree, rows: jax.Array) -> jax.Array:
     return quantities("rms", target(batch)).astype(jnp.float32)
 
 
-def _check_outputs(target: Target, x: PyTree, objective: Objective | None) -> None:
+def check_outputs(target: Target, x: PyTree, objective: Objective | None) -> None:
     """Refuse outputs that no loss can compare."""
     outputs = np.asarray(_outputs(target, x, np.arange(sites.batch_size(x))))
     if np.isnan(outputs).any() or np.isposinf(outputs).any():

@@ -14,7 +14,6 @@ from apd_jax.data import Beside, Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory
 from apd_jax.decomposition.checks import (
     check_concrete,
-    check_other,
     check_positions,
     check_start,
     check_target,
@@ -23,6 +22,7 @@ from apd_jax.decomposition.checks import (
 from apd_jax.decomposition.devices import on_one_device
 from apd_jax.decomposition.job import Job, RunOptions
 from apd_jax.decomposition.logits import gives_logits_of_tokens
+from apd_jax.decomposition.other_checks import check_other, check_other_outputs
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
@@ -109,8 +109,8 @@ def decompose(
       CheckpointError: the workdir takes no components. Its `decomposition` is the finished one.
       DataFailed: the data raised an error during the training. Its `decomposition` has what was
         trained before; with a workdir that is saved.
-      Exception: whatever the observer raises ends the training. Its `decomposition` has what was
-        trained before; with a workdir that is saved.
+      Exception, SystemExit: whatever the observer raises, with `sys.exit()` too, ends the training.
+        Its `decomposition` has what was trained before; with a workdir that is saved.
       Terminated: SIGTERM stopped an earlier call in this process. It is a SystemExit of status 75.
     """
     check_keywords(decompose, Settings(), options)
@@ -131,6 +131,7 @@ def decompose(
     settings = from_mapping(presets.targeted(base) if other is not None else base, given)
     check_other(target, source, settings, run.seed, restarts)
     _check(target, source, example, settings, start)
+    check_other_outputs(target, source, settings, run.seed)
     _check_counted(source, settings, run.seed)
     if "attribution_mode" not in options:
         settings = presets.with_exact_scores(settings, output_shape(target, example))

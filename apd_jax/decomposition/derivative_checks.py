@@ -13,7 +13,7 @@ from jax.interpreters import partial_eval
 from apd_jax import randomness, sites
 from apd_jax.attribution.metrics import quantities
 from apd_jax.components import Components, init_components
-from apd_jax.decomposition.rounding import tolerance
+from apd_jax.decomposition.rounding import derivative_tolerance
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.programs.compiled import jit_with_network
@@ -87,21 +87,26 @@ def one_component(target: Target) -> Components:
 
 
 def check_any_derivative(target: Target, x: PyTree) -> None:
-    """Trace the derivative through the sites, before anything else needs it.
+    """Trace the derivatives through the sites, along and back, before anything else needs them.
 
     Raises:
       UserError: all derivatives are zero, or an operation has none.
     """
     try:
-        changes = _can_change(target, x, one_component(target))
+        component = one_component(target)
+        changes = _can_change(target, x, component)
+        if changes:
+            _trace_gradient(target, x, component)
     except UserError:
         raise
     except Exception as error:  # whatever an operation without derivatives says
         reason = (str(error).splitlines() or [""])[0]
+        way = "replace the operation, give it derivatives with jax.custom_jvp"
+        if "while_loop" in reason:  # of which JAX has no gradient
+            way = "write the loop as a scan, or as a fori_loop of fixed bounds"
         raise UserError(
             f"the network can't be differentiated at its sites ({type(error).__name__}: {reason}); "
-            "replace the operation, give it derivatives with jax.custom_jvp, or leave out the "
-            "sites before it"
+            f"{way}, or leave out the sites before it"
         ) from error
     if not changes:
         raise UserError(
@@ -135,7 +140,7 @@ def check_derivatives(target: Target, x: PyTree) -> None:
             "example of a square root, norm or logarithm at 0, or of a division by 0 beside a "
             "where; add a small number inside (jnp.sqrt(y + 1e-12)), or leave such examples out"
         )
-    if not close(own, ours, tolerance(target, x)):
+    if not close(own, ours, derivative_tolerance(target, x)):
         raise UserError(
             "the network's derivative with respect to its sites is not that of its own "
             "equations: either examples interact, as through batch statistics in training mode "
@@ -154,3 +159,13 @@ def _can_change(target: Target, x: PyTree, component: Components) -> bool:
     amounts = jnp.zeros(sites.batch_size(x))
     jaxpr = jax.make_jaxpr(pushed)(target, x, component, amounts).jaxpr
     return partial_eval.dce_jaxpr(jaxpr, [True])[1][-1]
+
+
+def _trace_gradient(target: Target, x: PyTree, component: Components) -> None:
+    """Trace the gradient back to the sites, which trainings follow, and compute nothing."""
+
+    def gradient(target, x, component, amounts):
+        through = functools.partial(_through_sites, target, x, component)
+        return jax.grad(lambda amounts: jnp.sum(through(amounts)))(amounts)
+
+    jax.eval_shape(gradient, target, x, component, jnp.zeros(sites.batch_size(x)))

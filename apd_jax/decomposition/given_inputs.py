@@ -3,7 +3,6 @@
 Letters: B batch.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,10 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import sites
-from apd_jax.data.numbers import as_numpy, check_kind, is_rows_of_numbers, is_torch, plain
-from apd_jax.errors import UserError
 from apd_jax.sites import PyTree, Target
-from apd_jax.sites.parameters import native
+from apd_jax.sites.given_arrays import as_arrays
 
 
 def given_inputs(target: Target, x: PyTree) -> PyTree:
@@ -24,9 +21,7 @@ def given_inputs(target: Target, x: PyTree) -> PyTree:
       UserError: inputs that are no arrays, are empty, or that the network does not take; a single
         example without the batch axis.
     """
-    if isinstance(x, Iterator):
-        raise UserError("inputs must be arrays [B, ...], got an iterator: give one of its batches")
-    x = jax.tree.map(as_array, plain(x), is_leaf=is_rows_of_numbers)
+    x = as_arrays(x)
     sites.check_inputs(target, x)
     return _beside(target.params, x)
 
@@ -53,15 +48,3 @@ def _beside(params: PyTree, x: PyTree) -> PyTree:
 def _is_placed(leaf: Any) -> bool:
     """Whether this is an array on devices, and not one that is traced."""
     return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-
-
-def as_array(leaf: Any) -> Any:
-    """An array of any library as JAX's or NumPy's; what is none as it is."""
-    if isinstance(leaf, jax.Array | jax.core.Tracer):
-        return leaf
-    if isinstance(leaf, list) or is_torch(leaf) or hasattr(leaf, "__array__"):
-        leaf = as_numpy(leaf)
-    if not isinstance(leaf, np.ndarray):
-        return leaf
-    check_kind(leaf.dtype)
-    return native(leaf)

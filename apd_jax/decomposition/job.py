@@ -17,7 +17,7 @@ from apd_jax.decomposition import auto_topk, directory, function_claims
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.runtime import loop, session
 from apd_jax.runtime.mesh import without_seeds
-from apd_jax.runtime.outcome import EndedEarly, Outcome, Stopped
+from apd_jax.runtime.outcome import Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.stores import Keeping
 from apd_jax.runtime.workdir import Workdir
@@ -122,6 +122,7 @@ class Job:
 
         Raises:
           EndedEarly: its `decomposition` is the partial one, if there is any.
+          Exception, SystemExit: what the observer raised, with such a `decomposition`.
         """
         seeds = jnp.array([self.run.seed], jnp.uint32)
         targets = loop.stack([self.target])
@@ -144,18 +145,14 @@ class Job:
                 flag=self.flag,
                 observer=self.observer,
             )
-        except EndedEarly as ended:
-            if isinstance(ended, Stopped):
+        except (Exception, SystemExit) as error:  # SystemExit of the observer
+            if isinstance(error, Stopped):
                 resume = "; call again to resume" if place else ""
-                logging.warning("Stopped at step %d of %d%s.", ended.step, settings.steps, resume)
-            if ended.outcome is not None:
-                ended.decomposition = self.found(trainer, ended.outcome, pilots)
-            raise
-        except Exception as error:  # of the observer
+                logging.warning("Stopped at step %d of %d%s.", error.step, settings.steps, resume)
             partial = getattr(error, "outcome", None)
             if isinstance(partial, Outcome):
                 found = self.found(trainer, partial, pilots)
-                error.decomposition = found  # type: ignore[attr-defined]
+                error.decomposition = found  # type: ignore[union-attr]
             raise
         return self.found(trainer, outcome, pilots)
 

@@ -1,11 +1,10 @@
 """Loading of saved decompositions: the network is code and given, the rest is read and checked."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from apd_jax import config_fields
 from apd_jax.components import Factors
@@ -56,8 +55,14 @@ def load(
         )
     saved = export.load_components(directory)
     config = saved.config
+    missing = {"paths", "params", "sites", "settings"} - set(config)
+    if missing:
+        raise UserError(
+            f"{directory} holds components that Decomposition.save did not write: its config has "
+            f"no {sorted(missing)}; runtime.export.load_components reads them"
+        )
     check = saved.check or {}
-    example = _example(check, config, inputs) if "inputs" in check else None
+    example = _example(check, config, inputs) if "outputs" in check else None
     odd = config.get("odd_params", {})
     leaves = {
         path: unpacked(saved.target, odd, path) if path in odd else saved.target[path]
@@ -95,9 +100,7 @@ def _target(
         apply_fn, template = network, None
     values = trees.rebuild(config["params"], leaves, template if params is None else params)
     if saved is not None and hasattr(apply_fn, "with_state"):
-        odd = config.get("odd_state", {})
-        count = len(state.keys() | odd.keys())
-        ordered = {str(i): unpacked(state, odd, str(i)) for i in range(count)}
+        ordered = _in_order(state, config.get("odd_state", {}))
         like = apply_fn.state if trees.code(saved["state"]) else None
         apply_fn = apply_fn.with_state(trees.rebuild(saved["state"], ordered, like))
     return Target(apply_fn, values, config["sites"])
@@ -122,8 +125,7 @@ def _settings(saved: dict[str, Any], functions: dict[str, Callable]) -> Settings
 
 def _example(check: dict[str, Any], config: dict[str, Any], inputs: PyTree | None) -> PyTree:
     """The saved inputs, in containers like those of `inputs` where these are code."""
-    saved = check["inputs"]
-    leaves = {str(i): jnp.asarray(saved[str(i)]) for i in range(len(saved))}
+    leaves = _in_order(check.get("inputs", {}), config.get("odd_inputs", {}))
     code = trees.code(config["example"])
     if code and inputs is None:
         raise UserError(
@@ -138,6 +140,11 @@ def _example(check: dict[str, Any], config: dict[str, Any], inputs: PyTree | Non
             f"inputs= must be like those that were saved, of {len(leaves)} arrays; got {tree}"
         )
     return jax.tree.unflatten(tree, leaves.values())
+
+
+def _in_order(arrays: Mapping[str, Any], odd: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Leaves that were saved by their numbers, those that are odd included."""
+    return {str(i): unpacked(arrays, odd, str(i)) for i in range(len(arrays.keys() | odd.keys()))}
 
 
 def _check_same(target: Target, example: PyTree, expected: Any) -> None:

@@ -13,13 +13,12 @@ from apd_jax import sites
 from apd_jax.config_fields import check_keywords, from_mapping
 from apd_jax.config_fields.values import whole
 from apd_jax.data import SampleBatch, as_source
-from apd_jax.data.numbers import plain
 from apd_jax.decomposition.checks import check_positions, output_shape
-from apd_jax.decomposition.given_inputs import as_array
 from apd_jax.decomposition.logits import gives_logits_of_tokens
 from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
 from apd_jax.sites import PyTree, Target
+from apd_jax.sites.given_arrays import as_array, plain
 from apd_jax.sites.program import trace
 from apd_jax.training import presets
 from apd_jax.training.config import Settings

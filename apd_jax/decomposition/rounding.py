@@ -8,11 +8,29 @@ from apd_jax.sites import PyTree, Target
 
 DIFFERENCE = 1e-3  # of the largest output, with numbers of float32
 _UNITS = 8  # of rounding, where the network computes with narrower numbers than float32
+# The same computation differs by less: most numbers are rounded to the same. With 8 units, numbers
+# of 8 bits or fewer would hide everything.
+_MOST = 0.0625  # 8 units of bfloat16
+_MOST_UNITS = 2  # of rounding, of derivatives that are computed in two ways
 
 
 def tolerance(target: Target, x: PyTree) -> float:
-    """How far two computations of a network may be apart, in parts of its largest output."""
-    return max(DIFFERENCE, _UNITS * _rounding(jax.make_jaxpr(target)(x).jaxpr))
+    """How far one computation of a network, run twice, may be apart.
+
+    In parts of its largest output.
+    """
+    return max(DIFFERENCE, min(_UNITS * _unit(target, x), _MOST))
+
+
+def derivative_tolerance(target: Target, x: PyTree) -> float:
+    """The same of derivatives, whose every number is rounded in two ways."""
+    unit = _unit(target, x)
+    return max(DIFFERENCE, min(_UNITS * unit, max(_MOST, _MOST_UNITS * unit)))
+
+
+def _unit(target: Target, x: PyTree) -> float:
+    # The target is an argument, so that casts of its parameters are part of the program.
+    return _rounding(jax.make_jaxpr(lambda target, x: target(x))(target, x).jaxpr)
 
 
 def _rounding(jaxpr) -> float:

@@ -30,7 +30,8 @@ def save(decomposition: ComponentModel, directory: str | os.PathLike[str]) -> No
     check: dict[str, Any] = {}
     if example is not None:
         config["example"] = trees.describe(example)
-        check["inputs"] = _numbered(example)
+        inputs, config["odd_inputs"] = packed(_numbered(example))
+        check |= {"inputs": inputs} if inputs else {}
         check["outputs"] = function_identity.given(target, example)["network"]
     if isinstance(decomposition.components, Gated):
         check["gates"] = decomposition.components.gates._asdict()

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import validity
-from apd_jax.data.numbers import as_numpy
 from apd_jax.errors import UserError
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
+from apd_jax.sites.given_arrays import as_numpy
 
 NEXT_TOKENS = "next_tokens"
 

@@ -9,6 +9,8 @@ import numpy as np
 from apd_jax import randomness
 from apd_jax.config_fields.values import root_seed
 from apd_jax.errors import UserError
+from apd_jax.programs.jax_settings import check_key
+from apd_jax.sites.parameters import checked
 
 
 def shuffled(params: Any, key: jax.Array | int) -> Any:
@@ -25,12 +27,13 @@ def shuffled(params: Any, key: jax.Array | int) -> Any:
       A pytree like `params`.
 
     Raises:
-      UserError: no array of at least two axes.
+      UserError: no array of at least two axes, a leaf that is no array of numbers, no key.
     """
     if not jnp.issubdtype(getattr(key, "dtype", np.dtype(int)), jax.dtypes.prng_key):
         legacy = getattr(key, "shape", ())  # of words, as jax.random.PRNGKey makes them
         key = key if legacy else randomness.root(root_seed(key))
-    leaves, tree = jax.tree.flatten(params)
+    check_key(key)
+    leaves, tree = jax.tree.flatten(checked(params))
     if not any(np.ndim(leaf) >= 2 for leaf in leaves):
         raise UserError("there is no matrix to shuffle among the parameters")
     moved = [

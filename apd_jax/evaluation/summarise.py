@@ -34,6 +34,9 @@ def summarise(
 ) -> Summary:
     """Measure a decomposition on examples; see `Decomposition.summary`."""
     names = values.names("baselines", names)
+    unknown = sorted(set(names) - set(baselines.BASELINES))
+    if unknown:
+        raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(baselines.BASELINES)}")
     if other is not None and not decomposition.objective.targeted:
         raise UserError(
             "other= is measured of a targeted decomposition, which decompose(..., other=...) "
@@ -53,9 +56,6 @@ def summarise_seen(
 ) -> Summary:
     """`summarise`, given the attributions, masks and outputs of the examples."""
     target, components = decomposition.target, decomposition.components
-    unknown = sorted(set(names) - set(baselines.BASELINES))
-    if unknown:
-        raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(baselines.BASELINES)}")
     target_values = ranks.target_singular_values(target)
     own_ranks = ranks.ranks(ranks.singular_values(components), target_values)
     whole = ranks.network_rank(target_values)

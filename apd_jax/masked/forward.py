@@ -16,6 +16,7 @@ from apd_jax.errors import UserError
 from apd_jax.masked import grouped_matmul, grouping, remat
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
+from apd_jax.sites.given_arrays import as_array
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
 # Cost of gathering a number of a row and of adding it to a sum, in multiply-adds of products.
@@ -230,7 +231,7 @@ def composed_apply(target: Target, components: Components, x: PyTree) -> PyTree:
     Raises:
       UserError: components that do not fit the target's sites.
     """
-    check_given(target, components, x)
+    x = check_given(target, components, x)
     return _composed_apply(target, components, x)
 
 
@@ -258,10 +259,11 @@ def masked_apply(
       UserError: no example, a mask or remainder of another shape, components that do not fit the
         target's sites.
     """
-    check_given(target, components, x)
+    x = check_given(target, components, x)
     try:
-        mask = jnp.asarray(mask)
-        remainder = None if remainder is None else jnp.asarray(remainder, jnp.float32)
+        mask = jnp.asarray(as_array(mask))
+        if remainder is not None:
+            remainder = jnp.asarray(as_array(remainder), jnp.float32)
     except (TypeError, ValueError) as error:
         raise UserError(f"mask must be one array [B, C] or [B, T, C]: {error}") from error
     check_mask(target, components, x, mask)

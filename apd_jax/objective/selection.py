@@ -19,6 +19,7 @@ from apd_jax.errors import UserError
 from apd_jax.objective import divided_topk, top_entries
 from apd_jax.objective.selected import Selected
 from apd_jax.sites import PyTree
+from apd_jax.sites.given_arrays import as_array
 
 Rule = Literal["batch", "sample", "exact", "gates"]
 
@@ -55,20 +56,6 @@ def check_topk(k: float, num_components: int) -> None:
         raise UserError(
             f"top-k per example needs a whole k in [1, {num_components}], got {k}; "
             "a fractional k needs the batch-wide top-k, selection='batch' (or batch_topk_mask)"
-        )
-
-
-def _warn_of_nonfinite(scores: jax.Array) -> None:
-    """Warn of scores that can't be selected; traced values are not known and pass."""
-    if isinstance(scores, jax.core.Tracer):
-        return
-    count = int(jnp.sum(~jnp.isfinite(scores)))
-    if count:
-        warnings.warn(
-            f"{count} of {jnp.size(scores)} scores are NaN or infinite: these pairs of example and "
-            "component are not selected",
-            RuntimeWarning,
-            stacklevel=3,
         )
 
 
@@ -179,13 +166,27 @@ def sample_topk(scores: jax.Array, k: float, factor: jax.Array | None = None) ->
 
 
 def _table(scores: Any) -> jax.Array:
-    """Scores as an array; raises UserError unless they are [B, C]."""
-    scores = jnp.asarray(scores)
+    """Scores as an array; raises UserError unless they are [B, C], and warns of those not finite.
+
+    Traced values are not known, and pass.
+    """
+    try:
+        scores = jnp.asarray(as_array(scores))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"scores must be real numbers [B, C]: {error}") from error
     if scores.ndim != 2 or jnp.issubdtype(scores.dtype, jnp.complexfloating):
         raise UserError(
             "scores must be real numbers [B, C], one row for each example, got "
             f"{scores.dtype}{list(scores.shape)}; of positions [B, T, C] give "
             "scores.reshape(-1, C)"
+        )
+    count = 0 if isinstance(scores, jax.core.Tracer) else int(jnp.sum(~jnp.isfinite(scores)))
+    if count:
+        warnings.warn(
+            f"{count} of {jnp.size(scores)} scores are NaN or infinite: these pairs of example and "
+            "component are not selected",
+            RuntimeWarning,
+            stacklevel=3,
         )
     return scores
 
@@ -208,7 +209,6 @@ def topk_mask(scores: jax.Array, k: int) -> jax.Array:
         where values are not known).
     """
     scores = _table(scores)
-    _warn_of_nonfinite(scores)
     return sample_topk(scores, values.number(k)).mask
 
 
@@ -230,7 +230,6 @@ def batch_topk_mask(scores: jax.Array, k: float) -> jax.Array:
         where values are not known).
     """
     scores = _table(scores)
-    _warn_of_nonfinite(scores)
     return batch_topk(scores, values.finite("k", k)).mask
 
 

@@ -9,10 +9,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from apd_jax.errors import UserError
 
 KEYS = "threefry2x32"
+
+
+def check_key(key: Any) -> None:
+    """Raise UserError for what is no PRNG key, of `jax.random.key` or `jax.random.PRNGKey`."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    words = dtype == np.uint32 and len(shape or ()) == 1
+    if not isinstance(key, jax.Array | np.ndarray) or not (
+        words or (jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) and shape == ())
+    ):
+        raise UserError(f"key must be a PRNG key, jax.random.key(0), got {key!r:.100}")
 
 
 @contextlib.contextmanager

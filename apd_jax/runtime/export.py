@@ -95,13 +95,37 @@ def load_components(directory: str | os.PathLike[str]) -> Saved:
     """
     path = paths.local(directory) / "orbax"
     if not os.path.isdir(path):  # also where a name is too long
-        raise UserError(f"{directory} holds no saved components: there is no {path}.")
+        way = _saved_near(path.parent)
+        raise UserError(f"{directory} holds no saved components: there is no {path}{way}.")
     with Checkpointer(path) as checkpointer:
         restored = checkpointer.restore_latest(None)
     if restored is None:
         raise CheckpointError(f"The components in {directory} are lost: {path} is empty.")
-    state = restored.state
-    return Saved(state["components"], state["target"], restored.metadata, state.get("check"))
+    state, config = restored.state, restored.metadata
+    if not _is_ours(state) or not isinstance(config, Mapping):
+        held = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
+        raise UserError(
+            f"{directory} holds no saved components: {path} is a checkpoint "
+            f"of {held:.200}: give a directory that Decomposition.save wrote."
+        )
+    return Saved(state["components"], state["target"], dict(config), state.get("check"))
+
+
+def _is_ours(state: Any) -> bool:
+    return isinstance(state, Mapping) and {"components", "target"} <= set(state)
+
+
+def _saved_near(directory: pathlib.Path) -> str:
+    """Where saved components are, inside of a directory or around it, in words; or nothing."""
+    try:
+        if directory.name == "orbax" and paths.names_in(directory.parent) >= _FILES:
+            return f"; give {directory.parent}"
+        found = [path.parent for depth in ("*", "*/*") for path in directory.glob(f"{depth}/orbax")]
+    except OSError:  # a name that is too long, a directory that can't be read
+        return ""
+    return (
+        f"; there are saved components in {', '.join(map(str, sorted(found)[:3]))}" if found else ""
+    )
 
 
 def _write_components(directory: pathlib.Path, host: Any, config: dict[str, Any]) -> None:

@@ -50,7 +50,8 @@ def fit(
       CheckpointError: a checkpoint can't be written, or there are some but none is whole.
       UserError: the checkpoints were made with another context.
       OSError: the metrics can't be written.
-      Exception: what the observer raised; the work so far is saved where there is a directory.
+      Exception, SystemExit: what the observer raised; the work so far is saved where there is a
+        directory.
 
       The first three and the last carry the last finite state as their `outcome`.
     """
@@ -118,10 +119,12 @@ def _run(
     return final
 
 
-def _of_observer(failure: Exception, outcome: Outcome, name: str) -> Exception:
+def _of_observer(
+    failure: Exception | SystemExit, outcome: Outcome, name: str
+) -> Exception | SystemExit:
     """The error that an observer raised, as it is, with what was trained as its `outcome`."""
     with contextlib.suppress(AttributeError, TypeError):  # of a class with slots
-        failure.outcome = outcome  # type: ignore[attr-defined]
+        failure.outcome = outcome  # type: ignore[union-attr]
     failure.add_note(f"{name}: the observer raised this; training ended after step {outcome.step}.")
     return failure
 
@@ -166,7 +169,7 @@ class Recorder(loop.Observer):
         self.store, self.seconds = store, seconds
         self._progress, self._flag, self._observer = progress, flag, observer
         self._start = time.monotonic() - seconds
-        self.failure: Exception | None = None
+        self.failure: Exception | SystemExit | None = None
         self._last: tuple[int, float] | None = None
         self._warned = False
 
@@ -189,7 +192,7 @@ class Recorder(loop.Observer):
             return None
         try:
             return method(*arguments)
-        except Exception as error:  # whatever the caller's code raises
+        except (Exception, SystemExit) as error:  # whatever the caller's code raises; Ctrl-C passes
             self.failure = error
             return None
 

@@ -4,6 +4,7 @@ The interpreter replaces such a function by the equations inside it where a para
 rule that gives another derivative, as straight-through rounding does, would be lost.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,12 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from apd_jax.sites.closeness import close
 
 _SIZES = (1.0, 100.0)  # of what is pulled back: a rule that clips shows at one of them
 _TOLERANCE = 1e-3
 _HALF = 0.05  # where anything is narrower than float32
+# What whole numbers and bools are. A mask that is all False would hide what it switches, and larger
+# indices may be out of range.
+_WHOLE = ("mixed", "ones", "zeros")
+# What real numbers are made of normal ones. Those after the first are for functions that are
+# constant, or give no number, there.
+_REAL: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    lambda values: values,
+    np.abs,
+    lambda values: 30 * values,
+    lambda values: values / 30,
+)
 
 
 def keeps_derivative(eqn: Any, inside: core.ClosedJaxpr) -> bool:
@@ -27,47 +40,81 @@ def keeps_derivative(eqn: Any, inside: core.ClosedJaxpr) -> bool:
       inside: the program inside it.
 
     Returns:
-      Whether they are the same; false, too, where one of the two has no gradient.
+      Whether they are the same; false, too, where one of the two has no gradient, or where all
+      draws leave open what it is.
     """
     avals = [var.aval for var in eqn.invars]
     if any(jnp.issubdtype(aval.dtype, jax.dtypes.extended) for aval in avals):
         return False
-    drawn = np.random.default_rng(0)
-    values = [_draw(drawn, aval) for aval in avals]
-    real = [i for i, aval in enumerate(avals) if jnp.issubdtype(aval.dtype, jnp.inexact)]
     params = eqn.primitive.get_bind_params(eqn.params)
     by_rule = lambda *args: eqn.primitive.bind(*args, **params)  # noqa: E731
     by_equations = core.jaxpr_as_fun(inside)
     dtypes = [var.aval.dtype for var in (*eqn.invars, *eqn.outvars)]
-    narrow = any(jnp.issubdtype(d, jnp.inexact) and jnp.finfo(d).bits < 32 for d in dtypes)
+    narrow = any(_is_real(d) and jnp.finfo(d).bits < 32 for d in dtypes)
     try:
         with jax.ensure_compile_time_eval():
-            first = _gradients(by_rule, values, real)
-            second = _gradients(by_equations, values, real)
+            return _same(by_rule, by_equations, avals, _HALF if narrow else _TOLERANCE)
     except Exception:  # whatever a rule says to random numbers, or to have no gradient
         return False
-    pairs = zip(first, second, strict=True)
-    return all(close(a, b, _HALF if narrow else _TOLERANCE) for a, b in pairs)
 
 
-def _draw(drawn: np.random.Generator, aval: Any) -> np.ndarray:
-    real = jnp.issubdtype(aval.dtype, jnp.inexact)
-    return np.asarray(drawn.normal(size=aval.shape) if real else np.zeros(aval.shape), aval.dtype)
+def _same(rule: Callable, equations: Callable, avals: Sequence[Any], tolerance: float) -> bool:
+    """Whether two functions have the same gradients, for each operand on a draw that shows it."""
+    real = [i for i, aval in enumerate(avals) if _is_real(aval.dtype)]
+    first, second = _gradients(rule, real), _gradients(equations, real)
+    kinds = _WHOLE if len(real) < len(avals) else _WHOLE[:1]
+    unseen = {place for place, i in enumerate(real) if avals[i].size}
+    for number, (made, whole) in enumerate(itertools.product(_REAL, kinds)):
+        if number >= len(kinds) and not unseen:
+            break
+        drawn = np.random.default_rng(0)
+        values = [_draw(drawn, aval, whole, made) for aval in avals]
+        pairs = [
+            (place, np.asarray(one), np.asarray(other))
+            for size in _SIZES
+            for place, (one, other) in enumerate(
+                zip(first(size, values), second(size, values), strict=True)
+            )
+        ]
+        if all(close(one, other, tolerance) for _, one, other in pairs):
+            unseen -= {place for place, one, _ in pairs if _shows(one)}
+        elif all(np.isfinite(array).all() for _, *both in pairs for array in both):
+            return False
+    return all(_is_zero(second, values, place) for place in unseen)
 
 
-def _gradients(function: Callable, values: Sequence[Any], real: Sequence[int]) -> list[jax.Array]:
-    """Gradients of random combinations of the real results, for each of the sizes."""
+def _is_real(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.inexact)
 
-    def results(*moved):
-        whole = list(values)
-        for place, value in zip(real, moved, strict=True):
-            whole[place] = value
-        return [y for y in function(*whole) if jnp.issubdtype(y.dtype, jnp.inexact)]
+
+def _shows(gradient: np.ndarray) -> bool:
+    """Whether a gradient has numbers that another one could differ from."""
+    return bool((np.isfinite(gradient) & (gradient != 0)).any())
+
+
+def _draw(drawn: np.random.Generator, aval: Any, whole: str, made: Callable) -> np.ndarray:
+    if _is_real(aval.dtype):
+        values = made(drawn.normal(size=aval.shape))
+    elif whole == "mixed":
+        values = drawn.integers(0, 2, size=aval.shape)
+    else:
+        values = np.full(aval.shape, whole == "ones")
+    return np.asarray(values, aval.dtype)
+
+
+def _gradients(function: Callable, real: Sequence[int]) -> Callable:
+    """Gradients `(size, values) -> [...]` of random combinations of the real results."""
 
     @jax.jit
     @jax.default_matmul_precision("highest")
-    def pulled(size, *moved):
-        outputs, pull = jax.vjp(results, *moved)
+    def pulled(size, values):
+        def results(*moved):
+            whole = list(values)
+            for place, value in zip(real, moved, strict=True):
+                whole[place] = value
+            return [y for y in function(*whole) if _is_real(y.dtype)]
+
+        outputs, pull = jax.vjp(results, *(values[i] for i in real))
         keys = jax.random.split(jax.random.key(0), max(len(outputs), 1))
         weights = [
             (size * jax.random.normal(key, y.shape)).astype(y.dtype)
@@ -75,4 +122,10 @@ def _gradients(function: Callable, values: Sequence[Any], real: Sequence[int]) -
         ]
         return pull(weights)
 
-    return [g for size in _SIZES for g in pulled(size, *(values[i] for i in real))]
+    return pulled
+
+
+def _is_zero(gradients: Callable, values: Sequence[Any], place: int) -> bool:
+    """Whether a gradient is 0 whatever is pulled back, as behind `stop_gradient`."""
+    jaxpr = jax.make_jaxpr(lambda size: gradients(size, values)[place])(1.0).jaxpr
+    return not partial_eval.dce_jaxpr(jaxpr, [True])[1][0]

@@ -5,6 +5,7 @@ import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from apd_jax.config_fields.checks import check_takes
 from apd_jax.config_fields.values import names
 from apd_jax.errors import UserError
 from apd_jax.sites.layout import Site
@@ -101,11 +102,20 @@ def as_selection(given: Any) -> Selection:
     """A selection that can be compared: None, a name, a function, or names as a tuple.
 
     Raises:
-      UserError: something else.
+      UserError: something else, no name, or a function of other arguments than path and leaf.
     """
-    if given is None or isinstance(given, str) or callable(given):
+    if callable(given):
+        check_takes("sites", given, "path", "leaf")
         return given
-    return names("sites", given)
+    if given is None or isinstance(given, str):
+        return given
+    found = names("sites", given)
+    if not found:
+        raise UserError(
+            f"sites names nothing to decompose, got {given!r:.100}: give names or patterns, or "
+            "None for all that can be decomposed"
+        )
+    return found
 
 
 def check_names(selection: Selection, paths: Sequence[str]) -> None:
@@ -129,7 +139,12 @@ def select(
 ) -> set[str]:
     """Names of the chosen sites."""
     if callable(selection):
-        wanted = {path for path, leaf in leaves.items() if selection(path, leaf)}
+        wanted = {path for path, leaf in leaves.items() if _is_wanted(selection, path, leaf)}
+        if leaves and not wanted:
+            raise UserError(
+                f"sites: the function selects no parameter: it gives False for all of "
+                f"{list(leaves)}"
+            )
         _refuse([other for other in left if other.path in wanted])
         chosen = {name for name, site in sites.items() if site.path in wanted}
     elif selection is None:
@@ -140,9 +155,22 @@ def select(
         for pattern in patterns:
             chosen |= _matching(pattern, sites, left, leaves)
     if not chosen:
+        if not leaves:
+            raise UserError("there is no site to decompose: the network has no parameters")
         reasons = "".join(f"\n  {o.path} {list(o.shape)}: {o.reason}" for o in left)
-        raise UserError(f"there is no site to decompose; the parameters are{reasons or ' none'}")
+        raise UserError(f"there is no site to decompose; the parameters are{reasons}")
     return chosen
+
+
+def _is_wanted(selection: Callable[[str, Any], Any], path: str, leaf: Any) -> bool:
+    found = selection(path, leaf)
+    try:
+        return bool(found)
+    except Exception as error:  # an array of several, or one that is traced
+        raise UserError(
+            f"sites: the function must give True or False for each parameter, got {found!r:.100} "
+            f"for {path!r}"
+        ) from error
 
 
 def _matching(pattern, sites, left, leaves) -> set[str]:

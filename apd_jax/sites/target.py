@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from apd_jax.errors import UserError
 from apd_jax.programs.compiled import stand_in_for_network, weakly_referable
 from apd_jax.sites.adapters import linen
+from apd_jax.sites.given_arrays import as_arrays
 from apd_jax.sites.leaf_names import leaf_names
 from apd_jax.sites.parameters import checked
 from apd_jax.sites.program import ONE_EXAMPLE, Left, trace
@@ -188,7 +189,7 @@ class Target:
           UserError: see `Target`.
         """
         if self._sites is None:
-            program = trace(self.apply_fn, self.params, x)
+            program = trace(self.apply_fn, self.params, as_arrays(x))
             leaves = dict(zip(leaf_names(self.params), jax.tree.leaves(self.params), strict=True))
             chosen = select(self._selection, program.sites, program.left, leaves)
             kept = [site for site in program.sites.values() if site.name in chosen]

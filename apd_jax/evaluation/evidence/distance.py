@@ -6,6 +6,7 @@ outputs, which is the squared error of a zero output.
 Letters: B examples, T positions, K classes.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,6 +21,10 @@ from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 
 Kind = Literal["kl", "mse"]
+_ALL_ZERO = (
+    "the network's outputs are 0 on all examples: components have nothing to explain, and their "
+    "error has no unit"
+)
 
 
 class Number(NamedTuple):
@@ -139,6 +144,19 @@ def check_finite(kind: Kind, block: Examples) -> None:
         )
 
 
+def check_some_output(kind: Kind, target: Target, blocks: Iterable[Examples]) -> None:
+    """Raise UserError where all outputs that count are 0: their squared error has no unit.
+
+    Blocks are run up to the first with another output, usually one.
+    """
+    for block in blocks if kind == "mse" else ():
+        block = block._replace(outputs=outputs(target, block.x))
+        if np.asarray(of_itself(kind, target, block.without_labels()).unit).any():
+            return
+    if kind == "mse":
+        raise UserError(_ALL_ZERO)
+
+
 def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None) -> Number:
     """`Σ e / Σ w` and its standard error, the examples (or groups of them) drawn independently.
 
@@ -150,10 +168,7 @@ def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None)
     error, unit = np.asarray(error, np.float64), np.asarray(unit, np.float64)
     total = unit.sum()
     if not total and error.any():
-        raise UserError(
-            "the network's outputs are 0 on all examples: components have nothing to explain, "
-            "and their error has no unit"
-        )
+        raise UserError(_ALL_ZERO)
     value = float(error.sum() / total) if total else 0.0
     if groups is not None:
         _, groups = np.unique(groups, return_inverse=True)

@@ -114,6 +114,7 @@ def _cost(run: Run) -> cost.Cost:
 
 
 def _measure(run: Run, notes: list[str], limits: Limits) -> Evidence:
+    distance.check_some_output(run.kind, run.target, run.blocks())
     size = Size(run.target, run.components)
     for block in run.blocks():
         mask = rows.choose(run.objective, run.target, run.components, block)

@@ -15,13 +15,13 @@ import numpy as np
 from apd_jax import sites, validity
 from apd_jax.blocks import num_blocks
 from apd_jax.components import Components
-from apd_jax.data.numbers import as_numpy
 from apd_jax.errors import UserError
 from apd_jax.evaluation import seen
 from apd_jax.evaluation.labels import are_classes, check_labels, label_array, next_tokens
 from apd_jax.objective import selection
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import PyTree, Target
+from apd_jax.sites.given_arrays import as_numpy
 
 Array = np.ndarray | jax.Array
 
