@@ -12,11 +12,13 @@ import tempfile
 from unittest import mock
 
 import fresh_flags
+from absl import flags
 from absl.testing import absltest, parameterized
+from ml_collections import config_flags
 
 from apd_jax import main, studies
 from apd_jax.errors import UserError
-from apd_jax.run import command_line
+from apd_jax.run import command_line, commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 TMS = f"--config={ROOT}/configs/tms.py"
@@ -54,6 +56,53 @@ class ConfigTest(parameterized.TestCase):
             ):
                 found = command_line.find_config(["main", "--config=tms:5-2"])
         self.assertEqual(found[1], f"--config={os.path.join('configs', 'tms.py')}:5-2")
+
+
+class NoConfigTest(parameterized.TestCase):
+    """Files that give no config of a run."""
+
+    @parameterized.product(
+        case=(
+            ("def get_config(): return 3", "got 3"),
+            ("def get_config(): return {'seeds': 1}", "got {'seeds':"),
+            (
+                "import ml_collections as m\nget_config = m.ConfigDict",
+                "got one without name, variant",
+            ),
+            (
+                "import ml_collections as m\ndef get_config():\n  return m.ConfigDict({'seeds': 1})",
+                "got one without name, variant, mesh, target",
+            ),
+            ("x = 1", "got a file without it"),
+        ),
+        more=([], ["--config.seeds=3"], ["--help=fields"]),
+    )
+    def test_is_said_in_a_sentence(self, case, more):
+        text, got = case
+        message = r"mine.py: get_config must return a ConfigDict as configs/tms.py does.*, " + got
+        self.check(text, message, more)
+
+    def test_what_is_no_program(self):
+        self.check("def get_config(:", r"invalid syntax \(mine.py, line 1\)")
+
+    def test_nothing_returned(self):
+        self.check("def get_config(): pass", "mine.py: get_config must return a ConfigDict.* None")
+
+    def check(self, text, message, more=()):
+        values = flags.FlagValues()
+        config = config_flags.DEFINE_config_file("config", None, "Config.", flag_values=values)
+        argv = ["main", "--config=mine.py", *more]
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            contextlib.chdir(folder),
+            mock.patch.object(flags, "FLAGS", values),
+            mock.patch.object(sys, "argv", argv),
+            self.assertRaisesRegex(SystemExit, f"^The command line cannot be used: {message}"),
+        ):
+            # The name by which config files are loaded, into the module that is there.
+            sys.modules.pop("config_config", None)
+            pathlib.Path("mine.py").write_text(text)
+            commands.parse(config, argv, screen=str)
 
 
 class UnsetTest(parameterized.TestCase):

@@ -4,6 +4,8 @@ Letters: N examples, B examples of a block, T positions, C components.
 """
 
 import dataclasses
+import decimal
+import fractions
 import functools
 import math
 from unittest import mock
@@ -613,7 +615,14 @@ class RefusedTest(parameterized.TestCase):
     def test_limits(self):
         with self.assertRaisesRegex(apd_jax.UserError, "limit own must be a number"):
             apd_jax.Limits(own=-1)
+        for wrong in ("0.1", True, np.nan, fractions.Fraction(-1, 2), 1j, None, [0.1]):
+            with self.assertRaisesRegex(apd_jax.UserError, "limit all must be a number"):
+                apd_jax.Limits(all=wrong)
         self.assertEqual(apd_jax.Limits(own=np.float64(0.5), size=jnp.array(1.0)).own, 0.5)
+        for half in (np.longdouble(0.5), fractions.Fraction(1, 2), decimal.Decimal("0.5")):
+            limit = apd_jax.Limits(own=half).own
+            self.assertEqual((type(limit), limit), (float, 0.5))
+        self.assertEqual(apd_jax.Limits(own=np.inf).own, np.inf)
 
     def test_numbers_of_any_library(self):
         given = adversary.Adversary(np.array([2, 3]), np.float32(0.5), jnp.array(2))

@@ -68,6 +68,8 @@ def check_names(given: Iterable[str], known: Collection[str], problem: str) -> N
       problem: Beginning of the message, such as `"Settings has no field"`.
     """
     for name in given:
+        if not isinstance(name, str):
+            raise UserError(f"{problem} {name!r}: names are text; there are {sorted(known)}")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(known)}"

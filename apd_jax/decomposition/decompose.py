@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from apd_jax.components import Components
 from apd_jax.config_fields import check_keywords, from_mapping
+from apd_jax.config_fields.values import KINDS, number
 from apd_jax.data import Beside, Data, Source, as_source
 from apd_jax.decomposition import auto_topk, directory
 from apd_jax.decomposition.checks import (
@@ -116,7 +117,8 @@ def decompose(
     check_keywords(decompose, Settings(), options)
     run = RunOptions(seed, restarts, chunk_steps, checkpoint_every)
     start: Components | None = init.components if isinstance(init, Decomposition) else init
-    auto = isinstance(topk, str) and topk == auto_topk.AUTO
+    auto = _is_auto(topk)
+    _check_topk(topk)
     k = 1.0 if auto else topk  # a placeholder until k is found
     check_is_target(target)
     check_concrete(target, data, start)
@@ -150,6 +152,18 @@ def decompose(
             return job.decompose(settings, place, config, search_k=auto)
         except Stopped as stopped:
             return stopped.decomposition
+
+
+def _is_auto(topk: Any) -> bool:
+    return isinstance(topk, str) and topk == auto_topk.AUTO
+
+
+def _check_topk(topk: Any) -> None:
+    """Raise UserError for what is neither a number nor a word for one."""
+    if not (topk is None or _is_auto(topk) or KINDS[float](number(topk))):
+        raise UserError(
+            f"topk must be a finite number, {auto_topk.AUTO!r} or None, got {topk!r:.200}"
+        )
 
 
 def _check_observer(observer: Any) -> None:

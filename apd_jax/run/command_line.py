@@ -7,6 +7,7 @@ import ast
 import os
 import pathlib
 import textwrap
+from collections.abc import Iterator
 
 from apd_jax import studies
 from apd_jax.errors import UserError
@@ -67,13 +68,36 @@ def find_config(argv: list[str]) -> list[str]:
       UserError: no such config.
     """
     found = list(argv)
+    for i, given in _configs(argv):
+        name, variant = _parted(given)
+        found[i] = f"{argv[i].removesuffix(given)}{_locate(name)}{variant}"
+    return found
+
+
+def given_config(argv: list[str]) -> str | None:
+    """What a command line gives as the config, a file and its variant; None without one."""
+    return next((given for _, given in _configs(argv)), None)
+
+
+def config_file(argv: list[str]) -> str | None:
+    """The file of the config, without its variant; None without one."""
+    given = given_config(argv)
+    return None if given is None else _parted(given)[0]
+
+
+def _configs(argv: list[str]) -> Iterator[tuple[int, str]]:
+    """Places of configs among the arguments, and what is given as the config there."""
     for i, argument in enumerate(argv):
         flag, given = argument.split("=", 1) if "=" in argument else (argv[i - 1], argument)
         if flag.lstrip("-") == "config" and not given.startswith("-"):
-            drive, rest = os.path.splitdrive(given)
-            name, colon, variant = rest.partition(":")
-            found[i] = f"{argument.removesuffix(given)}{_locate(drive + name)}{colon}{variant}"
-    return found
+            yield i, given
+
+
+def _parted(given: str) -> tuple[str, str]:
+    """A config without its variant, and the variant with its colon; C: of Windows stays."""
+    drive, rest = os.path.splitdrive(given)
+    name, colon, variant = rest.partition(":")
+    return drive + name, colon + variant
 
 
 def _locate(name: str) -> str:

@@ -68,20 +68,42 @@ def parse(config: flags.FlagHolder, argv: list[str], *, screen: Callable[[], str
 
         if wish == "fields":
             flags.FLAGS(command_line.without_help(argv))
+            field_flags.check_config(command_line.config_file(argv), config.value)
             streams.say(field_flags.help_text(config.value))
             sys.exit(0)
         argv, unset = field_flags.take_unset(argv)
         rest = flags.FLAGS(argv)
+        field_flags.check_config(command_line.config_file(argv), config.value)
         if config.value is not None:
             config.value.update_from_flattened_dict(dict.fromkeys(unset))
         return rest
-    except (UserError, flags.Error, AttributeError, KeyError, OSError) as error:
+    except (UserError, flags.Error, AttributeError, KeyError, OSError, SyntaxError) as error:
+        reason = _reason(error, config, argv)
         # The name of an unknown field comes as a KeyError inside an AttributeError.
-        unknown = next((arg.args[0] for arg in error.args if isinstance(arg, KeyError)), error)
+        unknown = next((arg.args[0] for arg in reason.args if isinstance(arg, KeyError)), reason)
         lines = [line.strip() for line in str(unknown).strip().splitlines()]
         text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
         text = text.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
         sys.exit(f"The command line cannot be used: {text}")
+
+
+def _reason(error: Exception, config: flags.FlagHolder, argv: list[str]) -> Exception:
+    """The error, or the reason for it where a config file gives no config."""
+    file, given = command_line.config_file(argv), command_line.given_config(argv)
+    if file is None or given is None or isinstance(error, UserError):
+        return error
+    from apd_jax.run import field_flags
+
+    if isinstance(error, AttributeError) and error.name == "get_config":
+        return UserError(f"{field_flags.NO_CONFIG.format(file=file)}, got a file without it")
+    try:
+        # The file alone, as the flag has no value where a field could not be set.
+        field_flags.check_config(file, flags.FLAGS[config.name].parser.parse(given))
+        return error
+    except UserError as reason:
+        return reason
+    except Exception:  # the file can't be read, as the error says
+        return error
 
 
 def status_of(work: Callable[[], int]) -> int:

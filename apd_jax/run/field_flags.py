@@ -3,15 +3,23 @@
 import functools
 import operator
 import textwrap
+from typing import Any
 
 import ml_collections
 
 from apd_jax import config_fields, studies
+from apd_jax.errors import UserError
 from apd_jax.run.config import Config
 
 _INTRODUCTION = """\
 Fields of a config, set by --config.FIELD=VALUE. Those marked * are unset by
 --config.FIELD=none. The values are {whose}."""
+
+NO_CONFIG = (
+    "{file}: get_config must return a ConfigDict as configs/tms.py does, which starts from "
+    "apd_jax.run.config.base_config"
+)
+_NEEDED = ("name", "variant", "seeds", "mesh", "target")  # that are read before all are checked
 
 
 def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -39,6 +47,23 @@ def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
         else:
             kept.append(argument)
     return kept, unset
+
+
+def check_config(file: str | None, config: Any) -> None:
+    """Raise UserError for what is no config of a run, as a config file may return.
+
+    Args:
+      file: the file that it comes from; None if no config was given.
+      config: what its `get_config` returned.
+    """
+    if file is None:
+        return
+    is_config = isinstance(config, ml_collections.ConfigDict)
+    missing = [name for name in _NEEDED if name not in config] if is_config else []
+    if is_config and not missing:
+        return
+    got = f"one without {', '.join(missing)}" if is_config else repr(config)
+    raise UserError(f"{NO_CONFIG.format(file=file)}, got {got:.200}")
 
 
 def help_text(config: ml_collections.ConfigDict | None = None) -> str:

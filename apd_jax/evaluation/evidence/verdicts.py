@@ -5,12 +5,13 @@ every network.
 """
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from apd_jax.config_fields.values import number
+from apd_jax.config_fields.values import as_float, number
 from apd_jax.errors import UserError
 
 # Below this share of the distance with no component, two distances count as equal.
@@ -49,9 +50,10 @@ class Limits:
     def __post_init__(self):
         for name, given in dataclasses.asdict(self).items():
             value = number(given)
-            object.__setattr__(self, name, value)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not is_number or not value >= 0:
                 raise UserError(f"the limit {name} must be a number of at least 0, got {value!r}")
+            object.__setattr__(self, name, as_float(value))
 
 
 class Verdict(NamedTuple):
