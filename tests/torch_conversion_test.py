@@ -52,6 +52,19 @@ class Block(nn.Module):
         return {"y": y if mask is None else y * mask[:, None], "hidden": hidden}
 
 
+class Calling(nn.Module):
+    """Parts, and a function of them and the inputs."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *inputs, **keywords):
+        return self.function(*self.children(), *inputs, **keywords)
+
+
 def block():
     with torch.random.fork_rng():  # which torchax breaks
         torch.manual_seed(0)
@@ -221,6 +234,47 @@ class UnchangedTest(absltest.TestCase):
                 tensor.zero_()
         np.testing.assert_array_equal(target(jnp.asarray(self.x.numpy())), expected)
 
+    def test_a_module_that_changes_its_weights(self):
+        def clamped(linear, x):
+            with torch.no_grad():
+                linear.weight.clamp_(-0.1, 0.1)
+            return linear(x)
+
+        def scaled(linear, x):
+            linear.weight.data.mul_(2)  # which torch does not count
+            return linear(x)
+
+        def replaced(linear, x):
+            linear.bias.data = linear.bias.data + 1
+            return linear(x)
+
+        def failing(linear, x):
+            linear.weight.data.zero_()
+            raise ValueError
+
+        for function, name in (
+            (clamped, "linear.weight"),
+            (scaled, "linear.weight"),
+            (replaced, "linear.bias"),
+            (failing, "linear.weight|itself can't be run"),
+        ):
+            with self.subTest(function.__name__):
+                module = Calling(function, linear=nn.Linear(3, 4)).eval()
+                self.check_unchanged(module, self.x, name)
+        ids = torch.arange(4).reshape(2, 2)
+        self.check_unchanged(nn.Embedding(4, 6, max_norm=0.1).eval(), ids, "parameter weight")
+        self.check_unchanged(nn.EmbeddingBag(4, 6, max_norm=0.1).eval(), ids, "parameter weight")
+        small = nn.Embedding(4, 6, max_norm=0.1)
+        small.weight.data.mul_(0.01)
+        self.check_unchanged(small.eval(), ids, "max_norm")  # where torch has nothing to change
+
+    def check_unchanged(self, module, x, message):
+        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            apd_jax.Target.from_torch(module, x)
+        for name, tensor in module.state_dict().items():
+            self.assertTrue(torch.equal(tensor, before[name]), name)
+
     def test_torch(self):
         fast, grad = torch.backends.mha.get_fastpath_enabled(), torch.is_grad_enabled()
         failures = []
@@ -292,7 +346,7 @@ assert "ENABLE_RUNTIME_UPTIME_TELEMETRY" not in os.environ
                 torch.ops.aten.prod.nothing_of_the_kind  # noqa: B018
 
 
-class BackTest(absltest.TestCase):
+class BackTest(parameterized.TestCase):
     x = drawn(40, 3)
 
     @functools.cached_property
@@ -347,6 +401,46 @@ class BackTest(absltest.TestCase):
         apply_fn, _ = adapter.restored(Net().eval(), settings)
         x = jnp.asarray(self.x.numpy())
         np.testing.assert_array_equal(apply_fn(target.params, x), target(x))
+
+    @parameterized.parameters(
+        lambda array: torch.from_numpy(array),
+        lambda array: torch.from_numpy(array).double(),
+        lambda array: array,
+        lambda array: array.astype("float64"),
+        jnp.asarray,
+        lambda array: jnp.asarray(array, jnp.bfloat16),
+    )
+    def test_arrays_as_keywords(self, given):
+        def forward(linear, x, mask, others):
+            hidden = linear(x).masked_fill(mask, 0.0)
+            return hidden + others["bias"] * others["scales"][0].sum()
+
+        array = np.array([1.0, 2.0, 3.0, 5.0], np.float32)
+        keywords = {"mask": given(array) > 4, "others": {"bias": given(array), "scales": None}}
+        keywords["others"]["scales"] = (given(array),)
+        module = Calling(forward, linear=nn.Linear(3, 4)).eval()
+        target = apd_jax.Target.from_torch(module, self.x, **keywords)
+        self.assertLess(target.conversion_error, 1e-6)
+        settings = json.loads(json.dumps(target.apply_fn.settings))
+        apply_fn, _ = adapter.restored(module, settings)
+        x = jnp.asarray(self.x.numpy())
+        np.testing.assert_array_equal(apply_fn(target.params, x), target(x))
+
+    def test_a_mask_as_keyword(self):
+        attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        forward = lambda part, x, attn_mask: part(x, x, x, attn_mask=attn_mask)[0]  # noqa: E731
+        mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
+        module = Calling(forward, attention=attention).eval()
+        target = apd_jax.Target.from_torch(module, drawn(3, 5, 4), attn_mask=mask)
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertLen(target.sites, 2)
+
+    def test_a_keyword_that_forward_changes(self):
+        module = Calling(lambda part, x, shift: part(x) + shift.mul_(2), part=nn.Linear(3, 4))
+        shift = torch.ones(4)
+        target = apd_jax.Target.from_torch(module.eval(), self.x, shift=shift)
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertEqual(shift.sum(), 4)
 
     def test_an_output_that_is_a_function_is_not_saved(self):
         target = apd_jax.Target.from_torch(block(), self.x, lambda found: found["y"])

@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import torch
 
 from apd_jax.errors import UserError
-from apd_jax.sites.adapters import torch_environment, torchax_import
+from apd_jax.sites.adapters import torch_arguments, torch_environment, torchax_import
 
 _DEEPCOPY = torch.Tensor.__deepcopy__
 
@@ -47,7 +45,8 @@ class Skeleton:
         """
         memo = {id(self.tensors[n]): torch_environment.as_tensor(a) for n, a in arrays.items()}
         module = _copied(self.module, memo)
-        args, own = arguments(jax.tree.map(torch_environment.as_tensor, x))
+        args, own = torch_arguments.arguments(jax.tree.map(torch_environment.as_tensor, x))
+        keywords = torch_arguments.map_arrays(torch_environment.as_tensor, keywords)
         try:
             with torch_environment.running():
                 return torch_environment.to_jax(pick(module(*args, **own, **keywords)))
@@ -76,7 +75,11 @@ def split(module: torch.nn.Module) -> tuple[Skeleton, _Arrays, _Arrays]:
         if isinstance(tensor, torch.nn.Parameter):
             empty = torch.nn.Parameter(empty, requires_grad=False)
         arrays = params if name in named else fixed
-        arrays[name], tensors[name], memo[id(tensor)] = as_array(tensor), empty, empty
+        arrays[name], tensors[name], memo[id(tensor)] = (
+            torch_arguments.as_array(tensor),
+            empty,
+            empty,
+        )
         return empty
 
     named = dict(module.named_parameters())
@@ -122,22 +125,6 @@ def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
       UserError: it can't be copied.
     """
     return _copied(module, {}).to(dtype)
-
-
-def arguments(x: Any) -> tuple[tuple, dict[str, Any]]:
-    """What `forward` is called with: a dict as keywords, a tuple or list as positions."""
-    if isinstance(x, Mapping):
-        return (), dict(x)
-    return (tuple(x), {}) if isinstance(x, tuple | list) else ((x,), {})
-
-
-def as_array(tensor: torch.Tensor) -> jax.Array:
-    """A JAX array with the numbers of a tensor, which share no memory."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype in (torch.bfloat16, torch.float16):
-        narrow = jnp.bfloat16 if tensor.dtype == torch.bfloat16 else jnp.float16
-        return jnp.array(tensor.float().numpy()).astype(narrow)
-    return jnp.array(np.array(tensor.numpy()))
 
 
 def _explained(error: Exception, module: torch.nn.Module) -> UserError:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import torch
 
+from apd_jax.errors import UserError
 from apd_jax.sites.adapters import torchax_import
 
 
@@ -43,6 +44,7 @@ def environment() -> Any:
     override(torch.nn.functional.scaled_dot_product_attention, _attention)
     override(torch.ops.aten.scaled_dot_product_attention, _attention)
     override(torch.ops.aten.embedding, _embedding)
+    override(torch.ops.aten.embedding_renorm_, _renormalised)
     return made
 
 
@@ -74,6 +76,13 @@ def _embedding(weight: jax.Array, indices: jax.Array, *unused: Any, **unused_too
     That a row is not trained does not make the outputs independent of it.
     """
     return jnp.take(weight, indices, axis=0)
+
+
+def _renormalised(*unused: Any) -> jax.Array:
+    raise UserError(
+        "an embedding with max_norm changes its weights at each call: call it once with all its "
+        "indices, then set max_norm to None"
+    )
 
 
 def _attention(
