@@ -18,6 +18,7 @@ from apd_jax.sites.adapters import (
     torch_arguments,
     torch_compare,
     torch_copy,
+    torch_messages,
     torch_own,
     torch_refused,
 )
@@ -115,8 +116,11 @@ def from_torch(
     theirs = torch_own.runner(own, params, given, keywords, pick)
     theirs(np.arange(1))  # what torch itself refuses is said first
     with jax.default_matmul_precision("highest"):
-        run = jax.jit(apply_fn)
-        error = torch_compare.conversion_error(lambda batch: run(params, batch), theirs, x, valid)
+        ours = functools.partial(jax.jit(apply_fn), params)
+        try:
+            error = torch_compare.conversion_error(ours, theirs, x, valid)
+        except jax.errors.UnexpectedTracerError as kept:  # found by jit where it is used again
+            raise UserError(torch_messages.CACHED) from kept
         if valid is not None:
             torch_compare.check_gradient(apply_fn, params, x, valid)
     return dataclasses.replace(apply_fn, conversion_error=error), params, x

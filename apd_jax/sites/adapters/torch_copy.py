@@ -14,7 +14,7 @@ import jax
 import torch
 
 from apd_jax.errors import UserError
-from apd_jax.sites.adapters import torch_arguments, torch_environment, torchax_import
+from apd_jax.sites.adapters import torch_arguments, torch_environment, torch_messages
 
 _DEEPCOPY = torch.Tensor.__deepcopy__
 
@@ -53,7 +53,7 @@ class Skeleton:
         except UserError:
             raise
         except Exception as error:  # whatever operators say to what they can't do
-            raise _explained(error, module) from error
+            raise torch_messages.explained(error, module) from error
 
 
 _Arrays = dict[str, jax.Array]
@@ -125,28 +125,3 @@ def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
       UserError: it can't be copied.
     """
     return _copied(module, {}).to(dtype)
-
-
-def _explained(error: Exception, module: torch.nn.Module) -> UserError:
-    """What went wrong, with the part of the module in which it did."""
-    names = {id(part): name for name, part in module.named_modules()}
-    where = f"in {type(module).__name__}"
-    trace = error.__traceback__
-    while trace is not None:
-        part = trace.tb_frame.f_locals.get("self")
-        if isinstance(part, torch.nn.Module) and names.get(id(part)):
-            where = f"in {names[id(part)]} ({type(part).__name__})"
-        trace = trace.tb_next
-    missing = torchax_import.load().tensor.OperatorNotFound
-    if isinstance(error, missing):
-        operator = next((word for word in str(error).split() if "::" in word), str(error))
-        return UserError(
-            f"the operator {operator}, used {where}, is missing in torchax: rewrite that part of "
-            "the module with other operators"
-        )
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return UserError(
-        f"the module can't be run in JAX; it stops {where} ({type(error).__name__}: {reason}). "
-        "Its control flow must not depend on the values of its tensors, and every tensor must be "
-        "its own or an input"
-    )

@@ -6,6 +6,7 @@ Letters: B batch, L queries, S keys, d width.
 import contextlib
 import functools
 import math
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +46,12 @@ def environment() -> Any:
     override(torch.ops.aten.scaled_dot_product_attention, _attention)
     override(torch.ops.aten.embedding, _embedding)
     override(torch.ops.aten.embedding_renorm_, _renormalised)
+
+    def new_tensor(tensor, data, dtype=None, **unused):
+        with made:  # else torch makes one of its own
+            return torch.tensor(data, dtype=tensor.dtype if dtype is None else dtype)
+
+    made.override_op_definition(torch.Tensor.new_tensor, new_tensor)
     return made
 
 
@@ -59,10 +66,29 @@ def running() -> Iterator[None]:
     env = environment()
     # Draws within a network must not leave a key of this trace behind.
     key = env.override_property(prng=jax.random.key(0))
-    with torchax_import.without_fast_path(), warnings.catch_warnings():
+    with torchax_import.without_fast_path(), _without_caches(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Explicitly requested dtype")  # JAX has int32 for int64
         with torch.no_grad(), key, env:
             yield
+
+
+@contextlib.contextmanager
+def _without_caches() -> Iterator[None]:
+    """Let transformers compute anew what it keeps for all calls, in one cache for all modules.
+
+    Tensors of torch's own runs can't be used in JAX, nor those of a trace after it. It does so for
+    torch.compile, too. Needs the lock of `without_fast_path`.
+    """
+    utilities: Any = sys.modules.get("transformers.pytorch_utils")
+    asked = getattr(utilities, "is_torchdynamo_compiling", None)
+    if asked is None:
+        yield
+        return
+    utilities.is_torchdynamo_compiling = lambda: True
+    try:
+        yield
+    finally:
+        utilities.is_torchdynamo_compiling = asked
 
 
 def to_jax(tensors: Any) -> Any:
