@@ -469,6 +469,22 @@ class BackTest(parameterized.TestCase):
             with self.assertRaisesRegex(apd_jax.UserError, "component"):
                 made.edited(wrong)
 
+    def test_edited_weights_of_a_compiled_module(self):
+        def compiled():
+            return torch.compile(block(), backend="eager")
+
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        self.made[0].save(directory)
+        target = apd_jax.Target.from_torch(compiled(), self.x, "y", factor=2.0)
+        again = apd_jax.load(directory, target)
+        for found in (again, apd_jax.load(directory, compiled())):
+            state = found.to_torch()
+            self.assertEmpty(compiled().load_state_dict(state, strict=False).unexpected_keys)
+            self.assertEqual(set(state), {"_orig_mod.first.weight", "_orig_mod.second.weight"})
+        self.assertEqual(list(target.params), list(self.made[0].target.params))
+        state = apd_jax.load(directory, block()).to_torch()
+        self.assertEqual(set(state), {"first.weight", "second.weight"})
+
     def test_only_networks_of_torch_go_back(self):
         made, _ = self.made
         apply_fn = lambda params, x: made.target.apply_fn(params, x)  # noqa: E731

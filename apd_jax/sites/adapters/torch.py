@@ -48,6 +48,7 @@ class TorchApply:
       dtype: what its numbers were converted to; None where they weren't.
       conversion_error: the largest relative difference to torch's own outputs; None where they
         were not compared.
+      prefix: what the module that was given writes before its names, as torch.compile does.
     """
 
     skeleton: torch_copy.Skeleton
@@ -55,6 +56,7 @@ class TorchApply:
     output: Any
     dtype: str | None
     conversion_error: float | None = dataclasses.field(default=None, compare=False)
+    prefix: str = dataclasses.field(default="", compare=False)
 
     def __call__(self, params: Mapping[str, jax.Array], x: PyTree) -> PyTree:
         """The part of the module's outputs for inputs x that `output` chooses."""
@@ -83,10 +85,11 @@ class TorchApply:
         check_state(tensors, state)
         return dataclasses.replace(self, fixed=Fixed((state, keywords)))
 
-    @staticmethod
-    def to_tensors(arrays: Mapping[str, jax.Array]) -> dict[str, torch.Tensor]:
-        """Arrays as tensors with memory of their own."""
-        return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    def to_tensors(self, arrays: Mapping[str, jax.Array]) -> dict[str, torch.Tensor]:
+        """Arrays as tensors with memory of their own, by the names in the module that was given."""
+        return {
+            self.prefix + name: torch.from_numpy(np.array(array)) for name, array in arrays.items()
+        }
 
 
 def from_torch(
@@ -99,7 +102,7 @@ def from_torch(
 ) -> tuple[TorchApply, dict[str, jax.Array], PyTree]:
     """`(apply_fn, params, inputs as JAX arrays)` of a module; see `Target.from_torch`."""
     wanted = torch_refused.chosen_dtype(dtype)
-    module = torch_refused.check(module, wanted)
+    given, module = module, torch_refused.check(module, wanted)
     if wanted is None:
         own = torch_copy.sharing_parameters(module)
     else:
@@ -111,9 +114,9 @@ def from_torch(
     keywords = torch_arguments.map_arrays(tensor, keywords)
     arrays = torch_arguments.map_arrays(torch_arguments.as_jax, keywords)
     apply_fn, params = _converted(own, output, wanted, arrays)
-    given = jax.tree.map(tensor, inputs)
+    examples = jax.tree.map(tensor, inputs)
     pick = functools.partial(_picked, output=output)
-    theirs = torch_own.runner(own, params, given, keywords, pick)
+    theirs = torch_own.runner(own, params, examples, keywords, pick)
     theirs(np.arange(1))  # what torch itself refuses is said first
     with jax.default_matmul_precision("highest"):
         ours = functools.partial(jax.jit(apply_fn), params)
@@ -123,7 +126,8 @@ def from_torch(
             raise UserError(torch_messages.CACHED) from kept
         if valid is not None:
             torch_compare.check_gradient(apply_fn, params, x, valid)
-    return dataclasses.replace(apply_fn, conversion_error=error), params, x
+    prefix = torch_refused.prefix(given)
+    return dataclasses.replace(apply_fn, conversion_error=error, prefix=prefix), params, x
 
 
 def restored(
@@ -135,11 +139,12 @@ def restored(
       UserError: it is refused (see `torch_refused.check`); a setting could not be saved.
     """
     wanted = torch_refused.chosen_dtype(settings.get("dtype"))
-    module = torch_refused.check(module, wanted)
+    given, module = module, torch_refused.check(module, wanted)
     own = torch_copy.converted(module, wanted) if wanted else module
     output = saved_value("output", settings.get("output"), _CONSTRUCTOR)
     keywords = saved_keywords(settings.get("keywords", {}), _CONSTRUCTOR)
-    return _converted(own, output, wanted, keywords)
+    apply_fn, params = _converted(own, output, wanted, keywords)
+    return dataclasses.replace(apply_fn, prefix=torch_refused.prefix(given)), params
 
 
 def _converted(

@@ -16,6 +16,8 @@ _HOOKS = ("WeightNorm", "SpectralNorm", "BasePruningMethod")
 # if all its modules are in eval mode.
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
 
+_COMPILED = "_orig_mod"  # where torch.compile keeps the module that it compiles
+
 
 def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     """The module that is to be converted.
@@ -30,7 +32,7 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     """
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"from_torch needs a torch.nn.Module, got a {type(module).__name__}")
-    module = getattr(module, "_orig_mod", module)  # of torch.compile
+    module = getattr(module, _COMPILED, module)
     if isinstance(module, torch.jit.ScriptModule):
         raise UserError(
             "a ScriptModule can't be followed in JAX: pass the module that it was made from"
@@ -55,6 +57,11 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     if not dict(module.named_parameters()):
         raise UserError(f"{type(module).__name__} has no parameters: there is nothing to decompose")
     return module
+
+
+def prefix(module: torch.nn.Module) -> str:
+    """What a module that was passed writes before the names of the one that `check` gives."""
+    return f"{_COMPILED}." if hasattr(module, _COMPILED) else ""
 
 
 def _check_computed(module: torch.nn.Module) -> None:
