@@ -208,13 +208,59 @@ class AttentionTest(parameterized.TestCase):
             apd_jax.Target.from_torch(module, self.inputs)
         with self.assertRaisesRegex(apd_jax.UserError, "derivative by q.* is not finite"):
             apd_jax.Target.from_torch(module, self.inputs, valid=lambda batch: batch["mask"])
-        with self.assertRaisesRegex(apd_jax.UserError, r"valid must give bool .* got .*\[2\]"):
+        with self.assertRaisesRegex(apd_jax.UserError, r"value for each example, \[3\].*\(2,\)"):
             apd_jax.Target.from_torch(module, self.inputs, valid=lambda batch: np.ones(2))
 
     def test_a_finite_mask_is_taken(self):
         module = self.Net(torch.finfo(torch.float32).min, False).eval()
         target = apd_jax.Target.from_torch(module, self.inputs, valid=lambda batch: batch["mask"])
         self.assertLess(target.conversion_error, 1e-6)
+
+
+class ValidTest(parameterized.TestCase):
+    """What `valid=` of from_torch may give."""
+
+    linear = nn.Linear(6, 4).eval()
+
+    @parameterized.parameters(
+        (lambda batch: batch["mask"].bool(), "valid is called with a batch.*'bool'"),
+        (torch.ones(6, 5), "valid must be a function of the batch.*Tensor"),
+        (lambda batch, other: batch["mask"], r"valid must be a function of \(batch\)"),
+        (lambda batch: batch["mask"][:, :3], r"\(6, 3\), but .* shape \(6, 5, 4\)"),
+        (lambda batch: batch["mask"][:2], r"one value for each example, \[6\]"),
+        (lambda batch: batch["mask"] * 0, "valid leaves nothing that counts"),
+    )
+    def test_refused(self, valid, message):
+        module = Calling(lambda linear, x, mask: linear(x), linear=self.linear).eval()
+        inputs = {"x": drawn(6, 5, 6), "mask": torch.ones(6, 5)}
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            apd_jax.Target.from_torch(module, inputs, valid=valid)
+
+    def test_padding_in_front(self):
+        module = Calling(lambda linear, x: linear(x), linear=self.linear).eval()
+        x = drawn(6, 6)
+        x[:4] = 0
+        valid = lambda batch: (batch != 0).any(axis=1)  # noqa: E731
+        target = apd_jax.Target.from_torch(module, x, valid=valid)
+        self.assertLess(target.conversion_error, 1e-6)
+
+    @parameterized.parameters((lambda mask: mask,), (lambda mask: mask[..., 0],))
+    def test_positions_along_several_axes(self, chosen):
+        def forward(linear, x, mask):
+            y = linear(x)
+            y = torch.where(mask[..., None], y, y + torch.rand_like(y))
+            return {"y": y, "all": y.sum((1, 2, 3)) * 0, "others": y.movedim(-1, 1) * 0}
+
+        module = Calling(forward, linear=self.linear).eval()
+        mask = torch.ones(4, 3, 2, dtype=torch.bool)
+        mask[1, 1] = mask[3, 2] = False
+        inputs = {"x": drawn(4, 3, 2, 6), "mask": mask}
+        target = apd_jax.Target.from_torch(
+            module, inputs, valid=lambda batch: chosen(batch["mask"])
+        )
+        self.assertLess(target.conversion_error, 1e-6)
+        with self.assertRaisesRegex(apd_jax.UserError, "differs from torch's own"):
+            apd_jax.Target.from_torch(module, inputs)
 
 
 class UnchangedTest(absltest.TestCase):

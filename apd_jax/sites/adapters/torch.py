@@ -110,6 +110,7 @@ def from_torch(
     inputs = torch_arguments.plain(inputs)
     x = jax.tree.map(torch_arguments.as_jax, inputs)
     batch_size(x)
+    count = torch_compare.counted(valid, x)
     tensor = functools.partial(torch_arguments.as_torch, module=own, dtype=wanted)
     keywords = torch_arguments.map_arrays(tensor, keywords)
     arrays = torch_arguments.map_arrays(torch_arguments.as_jax, keywords)
@@ -121,11 +122,11 @@ def from_torch(
     with jax.default_matmul_precision("highest"):
         ours = functools.partial(jax.jit(apply_fn), params)
         try:
-            error = torch_compare.conversion_error(ours, theirs, x, valid)
+            error = torch_compare.conversion_error(ours, theirs, x, count)
         except jax.errors.UnexpectedTracerError as kept:  # found by jit where it is used again
             raise UserError(torch_messages.CACHED) from kept
-        if valid is not None:
-            torch_compare.check_gradient(apply_fn, params, x, valid)
+        if count is not None:
+            torch_compare.check_gradient(apply_fn, params, x, count)
     prefix = torch_refused.prefix(given)
     return dataclasses.replace(apply_fn, conversion_error=error, prefix=prefix), params, x
 
