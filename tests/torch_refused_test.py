@@ -160,6 +160,10 @@ MODULES = {
         lambda: Inner(_halved),
         "in place through a view of it",
     ),
+    "batch_statistics": (
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)),
+        r"^1 \(BatchNorm1d\) has track_running_stats=False",
+    ),
     "no_tensor": (lambda: Inner(lambda y: {"a": y, "b": None}), "returns a NoneType.*output="),
 }
 
@@ -204,6 +208,29 @@ class RefusedTest(parameterized.TestCase):
             with self.assertRaisesRegex(apd_jax.UserError, r"\[3, ...\].*output \[\]: .*output="):
                 apd_jax.Target.from_torch(module, X, output, valid=everything)
         apd_jax.Target.from_torch(module, X, "logits", valid=everything)
+
+    @parameterized.parameters(
+        (lambda: nn.LSTM(4, 3), r"the module \(LSTM\)"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 3)), r"1 \(GRU\)"),
+        (lambda: nn.TransformerEncoderLayer(4, 2, 8), r"self_attn \(MultiheadAttention\)"),
+    )
+    def test_positions_before_the_batch(self, make, message):
+        x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+        output = None if "MultiheadAttention" in message else 0
+        with self.assertRaisesRegex(apd_jax.UserError, f"^{message} has batch_first=False"):
+            apd_jax.Target.from_torch(make().eval(), x, output)
+
+    def test_positions_before_the_batch_that_forward_puts_there(self):
+        class Exchanged(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = nn.RNN(4, 3)
+
+            def forward(self, x):
+                return self.layers(x.transpose(0, 1))[0].transpose(0, 1)
+
+        x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+        self.assertLen(apd_jax.Target.from_torch(Exchanged().eval(), x).sites, 2)
 
     def test_what_cannot_be_copied_into_another_precision(self):
         module = Then(lambda y: y).eval()

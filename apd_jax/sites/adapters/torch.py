@@ -125,6 +125,7 @@ def from_torch(
             error = torch_compare.conversion_error(ours, theirs, x, count)
         except jax.errors.UnexpectedTracerError as kept:  # found by jit where it is used again
             raise UserError(torch_messages.CACHED) from kept
+        torch_compare.check_apart(ours, x, torch_refused.sequence_first(module))
         if count is not None:
             torch_compare.check_gradient(apply_fn, params, x, count)
     prefix = torch_refused.prefix(given)

@@ -12,10 +12,12 @@ import numpy as np
 
 from apd_jax.errors import UserError
 from apd_jax.sites import counted as valid_rows
+from apd_jax.sites.closeness import close
 from apd_jax.sites.rows import batch_size
 
 PyTree = Any
 TOLERANCE = 1e-4
+_APART = 1e-3  # difference of an example's outputs in two batches
 _WAY_OUT = (
     "Where such a row is padding, valid= (a function of the batch that gives bool [B] or [B, T]) "
     "leaves it out"
@@ -112,6 +114,36 @@ def _difference(ours: np.ndarray, theirs: np.ndarray, keep: np.ndarray) -> float
             "else in JAX. " + _WAY_OUT
         )
     return error
+
+
+def check_apart(ours: Callable, x: PyTree, sequence_first: Sequence[str]) -> None:
+    """Refuse a network whose examples depend on others, where parts take the batch second.
+
+    Args:
+      ours: x -> outputs.
+      x: [B, ...] inputs; nothing is checked for fewer than 3 examples.
+      sequence_first: names of such parts.
+
+    Raises:
+      UserError: an example's output depends on the others, or on its place; it names a part.
+    """
+    size = batch_size(x)
+    if size < 3 or not sequence_first:
+        return
+
+    def at(place: int, rows: list[int]) -> list[np.ndarray]:
+        outputs = ours(jax.tree.map(lambda leaf: leaf[np.array(rows)], x))
+        found = [leaf for leaf in jax.tree.leaves(outputs) if leaf.shape[:1] == (size,)]
+        return [np.asarray(leaf[place]) for leaf in found]
+
+    # Beside others, in another place; as many as all, so that nothing is compiled again.
+    first, other = at(0, [0, *[1] * (size - 1)]), at(1, [2, 0, *[2] * (size - 2)])
+    if not all(close(a, b, _APART) for a, b in zip(first, other, strict=True)):
+        raise UserError(
+            f"{sequence_first[0]} has batch_first=False, torch's default, so that it takes inputs "
+            "[T, B, ...], and the output of an example depends on the other examples of its batch: "
+            "make it with batch_first=True, or exchange the two axes in forward"
+        )
 
 
 def entries_that_count(

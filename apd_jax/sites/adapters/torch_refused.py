@@ -27,8 +27,9 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
       dtype: dtype to which it will be converted; None to leave its numbers as they are.
 
     Raises:
-      UserError: it is no module, in training mode, without numbers, or its weights are computed
-        from others, not floating, not finite, sparse, or not of single precision.
+      UserError: it is no module, in training mode, without numbers, normalises by the batch, or
+        its weights are computed from others, not floating, not finite, sparse, or not of single
+        precision.
     """
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"from_torch needs a torch.nn.Module, got a {type(module).__name__}")
@@ -48,6 +49,7 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
             f"the module is in training mode ({', '.join(training[:3])}), in which dropout is "
             "random and batch norm uses batch statistics: call module.eval() first"
         )
+    _check_statistics(module)
     _check_computed(module)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         _check_numbers(name, tensor, dtype)
@@ -62,6 +64,27 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
 def prefix(module: torch.nn.Module) -> str:
     """What a module that was passed writes before the names of the one that `check` gives."""
     return f"{_COMPILED}." if hasattr(module, _COMPILED) else ""
+
+
+def _check_statistics(module: torch.nn.Module) -> None:
+    """Refuse batch norm without statistics of its own."""
+    for name, part in module.named_modules():
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+            raise UserError(
+                f"{name or 'the module'} ({type(part).__name__}) has track_running_stats=False, so "
+                "that it uses batch statistics in eval mode, too, and the output of an example "
+                "depends on the others: give it statistics, or use another norm"
+            )
+
+
+def sequence_first(module: torch.nn.Module) -> list[str]:
+    """Parts whose inputs have the positions before the batch, torch's default."""
+    kinds = (torch.nn.RNNBase, torch.nn.MultiheadAttention)
+    return [
+        f"{name or 'the module'} ({type(part).__name__})"
+        for name, part in module.named_modules()
+        if isinstance(part, kinds) and not part.batch_first
+    ]
 
 
 def _check_computed(module: torch.nn.Module) -> None:
