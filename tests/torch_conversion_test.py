@@ -147,6 +147,18 @@ class InputsTest(parameterized.TestCase):
         self.assertLess(target.conversion_error, 1e-6)
         self.assertEqual(module[0].weight.dtype, torch.float16)
 
+    @parameterized.parameters("bfloat16", "float16", "float64")
+    def test_buffers_of_other_precision(self, kind):
+        module = Calling(lambda linear, x: linear(x) * linear.scale.float(), linear=nn.Linear(3, 4))
+        scale = torch.tensor([1.0, 0.5, 2.0, 3.0], dtype=getattr(torch, kind))
+        module.linear.register_buffer("scale", scale)
+        module.linear.kept = [scale]
+        target = apd_jax.Target.from_torch(module.eval(), self.x)
+        self.assertLess(target.conversion_error, 1e-6)
+        module.linear.weight.data = module.linear.weight.data.to(scale.dtype)
+        with self.assertRaisesRegex(apd_jax.UserError, "linear.weight is"):
+            apd_jax.Target.from_torch(module, self.x)
+
     def test_compiled_once_for_equal_shapes(self):
         target = apd_jax.Target.from_torch(block(), self.x, "y")
         traces = []

@@ -52,8 +52,9 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     _check_statistics(module)
     _check_computed(module)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        _check_numbers(name, tensor, dtype)
+        _check_numbers(name, tensor)
     for name, tensor in module.named_parameters():
+        _check_precision(name, tensor, dtype)
         if not torch.isfinite(tensor).all():
             raise UserError(f"{name} holds NaN or infinity: retrain the network")
     if not dict(module.named_parameters()):
@@ -104,12 +105,16 @@ def _check_computed(module: torch.nn.Module) -> None:
             )
 
 
-def _check_numbers(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> None:
-    """Refuse tensors that hold no numbers, or numbers that JAX would round."""
+def _check_numbers(name: str, tensor: torch.Tensor) -> None:
+    """Refuse tensors that hold no numbers, or not all of them."""
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
         raise UserError(f"{name} has no numbers yet: load the weights, or run the module once")
     if tensor.layout is not torch.strided:
         raise UserError(f"{name} is sparse ({tensor.layout}): replace it by its .to_dense()")
+
+
+def _check_precision(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> None:
+    """Refuse parameters that JAX would round; of buffers, outputs tell whether it matters."""
     wide = _config.jax_enable_x64 and tensor.dtype == torch.float64
     if tensor.is_floating_point() and tensor.dtype != torch.float32 and not wide and not dtype:
         raise UserError(
