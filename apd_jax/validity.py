@@ -5,55 +5,19 @@ Letters: B batch, T positions (one axis or several), R rows (B examples, or B·T
 """
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from apd_jax import sites
-from apd_jax.config_fields import check_takes
 from apd_jax.errors import UserError
-from apd_jax.sites import PyTree
+from apd_jax.sites import PyTree, batch_size
+from apd_jax.sites.counted import check as check
+from apd_jax.sites.counted import checked, of_entries, of_rows, spread
+from apd_jax.sites.counted import of_batch as of_batch
 from apd_jax.sites.given_arrays import as_array
 
 Valid = jax.Array | None
-
-
-def check(function: Any) -> None:
-    """Raise UserError unless `valid` is a function of the batch, or None."""
-    if function is None:
-        return
-    if not callable(function):
-        raise UserError(
-            "valid must be a function of the batch, such as lambda batch: batch['mask'], got a "
-            f"{type(function).__name__}"
-        )
-    check_takes("valid", function, "batch")
-
-
-def of_batch(function: Callable[[PyTree], Any] | None, x: PyTree) -> Valid:
-    """What a function says of a batch, as bool [B] or [B, T].
-
-    Args:
-      function: function of the batch, traced by JAX; None where everything counts.
-      x: [B, ...] inputs.
-
-    Raises:
-      UserError: it can't be traced, or gives no bool or whole numbers [B, ...].
-    """
-    if function is None:
-        return None
-    try:
-        valid = jnp.asarray(function(x))
-    except Exception as error:  # whatever the function says to a batch, or to being traced
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            "valid is called with a batch and traced by JAX, which fails "
-            f"({type(error).__name__}: {reason:.300}): use jax.numpy, as in "
-            "valid=lambda batch: batch['mask'] > 0"
-        ) from error
-    return _checked(valid, sites.batch_size(x))
 
 
 def as_given(valid: Any, x: PyTree) -> Valid:
@@ -74,61 +38,7 @@ def as_given(valid: Any, x: PyTree) -> Valid:
             "valid must be True or False for each example or position, or a function of the "
             f"inputs that gives this: {error}"
         ) from error
-    return _checked(valid, sites.batch_size(x))
-
-
-def _checked(valid: jax.Array, size: int) -> jax.Array:
-    if not (jnp.issubdtype(valid.dtype, jnp.integer) or valid.dtype == bool):
-        raise UserError(
-            f"valid must give True or False (or whole numbers, 0 for what does not count), got "
-            f"{valid.dtype}: compare, as in valid=lambda batch: batch['mask'] > 0"
-        )
-    if valid.shape[:1] != (size,):
-        raise UserError(
-            f"valid must give one value for each example, [{size}], or for each position, "
-            f"[{size}, T]; got shape {valid.shape}"
-        )
-    return valid != 0
-
-
-def of_rows(valid: jax.Array, lead: Sequence[int]) -> jax.Array:
-    """Which rows of a table [*lead, C] count, bool of shape `lead`, (B,) or (B, T).
-
-    An example counts if any of its positions does; of an example that counts all positions do.
-
-    Raises:
-      UserError: positions of another number.
-    """
-    lead, shared = tuple(lead), min(valid.ndim, len(lead))
-    if valid.shape[:shared] != lead[:shared]:
-        raise UserError(
-            f"valid gives shape {valid.shape}, but components are chosen for positions {lead}"
-        )
-    if valid.ndim > shared:
-        return jnp.any(valid, axis=tuple(range(shared, valid.ndim)))
-    return jnp.broadcast_to(valid.reshape(*valid.shape, *(1,) * (len(lead) - shared)), lead)
-
-
-def of_entries(valid: jax.Array, array: jax.Array, what: str = "the network's outputs") -> Any:
-    """Which entries of an array [B, ...] or [B, T, ...] count, of a shape that broadcasts to it.
-
-    Raises:
-      UserError: the array has other positions, or it can't be told whether it has some.
-    """
-    shape = array.shape
-    if array.ndim == valid.ndim > 1 and shape == valid.shape:
-        raise UserError(
-            f"valid gives shape {valid.shape}, and {what} have the same shape: return "
-            f"{(*shape, 1)} for one output at each position, or let valid give [{shape[0]}]"
-        )
-    if array.ndim <= valid.ndim:
-        return _spread(of_rows(valid, shape[:1]), array.ndim)
-    if shape[: valid.ndim] != valid.shape:
-        raise UserError(
-            f"valid gives shape {valid.shape}, but {what} have shape {shape}, in which these "
-            "positions are not the axes after the batch"
-        )
-    return _spread(valid, array.ndim)
+    return checked(valid, batch_size(x))
 
 
 def of_outputs(valid: jax.Array, outputs: PyTree) -> jax.Array:
@@ -150,9 +60,9 @@ def of_values(valid: jax.Array, values: jax.Array, name: str) -> jax.Array:
       UserError: values that are not one for each example or position.
     """
     if values.shape[: valid.ndim] == valid.shape:
-        return _spread(valid, values.ndim)
+        return spread(valid, values.ndim)
     if values.shape[:1] == valid.shape[:1]:
-        return _spread(of_rows(valid, valid.shape[:1]), values.ndim)
+        return spread(of_rows(valid, valid.shape[:1]), values.ndim)
     raise UserError(
         f"with valid, {name} must return values for each example or position, [{valid.shape[0]}, "
         f"...], so that those that don't count can be left out; got shape {values.shape}"
@@ -167,7 +77,7 @@ def of_site_rows(valid: jax.Array, shape: tuple[int, ...], site: str) -> jax.Arr
         first.
     """
     if valid.ndim == 1 or shape[: valid.ndim] == valid.shape:
-        return _spread(valid, len(shape))
+        return spread(valid, len(shape))
     if len(shape) == 1:
         return of_rows(valid, shape)
     raise UserError(
@@ -237,8 +147,3 @@ def parts(values: jax.Array, counted: jax.Array | None) -> tuple[jax.Array, jax.
 def number(valid_rows: jax.Array) -> jax.Array:
     """Number of rows that count, at least 1, so that means over none are 0."""
     return jnp.maximum(jnp.sum(valid_rows), 1).astype(jnp.float32)
-
-
-def _spread(counted: jax.Array, ndim: int) -> jax.Array:
-    """Give an array trailing axes of length 1."""
-    return counted.reshape(*counted.shape, *(1,) * (ndim - counted.ndim))

@@ -7,6 +7,7 @@ import tempfile
 from typing import NamedTuple
 
 import equinox as eqx
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -235,6 +236,27 @@ class LoadTest(parameterized.TestCase):
         directory = self.check(make(variables=variables), module, _Linen(), other)
         with self.assertRaisesRegex(apd_jax.UserError, "the method 'encode' .* Target.from_flax"):
             apd_jax.load(directory, nn.Dense(2))
+
+    @parameterized.parameters("frozen", "partitioned", "logically partitioned")
+    def test_linen_with_containers_of_flax(self, kind):
+        init = nn.initializers.lecun_normal()
+        if "partitioned" in kind:
+            how = nn.with_partitioning if kind == "partitioned" else nn.with_logical_partitioning
+            init = how(init, ("in", "out"))
+
+        class Net(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                scale = self.variable("fixed", "scale", lambda: jnp.full(3, 2.0)).value
+                return nn.Dense(3, kernel_init=init)(nn.relu(nn.Dense(4)(x))) * scale
+
+        variables = Net().init(jax.random.key(1), self.x)
+        if kind == "frozen":
+            variables = flax.core.freeze(variables)
+        target = apd_jax.Target.from_flax(Net(), variables, inputs=self.x)
+        self.assertEqual(list(target.sites), ["Dense_0/kernel", "Dense_1/kernel"])
+        np.testing.assert_array_equal(target(self.x), Net().apply(variables, self.x))
+        self.check(target, Net(), target)
 
     def test_linen_with_a_keyword_that_is_code(self):
         class Net(nn.Module):

@@ -70,7 +70,7 @@ class NoConfigTest(parameterized.TestCase):
                 "got one without name, variant",
             ),
             (
-                "import ml_collections as m\ndef get_config():\n  return m.ConfigDict({'seeds': 1})",
+                "import ml_collections as m\ndef get_config():\n return m.ConfigDict({'seeds': 1})",
                 "got one without name, variant, mesh, target",
             ),
             ("x = 1", "got a file without it"),

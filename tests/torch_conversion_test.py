@@ -52,6 +52,19 @@ class Block(nn.Module):
         return {"y": y if mask is None else y * mask[:, None], "hidden": hidden}
 
 
+class Calling(nn.Module):
+    """Parts, and a function of them and the inputs."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *inputs, **keywords):
+        return self.function(*self.children(), *inputs, **keywords)
+
+
 def block():
     with torch.random.fork_rng():  # which torchax breaks
         torch.manual_seed(0)
@@ -134,6 +147,18 @@ class InputsTest(parameterized.TestCase):
         self.assertLess(target.conversion_error, 1e-6)
         self.assertEqual(module[0].weight.dtype, torch.float16)
 
+    @parameterized.parameters("bfloat16", "float16", "float64")
+    def test_buffers_of_other_precision(self, kind):
+        module = Calling(lambda linear, x: linear(x) * linear.scale.float(), linear=nn.Linear(3, 4))
+        scale = torch.tensor([1.0, 0.5, 2.0, 3.0], dtype=getattr(torch, kind))
+        module.linear.register_buffer("scale", scale)
+        module.linear.kept = [scale]
+        target = apd_jax.Target.from_torch(module.eval(), self.x)
+        self.assertLess(target.conversion_error, 1e-6)
+        module.linear.weight.data = module.linear.weight.data.to(scale.dtype)
+        with self.assertRaisesRegex(apd_jax.UserError, "linear.weight is"):
+            apd_jax.Target.from_torch(module, self.x)
+
     def test_compiled_once_for_equal_shapes(self):
         target = apd_jax.Target.from_torch(block(), self.x, "y")
         traces = []
@@ -195,13 +220,59 @@ class AttentionTest(parameterized.TestCase):
             apd_jax.Target.from_torch(module, self.inputs)
         with self.assertRaisesRegex(apd_jax.UserError, "derivative by q.* is not finite"):
             apd_jax.Target.from_torch(module, self.inputs, valid=lambda batch: batch["mask"])
-        with self.assertRaisesRegex(apd_jax.UserError, r"valid must give bool .* got .*\[2\]"):
+        with self.assertRaisesRegex(apd_jax.UserError, r"value for each example, \[3\].*\(2,\)"):
             apd_jax.Target.from_torch(module, self.inputs, valid=lambda batch: np.ones(2))
 
     def test_a_finite_mask_is_taken(self):
         module = self.Net(torch.finfo(torch.float32).min, False).eval()
         target = apd_jax.Target.from_torch(module, self.inputs, valid=lambda batch: batch["mask"])
         self.assertLess(target.conversion_error, 1e-6)
+
+
+class ValidTest(parameterized.TestCase):
+    """What `valid=` of from_torch may give."""
+
+    linear = nn.Linear(6, 4).eval()
+
+    @parameterized.parameters(
+        (lambda batch: batch["mask"].bool(), "valid is called with a batch.*'bool'"),
+        (torch.ones(6, 5), "valid must be a function of the batch.*Tensor"),
+        (lambda batch, other: batch["mask"], r"valid must be a function of \(batch\)"),
+        (lambda batch: batch["mask"][:, :3], r"\(6, 3\), but .* shape \(6, 5, 4\)"),
+        (lambda batch: batch["mask"][:2], r"one value for each example, \[6\]"),
+        (lambda batch: batch["mask"] * 0, "valid leaves nothing that counts"),
+    )
+    def test_refused(self, valid, message):
+        module = Calling(lambda linear, x, mask: linear(x), linear=self.linear).eval()
+        inputs = {"x": drawn(6, 5, 6), "mask": torch.ones(6, 5)}
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            apd_jax.Target.from_torch(module, inputs, valid=valid)
+
+    def test_padding_in_front(self):
+        module = Calling(lambda linear, x: linear(x), linear=self.linear).eval()
+        x = drawn(6, 6)
+        x[:4] = 0
+        valid = lambda batch: (batch != 0).any(axis=1)  # noqa: E731
+        target = apd_jax.Target.from_torch(module, x, valid=valid)
+        self.assertLess(target.conversion_error, 1e-6)
+
+    @parameterized.parameters((lambda mask: mask,), (lambda mask: mask[..., 0],))
+    def test_positions_along_several_axes(self, chosen):
+        def forward(linear, x, mask):
+            y = linear(x)
+            y = torch.where(mask[..., None], y, y + torch.rand_like(y))
+            return {"y": y, "all": y.sum((1, 2, 3)) * 0, "others": y.movedim(-1, 1) * 0}
+
+        module = Calling(forward, linear=self.linear).eval()
+        mask = torch.ones(4, 3, 2, dtype=torch.bool)
+        mask[1, 1] = mask[3, 2] = False
+        inputs = {"x": drawn(4, 3, 2, 6), "mask": mask}
+        target = apd_jax.Target.from_torch(
+            module, inputs, valid=lambda batch: chosen(batch["mask"])
+        )
+        self.assertLess(target.conversion_error, 1e-6)
+        with self.assertRaisesRegex(apd_jax.UserError, "differs from torch's own"):
+            apd_jax.Target.from_torch(module, inputs)
 
 
 class UnchangedTest(absltest.TestCase):
@@ -220,6 +291,47 @@ class UnchangedTest(absltest.TestCase):
             for tensor in module.state_dict().values():
                 tensor.zero_()
         np.testing.assert_array_equal(target(jnp.asarray(self.x.numpy())), expected)
+
+    def test_a_module_that_changes_its_weights(self):
+        def clamped(linear, x):
+            with torch.no_grad():
+                linear.weight.clamp_(-0.1, 0.1)
+            return linear(x)
+
+        def scaled(linear, x):
+            linear.weight.data.mul_(2)  # which torch does not count
+            return linear(x)
+
+        def replaced(linear, x):
+            linear.bias.data = linear.bias.data + 1
+            return linear(x)
+
+        def failing(linear, x):
+            linear.weight.data.zero_()
+            raise ValueError
+
+        for function, name in (
+            (clamped, "linear.weight"),
+            (scaled, "linear.weight"),
+            (replaced, "linear.bias"),
+            (failing, "linear.weight|itself can't be run"),
+        ):
+            with self.subTest(function.__name__):
+                module = Calling(function, linear=nn.Linear(3, 4)).eval()
+                self.check_unchanged(module, self.x, name)
+        ids = torch.arange(4).reshape(2, 2)
+        self.check_unchanged(nn.Embedding(4, 6, max_norm=0.1).eval(), ids, "parameter weight")
+        self.check_unchanged(nn.EmbeddingBag(4, 6, max_norm=0.1).eval(), ids, "parameter weight")
+        small = nn.Embedding(4, 6, max_norm=0.1)
+        small.weight.data.mul_(0.01)
+        self.check_unchanged(small.eval(), ids, "max_norm")  # where torch has nothing to change
+
+    def check_unchanged(self, module, x, message):
+        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        with self.assertRaisesRegex(apd_jax.UserError, message):
+            apd_jax.Target.from_torch(module, x)
+        for name, tensor in module.state_dict().items():
+            self.assertTrue(torch.equal(tensor, before[name]), name)
 
     def test_torch(self):
         fast, grad = torch.backends.mha.get_fastpath_enabled(), torch.is_grad_enabled()
@@ -292,7 +404,7 @@ assert "ENABLE_RUNTIME_UPTIME_TELEMETRY" not in os.environ
                 torch.ops.aten.prod.nothing_of_the_kind  # noqa: B018
 
 
-class BackTest(absltest.TestCase):
+class BackTest(parameterized.TestCase):
     x = drawn(40, 3)
 
     @functools.cached_property
@@ -348,6 +460,46 @@ class BackTest(absltest.TestCase):
         x = jnp.asarray(self.x.numpy())
         np.testing.assert_array_equal(apply_fn(target.params, x), target(x))
 
+    @parameterized.parameters(
+        lambda array: torch.from_numpy(array),
+        lambda array: torch.from_numpy(array).double(),
+        lambda array: array,
+        lambda array: array.astype("float64"),
+        jnp.asarray,
+        lambda array: jnp.asarray(array, jnp.bfloat16),
+    )
+    def test_arrays_as_keywords(self, given):
+        def forward(linear, x, mask, others):
+            hidden = linear(x).masked_fill(mask, 0.0)
+            return hidden + others["bias"] * others["scales"][0].sum()
+
+        array = np.array([1.0, 2.0, 3.0, 5.0], np.float32)
+        keywords = {"mask": given(array) > 4, "others": {"bias": given(array), "scales": None}}
+        keywords["others"]["scales"] = (given(array),)
+        module = Calling(forward, linear=nn.Linear(3, 4)).eval()
+        target = apd_jax.Target.from_torch(module, self.x, **keywords)
+        self.assertLess(target.conversion_error, 1e-6)
+        settings = json.loads(json.dumps(target.apply_fn.settings))
+        apply_fn, _ = adapter.restored(module, settings)
+        x = jnp.asarray(self.x.numpy())
+        np.testing.assert_array_equal(apply_fn(target.params, x), target(x))
+
+    def test_a_mask_as_keyword(self):
+        attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        forward = lambda part, x, attn_mask: part(x, x, x, attn_mask=attn_mask)[0]  # noqa: E731
+        mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
+        module = Calling(forward, attention=attention).eval()
+        target = apd_jax.Target.from_torch(module, drawn(3, 5, 4), attn_mask=mask)
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertLen(target.sites, 2)
+
+    def test_a_keyword_that_forward_changes(self):
+        module = Calling(lambda part, x, shift: part(x) + shift.mul_(2), part=nn.Linear(3, 4))
+        shift = torch.ones(4)
+        target = apd_jax.Target.from_torch(module.eval(), self.x, shift=shift)
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertEqual(shift.sum(), 4)
+
     def test_an_output_that_is_a_function_is_not_saved(self):
         target = apd_jax.Target.from_torch(block(), self.x, lambda found: found["y"])
         made = self.made[0]
@@ -374,6 +526,22 @@ class BackTest(absltest.TestCase):
         for wrong in ({3: 1.0}, {0: float("nan")}, {0: "1"}, {0: 1j}):
             with self.assertRaisesRegex(apd_jax.UserError, "component"):
                 made.edited(wrong)
+
+    def test_edited_weights_of_a_compiled_module(self):
+        def compiled():
+            return torch.compile(block(), backend="eager")
+
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        self.made[0].save(directory)
+        target = apd_jax.Target.from_torch(compiled(), self.x, "y", factor=2.0)
+        again = apd_jax.load(directory, target)
+        for found in (again, apd_jax.load(directory, compiled())):
+            state = found.to_torch()
+            self.assertEmpty(compiled().load_state_dict(state, strict=False).unexpected_keys)
+            self.assertEqual(set(state), {"_orig_mod.first.weight", "_orig_mod.second.weight"})
+        self.assertEqual(list(target.params), list(self.made[0].target.params))
+        state = apd_jax.load(directory, block()).to_torch()
+        self.assertEqual(set(state), {"first.weight", "second.weight"})
 
     def test_only_networks_of_torch_go_back(self):
         made, _ = self.made

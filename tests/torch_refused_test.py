@@ -1,8 +1,10 @@
 """torch modules that `Target.from_torch` refuses, each by the name of what is wrong."""
 
+import functools
 import threading
 import warnings
 
+import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
@@ -94,6 +96,16 @@ def _halved(y):
     return y
 
 
+@functools.lru_cache
+def _ramp(length):
+    return torch.arange(length)
+
+
+@functools.lru_cache
+def _ramp_of_its_own(length, kind):
+    return torch.arange(length)
+
+
 MODULES = {
     "no_module": (lambda: lambda x: x, "needs a torch.nn.Module, got a function"),
     "training": (lambda: nn.Linear(4, 4).train(), r"training mode \(Linear\).*module.eval\(\)"),
@@ -126,12 +138,31 @@ MODULES = {
         lambda: Inner(lambda y: y if y.sum() > 0 else -y),
         r"stops in then \(Then\) .*must not depend on the values",
     ),
-    "number_of_rows": (lambda: Inner(lambda y: y[y > 0]), r"stops in then \(Then\)"),
+    "number_of_rows": (
+        lambda: Inner(lambda y: y[y > 0]),
+        r"stops in then \(Then\).*y\[y > 0\].*must not depend",
+    ),
+    "number_of_python": (lambda: Inner(lambda y: y * y.sum().item()), r"\.item\(\).*depend on the"),
+    "numpy": (lambda: Inner(lambda y: y * float(y.numpy().sum())), r"\.numpy\(\).*depend on the v"),
+    "list": (lambda: Inner(lambda y: y * sum(y[0].tolist())), r"\.tolist\(\).*depend on the v"),
+    "from_numpy": (
+        lambda: Inner(lambda y: y + torch.from_numpy(np.ones(4, "float32"))),
+        "by torch.tensor.*made by another library or torch.from_numpy",
+    ),
+    "cached": (lambda: Inner(lambda y: y + _ramp(4)), "Every tensor must be its own.* a cache"),
+    "cached_in_jax": (
+        lambda: Inner(lambda y: y + _ramp_of_its_own(4, str(type(y)))),
+        "a tensor kept in a cache.*cache_clear",
+    ),
     "outside": (lambda: Inner(lambda y: y + OUTSIDE), "tensor must be its own"),
     "random": (lambda: Inner(lambda y: y + torch.rand_like(y)), "differs from torch's own by 0"),
     "change_through_a_view": (
         lambda: Inner(_halved),
         "in place through a view of it",
+    ),
+    "batch_statistics": (
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)),
+        r"^1 \(BatchNorm1d\) has track_running_stats=False",
     ),
     "no_tensor": (lambda: Inner(lambda y: {"a": y, "b": None}), "returns a NoneType.*output="),
 }
@@ -159,6 +190,11 @@ class RefusedTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, message):
             apd_jax.Target.from_torch(nn.Linear(4, 4).eval(), **options)
 
+    def test_an_error_of_another_kind_is_told_without_advice(self):
+        target = apd_jax.Target.from_torch(nn.Embedding(4, 3).eval(), torch.ones(3, 2).long())
+        with self.assertRaisesRegex(apd_jax.UserError, r"must have an integer type\)*$"):
+            target.at(np.ones((3, 2), np.float32))(np.ones((3, 2), np.float32))
+
     def test_a_batch_size_that_is_baked_in(self):
         module = Then(lambda y: y + torch.zeros(2, 1)).eval()
         with self.assertRaisesRegex(apd_jax.UserError, "on a batch of 3 .*RuntimeError.* size"):
@@ -172,6 +208,29 @@ class RefusedTest(parameterized.TestCase):
             with self.assertRaisesRegex(apd_jax.UserError, r"\[3, ...\].*output \[\]: .*output="):
                 apd_jax.Target.from_torch(module, X, output, valid=everything)
         apd_jax.Target.from_torch(module, X, "logits", valid=everything)
+
+    @parameterized.parameters(
+        (lambda: nn.LSTM(4, 3), r"the module \(LSTM\)"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 3)), r"1 \(GRU\)"),
+        (lambda: nn.TransformerEncoderLayer(4, 2, 8), r"self_attn \(MultiheadAttention\)"),
+    )
+    def test_positions_before_the_batch(self, make, message):
+        x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+        output = None if "MultiheadAttention" in message else 0
+        with self.assertRaisesRegex(apd_jax.UserError, f"^{message} has batch_first=False"):
+            apd_jax.Target.from_torch(make().eval(), x, output)
+
+    def test_positions_before_the_batch_that_forward_puts_there(self):
+        class Exchanged(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = nn.RNN(4, 3)
+
+            def forward(self, x):
+                return self.layers(x.transpose(0, 1))[0].transpose(0, 1)
+
+        x = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0))
+        self.assertLen(apd_jax.Target.from_torch(Exchanged().eval(), x).sites, 2)
 
     def test_what_cannot_be_copied_into_another_precision(self):
         module = Then(lambda y: y).eval()

@@ -28,7 +28,8 @@ from apd_jax.training.config import Settings
 _MIXED = (
     "the output of an example depends on the other examples of its batch, as with batch statistics "
     "in training mode, or on its place in the batch, as with dropout: run the network in "
-    "evaluation mode (train=False, model.eval()), or make constant what the examples share"
+    "evaluation mode (train=False, model.eval()), or make constant what the examples share; or the "
+    "batch is not the first axis within the network (batch_first=True of torch's layers)"
 )
 
 

@@ -84,9 +84,8 @@ class Decomposition:
 
     def mask(self, x: PyTree) -> jax.Array:
         """The active components on a batch, bool [B, (T), C], by the rule of the training."""
-        return seen.look(
-            self.objective, self.target, self.components, given_inputs(self.target, x)
-        )[1]
+        x = given_inputs(self.target, x)
+        return seen.look(self.objective, self.target, self.components, x)[1]
 
     def __call__(self, x: PyTree) -> PyTree:
         """Output with the active components alone, `f(x, κ(x))`, [B, O]."""

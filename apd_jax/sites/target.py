@@ -157,8 +157,8 @@ class Target:
           output: which part of what `forward` returns is the output: a key or attribute
             (`"logits"`), an index, or a function of it; all of it if None.
           sites: see `Target`.
-          valid: function of a batch of inputs to bool [B] or [B, T], the outputs that are
-            compared, such as those of positions that are not padding; all if None.
+          valid: function of a batch of inputs to bool [B] or [B, T] (one axis or several), the
+            outputs that are compared, such as those of positions that are not padding; all if None.
           dtype: `"float32"` to convert a copy of a module of other precision.
           **fixed: keywords of `forward`, the same for all examples, such as `use_cache=False`.
 

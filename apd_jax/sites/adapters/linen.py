@@ -62,6 +62,7 @@ def from_linen(module: nn.Module, variables: Mapping[str, PyTree], method: Any, 
         raise UserError(
             f"variables must hold the collection 'params', as module.init returns it; got {found}"
         )
+    variables = nn.meta.unbox(core.unfreeze(dict(variables)))  # whose classes are not saved
     others = {name: value for name, value in variables.items() if name != "params"}
     fixed = Fixed((others, keywords)) if others or keywords else None
     return LinenApply(_hashable(module), method, fixed), variables["params"]

@@ -4,19 +4,22 @@ Letters: B batch.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 
 from apd_jax.errors import UserError
 from apd_jax.sites.adapters import (
     huggingface,
+    torch_arguments,
     torch_compare,
     torch_copy,
+    torch_messages,
+    torch_own,
     torch_refused,
 )
 from apd_jax.sites.adapters.fixed import (
@@ -45,6 +48,7 @@ class TorchApply:
       dtype: what its numbers were converted to; None where they weren't.
       conversion_error: the largest relative difference to torch's own outputs; None where they
         were not compared.
+      prefix: what the module that was given writes before its names, as torch.compile does.
     """
 
     skeleton: torch_copy.Skeleton
@@ -52,6 +56,7 @@ class TorchApply:
     output: Any
     dtype: str | None
     conversion_error: float | None = dataclasses.field(default=None, compare=False)
+    prefix: str = dataclasses.field(default="", compare=False)
 
     def __call__(self, params: Mapping[str, jax.Array], x: PyTree) -> PyTree:
         """The part of the module's outputs for inputs x that `output` chooses."""
@@ -80,10 +85,11 @@ class TorchApply:
         check_state(tensors, state)
         return dataclasses.replace(self, fixed=Fixed((state, keywords)))
 
-    @staticmethod
-    def to_tensors(arrays: Mapping[str, jax.Array]) -> dict[str, torch.Tensor]:
-        """Arrays as tensors with memory of their own."""
-        return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    def to_tensors(self, arrays: Mapping[str, jax.Array]) -> dict[str, torch.Tensor]:
+        """Arrays as tensors with memory of their own, by the names in the module that was given."""
+        return {
+            self.prefix + name: torch.from_numpy(np.array(array)) for name, array in arrays.items()
+        }
 
 
 def from_torch(
@@ -96,41 +102,34 @@ def from_torch(
 ) -> tuple[TorchApply, dict[str, jax.Array], PyTree]:
     """`(apply_fn, params, inputs as JAX arrays)` of a module; see `Target.from_torch`."""
     wanted = torch_refused.chosen_dtype(dtype)
-    module = torch_refused.check(module, wanted)
+    given, module = module, torch_refused.check(module, wanted)
     if wanted is None:
         own = torch_copy.sharing_parameters(module)
     else:
         own = torch_copy.converted(module, wanted)
-    x = jax.tree.map(_as_jax, _plain(inputs))
+    inputs = torch_arguments.plain(inputs)
+    x = jax.tree.map(torch_arguments.as_jax, inputs)
     batch_size(x)
-    apply_fn, params = _converted(own, output, wanted, keywords)
-    given = jax.tree.map(lambda leaf: _as_torch(leaf, own, wanted), _plain(inputs))
-
-    def theirs(rows: np.ndarray) -> PyTree:
-        batch = jax.tree.map(lambda leaf: leaf[torch.as_tensor(rows, device=leaf.device)], given)
-        args, own_keywords = torch_copy.arguments(batch)
-        try:
-            # The caller may be in a block of mixed precision, of which JAX knows nothing.
-            device = next(module.parameters()).device.type
-            with torch.no_grad(), torch.autocast(device, enabled=False):
-                result = _picked(own(*args, **own_keywords, **keywords), output)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a module says to inputs that it does not take
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise UserError(
-                f"{type(module).__name__} itself can't be run on a batch of {len(rows)} of the "
-                f"inputs ({type(error).__name__}: {reason})"
-            ) from error
-        return jax.tree.map(torch_copy.as_array, result)
-
+    count = torch_compare.counted(valid, x)
+    tensor = functools.partial(torch_arguments.as_torch, module=own, dtype=wanted)
+    keywords = torch_arguments.map_arrays(tensor, keywords)
+    arrays = torch_arguments.map_arrays(torch_arguments.as_jax, keywords)
+    apply_fn, params = _converted(own, output, wanted, arrays)
+    examples = jax.tree.map(tensor, inputs)
+    pick = functools.partial(_picked, output=output)
+    theirs = torch_own.runner(own, params, examples, keywords, pick)
     theirs(np.arange(1))  # what torch itself refuses is said first
     with jax.default_matmul_precision("highest"):
-        run = jax.jit(apply_fn)
-        error = torch_compare.conversion_error(lambda batch: run(params, batch), theirs, x, valid)
-        if valid is not None:
-            torch_compare.check_gradient(apply_fn, params, x, valid)
-    return dataclasses.replace(apply_fn, conversion_error=error), params, x
+        ours = functools.partial(jax.jit(apply_fn), params)
+        try:
+            error = torch_compare.conversion_error(ours, theirs, x, count)
+        except jax.errors.UnexpectedTracerError as kept:  # found by jit where it is used again
+            raise UserError(torch_messages.CACHED) from kept
+        torch_compare.check_apart(ours, x, torch_refused.sequence_first(module))
+        if count is not None:
+            torch_compare.check_gradient(apply_fn, params, x, count)
+    prefix = torch_refused.prefix(given)
+    return dataclasses.replace(apply_fn, conversion_error=error, prefix=prefix), params, x
 
 
 def restored(
@@ -142,11 +141,12 @@ def restored(
       UserError: it is refused (see `torch_refused.check`); a setting could not be saved.
     """
     wanted = torch_refused.chosen_dtype(settings.get("dtype"))
-    module = torch_refused.check(module, wanted)
+    given, module = module, torch_refused.check(module, wanted)
     own = torch_copy.converted(module, wanted) if wanted else module
     output = saved_value("output", settings.get("output"), _CONSTRUCTOR)
     keywords = saved_keywords(settings.get("keywords", {}), _CONSTRUCTOR)
-    return _converted(own, output, wanted, keywords)
+    apply_fn, params = _converted(own, output, wanted, keywords)
+    return dataclasses.replace(apply_fn, prefix=torch_refused.prefix(given)), params
 
 
 def _converted(
@@ -195,55 +195,3 @@ def _told(result: Any) -> str:
     names = f" of {list(result)}" if isinstance(result, Mapping) else ""
     length = f" of {len(result)}" if isinstance(result, tuple | list) else ""
     return f"a {type(result).__name__}{names}{length}"
-
-
-def _plain(inputs: PyTree) -> PyTree:
-    """Inputs in dicts, tuples and lists, all of them arrays.
-
-    Raises:
-      UserError: something is no array.
-    """
-    if isinstance(inputs, Mapping):
-        return {name: _plain(value) for name, value in inputs.items()}
-    if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):  # a NamedTuple
-        return type(inputs)(*map(_plain, inputs))
-    if isinstance(inputs, tuple | list):
-        return type(inputs)(_plain(value) for value in inputs)
-    if not hasattr(inputs, "shape") or not hasattr(inputs, "dtype") or not len(inputs.shape):
-        raise UserError(
-            "inputs must be what forward takes: a tensor or array [B, ...], a dict of them for "
-            f"keywords, or a tuple for positions; got {inputs!r:.80}. Pass what is the same for "
-            "all examples, such as use_cache=False, as a keyword of from_torch"
-        )
-    return inputs
-
-
-def _as_jax(leaf: Any) -> jax.Array:
-    """A copy as a JAX array; whole numbers must fit it."""
-    if isinstance(leaf, torch.Tensor):
-        return _fitting(torch_copy.as_array(leaf), leaf.detach().cpu())
-    return _fitting(jnp.array(np.array(leaf)), np.asarray(leaf))
-
-
-def _fitting(array: jax.Array, given: Any) -> jax.Array:
-    if jnp.issubdtype(array.dtype, jnp.integer) and given.dtype != array.dtype:
-        top = int(abs(given).max()) if np.prod(given.shape) else 0
-        if top > jnp.iinfo(array.dtype).max:
-            raise UserError(
-                f"inputs contain {top}, which does not fit {array.dtype}: use smaller numbers"
-            )
-    return array
-
-
-def _as_torch(leaf: Any, module: torch.nn.Module, dtype: torch.dtype | None) -> torch.Tensor:
-    """A copy as a tensor where the module is, as torch's users have them: int64, float32."""
-    first = next(module.parameters())
-    if isinstance(leaf, torch.Tensor):
-        tensor = leaf.detach().clone()
-    else:
-        tensor = torch.from_numpy(np.array(_as_jax(leaf)))
-        if not tensor.is_floating_point() and tensor.dtype not in (torch.bool, torch.uint8):
-            tensor = tensor.to(torch.int64)
-    if dtype is not None and tensor.is_floating_point():
-        tensor = tensor.to(dtype)
-    return tensor.to(first.device)

@@ -3,7 +3,7 @@
 Letters: B batch, T positions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,17 +11,46 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
+from apd_jax.sites import counted as valid_rows
+from apd_jax.sites.closeness import close
 from apd_jax.sites.rows import batch_size
 
 PyTree = Any
 TOLERANCE = 1e-4
+_APART = 1e-3  # difference of an example's outputs in two batches
 _WAY_OUT = (
     "Where such a row is padding, valid= (a function of the batch that gives bool [B] or [B, T]) "
     "leaves it out"
 )
 
 
-def conversion_error(ours: Callable, theirs: Callable, x: PyTree, valid: Callable | None) -> float:
+def counted(valid: Callable | None, x: PyTree) -> np.ndarray | None:
+    """What counts of a batch, bool [B] or [B, T], of one or several axes T; None for everything.
+
+    Args:
+      valid: function of the batch; numbers that are not 0 count.
+      x: [B, ...] inputs.
+
+    Raises:
+      UserError: it is no such function, or nothing counts.
+    """
+    if valid is None:
+        return None
+    valid_rows.check(valid)
+
+    def is_not_0(batch):
+        found = jnp.asarray(valid(batch))
+        return found != 0 if jnp.issubdtype(found.dtype, jnp.floating) else found
+
+    count = np.asarray(valid_rows.of_batch(is_not_0, x))
+    if not count.any():
+        raise UserError(f"valid leaves nothing that counts of inputs of {len(count)} examples")
+    return count
+
+
+def conversion_error(
+    ours: Callable, theirs: Callable, x: PyTree, count: np.ndarray | None
+) -> float:
     """The largest difference between two networks, in parts of the largest output.
 
     Both are run on the whole batch, and on a batch of another size: a part of it, or, of one or two
@@ -31,43 +60,38 @@ def conversion_error(ours: Callable, theirs: Callable, x: PyTree, valid: Callabl
       ours: x -> outputs, the converted network.
       theirs: rows -> outputs of torch's own on these rows of the batch.
       x: [B, ...] inputs.
-      valid: x -> bool [B] or [B, T], what counts; everything if None.
+      count: what counts; see `counted`.
 
     Raises:
       UserError: it is above `TOLERANCE`, or an output that counts is NaN.
     """
     size = batch_size(x)
-    other_size = np.arange(size // 2 + 1) if size > 2 else np.arange(3) % size
+    order = np.arange(size)
+    if count is not None:  # examples that count come first
+        order = np.argsort(~count.reshape(size, -1).any(axis=1), kind="stable")
+    other = order[: size // 2 + 1] if size > 2 else np.arange(3) % size
     found = []
-    for rows in (np.arange(size), other_size):
+    for rows in (np.arange(size), other):
         batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], x)
-        count = None if valid is None else _counting(valid(batch), len(rows))
         b, a = theirs(rows), ours(batch)  # what torch itself refuses is said first
         trees: list[Any] = [jax.tree.structure(a), jax.tree.structure(b)]
         if trees[0] != trees[1]:
             raise UserError(f"the converted network gives {trees[0]}, and torch {trees[1]}")
-        for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-            found.append(_difference(np.asarray(one), np.asarray(other), count))
+        pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+        for one, other_one in pairs:
+            if one.shape != other_one.shape:
+                raise UserError(
+                    f"the converted network gives an output {list(one.shape)}, and torch "
+                    f"{list(other_one.shape)}"
+                )
+        some = None if count is None else count[rows]
+        keeps = entries_that_count(some, [one.shape for one, _ in pairs])
+        for (one, other_one), keep in zip(pairs, keeps, strict=True):
+            found.append(_difference(np.asarray(one), np.asarray(other_one), keep))
     return max(found, default=0.0)
 
 
-def _counting(valid: Any, size: int) -> np.ndarray:
-    count = np.asarray(valid).astype(bool)
-    if count.ndim not in (1, 2) or len(count) != size or not count.any():
-        raise UserError(
-            f"valid must give bool [B] or [B, T] of a batch of {size} with something that counts, "
-            f"got {np.asarray(valid).dtype}{list(count.shape)} with {count.sum()} that count"
-        )
-    return count
-
-
-def _difference(ours: np.ndarray, theirs: np.ndarray, count: np.ndarray | None) -> float:
-    if ours.shape != theirs.shape:
-        raise UserError(
-            f"the converted network gives an output {list(ours.shape)}, and torch "
-            f"{list(theirs.shape)}"
-        )
-    keep = rows_that_count(count, theirs.shape)
+def _difference(ours: np.ndarray, theirs: np.ndarray, keep: np.ndarray) -> float:
     kind = np.complex128 if np.iscomplexobj(theirs) else np.float64
     a, b = ours.astype(kind), theirs.astype(kind)
     for array, whose in ((b, "torch's own output"), (a, "the converted network's output")):
@@ -92,27 +116,69 @@ def _difference(ours: np.ndarray, theirs: np.ndarray, count: np.ndarray | None) 
     return error
 
 
-def rows_that_count(count: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Which numbers of an output count, bool of its shape.
+def check_apart(ours: Callable, x: PyTree, sequence_first: Sequence[str]) -> None:
+    """Refuse a network whose examples depend on others, where parts take the batch second.
 
     Args:
-      count: bool [B] or [B, T]; an output without positions counts where any of its own do.
-      shape: shape of the output, [B, ...].
+      ours: x -> outputs.
+      x: [B, ...] inputs; nothing is checked for fewer than 3 examples.
+      sequence_first: names of such parts.
 
     Raises:
-      UserError: an output has no batch axis in front, as a loss.
+      UserError: an example's output depends on the others, or on its place; it names a part.
+    """
+    size = batch_size(x)
+    if size < 3 or not sequence_first:
+        return
+
+    def at(place: int, rows: list[int]) -> list[np.ndarray]:
+        outputs = ours(jax.tree.map(lambda leaf: leaf[np.array(rows)], x))
+        found = [leaf for leaf in jax.tree.leaves(outputs) if leaf.shape[:1] == (size,)]
+        return [np.asarray(leaf[place]) for leaf in found]
+
+    # Beside others, in another place; as many as all, so that nothing is compiled again.
+    first, other = at(0, [0, *[1] * (size - 1)]), at(1, [2, 0, *[2] * (size - 2)])
+    if not all(close(a, b, _APART) for a, b in zip(first, other, strict=True)):
+        raise UserError(
+            f"{sequence_first[0]} has batch_first=False, torch's default, so that it takes inputs "
+            "[T, B, ...], and the output of an example depends on the other examples of its batch: "
+            "make it with batch_first=True, or exchange the two axes in forward"
+        )
+
+
+def entries_that_count(
+    count: np.ndarray | None, shapes: Sequence[tuple[int, ...]]
+) -> list[np.ndarray]:
+    """Which numbers of every output count, bool of its shape.
+
+    Args:
+      count: what counts; see `counted`. Of an output without these positions, beside one that has
+        them or with no more axes, all numbers count where any position of the example does.
+      shapes: shapes of the outputs, [B, ...].
+
+    Raises:
+      UserError: an output has no batch axis in front, as a loss, or no output has the positions.
     """
     if count is None:
-        return np.ones(shape, bool)
-    if shape[:1] != count.shape[:1]:
-        raise UserError(
-            f"with valid=, every output needs the batch axis in front, [{len(count)}, ...], which "
-            f"a loss lacks; got an output {list(shape)}: select the outputs with output=, a key or "
-            'attribute ("logits"), an index or a function'
-        )
-    if count.ndim == 2 and shape[:2] != count.shape:
-        count = np.any(count, axis=1, keepdims=False)
-    return np.broadcast_to(count.reshape(*count.shape, *(1,) * (len(shape) - count.ndim)), shape)
+        return [np.ones(shape, bool) for shape in shapes]
+    for shape in shapes:
+        if shape[:1] != count.shape[:1]:
+            raise UserError(
+                f"with valid=, every output needs the batch axis in front, [{len(count)}, ...], "
+                f"which a loss lacks; got an output {list(shape)}: select the outputs with "
+                'output=, a key or attribute ("logits"), an index or a function'
+            )
+    placed = [shape[: count.ndim] == count.shape for shape in shapes]
+    keeps: list[np.ndarray] = []
+    for shape, has_positions in zip(shapes, placed, strict=True):
+        keep: np.ndarray = count
+        if not has_positions:
+            if not any(placed):  # says so of an output with other positions
+                valid_rows.of_entries(jnp.asarray(count), jnp.zeros(shape, bool))
+            keep = np.any(count.reshape(len(count), -1), axis=1)
+        spread = keep.reshape(*keep.shape, *(1,) * (len(shape) - keep.ndim))
+        keeps.append(np.broadcast_to(spread, shape))
+    return keeps
 
 
 def _place(where: np.ndarray) -> str:
@@ -124,18 +190,21 @@ def _place(where: np.ndarray) -> str:
     return ", ".join(words)
 
 
-def check_gradient(apply_fn: Callable, params: PyTree, x: PyTree, valid: Callable) -> None:
+def check_gradient(apply_fn: Callable, params: PyTree, x: PyTree, count: np.ndarray) -> None:
     """Refuse NaN in the gradient of the outputs that count, as padding may leave there.
 
     Raises:
       UserError: it is NaN with respect to a parameter, which is named.
     """
-    count = _counting(valid(x), batch_size(x))
 
     def total(params):
         leaves = jax.tree.leaves(apply_fn(params, x))
-        real = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        kept = [jnp.where(rows_that_count(count, leaf.shape), leaf, 0) for leaf in real]
+        keeps = entries_that_count(count, [leaf.shape for leaf in leaves])
+        kept = [
+            jnp.where(keep, leaf, 0)
+            for leaf, keep in zip(leaves, keeps, strict=True)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+        ]
         return sum((jnp.sum(jnp.where(jnp.isfinite(leaf), leaf, 0) ** 2) for leaf in kept), 0.0)
 
     gradients = jax.jit(jax.grad(total, allow_int=True))(params)

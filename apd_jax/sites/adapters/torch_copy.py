@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import torch
 
 from apd_jax.errors import UserError
-from apd_jax.sites.adapters import torch_environment, torchax_import
+from apd_jax.sites.adapters import torch_arguments, torch_environment, torch_messages
 
 _DEEPCOPY = torch.Tensor.__deepcopy__
 
@@ -47,14 +45,15 @@ class Skeleton:
         """
         memo = {id(self.tensors[n]): torch_environment.as_tensor(a) for n, a in arrays.items()}
         module = _copied(self.module, memo)
-        args, own = arguments(jax.tree.map(torch_environment.as_tensor, x))
+        args, own = torch_arguments.arguments(jax.tree.map(torch_environment.as_tensor, x))
+        keywords = torch_arguments.map_arrays(torch_environment.as_tensor, keywords)
         try:
             with torch_environment.running():
                 return torch_environment.to_jax(pick(module(*args, **own, **keywords)))
         except UserError:
             raise
         except Exception as error:  # whatever operators say to what they can't do
-            raise _explained(error, module) from error
+            raise torch_messages.explained(error, module) from error
 
 
 _Arrays = dict[str, jax.Array]
@@ -76,7 +75,11 @@ def split(module: torch.nn.Module) -> tuple[Skeleton, _Arrays, _Arrays]:
         if isinstance(tensor, torch.nn.Parameter):
             empty = torch.nn.Parameter(empty, requires_grad=False)
         arrays = params if name in named else fixed
-        arrays[name], tensors[name], memo[id(tensor)] = as_array(tensor), empty, empty
+        arrays[name], tensors[name], memo[id(tensor)] = (
+            torch_arguments.as_array(tensor),
+            empty,
+            empty,
+        )
         return empty
 
     named = dict(module.named_parameters())
@@ -122,44 +125,3 @@ def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
       UserError: it can't be copied.
     """
     return _copied(module, {}).to(dtype)
-
-
-def arguments(x: Any) -> tuple[tuple, dict[str, Any]]:
-    """What `forward` is called with: a dict as keywords, a tuple or list as positions."""
-    if isinstance(x, Mapping):
-        return (), dict(x)
-    return (tuple(x), {}) if isinstance(x, tuple | list) else ((x,), {})
-
-
-def as_array(tensor: torch.Tensor) -> jax.Array:
-    """A JAX array with the numbers of a tensor, which share no memory."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype in (torch.bfloat16, torch.float16):
-        narrow = jnp.bfloat16 if tensor.dtype == torch.bfloat16 else jnp.float16
-        return jnp.array(tensor.float().numpy()).astype(narrow)
-    return jnp.array(np.array(tensor.numpy()))
-
-
-def _explained(error: Exception, module: torch.nn.Module) -> UserError:
-    """What went wrong, with the part of the module in which it did."""
-    names = {id(part): name for name, part in module.named_modules()}
-    where = f"in {type(module).__name__}"
-    trace = error.__traceback__
-    while trace is not None:
-        part = trace.tb_frame.f_locals.get("self")
-        if isinstance(part, torch.nn.Module) and names.get(id(part)):
-            where = f"in {names[id(part)]} ({type(part).__name__})"
-        trace = trace.tb_next
-    missing = torchax_import.load().tensor.OperatorNotFound
-    if isinstance(error, missing):
-        operator = next((word for word in str(error).split() if "::" in word), str(error))
-        return UserError(
-            f"the operator {operator}, used {where}, is missing in torchax: rewrite that part of "
-            "the module with other operators"
-        )
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return UserError(
-        f"the module can't be run in JAX; it stops {where} ({type(error).__name__}: {reason}). "
-        "Its control flow must not depend on the values of its tensors, and every tensor must be "
-        "its own or an input"
-    )

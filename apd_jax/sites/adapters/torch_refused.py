@@ -16,6 +16,8 @@ _HOOKS = ("WeightNorm", "SpectralNorm", "BasePruningMethod")
 # if all its modules are in eval mode.
 _CONTAINERS = (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential)
 
+_COMPILED = "_orig_mod"  # where torch.compile keeps the module that it compiles
+
 
 def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     """The module that is to be converted.
@@ -25,12 +27,13 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
       dtype: dtype to which it will be converted; None to leave its numbers as they are.
 
     Raises:
-      UserError: it is no module, in training mode, without numbers, or its weights are computed
-        from others, not floating, not finite, sparse, or not of single precision.
+      UserError: it is no module, in training mode, without numbers, normalises by the batch, or
+        its weights are computed from others, not floating, not finite, sparse, or not of single
+        precision.
     """
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"from_torch needs a torch.nn.Module, got a {type(module).__name__}")
-    module = getattr(module, "_orig_mod", module)  # of torch.compile
+    module = getattr(module, _COMPILED, module)
     if isinstance(module, torch.jit.ScriptModule):
         raise UserError(
             "a ScriptModule can't be followed in JAX: pass the module that it was made from"
@@ -46,15 +49,43 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
             f"the module is in training mode ({', '.join(training[:3])}), in which dropout is "
             "random and batch norm uses batch statistics: call module.eval() first"
         )
+    _check_statistics(module)
     _check_computed(module)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        _check_numbers(name, tensor, dtype)
+        _check_numbers(name, tensor)
     for name, tensor in module.named_parameters():
+        _check_precision(name, tensor, dtype)
         if not torch.isfinite(tensor).all():
             raise UserError(f"{name} holds NaN or infinity: retrain the network")
     if not dict(module.named_parameters()):
         raise UserError(f"{type(module).__name__} has no parameters: there is nothing to decompose")
     return module
+
+
+def prefix(module: torch.nn.Module) -> str:
+    """What a module that was passed writes before the names of the one that `check` gives."""
+    return f"{_COMPILED}." if hasattr(module, _COMPILED) else ""
+
+
+def _check_statistics(module: torch.nn.Module) -> None:
+    """Refuse batch norm without statistics of its own."""
+    for name, part in module.named_modules():
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+            raise UserError(
+                f"{name or 'the module'} ({type(part).__name__}) has track_running_stats=False, so "
+                "that it uses batch statistics in eval mode, too, and the output of an example "
+                "depends on the others: give it statistics, or use another norm"
+            )
+
+
+def sequence_first(module: torch.nn.Module) -> list[str]:
+    """Parts whose inputs have the positions before the batch, torch's default."""
+    kinds = (torch.nn.RNNBase, torch.nn.MultiheadAttention)
+    return [
+        f"{name or 'the module'} ({type(part).__name__})"
+        for name, part in module.named_modules()
+        if isinstance(part, kinds) and not part.batch_first
+    ]
 
 
 def _check_computed(module: torch.nn.Module) -> None:
@@ -74,12 +105,16 @@ def _check_computed(module: torch.nn.Module) -> None:
             )
 
 
-def _check_numbers(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> None:
-    """Refuse tensors that hold no numbers, or numbers that JAX would round."""
+def _check_numbers(name: str, tensor: torch.Tensor) -> None:
+    """Refuse tensors that hold no numbers, or not all of them."""
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
         raise UserError(f"{name} has no numbers yet: load the weights, or run the module once")
     if tensor.layout is not torch.strided:
         raise UserError(f"{name} is sparse ({tensor.layout}): replace it by its .to_dense()")
+
+
+def _check_precision(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> None:
+    """Refuse parameters that JAX would round; of buffers, outputs tell whether it matters."""
     wide = _config.jax_enable_x64 and tensor.dtype == torch.float64
     if tensor.is_floating_point() and tensor.dtype != torch.float32 and not wide and not dtype:
         raise UserError(

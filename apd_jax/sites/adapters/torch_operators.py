@@ -1,0 +1,159 @@
+"""torch's operators on JAX arrays where torchax's own differ from torch, fail, or hide a weight.
+
+Letters: B batch, L queries, S keys, d width, G groups of channels, I and O input and output
+channels.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+
+from apd_jax.errors import UserError
+from apd_jax.sites.adapters import torchax_import
+
+
+def override(environment: Any) -> None:
+    """Let an environment of torchax run the operators of this file."""
+    functional, aten = torch.nn.functional, torch.ops.aten
+
+    def on_arrays(function):
+        def on_tensors(*args, **kwargs):
+            args, kwargs = environment.t2j_iso(environment.v2t_iso((args, kwargs)))
+            return environment.j2t_iso(function(*args, **kwargs))
+
+        return on_tensors
+
+    for operator, function in {
+        functional.scaled_dot_product_attention: _attention,
+        aten.scaled_dot_product_attention: _attention,
+        functional.embedding_bag: _embedding_bag,
+        aten.embedding: _embedding,
+        aten.embedding_renorm_: _renormalised,
+        aten.mv: jnp.matmul,  # torchax multiplies and adds up, in which the weight is no site
+        aten.convolution: _convolution,
+    }.items():
+        environment.override_op_definition(operator, on_arrays(function))
+
+    def new_tensor(tensor, data, dtype=None, **unused):
+        with environment:  # else torch makes one of its own
+            return torch.tensor(data, dtype=tensor.dtype if dtype is None else dtype)
+
+    environment.override_op_definition(torch.Tensor.new_tensor, new_tensor)
+
+
+@functools.cache
+def _torchax_convolution() -> Any:
+    """The convolution of torchax, on JAX arrays."""
+    return torchax_import.load().ops.jaten._aten_convolution
+
+
+def _convolution(
+    x: jax.Array,
+    weight: jax.Array,
+    bias: jax.Array | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> jax.Array:
+    """A convolution of [B, I, ...], as torch defines it.
+
+    The weight of a transposed one is [I, O/G, ...]; torchax reads it as [I/G, O, ...], with the
+    groups side by side, and only changes its shape, which mixes up the groups.
+    """
+    if transposed and groups > 1:
+        parts = weight.reshape(groups, -1, *weight.shape[1:])
+        weight = jnp.moveaxis(parts, 0, 1).reshape(weight.shape)
+    settings = (stride, padding, dilation, transposed, output_padding, groups)
+    return _torchax_convolution()(x, weight, bias, *settings)
+
+
+_REDUCED: dict[str, Any] = {"sum": jnp.sum, "mean": jnp.mean, "max": jnp.max}
+
+
+def _embedding_bag(
+    indices: jax.Array,
+    weight: jax.Array,
+    offsets: jax.Array | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: jax.Array | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> jax.Array:
+    """Sum, mean or maximum of rows of a table, for bags of one size; indices are [B, S].
+
+    Raises:
+      UserError: bags of several sizes, weighted or padded ones, or a table that it would change.
+    """
+    if max_norm is not None:
+        return _renormalised()
+    given = {
+        "indices of one axis and offsets": offsets is not None or indices.ndim != 2,
+        "per_sample_weights": per_sample_weights is not None,
+        "padding_idx": padding_idx is not None,
+    }
+    for name, used in given.items():
+        if used:
+            raise UserError(
+                f"the operator embedding_bag with {name} can't be run in JAX: write that part of "
+                "the module with torch.nn.functional.embedding, and a sum over the rows of a bag"
+            )
+    return _REDUCED[mode](jnp.take(weight, indices, axis=0), axis=1)
+
+
+def _embedding(weight: jax.Array, indices: jax.Array, *unused: Any, **unused_too: Any) -> jax.Array:
+    """Rows of a table; the row of `padding_idx`, too, has its derivative.
+
+    That a row is not trained does not make the outputs independent of it.
+    """
+    return jnp.take(weight, indices, axis=0)
+
+
+def _renormalised(*unused: Any) -> jax.Array:
+    raise UserError(
+        "an embedding with max_norm changes its weights at each call: call it once with all its "
+        "indices, then set max_norm to None"
+    )
+
+
+def _attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    attn_mask: jax.Array | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> jax.Array:
+    """`softmax(q kᵀ · scale + mask) v`, [B, ..., L, d], as torch defines it.
+
+    Where every key is masked the output is 0, as torch's is, and so are its derivatives; torchax's
+    own is NaN there.
+    """
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (jnp.repeat(array, repeats, axis=-3) for array in (key, value))
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = jnp.matmul(query, jnp.swapaxes(key, -1, -2)) * scale
+    if is_causal:
+        length, others = scores.shape[-2:]
+        scores = jnp.where(jnp.tri(length, others, dtype=bool), scores, -jnp.inf)
+    if attn_mask is not None and attn_mask.dtype == jnp.bool_:
+        scores = jnp.where(attn_mask, scores, -jnp.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask.astype(scores.dtype)
+    none = jnp.isneginf(scores).all(axis=-1, keepdims=True)
+    weights = jax.nn.softmax(jnp.where(none, 0.0, scores), axis=-1)
+    return jnp.matmul(jnp.where(none, 0.0, weights), value)

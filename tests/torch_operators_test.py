@@ -1,0 +1,174 @@
+"""torch's operators on JAX arrays where torchax's own differ, fail, or hide a weight."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+
+torch = pytest.importorskip("torch", reason="needs apd_jax[torch]: bash launch/test_torch.sh")
+
+
+from torch import nn  # noqa: E402
+
+import apd_jax  # noqa: E402
+
+
+def drawn(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+class Calling(nn.Module):
+    """Parts, parameters, and a function of them and the inputs."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function, self.names = function, list(parts)
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *inputs):
+        return self.function(*(getattr(self, name) for name in self.names), *inputs)
+
+
+def converted(function, *inputs, **parts):
+    """The target of such a module."""
+    inputs = inputs[0] if len(inputs) == 1 else inputs
+    return apd_jax.Target.from_torch(Calling(function, **parts).eval(), inputs)
+
+
+class NewTensorsTest(parameterized.TestCase):
+    x = drawn(5, 3)
+
+    @parameterized.parameters(
+        lambda linear, x: linear(x) + x.new_tensor([1.0, 2.0, 3.0, 4.0]),
+        lambda linear, x: linear(x) * x.new_tensor(2) + x.new_tensor(np.ones(1)),
+        lambda linear, x: linear(x)[:, x.new_tensor([2, 0, 1], dtype=torch.int64)],
+    )
+    def test_new_tensor(self, function):
+        target = converted(function, self.x, linear=nn.Linear(3, 4))
+        self.assertLess(target.conversion_error, 1e-6)
+
+
+class VectorsTest(absltest.TestCase):
+    """Weights with one axis, or applied to one vector."""
+
+    x = drawn(4, 5, 6)
+
+    def check(self, target, sites):
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertEqual(sorted(target.sites), sorted(sites))
+        apd_jax.check_target(target, jnp.asarray(self.x.numpy()))
+
+    def test_a_product_with_a_vector(self):
+        pooled = lambda linear, q, x: torch.tanh(linear(x)) @ q  # noqa: E731
+        q = nn.Parameter(drawn(4))
+        self.check(converted(pooled, self.x, linear=nn.Linear(6, 4), q=q), ["linear.weight", "q"])
+        w = nn.Parameter(drawn(6))
+        for function in (
+            lambda w, x: x @ w,
+            lambda w, x: x.reshape(-1, 6).mv(w).reshape(-1, 5),
+            lambda w, x: torch.matmul(x[:, 0], w),
+        ):
+            self.check(converted(function, self.x, w=w), ["w"])
+
+    def test_a_matrix_times_a_vector_of_each_example(self):
+        function = lambda w, x: torch.stack([w.mv(row) for row in x[:, 0].unbind()])  # noqa: E731
+        self.check(converted(function, self.x, w=nn.Parameter(drawn(3, 6))), ["w"])
+
+
+class TransposedConvolutionTest(parameterized.TestCase):
+    """Of several groups, in which torchax mixes up the groups."""
+
+    @parameterized.parameters(
+        (nn.ConvTranspose1d, dict(groups=2), (4, 6, 7)),
+        (nn.ConvTranspose1d, dict(groups=3, stride=2, bias=False), (4, 6, 7)),
+        (nn.ConvTranspose2d, dict(groups=2, dilation=2, padding=1), (4, 6, 5, 4)),
+        (nn.ConvTranspose2d, dict(groups=6, stride=2, output_padding=1), (4, 6, 5, 4)),
+        (nn.ConvTranspose3d, dict(groups=3, stride=(2, 1, 2)), (4, 6, 3, 2, 3)),
+    )
+    def test_groups(self, kind, options, shape):
+        module = kind(6, 12, 3, **options).eval()
+        target = apd_jax.Target.from_torch(module, drawn(*shape))
+        self.assertLess(target.conversion_error, 1e-6)
+        (site,) = target.sites.values()
+        groups = options["groups"]
+        self.assertEqual(site.shape, (groups, 6 // groups * 3 ** (len(shape) - 2), 12 // groups))
+        matrix = np.asarray(target.weights["weight"])
+        changed = target.with_weights({"weight": jnp.asarray(matrix[::-1])})
+        back = np.asarray(changed.weights["weight"])
+        np.testing.assert_array_equal(back, matrix[::-1])
+        x = jnp.asarray(drawn(*shape).numpy())
+        with torch.no_grad():
+            module.weight.copy_(torch.from_numpy(np.array(changed.params["weight"])))
+            expected = module(drawn(*shape)).numpy()
+        np.testing.assert_allclose(changed(x), expected, rtol=1e-4, atol=1e-5)
+
+
+class EmbeddingBagTest(parameterized.TestCase):
+    ids = torch.tensor([[1, 2, 2], [0, 3, 1], [2, 0, 0], [3, 3, 3]])
+
+    @parameterized.parameters("sum", "mean", "max")
+    def test_bags_of_one_size(self, mode):
+        target = apd_jax.Target.from_torch(nn.EmbeddingBag(4, 6, mode=mode).eval(), self.ids)
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertEqual(target.sites["weight"].shape, (4, 6))
+        apd_jax.check_target(target, jnp.asarray(self.ids.numpy()))
+
+    @parameterized.parameters(
+        (lambda bag, x: bag(x.reshape(-1), torch.arange(0, x.numel(), 3)), {}, "offsets"),
+        (lambda bag, x: bag(x, per_sample_weights=x.float()), {"mode": "sum"}, "per_sample_wei"),
+        (lambda bag, x: bag(x), {"padding_idx": 0}, "padding_idx"),
+    )
+    def test_others_are_named(self, function, options, message):
+        with self.assertRaisesRegex(apd_jax.UserError, f"embedding_bag with .*{message}"):
+            converted(function, self.ids, bag=nn.EmbeddingBag(4, 6, **options))
+
+
+class KeptByTransformersTest(absltest.TestCase):
+    """Tensors that transformers keeps in one cache for all modules of the process."""
+
+    def test_a_function(self):
+        utilities = pytest.importorskip("transformers.pytorch_utils")
+
+        @utilities.compile_compatible_method_lru_cache(maxsize=2)
+        def ramp(length):
+            return torch.arange(length)
+
+        module = Calling(lambda linear, x: linear(x) * ramp(4), linear=nn.Linear(3, 4)).eval()
+        asked = utilities.is_torchdynamo_compiling
+        for _ in range(2):
+            target = apd_jax.Target.from_torch(module, drawn(5, 3))
+            self.assertLess(target.conversion_error, 1e-6)
+            self.assertIs(utilities.is_torchdynamo_compiling, asked)
+            self.assertIs(type(ramp(4)), torch.Tensor)
+
+    @pytest.mark.slow
+    def test_models(self):
+        transformers = pytest.importorskip("transformers")
+        common = dict(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            image_size=16,
+            patch_size=8,
+        )
+        relative = dict(common, use_relative_position_bias=True)
+        inputs = {"pixel_values": drawn(3, 3, 16, 16)}
+        for model, config in (
+            (transformers.DINOv3ViTModel, transformers.DINOv3ViTConfig(**common)),
+            (transformers.BeitModel, transformers.BeitConfig(**relative)),
+            (transformers.Data2VecVisionModel, transformers.Data2VecVisionConfig(**relative)),
+        ):
+            with self.subTest(model.__name__):
+                module = model(config).eval()
+                target = apd_jax.Target.from_torch(module, inputs, "last_hidden_state")
+                self.assertLess(target.conversion_error, 1e-5)
+                with torch.no_grad():
+                    expected = module(**inputs).last_hidden_state.numpy()
+                found = target({"pixel_values": jnp.asarray(inputs["pixel_values"].numpy())})
+                np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+if __name__ == "__main__":
+    absltest.main()
