@@ -112,7 +112,15 @@ class TorchTest(parameterized.TestCase):
         wrapped = torch.utils.data.DataLoader(
             torch.utils.data.TensorDataset(torch.tensor(ROWS)), batch_size=5
         )
-        for data, message in ((Stream(), "single examples"), (wrapped, r"\(batch\[0\] for batch")):
+        labelled = torch.utils.data.TensorDataset(torch.tensor(ROWS), torch.arange(20))
+        labelled = torch.utils.data.DataLoader(labelled, batch_size=5)
+        first = r"if only the first is the input.*\(batch\[0\] for batch"
+        for data, message in (
+            (Stream(), "single examples"),
+            (wrapped, f"tuple of one array|list of one array.*{first}"),
+            (labelled, f"of 2 arrays.*{first}"),
+            ([(ROWS, ROWS, np.arange(20))], f"tuple of 3 arrays.*{first}"),
+        ):
             with self.assertRaisesRegex(apd_jax.UserError, message):
                 apd_jax.decompose(networks.mlp(), data, num_components=3, topk=1.0, steps=2)
 
@@ -190,6 +198,19 @@ class DatasetsTest(parameterized.TestCase):
             )
             apd_jax.decompose(target, stream, num_components=3, topk=1.0, steps=2)
 
+    @absltest.skipUnless(_HAS["torch"], "needs torch")
+    def test_a_loader_of_lists(self):
+        data = columns().select_columns(["x"])
+        target = apd_jax.Target(
+            lambda p, batch: networks.mlp_apply(p, batch["x"]), networks.mlp().params
+        )
+        options = dict(num_components=3, topk=1.0, steps=2)
+        with self.assertRaisesRegex(apd_jax.UserError, r"dataset.with_format\('torch'\)"):
+            loader = torch.utils.data.DataLoader(data, batch_size=5)
+            apd_jax.decompose(target, loader, **options)
+        loader = torch.utils.data.DataLoader(data.with_format("torch"), batch_size=5)
+        apd_jax.decompose(target, loader, relative_losses=False, rank=1, **options)
+
     def test_a_tokenizers_output(self):
         encoded = collections.UserDict(input_ids=np.ones((4, 3), int), attention_mask=np.ones(4))
         self.assertEqual(set(as_source(encoded).examples(0, 2)), {"input_ids", "attention_mask"})
@@ -218,6 +239,11 @@ class GrainTest(parameterized.TestCase):
             operations=[grain.transforms.Batch(6)],
         )
         self.assertEqual(batches_of(as_source(loader), 5, 6)[4].shape, (6, 3))
+
+    def test_tuples(self):
+        data = grain.MapDataset.source([(row, 1) for row in ROWS]).batch(5)
+        with self.assertRaisesRegex(apd_jax.UserError, "if only the first is the input"):
+            apd_jax.decompose(networks.mlp(), data, num_components=3, topk=1.0, steps=2)
 
     def test_single_examples(self):
         data = grain.MapDataset.source(ROWS).shuffle(seed=0)
