@@ -1,5 +1,6 @@
 """Control flow and custom derivatives: what the interpreter follows and what it refuses."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,6 +150,19 @@ class ControlFlowTest(parameterized.TestCase):
     def test_look_ups_of_the_inputs_stay_look_ups(self, apply_fn):
         target = target_of(apply_fn, {"v": P["v"], "t": normal(6, 4, 4)})
         self.assertEqual(target.sites["t"].kinds, ("look-up",))
+
+    @parameterized.parameters("concatenate", "OptimizedLSTMCell")
+    def test_weights_that_are_joined(self, kind):
+        if kind == "concatenate":
+            apply_fn = lambda p, x: x @ jnp.concatenate([p["a"], p["b"]], axis=1)  # noqa: E731
+            params = {"a": normal(0, 4, 2), "b": normal(1, 4, 3)}
+            given = (apply_fn, params)
+        else:
+            module = nn.RNN(nn.OptimizedLSTMCell(4))
+            variables = module.init(jax.random.key(0), X[:, None])
+            given = (lambda p, x: module.apply(p, x[:, None]), variables)
+        with self.assertRaisesRegex(UserError, "concatenate.*multiply by each.*LSTMCell"):
+            target_of(*given)
 
     def test_collected_slices_of_two_leaves_are_refused(self):
         def apply_fn(p, x):

@@ -1,7 +1,9 @@
 """Data of torch, Hugging Face's datasets and grain, where these are installed."""
 
 import collections
+import datetime
 import importlib.util
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,13 @@ def batches_of(source, steps, batch_size):
         start = len(found)
         found += [source.batch(fed, jnp.int32(start + i), KEY, batch_size) for i in range(count)]
     return found
+
+
+def nested(layout=None):
+    """A tensor of torch whose rows have different lengths."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=layout)
 
 
 @absltest.skipUnless(_HAS["torch"], "needs torch")
@@ -67,6 +76,10 @@ class TorchTest(parameterized.TestCase):
         (lambda: torch.tensor(1.0), "a single number"),
         (lambda: torch.tensor([2**40]), "integers from"),
         (lambda: torch.utils.data.TensorDataset(torch.ones(3, 2)), "DataLoader"),
+        (lambda: nested(), "nested tensor.*to_padded_tensor"),
+        (lambda: {"x": nested(torch.jagged), "y": np.ones(2)}, "nested tensor.*to_padded_tensor"),
+        (lambda: (np.ones(2), nested()), "nested tensor.*to_padded_tensor"),
+        (lambda: as_source([nested()]).sizes(), "nested tensor.*to_padded_tensor"),
     )
     def test_refused(self, make, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):
@@ -173,6 +186,28 @@ class DatasetsTest(parameterized.TestCase):
         for given in (data, data["ids"], {"x": data["ids"], "y": np.zeros(3)}):
             with self.assertRaisesRegex(apd_jax.UserError, "'ids'.*pad or cut"):
                 as_source(given)
+
+    @parameterized.product(
+        kind=(None, "numpy", "jax", "torch"),
+        column=(
+            ([{"u": 1, "v": 2.0}, {"u": 2, "v": 3.0}], r"fields with dataset.flatten\(\)"),
+            ([[{"u": 1}], [{"u": 2}]], r"fields with dataset.flatten\(\)"),
+            ([1, None], "fill missing entries with dataset.map"),
+            ([[1, 2], [None, 3]], "fill missing entries with dataset.map"),
+            ([[1.0, 2.0], None], "fill missing entries with dataset.map"),
+            ([True, None], "fill missing entries with dataset.map"),
+            ([datetime.date(2020, 1, 1)] * 2, "dates.* into numbers with dataset.map"),
+            ([datetime.datetime(2020, 1, 1)] * 2, "dates.* into numbers with dataset.map"),
+            (["a", "b"], "text into numbers.*with dataset.map"),
+        ),
+    )
+    def test_columns_that_are_no_numbers(self, kind, column):
+        if kind == "torch" and not _HAS["torch"]:
+            self.skipTest("needs torch")
+        values, message = column
+        data = datasets.Dataset.from_dict({"x": values}).with_format(kind)
+        with self.assertRaisesRegex(apd_jax.UserError, f"{message}|select_columns.*{message}"):
+            as_source(data)
 
     @parameterized.parameters(
         (lambda: columns(), r"'text'.*leave the column out with dataset.select_columns"),

@@ -12,7 +12,7 @@ import jax
 from apd_jax.data.arrays import Arrays
 from apd_jax.data.batches import Batches
 from apd_jax.data.beside import Beside
-from apd_jax.data.numbers import plain
+from apd_jax.data.numbers import check_nested, plain
 from apd_jax.data.reader import Reader
 from apd_jax.data.sampler import Sampler
 from apd_jax.data.source import SampleBatch, Source
@@ -50,6 +50,8 @@ def as_source(data: Data | Source, seed: int = 0) -> Source:
     """
     if isinstance(data, Source):
         return data
+    for leaf in jax.tree.leaves(plain(data)) if isinstance(data, Mapping | tuple) else [data]:
+        check_nested(leaf)
     if callable(data) and not hasattr(data, "__iter__"):
         return Sampler(data)
     if isinstance(data, list) or (_is_iterable(data) and not is_dataset(data)):

@@ -26,6 +26,7 @@ _WRAPPERS = ("remat2", "checkpoint", *_CUSTOM)
 _LOOPS = ("scan", "while", "cond")
 _EACH = ("optimization_barrier", "device_put")  # give every operand as it is
 _LOOKED_UP = "looked up at places that don't depend on the inputs, as a bias"
+_JOINED = "multiply by each of them, as Flax's LSTMCell does and OptimizedLSTMCell does not"
 _SOLVER = "(with diffrax, fixed steps and adjoint=DirectAdjoint())"
 _LOST = (
     "whose rule is not that of the equations inside, or can't be compared with it; leave this "
@@ -260,7 +261,8 @@ def _recognised(eqn, operands: list[Value], held: list[int]) -> LinearUse | str:
         )
     # The product of two parameters is quadratic in them: no component of one alone is defined.
     if len(held) > 1:
-        return f"{name} of a parameter with a parameter"
+        joined = f"; {_JOINED}" if name == "concatenate" else ""
+        return f"{name} of a parameter with a parameter{joined}"
     if name in ("gather", "dynamic_slice") and not any(o.varying for o in operands):
         return _LOOKED_UP
     arrays, view = [operand.array for operand in operands], operands[held[0]].view
