@@ -258,6 +258,22 @@ class LoadTest(parameterized.TestCase):
         np.testing.assert_array_equal(target(self.x), Net().apply(variables, self.x))
         self.check(target, Net(), target)
 
+    def test_nnx_in_training_mode(self):
+        class Net(nnx.Module):
+            def __init__(self):
+                rngs = nnx.Rngs(0)
+                self.linear, self.norm = nnx.Linear(3, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+
+            def __call__(self, x):
+                return self.norm(self.linear(x))
+
+        model = Net()
+        model.eval()
+        directory = self.check(apd_jax.Target.from_nnx(model, inputs=self.x), model)
+        model.train()
+        with self.assertRaisesRegex(apd_jax.UserError, "does not compute.*training mode.*eval"):
+            apd_jax.load(directory, model)
+
     def test_linen_with_a_keyword_that_is_code(self):
         class Net(nn.Module):
             @nn.compact

@@ -1,5 +1,6 @@
 """Control flow and custom derivatives: what the interpreter follows and what it refuses."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +87,82 @@ class ControlFlowTest(parameterized.TestCase):
 
         self.assertEqual(shapes(apply_fn), LAYERS)
         apd_jax.check_target(target_of(apply_fn), X)
+
+    @parameterized.parameters(
+        (lambda w: w[jnp.array([1, 3, 0, 2])],),
+        (lambda w: w[:, np.array([-1, 0, 1, 2])],),
+        (lambda w: jnp.take(w, jnp.array([3, 2, 1, 0]), 1),),
+        (lambda w: w[jnp.arange(4)[::-1]],),  # an order that the program computes
+        (lambda w: w[jnp.argsort(jnp.sin(jnp.arange(40.0)))[:4] % 4],),
+        (lambda w: w[jnp.array([[0, 1], [2, 3]])].reshape(4, 4),),
+        (lambda w: jax.jit(lambda w, i: w[i])(w, jnp.array([1, 1, 0, 2])),),
+        (lambda w: jnp.tile(w[:2], (2, 1)),),
+        (lambda w: jax.ad_checkpoint.checkpoint_name(w, "w"),),
+        (lambda w: jax.lax.optimization_barrier(w),),
+        (lambda w: jax.lax.optimization_barrier((w, jnp.ones(2)))[0],),
+        (lambda w: jax.device_put(w),),
+    )
+    def test_moves_that_the_program_fixes(self, move):
+        def apply_fn(p, x):
+            return jnp.tanh(x @ move(p["m"])) @ p["v"]
+
+        params = {"m": normal(5, 4, 4), "v": P["v"]}
+        target = target_of(apply_fn, params)
+        self.assertEqual(shapes(apply_fn, params), {"m": (4, 4), "v": (4, 2)})
+        apd_jax.check_target(target, X)
+        components = init_components(jax.random.key(1), target, num_components=3, rank=2)
+        alone = apd_jax.Target(apply_fn, params, "m", inputs=X)
+        objective = apd_jax.Objective(topk=1.0)
+        found = objective.attribute(alone, {"m": components["m"]}, X).scores
+        expected = by_gradient(target, components, X, "m")
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_a_barrier_around_several_weights(self):
+        def apply_fn(p, x):
+            w, v, x = jax.lax.optimization_barrier((p["m"], p["v"], x))
+            return jnp.tanh(x @ w) @ v
+
+        params = {"m": normal(5, 4, 4), "v": P["v"]}
+        self.assertEqual(shapes(apply_fn, params), {"m": (4, 4), "v": (4, 2)})
+
+    @parameterized.parameters(
+        (lambda p: p["t"][jnp.arange(3)],),
+        (lambda p: p["t"][jnp.arange(3)] @ p["v"][:2],),
+        (lambda p: p["t"][jnp.array([0, 2, 1])] @ p["s"][jnp.array([1, 0])],),
+        (lambda p: jax.checkpoint(jnp.tanh)(p["t"][jnp.arange(3)]),),
+        (lambda p: jnp.take(p["t"], jnp.array([0, 1, 9]), 0, fill_value=0),),
+        (lambda p: p["t"][p["order"]],),
+    )
+    def test_rows_at_fixed_places_that_are_a_bias(self, bias):
+        def apply_fn(p, x):
+            return x @ p["v"] + bias(p).sum(0)
+
+        params = {"v": P["v"], "t": normal(6, 4, 2), "s": normal(7, 2, 2), "order": jnp.arange(3)}
+        target = target_of(apply_fn, params)
+        self.assertEqual(list(target.sites), ["v"])
+        self.assertIn("t [4, 2]: looked up at places that don't depend on", str(target.sites))
+        apd_jax.check_target(target, X)
+
+    @parameterized.parameters(
+        (lambda p, x: p["t"][jnp.int32(x[:, 0] > 0)] @ p["v"],),
+        (lambda p, x: p["t"][jnp.int32(x[:, 0] > 0) + jnp.arange(3) % 2] @ p["v"],),
+    )
+    def test_look_ups_of_the_inputs_stay_look_ups(self, apply_fn):
+        target = target_of(apply_fn, {"v": P["v"], "t": normal(6, 4, 4)})
+        self.assertEqual(target.sites["t"].kinds, ("look-up",))
+
+    @parameterized.parameters("concatenate", "OptimizedLSTMCell")
+    def test_weights_that_are_joined(self, kind):
+        if kind == "concatenate":
+            apply_fn = lambda p, x: x @ jnp.concatenate([p["a"], p["b"]], axis=1)  # noqa: E731
+            params = {"a": normal(0, 4, 2), "b": normal(1, 4, 3)}
+            given = (apply_fn, params)
+        else:
+            module = nn.RNN(nn.OptimizedLSTMCell(4))
+            variables = module.init(jax.random.key(0), X[:, None])
+            given = (lambda p, x: module.apply(p, x[:, None]), variables)
+        with self.assertRaisesRegex(UserError, "concatenate.*multiply by each.*LSTMCell"):
+            target_of(*given)
 
     def test_collected_slices_of_two_leaves_are_refused(self):
         def apply_fn(p, x):

@@ -119,6 +119,41 @@ class PositionsTest(parameterized.TestCase):
         actual = of_pairs(pairs)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
+    @parameterized.product(apply_fn=(pixels, convolved), height=(3, 4), order=((0, 3, 1, 2),))
+    def test_channels_first(self, apply_fn, height, order):
+        target, components, x = case(apply_fn, height)
+
+        def turned(p, x):
+            return apply_fn(p, jnp.transpose(x, np.argsort(order)))
+
+        others = jnp.transpose(x, order)
+        other = apd_jax.Target(turned, target.params, inputs=others)
+        scores = functools.partial(apd_jax.gradient_attributions, per_position=True)
+        np.testing.assert_allclose(
+            scores(other, components, others), scores(target, components, x), rtol=1e-4, atol=1e-6
+        )
+        mask = jnp.asarray(np.random.default_rng(0).random((B, height, 2, C)) < 0.5)
+        np.testing.assert_allclose(
+            apd_jax.masked_apply(other, components, others, mask),
+            apd_jax.masked_apply(target, components, x, mask),
+            rtol=1e-4,
+            atol=1e-6,
+        )
+
+    def test_positions_that_are_no_axis_of_the_inputs(self):
+        def apply_fn(p, x):
+            patches = x.reshape(len(x), 4, 3)  # fixed, so that no axis can be changed
+            return jnp.tanh(patches @ p["a"]) @ p["b"]
+
+        params = {"a": normal(1, 3, 4), "b": normal(2, 4, 2)}
+        x = normal(3, B, 12)
+        target = apd_jax.Target(apply_fn, params, inputs=x)
+        components = init_components(jax.random.key(0), target, num_components=C, rank=2)
+        flat = apd_jax.Target(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"], params)
+        scores = functools.partial(apd_jax.gradient_attributions, per_position=True)
+        expected = scores(flat.at(x.reshape(B, 4, 3)), components, x.reshape(B, 4, 3))
+        np.testing.assert_allclose(scores(target, components, x), expected, rtol=1e-4, atol=1e-6)
+
     def test_rows_without_the_axes_are_refused(self):
         target, components, x = case(flattened)
         with self.assertRaisesRegex(UserError, "'a'.*no axes for the positions"):

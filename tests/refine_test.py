@@ -15,6 +15,7 @@ import pytest
 from absl.testing import absltest, parameterized
 from jax.extend import core
 
+from apd_jax import sites
 from apd_jax.components import Factors, init_components
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
@@ -30,7 +31,7 @@ from apd_jax.training.refine.clean import share
 from apd_jax.training.refine.gather import gather
 from apd_jax.training.refine.merge import merge
 from apd_jax.training.refine.rules import Rules
-from apd_jax.training.refine.site_rows import second_moments
+from apd_jax.training.refine.site_rows import second_moments, table
 from apd_jax.training.refine.split import two_clusters
 from apd_jax.training.trainer import Trainer
 
@@ -242,7 +243,7 @@ class ClustersTest(parameterized.TestCase):
         self.assertEqual(float(clusters(x[80:], jnp.zeros(20)).cosine), 1.0)
 
 
-class SharesTest(absltest.TestCase):
+class SharesTest(parameterized.TestCase):
     def test_compress_is_the_best_of_its_rank(self):
         random = np.random.default_rng(0)
         reads, writes = random.normal(size=(9, 5)), random.normal(size=(9, 4))
@@ -282,6 +283,20 @@ class SharesTest(absltest.TestCase):
 
         for reads in (jnp.eye(4), networks.normal(1, 4, 4)):
             np.testing.assert_allclose(whole(reads), reads, atol=1e-2)
+
+    @parameterized.parameters(
+        (lambda w: jnp.repeat(w, 2, axis=0),),
+        (lambda w: w[jnp.array([2, 0, 2, 1, 1, 1])],),
+        (lambda w: jnp.tile(w, (2, 1)),),
+    )
+    def test_rows_that_a_use_reads_repeatedly(self, move):
+        w, x = networks.normal(0, 3, 4), networks.normal(1, 5, 6)
+        target = Target(lambda w, x: x @ move(w), w, inputs=x)
+        components = init_components(jax.random.key(0), target, num_components=1, rank=1)
+        y, records = sites.run(target, x, sites.as_is)
+        (record,) = records.values()
+        rows = table(record, components[""], len(x))
+        np.testing.assert_allclose(rows[:, 0] @ w, y, rtol=1e-5, atol=1e-5)
 
     def test_indices_of_a_look_up_are_one_hot_rows(self):
         indices = jnp.asarray(np.random.default_rng(0).integers(0, 6, (50, 3)))

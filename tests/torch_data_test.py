@@ -1,7 +1,9 @@
 """Data of torch, Hugging Face's datasets and grain, where these are installed."""
 
 import collections
+import datetime
 import importlib.util
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,13 @@ def batches_of(source, steps, batch_size):
         start = len(found)
         found += [source.batch(fed, jnp.int32(start + i), KEY, batch_size) for i in range(count)]
     return found
+
+
+def nested(layout=None):
+    """A tensor of torch whose rows have different lengths."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=layout)
 
 
 @absltest.skipUnless(_HAS["torch"], "needs torch")
@@ -67,6 +76,10 @@ class TorchTest(parameterized.TestCase):
         (lambda: torch.tensor(1.0), "a single number"),
         (lambda: torch.tensor([2**40]), "integers from"),
         (lambda: torch.utils.data.TensorDataset(torch.ones(3, 2)), "DataLoader"),
+        (lambda: nested(), "nested tensor.*to_padded_tensor"),
+        (lambda: {"x": nested(torch.jagged), "y": np.ones(2)}, "nested tensor.*to_padded_tensor"),
+        (lambda: (np.ones(2), nested()), "nested tensor.*to_padded_tensor"),
+        (lambda: as_source([nested()]).sizes(), "nested tensor.*to_padded_tensor"),
     )
     def test_refused(self, make, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):
@@ -112,7 +125,15 @@ class TorchTest(parameterized.TestCase):
         wrapped = torch.utils.data.DataLoader(
             torch.utils.data.TensorDataset(torch.tensor(ROWS)), batch_size=5
         )
-        for data, message in ((Stream(), "single examples"), (wrapped, r"\(batch\[0\] for batch")):
+        labelled = torch.utils.data.TensorDataset(torch.tensor(ROWS), torch.arange(20))
+        labelled = torch.utils.data.DataLoader(labelled, batch_size=5)
+        first = r"if only the first is the input.*\(batch\[0\] for batch"
+        for data, message in (
+            (Stream(), "single examples"),
+            (wrapped, f"tuple of one array|list of one array.*{first}"),
+            (labelled, f"of 2 arrays.*{first}"),
+            ([(ROWS, ROWS, np.arange(20))], f"tuple of 3 arrays.*{first}"),
+        ):
             with self.assertRaisesRegex(apd_jax.UserError, message):
                 apd_jax.decompose(networks.mlp(), data, num_components=3, topk=1.0, steps=2)
 
@@ -166,6 +187,28 @@ class DatasetsTest(parameterized.TestCase):
             with self.assertRaisesRegex(apd_jax.UserError, "'ids'.*pad or cut"):
                 as_source(given)
 
+    @parameterized.product(
+        kind=(None, "numpy", "jax", "torch"),
+        column=(
+            ([{"u": 1, "v": 2.0}, {"u": 2, "v": 3.0}], r"fields with dataset.flatten\(\)"),
+            ([[{"u": 1}], [{"u": 2}]], r"fields with dataset.flatten\(\)"),
+            ([1, None], "fill missing entries with dataset.map"),
+            ([[1, 2], [None, 3]], "fill missing entries with dataset.map"),
+            ([[1.0, 2.0], None], "fill missing entries with dataset.map"),
+            ([True, None], "fill missing entries with dataset.map"),
+            ([datetime.date(2020, 1, 1)] * 2, "dates.* into numbers with dataset.map"),
+            ([datetime.datetime(2020, 1, 1)] * 2, "dates.* into numbers with dataset.map"),
+            (["a", "b"], "text into numbers.*with dataset.map"),
+        ),
+    )
+    def test_columns_that_are_no_numbers(self, kind, column):
+        if kind == "torch" and not _HAS["torch"]:
+            self.skipTest("needs torch")
+        values, message = column
+        data = datasets.Dataset.from_dict({"x": values}).with_format(kind)
+        with self.assertRaisesRegex(apd_jax.UserError, f"{message}|select_columns.*{message}"):
+            as_source(data)
+
     @parameterized.parameters(
         (lambda: columns(), r"'text'.*leave the column out with dataset.select_columns"),
         (lambda: columns().with_format("pandas"), r"with_format\('numpy'\)"),
@@ -189,6 +232,19 @@ class DatasetsTest(parameterized.TestCase):
                 lambda p, batch: networks.mlp_apply(p, batch["x"]), networks.mlp().params
             )
             apd_jax.decompose(target, stream, num_components=3, topk=1.0, steps=2)
+
+    @absltest.skipUnless(_HAS["torch"], "needs torch")
+    def test_a_loader_of_lists(self):
+        data = columns().select_columns(["x"])
+        target = apd_jax.Target(
+            lambda p, batch: networks.mlp_apply(p, batch["x"]), networks.mlp().params
+        )
+        options = dict(num_components=3, topk=1.0, steps=2)
+        with self.assertRaisesRegex(apd_jax.UserError, r"dataset.with_format\('torch'\)"):
+            loader = torch.utils.data.DataLoader(data, batch_size=5)
+            apd_jax.decompose(target, loader, **options)
+        loader = torch.utils.data.DataLoader(data.with_format("torch"), batch_size=5)
+        apd_jax.decompose(target, loader, relative_losses=False, rank=1, **options)
 
     def test_a_tokenizers_output(self):
         encoded = collections.UserDict(input_ids=np.ones((4, 3), int), attention_mask=np.ones(4))
@@ -218,6 +274,11 @@ class GrainTest(parameterized.TestCase):
             operations=[grain.transforms.Batch(6)],
         )
         self.assertEqual(batches_of(as_source(loader), 5, 6)[4].shape, (6, 3))
+
+    def test_tuples(self):
+        data = grain.MapDataset.source([(row, 1) for row in ROWS]).batch(5)
+        with self.assertRaisesRegex(apd_jax.UserError, "if only the first is the input"):
+            apd_jax.decompose(networks.mlp(), data, num_components=3, topk=1.0, steps=2)
 
     def test_single_examples(self):
         data = grain.MapDataset.source(ROWS).shuffle(seed=0)

@@ -76,6 +76,22 @@ class VectorsTest(absltest.TestCase):
         self.check(converted(function, self.x, w=nn.Parameter(drawn(3, 6))), ["w"])
 
 
+class MovedWeightsTest(parameterized.TestCase):
+    @parameterized.parameters(
+        lambda w, x: x @ w[torch.tensor([2, 0, 1])],
+        lambda w, x: x @ w.index_select(1, torch.tensor([3, 0, 0])),
+        lambda w, x: x @ w[torch.arange(2, -1, -1)],
+        lambda w, x: torch.cat([x, x], dim=1) @ w.repeat(2, 1),
+        lambda w, x: x @ w.tile(1, 2),
+    )
+    def test_moves(self, function):
+        x = drawn(5, 3)
+        target = converted(function, x, w=nn.Parameter(drawn(3, 4)))
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertEqual(target.sites["w"].kinds, ("product",))
+        apd_jax.check_target(target, jnp.asarray(x.numpy()))
+
+
 class TransposedConvolutionTest(parameterized.TestCase):
     """Of several groups, in which torchax mixes up the groups."""
 

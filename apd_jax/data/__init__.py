@@ -18,7 +18,7 @@ from apd_jax.data.source import SampleBatch, Source
 from apd_jax.data.tables import is_dataset
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
-from apd_jax.sites.given_arrays import plain
+from apd_jax.sites.given_arrays import check_nested, plain
 
 __all__ = [
     "Arrays",
@@ -50,6 +50,8 @@ def as_source(data: Data | Source, seed: int = 0) -> Source:
     """
     if isinstance(data, Source):
         return data
+    for leaf in jax.tree.leaves(plain(data)) if isinstance(data, Mapping | tuple) else [data]:
+        check_nested(leaf)
     if callable(data) and not hasattr(data, "__iter__"):
         return Sampler(data)
     if isinstance(data, list) or (_is_iterable(data) and not is_dataset(data)):

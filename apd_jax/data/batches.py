@@ -105,14 +105,29 @@ class Batches(Source):
 
     @property
     def hint(self):
-        if isinstance(self._first, list | tuple) and len(self._first) == 1:
-            kind = type(self._first).__name__
+        if self._has_lists():
             return (
-                f"an item of the data is a {kind} of one array, and so are the network's inputs: "
-                "give an object whose __iter__ returns (batch[0] for batch in loader)"
+                f"an item of the data is {layout(self._first)}, in which lists hold arrays: a "
+                "Hugging Face data set gives them to a loader unless it is formatted, "
+                "dataset.with_format('torch'), or is passed as data itself"
+            )
+        if isinstance(self._first, tuple | list):
+            kind, count = type(self._first).__name__, len(self._first)
+            many = f"{count} arrays" if count > 1 else "one array"
+            return (
+                f"an item of the data is a {kind} of {many}, and so are the network's inputs: if "
+                "only the first is the input, give an object whose __iter__ returns "
+                "(batch[0] for batch in loader)"
             )
         single = all(leaf.ndim == 1 for leaf in jax.tree.leaves(self._first))
         return f"an item of the data is {layout(self._first)}; {_SINGLE}" if single else ""
+
+    def _has_lists(self) -> bool:
+        """Whether lists of single numbers for every example stand where arrays should."""
+        if not isinstance(self._first, dict):
+            return False
+        lists = [part for part in self._first.values() if isinstance(part, list)]
+        return any(all(leaf.ndim == 1 for leaf in jax.tree.leaves(part)) for part in lists)
 
     @property
     def _size(self) -> int:

@@ -3,9 +3,11 @@
 Letters: N examples, n rows that are read at a time.
 """
 
+import datetime
 import functools
 import mmap
-from collections.abc import Mapping
+import numbers
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +23,7 @@ from apd_jax.sites.given_arrays import as_numpy, check_kind, plain
 
 _SAMPLE = 1024  # rows that stand for a data set or a large file
 _LARGE = 256 * 2**20  # bytes; larger files are not read whole to check them
+_DATES = (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)
 _ROWS_OF_A_FILE = 32  # that are read at a time
 
 
@@ -123,7 +126,14 @@ class DatasetTable:
 
     def read(self, rows: np.ndarray) -> PyTree:
         """Rows [n, ...] as JAX's numbers, of a data set by column."""
-        found = self._dataset[rows.tolist()]
+        try:
+            found = self._dataset[rows.tolist()]
+        except TypeError as error:  # of torch and JAX, to which they can't be converted
+            raise UserError(
+                f"the data set can't be read as {self._dataset.format['type']} ({error}): leave "
+                "out columns that are no numbers with dataset.select_columns([...]), or turn their "
+                "entries, such as dates, into numbers with dataset.map"
+            ) from error
         if not isinstance(found, Mapping):
             raise UserError(
                 f"the data set gives a {type(found).__name__}: choose another format with "
@@ -193,10 +203,38 @@ def _column(name: str, values: Any) -> PyTree:
         return jax.tree.map(to_numpy, plain(values))
     except (UserError, ValueError) as error:
         raise UserError(
-            f"column {name!r} of the data set is not an array of numbers ({error}): pad or cut its "
-            "rows to one length (a tokenizer's padding='max_length', truncation=True), or leave "
-            "the column out with dataset.select_columns([...])"
+            f"column {name!r} of the data set is not an array of numbers ({error}): "
+            f"{_way_out(values)}, or leave the column out with dataset.select_columns([...])"
         ) from error
+
+
+def _way_out(values: Any) -> str:
+    """What to do with a column that is no array of numbers."""
+    entries = list(_entries(values))
+    if any(isinstance(entry, Mapping) for entry in entries):
+        return "make columns of its fields with dataset.flatten()"
+    if any(isinstance(entry, str) for entry in entries):
+        return "turn its text into numbers, such as ids of tokens, with dataset.map"
+    if any(isinstance(entry, _DATES) for entry in entries):
+        return "turn its dates into numbers with dataset.map"
+    if any(entry is None for entry in entries):
+        return "fill missing entries with dataset.map, or leave out their rows with dataset.filter"
+    return "pad or cut its rows to one length (a tokenizer's padding='max_length', truncation=True)"
+
+
+def _entries(values: Any) -> Iterator[Any]:
+    """What lists and arrays hold that is no number; None for NaN, which stands for it."""
+    if isinstance(values, list) or isinstance(values, np.ndarray) and values.dtype == object:
+        for value in values:
+            yield from _entries(value)
+    elif hasattr(values, "dtype"):
+        array = np.asarray(values)
+        if array.dtype.kind in "MmUS":
+            yield from array.ravel()[:1]
+        elif np.isnan(array).any():
+            yield None
+    elif not isinstance(values, numbers.Number) or values != values:
+        yield None if isinstance(values, numbers.Number) else values
 
 
 def _memmap(array: Any) -> np.memmap | None:

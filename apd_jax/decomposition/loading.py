@@ -154,5 +154,6 @@ def _check_same(target: Target, example: PyTree, expected: Any) -> None:
     if difference:
         raise UserError(
             "the network does not compute what the decomposed network did: on the saved "
-            f"inputs {difference}"
+            f"inputs {difference}. A model in training mode, before model.eval(), also computes "
+            "something else"
         )

@@ -99,6 +99,15 @@ def is_torch(leaf: Any) -> bool:
     return isinstance(leaf, getattr(torch, "Tensor", ()))
 
 
+def check_nested(leaf: Any) -> None:
+    """Raise UserError for a nested tensor of torch, which has no shape."""
+    if is_torch(leaf) and leaf.is_nested:
+        raise UserError(
+            "data must be arrays, got a nested tensor of torch, whose rows have different lengths: "
+            "pad them to the same length, tensor.to_padded_tensor(0.0)"
+        )
+
+
 def as_numpy(leaf: Any) -> np.ndarray:
     """The leaf as an array of NumPy, of torch a copy.
 
@@ -108,6 +117,7 @@ def as_numpy(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array):
         check_kind(leaf.dtype)
     if is_torch(leaf):
+        check_nested(leaf)
         return _from_torch(leaf)
     if isinstance(leaf, np.ma.MaskedArray):
         raise UserError(

@@ -16,13 +16,17 @@ from jax.extend import core, source_info_util
 from apd_jax.sites import views
 from apd_jax.sites.trip_count import MOST_ITERATIONS, trip_count
 from apd_jax.sites.uses import LinearUse, recognise
-from apd_jax.sites.values import Value, at, bind
+from apd_jax.sites.values import Value, at, bind, passed
 from apd_jax.sites.views import LeafView
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call")
 # Entered only where a leaf goes in: elsewhere their own derivatives and savings stay.
 _CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 _WRAPPERS = ("remat2", "checkpoint", *_CUSTOM)
+_LOOPS = ("scan", "while", "cond")
+_EACH = ("optimization_barrier", "device_put")  # give every operand as it is
+_LOOKED_UP = "looked up at places that don't depend on the inputs, as a bias"
+_JOINED = "multiply by each of them, as Flax's LSTMCell does and OptimizedLSTMCell does not"
 _SOLVER = "(with diffrax, fixed steps and adjoint=DirectAdjoint())"
 _LOST = (
     "whose rule is not that of the equations inside, or can't be compared with it; leave this "
@@ -76,7 +80,8 @@ class Interpreter:
         results = self._walk(program.jaxpr, program.consts, values)
         for result in results:
             if result.view is not None:
-                self._on_other(result.view.leaf, "the network returns it")
+                reason = _LOOKED_UP if result.looked_up else "the network returns it"
+                self._on_other(result.view.leaf, reason)
         return [result.array for result in results]
 
     def _walk(self, jaxpr, consts, arguments: Sequence[Value]) -> list[Value]:
@@ -93,6 +98,9 @@ class Interpreter:
 
     def _equation(self, eqn, operands: list[Value]) -> Sequence[Value]:
         name = eqn.primitive.name
+        if name in (*_WRAPPERS, *_LOOPS):
+            # A bias alone is no reason to enter, which drops what the wrapper stands for.
+            operands = self._without_biases(operands, alone=True)
         held = [i for i, operand in enumerate(operands) if operand.view is not None]
         # A plain call is always entered: it changes no number. A wrapper is entered only with a
         # leaf inside, since entering drops what it stands for: a derivative of its own, or the
@@ -106,12 +114,21 @@ class Interpreter:
         followed = self._control_flow(eqn, operands)
         if followed is not None:
             return followed
+        # The value is still computed as the network does: only the view of it is new, and a value
+        # that no use asks for is removed by the compiler.
+        if name in _EACH:
+            plain = bind(eqn, operands)
+            return [passed(old, new.array) for old, new in zip(operands, plain, strict=True)]
         moved = _moved(eqn, operands, held)
         if moved is not None:
-            # The value is still computed as the network does: only the view of it is new, and a
-            # value that no use asks for is removed by the compiler.
             plain = bind(eqn, operands)
-            return [v._replace(view=view) for v, view in zip(plain, moved, strict=True)]
+            looked_up = name == "gather" or any(operands[i].looked_up for i in held)
+            return [
+                v._replace(view=view, looked_up=looked_up)
+                for v, view in zip(plain, moved, strict=True)
+            ]
+        operands = self._without_biases(operands)
+        held = [i for i in held if operands[i].view is not None]
         found = _recognised(eqn, operands, held)
         if isinstance(found, LinearUse):
             # `bind` is deferred: an operation that replaces this use never needs the original
@@ -121,12 +138,31 @@ class Interpreter:
         self._other_use(eqn, operands, found)
         return bind(eqn, operands)
 
+    def _without_biases(self, operands: list[Value], alone: bool = False) -> list[Value]:
+        """The operands, without the views of those looked up at places that the program fixes.
+
+        A bias that meets a weight is an input of it. By itself it may be a weight, too.
+
+        Args:
+          operands: operands of an equation.
+          alone: leave the views out where there are no others, instead of where there are.
+        """
+        held = [operand for operand in operands if operand.view is not None]
+        biases = [operand for operand in held if operand.looked_up]
+        if not biases or (len(biases) == len(held)) != alone:
+            return operands
+        for operand in biases:
+            assert operand.view is not None
+            self._on_other(operand.view.leaf, _LOOKED_UP)
+        return [o._replace(view=None, looked_up=False) if o.looked_up else o for o in operands]
+
     def _other_use(self, eqn, operands: list[Value], reason: str) -> None:
         where = _INSTALLED.sub("", source_info_util.summarize(eqn.source_info))
         reason = f"{reason} ({where})" if where.strip("() ") else reason
         for operand in operands:
             if operand.view is not None:
-                self._on_other(operand.view.leaf, reason)
+                why = _LOOKED_UP if operand.looked_up else reason
+                self._on_other(operand.view.leaf, why)
 
     def _may_enter(self, eqn) -> bool:
         """Whether the equations inside a wrapper have the derivative of the wrapper."""
@@ -186,7 +222,9 @@ class Interpreter:
             arrays = [value.array for value in values]
             empty = jax.numpy.zeros(var.aval.shape, var.aval.dtype)
             array = jax.numpy.stack(arrays) if arrays else empty
-            columns.append(Value(array, view, any(value.varying for value in values)))
+            varying = any(value.varying for value in values)
+            looked_up = view is not None and any(value.looked_up for value in values)
+            columns.append(Value(array, view, varying, looked_up=looked_up))
         return columns
 
 
@@ -202,7 +240,8 @@ def _moved(eqn, operands: list[Value], held: list[int]) -> list[LeafView] | None
     # A place that depends on the inputs makes a look-up of it, not a move.
     if view is None or held != [0] or any(operand.varying for operand in operands[1:]):
         return None
-    others = [operand.number for operand in operands[1:]]
+    numbers = name != "gather"
+    others = [operand.number if numbers else operand.concrete() for operand in operands[1:]]
     return views.follow(name, view, others, eqn.params)
 
 
@@ -222,9 +261,10 @@ def _recognised(eqn, operands: list[Value], held: list[int]) -> LinearUse | str:
         )
     # The product of two parameters is quadratic in them: no component of one alone is defined.
     if len(held) > 1:
-        return f"{name} of a parameter with a parameter"
+        joined = f"; {_JOINED}" if name == "concatenate" else ""
+        return f"{name} of a parameter with a parameter{joined}"
     if name in ("gather", "dynamic_slice") and not any(o.varying for o in operands):
-        return "looked up at places that don't depend on the inputs, as a bias"
+        return _LOOKED_UP
     arrays, view = [operand.array for operand in operands], operands[held[0]].view
     assert view is not None  # what is held has one
     return recognise(eqn, arrays, held[0], view)

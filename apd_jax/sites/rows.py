@@ -1,7 +1,8 @@
 """Where the batch and the positions lie among the rows of every use.
 
 The network is traced, abstractly, with one example more, and for every axis of positions with one
-position less along it: the axis of a use's rows whose length follows is the one. Where none does,
+position less along it: the axis of a use's rows whose length follows is the one. A number of
+positions that the inputs don't have, or can't be changed, is told by itself. Where no axis follows,
 or where axes were merged, examples are taken one at a time instead.
 Letters: B batch, T positions (one axis or several), R row axes.
 """
@@ -53,8 +54,8 @@ def find_leads(
     examples = batch_size(x)
     longer = _traced(apply_fn, params, _resized(x, 0, examples, 1))
     shorter = [
-        _traced(apply_fn, params, _resized(x, 1 + axis, length, -1))
-        for axis, length in enumerate(positions)
+        None if inputs is None else _traced(apply_fn, params, inputs)
+        for inputs in (_shortened(x, axis, length) for axis, length in enumerate(positions, 1))
     ]
     leads: dict[int, list[Lead]] = {}
     for leaf, shapes in program.row_shapes.items():
@@ -84,6 +85,27 @@ def _resized(x: PyTree, axis: int, length: int, by: int) -> PyTree:
         return jax.ShapeDtypeStruct(tuple(shape), leaf.dtype)
 
     return jax.tree.map(resize, abstract(x))
+
+
+def _shortened(x: PyTree, axis: int, length: int) -> PyTree | None:
+    """The inputs with one position less; None where they have no axis of this length.
+
+    Where no input has the positions at this axis, as channels come first, they are taken for the
+    one other axis of this length.
+    """
+    leaves, tree = jax.tree.flatten(abstract(x))
+    if any(leaf.shape[axis : axis + 1] == (length,) for leaf in leaves):
+        return _resized(x, axis, length, -1)
+    places = [[a for a, n in enumerate(leaf.shape) if a and n == length] for leaf in leaves]
+    if not any(len(found) == 1 for found in places):
+        return None
+    return jax.tree.unflatten(
+        tree,
+        [
+            _resized(leaf, found[0], length, -1) if len(found) == 1 else leaf
+            for leaf, found in zip(leaves, places, strict=True)
+        ],
+    )
 
 
 def _traced(apply_fn, params, x) -> Program | None:

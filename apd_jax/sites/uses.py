@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.sites.patches import Patches, Window
-from apd_jax.sites.views import LeafView
+from apd_jax.sites.views import LeafView, row_axis
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,13 +168,9 @@ def _convolution(eqn, arrays, position, view):
 def _look_up(eqn, arrays, position, view):
     params = eqn.params
     numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
-    if position != 0 or numbers.operand_batching_dims:
-        return "a gather that is no look-up along one axis"
     shape = view.shape
-    partial = [a for a in range(len(shape)) if sizes[a] != shape[a]]
-    axis = partial[0] if partial else next(iter(numbers.collapsed_slice_dims), None)
-    single = len(partial) <= 1 and axis in numbers.start_index_map and sizes[axis] == 1
-    if not single or any(a != axis for a in numbers.collapsed_slice_dims):
+    axis = row_axis(shape, numbers, sizes)
+    if position != 0 or axis is None:
         return "a gather that is no look-up along one axis"
     # Slices of a whole axis always start at its beginning.
     given = arrays[1][..., numbers.start_index_map.index(axis)]

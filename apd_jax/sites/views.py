@@ -190,6 +190,46 @@ def _dynamic_slice(view: LeafView, *starts: Any, slice_sizes, **_):
     return view.with_tables(tables)
 
 
+def _tile(view: LeafView, *, reps, **_):
+    return view.with_tables([np.tile(t, n) for t, n in zip(view.tables, reps, strict=True)])
+
+
+def _gather(view: LeafView, index: Any, *, dimension_numbers, slice_sizes, **_):
+    # Only rows along one axis, at places that the program names itself.
+    numbers, shape = dimension_numbers, view.shape
+    axis = row_axis(shape, numbers, slice_sizes)
+    if axis is None or index is None:
+        return None
+    places = np.asarray(index)[..., numbers.start_index_map.index(axis)]
+    if places.size == 0 or places.min() < 0 or places.max() >= shape[axis]:
+        return None
+    others = [a for a in range(len(shape)) if a != axis]
+    rows = [view.tables[axis][places.reshape(-1)], *(view.tables[a] for a in others)]
+    sizes = (*places.shape, *(shape[a] for a in others))
+    found = _reshape(view.with_tables(rows), new_sizes=sizes)
+    if found is None:
+        return None
+    offsets = numbers.offset_dims
+    order = (*(a for a in range(len(sizes)) if a not in offsets), *offsets)
+    return _transpose(found, permutation=np.argsort(order))
+
+
+def row_axis(shape: Sequence[int], numbers: Any, sizes: Sequence[int]) -> int | None:
+    """The axis along which a gather takes single rows; None where it takes something else.
+
+    Args:
+      shape: shape of its operand.
+      numbers, sizes: its dimension numbers and slice sizes.
+    """
+    if numbers.operand_batching_dims:
+        return None
+    partial = [a for a in range(len(shape)) if sizes[a] != shape[a]]
+    axis = next(iter((*partial, *numbers.collapsed_slice_dims)), None)
+    if axis is None or len(partial) > 1 or axis not in numbers.start_index_map or sizes[axis] != 1:
+        return None
+    return axis if all(a == axis for a in numbers.collapsed_slice_dims) else None
+
+
 def _same(view: LeafView, **_):
     return view
 
@@ -215,8 +255,11 @@ _MOVES: dict[str, Callable] = {
     "unstack": _unstack,
     "reshape": _reshape,
     "dynamic_slice": _dynamic_slice,
+    "gather": _gather,
+    "tile": _tile,
     "convert_element_type": _converted,
     "copy": _same,
+    "name": _same,
     "copy_p": _same,
     "reduce_precision": _reduced,
     "sharding_constraint": _same,
@@ -229,7 +272,8 @@ def follow(name: str, view: LeafView, others: Sequence[Any], params: dict[str, A
     Args:
       name: name of the equation's primitive.
       view: its first operand.
-      others: its further operands, numbers where these are known while tracing, else None.
+      others: its further operands, numbers (of a gather, its index) where these are known while
+        tracing, else None.
       params: parameters of the equation.
 
     Returns:

@@ -61,6 +61,41 @@ def corner_of_a_weight():
 
 
 @NETWORKS.entry
+def rows_of_a_weight_in_another_order():
+    params = weights(w=(4, 5), out=(5, 2))
+
+    def apply(params, x):
+        w = jax.lax.optimization_barrier(params["w"])[jnp.array([2, 0, 3, 1])]
+        return jnp.tanh(x @ w) @ jnp.take(params["out"], jnp.array([4, 1, 0, 2, 3]), axis=0)
+
+    return Network(apply, params, normal(B, 4), {"w": (4, 5), "out": (5, 2)})
+
+
+@NETWORKS.entry
+def rows_and_columns_of_a_weight_used_twice():
+    params = weights(w=(4, 3), out=(8, 2))
+
+    def apply(params, x):
+        w = params["w"][jnp.array([2, 0, 2, 1])][:, jnp.array([[0, 1], [1, 2]])]
+        h = jnp.tanh(jnp.einsum("bd,dij->bij", x, w))
+        h = jnp.concatenate([h.reshape(-1, 4), x], axis=1)
+        return h @ params["out"] + x[:, :2] @ jnp.tile(params["out"][:1], (2, 1))
+
+    return Network(apply, params, normal(B, 4), {"w": (4, 3), "out": (8, 2)})
+
+
+@NETWORKS.entry
+def weight_tiled():
+    params = weights(w=(2, 3), out=(6, 2))
+
+    def apply(params, x):
+        w = jax.ad_checkpoint.checkpoint_name(jnp.tile(params["w"], (2, 2)), "w")
+        return jnp.tanh(x @ w) @ jax.device_put(params["out"])
+
+    return Network(apply, params, normal(B, 4), {"w": (2, 3), "out": (6, 2)})
+
+
+@NETWORKS.entry
 def weight_repeated_for_every_example():
     params = weights(w=(4, 5), out=(5, 2))
 

@@ -75,7 +75,9 @@ def _unchanged(module: torch.nn.Module, params: Mapping[str, jax.Array]) -> Iter
     finally:
         for name, parameter in own.items():
             # Values are compared, since torch doesn't count changes of `.data`.
-            if all(_has(params[name], tensor) for tensor in (memory[name], parameter.data)):
+            moved = parameter.data_ptr() != memory[name].data_ptr()
+            tensors = [memory[name], *([parameter.data] if moved else [])]
+            if all(_has(params[name], tensor) for tensor in tensors):
                 continue
             changed.append(name)
             parameter.data = memory[name]

@@ -112,11 +112,11 @@ def _counted(x: jax.Array, record: SiteRecord, width: int, valid: validity.Valid
 
 
 def _full(record: SiteRecord, width: int) -> jax.Array:
-    """Rows in the full input width of the site; a use may read only a part of it."""
+    """Rows in the full input width of the site; a use may read a part of it, or rows repeatedly."""
     places = record.placement.rows
     x = record.x.formed() if isinstance(record.x, Patches) else record.x
     if is_look_up(x):
         return x if places is None else jnp.array(places)[x]
     if places is None:
         return x
-    return jnp.zeros((*x.shape[:-1], width)).at[..., jnp.array(places)].set(x)
+    return jnp.zeros((*x.shape[:-1], width)).at[..., jnp.array(places)].add(x)
