@@ -192,7 +192,7 @@ def points(
         total += len(kept)
         for number, k in enumerate(ks):
             mask = np.zeros(table.shape, bool)
-            mask[kept] = _batch_topk(table[kept], k)
+            mask[kept] = highest(table[kept], int(k * len(kept)))
             masked = forward.masked_apply(
                 target, components, block, jnp.asarray(mask.reshape(scores.shape))
             )
@@ -261,9 +261,17 @@ def _scores_of(found: Seen, place: slice) -> tuple[np.ndarray, np.ndarray]:
     return table.reshape(size, *lead, -1), kept
 
 
-def _batch_topk(scores: np.ndarray, k: float) -> np.ndarray:
-    """The mask of `selection.batch_topk` in NumPy: JAX would compile it again for each k."""
+def highest(scores: np.ndarray, count: int) -> np.ndarray:
+    """The `count` largest scores of a table, as a mask of its shape.
+
+    On the host: XLA takes seconds to compile a sort for CPUs, once for every shape and count. Of
+    equal scores those of lower index are taken, and none that is not finite.
+    """
     flat = np.where(np.isfinite(scores), scores, -np.inf).ravel()
-    mask = np.zeros(flat.shape, bool)
-    mask[np.argsort(-flat, kind="stable")[: int(k * len(scores))]] = True
+    count = min(count, flat.size)
+    if count == 0:
+        return np.zeros(scores.shape, bool)
+    least = np.partition(flat, flat.size - count)[flat.size - count]
+    mask = flat > least
+    mask[np.flatnonzero(flat == least)[: count - mask.sum()]] = True
     return (mask & (flat > -np.inf)).reshape(scores.shape)

@@ -201,19 +201,10 @@ def select(objective: Objective, scores: np.ndarray, block: Examples) -> np.ndar
 
 
 def largest(scores: np.ndarray, k: float, block: Examples) -> np.ndarray:
-    """Select the `floor(k·n)` largest scores, at least one, of the n rows that count.
-
-    On the host: XLA takes seconds to compile a sort for CPUs, once for every shape. Of equal scores
-    those of lower index are taken, and none that is not finite.
-    """
+    """Select the `floor(k·n)` largest scores, at least one, of the n rows that count."""
     valid = rows_that_count(block.counts, scores.shape[:-1])
-    usable = np.isfinite(scores) & valid[..., None]
-    flat = np.where(usable, scores, -np.inf).ravel()
-    count = min(max(int(np.floor(k * valid.sum())), 1), flat.size)
-    least = np.partition(flat, flat.size - count)[flat.size - count]
-    mask = flat > least
-    mask[np.flatnonzero(flat == least)[: count - mask.sum()]] = True
-    return mask.reshape(scores.shape) & usable
+    usable = np.where(valid[..., None], scores, -np.inf)
+    return seen.highest(usable, max(int(np.floor(k * valid.sum())), 1))
 
 
 class Pooled(NamedTuple):
