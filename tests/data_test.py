@@ -85,7 +85,7 @@ class ArraysTest(parameterized.TestCase):
         (np.array([1e300, 1.0]), "NaN or infinity"),  # of float32
         (np.array([2**40, 1]), r"integers from 1 to 1099511627776, but JAX computes with int32"),
         (np.array([2**32 - 1], np.int64), "integers from 4294967295"),
-        (np.array(["a", "b"]), "must be numbers, got an array of <U1: leave text out"),
+        (np.array(["a", "b"]), "expected numbers, got an array of <U1: leave text out"),
         (np.array([b"a"]), "leave text out"),
         (np.array([np.zeros(2), np.zeros(3)], object), r"of object: .* np.stack\(rows\)"),
         (np.array([[1, "a"]], object), "columns that hold numbers"),

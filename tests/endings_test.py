@@ -331,7 +331,8 @@ import os, sys
 from unittest import mock
 import endings_test
 
-with mock.patch("apd_jax.report.decomposition_page.write", side_effect=lambda *_: os._exit(3)):
+write = "apd_jax.report.decomposition_page.write"
+with mock.patch(write, side_effect=lambda *_, **__: os._exit(3)):
     endings_test.decompose(workdir=sys.argv[1])
 """
 

@@ -272,7 +272,9 @@ class ExportTest(parameterized.TestCase):
     def test_a_checkpoint_of_something_else(self, state, held):
         with checkpoint.Checkpointer(self.directory / "orbax") as checkpointer:
             checkpointer.save(0, state, {})
-        message = f"holds no saved components: .* is a checkpoint of {held}: give a directory that"
+        message = (
+            f"holds no saved components: the checkpoint in .* has {held}. Give a directory that"
+        )
         with self.assertRaisesRegex(UserError, message):
             export.load_components(self.directory)
 

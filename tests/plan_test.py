@@ -144,7 +144,7 @@ class PlanTest(parameterized.TestCase):
         ({"topk": 9.0}, "topk must be at most num_components"),
         ({"mesh": (1, 1)}, "mesh must be three numbers"),
         ({"restarts": 0}, "restarts must be at least 1"),
-        ({"x": [[1.0, 2.0]]}, r"x must be arrays \[N, ...\] or their shapes.*got 1.0"),
+        ({"x": {"a": 1.0}}, r"x must be arrays \[N, ...\] or their shapes.*got 1.0"),
         ({"x": {"x": np.ones((3, 5))}}, "the network fails on inputs"),
         ({"x": lambda key: np.ones((3, 5))}, "a sampling function .* which fails"),
         ({"target": lambda params, x: x}, "the network must be a Target, got a function"),

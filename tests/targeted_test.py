@@ -117,6 +117,13 @@ class DecomposeTest(parameterized.TestCase):
         again = again.summary(x, baselines=(), other=found.other)
         self.assertAlmostEqual(again.other[1].error, alone.error, places=5)
 
+    def test_examples_that_the_training_never_sees(self):
+        rows = np.zeros((8, 4), np.float32)
+        for data, fresh in ((of_both, True), (rows, False)):
+            for other in (of_both, rows):
+                beside = Beside(as_source(data), as_source(other))
+                self.assertEqual(beside.fresh, fresh)
+
     def test_without_a_component_the_remainder_stays(self):
         """`ablate` and the report's "without it" are what `edited` gives."""
         target, x = networks.make("tms")

@@ -149,12 +149,15 @@ MODULES = {
         lambda: Inner(lambda y: y + torch.from_numpy(np.ones(4, "float32"))),
         "by torch.tensor.*made by another library or torch.from_numpy",
     ),
-    "cached": (lambda: Inner(lambda y: y + _ramp(4)), "Every tensor must be its own.* a cache"),
+    "cached": (
+        lambda: Inner(lambda y: y + _ramp(4)),
+        "must belong to the module.* a cache",
+    ),
     "cached_in_jax": (
         lambda: Inner(lambda y: y + _ramp_of_its_own(4, str(type(y)))),
         "a tensor kept in a cache.*cache_clear",
     ),
-    "outside": (lambda: Inner(lambda y: y + OUTSIDE), "tensor must be its own"),
+    "outside": (lambda: Inner(lambda y: y + OUTSIDE), "tensor must belong to the module"),
     "random": (lambda: Inner(lambda y: y + torch.rand_like(y)), "differs from torch's own by 0"),
     "change_through_a_view": (
         lambda: Inner(_halved),

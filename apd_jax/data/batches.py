@@ -107,16 +107,16 @@ class Batches(Source):
     def hint(self):
         if self._has_lists():
             return (
-                f"an item of the data is {layout(self._first)}, in which lists hold arrays: a "
-                "Hugging Face data set gives them to a loader unless it is formatted, "
-                "dataset.with_format('torch'), or is passed as data itself"
+                f"an item of the data is {layout(self._first)}, in which lists stand where arrays "
+                "should: a loader gets lists from an unformatted Hugging Face data set; use "
+                "dataset.with_format('torch'), or pass the data set itself as data"
             )
         if isinstance(self._first, tuple | list):
             kind, count = type(self._first).__name__, len(self._first)
             many = f"{count} arrays" if count > 1 else "one array"
             return (
-                f"an item of the data is a {kind} of {many}, and so are the network's inputs: if "
-                "only the first is the input, give an object whose __iter__ returns "
+                f"an item of the data is a {kind} of {many}, and is passed to the network as such: "
+                "if the network takes only the first, give an object whose __iter__ returns "
                 "(batch[0] for batch in loader)"
             )
         single = all(leaf.ndim == 1 for leaf in jax.tree.leaves(self._first))

@@ -15,7 +15,7 @@ class Beside(Source):
 
     def __init__(self, data: Source, other: Source):
         self._data, self._other = data, other
-        self.repeats, self.hint = data.repeats, data.hint
+        self.repeats, self.hint, self.fresh = data.repeats, data.hint, data.fresh
 
     def sizes(self):
         return self._data.sizes()

@@ -19,6 +19,7 @@ class Sampler(Source):
     """Batches drawn by a function of (key, batch_size), traced by JAX."""
 
     feeds = False
+    fresh = True
     repeats = True
 
     def __init__(self, sample: SampleBatch):

@@ -21,11 +21,13 @@ class Source:
 
     Attributes:
       feeds: whether steps read what `feed` returns, in addition to their context.
+      fresh: whether the training never sees `examples`.
       repeats: whether `examples` are the same in every process, which `describe` does not say.
       hint: what to try if the network refuses the examples, or "".
     """
 
     feeds = True
+    fresh = False
     repeats = False
     hint = ""
 

@@ -110,8 +110,8 @@ def decompose(
       CheckpointError: the workdir takes no components. Its `decomposition` is the finished one.
       DataFailed: the data raised an error during the training. Its `decomposition` has what was
         trained before; with a workdir that is saved.
-      Exception, SystemExit: whatever the observer raises, with `sys.exit()` too, ends the training.
-        Its `decomposition` has what was trained before; with a workdir that is saved.
+      Exception, SystemExit: an error of the observer, or its `sys.exit()`, ends the training. Its
+        `decomposition` has what was trained before; with a workdir that is saved.
       Terminated: SIGTERM stopped an earlier call in this process. It is a SystemExit of status 75.
     """
     check_keywords(decompose, Settings(), options)

@@ -83,7 +83,7 @@ class Job:
                     place,
                     found,
                     lambda: self.examples(settings),
-                    trained_on=self.source.feeds,  # a function draws fresh ones
+                    trained_on=not self.source.fresh,
                 )
             except Exception as error:  # the directory takes no components, as on a full disk
                 error.decomposition = found  # type: ignore[attr-defined]

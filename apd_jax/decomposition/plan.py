@@ -18,7 +18,7 @@ from apd_jax.decomposition.logits import gives_logits_of_tokens
 from apd_jax.errors import UserError
 from apd_jax.programs.jax_settings import own_settings
 from apd_jax.sites import PyTree, Target
-from apd_jax.sites.given_arrays import as_array, plain
+from apd_jax.sites.given_arrays import as_arrays
 from apd_jax.sites.program import trace
 from apd_jax.training import presets
 from apd_jax.training.config import Settings
@@ -90,7 +90,7 @@ def _example(x: PyTree | SampleBatch) -> PyTree:
                 "x must be inputs or a sampling function (key, batch_size) -> x, which fails "
                 f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]:.300})"
             ) from error
-    x = jax.tree.map(as_array, plain(x))
+    x = as_arrays(x)
     for leaf in jax.tree.leaves(x):
         if not getattr(leaf, "shape", ()) or not hasattr(leaf, "dtype"):
             raise UserError(

@@ -274,8 +274,8 @@ class Decomposition:
           labels: see `summary`.
           decode: function that gives the text of tokens [T]; contexts are then shown as text, with
             the position marked.
-          evidence: result of `evidence` to show, as with limits of one's own; None to measure it
-            on the first of x, with 20 adversarial steps.
+          evidence: the evidence to show, such as that of held-out examples, or with other limits;
+            None to measure it on the first examples of x.
 
         Raises:
           UserError: labels that don't fit the outputs; `decode` for inputs without tokens.

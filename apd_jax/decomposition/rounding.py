@@ -23,7 +23,7 @@ def tolerance(target: Target, x: PyTree) -> float:
 
 
 def derivative_tolerance(target: Target, x: PyTree) -> float:
-    """The same of derivatives, whose every number is rounded in two ways."""
+    """The same for derivatives, where two computations round every number differently."""
     unit = _unit(target, x)
     return max(DIFFERENCE, min(_UNITS * unit, max(_MOST, _MOST_UNITS * unit)))
 

@@ -178,7 +178,7 @@ def points(
       labels: see `Decomposition.summary`.
     """
     all_sums = [MeasuredSums(objective, target, sites.batch_size(x), labels) for _ in ks]
-    sums, total = np.zeros((len(ks), 2)), 0
+    totals, rows = np.zeros((len(ks), 2)), 0
     for place, block in blocks(x, size):
         if found is None:
             scores, outputs = _score_and_run(objective, target, components, block)
@@ -189,7 +189,7 @@ def points(
             outputs = _run(target, block)
         table = scores.reshape(-1, scores.shape[-1])
         own = np.ones(table.shape[1]) if ranks is None else ranks
-        total += len(kept)
+        rows += len(kept)
         for number, k in enumerate(ks):
             mask = np.zeros(table.shape, bool)
             mask[kept] = highest(table[kept], int(k * len(kept)))
@@ -197,8 +197,8 @@ def points(
                 target, components, block, jnp.asarray(mask.reshape(scores.shape))
             )
             all_sums[number].add(place, block, masked, outputs)
-            sums[number] += mask.sum(), (mask @ own).sum()
-    means = (sums / max(total, 1)).tolist()
+            totals[number] += mask.sum(), (mask @ own).sum()
+    means = (totals / max(rows, 1)).tolist()
     return [
         CurvePoint(active, rank, sums.result())
         for (active, rank), sums in zip(means, all_sums, strict=True)

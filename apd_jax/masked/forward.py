@@ -262,10 +262,12 @@ def masked_apply(
     x = check_given(target, components, x)
     try:
         mask = jnp.asarray(as_array(mask))
-        if remainder is not None:
-            remainder = jnp.asarray(as_array(remainder), jnp.float32)
     except (TypeError, ValueError) as error:
         raise UserError(f"mask must be one array [B, C] or [B, T, C]: {error}") from error
+    try:
+        remainder = None if remainder is None else jnp.asarray(as_array(remainder), jnp.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"remainder must be one array [B] or [B, T]: {error}") from error
     check_mask(target, components, x, mask)
     if remainder is not None and remainder.shape != mask.shape[:-1]:
         raise UserError(

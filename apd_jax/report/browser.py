@@ -102,11 +102,17 @@ def browser_data(
       A dict of strings, numbers, lists and packed arrays, for `render_report(browser=...)`.
 
     Raises:
-      ValueError: `views` names an unknown site, or `represented` an unknown feature.
+      ValueError: `views` names an unknown site, or `represented` an unknown feature or not
+        every component.
     """
     num_features, num_components = attributions.shape
     if unknown := set(views) - set(factors):
         raise ValueError(f"views names unknown sites {sorted(unknown)}, expected {sorted(factors)}")
+    if len(represented) != num_components:
+        raise ValueError(
+            f"represented must list the features of {num_components} components, got "
+            f"{len(represented)} lists: define Study.represented"
+        )
     for component, features in enumerate(represented):
         if outside := [int(i) for i in features if not 0 <= i < num_features]:
             raise ValueError(

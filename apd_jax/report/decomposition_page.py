@@ -120,7 +120,7 @@ def render(
     summary = summarise_seen(decomposition, x, found, labels, tuple(baselines.BASELINES))
     panels = decomposition_panels.panels(decomposition, x, found, summary, labels)
     shown, notes = _evidence(decomposition, x, given, summary, evidence)
-    if trained_on and evidence is None:
+    if trained_on and shown and evidence is None:
         notes.append(TRAINED_ON)
     settings = config_fields.plain(config_fields.to_mapping(decomposition.settings))
     sentences = dict(config_fields.sentences(decomposition.settings))
@@ -136,7 +136,7 @@ def render(
         selects=decomposition.objective.selects,
         **_summary(summary),
         **evidence_section.content(
-            shown, failures=notes, examples=None if evidence else summary.num_examples
+            shown, remarks=notes, examples=None if evidence else summary.num_examples
         ),
         **worst_examples.content(summary, x, decode),
         **_sites(decomposition, summary),

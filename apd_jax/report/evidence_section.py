@@ -108,6 +108,7 @@ def content(
     examples: int | None = None,
     all_seeds: Sequence[Evidence] = (),
     failures: Sequence[str] = (),
+    remarks: Sequence[str] = (),
     control: str = CONTROL.format("decompose it with `apd_jax.shuffled(params, key)`"),
 ) -> dict[str, Any]:
     """What `evidence.html.j2` shows, for `parts.render`.
@@ -119,10 +120,12 @@ def content(
         None where it has inputs of its own.
       all_seeds: the evidence of all seeds that have any, where there are several.
       failures: sentences on the seeds whose evidence could not be measured.
+      remarks: other sentences on the evidence, or on why there is none.
       control: sentence on the control.
     """
     if made is None:
-        return {"evidence": {"verdicts": [], "notes": list(failures)} if failures else None}
+        notes = [*remarks, *failures]
+        return {"evidence": {"verdicts": [], "notes": notes} if notes else None}
     found = made.found
     starts = f"{found.adversary.starts} random start" + "s" * (found.adversary.starts > 1)
     passed = sum(verdict.passed for verdict in found.verdicts)
@@ -140,7 +143,7 @@ def content(
             ),
             "verdicts": [_verdict(verdict, all_seeds, len(failures)) for verdict in found.verdicts],
             "tables": found.tables() | by_seed,
-            "notes": [*found.notes, control, *failures],
+            "notes": [*found.notes, *remarks, control, *failures],
             "panels": [parts.figure(panel) for panel in made.panels],
         }
     }

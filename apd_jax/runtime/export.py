@@ -105,8 +105,8 @@ def load_components(directory: str | os.PathLike[str]) -> Saved:
     if not _is_ours(state) or not isinstance(config, Mapping):
         held = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise UserError(
-            f"{directory} holds no saved components: {path} is a checkpoint "
-            f"of {held:.200}: give a directory that Decomposition.save wrote."
+            f"{directory} holds no saved components: the checkpoint in {path} has {held:.200}. "
+            "Give a directory that Decomposition.save wrote."
         )
     return Saved(state["components"], state["target"], dict(config), state.get("check"))
 

@@ -112,6 +112,6 @@ def of_entries(valid: jax.Array, array: jax.Array, what: str = "the network's ou
     return spread(valid, array.ndim)
 
 
-def spread(counted: jax.Array, ndim: int) -> jax.Array:
+def spread(counted: Any, ndim: int) -> Any:
     """Give an array trailing axes of length 1."""
     return counted.reshape(*counted.shape, *(1,) * (ndim - counted.ndim))

@@ -19,10 +19,10 @@ from apd_jax.sites.closeness import close
 _SIZES = (1.0, 100.0)  # of what is pulled back: a rule that clips shows at one of them
 _TOLERANCE = 1e-3
 _HALF = 0.05  # where anything is narrower than float32
-# What whole numbers and bools are. A mask that is all False would hide what it switches, and larger
-# indices may be out of range.
+# How operands of integers and bools are filled. A mask that is all False would hide what it
+# switches, and larger indices may be out of range.
 _WHOLE = ("mixed", "ones", "zeros")
-# What real numbers are made of normal ones. Those after the first are for functions that are
+# How real operands are made from normal draws. Those after the first are for functions that are
 # constant, or give no number, there.
 _REAL: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda values: values,

@@ -56,7 +56,10 @@ def as_array(leaf: Any) -> Any:
 
 def matrices_of(name: str, given: Any) -> Any:
     """Matrices [..., n, m] as JAX's or NumPy's array; raises UserError for anything else."""
-    found = as_array(given)
+    try:
+        found = as_array(given)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     if len(getattr(found, "shape", ())) < 2:
         raise UserError(f"{name} must be an array of matrices [C, (G,) n, m], got {given!r:.100}")
     return found
@@ -103,7 +106,7 @@ def check_nested(leaf: Any) -> None:
     """Raise UserError for a nested tensor of torch, which has no shape."""
     if is_torch(leaf) and leaf.is_nested:
         raise UserError(
-            "data must be arrays, got a nested tensor of torch, whose rows have different lengths: "
+            "expected arrays, got a nested tensor of torch, whose rows have different lengths: "
             "pad them to the same length, tensor.to_padded_tensor(0.0)"
         )
 
@@ -121,16 +124,16 @@ def as_numpy(leaf: Any) -> np.ndarray:
         return _from_torch(leaf)
     if isinstance(leaf, np.ma.MaskedArray):
         raise UserError(
-            "data must be numbers, got a masked array, whose mask would be lost: fill it with "
+            "expected numbers, got a masked array, whose mask would be lost: fill it with "
             "leaf.filled(0), or leave masked examples out"
         )
     if hasattr(leaf, "toarray") and hasattr(leaf, "nnz"):
-        raise UserError("data must be arrays, got a sparse matrix: give its .toarray()")
+        raise UserError("expected arrays, got a sparse matrix: give its .toarray()")
     try:
         return np.asarray(leaf)
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"data must be arrays of numbers, which this {type(leaf).__name__} is not ({error}): "
+            f"expected arrays of numbers, which this {type(leaf).__name__} is not ({error}): "
             "rows of different lengths must be padded or cut to the same length"
         ) from error
 
@@ -138,9 +141,7 @@ def as_numpy(leaf: Any) -> np.ndarray:
 def _from_torch(tensor: Any) -> np.ndarray:
     """A copy of a tensor; nothing that torch does to it later is seen."""
     if tensor.device.type == "meta":
-        raise UserError(
-            "data must be numbers, got a torch tensor on the device 'meta': it has none"
-        )
+        raise UserError("expected numbers, got a torch tensor on the device 'meta': it has none")
     try:
         tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         torch = sys.modules["torch"]
@@ -149,7 +150,7 @@ def _from_torch(tensor: Any) -> np.ndarray:
         return np.array(tensor.numpy(), copy=True)
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise UserError(
-            f"data must be numbers, and a torch tensor of {tensor.dtype}, {tensor.layout} can't be "
+            f"expected numbers, and a torch tensor of {tensor.dtype}, {tensor.layout} can't be "
             f"converted ({str(error).splitlines()[0]}): give a dense tensor, such as "
             "tensor.to_dense().float()"
         ) from error
@@ -173,4 +174,4 @@ def check_kind(dtype: np.dtype) -> None:
         )
     else:
         way = "convert it to numbers"
-    raise UserError(f"data must be numbers, got an array of {dtype}: {way}")
+    raise UserError(f"expected numbers, got an array of {dtype}: {way}")

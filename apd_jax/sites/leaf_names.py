@@ -22,5 +22,8 @@ def leaf_names(tree: Any) -> list[str]:
     names = [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     twice = sorted(name for name, count in collections.Counter(names).items() if count > 1)
     if twice:
-        raise UserError(f"several parameters are called {twice}; rename keys that hold a '/'")
+        raise UserError(
+            f"every array needs a name of its own, several are called {twice}: rename keys that "
+            "hold a '/'"
+        )
     return names

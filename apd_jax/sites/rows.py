@@ -1,9 +1,10 @@
 """Where the batch and the positions lie among the rows of every use.
 
 The network is traced, abstractly, with one example more, and for every axis of positions with one
-position less along it: the axis of a use's rows whose length follows is the one. A number of
-positions that the inputs don't have, or can't be changed, is told by itself. Where no axis follows,
-or where axes were merged, examples are taken one at a time instead.
+position less along it: the axis of a use's rows whose length follows is the one. Where the inputs
+have no axis of that length, or the network takes no other length, the axis is recognised by its
+length alone. Where no axis follows, or where axes were merged, examples are taken one at a time
+instead.
 Letters: B batch, T positions (one axis or several), R row axes.
 """
 

@@ -53,7 +53,8 @@ def _fitting(array: jax.Array, given: Any) -> jax.Array:
         top = int(abs(given).max()) if np.prod(given.shape) else 0
         if top > jnp.iinfo(array.dtype).max:
             raise UserError(
-                f"inputs contain {top}, which does not fit {array.dtype}: use smaller numbers"
+                f"an array has the number {top}, which does not fit {array.dtype}: use smaller "
+                "numbers"
             )
     return array
 

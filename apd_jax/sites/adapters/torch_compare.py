@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
-from apd_jax.sites import counted as valid_rows
 from apd_jax.sites.closeness import close
+from apd_jax.sites.counted import check, of_batch, of_entries, spread
 from apd_jax.sites.rows import batch_size
 
 PyTree = Any
@@ -36,13 +36,13 @@ def counted(valid: Callable | None, x: PyTree) -> np.ndarray | None:
     """
     if valid is None:
         return None
-    valid_rows.check(valid)
+    check(valid)
 
     def is_not_0(batch):
         found = jnp.asarray(valid(batch))
         return found != 0 if jnp.issubdtype(found.dtype, jnp.floating) else found
 
-    count = np.asarray(valid_rows.of_batch(is_not_0, x))
+    count = np.asarray(of_batch(is_not_0, x))
     if not count.any():
         raise UserError(f"valid leaves nothing that counts of inputs of {len(count)} examples")
     return count
@@ -174,10 +174,9 @@ def entries_that_count(
         keep: np.ndarray = count
         if not has_positions:
             if not any(placed):  # says so of an output with other positions
-                valid_rows.of_entries(jnp.asarray(count), jnp.zeros(shape, bool))
+                of_entries(jnp.asarray(count), jnp.zeros(shape, bool))
             keep = np.any(count.reshape(len(count), -1), axis=1)
-        spread = keep.reshape(*keep.shape, *(1,) * (len(shape) - keep.ndim))
-        keeps.append(np.broadcast_to(spread, shape))
+        keeps.append(np.broadcast_to(spread(keep, len(shape)), shape))
     return keeps
 
 

@@ -56,10 +56,10 @@ def running() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_caches() -> Iterator[None]:
-    """Let transformers compute anew what it keeps for all calls, in one cache for all modules.
+    """Make transformers recompute the tensors that it caches across calls and modules.
 
-    Tensors of torch's own runs can't be used in JAX, nor those of a trace after it. It does so for
-    torch.compile, too. Needs the lock of `without_fast_path`.
+    Tensors of torch's own runs can't be used in JAX, nor those of a trace after it. It also does
+    this under torch.compile. Needs the lock of `without_fast_path`.
     """
     utilities: Any = sys.modules.get("transformers.pytorch_utils")
     asked = getattr(utilities, "is_torchdynamo_compiling", None)

@@ -17,9 +17,9 @@ _FLOW = (
     "not depend on the values of its tensors: use torch.where or masks"
 )
 _OUTSIDE = (
-    ". Every tensor must be its own (register_buffer), an input, a keyword, or made in forward by "
-    "torch.tensor or torch.as_tensor: this one was made by another library or torch.from_numpy, or "
-    "is kept in a cache, a global variable or a closure"
+    ". Every tensor must belong to the module (register_buffer), be an input or a keyword, or be "
+    "made in forward by torch.tensor or torch.as_tensor: this one was made by another library or "
+    "torch.from_numpy, or is kept in a cache, a global variable or a closure"
 )
 CACHED = (
     "The module uses a tensor kept in a cache (functools.lru_cache, a global variable) which a run "

@@ -214,6 +214,8 @@ def describe(
         for site, values in ranks.singular_values(decomposition.components).items()
     }
     order = [int(c) for c in np.argsort(-share, kind="stable") if share[c] > 0]
+    if not order:
+        return [], share
     best = {c: _best(np.flatnonzero(mask[:, c]), table[:, c]) for c in order}
     taken = np.concatenate([np.full(len(found), c) for c, found in best.items()])
     examples = np.concatenate(list(best.values())) // x.shape[1]
