@@ -177,8 +177,8 @@ class PublicFunctionsTest(parameterized.TestCase):
                 lambda: apd_jax.masked_apply(self.target, self.components, X, table),
                 "mask must be one array",
             ),
-            (lambda: apd_jax.Factors.from_matrices(table), "matrices must be|expected"),
-            (lambda: apd_jax.Factors.from_uv(table, table), "U must be|data must be"),
+            (lambda: apd_jax.Factors.from_matrices(table), "matrices must be|matrices: expected"),
+            (lambda: apd_jax.Factors.from_uv(table, table), "U must be|U: expected"),
         ):
             with self.assertRaisesRegex(UserError, message):
                 use()

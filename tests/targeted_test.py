@@ -13,6 +13,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
+from apd_jax.data import Beside, as_source
 from apd_jax.decomposition import directory, job
 from apd_jax.errors import UserError
 from apd_jax.evaluation import without
