@@ -114,7 +114,7 @@ class InputsTest(parameterized.TestCase):
     def test_names_are_those_of_torch(self):
         module = nn.ModuleDict({"a": block(), "b": nn.Linear(3, 3)})
         module.forward = lambda x: module["a"](module["b"](x))["y"]
-        with self.assertRaisesRegex(apd_jax.UserError, "outside|its own"):
+        with self.assertRaisesRegex(apd_jax.UserError, "outside|belong to the module"):
             apd_jax.Target.from_torch(module.eval(), self.x)  # the function holds the module itself
         target = apd_jax.Target.from_torch(block(), self.x, "y", "*cond")
         self.assertEqual(list(target.sites), ["second.weight"])

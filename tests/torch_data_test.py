@@ -127,7 +127,7 @@ class TorchTest(parameterized.TestCase):
         )
         labelled = torch.utils.data.TensorDataset(torch.tensor(ROWS), torch.arange(20))
         labelled = torch.utils.data.DataLoader(labelled, batch_size=5)
-        first = r"if only the first is the input.*\(batch\[0\] for batch"
+        first = r"if the network takes only the first.*\(batch\[0\] for batch"
         for data, message in (
             (Stream(), "single examples"),
             (wrapped, f"tuple of one array|list of one array.*{first}"),
@@ -277,7 +277,7 @@ class GrainTest(parameterized.TestCase):
 
     def test_tuples(self):
         data = grain.MapDataset.source([(row, 1) for row in ROWS]).batch(5)
-        with self.assertRaisesRegex(apd_jax.UserError, "if only the first is the input"):
+        with self.assertRaisesRegex(apd_jax.UserError, "if the network takes only the first"):
             apd_jax.decompose(networks.mlp(), data, num_components=3, topk=1.0, steps=2)
 
     def test_single_examples(self):
