@@ -93,6 +93,21 @@ class CompareTest(parameterized.TestCase):
         self.assertEqual((match.unmatched_first, match.empty_second), ([*range(4)], [*range(5)]))
         self.assertIn("0 and 5 are empty", repr(match))
 
+    def test_networks_whose_sites_are_not_known_yet(self):
+        """As of a run of a study that is loaded: only a network that has run knows its sites."""
+
+        def loaded(scale):
+            params = jax.tree.map(lambda leaf: leaf * scale, networks.mlp().params)
+            target = apd_jax.Target(networks.mlp_apply, params)
+            return apd_jax.Decomposition(target, self.first, apd_jax.Settings())
+
+        known = apd_jax.Decomposition(networks.mlp(), self.first, apd_jax.Settings())
+        for one, other in ((loaded(1), loaded(1)), (known, loaded(1)), (loaded(1), known)):
+            self.assertEqual(apd_jax.compare(one, other).matched_share, 1)
+        for one, other in ((loaded(1), loaded(2)), (known, loaded(2))):
+            with self.assertRaisesRegex(apd_jax.UserError, "the weights of .* differ"):
+                apd_jax.compare(one, other)
+
     def test_refused(self):
         other = networks.components(networks.mlp(hidden=6), 4, 2)
         with self.assertRaisesRegex(apd_jax.UserError, "different networks"):

@@ -16,6 +16,7 @@ from apd_jax.components import Components, Factors
 from apd_jax.config_fields import values
 from apd_jax.errors import UserError
 from apd_jax.evaluation import tables
+from apd_jax.sites.leaf_names import leaf_names
 
 MATCHED = 0.9  # cosine from where on two components are the same
 LEAST_NORM = 0.01  # of the largest norm: smaller components are empty and not compared
@@ -264,10 +265,20 @@ def _check_network(first: Any, second: Any) -> None:
     one, other = getattr(first, "target", None), getattr(second, "target", None)
     if one is None or other is None or one is other:
         return
-    ours, theirs = one.weights, other.weights
-    for site, weight in ours.items():
-        if not np.allclose(weight, theirs[site], rtol=1e-4, atol=1e-6):
+    try:
+        ours, theirs = one.weights, other.weights
+    except UserError:  # loaded from a run of a study: sites are known once the network has run
+        ours, theirs = (
+            dict(zip(leaf_names(target.params), jax.tree.leaves(target.params), strict=True))
+            for target in (one, other)
+        )
+    for name, weight in ours.items():
+        if name not in theirs or not _close(weight, theirs[name]):
             raise UserError(
-                f"the decompositions are of different networks: the weights of {site!r} differ; "
+                f"the decompositions are of different networks: the weights of {name!r} differ; "
                 "compare decompositions of one network that began from different seeds"
             )
+
+
+def _close(weight: jax.Array, other: jax.Array) -> bool:
+    return weight.shape == other.shape and np.allclose(weight, other, rtol=1e-4, atol=1e-6)
