@@ -65,7 +65,9 @@ def _say(results: dict[str, Any], workdir: str) -> None:
 
     for verdict in results["verdicts"]:
         sign = "PASS" if verdict["passed"] else "FAIL"
-        streams.say(f"{sign} {verdict['name']} = {verdict['value']:.4g} ({verdict['description']})")
+        worst = len(results["seeds"]) > 1 and "seed" in verdict
+        name = f"{verdict['name']} of seed {verdict['seed']}" if worst else verdict["name"]
+        streams.say(f"{sign} {name} = {verdict['value']:.4g} ({verdict['description']})")
     for seed, found in results.get("evidence_verdicts", {}).items():
         if found["failed"] == [seed_evidence.NOT_MEASURED]:
             streams.say(f"evidence of seed {seed}: {seed_evidence.NOT_MEASURED}; see the log")

@@ -13,6 +13,7 @@ from absl.testing import absltest
 
 import apd_jax
 from apd_jax.components import init_components
+from apd_jax.errors import UserError
 from apd_jax.report import page, parts
 from apd_jax.run import publish, seed_evidence
 from apd_jax.run.plan import make_plan
@@ -26,7 +27,7 @@ def tiny(**changes):
     """A plan of two seeds of TMS, and decompositions that were not trained."""
     config = tms.get_config("5-2")
     config.update({"seeds": 2, "batch_size": 32, "evidence_samples": 64, "evidence_steps": (2,)})
-    config.update(changes)
+    config.update_from_flattened_dict(changes)
     plan = make_plan(config)
     found = []
     for seed in plan.seeds.tolist():
@@ -57,6 +58,17 @@ class SeedEvidenceTest(absltest.TestCase):
         self.assertEqual(summary["evidence_seeds"], 2)
         mean = (rows[0]["evidence_own"] + rows[1]["evidence_own"]) / 2
         self.assertAlmostEqual(summary["evidence_own_mean"], mean)
+
+    def test_limits_are_those_of_the_config(self):
+        own = self.measured.found[0]["own"] / self.measured.found[0].scale
+        verdicts = []
+        for limit in (2 * own, own / 2):
+            plan, found = tiny(seeds=1, **{"evidence_limits.own": limit})
+            (evidence,) = seed_evidence.measure(plan, found).found
+            verdicts.append({verdict.name: verdict for verdict in evidence.verdicts}["own mask"])
+        self.assertEqual([verdict.passed for verdict in verdicts], [True, False])
+        with self.assertRaisesRegex(UserError, "limit own must be a number of at least 0, got -1"):
+            tiny(**{"evidence_limits.own": -1.0})
 
     def test_seeds_share_compiled_programs(self):
         self.assertEqual(self.measured.found[0].num_examples, 64)
@@ -142,7 +154,9 @@ class SeedEvidenceTest(absltest.TestCase):
 
         with mock.patch.object(apd_jax.Decomposition, "evidence", seen):
             seed_evidence.measure(self.plan, self.decompositions)
-        self.assertEqual(asked, {"examples": 64, "adversary_steps": (2,), "draws": 2})
+        limits = self.plan.config.evidence_limits
+        expected = {"examples": 64, "adversary_steps": (2,), "draws": 2, "limits": limits}
+        self.assertEqual(asked, expected)
 
     def test_the_section_is_of_one_seed_and_counts_all(self):
         section, content = publish._evidence(self.plan, self.measured, 1, None)

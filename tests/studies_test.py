@@ -43,6 +43,22 @@ class VerdictsTest(parameterized.TestCase):
         (verdict,) = verdicts.judge([Threshold("x", comparison, 0.0, "")], {"x": value})
         self.assertFalse(verdict["passed"])
 
+    @parameterized.parameters(
+        ("<=", 2.0, [1.0, 2.5, 1.5], 1, False),
+        ("<=", 3.0, [1.0, 2.5, 1.5], 1, True),
+        (">=", 1.0, [1.0, 2.5, 0.5], 2, False),
+        ("<=", "limit", [1.0, 2.5, 1.75], 2, False),  # of its own seed
+        ("<=", 3.0, [1.0, math.nan, 9.0], 1, False),  # not measured
+        ("<=", 3.0, [1.0, 2.0, None], 2, False),
+    )
+    def test_a_number_of_the_seeds_is_judged_at_the_worst_seed(
+        self, comparison, limit, values, worst, passed
+    ):
+        seeds = [{"seed": i, "limit": 3.0 - i, "x": x} for i, x in enumerate(values)]
+        seeds = [{k: v for k, v in seed.items() if v is not None} for seed in seeds]
+        (verdict,) = verdicts.judge([Threshold("x", comparison, limit, "")], {}, seeds)
+        self.assertEqual((verdict["seed"], verdict["passed"]), (worst, passed))
+
     def test_compare_one_seed_with_its_standard_error(self):
         published = [Published("x_mse", "MSE", "1e-4", None, "")]
         summary = {"x_mse_mean": 1.1254e-4, "x_mse_std": 0.0, "x_mse_standard_error_mean": 2e-6}

@@ -82,7 +82,7 @@ def _tables(
     return {
         "config": words.config_rows(results["config"], sentences),
         "versions": results["versions"],
-        "verdicts": _verdicts(results.get("verdicts") or [], measures),
+        "verdicts": _verdicts(results.get("verdicts") or [], measures, len(results["seeds"])),
         "comparison": results.get("comparison") or [],
         "seed_table": _seed_table(results, measures),
         "failed": [i for i, seed in enumerate(results["seeds"]) if seed.get("solved") is False],
@@ -90,15 +90,19 @@ def _tables(
 
 
 def _verdicts(
-    verdicts: Sequence[Mapping[str, Any]], measures: Mapping[str, tuple[str, str]]
+    verdicts: Sequence[Mapping[str, Any]],
+    measures: Mapping[str, tuple[str, str]],
+    num_seeds: int,
 ) -> list[dict[str, Any]]:
     """Verdicts with value and threshold as text."""
     rows = []
     for verdict in verdicts:
         sign = _COMPARISONS[verdict["comparison"]]
+        worst = num_seeds > 1 and "seed" in verdict
         rows.append(
             {
-                "measure": words.measure(verdict["name"], measures),
+                "measure": words.measure(verdict["name"], measures)
+                + (f", worst seed: {verdict['seed']}" if worst else ""),
                 "description": verdict["description"],
                 "passed": bool(verdict["passed"]),
                 "value": numbers.against(verdict["value"], verdict["threshold"]),

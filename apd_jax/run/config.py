@@ -13,6 +13,7 @@ from apd_jax import config_fields, studies
 from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.evaluation.evidence.adversary import rising
+from apd_jax.evaluation.evidence.verdicts import Limits
 from apd_jax.studies.study import Study
 from apd_jax.training.config import Settings
 
@@ -49,6 +50,7 @@ class Config:
     evidence_steps: tuple[int, ...] = setting(
         (20,), "Numbers of steps of the evidence's adversary, such as 20,80,320."
     )
+    evidence_limits: Limits = setting(Limits(), "Largest values that pass in the evidence.")
     mesh: tuple[int, ...] | None = setting(
         None,
         "Numbers of devices along seeds, data and components, such as 1,4,2; by default as many "

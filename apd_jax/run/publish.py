@@ -83,12 +83,15 @@ def _write_results(
     seconds: dict[str, float],
     measured: SeedEvidence | None = None,
 ) -> dict[str, Any]:
-    results = _results(plan, rows, seconds, {} if measured is None else measured.summary())
-    results["evidence_verdicts"] = {}
+    summary = summarise([{k: v for k, v in row.items() if k != "seed"} for row in rows])
     if measured is not None:
         numbers = zip(rows, measured.numbers(), strict=True)
-        results["seeds"] = [row | evidence for row, evidence in numbers]
-        results["evidence_verdicts"] = measured.verdicts(plan.seeds.tolist())
+        rows = [row | evidence for row, evidence in numbers]
+        summary |= measured.summary()
+    results = _results(plan, rows, summary, seconds)
+    results["evidence_verdicts"] = (
+        {} if measured is None else measured.verdicts(plan.seeds.tolist())
+    )
     if plan.config.restarts > 1:
         results["restart_losses"] = [list(found.losses) for found in decompositions]
     text = json.dumps(_with_nulls(results), indent=2, allow_nan=False)
@@ -156,10 +159,8 @@ def _subject(plan: Plan) -> words.Subject:
 
 
 def _results(
-    plan: Plan, rows: list[dict], seconds: dict[str, float], evidence: dict[str, float]
+    plan: Plan, rows: list[dict], summary: dict[str, float], seconds: dict[str, float]
 ) -> dict[str, Any]:
-    summary = summarise([{k: v for k, v in row.items() if k != "seed"} for row in rows])
-    summary |= evidence  # which thresholds of a study can be about
     variant = plan.config.variant
     return {
         "name": plan.config.name,
@@ -170,7 +171,7 @@ def _results(
         "seconds": seconds,
         "seeds": rows,
         "summary": summary,
-        "verdicts": judge(plan.study.thresholds(variant), summary),
+        "verdicts": judge(plan.study.thresholds(variant), summary, rows),
         "comparison": compare(plan.study.published(variant), summary, len(rows)),
     }
 

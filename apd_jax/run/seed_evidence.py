@@ -105,5 +105,9 @@ def _one(plan: Plan, decomposition: Decomposition, seed: int, count: int) -> Evi
     key = randomness.stream(seed, "evidence inputs")
     x, labels = plan.study.evidence_examples(plan.task, key, count)
     return decomposition.evidence(
-        x, labels, adversary_steps=plan.config.evidence_steps, draws=evidence_section.DRAWS
+        x,
+        labels,
+        adversary_steps=plan.config.evidence_steps,
+        draws=evidence_section.DRAWS,
+        limits=plan.config.evidence_limits,
     )

@@ -26,9 +26,9 @@ class Published(NamedTuple):
 
 
 class Threshold(NamedTuple):
-    """A condition on an entry of the summary: `value comparison threshold`.
+    """A condition on an entry of the summary, or on a number of every seed.
 
-    The threshold is a number, or the key of another entry.
+    `value comparison threshold`, where the threshold is a number, or the key of another entry.
     """
 
     key: str
@@ -50,25 +50,57 @@ def summarise(seeds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return summary
 
 
-def judge(thresholds: Sequence[Threshold], summary: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Compare the summary with the thresholds; NaN and what was not measured fail."""
-    verdicts = []
-    for key, comparison, threshold, description in thresholds:
-        value = summary.get(key, math.nan)
-        if isinstance(threshold, str):
-            threshold = summary.get(threshold, math.nan)
-        passed = value >= threshold if comparison == ">=" else value <= threshold
-        verdicts.append(
-            {
-                "name": key,
-                "description": description,
-                "value": value,
-                "comparison": comparison,
-                "threshold": threshold,
-                "passed": bool(passed and math.isfinite(value)),
-            }
-        )
-    return verdicts
+def judge(
+    thresholds: Sequence[Threshold],
+    summary: Mapping[str, float],
+    seeds: Sequence[Mapping[str, Any]] = (),
+) -> list[dict[str, Any]]:
+    """Compare numbers with thresholds; NaN and what was not measured fail.
+
+    A key of the summary, such as "mmcs_mean", stands for one number. A key of the seeds, such as
+    "mmcs", stands for one number per seed: all must pass, and the verdict is that of the worst
+    seed, which its entry "seed" names.
+
+    Args:
+      thresholds: the conditions.
+      summary: numbers over all seeds, see `summarise`.
+      seeds: numbers of every seed.
+    """
+    return [
+        max((_verdict(threshold, numbers) for numbers in _of(threshold, summary, seeds)), key=_miss)
+        for threshold in thresholds
+    ]
+
+
+def _of(
+    threshold: Threshold, summary: Mapping[str, float], seeds: Sequence[Mapping[str, Any]]
+) -> Sequence[Mapping[str, Any]]:
+    """The numbers that a threshold is about: of every seed, or of the summary."""
+    return seeds if any(threshold.key in seed for seed in seeds) else [summary]
+
+
+def _verdict(threshold: Threshold, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    key, comparison, limit, description = threshold
+    value = numbers.get(key, math.nan)
+    if isinstance(limit, str):
+        limit = numbers.get(limit, math.nan)
+    passed = value >= limit if comparison == ">=" else value <= limit
+    found = {
+        "name": key,
+        "description": description,
+        "value": value,
+        "comparison": comparison,
+        "threshold": limit,
+        "passed": bool(passed and math.isfinite(value)),
+    }
+    return found | ({"seed": numbers["seed"]} if "seed" in numbers else {})
+
+
+def _miss(verdict: Mapping[str, Any]) -> tuple[bool, float]:
+    """Order verdicts: those that fail last, each by how far the value is beyond the threshold."""
+    excess = verdict["value"] - verdict["threshold"]
+    excess = -excess if verdict["comparison"] == ">=" else excess
+    return not verdict["passed"], math.inf if math.isnan(excess) else excess
 
 
 def _scientific(value: float, digits: int) -> str:

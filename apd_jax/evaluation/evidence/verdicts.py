@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from apd_jax.config_fields import setting
 from apd_jax.config_fields.values import as_float, number
 from apd_jax.errors import UserError
 
@@ -22,30 +23,39 @@ FLOOR = 1e-3
 class Limits:
     """The largest values with which a verdict passes.
 
-    Attributes:
-      own, all, random, adversarial, pooled, never_needed: limits of the distance, as a share of
-        that with no component. Random: the larger of partial masks and halves. Adversarial: per
-        row, at the fewest steps. Pooled: the larger of the group sizes.
-      permuted: limit of the own mask's distance over that with the mask of another row.
-      size: limit of the active rank, as a share of the network's.
-      always_on: limit of the number of components active on more than 95 % of the rows.
-      faithfulness: limit of the share of squared weights that is missing at the worst site.
-      replaced: limit of the distance with one site alone replaced by its sum, at the worst site.
-      equal_size: limit of the own mask's distance over that of the best baseline of equal size.
+    Distances are judged as shares of the distance with no component.
     """
 
-    own: float = 0.1
-    all: float = 0.01
-    random: float = 0.2
-    adversarial: float = 0.5
-    pooled: float = 0.2
-    never_needed: float = 0.05
-    permuted: float = 0.5
-    size: float = 0.25
-    always_on: float = 0
-    faithfulness: float = 0.01
-    replaced: float = 0.01
-    equal_size: float = 1.0
+    own: float = setting(0.1, "Largest distance with the own mask.")
+    all: float = setting(0.01, "Largest distance with all components on.")
+    random: float = setting(
+        0.2, "Largest distance with random masks: the larger of partial masks and halves."
+    )
+    adversarial: float = setting(
+        0.5, "Largest distance with adversarial masks of every row, at the fewest steps."
+    )
+    pooled: float = setting(
+        0.2, "Largest distance with pooled masks: the larger of the two group sizes."
+    )
+    never_needed: float = setting(
+        0.05, "Largest distance without the components that no row needs."
+    )
+    permuted: float = setting(
+        0.5, "Largest ratio of the own mask's distance and that with the mask of another row."
+    )
+    size: float = setting(0.25, "Largest active rank, as a share of the network's.")
+    always_on: float = setting(
+        0.0, "Largest number of components that are active on more than 95 % of the rows."
+    )
+    faithfulness: float = setting(
+        0.01, "Largest share of the squared weights that is missing at a site."
+    )
+    replaced: float = setting(
+        0.01, "Largest distance with one site alone replaced by the sum of its components."
+    )
+    equal_size: float = setting(
+        1.0, "Largest ratio of the own mask's distance and that of the best baseline of equal size."
+    )
 
     def __post_init__(self):
         for name, given in dataclasses.asdict(self).items():

@@ -42,48 +42,48 @@ class LanguageModelStudy(Study):
 
     def thresholds(self, variant: str) -> list[Threshold]:
         size = [
-            Threshold("evidence_l0_mean", "<=", 8, "Few components are active per byte"),
+            Threshold("evidence_l0", "<=", 8, "Few components are active per byte"),
             Threshold(
-                "evidence_active_rank_mean",
+                "evidence_active_rank",
                 "<=",
                 _RANK * int(variant),
                 "The active components have a low total rank",
             ),
-            Threshold("evidence_always_on_mean", "<=", 1, "At most one component is always on"),
+            Threshold("evidence_always_on", "<=", 1, "At most one component is always on"),
         ]
         lines = [
             Threshold(
-                "evidence_ce_recovered_mean",
+                "evidence_ce_recovered",
                 ">=",
                 LEAST_RECOVERED,
                 "The active components predict nearly as well as the network",
             ),
             Threshold(
-                "evidence_own_mean",
+                "evidence_own",
                 "<=",
                 MOST_KL,
                 "The active components give nearly the network's output",
             ),
             Threshold(
-                "evidence_random_mean",
+                "evidence_random",
                 "<=",
                 0.3,
                 "The output stays close with random parts of the inactive components on",
             ),
             Threshold(
-                "evidence_adversarial_20_mean",
+                "evidence_adversarial_20",
                 "<=",
                 2.5,
                 "The output stays close with the worst parts of the inactive components on",
             ),
             Threshold(
-                "evidence_faithfulness_worst_mean",
+                "evidence_faithfulness_worst",
                 "<=",
                 0.001,
                 "Components add up to every matrix",
             ),
             Threshold(
-                "ce_of_sum_above_target_mean", "<=", 0.02, "All components predict like the network"
+                "ce_of_sum_above_target", "<=", 0.02, "All components predict like the network"
             ),
         ]
         return size + lines + _against_baselines()
@@ -109,9 +109,9 @@ def _against_baselines() -> list[Threshold]:
     }
     return [
         Threshold(
-            f"evidence_{line}_mean",
+            f"evidence_{line}",
             "<=",
-            f"evidence_{baseline}_{line}_mean",
+            f"evidence_{baseline}_{line}",
             f"The components do better than {words} under {_LINES[line]}",
         )
         for baseline, (words, lines) in names.items()
