@@ -3,13 +3,15 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
 import re
 import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from absl.testing import absltest
 
@@ -29,6 +31,32 @@ def hunks(text):
                 )
 
 
+def sections(page):
+    """The anchors of a page's headings."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", head.lower().replace("`", "")) for head in heads]
+    return [head.replace(" ", "-") for head in plain]
+
+
+# The loss term and the attribution method that docs/extending.md adds; scores against a loop.
+RECIPES = """
+import os
+import jax, jax.numpy as jnp, numpy as np
+import apd_jax
+
+assert apd_jax.__file__.startswith(os.getcwd()), apd_jax.__file__
+x = jax.random.uniform(jax.random.key(0), (64, 4))
+network = lambda params, x: jax.nn.relu(x @ params["w"])
+found = apd_jax.decompose(
+    apd_jax.Target(network, {"w": jnp.eye(4)}, inputs=x), x, num_components=4, rank=1, topk=1.0,
+    steps=20, coefficients={"overlap": 1.0}, attribution="solo", workdir="own",
+)
+matrices = np.asarray(found.components["w"].matrices())
+alone = [np.square(np.maximum(np.asarray(x) @ one, 0)).mean(1) for one in matrices]
+np.testing.assert_allclose(found.attributions(x), np.stack(alone, 1), atol=1e-6)
+"""
+
+
 class DocsTest(absltest.TestCase):
     def test_diffs_apply(self):
         found = list(hunks((DOCS / "extending.md").read_text()))
@@ -37,15 +65,46 @@ class DocsTest(absltest.TestCase):
             self.assertEqual((DOCS.parent / path).read_text().count(before + "\n"), 1, before)
             self.assertNotEqual(before, after)
 
-    def test_family_of_networks_is_made(self):
-        blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL)
-        names = {}
-        exec(compile(blocks[1], "study.py", "exec"), names)
-        task = names["STUDY"].task
-        self.assertEqual(task.inputs(jax.random.key(0), 3).shape, (3, 6))
-        target = task.target(task.init(jax.random.key(0)))
-        self.assertEqual(list(target.sites), ["w"])
-        np.testing.assert_allclose(jnp.linalg.norm(target(jnp.eye(6)), axis=1), 1, rtol=1e-5)
+    def extended(self):
+        """A copy of the package with every recipe of the page applied."""
+        text = (DOCS / "extending.md").read_text()
+        top = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())).resolve()
+        for name in ("apd_jax", "configs"):
+            shutil.copytree(
+                DOCS.parent / name, top / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        for path, before, after in hunks(text):
+            place = top / path
+            place.write_text(place.read_text().replace(before + "\n", after + "\n"))
+        config, study = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        (top / "configs" / "planes.py").write_text(config)
+        folder = top / "apd_jax" / "studies" / "planes"
+        folder.mkdir()
+        (folder / "__init__.py").write_text('"""A rotation."""\n')
+        (folder / "study.py").write_text(study)
+        return top
+
+    @pytest.mark.slow
+    def test_recipes_work(self):
+        top = self.extended()
+        small = [f"--config.{name}=64" for name in ("steps", "evidence_samples")]
+        run = ("-m", "apd_jax.main", "--config=configs/planes.py", "--workdir=run", *small)
+        for arguments in (("-c", RECIPES), run):
+            done = subprocess.run(
+                [sys.executable, *arguments],
+                cwd=top,
+                env=os.environ | {"PYTHONPATH": str(top)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            self.assertEqual(done.returncode, 0, done.stderr[-2000:])
+        rows = (top / "own" / "metrics.jsonl").read_text().splitlines()
+        self.assertGreater(json.loads(rows[-1])["loss/overlap"][0], 0)
+        self.assertIn("different directions", (top / "own" / "report.html").read_text())
+        (verdict,) = json.loads((top / "run" / "results.json").read_text())["verdicts"]
+        self.assertEqual(verdict["name"], "plane_purity_mean")
+        self.assertTrue((top / "run" / "report.html").is_file())
 
     def test_tables_of_results_are_current(self):
         page = (DOCS / "results.md").read_text()
@@ -81,11 +140,14 @@ class DocsTest(absltest.TestCase):
             if config:
                 runpy.run_path(str(DOCS.parent / path))["get_config"](config[2])
 
-    def test_links_to_files_exist(self):
+    def test_links_exist(self):
         root = DOCS.parent
         for page in (*root.glob("*.md"), *DOCS.glob("*.md"), *root.glob("*/README.md")):
-            for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-                self.assertTrue((page.parent / link).exists(), f"{page.name}: {link}")
+            for link, section in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", page.read_text()):
+                place = page.parent / link if link else page
+                self.assertTrue(place.exists(), f"{page.name}: {link}")
+                if section:
+                    self.assertIn(section, sections(place), f"{page.name}: {link}")
 
     def test_readme_is_short(self):
         self.assertLessEqual(len((DOCS.parent / "README.md").read_text().split()), 900)

@@ -3,6 +3,7 @@
 import inspect
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,9 @@ class WheelTest(absltest.TestCase):
         flags = [f"--config.{flag}" for flag in SMALL]
         self.call(apd, "--config=tms:5-2", *flags, XDG_CACHE_HOME=str(self.top))
         self.assertTrue((self.empty / "runs" / "tms-5-2" / "report.html").is_file())
+        lines = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+        self.assertIn("active components", self.call(programs / "python", "-c", lines))
+        self.assertTrue((self.empty / "my_decomposition" / "config.json").is_file())
 
 
 if __name__ == "__main__":
