@@ -103,7 +103,7 @@ class DocsTest(absltest.TestCase):
         self.assertGreater(json.loads(rows[-1])["loss/overlap"][0], 0)
         self.assertIn("different directions", (top / "own" / "report.html").read_text())
         (verdict,) = json.loads((top / "run" / "results.json").read_text())["verdicts"]
-        self.assertEqual(verdict["name"], "plane_purity_mean")
+        self.assertEqual(verdict["name"], "purity")
         self.assertTrue((top / "run" / "report.html").is_file())
 
     def test_tables_of_results_are_current(self):
