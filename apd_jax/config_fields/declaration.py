@@ -30,8 +30,8 @@ def setting(
 
 
 def is_record(value: Any) -> bool:
-    """Return whether a value is a record (an instance, not a type)."""
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+    """Return whether a value is a record: an instance, no type, and no function with fields."""
+    return dataclasses.is_dataclass(value) and not callable(value)
 
 
 def choices(field: dataclasses.Field) -> tuple[Any, ...]:
