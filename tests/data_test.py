@@ -100,7 +100,7 @@ class ArraysTest(parameterized.TestCase):
         (None, "got NoneType"),
         ({"x": "text"}, "got dict of str: every leaf must be an array"),
         ((np.zeros(3), [1, 2]), r"the same N, at least one, got N = \[3, 2\]"),
-        ({"ids": [[1, 2], [3]], "n": [1, 2]}, r"^data\['ids'\]: .*padded or cut to the same length"),
+        ({"ids": [[1, 2], [3]], "n": [1, 2]}, r"^data\['ids'\]: .*padded or cut to the same"),
         ((np.zeros(2), [(1, 2), (3,)]), r"^data\[1\]: .*padded or cut to the same length"),
         ({"words": ["a", "b"]}, r"^data\['words'\]: .*the ids of its tokens"),
         ({"x": [[1.0], [np.nan]]}, "NaN or infinity"),

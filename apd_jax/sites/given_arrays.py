@@ -89,7 +89,7 @@ def plain(tree: PyTree) -> PyTree:
 
 def is_rows_of_numbers(node: Any) -> bool:
     """Whether this is a list of Python's numbers, or of lists or tuples of them, not of arrays."""
-    within: type | tuple[type, ...] = list
+    within: Any = list
     while isinstance(node, within) and node:
         within = (list, tuple)
         node = node[0]
