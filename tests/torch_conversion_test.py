@@ -1,5 +1,6 @@
 """`Target.from_torch`: what goes in and comes out, and that torch is left as it was."""
 
+import collections
 import functools
 import json
 import os
@@ -129,6 +130,17 @@ class InputsTest(parameterized.TestCase):
         np.testing.assert_array_equal(target(jnp.asarray(ids.numpy())), own(module, ids))
         with self.assertRaisesRegex(apd_jax.UserError, "1099511627776, which does not fit int32"):
             apd_jax.Target.from_torch(module, torch.tensor([2**40]))
+
+    @parameterized.parameters(collections.UserDict, dict)
+    def test_lists_of_numbers(self, kind):
+        module = Calling(lambda table, ids, scale: table(ids) * scale, table=nn.Embedding(5, 3))
+        inputs = {"ids": [[1, 2], [3, 4], [0, 1]], "scale": [[[0.5]], [[1.0]], [[2.0]]]}
+        target = apd_jax.Target.from_torch(module.eval(), kind(inputs))
+        expected = own(module, *map(torch.tensor, inputs.values()))
+        arrays = {name: jnp.asarray(rows) for name, rows in inputs.items()}
+        np.testing.assert_allclose(target(arrays), expected, rtol=1e-6)
+        with self.assertRaisesRegex(apd_jax.UserError, "padded or cut to the same length"):
+            apd_jax.Target.from_torch(module, inputs | {"ids": [[1, 2], [3], [0, 1]]})
 
     def test_a_row_for_padding_has_a_derivative(self):
         module = nn.Sequential(nn.Embedding(4, 3, padding_idx=0), nn.Linear(3, 2)).eval()

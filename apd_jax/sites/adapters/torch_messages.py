@@ -20,8 +20,8 @@ _FLOW = (
 _OUTSIDE = (
     "at a tensor that neither belongs to the module nor was made in forward by torch.tensor, "
     "torch.as_tensor or the like: make it a buffer (register_buffer), an input or a keyword. It "
-    "was made by torch.from_numpy, torch.Tensor or another library, or is kept in a cache "
-    "(functools.lru_cache), a global variable or a closure"
+    "was made by torch.from_numpy, torch.Tensor, torch.vmap or another library, or is kept in a "
+    "cache (functools.lru_cache), a global variable or a closure"
 )
 CACHED = (
     "The module uses a tensor kept in a cache (functools.lru_cache, a global variable) which a run "
