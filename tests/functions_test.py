@@ -209,6 +209,21 @@ class ObjectsTest(parameterized.TestCase):
         mapping = config_fields.to_mapping(objective)
         self.assertEqual(config_fields.from_mapping(apd_jax.Objective(), mapping), objective)
 
+    def test_one_that_makes_a_function_of_its_own(self):
+        @dataclasses.dataclass(frozen=True)
+        class Power:
+            of: float
+            function: Callable = dataclasses.field(init=False)
+
+            def __post_init__(self):
+                object.__setattr__(self, "function", lambda y: y**self.of)
+
+            def __call__(self, outputs):
+                return self.function(outputs)
+
+        found = function_identity.given(networks.mlp(), X, metric=Power(2.0))["metric"]
+        np.testing.assert_allclose(found, networks.mlp()(X) ** 2, rtol=1e-5)
+
     @pytest.mark.slow
     @parameterized.parameters((Scaled, Above), (FrozenScaled, FrozenAbove))
     def test_a_decomposition(self, scaled, above):
