@@ -99,10 +99,10 @@ def _not_kept(value: Any) -> Any:
     """A static argument with stand-ins for functions of the caller, which may hold the network."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return StandIn(value) if inspect.isfunction(value) else value
-    if callable(value):
-        return StandIn(value)
     own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     functions = {name: StandIn(f) for name, f in own.items() if inspect.isfunction(f)}
+    if functions and callable(value):
+        return StandIn(value)
     return dataclasses.replace(value, **functions) if functions else value
 
 
