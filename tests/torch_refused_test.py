@@ -159,7 +159,10 @@ MODULES = {
     ),
     "outside": (lambda: Inner(lambda y: y + OUTSIDE), "neither belongs to the module"),
     "array_of_numpy": (lambda: Inner(lambda y: y + np.ones(4, "float32")), "NumPy .*as_tensor"),
-    "old_constructor": (lambda: Inner(lambda y: y + torch.Tensor([1, 2, 3, 4])), "torch.Tensor or"),
+    "old_constructor": (
+        lambda: Inner(lambda y: y + torch.Tensor([1, 2, 3, 4])),
+        "torch.Tensor, torch.v",
+    ),
     "random": (
         lambda: Inner(lambda y: y + torch.rand_like(y)),
         "differ between two runs .*draws random numbers in eval mode .draw only if",
