@@ -207,6 +207,37 @@ class _NnxStatistics(nnx.Module):
         return self.drop(self.norm(self.first(x)))
 
 
+class TrainingModeTest(absltest.TestCase):
+    """What Flax and Equinox refuse to run is refused with the way out."""
+
+    x = jax.random.normal(jax.random.key(0), (4, 3))
+
+    def test_linen(self):
+        class Net(nn.Module):
+            statistics: bool
+
+            @nn.compact
+            def __call__(self, x, train=True):
+                x = nn.Dense(3)(x)
+                if self.statistics:
+                    return nn.BatchNorm(use_running_average=not train)(x)
+                return nn.Dropout(0.5, deterministic=not train)(x)
+
+        for statistics in (True, False):
+            module = Net(statistics)
+            variables = module.init(jax.random.key(0), self.x, train=False)
+            with self.assertRaisesRegex(apd_jax.UserError, "from_flax the .* train=False"):
+                apd_jax.Target.from_flax(module, variables, inputs=self.x)
+            apd_jax.Target.from_flax(module, variables, inputs=self.x, train=False)
+
+    def test_equinox(self):
+        key = jax.random.key(0)
+        model = eqx.nn.Sequential([eqx.nn.Linear(3, 4, key=key), eqx.nn.Dropout(0.5)])
+        with self.assertRaisesRegex(apd_jax.UserError, r"eqx.nn.inference_mode\(model\)"):
+            apd_jax.Target.from_equinox(model, inputs=self.x)
+        apd_jax.Target.from_equinox(eqx.nn.inference_mode(model), inputs=self.x)
+
+
 class LoadTest(parameterized.TestCase):
     """What is fixed of a model is saved with its decomposition, and put into the one given."""
 

@@ -99,7 +99,11 @@ class ArraysTest(parameterized.TestCase):
         (3, "got int"),
         (None, "got NoneType"),
         ({"x": "text"}, "got dict of str: every leaf must be an array"),
-        ((np.zeros(3), [1, 2]), "got tuple of int, ndarray"),
+        ((np.zeros(3), [1, 2]), r"the same N, at least one, got N = \[3, 2\]"),
+        ({"ids": [[1, 2], [3]], "n": [1, 2]}, r"^data\['ids'\]: .*padded or cut to the same"),
+        ((np.zeros(2), [(1, 2), (3,)]), r"^data\[1\]: .*padded or cut to the same length"),
+        ({"words": ["a", "b"]}, r"^data\['words'\]: .*the ids of its tokens"),
+        ({"x": [[1.0], [np.nan]]}, "NaN or infinity"),
         ({}, "got dict of nothing"),
         ({"x": np.zeros(3), 1: np.zeros(3)}, "keys can't be sorted, .*: use text for all"),
         (collections.UserDict({"x": np.zeros(3), 1: np.zeros(3)}), "keys can't be sorted"),
@@ -120,6 +124,13 @@ class ArraysTest(parameterized.TestCase):
         data = collections.UserDict(x=np.zeros((3, 2)), y=collections.UserDict(z=np.ones(3)))
         found = as_source(data).examples(0, 2)
         self.assertEqual(jax.tree.map(jnp.shape, found), {"x": (2, 2), "y": {"z": (2,)}})
+
+    @parameterized.parameters(dict, collections.UserDict, lambda x: (x["ids"], x["n"]))
+    def test_lists_of_numbers_in_a_dict_or_tuple(self, kind):
+        lists = {"ids": [[1, 2], [3, 4], [5, 6]], "n": [(0.5,), (1.5,), (2.5,)]}
+        found = jax.tree.leaves(as_source(kind(lists)).examples(0, 3))
+        for leaf, expected in zip(found, map(np.asarray, lists.values()), strict=True):
+            np.testing.assert_array_equal(leaf, expected)
 
     def test_check_changes_nothing(self):
         source = as_source(np.arange(10.0)).with_batch_size(2)

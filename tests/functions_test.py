@@ -14,6 +14,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
+from apd_jax import config_fields
 from apd_jax.data import as_source
 from apd_jax.decomposition import function_claims, function_identity
 from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
@@ -166,29 +167,30 @@ class ClaimTest(parameterized.TestCase):
             self.claim(apply_fn=network, data=draw)
 
 
-@dataclasses.dataclass
-class Scaled:
-    """A function with a setting; Python lets no object of such a class be hashed."""
-
-    function: Callable
-    scale: float = 1.0
-
+class _Scaled:
     def __call__(self, *inputs):
         return self.function(*inputs) * self.scale
 
 
-@dataclasses.dataclass
-class Above:
-    """Which examples count."""
-
-    least: float
-
+class _Above:
     def __call__(self, batch):
         return batch[:, 0] > self.least
 
 
-class ObjectsTest(absltest.TestCase):
-    """Callable objects that can't be hashed are as good as functions."""
+SETTING = [("function", Callable), ("scale", float, 1.0)]
+# Python lets no object of the first kind be hashed.
+Scaled, FrozenScaled = (
+    dataclasses.make_dataclass("Scaled", SETTING, bases=(_Scaled,), frozen=frozen)
+    for frozen in (False, True)
+)
+Above, FrozenAbove = (
+    dataclasses.make_dataclass("Above", [("least", float)], bases=(_Above,), frozen=frozen)
+    for frozen in (False, True)
+)
+
+
+class ObjectsTest(parameterized.TestCase):
+    """Callable data classes are as good as functions, and no records of settings."""
 
     def decompose(self, apply_fn, workdir=None, **functions):
         target = apd_jax.Target(apply_fn, networks.mlp().params, inputs=X)
@@ -196,21 +198,50 @@ class ObjectsTest(absltest.TestCase):
         options |= {"refine": {"every": 0}, "relative_losses": False}
         return apd_jax.decompose(target, X, workdir=workdir, **options, **functions)
 
+    @parameterized.parameters((Scaled, Above), (FrozenScaled, FrozenAbove))
+    def test_they_are_no_records(self, scaled, above):
+        chosen = {"metric": scaled(first), "minimality_loss": scaled(absolute), "valid": above(0.5)}
+        objective = apd_jax.Objective(**chosen)
+        found = config_fields.plain(config_fields.to_mapping(objective))
+        self.assertEqual(found["metric"], "function Scaled")
+        self.assertEqual(found["minimality_loss"], "function Scaled")
+        self.assertEqual(found["valid"], "function Above")
+        mapping = config_fields.to_mapping(objective)
+        self.assertEqual(config_fields.from_mapping(apd_jax.Objective(), mapping), objective)
+
+    def test_one_that_makes_a_function_of_its_own(self):
+        @dataclasses.dataclass(frozen=True)
+        class Power:
+            of: float
+            function: Callable = dataclasses.field(init=False)
+
+            def __post_init__(self):
+                object.__setattr__(self, "function", lambda y: y**self.of)
+
+            def __call__(self, outputs):
+                return self.function(outputs)
+
+        found = function_identity.given(networks.mlp(), X, metric=Power(2.0))["metric"]
+        np.testing.assert_allclose(found, networks.mlp()(X) ** 2, rtol=1e-5)
+
     @pytest.mark.slow
-    def test_a_decomposition(self):
+    @parameterized.parameters((Scaled, Above), (FrozenScaled, FrozenAbove))
+    def test_a_decomposition(self, scaled, above):
         objects = {
-            "metric": Scaled(first),
-            "minimality_loss": Scaled(absolute),
-            "valid": Above(-0.5),
+            "metric": scaled(first),
+            "minimality_loss": scaled(absolute),
+            "valid": above(-0.5),
         }
         plain = {"metric": first, "minimality_loss": absolute, "valid": Above(-0.5).__call__}
         expected = self.decompose(networks.mlp_apply, **plain)
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(2):  # the second time from its directory
-                found = self.decompose(Scaled(networks.mlp_apply), folder, **objects)
+                found = self.decompose(scaled(networks.mlp_apply), folder, **objects)
                 jax.tree.map(np.testing.assert_array_equal, found.components, expected.components)
                 np.testing.assert_array_equal(found.mask(X), expected.mask(X))
             config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+            found.save(saved := pathlib.Path(folder) / "saved")
+            apd_jax.load(saved, scaled(networks.mlp_apply), **objects)
         self.assertEqual((config["metric"], config["valid"]), ("function Scaled", "function Above"))
 
     def test_a_network(self):

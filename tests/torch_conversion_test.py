@@ -1,5 +1,6 @@
 """`Target.from_torch`: what goes in and comes out, and that torch is left as it was."""
 
+import collections
 import functools
 import json
 import os
@@ -114,7 +115,7 @@ class InputsTest(parameterized.TestCase):
     def test_names_are_those_of_torch(self):
         module = nn.ModuleDict({"a": block(), "b": nn.Linear(3, 3)})
         module.forward = lambda x: module["a"](module["b"](x))["y"]
-        with self.assertRaisesRegex(apd_jax.UserError, "outside|belong to the module"):
+        with self.assertRaisesRegex(apd_jax.UserError, "neither belongs to the module"):
             apd_jax.Target.from_torch(module.eval(), self.x)  # the function holds the module itself
         target = apd_jax.Target.from_torch(block(), self.x, "y", "*cond")
         self.assertEqual(list(target.sites), ["second.weight"])
@@ -129,6 +130,17 @@ class InputsTest(parameterized.TestCase):
         np.testing.assert_array_equal(target(jnp.asarray(ids.numpy())), own(module, ids))
         with self.assertRaisesRegex(apd_jax.UserError, "1099511627776, which does not fit int32"):
             apd_jax.Target.from_torch(module, torch.tensor([2**40]))
+
+    @parameterized.parameters(collections.UserDict, dict)
+    def test_lists_of_numbers(self, kind):
+        module = Calling(lambda table, ids, scale: table(ids) * scale, table=nn.Embedding(5, 3))
+        inputs = {"ids": [[1, 2], [3, 4], [0, 1]], "scale": [[[0.5]], [[1.0]], [[2.0]]]}
+        target = apd_jax.Target.from_torch(module.eval(), kind(inputs))
+        expected = own(module, *map(torch.tensor, inputs.values()))
+        arrays = {name: jnp.asarray(rows) for name, rows in inputs.items()}
+        np.testing.assert_allclose(target(arrays), expected, rtol=1e-6)
+        with self.assertRaisesRegex(apd_jax.UserError, "padded or cut to the same length"):
+            apd_jax.Target.from_torch(module, inputs | {"ids": [[1, 2], [3], [0, 1]]})
 
     def test_a_row_for_padding_has_a_derivative(self):
         module = nn.Sequential(nn.Embedding(4, 3, padding_idx=0), nn.Linear(3, 2)).eval()
@@ -271,8 +283,56 @@ class ValidTest(parameterized.TestCase):
             module, inputs, valid=lambda batch: chosen(batch["mask"])
         )
         self.assertLess(target.conversion_error, 1e-6)
-        with self.assertRaisesRegex(apd_jax.UserError, "differs from torch's own"):
+        with self.assertRaisesRegex(apd_jax.UserError, "differ between two runs"):
             apd_jax.Target.from_torch(module, inputs)
+
+
+class LeftPaddingTest(parameterized.TestCase):
+    """Decoders of Hugging Face; the first queries have only masked keys, of an example all."""
+
+    models = {
+        "GPT2LMHeadModel": dict(n_embd=8, n_layer=1, n_head=2, n_positions=8),
+        "LlamaForCausalLM": dict(
+            hidden_size=8,
+            intermediate_size=12,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        ),
+    }
+
+    @pytest.mark.slow
+    @parameterized.product(name=tuple(models), attention=("eager", "sdpa"))
+    def test_outputs_and_gradients_are_those_without_padding(self, name, attention):
+        transformers = pytest.importorskip("transformers")
+        model = getattr(transformers, name)
+        config = model.config_class(
+            vocab_size=9,
+            bos_token_id=1,
+            eos_token_id=2,
+            attn_implementation=attention,
+            **self.models[name],
+        )
+        with torch.random.fork_rng():
+            module = model(config).eval()
+        mask = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
+        inputs = {"input_ids": torch.arange(15).reshape(3, 5) % 9, "attention_mask": mask}
+        if name == "GPT2LMHeadModel":  # of absolute positions, which it counts from the padding on
+            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        target = apd_jax.Target.from_torch(
+            module, inputs, "logits", valid=lambda batch: batch["attention_mask"], use_cache=False
+        )
+        self.assertLess(target.conversion_error, 1e-6)
+        padded = {name: jnp.asarray(leaf.numpy()) for name, leaf in inputs.items()}
+        alone = {name: leaf[:1, 3:] for name, leaf in padded.items()}
+
+        def outputs(params, x):
+            return target.apply_fn(params, x)[0, -2:]
+
+        for function in (outputs, jax.jacrev(lambda params, x: outputs(params, x).std())):
+            found, expected = (jax.jit(function)(target.params, x) for x in (padded, alone))
+            near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+            jax.tree.map(near, found, expected)
 
 
 class UnchangedTest(absltest.TestCase):

@@ -1,5 +1,6 @@
 """torch's operators on JAX arrays where torchax's own differ, fail, or hide a weight."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -123,21 +124,41 @@ class TransposedConvolutionTest(parameterized.TestCase):
 class EmbeddingBagTest(parameterized.TestCase):
     ids = torch.tensor([[1, 2, 2], [0, 3, 1], [2, 0, 0], [3, 3, 3]])
 
-    @parameterized.parameters("sum", "mean", "max")
-    def test_bags_of_one_size(self, mode):
-        target = apd_jax.Target.from_torch(nn.EmbeddingBag(4, 6, mode=mode).eval(), self.ids)
-        self.assertLess(target.conversion_error, 1e-6)
-        self.assertEqual(target.sites["weight"].shape, (4, 6))
-        apd_jax.check_target(target, jnp.asarray(self.ids.numpy()))
+    @parameterized.product(
+        mode=("sum", "mean", "max"),
+        padding=(None, 3, -4),
+        function=(
+            lambda bag, x: bag(x),
+            lambda bag, x: bag(x.reshape(-1), torch.arange(0, x.numel(), 3)),
+            lambda bag, x: nn.functional.embedding_bag(
+                x.reshape(-1),
+                bag.weight,
+                torch.arange(4 * len(x) + 1) // 4 * 3 + torch.arange(4 * len(x) + 1) % 4 // 2,
+                mode=bag.mode,
+                padding_idx=bag.padding_idx,
+                include_last_offset=True,
+            ).reshape(len(x), -1),  # three bags of one and two rows, and two empty ones
+        ),
+    )
+    def test_bags(self, mode, padding, function):
+        bag = nn.EmbeddingBag(4, 6, mode=mode, padding_idx=padding)
+        self.check(converted(function, self.ids, bag=bag), self.ids)
 
     @parameterized.parameters(
-        (lambda bag, x: bag(x.reshape(-1), torch.arange(0, x.numel(), 3)), {}, "offsets"),
-        (lambda bag, x: bag(x, per_sample_weights=x.float()), {"mode": "sum"}, "per_sample_wei"),
-        (lambda bag, x: bag(x), {"padding_idx": 0}, "padding_idx"),
+        lambda bag, x, scales: bag(x, per_sample_weights=scales),
+        lambda bag, x, scales: bag(
+            x.reshape(-1), torch.arange(0, x.numel(), 3), per_sample_weights=scales.reshape(-1)
+        ),
     )
-    def test_others_are_named(self, function, options, message):
-        with self.assertRaisesRegex(apd_jax.UserError, f"embedding_bag with .*{message}"):
-            converted(function, self.ids, bag=nn.EmbeddingBag(4, 6, **options))
+    def test_scales(self, function):
+        bag = nn.EmbeddingBag(4, 6, mode="sum", padding_idx=1)
+        inputs = self.ids, drawn(4, 3)
+        self.check(converted(function, *inputs, bag=bag), inputs)
+
+    def check(self, target, inputs):
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertEqual(target.sites["bag.weight"].kinds, ("look-up",))
+        apd_jax.check_target(target, jax.tree.map(lambda x: jnp.asarray(x.numpy()), inputs))
 
 
 class KeptByTransformersTest(absltest.TestCase):

@@ -125,7 +125,7 @@ MODULES = {
     "integers": (_integers, "codes is int8, not floating"),
     "sparse": (_sparse, r"links is sparse \(torch.sparse_coo\).*to_dense"),
     "not_finite": (_broken, "linear.bias holds NaN or infinity"),
-    "changing": (Counting, "differs from torch's own.* changes its buffers at each call"),
+    "changing": (Counting, "differ between two runs .* changes its buffers at each call"),
     "no_numbers": (lambda: nn.Linear(4, 4, device="meta"), "weight has no numbers"),
     "lazy": (lambda: nn.LazyLinear(4), "weight has no numbers"),
     "no_parameters": (lambda: nn.ReLU(), "ReLU has no parameters"),
@@ -147,18 +147,32 @@ MODULES = {
     "list": (lambda: Inner(lambda y: y * sum(y[0].tolist())), r"\.tolist\(\).*depend on the v"),
     "from_numpy": (
         lambda: Inner(lambda y: y + torch.from_numpy(np.ones(4, "float32"))),
-        "by torch.tensor.*made by another library or torch.from_numpy",
+        r"stops in then \(Then\) at a tensor .*register_buffer.*made by torch.from_numpy",
     ),
     "cached": (
         lambda: Inner(lambda y: y + _ramp(4)),
-        "must belong to the module.* a cache",
+        r"neither belongs to the module .*register_buffer.*kept in a cache \(functools",
     ),
     "cached_in_jax": (
         lambda: Inner(lambda y: y + _ramp_of_its_own(4, str(type(y)))),
         "a tensor kept in a cache.*cache_clear",
     ),
-    "outside": (lambda: Inner(lambda y: y + OUTSIDE), "tensor must belong to the module"),
-    "random": (lambda: Inner(lambda y: y + torch.rand_like(y)), "differs from torch's own by 0"),
+    "outside": (lambda: Inner(lambda y: y + OUTSIDE), "neither belongs to the module"),
+    "array_of_numpy": (lambda: Inner(lambda y: y + np.ones(4, "float32")), "NumPy .*as_tensor"),
+    "old_constructor": (
+        lambda: Inner(lambda y: y + torch.Tensor([1, 2, 3, 4])),
+        "torch.Tensor, torch.v",
+    ),
+    "random": (
+        lambda: Inner(lambda y: y + torch.rand_like(y)),
+        "differ between two runs .*draws random numbers in eval mode .draw only if",
+    ),
+    "random_and_nan": (lambda: Inner(nn.functional.gumbel_softmax), "draws random numbers in eval"),
+    "dropout": (lambda: Inner(nn.functional.dropout), "draws random numbers in eval mode"),
+    "seed_of_its_own": (
+        lambda: Inner(lambda y: y + torch.rand(4, generator=torch.Generator().manual_seed(0))),
+        "differs from torch's own by .*from a seed of its own",
+    ),
     "change_through_a_view": (
         lambda: Inner(_halved),
         "in place through a view of it",

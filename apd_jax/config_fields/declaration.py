@@ -30,8 +30,13 @@ def setting(
 
 
 def is_record(value: Any) -> bool:
-    """Return whether a value is a record (an instance, not a type)."""
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+    """Return whether a value is a record (an instance, not a type).
+
+    A function that is a data class of the caller's is none: no `setting` declares its fields.
+    """
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return False
+    return not callable(value) or any(field.metadata for field in dataclasses.fields(value))
 
 
 def choices(field: dataclasses.Field) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from apd_jax.data.source import SampleBatch, Source
 from apd_jax.data.tables import is_dataset
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
-from apd_jax.sites.given_arrays import check_nested, plain
+from apd_jax.sites.given_arrays import as_array, check_nested, is_rows_of_numbers, plain
 
 __all__ = [
     "Arrays",
@@ -40,9 +40,9 @@ def as_source(data: Data | Source, seed: int = 0) -> Source:
 
     Args:
       data: a function `(key, batch_size) -> x [B, ...]`; an array, dict, tuple or other pytree of
-        arrays [N, ...], of NumPy (memory-mapped ones are read as needed), JAX or torch, or of
-        Hugging Face data sets or their columns; or an iterable of batches (a list, a generator, a
-        torch `DataLoader`, a batched data set of grain).
+        arrays [N, ...], of NumPy (memory-mapped ones are read as needed), JAX or torch, of lists of
+        numbers in a dict or tuple, or of Hugging Face data sets or their columns; or an iterable of
+        batches (a list, a generator, a torch `DataLoader`, a batched data set of grain).
       seed: decides the order of rows.
 
     Raises:
@@ -56,7 +56,7 @@ def as_source(data: Data | Source, seed: int = 0) -> Source:
         return Sampler(data)
     if isinstance(data, list) or (_is_iterable(data) and not is_dataset(data)):
         return Batches(cast(Iterable[Any], data))
-    data = plain(data)
+    data = jax.tree_util.tree_map_with_path(_rows, plain(data), is_leaf=is_rows_of_numbers)
     leaves = jax.tree.leaves(data)
     if leaves and all(is_dataset(leaf) or hasattr(leaf, "shape") for leaf in leaves):
         _check_splits(data, leaves)
@@ -65,6 +65,16 @@ def as_source(data: Data | Source, seed: int = 0) -> Source:
         "data must be a sampling function (key, batch_size) -> x, arrays [N, ...], or an iterable "
         f"of batches; got {type(data).__name__}{_way_out(data)}"
     )
+
+
+def _rows(path: tuple, leaf: Any) -> Any:
+    """Lists of Python's numbers, as a tokenizer gives them, as an array; others as they are."""
+    if not is_rows_of_numbers(leaf):
+        return leaf
+    try:
+        return as_array(leaf)
+    except UserError as error:
+        raise UserError(f"data{jax.tree_util.keystr(path)}: {error}") from error
 
 
 def _is_iterable(node: Any) -> bool:

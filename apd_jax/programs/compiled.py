@@ -97,11 +97,13 @@ def make_referable(record: Any, *names: str) -> None:
 
 def _not_kept(value: Any) -> Any:
     """A static argument with stand-ins for functions of the caller, which may hold the network."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        functions = {name: StandIn(f) for name, f in own.items() if inspect.isfunction(f)}
-        return dataclasses.replace(value, **functions) if functions else value
-    return StandIn(value) if inspect.isfunction(value) else value
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return StandIn(value) if inspect.isfunction(value) else value
+    own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    functions = {name: StandIn(f) for name, f in own.items() if inspect.isfunction(f)}
+    if functions and callable(value):
+        return StandIn(value)
+    return dataclasses.replace(value, **functions) if functions else value
 
 
 def jit_with_network(

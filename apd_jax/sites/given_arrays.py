@@ -88,8 +88,10 @@ def plain(tree: PyTree) -> PyTree:
 
 
 def is_rows_of_numbers(node: Any) -> bool:
-    """Whether this is a list of Python's numbers, or of such lists, rather than of arrays."""
-    while isinstance(node, list) and node:
+    """Whether this is a list of Python's numbers, or of lists or tuples of them, not of arrays."""
+    within: Any = list
+    while isinstance(node, within) and node:
+        within = (list, tuple)
         node = node[0]
         if isinstance(node, numbers.Number | str) and not hasattr(node, "dtype"):
             return True

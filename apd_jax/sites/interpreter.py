@@ -28,10 +28,22 @@ _EACH = ("optimization_barrier", "device_put")  # give every operand as it is
 _LOOKED_UP = "looked up at places that don't depend on the inputs, as a bias"
 _JOINED = "multiply by each of them, as Flax's LSTMCell does and OptimizedLSTMCell does not"
 _SOLVER = "(with diffrax, fixed steps and adjoint=DirectAdjoint())"
-_LOST = (
-    "whose rule is not that of the equations inside, or can't be compared with it; leave this "
-    f"parameter out, or call the function without its rule {_SOLVER}"
-)
+# Why a leaf that goes into an equation with a program inside is no site.
+_ENCLOSED = {
+    "while": "used inside a while loop whose number of iterations depends on values, or is above "
+    f"{MOST_ITERATIONS}; write it as a scan of fixed length {_SOLVER}",
+    "cond": "used inside a cond, whose course depends on values; compute both branches and choose "
+    f"by jnp.where {_SOLVER}",
+    "shard_map": "used inside a shard_map or pmap, which gives every device a part of it; write "
+    "the network for whole arrays, and let jax.jit divide them (with_sharding_constraint, arrays "
+    "with a NamedSharding)",
+    **dict.fromkeys(
+        _CUSTOM,
+        "used inside a custom derivative, whose rule is not that of the equations inside, or can't "
+        "be compared with it; leave this parameter out, or call the function without its rule "
+        f"{_SOLVER}",
+    ),
+}
 _INSTALLED = re.compile(r"^.*[\\/]site-packages[\\/]")  # a library is named from here on
 
 
@@ -247,18 +259,8 @@ def _moved(eqn, operands: list[Value], held: list[int]) -> list[LeafView] | None
 
 def _recognised(eqn, operands: list[Value], held: list[int]) -> LinearUse | str:
     name = eqn.primitive.name
-    if name in _CUSTOM:
-        return f"used inside a custom derivative, {_LOST}"
-    if name == "while":
-        return (
-            "used inside a while loop whose number of iterations depends on values, or is above "
-            f"{MOST_ITERATIONS}; write it as a scan of fixed length {_SOLVER}"
-        )
-    if name == "cond":
-        return (
-            "used inside a cond, whose course depends on values; compute both branches and choose "
-            f"by jnp.where {_SOLVER}"
-        )
+    if name in _ENCLOSED:
+        return _ENCLOSED[name]
     # The product of two parameters is quadratic in them: no component of one alone is defined.
     if len(held) > 1:
         joined = f"; {_JOINED}" if name == "concatenate" else ""

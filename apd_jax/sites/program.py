@@ -5,6 +5,7 @@ Letters: B batch, T positions, R row axes of a use, G stacked blocks.
 
 import collections
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,13 @@ from apd_jax.sites.leaf_names import leaf_names
 from apd_jax.sites.uses import LinearUse
 
 PyTree = Any
+# Flax's and Equinox's words for a module in training mode.
+_TRAINING = re.compile("InvalidRngError|ModifyScopeVariableError|in non-deterministic mode")
+_INFERENCE = (
+    "; the network must not draw random numbers or change its statistics: give from_flax the "
+    "module's keyword, such as train=False or deterministic=True, or use "
+    "eqx.nn.inference_mode(model)"
+)
 
 
 class Left(NamedTuple):
@@ -130,10 +138,12 @@ def _trace(stand_in, params_tree, inputs_tree, shapes, ambient) -> Program:
     except Exception as error:  # whatever a network says to inputs that it does not take
         given = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(x)]
         reason = (str(error).splitlines() or [""])[0]
-        one = f"; {ONE_EXAMPLE}" if takes_batches_of(apply_fn, params, x) else ""
+        reason = f"{type(error).__name__}: {reason}"
+        hint = _INFERENCE if _TRAINING.search(reason) else ""
+        if takes_batches_of(apply_fn, params, x):
+            hint = f"; {ONE_EXAMPLE}"
         raise UserError(
-            f"the network fails on inputs {', '.join(given)} ({type(error).__name__}: "
-            f"{reason}){one}"
+            f"the network fails on inputs {', '.join(given)} ({reason}){hint}"
         ) from error
     uses, others = _all_uses(closed, structs, params_tree.num_leaves)
     sites: dict[str, Site] = {}

@@ -94,3 +94,36 @@ def nnx_gru():
         "out/kernel/value": (4, 2),
     }
     return _network(_Recurrent, normal(B, T, 3), sites)
+
+
+class _Block(nnx.Module):
+    def __init__(self, rngs):
+        self.up, self.down = nnx.Linear(4, 5, rngs=rngs), nnx.Linear(5, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.down(jax.nn.relu(self.up(x)))
+
+
+class _Scanned(nnx.Module):
+    """Layers in a scan with remat that collects a kernel of each, of which one is used again."""
+
+    def __init__(self, rngs):
+        make = nnx.split_rngs(splits=3)(nnx.vmap(_Block, in_axes=(0,), out_axes=0))
+        self.blocks = make(rngs)
+        self.out = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        @nnx.scan(in_axes=(0, nnx.Carry), out_axes=(nnx.Carry, 0))
+        @nnx.remat
+        def layer(block, x):
+            return block(x), block.up.kernel[...]
+
+        h, kernels = layer(self.blocks, x)
+        return self.out(h + jnp.tanh(x @ kernels[1])[..., :4])
+
+
+@NETWORKS.entry
+def nnx_scan_with_remat_that_collects_kernels():
+    sites = {f"blocks/up/kernel/value[{i}]": (4, 5) for i in range(3)}
+    sites |= {f"blocks/down/kernel/value[{i}]": (5, 4) for i in range(3)}
+    return _network(_Scanned, normal(B, 4), sites | {"out/kernel/value": (4, 2)})

@@ -258,3 +258,21 @@ def _rounded_product_jvp(primals, tangents):
 def derivative_that_is_not_the_products():
     apply = lambda p, x: _rounded_product(p["w"], x)  # noqa: E731
     return Refused(apply, weights(w=(4, 3)), normal(B, 4), None, "custom derivative", None)
+
+
+@REFUSED.entry
+def product_within_shard_map():
+    mesh, whole = jax.make_mesh((1,), ("d",)), jax.sharding.PartitionSpec()
+    product = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(whole, whole), out_specs=whole)
+    apply = lambda p, x: product(x, p["w"]) + x @ p["u"]  # noqa: E731
+    message = r"w \[4, 3\]: used inside a shard_map or pmap, .*for whole arrays"
+    return Refused(apply, weights(w=(4, 3), u=(4, 3)), normal(B, 4), "w", message, "w")
+
+
+@REFUSED.entry
+def product_of_two_weights_within_pmap():
+    def apply(params, x):
+        return jax.pmap(lambda x: x @ params["w"] @ params["v"])(x[None])[0] + x @ params["u"]
+
+    message = "used inside a shard_map or pmap, .*for whole arrays"
+    return Refused(apply, weights(w=(4, 3), v=(3, 2), u=(4, 2)), normal(B, 4), "w", message, "w")

@@ -12,16 +12,19 @@ import numpy as np
 import torch
 
 from apd_jax.errors import UserError
+from apd_jax.sites import given_arrays
 
 PyTree = Any
 
 
 def plain(inputs: PyTree) -> PyTree:
-    """Inputs in dicts, tuples and lists, all of them arrays.
+    """Inputs in dicts, tuples and lists, all of them arrays; lists of numbers become arrays.
 
     Raises:
       UserError: something is no array.
     """
+    if given_arrays.is_rows_of_numbers(inputs):
+        return given_arrays.as_array(inputs)
     if isinstance(inputs, Mapping):
         return {name: plain(value) for name, value in inputs.items()}
     if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):  # a NamedTuple

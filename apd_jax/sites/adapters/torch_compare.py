@@ -86,9 +86,24 @@ def conversion_error(
                 )
         some = None if count is None else count[rows]
         keeps = entries_that_count(some, [one.shape for one, _ in pairs])
-        for (one, other_one), keep in zip(pairs, keeps, strict=True):
-            found.append(_difference(np.asarray(one), np.asarray(other_one), keep))
+        try:
+            for (one, other_one), keep in zip(pairs, keeps, strict=True):
+                found.append(_difference(np.asarray(one), np.asarray(other_one), keep))
+        except UserError:
+            _check_repeatable(jax.tree.leaves(b), jax.tree.leaves(theirs(rows)), keeps)
+            raise
     return max(found, default=0.0)
+
+
+def _check_repeatable(first: list, second: list, keeps: list[np.ndarray]) -> None:
+    """Refuse a module whose outputs differ between two runs on the same inputs."""
+    for a, b, keep in zip(first, second, keeps, strict=True):
+        if not np.allclose(np.where(keep, a, 0), np.where(keep, b, 0), _APART, equal_nan=True):
+            raise UserError(
+                "torch's own outputs differ between two runs on the same inputs: the module draws "
+                "random numbers in eval mode (draw only if self.training, or make the numbers an "
+                "input of forward) or changes its buffers at each call"
+            )
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray, keep: np.ndarray) -> float:
@@ -108,10 +123,10 @@ def _difference(ours: np.ndarray, theirs: np.ndarray, keep: np.ndarray) -> float
         raise UserError(
             f"the converted network differs from torch's own by {error:.2g} of the largest output "
             f"(allowed: {TOLERANCE:.0e}) on a batch of {len(a)}, most at "
-            f"{_place(apart == apart.max())}: the module draws random numbers, changes its "
-            "buffers at each call, changes a tensor in place through a view of it, which torchax "
-            "loses (write y = y * 2 for y.t().mul_(2)), or has an operator that computes something "
-            "else in JAX. " + _WAY_OUT
+            f"{_place(apart == apart.max())}: the module draws random numbers from a seed of its "
+            "own, changes a tensor in place through a view of it, which torchax loses (write "
+            "y = y * 2 for y.t().mul_(2)), or has an operator that computes something else in "
+            "JAX. " + _WAY_OUT
         )
     return error
 

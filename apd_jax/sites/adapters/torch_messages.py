@@ -14,12 +14,14 @@ _VALUES = (
 )
 _FLOW = (
     ". Control flow, shapes and Python's numbers (if, .item(), .numpy(), .tolist(), y[y > 0]) must "
-    "not depend on the values of its tensors: use torch.where or masks"
+    "not depend on the values of its tensors: use torch.where or masks, and make arrays of NumPy "
+    "tensors by torch.as_tensor"
 )
 _OUTSIDE = (
-    ". Every tensor must belong to the module (register_buffer), be an input or a keyword, or be "
-    "made in forward by torch.tensor or torch.as_tensor: this one was made by another library or "
-    "torch.from_numpy, or is kept in a cache, a global variable or a closure"
+    "at a tensor that neither belongs to the module nor was made in forward by torch.tensor, "
+    "torch.as_tensor or the like: make it a buffer (register_buffer), an input or a keyword. It "
+    "was made by torch.from_numpy, torch.Tensor, torch.vmap or another library, or is kept in a "
+    "cache (functools.lru_cache), a global variable or a closure"
 )
 CACHED = (
     "The module uses a tensor kept in a cache (functools.lru_cache, a global variable) which a run "
@@ -45,17 +47,16 @@ def explained(error: Exception, module: torch.nn.Module) -> UserError:
             f"the operator {operator}, used {where}, is missing in torchax: rewrite that part of "
             "the module with other operators"
         )
+    stops = f"the module can't be run in JAX; it stops {where}"
+    if "Expect a Tensor or a View" in str(error):
+        return UserError(f"{stops} {_OUTSIDE}")
     reason = (str(error).strip().splitlines() or [""])[0]
-    return UserError(
-        f"the module can't be run in JAX; it stops {where} ({type(error).__name__}: {reason})"
-        + _advice(error)
-    )
+    return UserError(f"{stops} ({type(error).__name__}: {reason})" + _advice(error))
 
 
 def _advice(error: Exception) -> str:
     """The way out for the mistakes that are known; of others the error itself must tell."""
     if isinstance(error, jax.errors.UnexpectedTracerError):
         return f". {CACHED}"
-    if isinstance(error, _VALUES) or ".tolist() is not supported" in str(error):
-        return _FLOW
-    return _OUTSIDE if "Expect a Tensor or a View" in str(error) else ""
+    values = isinstance(error, _VALUES) or ".tolist() is not supported" in str(error)
+    return _FLOW if values else ""

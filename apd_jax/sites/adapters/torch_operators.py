@@ -75,9 +75,6 @@ def _convolution(
     return _torchax_convolution()(x, weight, bias, *settings)
 
 
-_REDUCED: dict[str, Any] = {"sum": jnp.sum, "mean": jnp.mean, "max": jnp.max}
-
-
 def _embedding_bag(
     indices: jax.Array,
     weight: jax.Array,
@@ -91,25 +88,30 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int | None = None,
 ) -> jax.Array:
-    """Sum, mean or maximum of rows of a table, for bags of one size; indices are [B, S].
+    """Sum, mean or maximum of rows of a table for every bag, [B, d]; 0 for an empty bag.
 
-    Raises:
-      UserError: bags of several sizes, weighted or padded ones, or a table that it would change.
+    Indices are [B, S], or [S] of all bags one after another, which start at `offsets`.
     """
     if max_norm is not None:
         return _renormalised()
-    given = {
-        "indices of one axis and offsets": offsets is not None or indices.ndim != 2,
-        "per_sample_weights": per_sample_weights is not None,
-        "padding_idx": padding_idx is not None,
-    }
-    for name, used in given.items():
-        if used:
-            raise UserError(
-                f"the operator embedding_bag with {name} can't be run in JAX: write that part of "
-                "the module with torch.nn.functional.embedding, and a sum over the rows of a bag"
-            )
-    return _REDUCED[mode](jnp.take(weight, indices, axis=0), axis=1)
+    counts = jnp.ones(indices.shape, bool)
+    if padding_idx is not None:
+        counts = indices != padding_idx % len(weight)
+    rows = jnp.take(weight, indices, axis=0)
+    if offsets is not None and indices.ndim == 1:
+        starts = offsets[:-1] if include_last_offset else offsets
+        places = jnp.arange(len(indices))
+        bag = jnp.searchsorted(starts, places, side="right") - 1
+        counts = counts & (bag == jnp.arange(len(starts))[:, None])
+        rows = jnp.broadcast_to(rows, (len(starts), *rows.shape))
+    if mode == "max":
+        largest = jnp.max(jnp.where(counts[..., None], rows, -jnp.inf), axis=1)
+        return jnp.where(counts.any(axis=1, keepdims=True), largest, 0)
+    scales = counts.astype(rows.dtype)
+    if per_sample_weights is not None:
+        scales = scales * per_sample_weights
+    total = jnp.sum(scales[..., None] * rows, axis=1)
+    return total / jnp.maximum(scales.sum(axis=1), 1)[:, None] if mode == "mean" else total
 
 
 def _embedding(weight: jax.Array, indices: jax.Array, *unused: Any, **unused_too: Any) -> jax.Array:
