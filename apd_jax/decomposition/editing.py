@@ -18,7 +18,7 @@ from apd_jax.sites import PyTree, Target
 
 
 def check_component(components: Components, component: Any) -> int:
-    """Return a component's number as a Python int; raise UserError if no component has it."""
+    """A component's number as a Python int; raises UserError if no component has it."""
     total, found = num_components(components), number(component)
     if type(found) is not int or not 0 <= found < total:
         raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
@@ -42,7 +42,7 @@ def mask_without(components: Components, component: int | Sequence[int]) -> np.n
 def edited(
     target: Target, components: Components, scales: Mapping[int, float], remainder: bool = False
 ) -> PyTree:
-    """Return the parameters with `Σ_c s_c P_c` at every site; see `Decomposition.edited`.
+    """The parameters with `Σ_c s_c P_c` at every site; see `Decomposition.edited`.
 
     With the remainder, `Σ_c s_c P_c + Δ`.
     """
@@ -67,7 +67,7 @@ def edited(
 def to_torch(
     target: Target, components: Components, scales: Mapping[int, float], remainder: bool
 ) -> dict[str, Any]:
-    """Return the decomposed parameters as torch tensors; see `Decomposition.to_torch`.
+    """The decomposed parameters as torch tensors; see `Decomposition.to_torch`.
 
     Raises:
       UserError: the network is no torch module.

@@ -118,7 +118,7 @@ def is_ours(png: bytes) -> bool:
 
 
 def feature_colors(count: int) -> np.ndarray:
-    """Return [count, 4] RGBA: distinct colours for a few features, a gradient for many."""
+    """[count, 4] RGBA: distinct colours for a few features, a gradient for many."""
     if count <= len(FEW_COLORS):
         return colors.to_rgba_array(FEW_COLORS[:count])
     # The bright end of viridis can't be seen on white.
@@ -126,7 +126,7 @@ def feature_colors(count: int) -> np.ndarray:
 
 
 def layer_colors(layers: int) -> list[str]:
-    """Return one colour for each layer; a single layer is dark grey."""
+    """One colour for each layer; a single layer is dark grey."""
     if layers == 1:
         return ["#444444"]
     return [LAYER_COLORS[i % len(LAYER_COLORS)] for i in range(layers)]

@@ -28,7 +28,7 @@ class Line(NamedTuple):
 class Chart(NamedTuple):
     """One metric over steps.
 
-    Fields:
+    Attributes:
       key: the metric's name in metrics.jsonl.
       log: whether the y axis is logarithmic.
       lines: one `Line` for each seed.

@@ -9,7 +9,7 @@ from apd_jax.report import parts, words
 class FinishedRun(NamedTuple):
     """One finished run.
 
-    Fields:
+    Attributes:
       title: what was decomposed, a few words.
       link: address of its report, relative to the index page.
       results: content of its results.json.

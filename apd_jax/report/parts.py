@@ -25,7 +25,7 @@ _PIXELS_PER_INCH = 115
 class Panel(NamedTuple):
     """One figure of the report.
 
-    Fields:
+    Attributes:
       name: file stem, also the anchor of the figure.
       title: a few words.
       caption: how to read it.

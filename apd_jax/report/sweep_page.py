@@ -24,11 +24,11 @@ def render(
     """Write the report of a sweep as a single HTML page.
 
     Args:
-      title: The decomposed network.
-      results: Content of sweep.json.
-      measures: Descriptions of the study's own numbers, `{key: (column title, meaning)}`.
+      title: the decomposed network.
+      results: content of sweep.json.
+      measures: descriptions of the study's own numbers, `{key: (column title, meaning)}`.
       sentences: `{dotted name: sentence}` of the fields of the config.
-      command: The command line that reproduces the sweep.
+      command: the command line that reproduces the sweep.
     """
     runs, grid = results["runs"], results["grid"]
     known = {**words.MEASURES, **measures}

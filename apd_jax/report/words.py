@@ -124,7 +124,7 @@ def how(config: Mapping[str, Any], inputs: str = "fresh inputs") -> str:
 
 
 def _optimiser(config: Mapping[str, Any]) -> str:
-    """Return ", with Adam at a learning rate of 0.03 (constant)", or nothing."""
+    """The clause ", with Adam at a learning rate of 0.03 (constant)", or nothing."""
     rate, schedule = config.get("learning_rate"), config.get("schedule")
     if rate is None:
         return ""

@@ -44,11 +44,11 @@ def train(
     """Train runs to their last step; a run that diverges does not stop the others.
 
     Args:
-      family: The plans of all runs that the compiled program is to serve.
-      waiting: Plan and directory of each run that is to be trained; all have the same target.
-      donors: Directories of this target's training in other runs; the first that exists is copied.
-      flag: Requests a stop between chunks.
-      diverged: Receives the number, among those that wait, of a run that diverged, and the reason.
+      family: the plans of all runs that the compiled program is to serve.
+      waiting: plan and directory of each run that is to be trained; all have the same target.
+      donors: directories of this target's training in other runs; the first that exists is copied.
+      flag: requests a stop between chunks.
+      diverged: receives the number, among those that wait, of a run that diverged, and the reason.
     """
     plan, workdir = waiting[0]
     donor = next((path for path in donors if path.exists()), None)

@@ -21,8 +21,8 @@ class GridPoint(NamedTuple):
     """One point of a grid.
 
     Attributes:
-      name: Name of its directory, `simplicity=0.3,topk=0.15`.
-      values: The value of every swept field, by dotted name.
+      name: name of its directory, `simplicity=0.3,topk=0.15`.
+      values: the value of every swept field, by dotted name.
     """
 
     name: str
@@ -33,7 +33,7 @@ def read_grid(config: ml_collections.ConfigDict, texts: Sequence[str]) -> Grid:
     """Read the swept fields of a command line.
 
     Args:
-      config: The config whose fields are swept.
+      config: the config whose fields are swept.
       texts: `FIELD=VALUE,VALUE,...`, one per field. A coefficient may be named without
         `coefficients.`, other fields by their dotted name (`refine.every`, `target.num_hidden`).
 
@@ -41,7 +41,7 @@ def read_grid(config: ml_collections.ConfigDict, texts: Sequence[str]) -> Grid:
       The values of every swept field, `{dotted name: values}`.
 
     Raises:
-      UserError: No field; an unknown field, one that does not change results, or one that is given
+      UserError: no field; an unknown field, one that does not change results, or one that is given
         twice; no value, a value that is given twice, or one of another type than the field's.
     """
     if not texts:

@@ -37,11 +37,11 @@ def publish(
     """Write results.json, figures and report of a run.
 
     Args:
-      workdir: Directory of the run.
-      plan: Plan of the run.
-      decompositions, rows, arrays: Result, numbers and arrays for figures, one entry per seed.
-      seconds: Time spent on each part of the run.
-      command: Command line that reproduces the run.
+      workdir: directory of the run.
+      plan: plan of the run.
+      decompositions, rows, arrays: result, numbers and arrays for figures, one entry per seed.
+      seconds: time spent on each part of the run.
+      command: command line that reproduces the run.
 
     Returns:
       The content of results.json.
@@ -97,7 +97,7 @@ def _write_results(
 
 
 def _with_nulls(value: Any) -> Any:
-    """Return JSON content with null for the numbers that are not finite, which JSON lacks."""
+    """JSON content with null for the numbers that are not finite, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _with_nulls(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -106,7 +106,7 @@ def _with_nulls(value: Any) -> Any:
 
 
 def _agreement(found: SeedMatrix | None) -> dict[str, float]:
-    """Return how far the restarts of a seed agree, for results.json."""
+    """How far the restarts of a seed agree, for results.json."""
     if found is None:
         return {}
     mmcs, matched = found.mean()
@@ -116,7 +116,7 @@ def _agreement(found: SeedMatrix | None) -> dict[str, float]:
 def _evidence(
     plan: Plan, measured: SeedEvidence, shown: int, restarts: SeedMatrix | None
 ) -> tuple[evidence_section.Section | None, dict[str, Any]]:
-    """Return the section of one seed, and what the page shows of it and of all seeds."""
+    """The section of one seed, and what the page shows of it and of all seeds."""
     there = [i for i, one in enumerate(measured.found) if one is not None]
     if not there:
         return None, evidence_section.content(None, failures=measured.failures)
@@ -136,7 +136,7 @@ def _evidence(
 
 
 def _control(plan: Plan) -> str:
-    """Return the sentence of the report on the control."""
+    """The sentence of the report on the control."""
     if plan.task.shuffled:
         return evidence_section.IS_CONTROL
     return evidence_section.CONTROL.format("--config.target.shuffled=true")
@@ -176,7 +176,7 @@ def _results(
 
 
 def _shown_seed(rows: list[dict]) -> int:
-    """Return the index of the seed that is shown in detail: the first solved one, or the first."""
+    """The index of the seed that is shown in detail: the first solved one, or the first."""
     return next((i for i, row in enumerate(rows) if row["solved"]), 0)
 
 
@@ -203,7 +203,7 @@ def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[parts.Panel]:
 def _browse(
     plan: Plan, decomposition: Decomposition, arrays: Any, seed: int
 ) -> dict[str, Any] | None:
-    """Return the data of the component browser for one seed; None where the study has none."""
+    """The data of the component browser for one seed; None where the study has none."""
     target = decomposition.target
     inputs = plan.study.probes(plan.task)
     if inputs is None:
@@ -245,7 +245,7 @@ def _write_figures(workdir: Workdir, panels: list[parts.Panel]) -> None:
 
 
 def _read_metrics(workdir: Workdir, plan: Plan) -> tuple[list[dict], list[dict], list[str]]:
-    """Return rows of the decomposition and of the target's training, and messages on gaps."""
+    """Rows of the decomposition and of the target's training, and messages on gaps."""
     chunk_steps, steps, refine = plan.config.chunk_steps, plan.settings.steps, plan.settings.refine
     every = refine.spacing(steps) if refine.rounds(steps) else None
     rows, gap = metric_reader.read(

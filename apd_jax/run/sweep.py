@@ -36,11 +36,11 @@ class _Member:
     """A run of a sweep.
 
     Attributes:
-      name: Name of its directory.
-      values: The values of the swept fields.
-      config: Its config, and `plan` the checked one.
-      path: Its directory.
-      reason: Why it diverged; empty if it didn't.
+      name: name of its directory.
+      values: the values of the swept fields.
+      config: its config, and `plan` the checked one.
+      path: its directory.
+      reason: why it diverged; empty if it didn't.
     """
 
     name: str
@@ -83,21 +83,21 @@ def run(
     """Run an experiment at every point of a grid, or resume the sweep.
 
     Args:
-      config: The experiment; every run has its fields, except for the swept ones.
-      grid: The values of the swept fields, see `grid.read_grid`.
-      workdir_path: Directory of the sweep, in which every run has a directory.
-      arguments: Command-line arguments that give the config, for the commands in the reports.
-      command: Command line of the sweep, for its report.
-      flag: Requests a stop between chunks.
+      config: the experiment; every run has its fields, except for the swept ones.
+      grid: the values of the swept fields, see `grid.read_grid`.
+      workdir_path: directory of the sweep, in which every run has a directory.
+      arguments: command-line arguments that give the config, for the commands in the reports.
+      command: command line of the sweep, for its report.
+      flag: requests a stop between chunks.
 
     Returns:
       The content of sweep.json.
 
     Raises:
-      UserError: A value or a network that is refused, or a directory of another sweep; before any
+      UserError: a value or a network that is refused, or a directory of another sweep; before any
         training.
-      Stopped: A stop was requested; the work so far is saved.
-      CheckpointError, OSError: A file cannot be read or written.
+      Stopped: a stop was requested; the work so far is saved.
+      CheckpointError, OSError: a file cannot be read or written.
     """
     flag, base = flag or StopFlag(), read_plan(config)
     with Workdir(workdir_path) as workdir:

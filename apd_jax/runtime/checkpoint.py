@@ -33,9 +33,9 @@ class Restored(NamedTuple):
     """A restored checkpoint.
 
     Attributes:
-      step: The step it was saved under.
-      state: The state, a pytree like the abstract state, on the devices that this names.
-      metadata: The metadata given to `save`.
+      step: the step it was saved under.
+      state: the state, a pytree like the abstract state, on the devices that this names.
+      metadata: the metadata given to `save`.
     """
 
     step: int
@@ -55,8 +55,8 @@ class Checkpointer:
         """Open a directory, which is created if missing.
 
         Args:
-          directory: Directory that holds checkpoints and nothing else.
-          max_to_keep: Number of newest checkpoints to keep, >= 1. With 1 there is no fallback for
+          directory: directory that holds checkpoints and nothing else.
+          max_to_keep: number of newest checkpoints to keep, >= 1. With 1 there is no fallback for
             a broken checkpoint.
         """
         if max_to_keep < 1:
@@ -90,7 +90,7 @@ class Checkpointer:
         self.close()
 
     def steps(self) -> list[int]:
-        """Return the steps on disk, oldest first, intact or broken."""
+        """The steps on disk, oldest first, intact or broken."""
         if not self._directory.is_dir():
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
@@ -101,12 +101,12 @@ class Checkpointer:
         Waits for the previous save. A step that this object saved or restored is not written again.
 
         Args:
-          step: Step of the state, int >= 0.
-          state: Pytree of arrays, none of size zero.
-          metadata: A JSON object, which `restore_latest` returns.
+          step: step of the state, int >= 0.
+          state: pytree of arrays, none of size zero.
+          metadata: a JSON object, which `restore_latest` returns.
 
         Raises:
-          CheckpointError: The *previous* save failed.
+          CheckpointError: the *previous* save failed.
           UserError: `step` is on disk from a run that was not restored by this object.
         """
         self.wait()
@@ -128,7 +128,7 @@ class Checkpointer:
         """Wait until the last save is on disk.
 
         Raises:
-          CheckpointError: The save failed (disk full, ...). Earlier checkpoints are untouched.
+          CheckpointError: the save failed (disk full, ...). Earlier checkpoints are untouched.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -149,7 +149,7 @@ class Checkpointer:
         before it is tried. The next save removes it.
 
         Args:
-          abstract_state: Pytree of `jax.ShapeDtypeStruct` (as from `jax.eval_shape`) or arrays,
+          abstract_state: pytree of `jax.ShapeDtypeStruct` (as from `jax.eval_shape`) or arrays,
             with the structure, shapes, dtypes and, if a leaf has one, sharding of the result. None
             restores whatever was saved, with tuples as lists and NamedTuples as dicts.
 
@@ -157,8 +157,8 @@ class Checkpointer:
           The checkpoint, or None if there is none.
 
         Raises:
-          CheckpointError: There are checkpoints, but none is intact.
-          UserError: The newest intact checkpoint holds other leaves, shapes or dtypes.
+          CheckpointError: there are checkpoints, but none is intact.
+          UserError: the newest intact checkpoint holds other leaves, shapes or dtypes.
         """
         self.wait()
         found, reasons = None, {}
@@ -240,7 +240,7 @@ def to_host(tree: Any) -> Any:
 def _load(
     restore: Callable[[ocp.args.Composite], Any], abstract_state: Any | None, path: pathlib.Path
 ) -> tuple[Any, dict[str, Any]]:
-    """Return state (as numpy arrays) and metadata of a checkpoint; raise `Damaged` if broken."""
+    """State (as numpy arrays) and metadata of a checkpoint; raises `Damaged` if broken."""
     with _damage():
         record = restore(ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
         checksum.check_record(record)
@@ -281,7 +281,7 @@ def _damage() -> Iterator[None]:
 
 
 def _brief(error: Exception) -> str:
-    """Return the type of an error with the start and the end of its text.
+    """The type of an error with the start and the end of its text.
 
     Tensorstore names the reason last, except for long notes `[key='value']` in any order.
     """
@@ -292,7 +292,7 @@ def _brief(error: Exception) -> str:
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """Return options that keep orbax from waiting for other processes; only process 0 writes."""
+    """Options that keep orbax from waiting for other processes; only process 0 writes."""
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"

@@ -165,7 +165,7 @@ def layout_of_targets(num_seeds: int, shape: Sequence[int] | None = None) -> Lay
 
 
 def num_shares(size: int, num_devices: int) -> int:
-    """Return the largest number of devices, up to `num_devices`, that divides a size evenly."""
+    """The largest number of devices, up to `num_devices`, that divides a size evenly."""
     return max(n for n in range(1, min(size, num_devices) + 1) if size % n == 0)
 
 

@@ -45,15 +45,15 @@ class MetricWriter:
         """Open the files, and drop the rows that the run will write again.
 
         Args:
-          directory: Directory for `metrics.jsonl` and `tensorboard/`.
-          wandb: Arguments of `wandb.init` (project, entity, name, mode, config, ...); those that
+          directory: directory for `metrics.jsonl` and `tensorboard/`.
+          wandb: arguments of `wandb.init` (project, entity, name, mode, config, ...); those that
             are None are omitted. Without a project, Weights & Biases is off.
-          tensorboard: Whether to write TensorBoard events.
-          resume_step: Step at which the run resumes; later rows are dropped. None for a new run
+          tensorboard: whether to write TensorBoard events.
+          resume_step: step at which the run resumes; later rows are dropped. None for a new run
             drops all rows.
 
         Raises:
-          UserError: A wandb project is set and wandb is not installed.
+          UserError: a wandb project is set and wandb is not installed.
           OSError: wandb does not start, or the files cannot be written.
         """
         self._closing = contextlib.ExitStack()
@@ -85,11 +85,11 @@ class MetricWriter:
         """Write one row.
 
         Args:
-          step: Step of the row, larger than that of the previous row.
-          metrics: A scalar for each name, or an array [S] or list with one number per seed.
+          step: step of the row, larger than that of the previous row.
+          metrics: a scalar for each name, or an array [S] or list with one number per seed.
 
         Raises:
-          OSError: The row cannot be written, for instance because the disk is full.
+          OSError: the row cannot be written, for instance because the disk is full.
         """
         if self._file is None:
             return
@@ -153,7 +153,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
 
 
 def import_wandb(project: str) -> types.ModuleType:
-    """Return the wandb module, for runs of `project`.
+    """The wandb module, for runs of `project`.
 
     Raises:
       UserError: wandb is not installed.
@@ -214,7 +214,7 @@ def _drop_rows_after(path: pathlib.Path, step: int) -> None:
 
 
 def _step(line: str) -> float:
-    """Return the step of a row, or infinity for a truncated row."""
+    """The step of a row, or infinity for a truncated row."""
     try:
         return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
     except (ValueError, TypeError, KeyError):
@@ -232,7 +232,7 @@ def _plain(value: np.ndarray) -> Any:
 
 
 def _curves(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return one number per curve: the mean over seeds and, with several seeds, each seed."""
+    """One number per curve: the mean over seeds and, with several seeds, each seed."""
     curves = {}
     for name, value in values.items():
         curves[name] = float(np.mean(value))

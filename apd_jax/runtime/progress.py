@@ -31,11 +31,11 @@ class Progress:
         """Start the clock.
 
         Args:
-          total: Number of units.
-          description: Name of the loop, like "decompose".
-          unit: Name of one unit, in the singular.
-          initial: Number of units done earlier, which do not count for the speed.
-          opening: A sentence that is shown first, above the bar or as a log line.
+          total: number of units.
+          description: name of the loop, like "decompose".
+          unit: name of one unit, in the singular.
+          initial: number of units done earlier, which do not count for the speed.
+          opening: a sentence that is shown first, above the bar or as a log line.
         """
         self._total, self._description = total, description
         self._units = unit + ("es" if unit.endswith("s") else "s")
@@ -64,8 +64,8 @@ class Progress:
         """Show the number of finished units, together with other numbers.
 
         Args:
-          done: Units finished since the start of the loop (not since the last update).
-          **shown: A number for each name, or an array with one number per seed, shown as its mean.
+          done: units finished since the start of the loop (not since the last update).
+          **shown: a number for each name, or an array with one number per seed, shown as its mean.
         """
         self._shown = {name: f"{np.mean(value):.3g}" for name, value in shown.items()}
         advance, self._done = done - self._done, done
@@ -99,5 +99,5 @@ class Progress:
 
 
 def _has_bars() -> bool:
-    """Return whether stderr can show a progress bar: a terminal or a notebook."""
+    """Whether stderr can show a progress bar: a terminal or a notebook."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -22,7 +22,7 @@ def label_errors(errors: LabelErrors) -> Figure:
     than it has neurons.
 
     Args:
-      errors: Errors of G groups of inputs.
+      errors: errors of G groups of inputs.
     """
     figure = style.new_figure(3.6)
     axes = figure.subplots()

@@ -20,13 +20,13 @@ class Probes(NamedTuple):
     """Responses to probe inputs, and the active share of every component.
 
     Attributes:
-      attributions: Attributions on every probe input, [F, C].
-      mask: Batch top-k over the F inputs, one component per input on average, [F, C] bool.
-      target_outputs: Outputs of the target, [F, O].
-      topk_outputs: Outputs of the components of `mask` alone, [F, O].
-      without: Change of the output on every probe input without each component, [F, C]; see
+      attributions: attributions on every probe input, [F, C].
+      mask: batch top-k over the F inputs, one component per input on average, [F, C] bool.
+      target_outputs: outputs of the target, [F, O].
+      topk_outputs: outputs of the components of `mask` alone, [F, O].
+      without: change of the output on every probe input without each component, [F, C]; see
         `evaluation.without`.
-      active_share: Share of the examples of the input distribution that activate each component,
+      active_share: share of the examples of the input distribution that activate each component,
         [C].
     """
 
@@ -39,7 +39,7 @@ class Probes(NamedTuple):
 
 
 def one_hot(num_features: int) -> ProbeInputs:
-    """Return inputs with one feature at 1 and all others at 0, one for each feature."""
+    """Inputs with one feature at 1 and all others at 0, one for each feature."""
     return ProbeInputs(jnp.eye(num_features), "one input feature is 1, all others are 0")
 
 
@@ -54,11 +54,11 @@ def probe(
     """Run a decomposition on probe inputs and on batches of the input distribution.
 
     Args:
-      decomposition: The decomposition to probe.
-      sample_batch: The input distribution, `(key, batch_size) -> x [B, ...]`.
-      x: Probe inputs, [F, ...].
+      decomposition: the decomposition to probe.
+      sample_batch: the input distribution, `(key, batch_size) -> x [B, ...]`.
+      x: probe inputs, [F, ...].
       key: PRNG key for the batches.
-      num_batches: Number of batches for `active_share`, each of the training's batch size.
+      num_batches: number of batches for `active_share`, each of the training's batch size.
     """
     scores = decomposition.attributions(x)
     objective = decomposition.objective

@@ -65,7 +65,7 @@ _FEW_OUTPUTS = 32  # up to which exact attributions are as cheap as a sketch tha
 
 
 def base(options: Mapping[str, Any], *, logits: bool = False) -> Settings:
-    """Return the settings that options of `decompose` are added to.
+    """The settings that options of `decompose` are added to.
 
     `LOGITS` if a KL divergence is minimised and components are chosen for every position, because
     the options say so or because the network is a language model and they say nothing; else
@@ -75,8 +75,8 @@ def base(options: Mapping[str, Any], *, logits: bool = False) -> Settings:
     `"sample"` needs a whole k.
 
     Args:
-      options: Keywords of `decompose`.
-      logits: Whether the network gives logits of the tokens that it reads.
+      options: keywords of `decompose`.
+      logits: whether the network gives logits of the tokens that it reads.
     """
     k = number(options.get("topk"))
     unsaid = not {"per_position", "minimality_loss"} & options.keys() and k is not None
@@ -97,7 +97,7 @@ def base(options: Mapping[str, Any], *, logits: bool = False) -> Settings:
 
 
 def targeted(settings: Settings) -> Settings:
-    """Return the settings of a targeted decomposition, with a remainder beside the components.
+    """The settings of a targeted decomposition, with a remainder beside the components.
 
     Components need not add up to the weights, so that there is no faithfulness loss. The remainder
     is an inactive component on the data, and always active on the other data. There are no rounds
@@ -113,10 +113,10 @@ def targeted(settings: Settings) -> Settings:
 
 
 def with_exact_scores(settings: Settings, shape: tuple[int, ...]) -> Settings:
-    """Return settings with exact attributions in place of a sketch if there are few outputs.
+    """Settings with exact attributions in place of a sketch if there are few outputs.
 
     Args:
-      settings: The settings.
+      settings: the settings.
       shape: (T, ..., O), shape of an example's output.
     """
     objective = settings.objective
@@ -127,7 +127,7 @@ def with_exact_scores(settings: Settings, shape: tuple[int, ...]) -> Settings:
 
 
 def says(settings: Settings) -> str | None:
-    """Return a sentence on how components are chosen for positions.
+    """A sentence on how components are chosen for positions.
 
     None if they are not, or if they are chosen by exact attributions and no KL is minimised.
     """

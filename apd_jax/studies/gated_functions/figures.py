@@ -26,7 +26,7 @@ _MOST_CURVES = 24
 
 
 def function_color(function: int) -> str:
-    """Return the colour of a function; purple is reserved for weights that the target lacks."""
+    """The colour of a function; purple is reserved for weights that the target lacks."""
     return _FUNCTION_COLORS[function % len(_FUNCTION_COLORS)]
 
 
@@ -35,7 +35,7 @@ def functions(arrays: GatedArrays) -> Figure:
     """Draw up to 24 functions: the target's output with one bit on, and that of one component.
 
     Args:
-      arrays: Curves of the target and of the top-k components.
+      arrays: curves of the target and of the top-k components.
     """
     count = min(len(arrays.curves), _MOST_CURVES)
     columns = min(count, 4)
@@ -90,9 +90,9 @@ class _Places(NamedTuple):
     """Positions in every panel.
 
     Attributes:
-      order: Neurons from left to right, by function and then by knot, `{layer: [H]}`.
-      neurons: Horizontal position of each neuron, `{layer: [H]}`.
-      stream: Horizontal positions of the residual stream's entries, [D].
+      order: neurons from left to right, by function and then by knot, `{layer: [H]}`.
+      neurons: horizontal position of each neuron, `{layer: [H]}`.
+      stream: horizontal positions of the residual stream's entries, [D].
     """
 
     order: dict[str, np.ndarray]
@@ -110,7 +110,7 @@ def networks(arrays: GatedArrays) -> Figure:
     target has none.
 
     Args:
-      arrays: Weights of target and components.
+      arrays: weights of target and components.
     """
     panels = _panels(arrays)
     columns = min(len(panels), 3)
@@ -135,7 +135,7 @@ def networks(arrays: GatedArrays) -> Figure:
 
 
 def _panels(arrays: GatedArrays) -> list[_Panel]:
-    """Return panels of the target, the functions' components, and others by size; at most 12."""
+    """Panels of the target, the functions' components, and others by size; at most 12."""
     panels = [_Panel("target", style.INK, arrays.target)]
     norms = sum(np.square(m).sum(axis=(1, 2)) for m in arrays.components.values())
     assigned = [c for c in arrays.assignment if c >= 0]
@@ -151,7 +151,7 @@ def _panels(arrays: GatedArrays) -> list[_Panel]:
 
 
 def _places(arrays: GatedArrays) -> _Places:
-    """Return the positions of layers side by side, with a gap between them."""
+    """The positions of layers side by side, with a gap between them."""
     order, neurons = {}, {}
     total = sum(len(own) for own in arrays.owners.values())
     gap = 0.06
@@ -202,12 +202,12 @@ def _draw_network(axes: Axes, panel: _Panel, places: _Places, own, units, arrays
 
 
 def _stream_colors(count: int) -> list[str]:
-    """Return the colours of x, the bits and the output."""
+    """The colours of x, the bits and the output."""
     return [style.INK, *(function_color(i) for i in range(count)), style.GREY]
 
 
 def _line_colors(own: np.ndarray) -> np.ndarray:
-    """Return the colour of every weight, [d_in, d_out, 3], from its function [n, d_in, d_out]."""
+    """The colour of every weight, [d_in, d_out, 3], from its function [n, d_in, d_out]."""
     palette = colors.to_rgba_array([function_color(i) for i in range(len(own))] + [FOREIGN])
     whose = np.where(own.any(axis=0), own.argmax(axis=0), len(own))
     return palette[whose][..., :3]
@@ -242,7 +242,7 @@ def function_map(arrays: GatedArrays) -> Figure:
     target.
 
     Args:
-      arrays: Shares, assignment and purity.
+      arrays: shares, assignment and purity.
     """
     count = len(arrays.curves)
     first = [c for c in arrays.assignment if c >= 0]

@@ -59,13 +59,13 @@ class GatedFunctionsStudy(Study):
         return evaluate_gated(task, decomposition, key=key, samples=samples)
 
     def probes(self, task: GatedFunctions) -> ProbeInputs:
-        """Return inputs with one bit on, and x in the middle of its domain."""
+        """Inputs with one bit on, and x in the middle of its domain."""
         middle = np.array([sum(task.domain) / 2])
         words = f"x is {middle[0]:g}, one control bit is 1, all others are 0"
         return ProbeInputs(one_bit_inputs(task, middle), words)
 
     def represented(self, arrays: GatedArrays) -> list[list[int]]:
-        """Return, for every component, its functions with a purity of at least 0.95."""
+        """For every component, its functions with a purity of at least 0.95."""
         return features_held(arrays.assignment, arrays.purity >= PURE, len(arrays.shares))
 
     def views(self, target: Target) -> dict[str, View]:

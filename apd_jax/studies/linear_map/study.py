@@ -63,7 +63,7 @@ class LinearMapStudy(Study):
         return probes.one_hot(task.width)
 
     def represented(self, arrays: LinearArrays) -> list[list[int]]:
-        """Return the rows that each component recovers."""
+        """The rows that each component recovers."""
         return features_held(arrays.best_component, arrays.recovered, len(arrays.components))
 
     def views(self, target: Target) -> dict[str, View]:

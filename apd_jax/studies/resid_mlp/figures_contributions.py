@@ -24,8 +24,8 @@ def neuron_contributions(contributions: Contributions, *, num_features: int = 10
     should have the same neurons at the same heights as the target, and all other neurons at 0.
 
     Args:
-      contributions: Contributions of the target and of the components.
-      num_features: Number of features to draw.
+      contributions: contributions of the target and of the components.
+      num_features: number of features to draw.
     """
     count = min(num_features, contributions.target.shape[0])
     figure = style.new_figure(6.0)
@@ -48,8 +48,8 @@ def neuron_contributions_all(contributions: Contributions, *, per_band: int = 20
     out.
 
     Args:
-      contributions: Contributions of the target and of the components.
-      per_band: Number of features in a band.
+      contributions: contributions of the target and of the components.
+      per_band: number of features in a band.
     """
     count = min(contributions.target.shape[0], _MOST_BANDS * per_band)
     bands = -(-count // per_band)
@@ -71,7 +71,7 @@ def neuron_contributions_all(contributions: Contributions, *, per_band: int = 20
 
 
 def _limits(contributions: Contributions, count: int) -> tuple[float, float]:
-    """Return the range of the first features' contributions, with a margin."""
+    """The range of the first features' contributions, with a margin."""
     shown = np.stack([contributions.best[:count], contributions.target[:count]])
     low, high = min(shown.min(), 0), max(shown.max(), _NAMED_ABOVE)
     return low - 0.06 * (high - low), high + 0.06 * (high - low)
@@ -137,7 +137,7 @@ def _name_neurons(axes: Axes, place: int, values, neurons, layer, size: float) -
 
 
 def _text_height(axes: Axes, size: float) -> float:
-    """Return the height of a line of text in the units of the y axis."""
+    """The height of a line of text in the units of the y axis."""
     low, high = axes.get_ylim()
     figure = axes.get_figure(root=True)
     assert figure is not None

@@ -27,19 +27,19 @@ class FeatureSweeps(NamedTuple):
     Errors are means over the sweep and over all outputs.
 
     Attributes:
-      inputs: Values of the swept input, [P].
-      target: The target's output of the swept feature, [F, P].
-      component: The same output with the feature's component alone, [F, P].
-      labels: Labels of the swept feature, [F, P].
-      one_hot_outputs: Row i has all outputs of the target for x_i = 1, [F, O].
-      one_hot_labels: Labels of the same inputs, [F, O].
+      inputs: values of the swept input, [P].
+      target: the target's output of the swept feature, [F, P].
+      component: the same output with the feature's component alone, [F, P].
+      labels: labels of the swept feature, [F, P].
+      one_hot_outputs: row i has all outputs of the target for x_i = 1, [F, O].
+      one_hot_labels: labels of the same inputs, [F, O].
       component_mse: MSE against the target with the feature's component alone, [F].
       no_component_mse: MSE against the target without any component, [F].
       top1_mse: MSE against the target with the component of largest attribution at every point,
         [F].
-      top2_mse: The same with the two components of largest attribution, [F].
-      held: Whether `component_mse` is below a tenth of `no_component_mse`, [F] bool.
-      held_by_two: Whether the lower of `component_mse` and `top2_mse` is, [F] bool.
+      top2_mse: the same with the two components of largest attribution, [F].
+      held: whether `component_mse` is below a tenth of `no_component_mse`, [F] bool.
+      held_by_two: whether the lower of `component_mse` and `top2_mse` is, [F] bool.
     """
 
     inputs: np.ndarray
@@ -63,10 +63,10 @@ class AblationResponse(NamedTuple):
     and standard deviations are over random halves.
 
     Attributes:
-      feature: The active feature, int.
-      target: Output of the target's MLPs, [O].
-      scrubbed_mean, scrubbed_std: Output with the feature's component always on, [O].
-      antiscrubbed_mean, antiscrubbed_std: Output with the feature's component always off, [O].
+      feature: the active feature, int.
+      target: output of the target's MLPs, [O].
+      scrubbed_mean, scrubbed_std: output with the feature's component always on, [O].
+      antiscrubbed_mean, antiscrubbed_std: output with the feature's component always off, [O].
     """
 
     feature: int
@@ -89,7 +89,7 @@ def _sweep(
     num_features,
     objective,
 ):
-    """Return the row of one feature in each array of `FeatureSweeps`."""
+    """The row of one feature in each array of `FeatureSweeps`."""
     x = points[:, None] * jax.nn.one_hot(feature, num_features)
     one_hot = jax.nn.one_hot(feature, num_features)[None]
     outputs = target(x)
@@ -131,11 +131,11 @@ def feature_sweeps(
     """Sweep every input over [-1, 1] and measure its own component.
 
     Args:
-      target: A network, [B, F] -> [B, F].
-      components: The components of the target.
-      label_fn: Function of inputs [B, F] that returns labels [B, F].
-      feature_map: The component of each feature, [F] int.
-      objective: Objective that determines attributions and any always-active component.
+      target: a network, [B, F] -> [B, F].
+      components: the components of the target.
+      label_fn: function of inputs [B, F] that returns labels [B, F].
+      feature_map: the component of each feature, [F] int.
+      objective: objective that determines attributions and any always-active component.
       num_points: P.
 
     Returns:
@@ -170,7 +170,7 @@ def feature_sweeps(
 def _ablated_outputs(
     target, components, feature_map, key, feature, *, num_draws, num_features, objective
 ):
-    """Return MLP outputs of target [O], scrubbed and anti-scrubbed, both [num_draws, O]."""
+    """MLP outputs of target [O], scrubbed and anti-scrubbed, both [num_draws, O]."""
     one_hot = jax.nn.one_hot(feature, num_features)
     x = jnp.broadcast_to(one_hot, (num_draws, num_features))
     num_components = next(iter(components.values())).U.shape[0]
@@ -199,21 +199,21 @@ def ablation_response(
     """Ablate random halves of the components while one feature is set to 1.
 
     Args:
-      target: A residual MLP, [B, F] -> [B, F].
-      components: The components of the target.
-      feature_map: The component of each feature, [F] int.
+      target: a residual MLP, [B, F] -> [B, F].
+      components: the components of the target.
+      feature_map: the component of each feature, [F] int.
       key: PRNG key for the random halves.
-      feature: The active feature.
+      feature: the active feature.
       num_features: F.
-      objective: Objective that determines any always-active component.
-      num_draws: Number of random halves, rounded up to whole batches.
-      batch_size: Random halves per batch.
+      objective: objective that determines any always-active component.
+      num_draws: number of random halves, rounded up to whole batches.
+      batch_size: random halves per batch.
 
     Returns:
       `AblationResponse`, on the host.
 
     Raises:
-      UserError: There is no such feature.
+      UserError: there is no such feature.
     """
     if not 0 <= feature < num_features:
         raise UserError(f"feature={feature}: expected 0..{num_features - 1}.")

@@ -28,7 +28,7 @@ def component_drawings(arrays: TMSArrays) -> Figure:
     features; a pale drawing means a component that does nothing.
 
     Args:
-      arrays: Weights and measurements of the decomposition.
+      arrays: weights and measurements of the decomposition.
     """
     panels = _panels(arrays)
     if len(panels) > _FEW:
@@ -37,7 +37,7 @@ def component_drawings(arrays: TMSArrays) -> Figure:
 
 
 def _panels(arrays: TMSArrays) -> list[networks.DrawnNetwork]:
-    """Return panels of target, sum, components by the features they hold, and others by size."""
+    """Panels of target, sum, components by the features they hold, and others by size."""
     features = arrays.target.shape[0]
     colors = style.feature_colors(features)
     panels = [
@@ -74,7 +74,7 @@ def component_map(arrays: TMSArrays) -> Figure:
     perfect decomposition; a norm ratio below 1 means shrinkage.
 
     Args:
-      arrays: Weights and measurements of the decomposition.
+      arrays: weights and measurements of the decomposition.
     """
     features = arrays.target.shape[0]
     height = features * min(0.36, 5.4 / features) + 1.1

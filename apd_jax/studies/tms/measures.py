@@ -28,16 +28,16 @@ class TMSArrays(NamedTuple):
     """Arrays for the figures of a TMS and its component browser.
 
     Attributes:
-      target: The target's W, one row per feature, [F, h].
-      components: The components of W, [C, F, h].
-      hidden: The target's hidden layers, [L, h, h] (L = 0 if there are none).
-      hidden_components: The components of the hidden layers, [C, L, h, h].
-      cosines: Cosine between each component's row and the target's, [C, F].
-      norm_ratios: Norm of each component's row divided by the norm of the target's, [C, F].
-      best_component: The component with the largest cosine, [F] int.
-      recovered: Whether the best component has the target's direction and length, [F] bool.
-      shares: Share of each feature's vector in each component, `P_{c,j} · W_j / ‖W_j‖²`, [C, F].
-      order: Components in the order of the features that they are best for, then the rest, [C] int.
+      target: the target's W, one row per feature, [F, h].
+      components: the components of W, [C, F, h].
+      hidden: the target's hidden layers, [L, h, h] (L = 0 if there are none).
+      hidden_components: the components of the hidden layers, [C, L, h, h].
+      cosines: cosine between each component's row and the target's, [C, F].
+      norm_ratios: norm of each component's row divided by the norm of the target's, [C, F].
+      best_component: the component with the largest cosine, [F] int.
+      recovered: whether the best component has the target's direction and length, [F] bool.
+      shares: share of each feature's vector in each component, `P_{c,j} · W_j / ‖W_j‖²`, [C, F].
+      order: components in the order of the features that they are best for, then the rest, [C] int.
       label_errors: MSE against the labels by number of active features.
     """
 
@@ -61,8 +61,8 @@ def row_similarity(target: np.ndarray, components: np.ndarray) -> tuple[np.ndarr
     component or of the target is zero.
 
     Args:
-      target: Matrix of the target, [F, h].
-      components: Matrices of the components, [C, F, h].
+      target: matrix of the target, [F, h].
+      components: matrices of the components, [C, F, h].
 
     Returns:
       (cosines, norm ratios), each [C, F] float64.
@@ -87,8 +87,8 @@ def superposition_scores(
     components of recovered features.
 
     Args:
-      cosines: Cosines of rows, [C, F].
-      norm_ratios: Norm ratios of rows, [C, F].
+      cosines: cosines of rows, [C, F].
+      norm_ratios: norm ratios of rows, [C, F].
 
     Returns:
       ({"mmcs", "ml2r", "features_recovered"}, best component [F] int, recovered [F] bool).
@@ -110,7 +110,7 @@ def component_order(best_component: np.ndarray, *, num_components: int) -> np.nd
     """Sort components by the first feature that they are best for; the others follow by index.
 
     Args:
-      best_component: Best component of each feature, [F] int.
+      best_component: best component of each feature, [F] int.
       num_components: C.
 
     Returns:
@@ -130,10 +130,10 @@ def evaluate_tms(
     The monosemantic baseline returns exact labels for the first h features and 0 for the rest.
 
     Args:
-      task: The TMS, its inputs and labels.
-      decomposition: The decomposition of one seed.
+      task: the TMS, its inputs and labels.
+      decomposition: the decomposition of one seed.
       key: PRNG key; the same key gives the same numbers.
-      samples: Samples of the training distribution, and for each number of active features.
+      samples: samples of the training distribution, and for each number of active features.
 
     Returns:
       (numbers, arrays): numbers as Python values under their names in results.json, and
@@ -173,7 +173,7 @@ def evaluate_tms(
 def _arrays(
     weights: dict[str, np.ndarray], pieces: dict[str, np.ndarray], errors: LabelErrors
 ) -> tuple[dict[str, float | int], TMSArrays]:
-    """Return the scores of the components' rows, and all arrays."""
+    """The scores of the components' rows, and all arrays."""
     cosines, ratios = row_similarity(weights[LINEAR], pieces[LINEAR])
     scores, best, recovered = superposition_scores(cosines, ratios)
     hidden, hidden_components = _hidden(weights, pieces)
@@ -195,7 +195,7 @@ def _arrays(
 def _hidden(
     weights: dict[str, np.ndarray], pieces: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hidden layers of target [L, h, h] and components [C, L, h, h]."""
+    """The hidden layers of target [L, h, h] and components [C, L, h, h]."""
     names = [name for name in weights if name != LINEAR]
     width = weights[LINEAR].shape[1]
     if not names:
@@ -206,7 +206,7 @@ def _hidden(
 def _matrices(
     target: Target, components: Components
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the matrices of target [d_in, d_out] and components [C, d_in, d_out] by site."""
+    """The matrices of target [d_in, d_out] and components [C, d_in, d_out] by site."""
     depth = sum(1 for site in target.sites if site.startswith("hidden_"))
     names = [LINEAR, *hidden_names(depth)]
     weights = {name: np.asarray(target.weights[name]) for name in names}

@@ -69,7 +69,7 @@ class TMSStudy(Study):
         return probes.one_hot(task.inputs.num_features)
 
     def represented(self, arrays: TMSArrays) -> list[list[int]]:
-        """Return the features that each component recovers."""
+        """The features that each component recovers."""
         return features_held(arrays.best_component, arrays.recovered, len(arrays.components))
 
     def views(self, target: Target) -> dict[str, View]:
