@@ -104,8 +104,8 @@ class DivergedTest(absltest.TestCase):
 def with_products(scores, whole, real, factor):
     """The selections of all k and of a part of k, by one program for every k up to 2."""
     products = selection.Products(2.0, whole, real)
-    whole_k = selection.batch_topk_of_rows(scores, products, None)
-    return whole_k, selection.batch_topk_of_rows(scores, products, None, factor)
+    whole_k = selection.batch_topk(scores, products)
+    return whole_k, selection.batch_topk(scores, products, None, factor)
 
 
 class ProductsTest(parameterized.TestCase):
@@ -118,7 +118,7 @@ class ProductsTest(parameterized.TestCase):
 
         @jax.jit
         def with_k(scores, factor):
-            return selection.batch_topk(scores, k), selection.batch_topk_part(scores, k, factor)
+            return selection.batch_topk(scores, k), selection.batch_topk(scores, k, None, factor)
 
         expected, other = with_k(scores, factor)
         np.testing.assert_array_equal(found.mask, expected.mask)

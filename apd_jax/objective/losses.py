@@ -43,17 +43,13 @@ def faithfulness(
         return total_of(squares) / total
 
 
-def output_mse(outputs: PyTree, target_outputs: PyTree, valid: Valid = None) -> jax.Array:
+def output_mse(outputs: PyTree, target_outputs: PyTree) -> jax.Array:
     """Mean over batch and outputs of the squared difference (minimality of the top-k objective).
 
     Args:
       outputs: [B, ...], `f(x, κ(x))`; or `f(x, Σ_c P_c)` for the output loss of all components.
       target_outputs: [B, ...], `f(x, θ*)`.
-      valid: bool [B] or [B, T], the examples or positions that the mean is over; None for all.
     """
-    if valid is not None:
-        total, count = mse_parts(outputs, target_outputs, valid)
-        return total / jnp.maximum(count, 1)
     ours, theirs = jax.tree.leaves(outputs), jax.tree.leaves(target_outputs)
     squares = [jnp.square(a - b) for a, b in zip(ours, theirs, strict=True)]
     if len(squares) == 1:
@@ -64,7 +60,7 @@ def output_mse(outputs: PyTree, target_outputs: PyTree, valid: Valid = None) -> 
 def mse_parts(
     outputs: PyTree, target_outputs: PyTree, valid: Valid = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum of the squared differences that count, and their number; see `output_mse`."""
+    """Sum of the squared differences where `valid` is True, and their number; see `output_mse`."""
     ours, theirs = (
         jax.tree.leaves(validity.keep(valid, tree)) for tree in (outputs, target_outputs)
     )
@@ -76,7 +72,7 @@ def mse_parts(
     return total, count
 
 
-def output_kl(logits: PyTree, target_logits: PyTree, valid: Valid = None) -> jax.Array:
+def output_kl(logits: PyTree, target_logits: PyTree) -> jax.Array:
     """Mean over batch and positions of `KL(softmax(target) ‖ softmax(logits))`.
 
     A single logit stands for the two classes of a sigmoid. Classes that the target excludes by a
@@ -85,21 +81,17 @@ def output_kl(logits: PyTree, target_logits: PyTree, valid: Valid = None) -> jax
     Args:
       logits: [B, ..., K] of the masked network.
       target_logits: [B, ..., K] of the target.
-      valid: bool [B] or [B, T], the examples or positions that the mean is over; None for all.
 
     Raises:
       UserError: outputs that are not one array of logits.
     """
-    if valid is None:
-        return jnp.mean(kl_each(logits, target_logits))
-    total, count = kl_parts(logits, target_logits, valid)
-    return total / jnp.maximum(count, 1)
+    return jnp.mean(kl_each(logits, target_logits))
 
 
 def kl_parts(
     logits: PyTree, target_logits: PyTree, valid: Valid = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum of the divergences that count, and their number; see `output_kl`."""
+    """Sum of the divergences where `valid` is True, and their number; see `output_kl`."""
     values = kl_each(validity.keep(valid, logits), validity.keep(valid, target_logits))
     counted = None if valid is None else validity.of_values(valid, values, "the KL loss")
     return validity.parts(values, counted)
@@ -177,11 +169,7 @@ def scale_free_simplicity(
     site, and `n^{1−p/2}` for n equal singular values.
 
     Args:
-      components: `{site: Factors}`.
-      active_counts: [C], number of examples of the batch on which each component is active.
-      p: Schatten power, in (0, 2].
-      uses: number of uses of each site in a pass.
-      batch_size: B.
+      components, active_counts, p, uses, batch_size: see `simplicity`.
     """
     schatten, squares = jnp.float32(0), jnp.float32(0)
     for site, norms in rank_one_norms(components).items():
