@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.errors import UserError
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree, batch_size
 from apd_jax.sites.counted import check as check
-from apd_jax.sites.counted import checked, of_entries, of_rows, spread
+from apd_jax.sites.counted import checked, of_entries, of_rows
 from apd_jax.sites.counted import of_batch as of_batch
 from apd_jax.sites.given_arrays import as_array
 

@@ -20,6 +20,7 @@ from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.blocks import summed
 from apd_jax.components import Components, Factors
 from apd_jax.masked import forward
+from apd_jax.programs.axes import spread
 from apd_jax.programs.counts import operations
 from apd_jax.sites import Patches, PyTree, Records, SiteRecord, Target
 from apd_jax.validity import Valid
@@ -221,7 +222,7 @@ def _literal(at: Linearised, components: Components, position: jax.Array | None)
             return tangent
         shape = tangent.shape[1 : at.lead]
         is_here = jnp.arange(math.prod(shape)) == position
-        return jnp.where(is_here.reshape(*shape, *(1,) * (tangent.ndim - at.lead)), tangent, 0)
+        return jnp.where(spread(is_here.reshape(shape), tangent.ndim - 1), tangent, 0)
 
     def one(component: Components):
         tangents = {}

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from apd_jax.components import Components, Factors, num_components
+from apd_jax.components import Components, num_components
 from apd_jax.config_fields.values import KINDS, number
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
@@ -86,8 +86,9 @@ def to_torch(
 @jax.default_matmul_precision("highest")
 def _changed(target: Target, components: Components, amounts: jax.Array) -> PyTree:
     """`θ* + Σ_c (s_c − 1) P_c`, which is `edited` with the remainder."""
-    changes = _times(components, amounts - 1)
-    added = {name: w + changes[name].sum() for name, w in target.weights.items()}
+    added = {
+        name: w + components[name].scaled(amounts - 1).sum() for name, w in target.weights.items()
+    }
     return target.with_weights(added).params
 
 
@@ -95,12 +96,5 @@ def _changed(target: Target, components: Components, amounts: jax.Array) -> PyTr
 @jax.default_matmul_precision("highest")
 def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTree:
     """`edited` for scales [C]."""
-    return forward.full_model(target, _times(components, amounts)).params
-
-
-def _times(components: Components, amounts: jax.Array) -> Components:
-    """The components times numbers [C]."""
-    return {
-        name: Factors(f.reads * amounts.reshape(-1, *(1,) * (f.reads.ndim - 1)), f.writes)
-        for name, f in components.items()
-    }
+    scaled = {name: factors.scaled(amounts) for name, factors in components.items()}
+    return forward.full_model(target, scaled).params

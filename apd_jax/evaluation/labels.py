@@ -13,6 +13,7 @@ import numpy as np
 from apd_jax import validity
 from apd_jax.errors import UserError
 from apd_jax.objective.objective import Objective
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.given_arrays import as_numpy
 
@@ -158,7 +159,7 @@ def quality_parts(
     """
     here = np.ones(labels.shape, bool)
     if counted is not None:
-        here &= counted.reshape(counted.shape + (1,) * (labels.ndim - counted.ndim))
+        here &= spread(counted, labels.ndim)
     if not are_classes(labels):
         return float(np.sum((values[here] - labels[here]) ** 2)), float(here.sum())
     logits = values[:, None] if values.ndim == 1 else values
@@ -179,7 +180,7 @@ def cross_entropy_parts(
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
     here = labels >= 0
     if counted is not None:
-        here = here & counted.reshape(counted.shape + (1,) * (labels.ndim - counted.ndim))
+        here = here & spread(counted, labels.ndim)
     chosen = np.take_along_axis(logits, np.maximum(labels, 0).astype(np.int64)[..., None], axis=-1)
     losses = np.logaddexp.reduce(logits, axis=-1) - chosen[..., 0]
     return float(losses[here].sum()), float(here.sum())

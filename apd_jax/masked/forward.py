@@ -14,6 +14,7 @@ from apd_jax import sites
 from apd_jax.components import Components, Factors, check_given, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked import grouped_matmul, grouping, remat
+from apd_jax.programs.axes import spread
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
 from apd_jax.sites.given_arrays import as_array
@@ -109,8 +110,7 @@ def masked_with_remainder(
 
     def operation(call: SiteCall) -> jax.Array:
         y = of_components(call)
-        between = (1,) * (y.ndim - remainder.ndim)
-        return y + remainder.reshape(*remainder.shape, *between) * call.as_is()
+        return y + spread(remainder, y.ndim) * call.as_is()
 
     return operation
 

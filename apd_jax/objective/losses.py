@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from apd_jax import validity
 from apd_jax.components import Components
 from apd_jax.errors import UserError
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree, Records
 from apd_jax.validity import Valid
 
@@ -147,7 +148,7 @@ def simplicity(
     total = num_weights(components, uses) * batch_size
     counts = active_counts.astype(jnp.float32)
     terms = (
-        uses[site] * jnp.sum(per_component(counts, norms) * (norms + EPSILON) ** (p / 2))
+        uses[site] * jnp.sum(spread(counts, norms.ndim) * (norms + EPSILON) ** (p / 2))
         for site, norms in rank_one_norms(components).items()
     )
     return total_of(terms) / total
@@ -173,21 +174,11 @@ def scale_free_simplicity(
     """
     schatten, squares = jnp.float32(0), jnp.float32(0)
     for site, norms in rank_one_norms(components).items():
-        f = components[site]
-        # `‖Σ_m u_m v_mᵀ‖² = Σ_{m,n} (u_m·u_n)(v_m·v_n)`: terms need not be orthogonal, and no
-        # matrix is formed.
-        of_reads = jnp.einsum("c...mi,c...ni->c...mn", f.reads, f.reads)
-        of_writes = jnp.einsum("c...mo,c...no->c...mn", f.writes, f.writes)
         axes = tuple(range(1, norms.ndim))
         schatten = schatten + uses[site] * jnp.sum((norms + EPSILON) ** (p / 2), axis=axes)
-        squares = squares + uses[site] * jnp.sum(of_reads * of_writes, axis=(*axes, norms.ndim))
+        squares = squares + uses[site] * components[site].squared_norms()
     ratios = schatten / (jnp.maximum(squares, 0) + EPSILON) ** (p / 2)
     return jnp.sum(active_counts.astype(jnp.float32) * ratios) / batch_size
-
-
-def per_component(values: jax.Array, norms: jax.Array) -> jax.Array:
-    """Give values [..., C] trailing axes, so that they broadcast against norms [C, ...]."""
-    return values.reshape(*values.shape, *(1,) * (norms.ndim - 1))
 
 
 def num_weights(components: Components, uses: dict[str, float]) -> float:
@@ -236,7 +227,7 @@ def hidden_activations(
         # Rows of a stack end in block and width.
         own = 2 if target_records[key].placement.stacked else 1
         counted = validity.of_site_rows(valid, theirs.shape[: theirs.ndim - own], key[0])
-        counted = counted.reshape(*counted.shape, *(1,) * own)
+        counted = spread(counted, theirs.ndim)
         ours, theirs = (jnp.where(counted, y, 0.0) for y in (ours, theirs))
         size = math.prod(theirs.shape[theirs.ndim - own :])
         total += size * validity.mean(jnp.square(act(ours) - act(theirs)), counted)

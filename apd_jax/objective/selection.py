@@ -18,6 +18,7 @@ from apd_jax.config_fields import values
 from apd_jax.errors import UserError
 from apd_jax.objective import top_entries
 from apd_jax.objective.selected import Selected
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree
 from apd_jax.sites.given_arrays import as_array
 
@@ -228,8 +229,7 @@ def exact_topk_mask(scores: jax.Array, x: jax.Array, valid: jax.Array | None = N
     counted = x != 0
     if valid is not None:
         shared = min(valid.ndim, x.ndim)
-        rows = validity.of_rows(valid, x.shape[:shared])
-        counted = counted & rows.reshape(*rows.shape, *(1,) * (x.ndim - shared))
+        counted = counted & spread(validity.of_rows(valid, x.shape[:shared]), x.ndim)
     mask = (rank < jnp.count_nonzero(counted)) & (flat > -jnp.inf)
     return mask.reshape(scores.shape)
 

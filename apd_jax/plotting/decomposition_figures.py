@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from apd_jax.components import Components, Factors
+from apd_jax.components import Components
 from apd_jax.evaluation import ranking, ranks
 from apd_jax.evaluation.curves import Curve
 from apd_jax.evaluation.model import ComponentModel
@@ -228,12 +228,12 @@ def component(decomposition: ComponentModel, number: int) -> Figure:
     figure = style.new_figure(4.2, width=max(4.0, min(10.0, 2.4 * len(names))))
     grid = figure.subplots(2, len(names), squeeze=False)
     weights = decomposition.target.weights
-    total = sum(_square(decomposition.components[n], number) for n in decomposition.components)
+    squares = {n: float(f.squared_norms()[number]) for n, f in decomposition.components.items()}
     for column, name in enumerate(names):
         target = _flat(np.asarray(weights[name]))
         one = jax.tree.map(lambda leaf: leaf[number : number + 1], decomposition.components[name])
         own = _flat(np.asarray(one.matrices()[0])) if target.size <= _MAX_ENTRIES else None
-        share = _square(decomposition.components[name], number) / max(total, 1e-300)
+        share = squares[name] / max(sum(squares.values()), 1e-300)
         grid[0, column].set_title(name)
         _matrix(grid[0, column], target, np.abs(target).max())
         if own is None:
@@ -259,13 +259,6 @@ def _matrix(axes: Axes, matrix: np.ndarray, scale: float) -> None:
 def _flat(matrix: np.ndarray) -> np.ndarray:
     """A matrix as it is, or the blocks of a stack stacked vertically."""
     return matrix.reshape(-1, matrix.shape[-1])
-
-
-def _square(factors: Factors, number: int) -> float:
-    """Squared norm of a component at a site, computed from its factors."""
-    reads, writes = (np.asarray(f[number], np.float64) for f in factors)
-    inner = (reads @ reads.swapaxes(-1, -2)) * (writes @ writes.swapaxes(-1, -2))
-    return float(inner.sum())
 
 
 def _largest_sites(target: Target) -> list[str]:

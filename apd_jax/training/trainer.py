@@ -14,7 +14,7 @@ import optax
 from absl import logging
 
 from apd_jax import blocks, randomness
-from apd_jax.components import Components, init_components, normalise_reads
+from apd_jax.components import Components, init_components
 from apd_jax.data import Beside, Reader, SampleBatch, Source, as_source
 from apd_jax.objective.normalisation import scales
 from apd_jax.programs import partition
@@ -29,6 +29,7 @@ from apd_jax.training.optimizers import Optimizer
 from apd_jax.training.refine import rounds as refine
 from apd_jax.training.restarts import best, spread
 from apd_jax.training.step import TrainState, init_state, train_step
+from apd_jax.training.unit_norm import normalise_reads
 
 _SCALE_EXAMPLES = 4096  # inputs that the scales of relative losses are measured on
 _START_EXAMPLES = 8192  # inputs that starts from the target's weights are made of

@@ -16,6 +16,7 @@ from apd_jax.data import SampleBatch
 from apd_jax.objective.coefficients import CONSTANT, Multipliers
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import TERMS
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
 from apd_jax.training.mean_loss import mean_loss
@@ -232,7 +233,7 @@ def forget(optimizer_state: Any, components: Components, touched: jax.Array) -> 
         return jax.tree.structure(tree) == structure
 
     def reset(leaf):
-        return jnp.where(touched.reshape(-1, *(1,) * (leaf.ndim - 1)), 0, leaf)
+        return jnp.where(spread(touched, leaf.ndim), 0, leaf)
 
     return jax.tree.map(
         lambda tree: jax.tree.map(reset, tree) if is_moments(tree) else tree,
