@@ -27,6 +27,8 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#7F7F7F"
 INK, FAINT, PALE = "#222222", "#C8C8C8", "#F4F4F4"
 
+SIGNED = colors.LinearSegmentedColormap.from_list("signed", [VERMILION, "white", BLUE])
+
 ROLE_COLORS = {
     "target": BLUE,
     "topk": ORANGE,

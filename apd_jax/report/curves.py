@@ -15,7 +15,7 @@ from apd_jax.runtime import metric_names
 WIDTH, HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 24
 _MOST_POINTS = 240
-_LOGARITHMIC = ("gradient_norm", "target/loss")
+_LOGARITHMIC = (metric_names.LOSS, "gradient_norm", "target/loss")
 
 
 class Line(NamedTuple):
@@ -75,7 +75,7 @@ def charts(records: Sequence[dict[str, Any]], order: Iterable[str] = ()) -> list
 def _never(key: str, records: list[dict[str, Any]]) -> bool:
     """Whether a metric counts events that never happened."""
     happened = any(np.any(record.get(key, 0)) for record in records)
-    return metric_names.counts(key) and not happened
+    return key.startswith(metric_names.COUNT) and not happened
 
 
 def _thin(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
@@ -95,7 +95,7 @@ def _chart(key: str, records: list[dict[str, Any]], thinned: int) -> Chart | Non
     numbers = [v for line in values for v in line if v is not None]
     if not numbers:
         return None
-    log = max(numbers) > 0 and _is_logarithmic(key)
+    log = max(numbers) > 0 and key.startswith(_LOGARITHMIC)
     steps = [step for step, _ in rows]
     x_low, x_high, x_ticks = _step_axis(steps)
     axis = _log_axis if log else _linear_axis
@@ -126,10 +126,6 @@ def _chart(key: str, records: list[dict[str, Any]], thinned: int) -> Chart | Non
         y=y,
         thinned=thinned,
     )
-
-
-def _is_logarithmic(key: str) -> bool:
-    return metric_names.parse(key).group == metric_names.LOSS or key in _LOGARITHMIC
 
 
 def _number(row: Any, seed: int) -> float | None:

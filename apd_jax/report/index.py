@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from apd_jax.report import parts, words
+from apd_jax.report import numbers, parts, words
 
 
 class FinishedRun(NamedTuple):
@@ -37,7 +37,7 @@ def render_index(runs: Sequence[FinishedRun], missing: Sequence[str], title: str
         title=title,
         rows=rows,
         missing=missing,
-        total=_duration(sum(_seconds(run.results) for run in runs)),
+        total=numbers.seconds(sum(_seconds(run.results) for run in runs)),
         **parts.assets(with_browser=False),
     )
 
@@ -53,15 +53,10 @@ def _row(run: FinishedRun) -> dict[str, Any]:
         "passed": sum(bool(verdict["passed"]) for verdict in verdicts),
         "verdicts": len(verdicts),
         "comparison": run.results.get("comparison") or [],
-        "duration": _duration(_seconds(run.results)),
+        "duration": numbers.seconds(_seconds(run.results)),
     }
 
 
 def _seconds(results: Mapping[str, Any]) -> float:
     """Time of a run: target, decomposition, evaluation and evidence."""
     return float(sum(results["seconds"].values()))
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as text."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

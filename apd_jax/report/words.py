@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from apd_jax.report import numbers
-from apd_jax.runtime.metric_names import LOSS, NONFINITE_SCORES, MetricName
+from apd_jax.runtime.metric_names import LOSS, NONFINITE_SCORES
 
 # Measures that any study may report: key -> (column title, meaning). A study adds its own.
 MEASURES = {
@@ -77,11 +77,11 @@ def curves(subject: Subject) -> dict[str, tuple[str, str]]:
     """
     fields = {name.partition(".")[::2]: sentence for name, sentence in subject.sentences.items()}
     titled = {
-        str(MetricName(LOSS, term)): (term.replace("_", " ").capitalize(), sentence.rstrip("."))
+        f"{LOSS}{term}": (term.replace("_", " ").capitalize(), sentence.rstrip("."))
         for (record, term), sentence in fields.items()
         if record == "coefficients"
     }
-    total = str(MetricName(LOSS, "total"))
+    total = f"{LOSS}total"
     return {total: _CURVES[total]} | titled | _CURVES
 
 

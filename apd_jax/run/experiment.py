@@ -65,7 +65,8 @@ def run(
         if plan.task.shuffled:
             targets = shuffle(targets, plan.seeds)
         decompositions, seconds["decompose"] = decompose_targets(plan, targets, workdir, flag)
-        save_components(plan, decompositions, workdir)
+        for seed, decomposition in zip(plan.seeds.tolist(), decompositions, strict=True):
+            decomposition.save(workdir.path / "components" / f"seed_{seed}")
         start = time.monotonic()
         with preemption.watch(flag, Stopped(plan.settings.steps, "evaluation")):
             rows, arrays = evaluate(plan, targets, decompositions)
@@ -145,13 +146,6 @@ def decompose_targets(
         )
         for i, result in enumerate(results)
     ], outcome.seconds
-
-
-def save_components(plan: Plan, decompositions: list[Decomposition], workdir: Workdir) -> None:
-    """Write the components of every seed."""
-    directory = workdir.path / "components"
-    for seed, decomposition in zip(plan.seeds.tolist(), decompositions, strict=True):
-        decomposition.save(directory / f"seed_{seed}")
 
 
 def evaluate(

@@ -219,12 +219,7 @@ def _browse(
             site: (np.asarray(f.U), np.asarray(f.V)) for site, f in decomposition.components.items()
         },
         target_weights={site: np.asarray(weight) for site, weight in target.weights.items()},
-        attributions=probes.attributions,
-        topk_mask=probes.mask,
-        target_outputs=probes.target_outputs,
-        topk_outputs=probes.topk_outputs,
-        without=probes.without,
-        active_share=probes.active_share,
+        **probes._asdict(),
         represented=plan.study.represented(arrays),
         views=plan.study.views(target),
         seed=seed if len(plan.seeds) > 1 else None,

@@ -8,15 +8,30 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import chunk_ends, memory, mesh, processes, step_programs
-from apd_jax.runtime.chunk_ends import Metrics, Observer
+from apd_jax.runtime import divergence, memory, mesh, processes, step_programs
+from apd_jax.runtime.divergence import Metrics
 from apd_jax.runtime.outcome import DataFailed, Stopped, of_callback
 
 PyTree = Any
 StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, Metrics]]
 Feed = Callable[[int, int], Iterable[tuple[int, PyTree]]]
+
+
+class Observer:
+    """Callbacks between chunks. These do nothing; override what is wanted."""
+
+    def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """Receive the metrics [S] of a chunk's last step; for the group `count/`, sums over it."""
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Keep the state after `step` steps. Its buffers are reused as soon as this returns."""
+
+    def should_stop(self) -> bool:
+        """Whether to save and raise `Stopped` after this chunk."""
+        return False
 
 
 class Between(NamedTuple):
@@ -168,7 +183,7 @@ class _Loop:
         due = save_every and self.done // save_every > begun // save_every
         if due or stop or self.done == self._steps:
             self._report()
-            chunk_ends.save(self._observer, self.done, self._state)
+            self._save()
         if stop and self.done < self._steps:
             raise Stopped(self.done, state=self.gathered())
 
@@ -193,17 +208,23 @@ class _Loop:
     def _report(self) -> None:
         """Report the chunk that waits, if there is one."""
         if self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            chunk_ends.report(self._observer, *waiting)
+            (done, parts), self._waiting = self._waiting, None
+            self._observer.on_metrics(done, divergence.last_metrics(done, parts))
+
+    def _save(self) -> None:
+        """Let the observer save the state, if all of it is finite."""
+        divergence.check_state(self.done, self._state)
+        self._observer.save(self.done, self._state)
 
     def _data_failed(self, error: Exception, parts: list[Metrics]) -> DataFailed:
         """Report and save what was done before the data failed."""
         unsaved = self._waiting or parts
         self._report()
         if parts:
-            chunk_ends.report(self._observer, self.done, parts)
+            self._waiting = self.done, parts
+            self._report()
         if unsaved:
-            chunk_ends.save(self._observer, self.done, self._state)
+            self._save()
         return DataFailed(
             f"the data failed after step {self.done} of {self._steps}: {error}",
             step=self.done,

@@ -21,9 +21,9 @@ class Probes(NamedTuple):
 
     Attributes:
       attributions: attributions on every probe input, [F, C].
-      mask: batch top-k over the F inputs, one component per input on average, [F, C] bool.
+      topk_mask: batch top-k over the F inputs, one component per input on average, [F, C] bool.
       target_outputs: outputs of the target, [F, O].
-      topk_outputs: outputs of the components of `mask` alone, [F, O].
+      topk_outputs: outputs of the components of `topk_mask` alone, [F, O].
       without: change of the output on every probe input without each component, [F, C]; see
         `evaluation.without`.
       active_share: share of the examples of the input distribution that activate each component,
@@ -31,7 +31,7 @@ class Probes(NamedTuple):
     """
 
     attributions: np.ndarray
-    mask: np.ndarray
+    topk_mask: np.ndarray
     target_outputs: np.ndarray
     topk_outputs: np.ndarray
     without: np.ndarray
@@ -72,7 +72,7 @@ def probe(
     shares = [share(jax.random.fold_in(key, index)) for index in range(num_batches)]
     return Probes(
         attributions=np.asarray(scores),
-        mask=np.asarray(mask),
+        topk_mask=np.asarray(mask),
         target_outputs=np.asarray(decomposition.target(x)),
         topk_outputs=np.asarray(
             masked_apply(decomposition.target, decomposition.components, x, mask)

@@ -124,27 +124,3 @@ def with_exact_scores(settings: Settings, shape: tuple[int, ...]) -> Settings:
         return settings
     routes = dataclasses.replace(objective.routes, attribution_mode="auto")
     return dataclasses.replace(settings, objective=dataclasses.replace(objective, routes=routes))
-
-
-def says(settings: Settings) -> str | None:
-    """A sentence on how components are chosen for positions.
-
-    None if they are not, or if they are chosen by exact attributions and no KL is minimised.
-    """
-    objective = settings.objective
-    sketched = objective.routes.attribution_mode == "sketch"
-    if not objective.per_position or not (sketched or objective.minimality_loss == "kl"):
-        return None
-    text = "Components are chosen for every position"
-    if objective.masks == LOGITS.objective.masks and settings.start == LOGITS.start:
-        text += ", with the settings for logits at every position (presets.LOGITS)"
-    if objective.selection == "gates":
-        text += ", by learned gates"
-    if not sketched:
-        return f"{text}, by exact attributions."
-    trained, count = (objective.routes.probes(training) for training in (True, False))
-    in_training = "" if trained == count else f" ({trained} in training)"
-    return (
-        f"{text}, by attributions that are estimated from {count} random directions{in_training}: "
-        f"the squared ones have a relative standard error of about {math.sqrt(2 / count):.0%}."
-    )

@@ -9,17 +9,15 @@ import numpy as np
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
-from apd_jax.plotting import style
+from apd_jax.plotting import share_maps, style
 from apd_jax.studies.gated_functions.measures import GatedArrays, row_units, supports
 
 FOREIGN = "#A020A0"  # weights where the target has none
 _FUNCTION_COLORS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILION, style.SKY, "#8C6D1F")
-_SHARES = LinearSegmentedColormap.from_list("shares", [style.VERMILION, "white", style.BLUE])
 _INVISIBLE = 0.03
 _MOST_PANELS = 12
 _MOST_CURVES = 24
@@ -249,20 +247,10 @@ def function_map(arrays: GatedArrays) -> Figure:
     order = [*first, *(c for c in range(len(arrays.shares)) if c not in first)]
     figure = style.new_figure(max(0.42 * count + 1.3, 2.4), width=8.0)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2.6, 1))
-    table = arrays.shares[order].T
-    image = left.imshow(table, cmap=_SHARES, vmin=-1, vmax=1, aspect="auto")
-    if table.size <= 120:
-        for (i, c), share in np.ndenumerate(table):
-            color = "white" if abs(share) > 0.6 else "#555555"
-            text = f"{share:.2f}".replace("-0.00", "0.00")
-            left.text(c, i, text, color=color, fontsize=8, ha="center", va="center")
-    bar = figure.colorbar(image, ax=left, pad=0.02, aspect=20, ticks=[-1, 0, 1])
-    bar.set_label("share of the weights")
-    bar.outline.set_visible(False)
+    share_maps.draw(figure, left, arrays.shares[order].T, "share of the weights")
     left.set_xlabel("component, sorted by function")
     left.set_xticks(np.arange(len(order)), order)
     left.set_yticks(np.arange(count), [f"$F_{{{i + 1}}}$" for i in range(count)])
-    left.tick_params(length=0)
     shades = [function_color(i) for i in range(count)]
     right.barh(np.arange(count), arrays.purity, color=shades, height=0.6)
     for i, purity in enumerate(arrays.purity):

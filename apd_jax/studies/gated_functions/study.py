@@ -1,9 +1,7 @@
 """Hand-coded gated functions (the paper's appendix): is every weight in the right component?"""
 
-import jax
 import numpy as np
 
-from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies.gated_functions.captions import CAPTIONS, MEASURES
@@ -29,6 +27,7 @@ class GatedFunctionsStudy(Study):
     figures = FIGURES
     main_figure = "networks"
     measures = MEASURES
+    evaluate = staticmethod(evaluate_gated)
 
     def title(self, variant: str) -> str:
         return f"Hand-coded gated functions, {variant}"
@@ -52,11 +51,6 @@ class GatedFunctionsStudy(Study):
                 "Every function has a purity of at least 0.95 (share of seeds)",
             ),
         ]
-
-    def evaluate(
-        self, task: GatedFunctions, decomposition: Decomposition, *, key: jax.Array, samples: int
-    ):
-        return evaluate_gated(task, decomposition, key=key, samples=samples)
 
     def probes(self, task: GatedFunctions) -> ProbeInputs:
         """Inputs with one bit on, and x in the middle of its domain."""

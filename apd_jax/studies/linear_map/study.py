@@ -1,8 +1,5 @@
 """Linear maps: the effect of the losses on the simplest network."""
 
-import jax
-
-from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies import probes
@@ -24,6 +21,7 @@ class LinearMapStudy(Study):
     figures = FIGURES
     main_figure = "matrices"
     measures = MEASURES
+    evaluate = staticmethod(evaluate_linear_map)
 
     def title(self, variant: str) -> str:
         return f"Linear map, {variant}"
@@ -53,11 +51,6 @@ class LinearMapStudy(Study):
             ),
             Threshold("effective_rank_mean", "<=", 1.1, "Components have rank 1"),
         ]
-
-    def evaluate(
-        self, task: LinearMap, decomposition: Decomposition, *, key: jax.Array, samples: int
-    ):
-        return evaluate_linear_map(task, decomposition, key=key, samples=samples)
 
     def probes(self, task: LinearMap) -> ProbeInputs:
         return probes.one_hot(task.width)

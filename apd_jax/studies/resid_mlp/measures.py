@@ -108,7 +108,6 @@ def evaluate_resid_mlp(
             feature_map,
             key=jax.random.fold_in(key, 1),
             feature=min(EXAMPLE_FEATURE, num_features - 1),
-            num_features=num_features,
             objective=objective,
             batch_size=batch_size,
         ),

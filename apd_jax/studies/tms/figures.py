@@ -5,16 +5,14 @@ Letters: C components, F features, h hidden width.
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from apd_jax.plotting import networks, style
+from apd_jax.plotting import networks, share_maps, style
 from apd_jax.studies.label_errors import label_errors
 from apd_jax.studies.tms.measures import TMSArrays
 
 _FEW = 16
 _MOST_NAMES = 100  # of components below an axis
-_SHARES = LinearSegmentedColormap.from_list("shares", [style.VERMILION, "white", style.BLUE])
 
 
 @style.styled
@@ -88,17 +86,7 @@ def component_map(arrays: TMSArrays) -> Figure:
 def _draw_shares(figure: Figure, axes: Axes, arrays: TMSArrays) -> None:
     table = arrays.shares[arrays.order].T
     features, count = table.shape
-    image = axes.imshow(
-        table, cmap=_SHARES, vmin=-1, vmax=1, aspect="auto", interpolation="nearest"
-    )
-    if table.size <= 120:
-        for (j, c), share in np.ndenumerate(table):
-            color = "white" if abs(share) > 0.6 else "#555555"
-            text = f"{share:.2f}".replace("-0.00", "0.00")
-            axes.text(c, j, text, color=color, fontsize=8, ha="center", va="center")
-    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30, ticks=[-1, -0.5, 0, 0.5, 1])
-    bar.set_label(r"share of the vector $W_j$")
-    bar.outline.set_visible(False)
+    share_maps.draw(figure, axes, table, r"share of the vector $W_j$")
     axes.set_ylabel("feature $j$")
     axes.set_xlabel("component, sorted by feature")
     axes.set_yticks(np.arange(0, features, 1 if features <= _FEW else max(5, features // 20)))
@@ -109,7 +97,6 @@ def _draw_shares(figure: Figure, axes: Axes, arrays: TMSArrays) -> None:
         fontsize=8 if count <= 30 else 6,
         rotation=90 if count > 20 else 0,
     )
-    axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(True)
         spine.set_color(style.FAINT)
