@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from apd_jax.config_fields.checks import check_names
 from apd_jax.config_fields.declaration import fields, flags, is_record, marked
 from apd_jax.config_fields.former_names import present
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 
 Record = TypeVar("Record")
 
@@ -115,10 +115,8 @@ def _names(record: Any) -> set[str]:
 def _replaced(name: str, old: Any, new: Any) -> Any:
     """The new value of a field that is in a mapping."""
     if is_record(old) and isinstance(new, Mapping):
-        try:
+        with about(name):
             return from_mapping(old, new)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
     if is_record(old) and not isinstance(new, type(old)):
         kind = type(old).__name__
         raise UserError(f"{name} must be a {kind} or a mapping of its fields, got {new!r}")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import validity
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 from apd_jax.objective.objective import Objective
 from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree, Target
@@ -50,10 +50,8 @@ def label_array(target: Target, x: PyTree, labels: Any, objective: Objective | N
         return np.ma.filled(labels.astype(np.int64), -1)
     if isinstance(labels, Mapping):
         raise UserError(f"labels must be one array, got a dict of {sorted(map(str, labels))}")
-    try:
+    with about("labels"):
         return as_numpy(labels)
-    except UserError as error:
-        raise UserError(f"labels: {error}") from error
 
 
 def next_tokens(target: Target, x: PyTree, name: str = NEXT_TOKENS) -> np.ndarray:

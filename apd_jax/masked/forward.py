@@ -17,7 +17,7 @@ from apd_jax.masked import grouped_matmul, grouping, remat
 from apd_jax.programs.axes import spread
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
-from apd_jax.sites.given_arrays import as_array
+from apd_jax.sites.given_arrays import one_array
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
 # Cost of gathering a number of a row and of adding it to a sum, in multiply-adds of products.
@@ -260,14 +260,9 @@ def masked_apply(
         target's sites.
     """
     x = check_given(target, components, x)
-    try:
-        mask = jnp.asarray(as_array(mask))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"mask must be one array [B, C] or [B, T, C]: {error}") from error
-    try:
-        remainder = None if remainder is None else jnp.asarray(as_array(remainder), jnp.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"remainder must be one array [B] or [B, T]: {error}") from error
+    mask = one_array("mask must be one array [B, C] or [B, T, C]", mask)
+    if remainder is not None:
+        remainder = one_array("remainder must be one array [B] or [B, T]", remainder, jnp.float32)
     check_mask(target, components, x, mask)
     if remainder is not None and remainder.shape != mask.shape[:-1]:
         raise UserError(

@@ -20,7 +20,7 @@ from apd_jax.objective import top_entries
 from apd_jax.objective.selected import Selected
 from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree
-from apd_jax.sites.given_arrays import as_array
+from apd_jax.sites.given_arrays import one_array
 
 Rule = Literal["batch", "sample", "exact", "gates"]
 
@@ -149,10 +149,7 @@ def _table(scores: Any) -> jax.Array:
 
     Traced values are not known, and pass.
     """
-    try:
-        scores = jnp.asarray(as_array(scores))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"scores must be real numbers [B, C]: {error}") from error
+    scores = one_array("scores must be real numbers [B, C]", scores)
     if scores.ndim != 2 or jnp.issubdtype(scores.dtype, jnp.complexfloating):
         raise UserError(
             "scores must be real numbers [B, C], one row for each example, got "

@@ -229,7 +229,7 @@ def _summary(summary: Summary) -> dict[str, Any]:
         summary.nothing.name: "zeros in place of the weights",
         **{
             name: f"{meaning}; as many as the active rank"
-            for name, meaning in baselines.MEANINGS.items()
+            for name, meaning in baselines.BASELINES.items()
         },
     }
     ways = [vars(row) | {"note": notes.get(row.name, "")} for row in summary.rows]

@@ -16,7 +16,7 @@ import jax
 import ml_collections
 
 from apd_jax import config_fields
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 from apd_jax.programs.jax_settings import own_settings
 from apd_jax.report import sweep_page
 from apd_jax.run import experiment, family
@@ -141,10 +141,8 @@ def _members(config: ml_collections.ConfigDict, grid: Grid, path: pathlib.Path) 
     for name, values in points(grid):
         own = config.copy_and_resolve_references()
         own.update_from_flattened_dict(values)
-        try:
+        with about(name):
             found.append(_Member(name, values, own, read_plan(own), path / name))
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
     return found
 
 
