@@ -90,16 +90,3 @@ METHODS: dict[str, Callable[..., Attributed]] = {
     "ablation": _without_derivatives(ablation_attributions, of_metric=True),
     "activation": _without_derivatives(activation_attributions),
 }
-
-__all__ = [
-    "METHODS",
-    "Attributed",
-    "Linearisation",
-    "Metric",
-    "Mode",
-    "Options",
-    "ablation_attributions",
-    "activation_attributions",
-    "attribute_terms",
-    "gradient_attributions",
-]

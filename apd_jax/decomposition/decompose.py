@@ -20,7 +20,7 @@ from apd_jax.decomposition.checks import (
     check_target,
     output_shape,
 )
-from apd_jax.decomposition.devices import on_one_device
+from apd_jax.decomposition.given_inputs import on_one_device
 from apd_jax.decomposition.job import Job, RunOptions
 from apd_jax.decomposition.logits import gives_logits_of_tokens
 from apd_jax.decomposition.other_checks import check_other, check_other_outputs

@@ -31,7 +31,6 @@ def _shared_maximum(count: jax.Array) -> jax.Array:
 
 @_shared_maximum.def_vmap
 def _shared_maximum_of_runs(axis_size, batched, count):
-    del axis_size, batched
     return jnp.max(count), False
 
 
@@ -139,7 +138,6 @@ def _read_backward(saved, g):
 
 
 def _write_backward(batch_size, saved, g):
-    del batch_size
     h, factor, groups = saved
     return _read_rows(g, factor, groups), _outer(h, g, groups), None
 

@@ -54,7 +54,7 @@ def singular_values(target: Target, components: Components) -> Figure:
     own = ranks.singular_values(components)
     theirs = ranks.target_singular_values(target)
     names = _largest_sites(target)
-    figure, grid = _grid(len(names), 2.6)
+    figure, grid = _grid(len(names))
     for axes, name in zip(grid, names, strict=True):
         values = np.sort(own[name], axis=1)[:, ::-1]
         places = np.arange(1, values.shape[1] + 1)
@@ -269,11 +269,10 @@ def _largest_sites(target: Target) -> list[str]:
     return [name for name in sites if name in kept]
 
 
-def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
     """Make axes in rows of three."""
-    rows = -(-count // 3)
-    columns = min(count, 3)
-    figure = style.new_figure(height * rows, width=max(4.5, 3.4 * columns))
+    rows, columns = -(-count // 3), min(count, 3)
+    figure = style.new_figure(2.6 * rows, width=max(4.5, 3.4 * columns))
     grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in grid[count:]:
         axes.set_visible(False)

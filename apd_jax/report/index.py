@@ -20,13 +20,12 @@ class FinishedRun(NamedTuple):
     results: Mapping[str, Any]
 
 
-def render_index(runs: Sequence[FinishedRun], missing: Sequence[str], title: str) -> str:
+def render_index(runs: Sequence[FinishedRun], missing: Sequence[str]) -> str:
     """Write the index of several runs as a single HTML page.
 
     Args:
       runs: the finished runs, in reading order.
       missing: names of runs that are not finished; the page says so.
-      title: heading of the page.
 
     Returns:
       The page. Everything in it that came from the arguments is escaped.
@@ -34,7 +33,7 @@ def render_index(runs: Sequence[FinishedRun], missing: Sequence[str], title: str
     rows = [_row(run) for run in runs]
     return parts.render(
         "index.html.j2",
-        title=title,
+        title="All runs",
         rows=rows,
         missing=missing,
         total=numbers.seconds(sum(_seconds(run.results) for run in runs)),

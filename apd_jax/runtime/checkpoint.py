@@ -13,7 +13,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from apd_jax.errors import UserError
 from apd_jax.runtime import checksum, mesh, orbax_noise, paths
+from apd_jax.runtime.closing import Closing
 
 
 class CheckpointError(UserError):
@@ -43,7 +44,7 @@ class Restored(NamedTuple):
     metadata: dict[str, Any]
 
 
-class Checkpointer:
+class Checkpointer(Closing):
     """Saves and restores the state of a run in one directory.
 
     `save` copies the state to the host and returns. A thread computes checksums and writes, one
@@ -82,12 +83,6 @@ class Checkpointer:
         self._pending: concurrent.futures.Future[None] | None = None
         self._whole: set[int] = set()  # written or verified by this object
         self._broken: set[int] = set()  # found broken; removed by the next save
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *unused_exception: object) -> None:
-        self.close()
 
     def steps(self) -> list[int]:
         """The steps on disk, oldest first, intact or broken."""

@@ -10,13 +10,14 @@ import time
 import types
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
 from apd_jax.errors import UserError
+from apd_jax.runtime.closing import Closing
 from apd_jax.runtime.workdir import atomic_write_text
 
 _SECONDS_BETWEEN_FLUSHES = 5.0
@@ -26,7 +27,7 @@ _NO_WANDB = (
 )
 
 
-class MetricWriter:
+class MetricWriter(Closing):
     """Writes the metrics of a loop, one row per step; does nothing except in process 0.
 
     metrics.jsonl has one object per line, `{"step": 100, "loss/total": [one per seed], ...}`, with
@@ -74,12 +75,6 @@ class MetricWriter:
             if tensorboard:
                 self._events = _Events(directory / "tensorboard", purge_step=keep + 1)
                 self._closing.callback(self._events.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *unused_exception: object) -> None:
-        self.close()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write one row.

@@ -2,17 +2,19 @@
 
 import sys
 import time
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 from absl import logging
 
+from apd_jax.runtime.closing import Closing
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Progress:
+class Progress(Closing):
     """Progress of one loop, on stderr, from process 0 only.
 
     On a terminal or in a notebook this is a tqdm bar. Elsewhere (a log file, a batch system) it is
@@ -53,12 +55,6 @@ class Progress:
             self._bar.write(opening, file=sys.stderr)
         elif self._speaks and opening:
             logging.info("%s", opening)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *unused_exception: object) -> None:
-        self.close()
 
     def update(self, done: int, **shown: Any) -> None:
         """Show the number of finished units, together with other numbers.

@@ -7,7 +7,7 @@ import pathlib
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import jax
 from absl import logging
@@ -15,6 +15,7 @@ from absl import logging
 from apd_jax.config_fields.former_names import present
 from apd_jax.errors import UserError
 from apd_jax.runtime import file_lock, paths
+from apd_jax.runtime.closing import Closing
 
 _ABSENT = "absent"
 _BEFORE_CONFIG = {".lock", ".config.json.tmp"}  # what a run writes before it has a config
@@ -28,7 +29,7 @@ class WorkdirMismatch(WorkdirError):
     """The directory belongs to a run with another config."""
 
 
-class Workdir:
+class Workdir(Closing):
     """Directory of a run, locked while this object is open.
 
     Attributes:
@@ -63,12 +64,6 @@ class Workdir:
         self._check_ours()
         if jax.process_index() == 0:
             self._take()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *unused_exception: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Release the lock."""

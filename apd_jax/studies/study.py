@@ -70,7 +70,6 @@ class Study(abc.ABC):
 
     def published(self, variant: str) -> list[Published]:
         """Published numbers for a variant, each with the key of ours to compare with."""
-        del variant
         return []
 
     @abc.abstractmethod
@@ -122,7 +121,6 @@ class Study(abc.ABC):
 
     def probes(self, task: Any) -> ProbeInputs | None:
         """The inputs for the component browser; None for no such browser."""
-        del task
         return None
 
     def represented(self, arrays: Any) -> list[list[int]]:
@@ -130,15 +128,12 @@ class Study(abc.ABC):
 
         A study with `probes` defines it.
         """
-        del arrays
         return []
 
     def contexts(self, arrays: Any) -> dict[str, Any] | None:
         """Components by their contexts (`report.contexts.content`), None for no section."""
-        del arrays
         return None
 
     def views(self, target: Target) -> dict[str, View]:
         """How the browser shows sites; omitted sites are shown in their own basis."""
-        del target
         return {}
