@@ -263,12 +263,10 @@ def _check_network(first: Any, second: Any) -> None:
             for target in (one, other)
         )
     for name, weight in ours.items():
-        if name not in theirs or not _close(weight, theirs[name]):
+        other_weight = theirs.get(name)
+        same = other_weight is not None and weight.shape == other_weight.shape
+        if not (same and np.allclose(weight, other_weight, rtol=1e-4, atol=1e-6)):
             raise UserError(
                 f"the decompositions are of different networks: the weights of {name!r} differ; "
                 "compare decompositions of one network that began from different seeds"
             )
-
-
-def _close(weight: jax.Array, other: jax.Array) -> bool:
-    return weight.shape == other.shape and np.allclose(weight, other, rtol=1e-4, atol=1e-6)

@@ -5,7 +5,7 @@ logarithmic axis; values that it can't show (zero, negative, NaN) leave gaps.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +52,7 @@ class Chart(NamedTuple):
     thinned: int
 
 
-def charts(records: Sequence[dict[str, Any]], order: Iterable[str] = ()) -> list[Chart]:
+def charts(records: Sequence[Mapping[str, Any]], order: Iterable[str] = ()) -> list[Chart]:
     """Draw every metric of a metrics.jsonl.
 
     Args:
@@ -72,13 +72,13 @@ def charts(records: Sequence[dict[str, Any]], order: Iterable[str] = ()) -> list
     return [chart for chart in drawn if chart is not None]
 
 
-def _never(key: str, records: list[dict[str, Any]]) -> bool:
+def _never(key: str, records: list[Mapping[str, Any]]) -> bool:
     """Whether a metric counts events that never happened."""
     happened = any(np.any(record.get(key, 0)) for record in records)
     return key.startswith(metric_names.COUNT) and not happened
 
 
-def _thin(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+def _thin(records: list[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int]:
     """Keep every n-th record and the last, so that at most `_MOST_POINTS` are left (plus one)."""
     every = max(1, math.ceil(len(records) / _MOST_POINTS))
     kept = records[::every]
@@ -87,7 +87,7 @@ def _thin(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     return kept, every
 
 
-def _chart(key: str, records: list[dict[str, Any]], thinned: int) -> Chart | None:
+def _chart(key: str, records: list[Mapping[str, Any]], thinned: int) -> Chart | None:
     """Draw one metric, or None where no record has a number for it."""
     rows = [(int(record["step"]), record[key]) for record in records if record.get(key) is not None]
     seeds = max((len(row) if isinstance(row, list) else 1 for _, row in rows), default=0)

@@ -94,18 +94,13 @@ def _value(name: str, field: Any, default: Any, text: str) -> Any:
     raise UserError(f"--grid: the values of {name} must be {nouns[wanted]}, got {text!r}")
 
 
-def short_name(field: str) -> str:
-    """The name of a field without `coefficients.`."""
-    return field.removeprefix(_COEFFICIENT)
-
-
 def points(grid: Grid) -> list[GridPoint]:
     """All points of a grid, the values of the last field changing fastest."""
     found: list[GridPoint] = []
     names: set[str] = set()
     for values in itertools.product(*grid.values()):
         own = dict(zip(grid, values, strict=True))
-        text = ",".join(f"{short_name(name)}={value}" for name, value in own.items())
+        text = ",".join(f"{name.removeprefix(_COEFFICIENT)}={value}" for name, value in own.items())
         name = re.sub(r"[^\w.,=+-]", "_", text)
         if name in names:  # the values differ only in replaced characters
             name = f"{name}-{len(found)}"

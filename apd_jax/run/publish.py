@@ -48,7 +48,8 @@ def publish(
     """
     agreements = [found.agreement() for found in decompositions]
     rows = [row | _agreement(one) for row, one in zip(rows, agreements, strict=True)]
-    _write_results(workdir, plan, decompositions, rows, seconds)  # kept whatever comes
+    unmeasured = SeedEvidence([None] * len(rows), [])
+    _write_results(workdir, plan, decompositions, rows, seconds, unmeasured)  # whatever comes
     start = time.monotonic()
     measured = seed_evidence.measure(plan, decompositions)
     seconds = seconds | {"evidence": time.monotonic() - start}
@@ -81,14 +82,24 @@ def _write_results(
     decompositions: list[Decomposition],
     rows: list[dict],
     seconds: dict[str, float],
-    measured: SeedEvidence | None = None,
+    measured: SeedEvidence,
 ) -> dict[str, Any]:
-    results = _results(plan, rows, seconds, {} if measured is None else measured.summary())
-    results["evidence_verdicts"] = {}
-    if measured is not None:
-        numbers = zip(rows, measured.numbers(), strict=True)
-        results["seeds"] = [row | evidence for row, evidence in numbers]
-        results["evidence_verdicts"] = measured.verdicts(plan.seeds.tolist())
+    summary = summarise([{k: v for k, v in row.items() if k != "seed"} for row in rows])
+    summary |= measured.summary()  # which thresholds of a study can be about
+    variant = plan.config.variant
+    results = {
+        "name": plan.config.name,
+        "variant": variant,
+        "config": plan.config.flags(),
+        "versions": versions(),
+        "machine": machine(),
+        "seconds": seconds,
+        "seeds": [row | own for row, own in zip(rows, measured.numbers(), strict=True)],
+        "summary": summary,
+        "verdicts": judge(plan.study.thresholds(variant), summary),
+        "comparison": compare(plan.study.published(variant), summary, len(rows)),
+        "evidence_verdicts": measured.verdicts(plan.seeds.tolist()),
+    }
     if plan.config.restarts > 1:
         results["restart_losses"] = [list(found.losses) for found in decompositions]
     text = json.dumps(_with_nulls(results), indent=2, allow_nan=False)
@@ -126,20 +137,14 @@ def _evidence(
     assert found is not None
     section = evidence_section.section(found, restarts)
     several = len(plan.seeds) > 1
+    control = evidence_section.CONTROL.format("--config.target.shuffled=true")
     return section, evidence_section.content(
         section,
         shown=str(plan.seeds[shown]) if several else "",
         all_seeds=[one for one in measured.found if one is not None] if several else (),
         failures=measured.failures,
-        control=_control(plan),
+        control=evidence_section.IS_CONTROL if plan.task.shuffled else control,
     )
-
-
-def _control(plan: Plan) -> str:
-    """The sentence of the report on the control."""
-    if plan.task.shuffled:
-        return evidence_section.IS_CONTROL
-    return evidence_section.CONTROL.format("--config.target.shuffled=true")
 
 
 def _subject(plan: Plan) -> words.Subject:
@@ -153,26 +158,6 @@ def _subject(plan: Plan) -> words.Subject:
         measures=plan.study.measures,
         sentences=dict(config_fields.sentences(plan.config)),
     )
-
-
-def _results(
-    plan: Plan, rows: list[dict], seconds: dict[str, float], evidence: dict[str, float]
-) -> dict[str, Any]:
-    summary = summarise([{k: v for k, v in row.items() if k != "seed"} for row in rows])
-    summary |= evidence  # which thresholds of a study can be about
-    variant = plan.config.variant
-    return {
-        "name": plan.config.name,
-        "variant": variant,
-        "config": plan.config.flags(),
-        "versions": versions(),
-        "machine": machine(),
-        "seconds": seconds,
-        "seeds": rows,
-        "summary": summary,
-        "verdicts": judge(plan.study.thresholds(variant), summary),
-        "comparison": compare(plan.study.published(variant), summary, len(rows)),
-    }
 
 
 def _shown_seed(rows: list[dict]) -> int:

@@ -93,17 +93,12 @@ def measure(plan: Plan, decompositions: Sequence[Decomposition]) -> SeedEvidence
         preemption.stop_if_asked()
         memory.give_back()
         try:
-            found.append(_one(plan, decomposition, seed, count))
+            key = randomness.stream(seed, "evidence inputs")
+            x, labels = plan.study.evidence_examples(plan.task, key, count)
+            steps, draws = plan.config.evidence_steps, evidence_section.DRAWS
+            found.append(decomposition.evidence(x, labels, adversary_steps=steps, draws=draws))
         except Exception as error:
             logging.exception("The evidence of seed %d could not be measured.", seed)
             failures.append(f"The evidence of seed {seed} could not be measured: {error}")
             found.append(None)
     return SeedEvidence(found, failures)
-
-
-def _one(plan: Plan, decomposition: Decomposition, seed: int, count: int) -> Evidence:
-    key = randomness.stream(seed, "evidence inputs")
-    x, labels = plan.study.evidence_examples(plan.task, key, count)
-    return decomposition.evidence(
-        x, labels, adversary_steps=plan.config.evidence_steps, draws=evidence_section.DRAWS
-    )

@@ -102,17 +102,14 @@ def load_components(directory: str | os.PathLike[str]) -> Saved:
     if restored is None:
         raise CheckpointError(f"The components in {directory} are lost: {path} is empty.")
     state, config = restored.state, restored.metadata
-    if not _is_ours(state) or not isinstance(config, Mapping):
+    is_ours = isinstance(state, Mapping) and {"components", "target"} <= set(state)
+    if not is_ours or not isinstance(config, Mapping):
         held = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise UserError(
             f"{directory} holds no saved components: the checkpoint in {path} has {held:.200}. "
             "Give a directory that Decomposition.save wrote."
         )
     return Saved(state["components"], state["target"], dict(config), state.get("check"))
-
-
-def _is_ours(state: Any) -> bool:
-    return isinstance(state, Mapping) and {"components", "target"} <= set(state)
 
 
 def _saved_near(directory: pathlib.Path) -> str:

@@ -141,7 +141,9 @@ class _Loop:
 
     def __init__(self, training: Training, state: PyTree, steps: int, observer: Observer):
         self._training, self._steps, self._observer = training, steps, observer
-        self._start = self.done = first_step(state)
+        step = state.step  # the same for all seeds
+        step = step[0] if step.is_fully_addressable else step.addressable_data(0)[0]
+        self._start = self.done = int(step)
         context, seeds, layout = training.context, training.seeds, training.layout
         self._layout = layout
         if layout is not None:
@@ -251,12 +253,6 @@ def abstract_state(training: Training) -> PyTree:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(placed, shapes, training.layout.state(shapes))
-
-
-def first_step(state: PyTree) -> int:
-    """The number of steps that a state has done, the same for all seeds."""
-    step = state.step
-    return int(step[0] if step.is_fully_addressable else step.addressable_data(0)[0])
 
 
 def stack(items: list[PyTree]) -> PyTree:

@@ -69,6 +69,7 @@ def probe(
         batch = sample_batch(batch_key, decomposition.settings.batch_size)
         return jnp.mean(decomposition.mask(batch), axis=0)
 
+    inputs, components = np.divmod(np.arange(scores.size), scores.shape[1])
     shares = [share(jax.random.fold_in(key, index)) for index in range(num_batches)]
     return Probes(
         attributions=np.asarray(scores),
@@ -77,12 +78,6 @@ def probe(
         topk_outputs=np.asarray(
             masked_apply(decomposition.target, decomposition.components, x, mask)
         ),
-        without=_without(decomposition, x, *np.shape(scores)),
+        without=without.changes(decomposition, x, components, inputs).reshape(scores.shape),
         active_share=np.mean(shares, axis=0),
     )
-
-
-def _without(decomposition: Decomposition, x: jax.Array, features: int, count: int) -> np.ndarray:
-    inputs, components = np.divmod(np.arange(features * count), count)
-    found = without.changes(decomposition, x, components, inputs)
-    return found.reshape(features, count)
