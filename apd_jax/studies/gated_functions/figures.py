@@ -30,11 +30,7 @@ def function_color(function: int) -> str:
 
 @style.styled
 def functions(arrays: GatedArrays) -> Figure:
-    """Draw up to 24 functions: the target's output with one bit on, and that of one component.
-
-    Args:
-      arrays: curves of the target and of the top-k components.
-    """
+    """Draw up to 24 functions: the target's output with one bit on, and one component's."""
     count = min(len(arrays.curves), _MOST_CURVES)
     columns = min(count, 4)
     rows = -(-count // columns)
@@ -106,9 +102,6 @@ def networks(arrays: GatedArrays) -> Figure:
     each layer, and the top row the same entries as outputs. The strength of a line is its weight
     relative to the typical weight of its kind in the target. Purple lines are weights where the
     target has none.
-
-    Args:
-      arrays: weights of target and components.
     """
     panels = _panels(arrays)
     columns = min(len(panels), 3)
@@ -238,9 +231,6 @@ def function_map(arrays: GatedArrays) -> Figure:
 
     A cell is `<P_c, θ_i> / ‖θ_i‖²`. The cells of a row sum to 1 if the components sum to the
     target.
-
-    Args:
-      arrays: shares, assignment and purity.
     """
     count = len(arrays.curves)
     first = [c for c in arrays.assignment if c >= 0]

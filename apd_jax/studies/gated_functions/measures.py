@@ -190,11 +190,7 @@ def evaluate_gated(
 ) -> tuple[dict[str, float | int | bool], GatedArrays]:
     """Measure a decomposition of the hand-coded network against the known functions.
 
-    Args:
-      task: the network.
-      decomposition: the decomposition of one seed.
-      key: PRNG key for the inputs.
-      samples: inputs for the error of the top-k output, rounded up to whole batches.
+    The arguments are those of `Study.evaluate`.
 
     Returns:
       (numbers, arrays): numbers for results.json, and `GatedArrays` on the host. `solved` is true

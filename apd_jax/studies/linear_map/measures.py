@@ -57,11 +57,7 @@ def evaluate_linear_map(
 ) -> tuple[dict[str, float | int | bool], LinearArrays]:
     """Measure a decomposition of a linear map.
 
-    Args:
-      task: the map and its inputs.
-      decomposition: the decomposition of one seed.
-      key: PRNG key for the inputs.
-      samples: inputs for the error of the top-k output, rounded up to whole batches.
+    The arguments are those of `Study.evaluate`.
 
     Returns:
       (numbers, arrays): numbers for results.json, and `LinearArrays`. `solved` is true if every

@@ -46,9 +46,6 @@ def neuron_contributions_all(contributions: Contributions) -> Figure:
 
     Bands are read like `neuron_contributions`. A page has five bands; further features are left
     out.
-
-    Args:
-      contributions: contributions of the target and of the components.
     """
     count = min(contributions.target.shape[0], _MOST_BANDS * _PER_BAND)
     bands = -(-count // _PER_BAND)

@@ -23,9 +23,6 @@ def random_ablation(ablation: AblationResponse) -> Figure:
     Dots are means and bars standard deviations over random halves. With the feature's component on
     (scrubbed), the outputs should stay at the target's crosses whatever else is off. With it off
     (anti-scrubbed), the feature's own output should fall to 0.
-
-    Args:
-      ablation: response of the MLPs under ablation.
     """
     figure = style.new_figure(4.2)
     axes = figure.subplots()

@@ -65,11 +65,7 @@ def evaluate_resid_mlp(
 ) -> tuple[dict[str, float | int | bool], ResidualMLPArrays]:
     """Measure a decomposition of a residual MLP (section 3.2 and appendix of the paper).
 
-    Args:
-      task: the residual MLP, its inputs and labels.
-      decomposition: the decomposition of one seed.
-      key: PRNG key; the same key gives the same numbers.
-      samples: S, number of samples of the training distribution.
+    The arguments are those of `Study.evaluate`.
 
     Returns:
       (numbers, arrays): numbers as Python values under their names in results.json, and

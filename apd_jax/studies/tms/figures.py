@@ -24,9 +24,6 @@ def component_drawings(arrays: TMSArrays) -> Figure:
     holds one feature has one vector, as long as the target's (pale behind it), and one fan of dark
     lines from that input to the hidden units and back to the same output. Several fans mean merged
     features; a pale drawing means a component that does nothing.
-
-    Args:
-      arrays: weights and measurements of the decomposition.
     """
     panels = _panels(arrays)
     if len(panels) > _FEW:
@@ -70,9 +67,6 @@ def component_map(arrays: TMSArrays) -> Figure:
     merged features, several in a row a split feature, and an empty column a dead component. The
     right panel has the cosine and the norm ratio of each feature's best component. Both are 1 in a
     perfect decomposition; a norm ratio below 1 means shrinkage.
-
-    Args:
-      arrays: weights and measurements of the decomposition.
     """
     features = arrays.target.shape[0]
     height = features * min(0.36, 5.4 / features) + 1.1

@@ -129,11 +129,8 @@ def evaluate_tms(
 
     The monosemantic baseline returns exact labels for the first h features and 0 for the rest.
 
-    Args:
-      task: the TMS, its inputs and labels.
-      decomposition: the decomposition of one seed.
-      key: PRNG key; the same key gives the same numbers.
-      samples: samples of the training distribution, and for each number of active features.
+    The arguments are those of `Study.evaluate`; there are as many samples for each number of active
+    features.
 
     Returns:
       (numbers, arrays): numbers as Python values under their names in results.json, and
