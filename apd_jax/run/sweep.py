@@ -22,7 +22,7 @@ from apd_jax.report import sweep_page
 from apd_jax.run import experiment, family
 from apd_jax.run.config import Config
 from apd_jax.run.grid import Grid, points
-from apd_jax.run.plan import Plan, check, read_plan
+from apd_jax.run.setup import Setup, check, read_setup
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import Workdir, atomic_write_text
@@ -38,7 +38,7 @@ class _Member:
     Attributes:
       name: name of its directory.
       values: the values of the swept fields.
-      config: its config, and `plan` the checked one.
+      config: its config, and `setup` the checked one.
       path: its directory.
       reason: why it diverged; empty if it didn't.
     """
@@ -46,7 +46,7 @@ class _Member:
     name: str
     values: dict[str, Any]
     config: ml_collections.ConfigDict
-    plan: Plan
+    setup: Setup
     path: pathlib.Path
     reason: str = ""
 
@@ -99,12 +99,12 @@ def run(
       Stopped: a stop was requested; the work so far is saved.
       CheckpointError, OSError: a file cannot be read or written.
     """
-    flag, base = flag or StopFlag(), read_plan(config)
+    flag, base = flag or StopFlag(), read_setup(config)
     with Workdir(workdir_path) as workdir:
         sweep = _Sweep(base, grid, workdir, _members(config, grid, workdir.path))
         families = sweep.families()
         for members in families:
-            check(members[0].plan)
+            check(members[0].setup)
         workdir.claim(
             base.config.flags() | {"grid": {name: list(values) for name, values in grid.items()}},
             free=config_fields.free_names(base.config),
@@ -142,7 +142,7 @@ def _members(config: ml_collections.ConfigDict, grid: Grid, path: pathlib.Path) 
         own = config.copy_and_resolve_references()
         own.update_from_flattened_dict(values)
         with about(name):
-            found.append(_Member(name, values, own, read_plan(own), path / name))
+            found.append(_Member(name, values, own, read_setup(own), path / name))
     return found
 
 
@@ -150,7 +150,7 @@ def _members(config: ml_collections.ConfigDict, grid: Grid, path: pathlib.Path) 
 class _Sweep:
     """A sweep that is running."""
 
-    base: Plan
+    base: Setup
     grid: Grid
     workdir: Workdir
     members: list[_Member]
@@ -159,7 +159,7 @@ class _Sweep:
         """Members that can share a compiled program, together."""
         found: dict[Config, list[_Member]] = {}
         for member in self.members:
-            config = member.plan.config
+            config = member.setup.config
             key = dataclasses.replace(config, settings=shared(config.settings))
             found.setdefault(key, []).append(member)
         return list(found.values())
@@ -174,18 +174,18 @@ class _Sweep:
             waiting[index].reason = reason
             self.write()
 
-        task, seeds = waiting[0].plan.task, waiting[0].config.seeds
+        task, seeds = waiting[0].setup.task, waiting[0].config.seeds
         donors = [
             other.path / "target"
             for other in self.members
-            if other.plan.task == task and other.config.seeds == seeds
+            if other.setup.task == task and other.config.seeds == seeds
         ]
         with contextlib.ExitStack() as stack:
             places = [stack.enter_context(Workdir(member.path)) for member in waiting]
             for place, member in zip(places, waiting, strict=True):
-                experiment.claim(member.plan, place)
-            pairs = [(member.plan, place) for member, place in zip(waiting, places, strict=True)]
-            family.train([member.plan for member in members], pairs, donors, flag, diverged)
+                experiment.claim(member.setup, place)
+            pairs = [(member.setup, place) for member, place in zip(waiting, places, strict=True)]
+            family.train([member.setup for member in members], pairs, donors, flag, diverged)
 
     def read_diverged(self) -> None:
         """Read which runs diverged before, unless their directories were deleted to try again."""
