@@ -46,8 +46,18 @@ def render_report(
     titles, measures = words.curves(subject), {**words.MEASURES, **subject.measures}
     return parts.render(
         "report.html.j2",
-        **_words(subject, results),
-        **_tables(results, measures, subject.sentences),
+        title=subject.title,
+        what=subject.description,
+        how=words.how(results["config"]),
+        objective=words.objective(results["config"]),
+        solved=words.solved(results),
+        facts=words.facts(results),
+        config=words.config_rows(results["config"], subject.sentences),
+        versions=results["versions"],
+        verdicts=_verdicts(results.get("verdicts") or [], measures),
+        comparison=results.get("comparison") or [],
+        seed_table=_seed_table(results, measures),
+        failed=[i for i, seed in enumerate(results["seeds"]) if seed.get("solved") is False],
         **evidence,
         **(contexts or {"contexts": None}),
         **parts.assets(browser is not None),
@@ -59,34 +69,6 @@ def render_report(
         browser_data=parts.json_block(browser),
         command=command,
     )
-
-
-def _words(subject: words.Subject, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Title, sentences and facts."""
-    return {
-        "title": subject.title,
-        "what": subject.description,
-        "how": words.how(results["config"]),
-        "objective": words.objective(results["config"]),
-        "solved": words.solved(results),
-        "facts": words.facts(results),
-    }
-
-
-def _tables(
-    results: Mapping[str, Any],
-    measures: Mapping[str, tuple[str, str]],
-    sentences: Mapping[str, str],
-) -> dict[str, Any]:
-    """Config, versions, verdicts, comparison and seeds, as rows."""
-    return {
-        "config": words.config_rows(results["config"], sentences),
-        "versions": results["versions"],
-        "verdicts": _verdicts(results.get("verdicts") or [], measures),
-        "comparison": results.get("comparison") or [],
-        "seed_table": _seed_table(results, measures),
-        "failed": [i for i, seed in enumerate(results["seeds"]) if seed.get("solved") is False],
-    }
 
 
 def _verdicts(

@@ -12,7 +12,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -165,7 +165,10 @@ class Checkpointer(Closing):
                 reasons[step] = str(error)
                 path = self._directory / str(step)
                 logging.warning("Checkpoint %s is damaged and was skipped: %s", path, error)
-        self._agree(-1 if found is None else found.step)
+        if jax.process_count() > 1:  # all must have restored, and from the same step
+            newest = np.int32(-1 if found is None else found.step)
+            reason = f"Processes see different checkpoints: is {self._directory} a shared disk?"
+            multihost_utils.assert_equal(newest, reason)
         if found is None and reasons:
             lines = "".join(f"\n  step {step}: {reason}" for step, reason in reasons.items())
             raise CheckpointError(
@@ -176,12 +179,6 @@ class Checkpointer(Closing):
         if found is not None:
             self._whole.add(found.step)
         return found
-
-    def _agree(self, step: int) -> None:
-        """Wait until all processes have restored, and check that they found the same step."""
-        if jax.process_count() > 1:
-            reason = f"Processes see different checkpoints: is {self._directory} a shared disk?"
-            multihost_utils.assert_equal(np.int32(step), reason)
 
     def _write(self, step: int, host: Any, metadata: dict[str, Any]) -> None:
         """Write a checkpoint; runs in the thread."""
@@ -205,16 +202,26 @@ class Checkpointer(Closing):
 
     def _read(self, step: int, abstract_state: Any | None) -> Restored:
         """Read a checkpoint; raise `Damaged` if it differs from what was written."""
-        host, metadata = _load(
-            lambda arguments: self._manager.restore(step, args=arguments),
-            abstract_state,
-            self._directory / str(step),
-        )
+        with _damage():
+            asked = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+            record = self._manager.restore(step, args=asked)["metadata"]
+            checksum.check_record(record)
+        blank = None
+        if abstract_state is not None:
+            path = self._directory / str(step)
+            _check_layout(path, record["layout"], checksum.layout(abstract_state))
+            blank = jax.tree.map(
+                lambda like: np.broadcast_to(np.zeros((), like.dtype), like.shape), abstract_state
+            )
+        with _damage():
+            asked = ocp.args.Composite(state=ocp.args.StandardRestore(blank))
+            host = self._manager.restore(step, args=asked)["state"]
+            checksum.check_leaves(record, host)
         like = host if abstract_state is None else abstract_state
         shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(like)]
         leaves, structure = jax.tree.flatten(host)
         placed = [mesh.put(*pair) for pair in zip(leaves, shardings, strict=True)]
-        return Restored(step, jax.tree.unflatten(structure, placed), metadata)
+        return Restored(step, jax.tree.unflatten(structure, placed), record["metadata"])
 
 
 def to_host(tree: Any) -> Any:
@@ -230,25 +237,6 @@ def to_host(tree: Any) -> Any:
 
     arrays = jax.device_get(jax.tree.map(local, tree))  # all transfers at once; views on a CPU
     return jax.tree.map(lambda leaf: np.array(leaf, order="C"), arrays)
-
-
-def _load(
-    restore: Callable[[ocp.args.Composite], Any], abstract_state: Any | None, path: pathlib.Path
-) -> tuple[Any, dict[str, Any]]:
-    """State (as numpy arrays) and metadata of a checkpoint; raises `Damaged` if broken."""
-    with _damage():
-        record = restore(ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
-        checksum.check_record(record)
-    blank = None
-    if abstract_state is not None:
-        _check_layout(path, record["layout"], checksum.layout(abstract_state))
-        blank = jax.tree.map(
-            lambda like: np.broadcast_to(np.zeros((), like.dtype), like.shape), abstract_state
-        )
-    with _damage():
-        host = restore(ocp.args.Composite(state=ocp.args.StandardRestore(blank)))["state"]
-        checksum.check_leaves(record, host)
-    return host, record["metadata"]
 
 
 def _check_layout(path: pathlib.Path, saved: dict[str, str], asked: dict[str, str]) -> None:

@@ -174,8 +174,9 @@ class _Loop:
                     raise
                 raise self._data_failed(error, parts) from error
             if between:
-                self._run_between(between, read)
-                between = None
+                call = step_programs.between(between.function, self._tree)
+                arguments = self._leaves, self._state, self._seeds, self._shared(read)
+                self._state, between = call(self._layout, *arguments), None
             self._run_piece(count, fed, parts)
         if self._waiting is None:
             memory.give_back()  # what compiling took; the device is at work already
@@ -188,12 +189,6 @@ class _Loop:
             self._save()
         if stop and self.done < self._steps:
             raise Stopped(self.done, state=self.gathered())
-
-    def _run_between(self, between: Between, fed: PyTree) -> None:
-        """Do the work that is due before the next step."""
-        call = step_programs.between(between.function, self._tree)
-        arguments = self._leaves, self._state, self._seeds, self._shared(fed)
-        self._state = call(self._layout, *arguments)
 
     def _run_piece(self, count: int, fed: PyTree, parts: list[Metrics]) -> None:
         """Run the next steps; `parts`, the metrics of the chunk so far, gets theirs."""

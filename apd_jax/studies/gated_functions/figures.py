@@ -180,21 +180,12 @@ def _draw_network(axes: Axes, panel: _Panel, places: _Places, own, units, arrays
             _draw_lines(axes, strength, _line_colors(own[site]), below, above, y)
         shades = [function_color(f) for f in arrays.owners[layer]]
         axes.scatter(at, np.ones_like(at), s=9, color=shades, zorder=4, linewidths=0)
+    # x, the bits, and the output
+    shades = [style.INK, *(function_color(i) for i in range(len(arrays.curves))), style.GREY]
     for y in (0, 2):
-        axes.scatter(
-            places.stream,
-            np.full(len(places.stream), y),
-            s=34,
-            color=_stream_colors(len(arrays.curves)),
-            zorder=4,
-            linewidths=0,
-        )
+        heights = np.full(len(places.stream), y)
+        axes.scatter(places.stream, heights, s=34, color=shades, zorder=4, linewidths=0)
     axes.set(xlim=(0, 1), ylim=(-0.32, 2.32))
-
-
-def _stream_colors(count: int) -> list[str]:
-    """The colours of x, the bits and the output."""
-    return [style.INK, *(function_color(i) for i in range(count)), style.GREY]
 
 
 def _line_colors(own: np.ndarray) -> np.ndarray:

@@ -165,10 +165,7 @@ def function_shares(
     components: dict[str, np.ndarray],
     places: dict[str, np.ndarray],
 ) -> np.ndarray:
-    """The share of each function's weight in each component, [C, n].
-
-    `<P_c, θ_i> / ‖θ_i‖²`.
-    """
+    """The share of each function's weight in each component, `<P_c, θ_i> / ‖θ_i‖²`, [C, n]."""
     dots, norms = np.zeros(()), np.zeros(())
     for site, weight in target.items():
         own = weight * places[site]

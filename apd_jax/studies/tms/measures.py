@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from apd_jax.components import Components
 from apd_jax.decomposition.result import Decomposition
-from apd_jax.sites import Target
 from apd_jax.studies.reconstruction import (
     LabelErrors,
     faithfulness_mse,
@@ -137,7 +135,10 @@ def evaluate_tms(
       `TMSArrays` on the host.
     """
     target, components = decomposition.target, decomposition.components
-    weights, pieces = _matrices(target, components)
+    depth = sum(1 for site in target.sites if site.startswith("hidden_"))
+    names = [LINEAR, *hidden_names(depth)]
+    weights = {name: np.asarray(target.weights[name]) for name in names}
+    pieces = {name: np.asarray(components[name].matrices()) for name in names}
     num_features, width = weights[LINEAR].shape
     sampling: dict[str, Any] = {
         "objective": decomposition.objective,
@@ -158,23 +159,16 @@ def evaluate_tms(
         passthrough=False,
         **sampling,
     )
-    scores, arrays = _arrays(weights, pieces, errors)
-    return {
+    cosines, ratios = row_similarity(weights[LINEAR], pieces[LINEAR])
+    scores, best, recovered = superposition_scores(cosines, ratios)
+    hidden, hidden_components = _hidden(weights, pieces)
+    numbers = {
         "faithfulness_mse": faithfulness_mse(target, components),
         "topk_mse": topk_mse,
         **scores,
         "solved": scores["features_recovered"] == num_features,
-    }, arrays
-
-
-def _arrays(
-    weights: dict[str, np.ndarray], pieces: dict[str, np.ndarray], errors: LabelErrors
-) -> tuple[dict[str, float | int], TMSArrays]:
-    """The scores of the components' rows, and all arrays."""
-    cosines, ratios = row_similarity(weights[LINEAR], pieces[LINEAR])
-    scores, best, recovered = superposition_scores(cosines, ratios)
-    hidden, hidden_components = _hidden(weights, pieces)
-    return scores, TMSArrays(
+    }
+    return numbers, TMSArrays(
         target=weights[LINEAR],
         components=pieces[LINEAR],
         hidden=hidden,
@@ -198,13 +192,3 @@ def _hidden(
     if not names:
         return np.zeros((0, width, width)), np.zeros((len(pieces[LINEAR]), 0, width, width))
     return np.stack([weights[n] for n in names]), np.stack([pieces[n] for n in names], axis=1)
-
-
-def _matrices(
-    target: Target, components: Components
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The matrices of target [d_in, d_out] and components [C, d_in, d_out] by site."""
-    depth = sum(1 for site in target.sites if site.startswith("hidden_"))
-    names = [LINEAR, *hidden_names(depth)]
-    weights = {name: np.asarray(target.weights[name]) for name in names}
-    return weights, {name: np.asarray(components[name].matrices()) for name in names}
