@@ -14,7 +14,7 @@ import numpy as np
 
 from apd_jax import sites, validity
 from apd_jax.blocks import num_blocks
-from apd_jax.components import Components
+from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation.measured import Measured, MeasuredSums, row_errors
 from apd_jax.masked import forward
@@ -213,9 +213,8 @@ def at_weight(
 ) -> Measured:
     """Outputs with every component at the same weight."""
     sums = MeasuredSums(objective, target, sites.batch_size(x), labels)
-    count = jax.tree.leaves(components)[0].shape[0]
     for place, block in blocks(x, size):
-        mask = jnp.full((sites.batch_size(block), count), weight, jnp.float32)
+        mask = jnp.full((sites.batch_size(block), num_components(components)), weight, jnp.float32)
         sums.add(
             place,
             block,

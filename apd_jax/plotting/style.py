@@ -7,7 +7,7 @@ are built without pyplot, so that no state is left behind and no display is need
 import functools
 import io
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -66,13 +66,14 @@ _RC: Any = {
 }
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Make a function that draws a figure use the shared style, not the caller's settings."""
+def styled(make: Callable[P, R]) -> Callable[P, R]:
+    """Make a function that draws or writes use the shared style, not the caller's settings."""
 
     @functools.wraps(make)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(_RC)
@@ -102,15 +103,13 @@ def new_figure(height: float, *, width: float = WIDTH, constrained: bool = True)
     return Figure(figsize=size, layout="constrained" if constrained else None)
 
 
+@styled
 def to_png(figure: Figure, *, dpi: int = DPI) -> bytes:
     """Render a figure as PNG on white ground, whatever the caller's settings."""
     stop_if_asked()
     buffer = io.BytesIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
-        mark = {"Software": _SOFTWARE}
-        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata=mark)
+    mark = {"Software": _SOFTWARE}
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata=mark)
     return buffer.getvalue()
 
 

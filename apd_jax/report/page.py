@@ -54,7 +54,17 @@ def render_report(
         facts=words.facts(results),
         config=words.config_rows(results["config"], subject.sentences),
         versions=results["versions"],
-        verdicts=_verdicts(results.get("verdicts") or [], measures),
+        verdicts=[
+            {
+                "measure": words.measure(verdict["name"], measures),
+                "description": verdict["description"],
+                "passed": bool(verdict["passed"]),
+                "value": numbers.against(verdict["value"], verdict["threshold"]),
+                "threshold": f"{_COMPARISONS[verdict['comparison']]} "
+                f"{numbers.threshold(verdict['threshold'])}",
+            }
+            for verdict in results.get("verdicts") or []
+        ],
         comparison=results.get("comparison") or [],
         seed_table=_seed_table(results, measures),
         failed=[i for i, seed in enumerate(results["seeds"]) if seed.get("solved") is False],
@@ -69,25 +79,6 @@ def render_report(
         browser_data=parts.json_block(browser),
         command=command,
     )
-
-
-def _verdicts(
-    verdicts: Sequence[Mapping[str, Any]], measures: Mapping[str, tuple[str, str]]
-) -> list[dict[str, Any]]:
-    """Verdicts with value and threshold as text."""
-    rows = []
-    for verdict in verdicts:
-        sign = _COMPARISONS[verdict["comparison"]]
-        rows.append(
-            {
-                "measure": words.measure(verdict["name"], measures),
-                "description": verdict["description"],
-                "passed": bool(verdict["passed"]),
-                "value": numbers.against(verdict["value"], verdict["threshold"]),
-                "threshold": f"{sign} {numbers.threshold(verdict['threshold'])}",
-            }
-        )
-    return rows
 
 
 def _seed_table(

@@ -241,13 +241,7 @@ def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, Py
 def abstract_state(training: Training) -> PyTree:
     """Shapes and types of a training's state, and where its arrays are to lie (`sharding`)."""
     shapes = jax.eval_shape(training.init_state)
-    if training.layout is None:
-        return shapes
-
-    def placed(leaf, sharding):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, shapes, training.layout.state(shapes))
+    return mesh.placed(shapes, training.layout and training.layout.state(shapes))
 
 
 def stack(items: list[PyTree]) -> PyTree:

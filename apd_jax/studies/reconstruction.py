@@ -182,13 +182,6 @@ def topk_errors(
     return float(errors.mean(dtype=np.float64)), float(squares.mean(dtype=np.float64))
 
 
-class _LabelRows(NamedTuple):
-    active: jax.Array
-    target: jax.Array
-    topk: jax.Array
-    baseline: jax.Array
-
-
 @functools.partial(jax.jit, static_argnames=("num_exact", "passthrough"))
 def _label_rows(
     target: Target,
@@ -199,16 +192,13 @@ def _label_rows(
     *,
     num_exact: int,
     passthrough: bool,
-) -> _LabelRows:
-    """The squared errors of one batch against its labels, one row per input."""
+) -> tuple[jax.Array, ...]:
+    """Whether any feature of a row is active, and errors of target, components and baseline."""
     labels = label_fn(x)
     baseline = baseline_outputs(x, labels, num_exact=num_exact, passthrough=passthrough)
-    return _LabelRows(
-        active=jnp.any(x != 0, axis=-1),
-        target=row_mse(target(x), labels),
-        topk=row_mse(masked_apply(target, components, x, mask), labels),
-        baseline=row_mse(baseline, labels),
-    )
+    masked = masked_apply(target, components, x, mask)
+    errors = (row_mse(outputs, labels) for outputs in (target(x), masked, baseline))
+    return jnp.any(x != 0, axis=-1), *errors
 
 
 def label_errors(
@@ -248,7 +238,7 @@ def label_errors(
     count = num_batches(num_samples, batch_size)
     exactly = functools.partial(dataclasses.replace, distribution, input_mode="exactly_n")
 
-    def batch(key: jax.Array, *, num_active: int) -> _LabelRows:
+    def batch(key: jax.Array, *, num_active: int) -> tuple[jax.Array, ...]:
         drawn = exactly(num_active=num_active, synced=()) if num_active else distribution
         x = draw(key, inputs=drawn, batch_size=batch_size)
         scores = seen.score(objective, target, components, x)
@@ -262,7 +252,7 @@ def label_errors(
     means = []
     for group in groups.tolist():
         batch_fn = functools.partial(batch, num_active=group)
-        rows = stream(batch_fn, jax.random.fold_in(key, group), count)
-        kept = rows.active if group == 0 and rows.active.any() else slice(None)
-        means.append([np.mean(errors[kept]) for errors in (rows.target, rows.topk, rows.baseline)])
+        active, *errors = stream(batch_fn, jax.random.fold_in(key, group), count)
+        kept = active if group == 0 and active.any() else slice(None)
+        means.append([np.mean(each[kept]) for each in errors])
     return LabelErrors(groups, *np.asarray(means, np.float64).T)

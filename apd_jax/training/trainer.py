@@ -114,9 +114,7 @@ class Trainer:
         reads_pool |= self._in_steps.relative_losses or self._in_steps.eigenbasis
         pool = self._reader.pool(0) if reads_pool else None
         every = jax.vmap(one, in_axes=(0, 0, None))
-        if self.layout is None:
-            return jax.jit(every)(self.context, self.seeds, pool)
-        return self.layout.made(every, self.context, self.seeds, pool)
+        return mesh.made(self.layout, every, self.context, self.seeds, pool)
 
     def results(self, state: TrainState) -> list[Result]:
         """Choose the best restart of each target.
