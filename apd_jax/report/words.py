@@ -1,8 +1,10 @@
 """Words of the report: what was decomposed, how, and what the measures mean."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from flax.traverse_util import flatten_dict
 
 from apd_jax.report import numbers
 from apd_jax.runtime.metric_names import LOSS, NONFINITE_SCORES
@@ -85,22 +87,11 @@ def curves(subject: Subject) -> dict[str, tuple[str, str]]:
     return {total: _CURVES[total]} | titled | _CURVES
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) for every leaf of a nested config."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def config_rows(
-    config: Mapping[str, Any], sentences: Mapping[str, str]
-) -> list[tuple[str, str, str]]:
+def config_rows(config: dict[str, Any], sentences: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(dotted name, value as JSON, sentence) of every leaf of a config."""
     return [
         (key, json.dumps(value, default=str), sentences.get(key, ""))
-        for key, value in flatten(config)
+        for key, value in flatten_dict(config, sep=".").items()
     ]
 
 

@@ -208,9 +208,8 @@ def _draw_lines(axes, strength, shades, below, above, y) -> None:
 
 def _name_rows(axes: Axes, count: int, places: _Places) -> None:
     """Name the entries of the residual stream and the layers in the first panel."""
-    names = ["$x$", *(f"bit {i + 1}" for i in range(count)), "out"]
-    if count > 5:
-        names = ["$x$", *(f"{i + 1}" for i in range(count)), "out"]
+    bit = "bit " if count <= 5 else ""
+    names = ["$x$", *(f"{bit}{i + 1}" for i in range(count)), "out"]
     for y, side in ((-0.13, "top"), (2.13, "bottom")):
         for place, name in zip(places.stream, names, strict=True):
             axes.text(place, y, name, ha="center", va=side, fontsize=7, color="#555555")

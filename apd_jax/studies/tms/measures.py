@@ -161,7 +161,9 @@ def evaluate_tms(
     )
     cosines, ratios = row_similarity(weights[LINEAR], pieces[LINEAR])
     scores, best, recovered = superposition_scores(cosines, ratios)
-    hidden, hidden_components = _hidden(weights, pieces)
+    count = len(pieces[LINEAR])
+    hidden = np.array([weights[n] for n in names[1:]]).reshape(-1, width, width)
+    parts = np.array([pieces[n] for n in names[1:]]).reshape(-1, count, width, width)
     numbers = {
         "faithfulness_mse": faithfulness_mse(target, components),
         "topk_mse": topk_mse,
@@ -172,23 +174,12 @@ def evaluate_tms(
         target=weights[LINEAR],
         components=pieces[LINEAR],
         hidden=hidden,
-        hidden_components=hidden_components,
+        hidden_components=np.swapaxes(parts, 0, 1),
         cosines=cosines,
         norm_ratios=ratios,
         best_component=best,
         recovered=recovered,
         shares=cosines * ratios,
-        order=component_order(best, num_components=len(pieces[LINEAR])),
+        order=component_order(best, num_components=count),
         label_errors=errors,
     )
-
-
-def _hidden(
-    weights: dict[str, np.ndarray], pieces: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The hidden layers of target [L, h, h] and components [C, L, h, h]."""
-    names = [name for name in weights if name != LINEAR]
-    width = weights[LINEAR].shape[1]
-    if not names:
-        return np.zeros((0, width, width)), np.zeros((len(pieces[LINEAR]), 0, width, width))
-    return np.stack([weights[n] for n in names]), np.stack([pieces[n] for n in names], axis=1)
