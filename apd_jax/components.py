@@ -7,7 +7,7 @@ site widths.
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,11 @@ import jax.numpy as jnp
 from apd_jax.config_fields.values import whole
 from apd_jax.errors import UserError
 from apd_jax.programs import linalg
+from apd_jax.programs.axes import spread
 from apd_jax.programs.jax_settings import check_key
 from apd_jax.programs.sum_of_terms import sum_terms
 from apd_jax.sites import Placement, PyTree, Target, check_inputs, check_is_target
 from apd_jax.sites.given_arrays import as_arrays, matrices_of
-
-Projection = Literal["auto", "literal"]
 
 
 class Factors(NamedTuple):
@@ -118,6 +117,20 @@ class Factors(NamedTuple):
         """Every component's matrix `U_c V_c`, [C, (G,) d_in, d_out]; only for small sites."""
         return jnp.einsum("c...mi,c...mo->c...io", self.reads, self.writes)
 
+    def scaled(self, amounts: jax.Array) -> "Factors":
+        """The factors of `a_c P_c` for numbers a [C]."""
+        return self._replace(writes=self.writes * spread(amounts, self.writes.ndim))
+
+    def squared_norms(self) -> jax.Array:
+        """`‖P_c‖²`, [C], at a stacked site that of all blocks together.
+
+        `‖Σ_m u_m v_mᵀ‖² = Σ_{m,n} (u_m·u_n)(v_m·v_n)`: terms need not be orthogonal, and no matrix
+        is formed.
+        """
+        of_reads = jnp.einsum("c...mi,c...ni->c...mn", self.reads, self.reads)
+        of_writes = jnp.einsum("c...mo,c...no->c...mn", self.writes, self.writes)
+        return jnp.sum(of_reads * of_writes, axis=tuple(range(1, of_reads.ndim)))
+
     def sum(self) -> jax.Array:
         """`Σ_c U_c V_c`, [(G,) d_in, d_out], as one product over all C·m terms."""
         if self.stacked:
@@ -182,44 +195,15 @@ def init_components(
     return components
 
 
-def normalise_reads(components: Components) -> Components:
-    """Scale every column of every `U_c` to unit norm over d_in (the paper's unit-norm option)."""
-    return {
-        site: factors._replace(
-            reads=factors.reads / jnp.linalg.norm(factors.reads, axis=-1, keepdims=True)
-        )
-        for site, factors in components.items()
-    }
-
-
-def project_gradient(
-    gradient: Components, components: Components, mode: Projection = "auto"
-) -> Components:
-    """Remove from the gradient of unit-norm `U` its part along `U`: `g − (g·u) u` per column.
-
-    A loss that depends on a column u of U and its row v of V only through their product `u vᵀ`
-    stays the same when u is scaled up and v down, so that `g_u·u = g_v·v`: the sum can run over the
-    narrower of the two. All loss terms of APD are of that kind. A test compares both sums for each
-    term; a term of another kind (a penalty on U alone, say) fails it and needs `"literal"`.
-
-    Args:
-      gradient: gradient of such a loss, `{site: Factors}`.
-      components: the components at which it was taken, U at unit norm.
-      mode: `"auto"` sums over the narrower side, `"literal"` over d_in.
-    """
-
-    def project(g: Factors, p: Factors) -> Factors:
-        narrow = p.writes.shape[-1] < p.reads.shape[-1]
-        g_side, p_side = (g.writes, p.writes) if mode == "auto" and narrow else (g.reads, p.reads)
-        along = jnp.sum(g_side * p_side, axis=-1, keepdims=True)
-        return g._replace(reads=g.reads - along * p.reads)
-
-    return {site: project(gradient[site], components[site]) for site in components}
-
-
 def num_components(components: Components) -> int:
     """C."""
     return next(iter(components.values())).num_components
+
+
+def squared_norms(components: Components) -> jax.Array:
+    """`Σ_l ‖P_{c,l}‖²` over all sites, [C]."""
+    first, *others = (factors.squared_norms() for factors in components.values())
+    return sum(others, first)
 
 
 def check_components(target: Target, components: Components) -> None:

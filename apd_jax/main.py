@@ -41,12 +41,12 @@ def _join() -> None:
 def _run() -> int:
     """Run the experiment, or print its plan, and return the exit status."""
     _join()
-    from apd_jax.run import experiment, plan  # not for --help: they import every library
+    from apd_jax.run import experiment, setup  # not for --help: they import every library
 
     config = _CONFIG.value
     mesh.split_cpu(max(config.seeds, 1), config.mesh)
     if _PLAN.value:
-        needed = plan.plan_requirements(plan.read_plan(config))
+        needed = setup.requirements_of(setup.read_setup(config))
         if jax.process_index() == 0:
             streams.say(str(needed))
         return 0

@@ -48,22 +48,22 @@ _STREAMS_OF_A_STEP = {
 
 
 def root(seed: int | np.integer | jax.Array) -> jax.Array:
-    """Return the root key of a seed, from which all its streams derive."""
+    """The root key of a seed, from which all its streams derive."""
     return jax.random.key(seed, impl=KEYS)
 
 
 def stream(seed: int | np.integer | jax.Array, name: str) -> jax.Array:
-    """Return the key of a named stream of a seed."""
+    """The key of a named stream of a seed."""
     return jax.random.fold_in(root(seed), _STREAMS[name])
 
 
 def step_key(root_key: jax.Array, step: int | jax.Array) -> jax.Array:
-    """Return the key of a step; steps are counted from 0."""
+    """The key of a step; steps are counted from 0."""
     return jax.random.fold_in(root_key, step)
 
 
 def stream_of_step(key: jax.Array, name: str) -> jax.Array:
-    """Return the key of a named stream of a step, given the step's key."""
+    """The key of a named stream of a step, given the step's key."""
     return jax.random.fold_in(key, _STREAMS_OF_A_STEP[name])
 
 

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.errors import UserError
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree, batch_size
 from apd_jax.sites.counted import check as check
-from apd_jax.sites.counted import checked, of_entries, of_rows, spread
+from apd_jax.sites.counted import checked, of_entries, of_rows
 from apd_jax.sites.counted import of_batch as of_batch
-from apd_jax.sites.given_arrays import as_array
+from apd_jax.sites.given_arrays import one_array
 
 Valid = jax.Array | None
 
@@ -31,14 +32,8 @@ def as_given(valid: Any, x: PyTree) -> Valid:
         return of_batch(valid, x)
     if valid is None:
         return None
-    try:
-        valid = jnp.asarray(as_array(valid))
-    except (TypeError, ValueError) as error:  # of what is no array
-        raise UserError(
-            "valid must be True or False for each example or position, or a function of the "
-            f"inputs that gives this: {error}"
-        ) from error
-    return checked(valid, batch_size(x))
+    expected = "True or False for each example or position, or a function of the inputs"
+    return checked(one_array(f"valid must be {expected} that gives this", valid), batch_size(x))
 
 
 def of_outputs(valid: jax.Array, outputs: PyTree) -> jax.Array:

@@ -84,11 +84,11 @@ def _saving(steps: int, run: Callable[[loop.Observer], Times]) -> Times:
 
 def make_timed(name: str, saves: int) -> Timed:
     """The decomposition of a config, with one seed and as many steps as `saves` saves take."""
-    plan = problem.find_plan(name, {"seeds": 1})
-    targets = problem.train_targets(plan, 0)
-    every = plan.config.checkpoint_every
-    trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
-    return Timed(trainer, saves * every, plan.config.chunk_steps, every)
+    setup = problem.find_setup(name, {"seeds": 1})
+    targets = problem.train_targets(setup, 0)
+    every = setup.config.checkpoint_every
+    trainer = Trainer(setup.settings, targets, setup.task.inputs, setup.seeds)
+    return Timed(trainer, saves * every, setup.config.chunk_steps, every)
 
 
 def measure(timed: Timed, rounds: int) -> dict[str, list[Times]]:

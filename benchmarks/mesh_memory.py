@@ -22,7 +22,7 @@ def compiled_step(name: str, changes: dict, shape: tuple[int, ...]):
     import jax
 
     from apd_jax.programs.jax_settings import own_settings
-    from apd_jax.run.plan import make_plan
+    from apd_jax.run.setup import make_setup
     from apd_jax.runtime import loop, step_programs
     from apd_jax.studies import pretraining
     from apd_jax.training.trainer import Trainer
@@ -31,9 +31,9 @@ def compiled_step(name: str, changes: dict, shape: tuple[int, ...]):
     config = importlib.import_module(f"configs.{module}").get_config(variant)
     config.update_from_flattened_dict(changes)
     with own_settings():
-        plan = make_plan(config)
-        targets = jax.vmap(plan.task.target)(pretraining.init_params(plan.task, plan.seeds))
-        trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds, mesh_shape=shape)
+        setup = make_setup(config)
+        targets = jax.vmap(setup.task.target)(pretraining.init_params(setup.task, setup.seeds))
+        trainer = Trainer(setup.settings, targets, setup.task.inputs, setup.seeds, mesh_shape=shape)
         leaves, tree = jax.tree.flatten(trainer.context)
         program = step_programs.chunk(trainer.step, tree)
         state = loop.abstract_state(trainer)

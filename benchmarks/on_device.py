@@ -43,8 +43,8 @@ def problems(small: bool) -> dict[str, Callable[[], Problem]]:
 
     def config(name: str) -> Problem:
         changes = _SMALL | _SMALL_NETWORKS.get(name.partition(":")[0], {}) if small else {}
-        plan = problem.find_plan(name, changes)
-        return plan.settings, problem.train_targets(plan, 0), plan.task.inputs, plan.seeds
+        setup = problem.find_setup(name, changes)
+        return setup.settings, problem.train_targets(setup, 0), setup.task.inputs, setup.seeds
 
     def model() -> Problem:
         sizes = _SMALL_MODEL if small else transformer.Sizes()

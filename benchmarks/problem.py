@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from apd_jax.run.plan import Plan, make_plan
+from apd_jax.run.setup import Setup, make_setup
 from apd_jax.runtime import loop
 from apd_jax.sites import Target
 from apd_jax.studies import pretraining
@@ -34,8 +34,8 @@ CONFIGS = {
 }
 
 
-def find_plan(name: str, overrides: dict[str, Any]) -> Plan:
-    """Return the checked config of `configs/<file>.py:<variant>`.
+def find_setup(name: str, overrides: dict[str, Any]) -> Setup:
+    """The checked config of `configs/<file>.py:<variant>`.
 
     Args:
       name: Name `<file>:<variant>`, one of `CONFIGS`.
@@ -53,14 +53,14 @@ def find_plan(name: str, overrides: dict[str, Any]) -> Plan:
     spec.loader.exec_module(module)
     config = module.get_config(variant)
     config.update_from_flattened_dict({"seeds": CONFIGS[name].seeds, **overrides})
-    return make_plan(config)
+    return make_setup(config)
 
 
-def train_targets(plan: Plan, steps: int) -> Target:
+def train_targets(setup: Setup, steps: int) -> Target:
     """Return targets of all seeds, leaves [S, ...], trained for `steps` steps (0: untrained)."""
-    training = dataclasses.replace(plan.task.training, steps=max(steps, 1))
-    trainer = pretraining.TargetTrainer(plan.task, training, plan.seeds)
+    training = dataclasses.replace(setup.task.training, steps=max(steps, 1))
+    trainer = pretraining.TargetTrainer(setup.task, training, setup.seeds)
     state = trainer.init_state()
     if steps:
         state = loop.run_steps(trainer, state, chunk_steps=steps)
-    return jax.vmap(plan.task.target)(state.params)
+    return jax.vmap(setup.task.target)(state.params)

@@ -27,15 +27,14 @@ class Session:
         seeds = request["overrides"].get("seeds", problem.CONFIGS[request["config"]].seeds)
         mesh.split_cpu(seeds)  # as a run does
         self._libraries = machine.peak_memory()
-        self._plan = problem.find_plan(request["config"], request["overrides"])
+        setup = self._setup = problem.find_setup(request["config"], request["overrides"])
         self._chunk_steps = request["chunk"] or problem.CONFIGS[request["config"]].chunk
-        self._targets = problem.train_targets(self._plan, request["target_steps"])
-        plan = self._plan
-        self._trainer = Trainer(plan.settings, self._targets, plan.task.inputs, plan.seeds)
+        self._targets = problem.train_targets(self._setup, request["target_steps"])
+        self._trainer = Trainer(setup.settings, self._targets, setup.task.inputs, setup.seeds)
         needed = request["warm"] + 2 * self._chunk_steps
-        if needed > self._plan.settings.steps:
+        if needed > self._setup.settings.steps:
             raise ValueError(
-                f"the config has {self._plan.settings.steps} steps, but {request['warm']} warm "
+                f"the config has {self._setup.settings.steps} steps, but {request['warm']} warm "
                 f"ones and two chunks of {self._chunk_steps} need {needed}; ask for fewer"
             )
         self._warm = request["warm"]
@@ -54,7 +53,7 @@ class Session:
 
     def _chunk(self) -> float:
         """Take a chunk of steps and return its seconds; restart after the config's last step."""
-        if self._done + self._chunk_steps > self._plan.settings.steps:
+        if self._done + self._chunk_steps > self._setup.settings.steps:
             self._restart()
             self._warm_up()
         self._done += self._chunk_steps
@@ -68,7 +67,7 @@ class Session:
     def ready(self) -> dict[str, Any]:
         """Return a description of the prepared state."""
         return {
-            "config": self._plan.config.flags(),
+            "config": self._setup.config.flags(),
             "chunk": self._chunk_steps,
             "compile_seconds": self.compile_seconds,
             "libraries_memory": self._libraries,
@@ -94,18 +93,18 @@ class Session:
     def _stages(self, request: dict[str, Any]) -> dict[str, Any]:
         """Time the stages of a step one by one, under other routes if the request names them."""
         objective = dataclasses.replace(
-            self._plan.settings.objective,
-            routes=dataclasses.replace(self._plan.settings.objective.routes, **request["routes"]),
+            self._setup.settings.objective,
+            routes=dataclasses.replace(self._setup.settings.objective.routes, **request["routes"]),
         )
-        settings = dataclasses.replace(self._plan.settings, objective=objective)
+        settings = dataclasses.replace(self._setup.settings, objective=objective)
         values = {
             "target": self._targets,
-            "seed": self._plan.seeds,
+            "seed": self._setup.seeds,
             "state": self._state,
             "components": self._state.components,
         }
         return stages.measure(
-            stages.make_stages(settings, self._plan.task.inputs),
+            stages.make_stages(settings, self._setup.task.inputs),
             values,
             shares_pass=objective.attribution_source == "target",
             seconds=request["seconds"],

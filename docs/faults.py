@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from apd_jax import randomness
-from apd_jax.run.plan import make_plan
+from apd_jax.run.setup import make_setup
 from apd_jax.runtime import loop
 from apd_jax.studies import pretraining
 from apd_jax.training.trainer import Trainer
@@ -76,10 +76,10 @@ def _train(variant: str, changed: dict, of_steps: int | None = None):
     config = runpy.run_path(str(ROOT / "configs" / "tms.py"))["get_config"](variant)
     steps = changed["steps"]
     config.update_from_flattened_dict(changed | {"steps": of_steps or steps})
-    plan = make_plan(config)
-    trained = _run(pretraining.TargetTrainer(plan.task, plan.training, plan.seeds), 500)
-    targets = jax.vmap(plan.task.target)(trained.params)
-    trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
+    setup = make_setup(config)
+    trained = _run(pretraining.TargetTrainer(setup.task, setup.training, setup.seeds), 500)
+    targets = jax.vmap(setup.task.target)(trained.params)
+    trainer = Trainer(setup.settings, targets, setup.task.inputs, setup.seeds)
     return trainer, targets, _run(trainer, steps, steps)
 
 

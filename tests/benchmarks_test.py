@@ -108,13 +108,13 @@ class StagesTest(absltest.TestCase):
         self._check_stages("tms:5-2", {"masked_route": "grouped"})
 
     def _check_stages(self, name, overrides):
-        plan = problem.find_plan(name, TINY | overrides)
-        targets = problem.train_targets(plan, steps=0)
-        trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
+        setup = problem.find_setup(name, TINY | overrides)
+        targets = problem.train_targets(setup, steps=0)
+        trainer = Trainer(setup.settings, targets, setup.task.inputs, setup.seeds)
         states = trainer.init_state()
-        objective = plan.settings.objective
+        objective = setup.settings.objective
         optimizer = trainer.optimizer
-        steps = stages.make_stages(plan.settings, plan.task.inputs)
+        steps = stages.make_stages(setup.settings, setup.task.inputs)
 
         @jax.jit
         def both(target, seed, state):
@@ -130,7 +130,7 @@ class StagesTest(absltest.TestCase):
             )
             return moments, (values["gradient_norm"], metrics["gradient_norm"])
 
-        (actual, expected), norms = both(*loop.pick((targets, plan.seeds, states), 0))
+        (actual, expected), norms = both(*loop.pick((targets, setup.seeds, states), 0))
         np.testing.assert_allclose(*norms, rtol=1e-4)
         for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
@@ -178,21 +178,21 @@ class WorkerTest(absltest.TestCase):
 
     def test_unknown_config(self):
         with self.assertRaisesRegex(ValueError, "tms:6-2"):
-            problem.find_plan("tms:6-2", {})
+            problem.find_setup("tms:6-2", {})
 
 
 class ReferenceTest(absltest.TestCase):
     def test_translates_a_config(self):
-        plan = problem.find_plan("resid_mlp:2", {})
-        request = against_reference.translate(plan.config.flags())
+        setup = problem.find_setup("resid_mlp:2", {})
+        request = against_reference.translate(setup.config.flags())
         spd = request["spd"]
         self.assertEqual((spd["C"], spd["m"], spd["topk"], spd["lr"]), (200, None, 1.28, 1e-3))
         self.assertEqual((spd["topk_recon_coeff"], spd["schatten_coeff"]), (2.0, 7.0))
         self.assertEqual(request["model"]["neurons"], (25, 25))
 
     def test_terms_without_weight_are_off(self):
-        plan = problem.find_plan("tms:5-2", {})
-        request = against_reference.translate(plan.config.flags())
+        setup = problem.find_setup("tms:5-2", {})
+        request = against_reference.translate(setup.config.flags())
         self.assertIsNone(request["spd"]["act_recon_coeff"])
         self.assertEqual(request["model"]["instances"], 12)
 

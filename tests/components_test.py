@@ -10,6 +10,7 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax import components as module
 from apd_jax.components import Factors
+from apd_jax.training import unit_norm
 
 # Wide, tall and square, so that both orders of the flat product are met.
 SIZES = ((4, 2), (2, 4), (3, 3))
@@ -158,16 +159,16 @@ class InitTest(parameterized.TestCase):
 class UnitNormTest(absltest.TestCase):
     def test_normalise_reads(self):
         before = {"site": factors(4, 2)}
-        after = module.normalise_reads(before)["site"]
+        after = unit_norm.normalise_reads(before)["site"]
         np.testing.assert_allclose(np.linalg.norm(after.U, axis=1), np.ones((3, 2)), rtol=1e-6)
         np.testing.assert_array_equal(after.V, before["site"].V)
         lengths = np.linalg.norm(before["site"].U, axis=1, keepdims=True)
         np.testing.assert_allclose(after.U * lengths, before["site"].U, rtol=1e-5)
 
     def test_projected_gradient(self):
-        unit = module.normalise_reads({"site": factors(4, 2)})
+        unit = unit_norm.normalise_reads({"site": factors(4, 2)})
         gradient = {"site": factors(4, 2, seed=7)}
-        projected = module.project_gradient(gradient, unit, "literal")["site"]
+        projected = unit_norm.project_gradient(gradient, unit, "literal")["site"]
         along = np.einsum("cim,cim->cm", projected.U, unit["site"].U)
         np.testing.assert_allclose(along, np.zeros((3, 2)), atol=1e-6)
         np.testing.assert_array_equal(projected.V, gradient["site"].V)

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from ml_collections import config_flags
 
 from apd_jax import studies
-from apd_jax.run import plan
+from apd_jax.run import setup
 from apd_jax.run.config import read_config
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -37,8 +37,8 @@ def record_of(spec):
     return read_config(config, studies.find(config.name))
 
 
-def plan_of(spec, *overrides):
-    return plan.make_plan(parse(spec, *overrides))
+def setup_of(spec, *overrides):
+    return setup.make_setup(parse(spec, *overrides))
 
 
 class PaperTest(parameterized.TestCase):
@@ -106,7 +106,7 @@ class PaperTest(parameterized.TestCase):
 
 class OverrideTest(parameterized.TestCase):
     def test_every_kind_of_field(self):
-        found = plan_of(
+        found = setup_of(
             RESID_MLP,
             "seeds=3",
             "seed=4",
@@ -130,8 +130,8 @@ class OverrideTest(parameterized.TestCase):
         self.assertEqual(found.task.importance, (1.0, 1.0, 1.0, 1.0, 0.5, 0.5))
         self.assertLen(found.task.label_coefficients, 6)
 
-    def test_plan_is_frozen(self):
-        found = plan_of(TMS)
+    def test_setup_is_frozen(self):
+        found = setup_of(TMS)
         with self.assertRaises(AttributeError):
             found.config.steps = 1
         self.assertIsInstance(hash(found.settings), int)
@@ -231,7 +231,7 @@ class BadFieldTest(parameterized.TestCase):
     )
     def test_tms(self, override, message):
         with self.assertRaisesRegex(ValueError, message):
-            plan_of(TMS, override)
+            setup_of(TMS, override)
 
     @parameterized.parameters(
         (("target.embedding=identity",), "d_resid == num_features, got 1000 and 100"),
@@ -252,7 +252,7 @@ class BadFieldTest(parameterized.TestCase):
     )
     def test_resid_mlp(self, overrides, message):
         with self.assertRaisesRegex(ValueError, message):
-            plan_of(RESID_MLP, *overrides)
+            setup_of(RESID_MLP, *overrides)
 
 
 if __name__ == "__main__":

@@ -180,13 +180,13 @@ class EvaluationTest(ExperimentTestCase):
         if study is resid_mlp:
             config.target.update(num_features=5, d_resid=6, neurons=(4,))
         config.update_from_flattened_dict(changes)
-        plan = experiment.make_plan(config)
-        params = pretraining.init_params(plan.task, plan.seeds)
-        targets = jax.vmap(plan.task.target)(params)
-        trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
+        setup = experiment.make_setup(config)
+        params = pretraining.init_params(setup.task, setup.seeds)
+        targets = jax.vmap(setup.task.target)(params)
+        trainer = Trainer(setup.settings, targets, setup.task.inputs, setup.seeds)
         components = trainer.init_state().components
         decomposition = Decomposition(
-            loop.pick(targets, 0), loop.pick(components, 0), plan.settings
+            loop.pick(targets, 0), loop.pick(components, 0), setup.settings
         )
         flag = FlagAfter(looks)
         with (
@@ -194,7 +194,7 @@ class EvaluationTest(ExperimentTestCase):
             preemption.watch(flag, loop.Stopped(40, "evaluation")),
             self.assertRaisesRegex(loop.Stopped, "evaluation stopped at step 40"),
         ):
-            experiment.evaluate(plan, targets, [decomposition])
+            experiment.evaluate(setup, targets, [decomposition])
         self.assertEqual(flag.looks, -1)
 
     def test_asked_to_stop_between_figures(self):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from absl.testing import parameterized
 
-from apd_jax.run.plan import make_plan
+from apd_jax.run.setup import make_setup
 from apd_jax.runtime import loop, step_programs
 from apd_jax.studies import pretraining
 from apd_jax.studies.reconstruction import baseline_outputs
@@ -25,8 +25,8 @@ def target_losses() -> tuple[float, float]:
     """The loss of a target with 1 layer after a tenth of the steps, and of one feature a neuron."""
     config = resid_mlp.get_config("1")
     config.target.steps //= 10
-    plan = make_plan(config)
-    task, training, seeds = plan.task, plan.task.training, plan.seeds
+    setup = make_setup(config)
+    task, training, seeds = setup.task, setup.task.training, setup.seeds
     trainer = pretraining.TargetTrainer(task, training, seeds)
     state = loop.run_steps(trainer, trainer.init_state(), chunk_steps=1000)
     (loss,) = pretraining.final_loss(task, state.params, seeds).tolist()
@@ -50,15 +50,15 @@ class FullSizeTest(parameterized.TestCase):
 
     @parameterized.parameters(("1", 0.4), ("2", 0.6))
     def test_gigabytes_of_a_step(self, variant, limit):
-        plan = make_plan(resid_mlp.get_config(variant))
-        draw = jax.vmap(lambda seed: plan.task.target(plan.task.init(jax.random.key(seed))))
-        targets = jax.eval_shape(draw, plan.seeds)
-        trainer = Trainer(plan.settings, targets, plan.task.inputs, plan.seeds)
+        setup = make_setup(resid_mlp.get_config(variant))
+        draw = jax.vmap(lambda seed: setup.task.target(setup.task.init(jax.random.key(seed))))
+        targets = jax.eval_shape(draw, setup.seeds)
+        trainer = Trainer(setup.settings, targets, setup.task.inputs, setup.seeds)
         states, step = jax.eval_shape(trainer.init_state), trainer.step
         leaves, tree = jax.tree.flatten(targets)
         chunk = (
             step_programs.chunk(step, tree)
-            .lower(10, None, leaves, states, plan.seeds, None)
+            .lower(10, None, leaves, states, setup.seeds, None)
             .compile()
         )
         memory = chunk.memory_analysis()

@@ -135,7 +135,7 @@ class ProbesTest(absltest.TestCase):
         x = GatedFunctionsStudy().probes(TASK).x
         np.testing.assert_array_equal(decomposition.attributions(x).argmax(axis=1), [0, 1, 2])
         found = probe(decomposition, TASK.inputs, x, key=jax.random.key(0), num_batches=1)
-        np.testing.assert_array_equal(found.mask, np.eye(3, dtype=bool))
+        np.testing.assert_array_equal(found.topk_mask, np.eye(3, dtype=bool))
 
 
 class CurvesTest(absltest.TestCase):

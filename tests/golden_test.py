@@ -11,13 +11,13 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import sites
-from apd_jax.components import normalise_reads
 from apd_jax.masked import forward
 from apd_jax.objective import losses
 from apd_jax.objective.coefficients import Coefficients, Routes
 from apd_jax.objective.objective import Objective
 from apd_jax.training import optimizers
 from apd_jax.training.step import init_state, train_step
+from apd_jax.training.unit_norm import normalise_reads
 
 MODES = ("forward", "reverse")
 SOURCES = ("target", "components")

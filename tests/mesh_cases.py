@@ -173,8 +173,8 @@ def topk_differences():
     rows = jnp.arange(24) % 3 > 0
     rules = {
         "whole": lambda scores: selection.batch_topk(scores, 1.3),
-        "part": lambda scores: selection.batch_topk_part(scores, 1.3, jnp.float32(0.6)),
-        "rows": lambda scores: selection.batch_topk_of_rows(scores, 1.3, rows),
+        "part": lambda scores: selection.batch_topk(scores, 1.3, None, jnp.float32(0.6)),
+        "rows": lambda scores: selection.batch_topk(scores, 1.3, rows),
     }
     divided = layout(1, (1, 4, 2), batch_size=24, num_components=10).over_seeds
 

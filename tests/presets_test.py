@@ -9,6 +9,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax.decomposition.logits import gives_logits_of_tokens
+from apd_jax.evaluation import findings
 from apd_jax.training import presets
 
 POSITIONS = {"minimality_loss": "kl", "per_position": True, "topk": 4}
@@ -42,15 +43,15 @@ class BaseTest(parameterized.TestCase):
     def test_exact_scores_of_few_outputs(self, shape, mode):
         found = presets.with_exact_scores(presets.LOGITS, shape)
         self.assertEqual(found.objective.routes.attribution_mode, mode)
-        text = presets.says(found)
-        self.assertIn("presets.LOGITS", text)
+        (finding,) = findings.on_positions(found)
+        self.assertIn("presets.LOGITS", finding.text)
         self.assertIn(
             "32 random directions (8 in training)" if mode == "sketch" else "exact attributions",
-            text,
+            finding.text,
         )
 
     def test_other_settings_are_not_described(self):
-        self.assertIsNone(presets.says(presets.ROBUST))
+        self.assertEmpty(findings.on_positions(presets.ROBUST))
 
     @parameterized.parameters(
         ({}, True),
@@ -77,7 +78,7 @@ class BaseTest(parameterized.TestCase):
             presets.base(options | {"attribution_mode": "sketch"}),
             options | {"attribution_mode": "sketch"},
         )
-        self.assertIn("standard error of about 25%", presets.says(settings))
+        self.assertIn("standard error of about 25%", findings.on_positions(settings)[0].text)
 
 
 def language_model(params, tokens):

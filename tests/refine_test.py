@@ -16,7 +16,7 @@ from absl.testing import absltest, parameterized
 from jax.extend import core
 
 from apd_jax import sites
-from apd_jax.components import Factors, init_components
+from apd_jax.components import Factors, init_components, squared_norms
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.errors import UserError
 from apd_jax.masked.forward import masked_apply
@@ -267,9 +267,7 @@ class SharesTest(parameterized.TestCase):
         )
         flat = jnp.concatenate([f.matrices().reshape(4, -1) for f in components.values()], axis=1)
         np.testing.assert_allclose(shares.gram(components), flat @ flat.T, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(
-            shares.squared_norms(components), jnp.sum(flat**2, axis=1), rtol=1e-4
-        )
+        np.testing.assert_allclose(squared_norms(components), jnp.sum(flat**2, axis=1), rtol=1e-4)
 
     def test_shares_sum_to_what_is_read(self):
         rows = networks.normal(0, 50, 2, 4)
@@ -321,7 +319,7 @@ class SharesTest(parameterized.TestCase):
         blocks = [jax.tree.map(lambda leaf, g=g: leaf[:, g], stacked) for g in range(4)]
         whole = {"w": stacked}
         apart = {str(g): block for g, block in enumerate(blocks)}
-        gram, norms = jax.jit(shares.gram), jax.jit(shares.squared_norms)
+        gram, norms = jax.jit(shares.gram), jax.jit(squared_norms)
         np.testing.assert_allclose(gram(whole), gram(apart), rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(norms(whole), norms(apart), rtol=1e-5)
         add = jax.jit(lambda f: shares.add_into(f, 0, 2))
@@ -537,7 +535,7 @@ class RoundsTest(parameterized.TestCase):
         for last in (False, True):
             with mock.patch.object(rounds, "clean", keep):
                 moved, _, touched = move_of_a_round(last)
-            norms = shares.squared_norms(moved)[FEATURES:]
+            norms = squared_norms(moved)[FEATURES:]
             self.assertEqual(bool(touched[FEATURES:].all()), last)
             self.assertEqual(float(norms.min()) > 0.1 * float(norms.max()), last)
 

@@ -78,7 +78,6 @@ class SingleFeaturesTest(parameterized.TestCase):
             jnp.arange(4),
             key=jax.random.key(0),
             feature=2,
-            num_features=4,
             objective=handmade.objective(),
             num_draws=20,
             batch_size=8,
@@ -97,7 +96,6 @@ class SingleFeaturesTest(parameterized.TestCase):
             jnp.arange(4),
             key=jax.random.key(0),
             feature=1,
-            num_features=4,
             objective=handmade.objective(),
             num_draws=4000,
         )
@@ -113,7 +111,6 @@ class SingleFeaturesTest(parameterized.TestCase):
                 jnp.arange(4),
                 key=jax.random.key(0),
                 feature=4,
-                num_features=4,
                 objective=handmade.objective(),
             )
 

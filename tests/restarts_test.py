@@ -64,7 +64,7 @@ class BestTest(absltest.TestCase):
             states.components,
         )
         states = states._replace(components=components)
-        first = lambda *_: lambda components: jax.tree.leaves(components)[0].ravel()[0]  # noqa: E731
+        first = lambda *given: jax.tree.leaves(given[2])[0].ravel()[0]  # noqa: E731
         with mock.patch.object(restarts, "mean_loss", first):
             places, losses = restarts.best(settings, trainer.context, states, seeds, inputs)
         self.assertEqual(places.tolist(), [3])

@@ -81,7 +81,7 @@ def scores_with_ties():
     return jnp.round(jnp.abs(networks.normal(0, 12, 5)), 1).at[3].set(0)
 
 
-batch_part = jax.jit(selection.batch_topk_part, static_argnums=1)
+batch_topk = jax.jit(selection.batch_topk, static_argnums=1)
 sample_part = jax.jit(selection.sample_topk, static_argnums=1)
 
 
@@ -89,9 +89,9 @@ class PartOfKTest(parameterized.TestCase):
     @parameterized.parameters(0.0, 0.1, 0.26, 0.5, 0.999, 1.0)
     def test_is_the_top_k_of_that_k(self, factor):
         scores = scores_with_ties()
-        chosen = batch_part(scores, 1.5, jnp.float32(factor))
+        chosen = batch_topk(scores, 1.5, None, jnp.float32(factor))
         count = max(int(np.floor(np.float32(factor) * 1.5 * 12)), 1)
-        expected = jax.jit(selection.batch_topk, static_argnums=1)(scores, count / 12 + 1e-6)
+        expected = batch_topk(scores, count / 12 + 1e-6)
         np.testing.assert_array_equal(chosen.mask, expected.mask)
         self.assertIsNone(chosen.pairs)
 

@@ -16,7 +16,7 @@ from apd_jax.components import init_components
 from apd_jax.errors import UserError
 from apd_jax.report import page, parts
 from apd_jax.run import publish, seed_evidence
-from apd_jax.run.plan import make_plan
+from apd_jax.run.setup import make_setup
 from apd_jax.studies.verdicts import Threshold
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
@@ -24,27 +24,27 @@ import tms  # noqa: E402
 
 
 def tiny(**changes):
-    """A plan of two seeds of TMS, and decompositions that were not trained."""
+    """A setup of two seeds of TMS, and decompositions that were not trained."""
     config = tms.get_config("5-2")
     config.update({"seeds": 2, "batch_size": 32, "evidence_samples": 64, "evidence_steps": (2,)})
     config.update_from_flattened_dict(changes)
-    plan = make_plan(config)
+    setup = make_setup(config)
     found = []
-    for seed in plan.seeds.tolist():
+    for seed in setup.seeds.tolist():
         key = jax.random.key(seed)
-        target = plan.task.target(plan.task.init(key))
+        target = setup.task.target(setup.task.init(key))
         components = init_components(key, target, num_components=5, rank=2)
-        found.append(apd_jax.Decomposition(target, components, plan.settings))
-    return plan, found
+        found.append(apd_jax.Decomposition(target, components, setup.settings))
+    return setup, found
 
 
 class SeedEvidenceTest(absltest.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.plan, cls.decompositions = tiny()
+        cls.setup, cls.decompositions = tiny()
         with jax.log_compiles(), cls().assertLogs("jax", "WARNING") as logs:
-            cls.measured = seed_evidence.measure(cls.plan, cls.decompositions)
+            cls.measured = seed_evidence.measure(cls.setup, cls.decompositions)
         cls.compiled = [line for line in logs.output if "Finished XLA compilation" in line]
 
     def test_numbers_of_every_seed_in_rows_and_summary(self):
@@ -63,8 +63,8 @@ class SeedEvidenceTest(absltest.TestCase):
         own = self.measured.found[0]["own"] / self.measured.found[0].scale
         verdicts = []
         for limit in (2 * own, own / 2):
-            plan, found = tiny(seeds=1, **{"evidence_limits.own": limit})
-            (evidence,) = seed_evidence.measure(plan, found).found
+            setup, found = tiny(seeds=1, **{"evidence_limits.own": limit})
+            (evidence,) = seed_evidence.measure(setup, found).found
             verdicts.append({verdict.name: verdict for verdict in evidence.verdicts}["own mask"])
         self.assertEqual([verdict.passed for verdict in verdicts], [True, False])
         with self.assertRaisesRegex(UserError, "limit own must be a number of at least 0, got -1"):
@@ -88,7 +88,7 @@ class SeedEvidenceTest(absltest.TestCase):
 
         patched = mock.patch.object(apd_jax.Decomposition, "evidence", fails_once)
         with patched, self.assertLogs():
-            measured = seed_evidence.measure(self.plan, self.decompositions)
+            measured = seed_evidence.measure(self.setup, self.decompositions)
         self.assertIsNone(measured.found[0])
         rows = measured.numbers()
         self.assertTrue(math.isnan(rows[0]["evidence_own"]))
@@ -99,7 +99,7 @@ class SeedEvidenceTest(absltest.TestCase):
         self.assertEqual(measured.summary()["evidence_seeds"], 1)
         self.assertEqual(measured.summary()["evidence_own_mean"], rows[1]["evidence_own"])
         self.assertEqual(measured.verdicts([0, 1])["0"], {"passed": 0, "failed": ["not measured"]})
-        section, content = publish._evidence(self.plan, measured, 0, None)
+        section, content = publish._evidence(self.setup, measured, 0, None)
         text = parts.render("evidence.html.j2", **content)
         self.assertIn("no room", text)
         self.assertIn("those of seed 1", text)
@@ -114,11 +114,11 @@ class SeedEvidenceTest(absltest.TestCase):
         measured = self.measured._replace(
             found=[None, self.measured.found[1]], failures=["seed 0 failed"]
         )
-        published = {one.key: 0.5 for one in self.plan.study.published("5-2")}
+        published = {one.key: 0.5 for one in self.setup.study.published("5-2")}
         rows = [{"seed": seed, "solved": False} | published for seed in (0, 1)]
         with tempfile.TemporaryDirectory() as directory:
             paths = types.SimpleNamespace(results=pathlib.Path(directory) / "results.json")
-            publish._write_results(paths, self.plan, self.decompositions, rows, {}, measured)
+            publish._write_results(paths, self.setup, self.decompositions, rows, {}, measured)
 
             def refuse(name):
                 raise AssertionError(name)
@@ -131,15 +131,15 @@ class SeedEvidenceTest(absltest.TestCase):
 
     def test_thresholds_of_a_study_can_be_about_the_evidence(self):
         threshold = Threshold("evidence_own_mean", ">=", 0.0, "There is a distance")
-        published = {one.key: 0.5 for one in self.plan.study.published("5-2")}
+        published = {one.key: 0.5 for one in self.setup.study.published("5-2")}
         rows = [{"seed": seed, "solved": False} | published for seed in (0, 1)]
         with (
             tempfile.TemporaryDirectory() as directory,
-            mock.patch.object(type(self.plan.study), "thresholds", lambda *_: [threshold]),
+            mock.patch.object(type(self.setup.study), "thresholds", lambda *_: [threshold]),
         ):
             paths = types.SimpleNamespace(results=pathlib.Path(directory) / "results.json")
             results = publish._write_results(
-                paths, self.plan, self.decompositions, rows, {}, self.measured
+                paths, self.setup, self.decompositions, rows, {}, self.measured
             )
         (verdict,) = results["verdicts"]
         self.assertEqual(verdict["value"], self.measured.summary()["evidence_own_mean"])
@@ -153,13 +153,13 @@ class SeedEvidenceTest(absltest.TestCase):
             return self.measured.found[0]
 
         with mock.patch.object(apd_jax.Decomposition, "evidence", seen):
-            seed_evidence.measure(self.plan, self.decompositions)
-        limits = self.plan.config.evidence_limits
+            seed_evidence.measure(self.setup, self.decompositions)
+        limits = self.setup.config.evidence_limits
         expected = {"examples": 64, "adversary_steps": (2,), "draws": 2, "limits": limits}
         self.assertEqual(asked, expected)
 
     def test_the_section_is_of_one_seed_and_counts_all(self):
-        section, content = publish._evidence(self.plan, self.measured, 1, None)
+        section, content = publish._evidence(self.setup, self.measured, 1, None)
         text = parts.render("evidence.html.j2", **content)
         self.assertIn("those of seed 1", text)
         self.assertRegex(text, "[012] of 2 seeds pass")
@@ -167,10 +167,10 @@ class SeedEvidenceTest(absltest.TestCase):
         self.assertEqual([panel.name for panel in section.panels], ["evidence"])
 
     def test_none_is_asked_for(self):
-        plan, found = tiny(evidence_samples=0)
-        measured = seed_evidence.measure(plan, found)
+        setup, found = tiny(evidence_samples=0)
+        measured = seed_evidence.measure(setup, found)
         self.assertEqual(measured.numbers(), [{}, {}])
-        _, content = publish._evidence(plan, measured, 0, None)
+        _, content = publish._evidence(setup, measured, 0, None)
         self.assertEqual(parts.render("evidence.html.j2", **content).strip(), "")
 
     def test_the_table_of_seeds_leaves_it_to_its_section(self):

@@ -162,7 +162,7 @@ class NonFiniteTest(parameterized.TestCase):
             there = components < 2
             np.testing.assert_array_equal(mask_of((rows[there], components[there]), (3, 2)), finite)
             np.testing.assert_array_equal(chosen.counts(), finite.sum(axis=0))
-        part = selection.batch_topk_part(scores, 2.0, jnp.float32(0.9))
+        part = selection.batch_topk(scores, 2.0, None, jnp.float32(0.9))
         np.testing.assert_array_equal(part.mask, finite)
         exact = selection.exact_topk_mask(scores, jnp.ones((3, 2)))
         np.testing.assert_array_equal(exact, finite)

@@ -19,7 +19,7 @@ from apd_jax.errors import UserError
 from apd_jax.objective import selection
 from apd_jax.run import experiment, sweep
 from apd_jax.run.grid import points, read_grid
-from apd_jax.run.plan import read_plan
+from apd_jax.run.setup import read_setup
 from apd_jax.runtime import loop
 from apd_jax.runtime.checkpoint import Checkpointer, to_host
 from apd_jax.studies import pretraining
@@ -104,8 +104,8 @@ class DivergedTest(absltest.TestCase):
 def with_products(scores, whole, real, factor):
     """The selections of all k and of a part of k, by one program for every k up to 2."""
     products = selection.Products(2.0, whole, real)
-    whole_k = selection.batch_topk_of_rows(scores, products, None)
-    return whole_k, selection.batch_topk_of_rows(scores, products, None, factor)
+    whole_k = selection.batch_topk(scores, products)
+    return whole_k, selection.batch_topk(scores, products, None, factor)
 
 
 class ProductsTest(parameterized.TestCase):
@@ -118,7 +118,7 @@ class ProductsTest(parameterized.TestCase):
 
         @jax.jit
         def with_k(scores, factor):
-            return selection.batch_topk(scores, k), selection.batch_topk_part(scores, k, factor)
+            return selection.batch_topk(scores, k), selection.batch_topk(scores, k, None, factor)
 
         expected, other = with_k(scores, factor)
         np.testing.assert_array_equal(found.mask, expected.mask)
@@ -141,13 +141,13 @@ class SideBySideTest(parameterized.TestCase):
         self.check_equal("5-2-robust", both, second)
 
     def check_equal(self, variant, both, second):
-        plans = [read_plan(small_config(variant, **both, **own)) for own in ({}, second)]
-        plan = plans[0]
-        params = pretraining.init_params(plan.task, plan.seeds)
-        targets = jax.vmap(plan.task.target)(params)
-        own = [Trainer(p.settings, targets, plan.task.inputs, plan.seeds) for p in plans]
-        settings = [p.settings for p in plans]
-        family = Family(settings, as_source(plan.task.inputs), loop.pick(targets, 0))
+        setups = [read_setup(small_config(variant, **both, **own)) for own in ({}, second)]
+        setup = setups[0]
+        params = pretraining.init_params(setup.task, setup.seeds)
+        targets = jax.vmap(setup.task.target)(params)
+        own = [Trainer(p.settings, targets, setup.task.inputs, setup.seeds) for p in setups]
+        settings = [p.settings for p in setups]
+        family = Family(settings, as_source(setup.task.inputs), loop.pick(targets, 0))
         self.assertCountEqual(family.names, second)
         together = SideBySide(family, own)
 
@@ -156,21 +156,21 @@ class SideBySideTest(parameterized.TestCase):
 
         beside = to_host(train(together)._replace(optimizer=None))
         for place, alone in enumerate(own):
-            one = slice(place * len(plan.seeds), (place + 1) * len(plan.seeds))
+            one = slice(place * len(setup.seeds), (place + 1) * len(setup.seeds))
             part = jax.tree.map(lambda leaf, one=one: leaf[one], beside)
             expected = to_host(train(alone)._replace(optimizer=None))
             chex.assert_trees_all_close(part, expected, rtol=1e-4, atol=1e-5)
 
     def test_what_changes_shapes_is_another_family(self):
-        base = read_plan(small_config()).settings
+        base = read_setup(small_config()).settings
         same = {"coefficients.simplicity": 3.0, "topk": 0.5, "learning_rate": 1.0, "lp_p": 0.5}
         other = {"coefficients.simplicity": 0.0, "topk": None, "rank": 2, "schedule": "linear"}
         for name, value in same.items():
-            changed = read_plan(small_config(**{name: value})).settings
+            changed = read_setup(small_config(**{name: value})).settings
             self.assertEqual(shared(changed), shared(base), name)
         changes = [{"coefficients.simplicity": 0.0}, {"rank": 2}, {"selection": "exact"}]
         for change in [*changes, {"schedule": other["schedule"]}]:
-            changed = read_plan(small_config(**change)).settings
+            changed = read_setup(small_config(**change)).settings
             self.assertNotEqual(shared(changed), shared(base), change)
 
 

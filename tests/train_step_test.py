@@ -13,7 +13,6 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.attribution import METHODS
-from apd_jax.components import normalise_reads, project_gradient
 from apd_jax.data.sparse_features import SparseFeatures
 from apd_jax.masked.forward import composed_apply
 from apd_jax.objective.coefficients import Coefficients, Routes
@@ -24,6 +23,7 @@ from apd_jax.training import optimizers
 from apd_jax.training.config import Settings
 from apd_jax.training.step import init_state, train_step
 from apd_jax.training.trainer import Trainer
+from apd_jax.training.unit_norm import normalise_reads, project_gradient
 
 TOPK = Objective(Coefficients(faithfulness=1, minimality=1, simplicity=0.5), topk=1.3)
 LP = Objective(Coefficients(faithfulness=1, lp_minimality=0.7, lp_simplicity=0.3), topk=None)

@@ -208,7 +208,7 @@ class SelectionTest(parameterized.TestCase):
         flat = np.where(rows[:, None], scores, -np.inf).ravel()
         expected = np.zeros(flat.size, bool)
         expected[np.argsort(-flat, kind="stable")[:count]] = True
-        found = jax.jit(selection.batch_topk_of_rows, static_argnums=1)(
+        found = jax.jit(selection.batch_topk, static_argnums=1)(
             scores, k, rows, None if factor is None else jnp.float32(factor)
         )
         np.testing.assert_array_equal(found.mask.ravel(), expected)

@@ -45,8 +45,7 @@ def _without_derivatives(function: Callable, *, of_metric: bool = False) -> Call
             )
 
         def some(inputs):
-            outputs, records = sites.run(target, inputs, sites.as_is)
-            return outputs, records
+            return sites.run(target, inputs, sites.as_is)
 
         measured = {"metric": metric} if of_metric else {}
         measured |= {} if valid is None else {"valid": valid}
@@ -91,16 +90,3 @@ METHODS: dict[str, Callable[..., Attributed]] = {
     "ablation": _without_derivatives(ablation_attributions, of_metric=True),
     "activation": _without_derivatives(activation_attributions),
 }
-
-__all__ = [
-    "METHODS",
-    "Attributed",
-    "Linearisation",
-    "Metric",
-    "Mode",
-    "Options",
-    "ablation_attributions",
-    "activation_attributions",
-    "attribute_terms",
-    "gradient_attributions",
-]

@@ -10,6 +10,7 @@ from apd_jax import sites, validity
 from apd_jax.attribution.metrics import Metric, check_metric, quantities, squared
 from apd_jax.components import Components, check_given
 from apd_jax.masked import forward
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree, Target
 from apd_jax.validity import Valid
 
@@ -95,8 +96,7 @@ def activation_attributions(
             if valid is not None:
                 rows = record.y.shape[: record.y.ndim - 1 - factors.stacked]
                 counted = validity.of_site_rows(valid, rows, record.name)
-                between = (1,) * (written.ndim - counted.ndim)
-                written = jnp.where(counted.reshape(*counted.shape, *between), written, 0.0)
+                written = jnp.where(spread(counted, written.ndim), written, 0.0)
             squares = jnp.square(jnp.moveaxis(written, -2, 1))  # [B, C, ...]
             total += squares.reshape(*squares.shape[:2], -1).sum(axis=-1)
         return total

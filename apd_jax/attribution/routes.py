@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
 from apd_jax import sites
 from apd_jax.attribution import association, pushforward
@@ -20,7 +19,9 @@ from apd_jax.attribution.metrics import Metric, quantities
 from apd_jax.blocks import summed
 from apd_jax.components import Components, Factors
 from apd_jax.masked import forward
+from apd_jax.programs.axes import spread
 from apd_jax.programs.counts import operations
+from apd_jax.programs.equations import equations
 from apd_jax.sites import Patches, PyTree, Records, SiteRecord, Target
 from apd_jax.validity import Valid
 
@@ -221,7 +222,7 @@ def _literal(at: Linearised, components: Components, position: jax.Array | None)
             return tangent
         shape = tangent.shape[1 : at.lead]
         is_here = jnp.arange(math.prod(shape)) == position
-        return jnp.where(is_here.reshape(*shape, *(1,) * (tangent.ndim - at.lead)), tangent, 0)
+        return jnp.where(spread(is_here.reshape(shape), tangent.ndim - 1), tangent, 0)
 
     def one(component: Components):
         tangents = {}
@@ -255,12 +256,5 @@ def cheaper(at: Linearised, components: Components, num_outputs: int) -> Route:
 
 def only_backwards(at: Linearised) -> bool:
     """Whether the network holds a `custom_vjp`, whose derivative can only be pulled back."""
-    return _holds(jax.make_jaxpr(at.push)(at.zeros).jaxpr, "custom_lin")
-
-
-def _holds(jaxpr, name: str) -> bool:
-    return any(
-        eqn.primitive.name == name
-        or any(_holds(inner, name) for inner in core.jaxprs_in_params(eqn.params))
-        for eqn in jaxpr.eqns
-    )
+    program = jax.make_jaxpr(at.push)(at.zeros).jaxpr
+    return any(eqn.primitive.name == "custom_lin" for eqn in equations(program))

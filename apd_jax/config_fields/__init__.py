@@ -29,24 +29,3 @@ from apd_jax.config_fields.mapping import (
     to_mapping,
     with_unchecked,
 )
-
-__all__ = [
-    "check_at_least",
-    "check_keywords",
-    "check_names",
-    "check_takes",
-    "check_values",
-    "choices",
-    "flags",
-    "free_names",
-    "from_mapping",
-    "is_record",
-    "leaves",
-    "marked",
-    "optional",
-    "plain",
-    "sentences",
-    "setting",
-    "to_mapping",
-    "with_unchecked",
-]

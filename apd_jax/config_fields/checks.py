@@ -63,9 +63,9 @@ def check_names(given: Iterable[str], known: Collection[str], problem: str) -> N
     """Raise UserError for the first unknown name, with the known one that is most like it.
 
     Args:
-      given: The names.
-      known: The names that there are.
-      problem: Beginning of the message, such as `"Settings has no field"`.
+      given: the names.
+      known: the names that there are.
+      problem: beginning of the message, such as `"Settings has no field"`.
     """
     for name in given:
         if not isinstance(name, str):

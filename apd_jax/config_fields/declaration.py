@@ -17,12 +17,12 @@ def setting(
     """Declare a hyperparameter, or a part of the record.
 
     Args:
-      default: Default value.
-      sentence: Description of the hyperparameter and its allowed values.
-      flag: Whether it is a flag of the command line; False if the study determines it.
-      flat: For a part: whether its fields are merged into those of the whole record.
-      free: Whether it may differ between the commands of one run, since it does not change results.
-      traced: Whether it is a number that compiled programs can take as an argument, so that runs
+      default: default value.
+      sentence: description of the hyperparameter and its allowed values.
+      flag: whether it is a flag of the command line; False if the study determines it.
+      flat: for a part: whether its fields are merged into those of the whole record.
+      free: whether it may differ between the commands of one run, since it does not change results.
+      traced: whether it is a number that compiled programs can take as an argument, so that runs
         with different values share one program.
     """
     metadata = {"sentence": sentence, "flag": flag, "flat": flat, "free": free, "traced": traced}
@@ -30,7 +30,7 @@ def setting(
 
 
 def is_record(value: Any) -> bool:
-    """Return whether a value is a record (an instance, not a type).
+    """Whether a value is a record (an instance, not a type).
 
     A function that is a data class of the caller's is none: no `setting` declares its fields.
     """
@@ -40,23 +40,23 @@ def is_record(value: Any) -> bool:
 
 
 def choices(field: dataclasses.Field) -> tuple[Any, ...]:
-    """Return the allowed values of a field of a `Literal` type; empty for other types."""
+    """The allowed values of a field of a `Literal` type; empty for other types."""
     options = (field.type, *get_args(field.type))  # for `Literal[...] | None`, the first
     return next((get_args(option) for option in options if get_origin(option) is Literal), ())
 
 
 def marked(field: dataclasses.Field, mark: str) -> bool:
-    """Return a mark of `setting`; a field declared without `setting` is an ordinary flag."""
+    """A mark of `setting`; a field declared without `setting` is an ordinary flag."""
     return field.metadata.get(mark, mark == "flag")
 
 
 def optional(field: dataclasses.Field) -> bool:
-    """Return whether a field may be None."""
+    """Whether a field may be None."""
     return type(None) in get_args(field.type)
 
 
 def flags(record: Any) -> list[dataclasses.Field]:
-    """Return the fields that are flags of the command line."""
+    """The fields that are flags of the command line."""
     return [field for field in fields(record) if marked(field, "flag")]
 
 
@@ -78,10 +78,10 @@ def sentences(record: Any) -> Iterator[tuple[str, str]]:
 
 
 def free_names(record: Any) -> tuple[str, ...]:
-    """Return the names of the fields that may differ between the commands of one run."""
+    """The names of the fields that may differ between the commands of one run."""
     return tuple(field.name for field in fields(record) if marked(field, "free"))
 
 
 def fields(record: Any) -> list[dataclasses.Field]:
-    """Return the fields that are given when a record is made."""
+    """The fields that are given when a record is made."""
     return [field for field in dataclasses.fields(record) if field.init]

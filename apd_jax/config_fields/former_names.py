@@ -12,12 +12,12 @@ _SEVERAL = ("evidence_steps",)  # held one number
 
 
 def present(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config, or a part of one, with present names and values.
+    """A config, or a part of one, with present names and values.
 
     The `stochastic` loss, of random halves of the inactive components, is now a case of `partial`.
 
     Args:
-      config: Nested mapping of plain values, as a config file has them.
+      config: nested mapping of plain values, as a config file has them.
     """
     found: dict[str, Any] = {}
     for name, value in config.items():

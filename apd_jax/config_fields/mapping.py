@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from apd_jax.config_fields.checks import check_names
 from apd_jax.config_fields.declaration import fields, flags, is_record, marked
 from apd_jax.config_fields.former_names import present
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 
 Record = TypeVar("Record")
 
@@ -18,8 +18,8 @@ def to_mapping(record: Any, *, flags_only: bool = False) -> dict[str, Any]:
     """Convert a record to a mapping of plain values.
 
     Args:
-      record: The record to convert.
-      flags_only: Whether to omit fields that are not flags.
+      record: the record to convert.
+      flags_only: whether to omit fields that are not flags.
     """
     mapping: dict[str, Any] = {}
     for field in flags(record) if flags_only else fields(record):
@@ -34,16 +34,16 @@ def to_mapping(record: Any, *, flags_only: bool = False) -> dict[str, Any]:
 
 
 def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
-    """Return a record with the values of a mapping, and its own values for the other fields.
+    """A record with the values of a mapping, and its own values for the other fields.
 
     Args:
-      record: The record with the default values.
-      mapping: Values as returned by `to_mapping`, or some of them, under their present names or
+      record: the record with the default values.
+      mapping: values as returned by `to_mapping`, or some of them, under their present names or
         those of an earlier version. A part of the record may be given as a record. Lists (from
         JSON) become tuples.
 
     Raises:
-      UserError: A name is unknown, or the record refuses a value.
+      UserError: a name is unknown, or the record refuses a value.
     """
     mapping = present(mapping)
     check_names(mapping, _names(record), f"{type(record).__name__} has no field")
@@ -59,11 +59,11 @@ def from_mapping(record: Record, mapping: Mapping[str, Any]) -> Record:
 
 
 def with_unchecked(record: Record, values: Mapping[str, Any]) -> Record:
-    """Return a record with other values, which are not checked: traced arrays are no numbers.
+    """A record with other values, which are not checked: traced arrays are no numbers.
 
     Args:
-      record: The record.
-      values: Values by dotted name, as `leaves` yields them.
+      record: the record.
+      values: values by dotted name, as `leaves` yields them.
     """
     changes = {}
     for field in fields(record):
@@ -106,19 +106,17 @@ def plain(value: Any) -> Any:
 
 
 def _names(record: Any) -> set[str]:
-    """Return the names that are allowed in a mapping of a record."""
+    """The names that are allowed in a mapping of a record."""
     names = {field.name for field in fields(record)}
     parts = [getattr(record, f.name) for f in fields(record) if marked(f, "flat")]
     return names.union(*(_names(part) for part in parts))
 
 
 def _replaced(name: str, old: Any, new: Any) -> Any:
-    """Return the new value of a field that is in a mapping."""
+    """The new value of a field that is in a mapping."""
     if is_record(old) and isinstance(new, Mapping):
-        try:
+        with about(name):
             return from_mapping(old, new)
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
     if is_record(old) and not isinstance(new, type(old)):
         kind = type(old).__name__
         raise UserError(f"{name} must be a {kind} or a mapping of its fields, got {new!r}")

@@ -39,12 +39,12 @@ def as_float(value: Any) -> int | float:
 
 
 def _is_count(value: Any) -> bool:
-    """Return whether a value is an integer that fits into an int32, like the step counter."""
+    """Whether a value is an integer that fits into an int32, like the step counter."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value < 2**31
 
 
 def _is_finite(value: Any) -> bool:
-    """Return whether a value is a number that is finite as float32."""
+    """Whether a value is a number that is finite as float32."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     largest = float(np.finfo(np.float32).max)
     return is_number and bool(-largest <= value <= largest)  # float(value) may overflow

@@ -51,8 +51,7 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     _check_finite(target.params)
     x = as_arrays(x)
     target.at(x)
-    _check_precision(target)
-    _check_squares(target)
+    _check_weights(target)
     trace(target.apply_fn, target.params, x)  # says so where its sites are known and x is new
     _check_batch_axis(target, x)
     metric: Metric = "rms" if objective is None else objective.metric
@@ -197,8 +196,8 @@ def _check_finite(params: PyTree) -> None:
             )
 
 
-def _check_precision(target: Target) -> None:
-    """Refuse weights of half precision, in which small parts of a weight would be lost."""
+def _check_weights(target: Target) -> None:
+    """Refuse weights of half precision, or whose squares float32, as in losses, can't add up."""
     for name, weight in target.weights.items():
         if jnp.finfo(weight.dtype).bits < 32:
             raise UserError(
@@ -206,11 +205,6 @@ def _check_precision(target: Target) -> None:
                 "float32, jax.tree.map(lambda w: w.astype('float32'), params): it may still "
                 "compute in half precision, by casting them inside"
             )
-
-
-def _check_squares(target: Target) -> None:
-    """Refuse weights whose squares float32, in which losses are computed, can't add up."""
-    for name, weight in target.weights.items():
         if not _has_squares(np.asarray(weight)):
             raise UserError(
                 f"site {name!r} has weights up to {np.abs(weight).max():.2g}, whose squares are "

@@ -20,12 +20,12 @@ from apd_jax.decomposition.checks import (
     check_target,
     output_shape,
 )
-from apd_jax.decomposition.devices import on_one_device
+from apd_jax.decomposition.given_inputs import on_one_device
 from apd_jax.decomposition.job import Job, RunOptions
 from apd_jax.decomposition.logits import gives_logits_of_tokens
 from apd_jax.decomposition.other_checks import check_other, check_other_outputs
 from apd_jax.decomposition.result import Decomposition
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 from apd_jax.programs.jax_settings import own_settings
 from apd_jax.runtime import loop
 from apd_jax.runtime.outcome import Stopped
@@ -126,7 +126,9 @@ def decompose(
     target, start = on_one_device((target, start))
     source = as_source(data, run.seed)
     if other is not None:
-        source = Beside(source, _other_source(other, run.seed))
+        with about("other"):
+            beside = as_source(other, run.seed)
+        source = Beside(source, beside)
     given = {"num_components": num_components, "topk": k} | source.sizes() | options
     example = source.examples(run.seed, 3)
     base = presets.base(given | {"topk": topk}, logits=gives_logits_of_tokens(target, example))
@@ -176,13 +178,6 @@ def _check_observer(observer: Any) -> None:
             f"observer must be an Observer, an object with {', '.join(wanted)}, got "
             f"{observer!r:.200}"
         )
-
-
-def _other_source(other: Data, seed: int) -> Source:
-    try:
-        return as_source(other, seed)
-    except UserError as error:
-        raise UserError(f"other: {error}") from error
 
 
 def _check(

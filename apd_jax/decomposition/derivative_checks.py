@@ -16,6 +16,7 @@ from apd_jax.components import Components, init_components
 from apd_jax.decomposition.rounding import derivative_tolerance
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
+from apd_jax.programs.axes import spread
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
@@ -33,7 +34,7 @@ def _through_sites(target: Target, x: PyTree, component: Components, amounts: ja
             factors = component[call.key[0]].placed(call.placement)
             added = forward.write_sum(forward.read_all(call.x, factors), factors)
             y = call.as_is()
-            return y + (added * amounts.reshape(-1, *(1,) * (y.ndim - 1))).astype(y.dtype)
+            return y + (added * spread(amounts, y.ndim)).astype(y.dtype)
 
         return quantities("rms", sites.run(target, inputs, operation)[0])
 

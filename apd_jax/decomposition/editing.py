@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from apd_jax.components import Components, Factors, num_components
+from apd_jax.components import Components, num_components
 from apd_jax.config_fields.values import KINDS, number
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
@@ -18,7 +18,7 @@ from apd_jax.sites import PyTree, Target
 
 
 def check_component(components: Components, component: Any) -> int:
-    """Return a component's number as a Python int; raise UserError if no component has it."""
+    """A component's number as a Python int; raises UserError if no component has it."""
     total, found = num_components(components), number(component)
     if type(found) is not int or not 0 <= found < total:
         raise UserError(f"component must be a whole number in [0, {total}), got {component!r}")
@@ -42,7 +42,7 @@ def mask_without(components: Components, component: int | Sequence[int]) -> np.n
 def edited(
     target: Target, components: Components, scales: Mapping[int, float], remainder: bool = False
 ) -> PyTree:
-    """Return the parameters with `Σ_c s_c P_c` at every site; see `Decomposition.edited`.
+    """The parameters with `Σ_c s_c P_c` at every site; see `Decomposition.edited`.
 
     With the remainder, `Σ_c s_c P_c + Δ`.
     """
@@ -67,7 +67,7 @@ def edited(
 def to_torch(
     target: Target, components: Components, scales: Mapping[int, float], remainder: bool
 ) -> dict[str, Any]:
-    """Return the decomposed parameters as torch tensors; see `Decomposition.to_torch`.
+    """The decomposed parameters as torch tensors; see `Decomposition.to_torch`.
 
     Raises:
       UserError: the network is no torch module.
@@ -86,8 +86,9 @@ def to_torch(
 @jax.default_matmul_precision("highest")
 def _changed(target: Target, components: Components, amounts: jax.Array) -> PyTree:
     """`θ* + Σ_c (s_c − 1) P_c`, which is `edited` with the remainder."""
-    changes = _times(components, amounts - 1)
-    added = {name: w + changes[name].sum() for name, w in target.weights.items()}
+    added = {
+        name: w + components[name].scaled(amounts - 1).sum() for name, w in target.weights.items()
+    }
     return target.with_weights(added).params
 
 
@@ -95,12 +96,5 @@ def _changed(target: Target, components: Components, amounts: jax.Array) -> PyTr
 @jax.default_matmul_precision("highest")
 def _scaled(target: Target, components: Components, amounts: jax.Array) -> PyTree:
     """`edited` for scales [C]."""
-    return forward.full_model(target, _times(components, amounts)).params
-
-
-def _times(components: Components, amounts: jax.Array) -> Components:
-    """The components times numbers [C]."""
-    return {
-        name: Factors(f.reads * amounts.reshape(-1, *(1,) * (f.reads.ndim - 1)), f.writes)
-        for name, f in components.items()
-    }
+    scaled = {name: factors.scaled(amounts) for name, factors in components.items()}
+    return forward.full_model(target, scaled).params

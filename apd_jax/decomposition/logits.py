@@ -3,15 +3,14 @@
 Letters: B batch, T positions, V tokens of the vocabulary.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from apd_jax.errors import UserError
+from apd_jax.programs.equations import equations
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.program import trace
 
@@ -40,16 +39,12 @@ def gives_logits_of_tokens(target: Target, x: PyTree) -> bool:
     tokens = [leaf for leaf in jax.tree.leaves(x) if list(np.shape(leaf)) == positions]
     if not any(jnp.issubdtype(jnp.result_type(leaf), jnp.integer) for leaf in tokens):
         return False
-    return width in _tables(program.jaxpr)
+    return any(_reads_rows(eqn, width) for eqn in equations(program.jaxpr))
 
 
-def _tables(jaxpr: Any) -> Iterator[int]:
-    """Numbers of rows of the matrices of which a program gathers single rows."""
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "gather":
-            table = eqn.invars[0].aval
-            row = (1, *table.shape[1:])
-            if table.ndim == 2 and tuple(eqn.params["slice_sizes"]) == row:
-                yield table.shape[0]
-        for inner in core.jaxprs_in_params(eqn.params):
-            yield from _tables(inner)
+def _reads_rows(eqn: Any, count: int) -> bool:
+    """Whether an equation gathers single rows of a matrix of so many rows."""
+    if eqn.primitive.name != "gather":
+        return False
+    table, row = eqn.invars[0].aval, eqn.params["slice_sizes"]
+    return table.ndim == 2 and table.shape[0] == count and tuple(row) == (1, table.shape[1])

@@ -2,7 +2,7 @@
 
 from apd_jax.data import Beside, Source
 from apd_jax.decomposition.checks import check_outputs, without_the_rest
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 from apd_jax.sites import Target
 from apd_jax.sites.program import trace
 from apd_jax.training.config import Settings
@@ -25,12 +25,10 @@ def check_other(
             f"other= needs restarts=1, got {restarts}: restarts are compared by their loss on data "
             "alone; call decompose once for each seed"
         )
-    try:
+    with about("other"):
         x = source.other_examples(seed, 3)
         target.at(x)
         trace(target.apply_fn, target.params, x)
-    except UserError as error:
-        raise UserError(f"other: {error}") from error
 
 
 def check_other_outputs(target: Target, source: Source, settings: Settings, seed: int) -> None:
@@ -41,10 +39,8 @@ def check_other_outputs(target: Target, source: Source, settings: Settings, seed
     if not isinstance(source, Beside):
         return
     objective = settings.objective
-    try:
+    with about("other"):
         x = source.other_examples(seed, 3)
         if objective.counted(x) is not None:
             target = without_the_rest(target, x, objective)
         check_outputs(target, x, objective)
-    except UserError as error:
-        raise UserError(f"other: {error}") from error

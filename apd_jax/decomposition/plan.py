@@ -101,7 +101,7 @@ def _example(x: PyTree | SampleBatch) -> PyTree:
 
 
 def _like(example: PyTree) -> SampleBatch:
-    """Return a sampling function of inputs with these shapes."""
+    """A sampling function of inputs with these shapes."""
 
     def sample(key: jax.Array, batch_size: int) -> PyTree:
         def one(leaf):

@@ -2,8 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
+from apd_jax.programs.equations import equations
 from apd_jax.sites import PyTree, Target
 
 DIFFERENCE = 1e-3  # of the largest output, with numbers of float32
@@ -29,13 +29,9 @@ def derivative_tolerance(target: Target, x: PyTree) -> float:
 
 
 def _unit(target: Target, x: PyTree) -> float:
+    """Unit of rounding of the narrowest real numbers that a network computes."""
     # The target is an argument, so that casts of its parameters are part of the program.
-    return _rounding(jax.make_jaxpr(lambda target, x: target(x))(target, x).jaxpr)
-
-
-def _rounding(jaxpr) -> float:
-    """Unit of rounding of the narrowest real numbers in a program."""
-    dtypes = {var.aval.dtype for eqn in jaxpr.eqns for var in eqn.outvars}
+    program = jax.make_jaxpr(lambda target, x: target(x))(target, x).jaxpr
+    dtypes = {var.aval.dtype for eqn in equations(program) for var in eqn.outvars}
     units = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
-    inner = [sub for eqn in jaxpr.eqns for sub in core.jaxprs_in_params(eqn.params)]
-    return max([*units, *map(_rounding, inner)], default=0.0)
+    return max(units, default=0.0)

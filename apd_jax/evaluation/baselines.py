@@ -1,32 +1,18 @@
 """Components that need no training, as baselines for a decomposition.
 
-Letters: C components, G stacked blocks, q rank-one terms of a site.
+Letters: C components.
 """
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
-import numpy as np
 
 from apd_jax.components import Components, Factors
+from apd_jax.evaluation.evidence import equal_rank
+from apd_jax.masked.columns import Columns
 from apd_jax.sites import Target
 
 # A baseline whose factors hold more numbers than this is omitted.
 _MAX_NUMBERS = 20_000_000
-_Terms = tuple[np.ndarray, np.ndarray]
-
-
-def _singular(weight: np.ndarray) -> _Terms:
-    left, values, right = np.linalg.svd(weight, full_matrices=False)
-    return left.T, values[:, None] * right
-
-
-def _neurons(weight: np.ndarray) -> _Terms:
-    return weight.T, np.eye(weight.shape[1])
-
-
-BASELINES: dict[str, Callable[[np.ndarray], _Terms]] = {"svd": _singular, "neurons": _neurons}
-MEANINGS = {
+BASELINES = {
     "svd": "singular directions of every matrix",
     "neurons": "columns of every matrix, one for each output unit",
 }
@@ -42,35 +28,17 @@ def baseline(target: Target, name: str) -> Components | None:
     Returns:
       `{site: Factors}`, or None if they would be too large.
     """
-    weights = {site: np.asarray(weight, np.float32) for site, weight in target.weights.items()}
-    parts = {site: site_terms(weight, BASELINES[name]) for site, weight in weights.items()}
-    total = sum(len(reads) for reads, _ in parts.values())
-    widths = sum(reads[0].size + writes[0].size for reads, writes in parts.values())
-    if total * widths > _MAX_NUMBERS:
+    terms = {
+        site: own.factors() if isinstance(own, Columns) else own
+        for site, own in equal_rank.terms_of(name, target).items()
+    }
+    total = sum(own.num_components for own in terms.values())
+    if total * sum(side[0].size for own in terms.values() for side in own) > _MAX_NUMBERS:
         return None
     components, start = {}, 0
-    for site, (reads, writes) in parts.items():
-        padding = (start, total - start - len(reads))
-        components[site] = Factors(*(_padded(array, padding) for array in (reads, writes)))
-        start += len(reads)
+    for site, own in terms.items():
+        before, after = start, total - start - own.num_components
+        widths = [(before, after)] + [(0, 0)] * (own.reads.ndim - 1)
+        components[site] = Factors(*(jnp.pad(side, widths) for side in own))
+        start += own.num_components
     return components
-
-
-def _padded(array: np.ndarray, padding: tuple[int, int]) -> jnp.ndarray:
-    return jnp.asarray(np.pad(array, [padding] + [(0, 0)] * (array.ndim - 1)), jnp.float32)
-
-
-def site_terms(weight: np.ndarray, terms: Callable[[np.ndarray], _Terms]) -> _Terms:
-    """Write a matrix [d_in, d_out] as factors [q, 1, d], or a stack as factors [G·q, G, 1, d]."""
-    if weight.ndim == 2:
-        reads, writes = terms(weight)
-        return reads[:, None], writes[:, None]
-    blocks = [terms(block) for block in weight]
-    sides = []
-    for side in (0, 1):
-        count = len(blocks[0][0])
-        stacked = np.zeros((len(blocks) * count, len(blocks), 1, blocks[0][side].shape[1]))
-        for number, block in enumerate(blocks):
-            stacked[number * count : (number + 1) * count, number, 0] = block[side]
-        sides.append(stacked)
-    return sides[0], sides[1]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from apd_jax.components import Components, Factors
+from apd_jax.components import Components, Factors, squared_norms
 from apd_jax.config_fields import values
 from apd_jax.errors import UserError
 from apd_jax.evaluation import tables
@@ -191,7 +191,9 @@ def cosines(first: Components, second: Components) -> np.ndarray:
 
 
 def _norms(components: Components) -> np.ndarray:
-    return np.sqrt(np.maximum(np.asarray(_squares(components), np.float64), 0.0))
+    with jax.default_matmul_precision("highest"):
+        squares = jax.jit(squared_norms)(components)
+    return np.sqrt(np.maximum(np.asarray(squares, np.float64), 0.0))
 
 
 def _full(components: Components) -> np.ndarray:
@@ -203,18 +205,6 @@ def _full(components: Components) -> np.ndarray:
             "their norm does: they can't be compared"
         )
     return np.flatnonzero(norms >= max(LEAST_NORM * norms.max(), 1e-30))
-
-
-@jax.jit
-@jax.default_matmul_precision("highest")
-def _squares(components: Components) -> jax.Array:
-    """`‖P_c‖²`, [C]."""
-
-    def one(component):
-        alone = jax.tree.map(lambda leaf: leaf[None], component)
-        return sum(_site_inner(factors, factors)[0, 0] for factors in alone.values())
-
-    return jax.lax.map(one, components)
 
 
 @jax.jit
@@ -273,12 +263,10 @@ def _check_network(first: Any, second: Any) -> None:
             for target in (one, other)
         )
     for name, weight in ours.items():
-        if name not in theirs or not _close(weight, theirs[name]):
+        other_weight = theirs.get(name)
+        same = other_weight is not None and weight.shape == other_weight.shape
+        if not (same and np.allclose(weight, other_weight, rtol=1e-4, atol=1e-6)):
             raise UserError(
                 f"the decompositions are of different networks: the weights of {name!r} differ; "
                 "compare decompositions of one network that began from different seeds"
             )
-
-
-def _close(weight: jax.Array, other: jax.Array) -> bool:
-    return weight.shape == other.shape and np.allclose(weight, other, rtol=1e-4, atol=1e-6)

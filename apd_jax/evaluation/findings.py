@@ -4,6 +4,7 @@ Letters: R rows (examples, or positions of them), C components.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from apd_jax.evaluation.labels import num_ignored
 from apd_jax.objective.objective import Objective
+from apd_jax.training.config import Settings
+from apd_jax.training.presets import LOGITS
 
 ALWAYS = 0.95  # a component that is active on a larger share of the examples is always on
 MOST = 0.5  # an active rank above this share of the network's is most of the network
@@ -126,3 +129,28 @@ def ignored(labels: Any) -> list[Finding]:
         return []
     total = np.size(np.asarray(labels))
     return [Finding("labels", f"{count:,} of {total:,} labels are negative and ignored.")]
+
+
+def on_positions(settings: Settings) -> list[Finding]:
+    """How components are chosen for positions.
+
+    Nothing if they are not, or if they are chosen by exact attributions and no KL is minimised.
+    """
+    objective = settings.objective
+    sketched = objective.routes.attribution_mode == "sketch"
+    if not objective.per_position or not (sketched or objective.minimality_loss == "kl"):
+        return []
+    text = "Components are chosen for every position"
+    if objective.masks == LOGITS.objective.masks and settings.start == LOGITS.start:
+        text += ", with the settings for logits at every position (presets.LOGITS)"
+    if objective.selection == "gates":
+        text += ", by learned gates"
+    if not sketched:
+        return [Finding("settings", f"{text}, by exact attributions.")]
+    trained, count = (objective.routes.probes(training) for training in (True, False))
+    in_training = "" if trained == count else f" ({trained} in training)"
+    text += (
+        f", by attributions that are estimated from {count} random directions{in_training}: the "
+        f"squared ones have a relative standard error of about {math.sqrt(2 / count):.0%}."
+    )
+    return [Finding("settings", text)]

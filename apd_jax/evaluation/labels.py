@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import validity
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 from apd_jax.objective.objective import Objective
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.given_arrays import as_numpy
 
@@ -49,10 +50,8 @@ def label_array(target: Target, x: PyTree, labels: Any, objective: Objective | N
         return np.ma.filled(labels.astype(np.int64), -1)
     if isinstance(labels, Mapping):
         raise UserError(f"labels must be one array, got a dict of {sorted(map(str, labels))}")
-    try:
+    with about("labels"):
         return as_numpy(labels)
-    except UserError as error:
-        raise UserError(f"labels: {error}") from error
 
 
 def next_tokens(target: Target, x: PyTree, name: str = NEXT_TOKENS) -> np.ndarray:
@@ -158,7 +157,7 @@ def quality_parts(
     """
     here = np.ones(labels.shape, bool)
     if counted is not None:
-        here &= counted.reshape(counted.shape + (1,) * (labels.ndim - counted.ndim))
+        here &= spread(counted, labels.ndim)
     if not are_classes(labels):
         return float(np.sum((values[here] - labels[here]) ** 2)), float(here.sum())
     logits = values[:, None] if values.ndim == 1 else values
@@ -179,7 +178,7 @@ def cross_entropy_parts(
         logits = np.concatenate([np.zeros_like(logits), logits], axis=-1)
     here = labels >= 0
     if counted is not None:
-        here = here & counted.reshape(counted.shape + (1,) * (labels.ndim - counted.ndim))
+        here = here & spread(counted, labels.ndim)
     chosen = np.take_along_axis(logits, np.maximum(labels, 0).astype(np.int64)[..., None], axis=-1)
     losses = np.logaddexp.reduce(logits, axis=-1) - chosen[..., 0]
     return float(losses[here].sum()), float(here.sum())

@@ -14,7 +14,7 @@ import numpy as np
 
 from apd_jax import sites, validity
 from apd_jax.blocks import num_blocks
-from apd_jax.components import Components
+from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
 from apd_jax.evaluation.measured import Measured, MeasuredSums, row_errors
 from apd_jax.masked import forward
@@ -127,9 +127,11 @@ def see(
         rows.append(kept + place.start * int(np.prod(lead)))
         for parts, table in ((scores, found), (masks, mask)):
             parts.append(np.asarray(table).reshape(-1, table.shape[-1])[kept])
-    places = np.concatenate(rows)
+    places, each = np.concatenate(rows), np.concatenate(errors)
     if not len(places):
         raise UserError("valid excludes every row of these examples")
+    # A loss of the caller's may have a mean over batches, and none for single rows.
+    usable = np.isfinite(each).all() or not np.isfinite(active.result().error)
     return Seen(
         np.concatenate(scores),
         np.concatenate(masks),
@@ -137,7 +139,7 @@ def see(
         places,
         network.result(),
         active.result(),
-        _usable(np.concatenate(errors), active.result().error),
+        each if usable else None,
     )
 
 
@@ -149,11 +151,6 @@ def _errors(objective, target, masked, outputs, block, lead) -> np.ndarray:
         if not callable(objective.minimality_loss):
             raise
         return np.full(sites.batch_size(block) * int(np.prod(lead)), np.nan, np.float32)
-
-
-def _usable(errors: np.ndarray, mean: float) -> np.ndarray | None:
-    """The errors of rows, unless they are not finite although their mean over batches is."""
-    return None if np.isfinite(mean) and not np.isfinite(errors).all() else errors
 
 
 def points(
@@ -216,9 +213,8 @@ def at_weight(
 ) -> Measured:
     """Outputs with every component at the same weight."""
     sums = MeasuredSums(objective, target, sites.batch_size(x), labels)
-    count = jax.tree.leaves(components)[0].shape[0]
     for place, block in blocks(x, size):
-        mask = jnp.full((sites.batch_size(block), count), weight, jnp.float32)
+        mask = jnp.full((sites.batch_size(block), num_components(components)), weight, jnp.float32)
         sums.add(
             place,
             block,

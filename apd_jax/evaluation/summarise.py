@@ -14,7 +14,6 @@ from apd_jax.components import num_components
 from apd_jax.config_fields import values
 from apd_jax.errors import UserError
 from apd_jax.evaluation import baselines, findings, ranks, seen, worst
-from apd_jax.evaluation.findings import Finding
 from apd_jax.evaluation.labels import label_array, quality_name
 from apd_jax.evaluation.measured import Measured, MeasuredSums
 from apd_jax.evaluation.model import ComponentModel
@@ -22,7 +21,6 @@ from apd_jax.evaluation.seen import Seen
 from apd_jax.evaluation.summary import Row, Summary
 from apd_jax.masked.forward import masked_apply
 from apd_jax.sites import PyTree
-from apd_jax.training import presets
 
 
 def summarise(
@@ -95,7 +93,7 @@ def summarise_seen(
             *findings.ignored(labels),
             *findings.on_other_data(elsewhere),
             *(findings.omitted(name) for name, row in others.items() if row is None),
-            *(Finding("settings", text) for text in [presets.says(decomposition.settings)] if text),
+            *findings.on_positions(decomposition.settings),
         ),
         agreement=decomposition.agreement(),
         other=() if elsewhere is None else elsewhere,

@@ -148,24 +148,20 @@ def _listed(components: Sequence[int]) -> str:
 
 
 def _table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    head = ["switched on", "components", "rank", "output error"]
+    columns = [
+        ("components", "active_components"),
+        ("rank", "active_rank"),
+        ("output error", "error"),
+        (summary.quality_name, "quality"),
+    ]
+    if summary.network.cross_entropy is not None:
+        columns.append(("cross entropy", "cross_entropy"))
+    shown = [(title, field) for title, field in columns if title]
+    head = ["switched on", *(title for title, _ in shown)]
     rows = [
-        [
-            row.name,
-            tables.number(row.active_components),
-            tables.number(row.active_rank),
-            tables.number(row.error),
-        ]
+        [row.name, *(tables.number(getattr(row, field)) for _, field in shown)]
         for row in summary.rows
     ]
-    if summary.quality_name:
-        head.append(summary.quality_name)
-        for cells, row in zip(rows, summary.rows, strict=True):
-            cells.append(tables.number(row.quality))
-    if summary.network.cross_entropy is not None:
-        head.append("cross entropy")
-        for cells, row in zip(rows, summary.rows, strict=True):
-            cells.append(tables.number(row.cross_entropy))
     return head, rows
 
 

@@ -55,7 +55,8 @@ class Columns(NamedTuple):
         if forward.is_look_up(call.x):  # rows of a look-up have no width
             between = (1,) * (call.x.ndim + 1 - weights.ndim)
         own = weights.reshape(*weights.shape[:-1], *between, *self._block_shape)
-        own = self._placed(own, call.placement)
+        places = self._places(call.placement)
+        own = own if places is None else own[(..., *places)]
         if not call.placement.transposed:
             y = call.as_is()
             return y * own.astype(y.dtype)
@@ -105,10 +106,6 @@ class Columns(NamedTuple):
         blocks = jnp.arange(len(self.matrix))
         blocks = blocks if placement.blocks is None else jnp.array(placement.blocks)
         return blocks[:, None], numbers
-
-    def _placed(self, own: jax.Array, placement: Placement) -> jax.Array:
-        places = self._places(placement)
-        return own if places is None else own[(..., *places)]
 
     def _matrix(self, placement: Placement) -> jax.Array:
         """The matrix that a use multiplies by, [(G,) d, d']."""

@@ -14,9 +14,10 @@ from apd_jax import sites
 from apd_jax.components import Components, Factors, check_given, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked import grouped_matmul, grouping, remat
+from apd_jax.programs.axes import spread
 from apd_jax.programs.compiled import jit_with_network
 from apd_jax.sites import Operation, Patches, PyTree, SiteCall, Target
-from apd_jax.sites.given_arrays import as_array
+from apd_jax.sites.given_arrays import one_array
 
 MaskedRoute = Literal["auto", "dense", "grouped"]
 # Cost of gathering a number of a row and of adding it to a sum, in multiply-adds of products.
@@ -109,8 +110,7 @@ def masked_with_remainder(
 
     def operation(call: SiteCall) -> jax.Array:
         y = of_components(call)
-        between = (1,) * (y.ndim - remainder.ndim)
-        return y + remainder.reshape(*remainder.shape, *between) * call.as_is()
+        return y + spread(remainder, y.ndim) * call.as_is()
 
     return operation
 
@@ -260,14 +260,9 @@ def masked_apply(
         target's sites.
     """
     x = check_given(target, components, x)
-    try:
-        mask = jnp.asarray(as_array(mask))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"mask must be one array [B, C] or [B, T, C]: {error}") from error
-    try:
-        remainder = None if remainder is None else jnp.asarray(as_array(remainder), jnp.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"remainder must be one array [B] or [B, T]: {error}") from error
+    mask = one_array("mask must be one array [B, C] or [B, T, C]", mask)
+    if remainder is not None:
+        remainder = one_array("remainder must be one array [B] or [B, T]", remainder, jnp.float32)
     check_mask(target, components, x, mask)
     if remainder is not None and remainder.shape != mask.shape[:-1]:
         raise UserError(

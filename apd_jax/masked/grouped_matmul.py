@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.masked.grouping import Groups
+from apd_jax.programs.axes import spread
 from apd_jax.sites import Patches
 
 _FEW = 8  # blocks of further members, enough for most batches
@@ -30,7 +31,6 @@ def _shared_maximum(count: jax.Array) -> jax.Array:
 
 @_shared_maximum.def_vmap
 def _shared_maximum_of_runs(axis_size, batched, count):
-    del axis_size, batched
     return jnp.max(count), False
 
 
@@ -64,7 +64,7 @@ def _of_pairs(groups: Groups, factor: jax.Array, product, get) -> jax.Array:
     def more(rows, n):
         table = product(groups.rest.start(n), factor[groups.rest_group[:n]])
         others = get(table, jnp.where(here, 0, groups.rest_block), groups.member % slots)
-        return jnp.where(here.reshape(here.shape + (1,) * (rows.ndim - 1)), rows, others)
+        return jnp.where(spread(here, rows.ndim), rows, others)
 
     return _with_rest(groups, rows, more)
 
@@ -109,8 +109,8 @@ def _outer(h, x, groups):
     """`Σ_{p of g} h_p ⊗ x[example_p]`: [P, ..., r] and [B, ..., d] to [G, r, d]."""
 
     def product(slots):
-        taken = slots.taken.reshape(slots.taken.shape + (1,) * (h.ndim - 1))
-        of_slots = jnp.where(taken, h[slots.pair], 0)
+        of_slots = h[slots.pair]
+        of_slots = jnp.where(spread(slots.taken, of_slots.ndim), of_slots, 0)
         return jnp.einsum("cs...r,cs...d->crd", of_slots, groups.rows(x, slots))
 
     return _with_rest(
@@ -138,7 +138,6 @@ def _read_backward(saved, g):
 
 
 def _write_backward(batch_size, saved, g):
-    del batch_size
     h, factor, groups = saved
     return _read_rows(g, factor, groups), _outer(h, g, groups), None
 
@@ -190,8 +189,7 @@ def read_patches(x: Patches, factor: jax.Array, groups: Groups) -> jax.Array:
 def look_up(index: jax.Array, factor: jax.Array, groups: Groups) -> jax.Array:
     """`factor[g_p]` at the index of every pair: [B, ...] and [G, r, d] to [P, ..., r]."""
     index = index[groups.example]
-    group = groups.group.reshape(-1, *(1,) * (index.ndim - 1))
-    return factor[group, :, index]
+    return factor[spread(groups.group, index.ndim), :, index]
 
 
 def write(h: jax.Array, factor: jax.Array, groups: Groups, batch_size: int) -> jax.Array:

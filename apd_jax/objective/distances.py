@@ -44,9 +44,9 @@ def distance(
     Raises:
       UserError: with `valid`, a function that gives no value for each example or position.
     """
-    if not callable(loss):
-        return DISTANCES[loss](outputs, target_outputs, valid)
     if valid is None:
+        if not callable(loss):
+            return DISTANCES[loss](outputs, target_outputs)
         return jnp.mean(loss(outputs, target_outputs))
     total, count = distance_parts(loss, outputs, target_outputs, valid)
     return total / jnp.maximum(count, 1)

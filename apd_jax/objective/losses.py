@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from apd_jax import validity
 from apd_jax.components import Components
 from apd_jax.errors import UserError
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree, Records
 from apd_jax.validity import Valid
 
@@ -43,17 +44,13 @@ def faithfulness(
         return total_of(squares) / total
 
 
-def output_mse(outputs: PyTree, target_outputs: PyTree, valid: Valid = None) -> jax.Array:
+def output_mse(outputs: PyTree, target_outputs: PyTree) -> jax.Array:
     """Mean over batch and outputs of the squared difference (minimality of the top-k objective).
 
     Args:
       outputs: [B, ...], `f(x, κ(x))`; or `f(x, Σ_c P_c)` for the output loss of all components.
       target_outputs: [B, ...], `f(x, θ*)`.
-      valid: bool [B] or [B, T], the examples or positions that the mean is over; None for all.
     """
-    if valid is not None:
-        total, count = mse_parts(outputs, target_outputs, valid)
-        return total / jnp.maximum(count, 1)
     ours, theirs = jax.tree.leaves(outputs), jax.tree.leaves(target_outputs)
     squares = [jnp.square(a - b) for a, b in zip(ours, theirs, strict=True)]
     if len(squares) == 1:
@@ -64,7 +61,7 @@ def output_mse(outputs: PyTree, target_outputs: PyTree, valid: Valid = None) -> 
 def mse_parts(
     outputs: PyTree, target_outputs: PyTree, valid: Valid = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum of the squared differences that count, and their number; see `output_mse`."""
+    """Sum of the squared differences where `valid` is True, and their number; see `output_mse`."""
     ours, theirs = (
         jax.tree.leaves(validity.keep(valid, tree)) for tree in (outputs, target_outputs)
     )
@@ -76,7 +73,7 @@ def mse_parts(
     return total, count
 
 
-def output_kl(logits: PyTree, target_logits: PyTree, valid: Valid = None) -> jax.Array:
+def output_kl(logits: PyTree, target_logits: PyTree) -> jax.Array:
     """Mean over batch and positions of `KL(softmax(target) ‖ softmax(logits))`.
 
     A single logit stands for the two classes of a sigmoid. Classes that the target excludes by a
@@ -85,21 +82,17 @@ def output_kl(logits: PyTree, target_logits: PyTree, valid: Valid = None) -> jax
     Args:
       logits: [B, ..., K] of the masked network.
       target_logits: [B, ..., K] of the target.
-      valid: bool [B] or [B, T], the examples or positions that the mean is over; None for all.
 
     Raises:
       UserError: outputs that are not one array of logits.
     """
-    if valid is None:
-        return jnp.mean(kl_each(logits, target_logits))
-    total, count = kl_parts(logits, target_logits, valid)
-    return total / jnp.maximum(count, 1)
+    return jnp.mean(kl_each(logits, target_logits))
 
 
 def kl_parts(
     logits: PyTree, target_logits: PyTree, valid: Valid = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum of the divergences that count, and their number; see `output_kl`."""
+    """Sum of the divergences where `valid` is True, and their number; see `output_kl`."""
     values = kl_each(validity.keep(valid, logits), validity.keep(valid, target_logits))
     counted = None if valid is None else validity.of_values(valid, values, "the KL loss")
     return validity.parts(values, counted)
@@ -155,7 +148,7 @@ def simplicity(
     total = num_weights(components, uses) * batch_size
     counts = active_counts.astype(jnp.float32)
     terms = (
-        uses[site] * jnp.sum(per_component(counts, norms) * (norms + EPSILON) ** (p / 2))
+        uses[site] * jnp.sum(spread(counts, norms.ndim) * (norms + EPSILON) ** (p / 2))
         for site, norms in rank_one_norms(components).items()
     )
     return total_of(terms) / total
@@ -177,29 +170,15 @@ def scale_free_simplicity(
     site, and `n^{1−p/2}` for n equal singular values.
 
     Args:
-      components: `{site: Factors}`.
-      active_counts: [C], number of examples of the batch on which each component is active.
-      p: Schatten power, in (0, 2].
-      uses: number of uses of each site in a pass.
-      batch_size: B.
+      components, active_counts, p, uses, batch_size: see `simplicity`.
     """
     schatten, squares = jnp.float32(0), jnp.float32(0)
     for site, norms in rank_one_norms(components).items():
-        f = components[site]
-        # `‖Σ_m u_m v_mᵀ‖² = Σ_{m,n} (u_m·u_n)(v_m·v_n)`: terms need not be orthogonal, and no
-        # matrix is formed.
-        of_reads = jnp.einsum("c...mi,c...ni->c...mn", f.reads, f.reads)
-        of_writes = jnp.einsum("c...mo,c...no->c...mn", f.writes, f.writes)
         axes = tuple(range(1, norms.ndim))
         schatten = schatten + uses[site] * jnp.sum((norms + EPSILON) ** (p / 2), axis=axes)
-        squares = squares + uses[site] * jnp.sum(of_reads * of_writes, axis=(*axes, norms.ndim))
+        squares = squares + uses[site] * components[site].squared_norms()
     ratios = schatten / (jnp.maximum(squares, 0) + EPSILON) ** (p / 2)
     return jnp.sum(active_counts.astype(jnp.float32) * ratios) / batch_size
-
-
-def per_component(values: jax.Array, norms: jax.Array) -> jax.Array:
-    """Give values [..., C] trailing axes, so that they broadcast against norms [C, ...]."""
-    return values.reshape(*values.shape, *(1,) * (norms.ndim - 1))
 
 
 def num_weights(components: Components, uses: dict[str, float]) -> float:
@@ -248,7 +227,7 @@ def hidden_activations(
         # Rows of a stack end in block and width.
         own = 2 if target_records[key].placement.stacked else 1
         counted = validity.of_site_rows(valid, theirs.shape[: theirs.ndim - own], key[0])
-        counted = counted.reshape(*counted.shape, *(1,) * own)
+        counted = spread(counted, theirs.ndim)
         ours, theirs = (jnp.where(counted, y, 0.0) for y in (ours, theirs))
         size = math.prod(theirs.shape[theirs.ndim - own :])
         total += size * validity.mean(jnp.square(act(ours) - act(theirs)), counted)

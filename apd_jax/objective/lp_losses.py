@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from apd_jax import validity
 from apd_jax.components import Components
 from apd_jax.objective import losses
+from apd_jax.programs.axes import spread
 
 
 def lp_weights(scores: jax.Array, *, p: float) -> jax.Array:
@@ -49,8 +50,9 @@ def lp_simplicity(
     weights = lp_weights(scores, p=p)
 
     def term(norms):
-        each = (losses.per_component(weights, norms) * norms + losses.EPSILON) ** (schatten_p / 2)
-        return jnp.sum(each if rows is None else each * rows.reshape(-1, *(1,) * (each.ndim - 1)))
+        weighted = spread(weights, 1 + norms.ndim) * norms
+        each = (weighted + losses.EPSILON) ** (schatten_p / 2)
+        return jnp.sum(each if rows is None else each * spread(rows, each.ndim))
 
     terms = (uses[site] * term(norms) for site, norms in losses.rank_one_norms(components).items())
     count = scores.shape[0] if rows is None else validity.number(rows)

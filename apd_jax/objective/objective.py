@@ -17,7 +17,7 @@ from apd_jax.attribution import METHODS, Attributed, Linearisation, Options, met
 from apd_jax.components import Components
 from apd_jax.config_fields import check_values, setting
 from apd_jax.errors import UserError
-from apd_jax.objective import gates, losses, selected, selection, sizes
+from apd_jax.objective import gates, losses, selected, selection
 from apd_jax.objective.coefficients import CONSTANT, Coefficients, Multipliers, Routes
 from apd_jax.objective.distances import check_distance
 from apd_jax.objective.partial import PartialMasks
@@ -166,7 +166,7 @@ class Objective:
             not known before the network is run.
           num_components: C.
         """
-        sizes.check(self.selection, self.topk, self.distil, num_rows, num_components)
+        selection.check_sizes(self.selection, self.topk, self.distil, num_rows, num_components)
 
     def attribute(
         self, target: Target, components: Components, x: PyTree, key: jax.Array | None = None

@@ -16,10 +16,11 @@ import numpy as np
 from apd_jax import validity
 from apd_jax.config_fields import values
 from apd_jax.errors import UserError
-from apd_jax.objective import divided_topk, top_entries
+from apd_jax.objective import top_entries
 from apd_jax.objective.selected import Selected
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree
-from apd_jax.sites.given_arrays import as_array
+from apd_jax.sites.given_arrays import one_array
 
 Rule = Literal["batch", "sample", "exact", "gates"]
 
@@ -59,34 +60,32 @@ def check_topk(k: float, num_components: int) -> None:
         )
 
 
-def batch_topk(scores: jax.Array, k: float) -> Selected:
-    """Activate the `floor(k·B)` pairs of highest attribution; see `batch_topk_mask`."""
-    batch_size, num_components = scores.shape
-    count = num_active(k, batch_size, num_components)
-    if divided_topk.applies(scores.shape):
-        return top_entries.of_table(scores, count, count)
-    mask, flat, finite = top_entries.of_last_axis(scores.reshape(-1), count)
-    rows, components = flat // num_components, flat % num_components
-    pairs = rows, jnp.where(finite, components, num_components)
-    return Selected(mask.reshape(scores.shape), pairs)
-
-
-def batch_topk_part(scores: jax.Array, k: float, factor: jax.Array) -> Selected:
-    """Activate the `floor(factor·k·B)` pairs of highest attribution, at least one.
-
-    Args:
-      scores: [B, C] attributions.
-      k: active components per example on average, at a factor of 1.
-      factor: scalar in [0, 1], known only at run time.
-
-    Returns:
-      The mask; its pairs are None, since their number depends on the factor.
-    """
-    batch_size, num_components = scores.shape
-    most = num_active(k, batch_size, num_components)
-    count = jnp.floor(factor * (k * batch_size)).astype(jnp.int32)
-    count = jnp.clip(jnp.where(factor >= 1, most, count), 1, most)
-    return top_entries.of_table(scores, most, count)._replace(pairs=None)
+def check_sizes(
+    rule: Rule, k: float | None, distil: bool, num_rows: int | None, num_components: int
+) -> None:
+    """Raise UserError where k does not fit; see `Objective.check_sizes`."""
+    candidates = num_components - distil
+    if candidates < 1:
+        raise UserError(
+            f"distil needs num_components of at least 2, got {num_components}: the last one is "
+            "always active and is not counted"
+        )
+    if k is None or rule == "exact":
+        return
+    if k > candidates:
+        less = " - 1, since distil keeps the last one active" if distil else ""
+        raise UserError(f"topk must be at most num_components{less} ({candidates}), got {k}")
+    try:
+        if rule == "sample":
+            check_topk(k, candidates)
+            return
+        if num_rows is None:
+            # As many rows as k needs to select one pair: the batch itself is checked when it comes.
+            num_rows = math.ceil(1 / k) if k > 0 else 1
+        num_active(k, num_rows, candidates)
+    except UserError as error:
+        sizes = f"num_components={num_components}" + (" with distil" if distil else "")
+        raise UserError(f"topk does not fit batch_size and {sizes}: {error}") from error
 
 
 class Products(NamedTuple):
@@ -111,10 +110,10 @@ class Products(NamedTuple):
         return cls(k if largest is None else largest, whole, exact.astype(np.float32))
 
 
-def batch_topk_of_rows(
+def batch_topk(
     scores: jax.Array,
     k: float | Products,
-    rows: jax.Array | None,
+    rows: jax.Array | None = None,
     factor: jax.Array | None = None,
 ) -> Selected:
     """Activate the `floor(k·V)` pairs of highest attribution among the V rows that count.
@@ -123,22 +122,30 @@ def batch_topk_of_rows(
       scores: [B, C] attributions.
       k: active components on average per row that counts.
       rows: [B] bool, the rows that count; None for all.
-      factor: what k is multiplied by, see `batch_topk_part`; None for 1.
+      factor: scalar in [0, 1], known only at run time, what k is multiplied by: then
+        `floor(factor·k·V)` pairs are active, at least one. None for 1.
 
     Returns:
-      The mask, and its pairs among `floor(k·B)` places, of the largest k.
+      The mask, and its pairs among `floor(k·B)` places, of the largest k. With a factor of a known
+      k and all rows, pairs are None.
     """
     batch_size, num_components = scores.shape
-    k = k if isinstance(k, Products) else Products.of(k, batch_size)
-    assert batch_size < len(k.whole), "an index beyond the end would be clipped in silence"
-    most = num_active(k.largest, batch_size, num_components)
-    total = batch_size if rows is None else jnp.sum(rows)
-    count = jnp.asarray(k.whole)[total]
+    largest = k.largest if isinstance(k, Products) else k
+    most = num_active(largest, batch_size, num_components)
+    products = k if isinstance(k, Products) else Products.of(k, batch_size)
+    assert batch_size < len(products.whole), "an index beyond the end would be clipped in silence"
+    total: Any = batch_size
+    if rows is not None:
+        products = Products(products.largest, *map(jnp.asarray, products[1:]))
+        total = jnp.sum(rows)
+        scores = jnp.where(rows[:, None], scores, -jnp.inf)
+    count = products.whole[total]
     if factor is not None:
-        part = jnp.floor(factor * jnp.asarray(k.real)[total]).astype(jnp.int32)
+        part = jnp.floor(factor * products.real[total]).astype(jnp.int32)
         count = jnp.where(factor >= 1, count, jnp.clip(part, jnp.minimum(count, 1), count))
-    scores = scores if rows is None else jnp.where(rows[:, None], scores, -jnp.inf)
-    return top_entries.of_table(scores, most, count)
+    chosen = top_entries.of_table(scores, most, count)
+    is_part = factor is not None and rows is None and not isinstance(k, Products)
+    return chosen._replace(pairs=None) if is_part else chosen
 
 
 def sample_topk(scores: jax.Array, k: float, factor: jax.Array | None = None) -> Selected:
@@ -170,10 +177,7 @@ def _table(scores: Any) -> jax.Array:
 
     Traced values are not known, and pass.
     """
-    try:
-        scores = jnp.asarray(as_array(scores))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"scores must be real numbers [B, C]: {error}") from error
+    scores = one_array("scores must be real numbers [B, C]", scores)
     if scores.ndim != 2 or jnp.issubdtype(scores.dtype, jnp.complexfloating):
         raise UserError(
             "scores must be real numbers [B, C], one row for each example, got "
@@ -250,8 +254,7 @@ def exact_topk_mask(scores: jax.Array, x: jax.Array, valid: jax.Array | None = N
     counted = x != 0
     if valid is not None:
         shared = min(valid.ndim, x.ndim)
-        rows = validity.of_rows(valid, x.shape[:shared])
-        counted = counted & rows.reshape(*rows.shape, *(1,) * (x.ndim - shared))
+        counted = counted & spread(validity.of_rows(valid, x.shape[:shared]), x.ndim)
     mask = (rank < jnp.count_nonzero(counted)) & (flat > -jnp.inf)
     return mask.reshape(scores.shape)
 
@@ -291,8 +294,4 @@ def select_rows(
     if rule == "sample":
         assert not isinstance(k, Products), "the rule for every sample needs a k that is known"
         return sample_topk(scores, k, multiplier)
-    if rows is not None or isinstance(k, Products):
-        return batch_topk_of_rows(scores, k, rows, multiplier)
-    if multiplier is not None:
-        return batch_topk_part(scores, k, multiplier)
-    return batch_topk(scores, k)
+    return batch_topk(scores, k, rows, multiplier)

@@ -137,16 +137,12 @@ def _partial(step: Step) -> jax.Array:
     attacked = masks.num_attacked(len(r))
     if attacked:
         first = step.first(attacked)
-        r = jnp.concatenate([_attacked(first, r[:attacked]), r[attacked:]])
+        # The adversary's steps are not differentiated: at its end point the gradient in the
+        # components is that of the loss with r fixed, as in adversarial training.
+        fixed = dataclasses.replace(first, components=jax.lax.stop_gradient(step.components))
+        changed = partial.attack(masks, lambda r: _scaled_distance(fixed, r), r[:attacked])
+        r = jnp.concatenate([changed, r[attacked:]])
     return _scaled_distance(step, r)
-
-
-def _attacked(step: Step, r: jax.Array) -> jax.Array:
-    """The r of inactive components, and of the remainder, that an adversary changed."""
-    # The adversary's steps are not differentiated: at its end point the gradient in the components
-    # is that of the loss with r fixed, as in adversarial training.
-    fixed = dataclasses.replace(step, components=jax.lax.stop_gradient(step.components))
-    return partial.attack(step.objective.masks, lambda r: _scaled_distance(fixed, r), r)
 
 
 def _scaled_distance(step: Step, r: jax.Array) -> jax.Array:

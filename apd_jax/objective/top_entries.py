@@ -34,16 +34,7 @@ def of_last_axis(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array, j
 
     Returns:
       The mask, the indices that `top_k` took, and whether each of these stands for a finite score.
-
-    Raises:
-      UserError: the axis is too long for `lax.top_k`.
     """
-    if scores.shape[-1] > _MOST:
-        raise UserError(
-            f"top-k ranks at most 2**31 - 1 scores together, got {scores.shape[-1]}; with "
-            "selection='batch' these are the rows of a batch times the components: lower "
-            "batch_size or num_components, or set selection='sample', which ranks each row alone"
-        )
     scores = ranked(scores)
     # Only one of top_k's two results is read: with both, CPUs sort the whole table.
     _, indices = jax.lax.top_k(scores, count)
@@ -65,7 +56,16 @@ def of_table(scores: jax.Array, most: int, count: jax.Array | int) -> Selected:
 
     Returns:
       The mask, and its pairs among K places.
+
+    Raises:
+      UserError: more scores than `lax.top_k` can rank.
     """
+    if scores.size > _MOST:
+        raise UserError(
+            f"top-k ranks at most 2**31 - 1 scores together, got {scores.size}; with "
+            "selection='batch' these are the rows of a batch times the components: lower "
+            "batch_size or num_components, or set selection='sample', which ranks each row alone"
+        )
     if divided_topk.applies(scores.shape):
         return divided_topk.batch_topk(ranked(scores), most, count)
     num_components = scores.shape[1]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from apd_jax.components import Components, Factors
+from apd_jax.components import Components
 from apd_jax.evaluation import ranking, ranks
 from apd_jax.evaluation.curves import Curve
 from apd_jax.evaluation.model import ComponentModel
@@ -54,7 +54,7 @@ def singular_values(target: Target, components: Components) -> Figure:
     own = ranks.singular_values(components)
     theirs = ranks.target_singular_values(target)
     names = _largest_sites(target)
-    figure, grid = _grid(len(names), 2.6)
+    figure, grid = _grid(len(names))
     for axes, name in zip(grid, names, strict=True):
         values = np.sort(own[name], axis=1)[:, ::-1]
         places = np.arange(1, values.shape[1] + 1)
@@ -228,12 +228,12 @@ def component(decomposition: ComponentModel, number: int) -> Figure:
     figure = style.new_figure(4.2, width=max(4.0, min(10.0, 2.4 * len(names))))
     grid = figure.subplots(2, len(names), squeeze=False)
     weights = decomposition.target.weights
-    total = sum(_square(decomposition.components[n], number) for n in decomposition.components)
+    squares = {n: float(f.squared_norms()[number]) for n, f in decomposition.components.items()}
     for column, name in enumerate(names):
         target = _flat(np.asarray(weights[name]))
         one = jax.tree.map(lambda leaf: leaf[number : number + 1], decomposition.components[name])
         own = _flat(np.asarray(one.matrices()[0])) if target.size <= _MAX_ENTRIES else None
-        share = _square(decomposition.components[name], number) / max(total, 1e-300)
+        share = squares[name] / max(sum(squares.values()), 1e-300)
         grid[0, column].set_title(name)
         _matrix(grid[0, column], target, np.abs(target).max())
         if own is None:
@@ -261,13 +261,6 @@ def _flat(matrix: np.ndarray) -> np.ndarray:
     return matrix.reshape(-1, matrix.shape[-1])
 
 
-def _square(factors: Factors, number: int) -> float:
-    """Squared norm of a component at a site, computed from its factors."""
-    reads, writes = (np.asarray(f[number], np.float64) for f in factors)
-    inner = (reads @ reads.swapaxes(-1, -2)) * (writes @ writes.swapaxes(-1, -2))
-    return float(inner.sum())
-
-
 def _largest_sites(target: Target) -> list[str]:
     """Names of the few sites with the most weights, in the network's order."""
     sites = target.sites
@@ -276,11 +269,10 @@ def _largest_sites(target: Target) -> list[str]:
     return [name for name in sites if name in kept]
 
 
-def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
     """Make axes in rows of three."""
-    rows = -(-count // 3)
-    columns = min(count, 3)
-    figure = style.new_figure(height * rows, width=max(4.5, 3.4 * columns))
+    rows, columns = -(-count // 3), min(count, 3)
+    figure = style.new_figure(2.6 * rows, width=max(4.5, 3.4 * columns))
     grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in grid[count:]:
         axes.set_visible(False)

@@ -48,7 +48,10 @@ def distances(found: Evidence) -> Figure:
     unit = "KL, nats" if found.distance == "kl" else "MSE over that of a zero output"
     axes.set_xlabel(f"distance from the network's output ({unit})")
     axes.grid(axis="x", color=style.FAINT, linewidth=0.5)
-    _legend(axes, found)
+    for series, text in ({"": "components"} | BASELINES).items():
+        if not series or f"{series}_own" in found.numbers:
+            axes.plot([], [], "o", color=_COLORS[series], label=text)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5)
     return figure
 
 
@@ -66,14 +69,6 @@ def _point(axes: Axes, found: Evidence, name: str, place: float, series: str) ->
         markersize=6 if not series else 4,
         linewidth=1.2,
     )
-
-
-def _legend(axes: Axes, found: Evidence) -> None:
-    names = {"": "components"} | BASELINES
-    for series, text in names.items():
-        if not series or f"{series}_own" in found.numbers:
-            axes.plot([], [], "o", color=_COLORS[series], label=text)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=5)
 
 
 @style.styled

@@ -30,10 +30,10 @@ def heat_maps(
     every combination of the fields before these two.
 
     Args:
-      grid: The values of every swept field.
-      values: The measure at every point, by the values of the fields in order; None where unknown.
-      title: What is measured.
-      share: Whether it is a share, drawn from 0 to 1; other measures are better when smaller.
+      grid: the values of every swept field.
+      values: the measure at every point, by the values of the fields in order; None where unknown.
+      title: what is measured.
+      share: whether it is a share, drawn from 0 to 1; other measures are better when smaller.
     """
     names, axes_values = list(grid), list(grid.values())
     rows, columns = ([None] if len(names) < 2 else axes_values[-2]), axes_values[-1]

@@ -74,10 +74,6 @@ class Grid:
         band = sum(heights) + _TITLE_LINES * look.title / 72
         return max(int((style.PAGE - _BELOW) / band), 1)
 
-    def say_below(self, text: str) -> None:
-        """Write a line at the bottom of the page."""
-        self.figure.text(0.5, 0.01, text, fontsize=9, ha="center", va="bottom")
-
     def _corner(self, place: int) -> tuple[float, float]:
         row, column = divmod(place, self.columns)
         height = self.figure.get_size_inches()[1]
@@ -201,7 +197,8 @@ def draw_panels(panels: list[DrawnNetwork], *, columns: int, look: Look) -> Figu
     shown = panels[:most]
     grid = Grid(columns, -(-len(shown) // columns), heights=heights, look=look, margin=margin)
     if len(panels) > most:
-        grid.say_below(f"The first {most} of {len(panels)}; the component browser shows all.")
+        text = f"The first {most} of {len(panels)}; the component browser shows all."
+        grid.figure.text(0.5, 0.01, text, fontsize=9, ha="center", va="bottom")
     for place, panel in enumerate(shown):
         axes = grid.axes(place)
         grid.title(place, panel)

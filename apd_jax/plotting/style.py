@@ -7,7 +7,7 @@ are built without pyplot, so that no state is left behind and no display is need
 import functools
 import io
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -26,6 +26,8 @@ _SOFTWARE = "apd_jax"  # written to every file, to recognise our own figures
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#7F7F7F"
 INK, FAINT, PALE = "#222222", "#C8C8C8", "#F4F4F4"
+
+SIGNED = colors.LinearSegmentedColormap.from_list("signed", [VERMILION, "white", BLUE])
 
 ROLE_COLORS = {
     "target": BLUE,
@@ -64,13 +66,14 @@ _RC: Any = {
 }
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Make a function that draws a figure use the shared style, not the caller's settings."""
+def styled(make: Callable[P, R]) -> Callable[P, R]:
+    """Make a function that draws or writes use the shared style, not the caller's settings."""
 
     @functools.wraps(make)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(_RC)
@@ -100,15 +103,13 @@ def new_figure(height: float, *, width: float = WIDTH, constrained: bool = True)
     return Figure(figsize=size, layout="constrained" if constrained else None)
 
 
+@styled
 def to_png(figure: Figure, *, dpi: int = DPI) -> bytes:
     """Render a figure as PNG on white ground, whatever the caller's settings."""
     stop_if_asked()
     buffer = io.BytesIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
-        mark = {"Software": _SOFTWARE}
-        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata=mark)
+    mark = {"Software": _SOFTWARE}
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata=mark)
     return buffer.getvalue()
 
 
@@ -118,7 +119,7 @@ def is_ours(png: bytes) -> bool:
 
 
 def feature_colors(count: int) -> np.ndarray:
-    """Return [count, 4] RGBA: distinct colours for a few features, a gradient for many."""
+    """[count, 4] RGBA: distinct colours for a few features, a gradient for many."""
     if count <= len(FEW_COLORS):
         return colors.to_rgba_array(FEW_COLORS[:count])
     # The bright end of viridis can't be seen on white.
@@ -126,7 +127,7 @@ def feature_colors(count: int) -> np.ndarray:
 
 
 def layer_colors(layers: int) -> list[str]:
-    """Return one colour for each layer; a single layer is dark grey."""
+    """One colour for each layer; a single layer is dark grey."""
     if layers == 1:
         return ["#444444"]
     return [LAYER_COLORS[i % len(LAYER_COLORS)] for i in range(layers)]

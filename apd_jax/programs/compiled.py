@@ -47,7 +47,7 @@ class StandIn:
 
 
 def stand_in_for_network(network: Callable) -> StandIn:
-    """Return a stand-in for a network, and keep the network alive until another one gets its own.
+    """Make a stand-in for a network, and keep the network alive until another one gets its own.
 
     A transform that returns a target drops the target before it rebuilds it. A module that is
     created anew for every call can share programs only with an equal one that still exists.

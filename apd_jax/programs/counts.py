@@ -4,6 +4,7 @@ Nothing is compiled, and arrays may be abstract.
 """
 
 import collections
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -109,39 +110,40 @@ def _bytes(aval: Any) -> int:
 
 
 def _peak(jaxpr: Any) -> int:
-    counter = iter(range(10**9))
+    """Peak bytes of a program's arrays without its arguments, which have the number -1."""
     known: dict[Any, int] = {v: -1 for v in (*jaxpr.invars, *jaxpr.constvars)}
-    equations = list(_flat(jaxpr, known, counter))
+    equations = list(_flat(jaxpr, known, itertools.count()))
     kept = {known.get(v, -1) for v in jaxpr.outvars if isinstance(v, core.Var)}
-    readers: dict[int, list[int]] = {}
-    for place, equation in enumerate(equations):
+    readers = collections.defaultdict(list)
+    for equation in equations:
         for read in equation.reads:
-            readers.setdefault(read, []).append(place)
+            readers[read].append(equation.name)
 
+    # When each array is last needed: backwards, since that of a fused equation's operands depends
+    # on that of its results. It writes nothing: whatever reads the results computes them again from
+    # the operands, which are needed until then.
     end: dict[int, int] = dict.fromkeys(kept, len(equations))
     written: dict[int, int] = {}
-    for place in reversed(range(len(equations))):
-        equation = equations[place]
+    for place, equation in reversed(list(enumerate(equations))):
         fused = equation.name in _FUSED and not kept.intersection(equation.writes)
-        uses = [equations[r].name for array in equation.writes for r in readers.get(array, [])]
-        fused = fused and all(use in _READS_FUSED for use in uses)
+        fused = fused and all(_READS_FUSED.issuperset(readers[a]) for a in equation.writes)
         if not fused:
             written |= equation.writes
         last = max((end.get(a, place) for a in equation.writes), default=place) if fused else place
         for read in equation.reads:
             end[read] = max(end.get(read, -1), last)
 
-    frees: dict[int, int] = {}
+    frees: collections.Counter[int] = collections.Counter()  # bytes, by the last equation
     for array, size in written.items():
-        if array in end and end[array] < len(equations):
-            frees[end[array]] = frees.get(end[array], 0) + size
+        frees[end.get(array, -1)] += size  # never needed: gone with its own equation, see below
     live = most = 0
     for place, equation in enumerate(equations):
         own = sum(written.get(array, 0) for array in equation.writes)
+        # An inner program's arrays are there before its results.
         inside = max((_peak(inner) for inner in equation.inside), default=0)
         most = max(most, live + max(own, inside))
         unused = sum(written.get(a, 0) for a in equation.writes if a not in end)
-        live += own - unused - frees.get(place, 0)
+        live += own - unused - frees[place]
     return most
 
 

@@ -25,7 +25,7 @@ class View(NamedTuple):
     A residual stream of 1000 random directions is unreadable; `left = W_E` shows an input matrix by
     feature instead.
 
-    Fields:
+    Attributes:
       rows: what one row of the shown matrix is, e.g. "feature".
       columns: what one column is, e.g. "neuron".
       left: [rows, d_in], or None for the site's own input basis.

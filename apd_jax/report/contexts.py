@@ -38,7 +38,7 @@ class Described(NamedTuple):
 
 
 def content(components: Sequence[Described], drawn: Sequence[int]) -> dict[str, Any]:
-    """Return what `contexts.html.j2` shows, for `parts.render`.
+    """What `contexts.html.j2` shows, for `parts.render`.
 
     Args:
       components: those that are ever active, most active first.

@@ -5,7 +5,7 @@ logarithmic axis; values that it can't show (zero, negative, NaN) leave gaps.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ from apd_jax.runtime import metric_names
 WIDTH, HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 8, 24
 _MOST_POINTS = 240
-_LOGARITHMIC = ("gradient_norm", "target/loss")
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_LOGARITHMIC = (metric_names.LOSS, "gradient_norm", "target/loss")
 
 
 class Line(NamedTuple):
@@ -28,7 +29,7 @@ class Line(NamedTuple):
 class Chart(NamedTuple):
     """One metric over steps.
 
-    Fields:
+    Attributes:
       key: the metric's name in metrics.jsonl.
       log: whether the y axis is logarithmic.
       lines: one `Line` for each seed.
@@ -52,7 +53,7 @@ class Chart(NamedTuple):
     thinned: int
 
 
-def charts(records: Sequence[dict[str, Any]], order: Iterable[str] = ()) -> list[Chart]:
+def charts(records: Sequence[Mapping[str, Any]], order: Iterable[str] = ()) -> list[Chart]:
     """Draw every metric of a metrics.jsonl.
 
     Args:
@@ -68,17 +69,15 @@ def charts(records: Sequence[dict[str, Any]], order: Iterable[str] = ()) -> list
     kept, thinned = _thin([by_step[step] for step in sorted(by_step)])
     found = dict.fromkeys(key for record in kept for key in record if key != "step")
     keys = [key for key in order if key in found] + [key for key in found if key not in set(order)]
-    drawn = [_chart(key, kept, thinned) for key in keys if not _never(key, kept)]
+    drawn = [
+        _chart(key, kept, thinned)
+        for key in keys
+        if not key.startswith(metric_names.COUNT) or any(np.any(row.get(key, 0)) for row in kept)
+    ]
     return [chart for chart in drawn if chart is not None]
 
 
-def _never(key: str, records: list[dict[str, Any]]) -> bool:
-    """Whether a metric counts events that never happened."""
-    happened = any(np.any(record.get(key, 0)) for record in records)
-    return metric_names.counts(key) and not happened
-
-
-def _thin(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+def _thin(records: list[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int]:
     """Keep every n-th record and the last, so that at most `_MOST_POINTS` are left (plus one)."""
     every = max(1, math.ceil(len(records) / _MOST_POINTS))
     kept = records[::every]
@@ -87,7 +86,7 @@ def _thin(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     return kept, every
 
 
-def _chart(key: str, records: list[dict[str, Any]], thinned: int) -> Chart | None:
+def _chart(key: str, records: list[Mapping[str, Any]], thinned: int) -> Chart | None:
     """Draw one metric, or None where no record has a number for it."""
     rows = [(int(record["step"]), record[key]) for record in records if record.get(key) is not None]
     seeds = max((len(row) if isinstance(row, list) else 1 for _, row in rows), default=0)
@@ -95,14 +94,14 @@ def _chart(key: str, records: list[dict[str, Any]], thinned: int) -> Chart | Non
     numbers = [v for line in values for v in line if v is not None]
     if not numbers:
         return None
-    log = max(numbers) > 0 and _is_logarithmic(key)
+    log = max(numbers) > 0 and key.startswith(_LOGARITHMIC)
     steps = [step for step, _ in rows]
-    x_low, x_high, x_ticks = _step_axis(steps)
+    last = float(max(*steps, 1))
     axis = _log_axis if log else _linear_axis
     low, high, y_ticks = axis(min(v for v in numbers if v > 0 or not log), max(numbers))
 
     def across(step: float) -> float:
-        return _place(step, x_low, x_high, _LEFT, WIDTH - _RIGHT)
+        return _place(step, 0.0, last, _LEFT, WIDTH - _RIGHT)
 
     def up(position: float) -> float:
         return _place(position, low, high, HEIGHT - _BOTTOM, _TOP)
@@ -118,7 +117,7 @@ def _chart(key: str, records: list[dict[str, Any]], thinned: int) -> Chart | Non
         key=key,
         log=log,
         lines=[Line(seed, _path(x, line)) for seed, line in enumerate(y)],
-        x_ticks=[(across(tick), text) for tick, text in x_ticks],
+        x_ticks=[(across(tick), _short(tick)) for tick in _round_ticks(0.0, last, 4)],
         y_ticks=[(up(tick), text) for tick, text in y_ticks],
         steps=steps,
         x=x,
@@ -126,10 +125,6 @@ def _chart(key: str, records: list[dict[str, Any]], thinned: int) -> Chart | Non
         y=y,
         thinned=thinned,
     )
-
-
-def _is_logarithmic(key: str) -> bool:
-    return metric_names.parse(key).group == metric_names.LOSS or key in _LOGARITHMIC
 
 
 def _number(row: Any, seed: int) -> float | None:
@@ -167,7 +162,8 @@ def _log_axis(low: float, high: float) -> tuple[float, float, list[tuple[float, 
     whole = [d for d in decades if low <= d <= high]
     if len(whole) >= 3:
         every = math.ceil(len(whole) / 6)
-        return low, high, [(float(d), _power(d)) for d in whole if d % every == 0]
+        powers = [d for d in whole if d % every == 0]
+        return low, high, [(float(d), f"10{str(d).translate(_SUPERSCRIPTS)}") for d in powers]
     for steps in (
         (1, 3),
         (1, 2, 5),
@@ -181,22 +177,11 @@ def _log_axis(low: float, high: float) -> tuple[float, float, list[tuple[float, 
     return low, high, [(t, _short(10**t)) for t in ticks]
 
 
-def _power(exponent: int) -> str:
-    """A power of ten as a tick label: 10⁻³."""
-    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
 def _linear_axis(low: float, high: float) -> tuple[float, float, list[tuple[float, str]]]:
     """Range from zero, or below it, to a little above the highest value; about four ticks."""
     low = min(low, 0.0)
     high = high + 0.05 * (high - low) if high > low else low + 1.0
     return low, high, [(t, _short(t)) for t in _round_ticks(low, high, 4)]
-
-
-def _step_axis(steps: Sequence[int]) -> tuple[float, float, list[tuple[float, str]]]:
-    """Range from step 0 and about four round ticks, in thousands where they are large."""
-    high = max(max(steps), 1)
-    return 0.0, float(high), [(t, _short(t)) for t in _round_ticks(0.0, high, 4)]
 
 
 def _round_ticks(low: float, high: float, count: int) -> list[float]:

@@ -198,10 +198,15 @@ def _facts(
     steps = numbers.number(settings.steps)
     if done != settings.steps:
         steps = f"{numbers.number(int(done))} of {steps}"
+    tried = ", ".join(f"{pilot['topk']:.3g}" for pilot in decomposition.pilots)
     return [
         ("components", numbers.number(settings.num_components)),
         ("steps", steps),
-        *_search(decomposition),
+        *(
+            [("k", f"{settings.objective.topk:.3g}, found by short runs with {tried}")]
+            if tried
+            else []
+        ),
         ("batch size", numbers.number(settings.batch_size)),
         ("examples in this report", numbers.number(summary.num_examples)),
         *(
@@ -213,14 +218,6 @@ def _facts(
     ]
 
 
-def _search(decomposition: ComponentModel) -> list[tuple[str, str]]:
-    """How k was found; empty if it was given."""
-    if not decomposition.pilots:
-        return []
-    tried = ", ".join(f"{pilot['topk']:.3g}" for pilot in decomposition.pilots)
-    return [("k", f"{decomposition.settings.objective.topk:.3g}, found by short runs with {tried}")]
-
-
 def _summary(summary: Summary) -> dict[str, Any]:
     notes = {
         summary.network.name: "with its own weights",
@@ -229,7 +226,7 @@ def _summary(summary: Summary) -> dict[str, Any]:
         summary.nothing.name: "zeros in place of the weights",
         **{
             name: f"{meaning}; as many as the active rank"
-            for name, meaning in baselines.MEANINGS.items()
+            for name, meaning in baselines.BASELINES.items()
         },
     }
     ways = [vars(row) | {"note": notes.get(row.name, "")} for row in summary.rows]

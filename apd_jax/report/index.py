@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from apd_jax.report import parts, words
+from apd_jax.report import numbers, parts, words
 
 
 class FinishedRun(NamedTuple):
     """One finished run.
 
-    Fields:
+    Attributes:
       title: what was decomposed, a few words.
       link: address of its report, relative to the index page.
       results: content of its results.json.
@@ -20,13 +20,12 @@ class FinishedRun(NamedTuple):
     results: Mapping[str, Any]
 
 
-def render_index(runs: Sequence[FinishedRun], missing: Sequence[str], title: str) -> str:
+def render_index(runs: Sequence[FinishedRun], missing: Sequence[str]) -> str:
     """Write the index of several runs as a single HTML page.
 
     Args:
       runs: the finished runs, in reading order.
       missing: names of runs that are not finished; the page says so.
-      title: heading of the page.
 
     Returns:
       The page. Everything in it that came from the arguments is escaped.
@@ -34,10 +33,10 @@ def render_index(runs: Sequence[FinishedRun], missing: Sequence[str], title: str
     rows = [_row(run) for run in runs]
     return parts.render(
         "index.html.j2",
-        title=title,
+        title="All runs",
         rows=rows,
         missing=missing,
-        total=_duration(sum(_seconds(run.results) for run in runs)),
+        total=numbers.seconds(sum(_seconds(run.results) for run in runs)),
         **parts.assets(with_browser=False),
     )
 
@@ -53,15 +52,10 @@ def _row(run: FinishedRun) -> dict[str, Any]:
         "passed": sum(bool(verdict["passed"]) for verdict in verdicts),
         "verdicts": len(verdicts),
         "comparison": run.results.get("comparison") or [],
-        "duration": _duration(_seconds(run.results)),
+        "duration": numbers.seconds(_seconds(run.results)),
     }
 
 
 def _seconds(results: Mapping[str, Any]) -> float:
     """Time of a run: target, decomposition, evaluation and evidence."""
     return float(sum(results["seconds"].values()))
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as text."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

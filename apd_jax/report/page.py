@@ -44,10 +44,32 @@ def render_report(
       The page. Everything in it that came from the arguments is escaped.
     """
     titles, measures = words.curves(subject), {**words.MEASURES, **subject.measures}
+    several = len(results["seeds"]) > 1
     return parts.render(
         "report.html.j2",
-        **_words(subject, results),
-        **_tables(results, measures, subject.sentences),
+        title=subject.title,
+        what=subject.description,
+        how=words.how(results["config"]),
+        objective=words.objective(results["config"]),
+        solved=words.solved(results),
+        facts=words.facts(results),
+        config=words.config_rows(results["config"], subject.sentences),
+        versions=results["versions"],
+        verdicts=[
+            {
+                "measure": words.measure(verdict["name"], measures)
+                + (f", worst seed: {verdict['seed']}" if several and "seed" in verdict else ""),
+                "description": verdict["description"],
+                "passed": bool(verdict["passed"]),
+                "value": numbers.against(verdict["value"], verdict["threshold"]),
+                "threshold": f"{_COMPARISONS[verdict['comparison']]} "
+                f"{numbers.threshold(verdict['threshold'])}",
+            }
+            for verdict in results.get("verdicts") or []
+        ],
+        comparison=results.get("comparison") or [],
+        seed_table=_seed_table(results, measures),
+        failed=[i for i, seed in enumerate(results["seeds"]) if seed.get("solved") is False],
         **evidence,
         **(contexts or {"contexts": None}),
         **parts.assets(browser is not None),
@@ -59,57 +81,6 @@ def render_report(
         browser_data=parts.json_block(browser),
         command=command,
     )
-
-
-def _words(subject: words.Subject, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Title, sentences and facts."""
-    return {
-        "title": subject.title,
-        "what": subject.description,
-        "how": words.how(results["config"]),
-        "objective": words.objective(results["config"]),
-        "solved": words.solved(results),
-        "facts": words.facts(results),
-    }
-
-
-def _tables(
-    results: Mapping[str, Any],
-    measures: Mapping[str, tuple[str, str]],
-    sentences: Mapping[str, str],
-) -> dict[str, Any]:
-    """Config, versions, verdicts, comparison and seeds, as rows."""
-    return {
-        "config": words.config_rows(results["config"], sentences),
-        "versions": results["versions"],
-        "verdicts": _verdicts(results.get("verdicts") or [], measures, len(results["seeds"])),
-        "comparison": results.get("comparison") or [],
-        "seed_table": _seed_table(results, measures),
-        "failed": [i for i, seed in enumerate(results["seeds"]) if seed.get("solved") is False],
-    }
-
-
-def _verdicts(
-    verdicts: Sequence[Mapping[str, Any]],
-    measures: Mapping[str, tuple[str, str]],
-    num_seeds: int,
-) -> list[dict[str, Any]]:
-    """Verdicts with value and threshold as text."""
-    rows = []
-    for verdict in verdicts:
-        sign = _COMPARISONS[verdict["comparison"]]
-        worst = num_seeds > 1 and "seed" in verdict
-        rows.append(
-            {
-                "measure": words.measure(verdict["name"], measures)
-                + (f", worst seed: {verdict['seed']}" if worst else ""),
-                "description": verdict["description"],
-                "passed": bool(verdict["passed"]),
-                "value": numbers.against(verdict["value"], verdict["threshold"]),
-                "threshold": f"{sign} {numbers.threshold(verdict['threshold'])}",
-            }
-        )
-    return rows
 
 
 def _seed_table(

@@ -25,7 +25,7 @@ _PIXELS_PER_INCH = 115
 class Panel(NamedTuple):
     """One figure of the report.
 
-    Fields:
+    Attributes:
       name: file stem, also the anchor of the figure.
       title: a few words.
       caption: how to read it.
@@ -58,14 +58,28 @@ def curves(
     seeds: Sequence[str],
 ) -> dict[str, Any]:
     """Values for the template `curves.html.j2`: charts of the decomposition and of its target."""
-    charts = _charts(metrics, target_metrics, titles)
+    target = [
+        {"step": record["step"], "target/loss": record["loss"]}
+        for record in target_metrics
+        if "loss" in record
+    ]
+    charts = svg.charts(metrics, order=titles) + svg.charts(target)
+    readouts = [
+        {
+            "steps": chart.steps,
+            "x": chart.x,
+            "y": chart.y,
+            "values": [
+                [None if v is None else float(f"{v:.4g}") for v in line] for line in chart.values
+            ],
+        }
+        for chart in charts
+    ]
     return {
         "charts": charts,
         "curve_titles": titles,
         "chart_size": (svg.WIDTH, svg.HEIGHT),
-        "chart_data": json_block(
-            {"seeds": list(seeds), "charts": [_readout(chart) for chart in charts]}
-        ),
+        "chart_data": json_block({"seeds": list(seeds), "charts": readouts}),
     }
 
 
@@ -73,17 +87,15 @@ def assets(with_browser: bool) -> dict[str, Any]:
     """Style and script of the page, and the script's hash for the content security policy."""
     scripts = _SCRIPTS + _BROWSER_SCRIPTS if with_browser else _SCRIPTS
     styles = _STYLES + _BROWSER_STYLES if with_browser else _STYLES
-    style, script = ("".join(_asset(name) for name in names) for names in (styles, scripts))
+    style, script = (
+        "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in names)
+        for names in (styles, scripts)
+    )
     return {
         "style": markupsafe.Markup(style),
         "script": markupsafe.Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-
-
-def _asset(name: str) -> str:
-    """Text of a file next to the template."""
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def json_block(data: Any) -> markupsafe.Markup:
@@ -92,22 +104,6 @@ def json_block(data: Any) -> markupsafe.Markup:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return markupsafe.Markup(text)
-
-
-def _charts(metrics, target_metrics, titles) -> list[svg.Chart]:
-    """Charts of the decomposition, then of the target's training loss."""
-    target = [
-        {"step": record["step"], "target/loss": record["loss"]}
-        for record in target_metrics
-        if "loss" in record
-    ]
-    return svg.charts(metrics, order=titles) + svg.charts(target)
-
-
-def _readout(chart: svg.Chart) -> dict[str, Any]:
-    """What the page needs to show a chart's values under the pointer; values keep 4 digits."""
-    values = [[None if v is None else float(f"{v:.4g}") for v in line] for line in chart.values]
-    return {"steps": chart.steps, "x": chart.x, "y": chart.y, "values": values}
 
 
 def figure(panel: Panel) -> dict[str, Any]:

@@ -24,11 +24,11 @@ def render(
     """Write the report of a sweep as a single HTML page.
 
     Args:
-      title: The decomposed network.
-      results: Content of sweep.json.
-      measures: Descriptions of the study's own numbers, `{key: (column title, meaning)}`.
+      title: the decomposed network.
+      results: content of sweep.json.
+      measures: descriptions of the study's own numbers, `{key: (column title, meaning)}`.
       sentences: `{dotted name: sentence}` of the fields of the config.
-      command: The command line that reproduces the sweep.
+      command: the command line that reproduces the sweep.
     """
     runs, grid = results["runs"], results["grid"]
     known = {**words.MEASURES, **measures}
@@ -43,7 +43,10 @@ def render(
         ],
         counted=", ".join(f"{n} {_STATES[state]}" for state, n in counts.items() if n),
         seeds=results["config"]["seeds"],
-        columns=[(words.measure(key, known), _meaning(key, known)) for key in keys],
+        columns=[
+            (words.measure(key, known), known.get(key.removesuffix("_mean"), ("", ""))[1])
+            for key in keys
+        ],
         runs=[_row(run, grid, keys) for run in runs],
         panels=[parts.figure(panel) for panel in _panels(runs, grid, keys, known)],
         config=words.config_rows(results["config"], sentences),
@@ -68,10 +71,6 @@ def _columns(runs: list[Mapping[str, Any]], known: Mapping[str, Any]) -> list[st
     errors = [key for key in _ERRORS if key in there]
     rest = [key for key in described if key not in errors and not key.startswith("restart")]
     return [_SOLVED, *errors, *rest]
-
-
-def _meaning(key: str, known: Mapping[str, tuple[str, str]]) -> str:
-    return known.get(key.removesuffix("_mean"), ("", ""))[1]
 
 
 def _row(run: Mapping[str, Any], grid: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Words of the report: what was decomposed, how, and what the measures mean."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from flax.traverse_util import flatten_dict
+
 from apd_jax.report import numbers
-from apd_jax.runtime.metric_names import LOSS, NONFINITE_SCORES, MetricName
+from apd_jax.runtime.metric_names import LOSS, NONFINITE_SCORES
 
 # Measures that any study may report: key -> (column title, meaning). A study adds its own.
 MEASURES = {
@@ -77,30 +79,19 @@ def curves(subject: Subject) -> dict[str, tuple[str, str]]:
     """
     fields = {name.partition(".")[::2]: sentence for name, sentence in subject.sentences.items()}
     titled = {
-        str(MetricName(LOSS, term)): (term.replace("_", " ").capitalize(), sentence.rstrip("."))
+        f"{LOSS}{term}": (term.replace("_", " ").capitalize(), sentence.rstrip("."))
         for (record, term), sentence in fields.items()
         if record == "coefficients"
     }
-    total = str(MetricName(LOSS, "total"))
+    total = f"{LOSS}total"
     return {total: _CURVES[total]} | titled | _CURVES
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) for every leaf of a nested config."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def config_rows(
-    config: Mapping[str, Any], sentences: Mapping[str, str]
-) -> list[tuple[str, str, str]]:
+def config_rows(config: dict[str, Any], sentences: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(dotted name, value as JSON, sentence) of every leaf of a config."""
     return [
         (key, json.dumps(value, default=str), sentences.get(key, ""))
-        for key, value in flatten(config)
+        for key, value in flatten_dict(config, sep=".").items()
     ]
 
 
@@ -124,7 +115,7 @@ def how(config: Mapping[str, Any], inputs: str = "fresh inputs") -> str:
 
 
 def _optimiser(config: Mapping[str, Any]) -> str:
-    """Return ", with Adam at a learning rate of 0.03 (constant)", or nothing."""
+    """The clause ", with Adam at a learning rate of 0.03 (constant)", or nothing."""
     rate, schedule = config.get("learning_rate"), config.get("schedule")
     if rate is None:
         return ""

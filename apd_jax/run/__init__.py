@@ -1,1 +1,1 @@
-"""One run of an experiment: config, plan, the run itself, what it shows."""
+"""One run of an experiment: config, setup, the run itself, what it shows."""

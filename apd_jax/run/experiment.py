@@ -16,8 +16,8 @@ from apd_jax.decomposition.result import Decomposition
 from apd_jax.evaluation.shuffled import shuffled
 from apd_jax.programs.jax_settings import own_settings
 from apd_jax.run.config import Config
-from apd_jax.run.plan import Plan, make_plan
 from apd_jax.run.publish import publish
+from apd_jax.run.setup import Setup, make_setup
 from apd_jax.runtime import loop, memory, preemption, session
 from apd_jax.runtime.outcome import Stopped
 from apd_jax.runtime.preemption import StopFlag
@@ -56,46 +56,47 @@ def run(
       CheckpointError: a checkpoint can't be written, or there are some but none is whole.
       OSError: another file can't be written.
     """
-    plan = make_plan(config)
+    setup = make_setup(config)
     flag = flag or StopFlag()
     seconds = {}
     with Workdir(workdir_path) as workdir:
-        claim(plan, workdir)
-        targets, seconds["target"] = train_targets(plan, workdir, flag)
-        if plan.task.shuffled:
-            targets = shuffle(targets, plan.seeds)
-        decompositions, seconds["decompose"] = decompose_targets(plan, targets, workdir, flag)
-        save_components(plan, decompositions, workdir)
+        claim(setup, workdir)
+        targets, seconds["target"] = train_targets(setup, workdir, flag)
+        if setup.task.shuffled:
+            targets = shuffle(targets, setup.seeds)
+        decompositions, seconds["decompose"] = decompose_targets(setup, targets, workdir, flag)
+        for seed, decomposition in zip(setup.seeds.tolist(), decompositions, strict=True):
+            decomposition.save(workdir.path / "components" / f"seed_{seed}")
         start = time.monotonic()
-        with preemption.watch(flag, Stopped(plan.settings.steps, "evaluation")):
-            rows, arrays = evaluate(plan, targets, decompositions)
+        with preemption.watch(flag, Stopped(setup.settings.steps, "evaluation")):
+            rows, arrays = evaluate(setup, targets, decompositions)
         seconds["evaluate"] = time.monotonic() - start
-        with preemption.watch(flag, Stopped(plan.settings.steps, "report")):
+        with preemption.watch(flag, Stopped(setup.settings.steps, "report")):
             return publish(
-                workdir, plan, decompositions, rows, arrays, seconds=seconds, command=command
+                workdir, setup, decompositions, rows, arrays, seconds=seconds, command=command
             )
 
 
-def claim(plan: Plan, workdir: Workdir) -> None:
+def claim(setup: Setup, workdir: Workdir) -> None:
     """Claim a directory for a run, or check that it belongs to this run."""
     workdir.claim(
-        plan.config.flags(),
-        free=config_fields.free_names(plan.config),
-        defaults=Config(target=plan.study.task).flags(),
+        setup.config.flags(),
+        free=config_fields.free_names(setup.config),
+        defaults=Config(target=setup.study.task).flags(),
     )
 
 
-def train_targets(plan: Plan, workdir: Workdir, flag: StopFlag) -> tuple[Target, float]:
+def train_targets(setup: Setup, workdir: Workdir, flag: StopFlag) -> tuple[Target, float]:
     """The targets of all seeds, leaves [S, ...], trained or read from the workdir; and seconds."""
-    training = plan.training
+    training = setup.training
     if training is None:
-        params = pretraining.init_params(plan.task, plan.seeds)
-        return jax.vmap(plan.task.target)(params), 0.0
-    trainer = pretraining.TargetTrainer(plan.task, training, plan.seeds, plan.config.mesh)
+        params = pretraining.init_params(setup.task, setup.seeds)
+        return jax.vmap(setup.task.target)(params), 0.0
+    trainer = pretraining.TargetTrainer(setup.task, training, setup.seeds, setup.config.mesh)
     outcome = session.fit(
-        trainer, workdir.target, name="target", keeping=keeping(plan.config), flag=flag
+        trainer, workdir.target, name="target", keeping=keeping(setup.config), flag=flag
     )
-    return jax.vmap(plan.task.target)(outcome.state.params), outcome.seconds
+    return jax.vmap(setup.task.target)(outcome.state.params), outcome.seconds
 
 
 def shuffle(targets: Target, seeds: jax.Array) -> Target:
@@ -108,29 +109,29 @@ def shuffle(targets: Target, seeds: jax.Array) -> Target:
     return jax.vmap(one)(targets, seeds)
 
 
-def make_trainer(plan: Plan, targets: Target) -> Trainer:
-    """Make the trainer of a plan for the targets of all seeds."""
+def make_trainer(setup: Setup, targets: Target) -> Trainer:
+    """Make the trainer of a setup for the targets of all seeds."""
     return Trainer(
-        plan.settings,
+        setup.settings,
         targets,
-        plan.task.inputs,
-        plan.seeds,
-        restarts=plan.config.restarts,
-        mesh_shape=plan.config.mesh,
+        setup.task.inputs,
+        setup.seeds,
+        restarts=setup.config.restarts,
+        mesh_shape=setup.config.mesh,
     )
 
 
 def decompose_targets(
-    plan: Plan, targets: Target, workdir: Workdir, flag: StopFlag
+    setup: Setup, targets: Target, workdir: Workdir, flag: StopFlag
 ) -> tuple[list[Decomposition], float]:
     """Decompose the targets of all seeds, or resume that in the workdir; and seconds."""
-    trainer = make_trainer(plan, targets)
-    wandb = config_fields.to_mapping(plan.config.wandb) | {"config": plan.config.flags()}
+    trainer = make_trainer(setup, targets)
+    wandb = config_fields.to_mapping(setup.config.wandb) | {"config": setup.config.flags()}
     outcome = session.fit(
         trainer,
         workdir.path,
         name="decomposition",
-        keeping=dataclasses.replace(keeping(plan.config), wandb=wandb),
+        keeping=dataclasses.replace(keeping(setup.config), wandb=wandb),
         flag=flag,
     )
     results = trainer.results(outcome.state)
@@ -138,7 +139,7 @@ def decompose_targets(
         Decomposition(
             loop.pick(targets, i),
             result.components,
-            plan.settings,
+            setup.settings,
             losses=result.losses,
             moves=result.moves,
             others=result.others,
@@ -147,30 +148,23 @@ def decompose_targets(
     ], outcome.seconds
 
 
-def save_components(plan: Plan, decompositions: list[Decomposition], workdir: Workdir) -> None:
-    """Write the components of every seed."""
-    directory = workdir.path / "components"
-    for seed, decomposition in zip(plan.seeds.tolist(), decompositions, strict=True):
-        decomposition.save(directory / f"seed_{seed}")
-
-
 def evaluate(
-    plan: Plan, targets: Target, decompositions: list[Decomposition]
+    setup: Setup, targets: Target, decompositions: list[Decomposition]
 ) -> tuple[list[dict], list[Any]]:
     """Numbers for results.json and arrays for the figures, one entry per seed."""
     losses = None
-    if plan.task.training is not None:
-        losses = pretraining.final_loss(plan.task, targets.params, plan.seeds).tolist()
+    if setup.task.training is not None:
+        losses = pretraining.final_loss(setup.task, targets.params, setup.seeds).tolist()
     rows, arrays = [], []
     with Progress(len(decompositions), "evaluation", unit="seed") as progress:
         for index, decomposition in enumerate(decompositions):
             preemption.stop_if_asked()
             memory.give_back()  # what training or the seed before this one took
-            key = randomness.stream(plan.seeds[index], "evaluation")
-            numbers, measured = plan.study.evaluate(
-                plan.task, decomposition, key=key, samples=plan.config.evaluation_samples
+            key = randomness.stream(setup.seeds[index], "evaluation")
+            numbers, measured = setup.study.evaluate(
+                setup.task, decomposition, key=key, samples=setup.config.evaluation_samples
             )
-            row = {"seed": int(plan.seeds[index]), **numbers}
+            row = {"seed": int(setup.seeds[index]), **numbers}
             row |= {f"refine_{name}": count for name, count in decomposition.moves.items()}
             rows.append(row if losses is None else row | {"target_loss": losses[index]})
             arrays.append(measured)

@@ -13,7 +13,7 @@ from absl import logging
 
 from apd_jax.data import as_source
 from apd_jax.run import experiment
-from apd_jax.run.plan import Plan, plan_requirements
+from apd_jax.run.setup import Setup, requirements_of
 from apd_jax.runtime import loop, session
 from apd_jax.runtime.outcome import Diverged
 from apd_jax.runtime.preemption import StopFlag
@@ -35,8 +35,8 @@ class _Run(NamedTuple):
 
 
 def train(
-    family: Sequence[Plan],
-    waiting: Sequence[tuple[Plan, Workdir]],
+    family: Sequence[Setup],
+    waiting: Sequence[tuple[Setup, Workdir]],
     donors: Iterable[pathlib.Path],
     flag: StopFlag,
     diverged: Callable[[int, str], None],
@@ -44,52 +44,52 @@ def train(
     """Train runs to their last step; a run that diverges does not stop the others.
 
     Args:
-      family: The plans of all runs that the compiled program is to serve.
-      waiting: Plan and directory of each run that is to be trained; all have the same target.
-      donors: Directories of this target's training in other runs; the first that exists is copied.
-      flag: Requests a stop between chunks.
-      diverged: Receives the number, among those that wait, of a run that diverged, and the reason.
+      family: the setups of all runs that the compiled program is to serve.
+      waiting: setup and directory of each run that is to be trained; all have the same target.
+      donors: directories of this target's training in other runs; the first that exists is copied.
+      flag: requests a stop between chunks.
+      diverged: receives the number, among those that wait, of a run that diverged, and the reason.
     """
-    plan, workdir = waiting[0]
+    setup, workdir = waiting[0]
     donor = next((path for path in donors if path.exists()), None)
     if donor is not None:
         _copy(donor, workdir.target)
     try:
-        targets, _ = experiment.train_targets(plan, workdir, flag)
+        targets, _ = experiment.train_targets(setup, workdir, flag)
     except Diverged as error:
         for index in range(len(waiting)):
             diverged(index, str(error))
         return
     for _, other in waiting[1:]:
         _copy(workdir.target, other.target)
-    if plan.task.shuffled:
-        targets = experiment.shuffle(targets, plan.seeds)
+    if setup.task.shuffled:
+        targets = experiment.shuffle(targets, setup.seeds)
     program = Family(
-        [each.settings for each in family], as_source(plan.task.inputs), loop.pick(targets, 0)
+        [each.settings for each in family], as_source(setup.task.inputs), loop.pick(targets, 0)
     )
     runs = [_open(i, each, place, targets) for i, (each, place) in enumerate(waiting)]
-    for group in _groups(runs, plan):
+    for group in _groups(runs, setup):
         while group:
-            broken = _train(group, program, plan, flag, diverged)
+            broken = _train(group, program, setup, flag, diverged)
             group = [run for run in group if run.number not in broken]
 
 
-def _open(index: int, plan: Plan, workdir: Workdir, targets: Target) -> _Run:
-    trainer = experiment.make_trainer(plan, targets)
-    keeping = experiment.keeping(plan.config)
+def _open(index: int, setup: Setup, workdir: Workdir, targets: Target) -> _Run:
+    trainer = experiment.make_trainer(setup, targets)
+    keeping = experiment.keeping(setup.config)
     return _Run(index, trainer, Directory(workdir.path, trainer, "decomposition", keeping))
 
 
-def _groups(runs: list[_Run], plan: Plan) -> list[list[_Run]]:
+def _groups(runs: list[_Run], setup: Setup) -> list[list[_Run]]:
     """Group runs that are at the same step; groups are of similar size and fit the memory."""
-    one = plan_requirements(plan, compile=False)
+    one = requirements_of(setup, compile=False)
     most = max(1, int(_SHARE * one.available / one.counted)) if one.available else len(runs)
     by_step: dict[int, list[_Run]] = {}
     for run in runs:
         with run.store:
             found = run.store.restore(run.trainer)
         by_step.setdefault(found.step if found else 0, []).append(run)
-    by_step.pop(plan.settings.steps, None)  # these are done
+    by_step.pop(setup.settings.steps, None)  # these are done
     groups = []
     for step, same in sorted(by_step.items()):
         number = -(-len(same) // most)
@@ -101,15 +101,15 @@ def _groups(runs: list[_Run], plan: Plan) -> list[list[_Run]]:
 def _train(
     group: list[_Run],
     program: Family,
-    plan: Plan,
+    setup: Setup,
     flag: StopFlag,
     diverged: Callable[[int, str], None],
 ) -> set[int]:
     """Train a group; return the numbers of the runs that diverged, or of all if none did."""
     trainers = [run.trainer for run in group]
     store = Several([run.store for run in group], trainers)
-    training = SideBySide(program, trainers, plan.config.mesh)
-    keeping = experiment.keeping(plan.config)
+    training = SideBySide(program, trainers, setup.config.mesh)
+    keeping = experiment.keeping(setup.config)
     try:
         session.fit_in(store, training, name="decomposition", keeping=keeping, flag=flag)
     except Diverged as error:

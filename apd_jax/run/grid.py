@@ -21,8 +21,8 @@ class GridPoint(NamedTuple):
     """One point of a grid.
 
     Attributes:
-      name: Name of its directory, `simplicity=0.3,topk=0.15`.
-      values: The value of every swept field, by dotted name.
+      name: name of its directory, `simplicity=0.3,topk=0.15`.
+      values: the value of every swept field, by dotted name.
     """
 
     name: str
@@ -33,7 +33,7 @@ def read_grid(config: ml_collections.ConfigDict, texts: Sequence[str]) -> Grid:
     """Read the swept fields of a command line.
 
     Args:
-      config: The config whose fields are swept.
+      config: the config whose fields are swept.
       texts: `FIELD=VALUE,VALUE,...`, one per field. A coefficient may be named without
         `coefficients.`, other fields by their dotted name (`refine.every`, `target.num_hidden`).
 
@@ -41,7 +41,7 @@ def read_grid(config: ml_collections.ConfigDict, texts: Sequence[str]) -> Grid:
       The values of every swept field, `{dotted name: values}`.
 
     Raises:
-      UserError: No field; an unknown field, one that does not change results, or one that is given
+      UserError: no field; an unknown field, one that does not change results, or one that is given
         twice; no value, a value that is given twice, or one of another type than the field's.
     """
     if not texts:
@@ -94,18 +94,13 @@ def _value(name: str, field: Any, default: Any, text: str) -> Any:
     raise UserError(f"--grid: the values of {name} must be {nouns[wanted]}, got {text!r}")
 
 
-def short_name(field: str) -> str:
-    """The name of a field without `coefficients.`."""
-    return field.removeprefix(_COEFFICIENT)
-
-
 def points(grid: Grid) -> list[GridPoint]:
     """All points of a grid, the values of the last field changing fastest."""
     found: list[GridPoint] = []
     names: set[str] = set()
     for values in itertools.product(*grid.values()):
         own = dict(zip(grid, values, strict=True))
-        text = ",".join(f"{short_name(name)}={value}" for name, value in own.items())
+        text = ",".join(f"{name.removeprefix(_COEFFICIENT)}={value}" for name, value in own.items())
         name = re.sub(r"[^\w.,=+-]", "_", text)
         if name in names:  # the values differ only in replaced characters
             name = f"{name}-{len(found)}"

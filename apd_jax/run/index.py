@@ -37,7 +37,7 @@ def write(directory: pathlib.Path, names: list[str] | None = None) -> pathlib.Pa
         title = studies.find(results["name"]).title(results["variant"])
         runs.append(FinishedRun(title, f"{name}/report.html", results))
     page = directory / PAGE
-    atomic_write_text(page, render_index(runs, missing, "All runs"))
+    atomic_write_text(page, render_index(runs, missing))
     return page
 
 

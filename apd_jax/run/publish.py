@@ -15,8 +15,8 @@ from apd_jax.evaluation.compare import SeedMatrix
 from apd_jax.plotting import style
 from apd_jax.report import browser, evidence_section, page, parts, words
 from apd_jax.run import seed_evidence
-from apd_jax.run.plan import Plan
 from apd_jax.run.seed_evidence import SeedEvidence
+from apd_jax.run.setup import Setup
 from apd_jax.runtime import metric_reader
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import Workdir, atomic_write_bytes, atomic_write_text
@@ -26,7 +26,7 @@ from apd_jax.studies.verdicts import compare, judge, summarise
 
 def publish(
     workdir: Workdir,
-    plan: Plan,
+    setup: Setup,
     decompositions: list[Decomposition],
     rows: list[dict],
     arrays: list[Any],
@@ -37,30 +37,31 @@ def publish(
     """Write results.json, figures and report of a run.
 
     Args:
-      workdir: Directory of the run.
-      plan: Plan of the run.
-      decompositions, rows, arrays: Result, numbers and arrays for figures, one entry per seed.
-      seconds: Time spent on each part of the run.
-      command: Command line that reproduces the run.
+      workdir: directory of the run.
+      setup: setup of the run.
+      decompositions, rows, arrays: result, numbers and arrays for figures, one entry per seed.
+      seconds: time spent on each part of the run.
+      command: command line that reproduces the run.
 
     Returns:
       The content of results.json.
     """
     agreements = [found.agreement() for found in decompositions]
     rows = [row | _agreement(one) for row, one in zip(rows, agreements, strict=True)]
-    _write_results(workdir, plan, decompositions, rows, seconds)  # kept whatever comes
+    unmeasured = SeedEvidence([None] * len(rows), [])
+    _write_results(workdir, setup, decompositions, rows, seconds, unmeasured)  # whatever comes
     start = time.monotonic()
-    measured = seed_evidence.measure(plan, decompositions)
+    measured = seed_evidence.measure(setup, decompositions)
     seconds = seconds | {"evidence": time.monotonic() - start}
-    results = _write_results(workdir, plan, decompositions, rows, seconds, measured)
+    results = _write_results(workdir, setup, decompositions, rows, seconds, measured)
     shown = _shown_seed(rows)
-    section, content = _evidence(plan, measured, shown, agreements[shown])
-    panels = _draw(plan, rows, arrays)
+    section, content = _evidence(setup, measured, shown, agreements[shown])
+    panels = _draw(setup, rows, arrays)
     _write_figures(workdir, panels + (section.panels if section else []))
-    browsed = _browse(plan, decompositions[shown], arrays[shown], rows[shown]["seed"])
-    metrics, target_metrics, gaps = _read_metrics(workdir, plan)
+    browsed = _browse(setup, decompositions[shown], arrays[shown], rows[shown]["seed"])
+    metrics, target_metrics, gaps = _read_metrics(workdir, setup)
     text = page.render_report(
-        subject=_subject(plan),
+        subject=_subject(setup),
         results=results,
         metrics=metrics,
         target_metrics=target_metrics,
@@ -68,7 +69,7 @@ def publish(
         panels=panels,
         browser=browsed,
         evidence=content,
-        contexts=plan.study.contexts(arrays[shown]),
+        contexts=setup.study.contexts(arrays[shown]),
         command=command,
     )
     atomic_write_text(workdir.report, text)
@@ -77,22 +78,30 @@ def publish(
 
 def _write_results(
     workdir: Workdir,
-    plan: Plan,
+    setup: Setup,
     decompositions: list[Decomposition],
     rows: list[dict],
     seconds: dict[str, float],
-    measured: SeedEvidence | None = None,
+    measured: SeedEvidence,
 ) -> dict[str, Any]:
     summary = summarise([{k: v for k, v in row.items() if k != "seed"} for row in rows])
-    if measured is not None:
-        numbers = zip(rows, measured.numbers(), strict=True)
-        rows = [row | evidence for row, evidence in numbers]
-        summary |= measured.summary()
-    results = _results(plan, rows, summary, seconds)
-    results["evidence_verdicts"] = (
-        {} if measured is None else measured.verdicts(plan.seeds.tolist())
-    )
-    if plan.config.restarts > 1:
+    rows = [row | own for row, own in zip(rows, measured.numbers(), strict=True)]
+    summary |= measured.summary()
+    variant = setup.config.variant
+    results = {
+        "name": setup.config.name,
+        "variant": variant,
+        "config": setup.config.flags(),
+        "versions": versions(),
+        "machine": machine(),
+        "seconds": seconds,
+        "seeds": rows,
+        "summary": summary,
+        "verdicts": judge(setup.study.thresholds(variant), summary, rows),
+        "comparison": compare(setup.study.published(variant), summary, len(rows)),
+        "evidence_verdicts": measured.verdicts(setup.seeds.tolist()),
+    }
+    if setup.config.restarts > 1:
         results["restart_losses"] = [list(found.losses) for found in decompositions]
     text = json.dumps(_with_nulls(results), indent=2, allow_nan=False)
     atomic_write_text(workdir.results, text + "\n")
@@ -100,7 +109,7 @@ def _write_results(
 
 
 def _with_nulls(value: Any) -> Any:
-    """Return JSON content with null for the numbers that are not finite, which JSON lacks."""
+    """JSON content with null for the numbers that are not finite, which JSON lacks."""
     if isinstance(value, dict):
         return {key: _with_nulls(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -109,7 +118,7 @@ def _with_nulls(value: Any) -> Any:
 
 
 def _agreement(found: SeedMatrix | None) -> dict[str, float]:
-    """Return how far the restarts of a seed agree, for results.json."""
+    """How far the restarts of a seed agree, for results.json."""
     if found is None:
         return {}
     mmcs, matched = found.mean()
@@ -117,9 +126,9 @@ def _agreement(found: SeedMatrix | None) -> dict[str, float]:
 
 
 def _evidence(
-    plan: Plan, measured: SeedEvidence, shown: int, restarts: SeedMatrix | None
+    setup: Setup, measured: SeedEvidence, shown: int, restarts: SeedMatrix | None
 ) -> tuple[evidence_section.Section | None, dict[str, Any]]:
-    """Return the section of one seed, and what the page shows of it and of all seeds."""
+    """The section of one seed, and what the page shows of it and of all seeds."""
     there = [i for i, one in enumerate(measured.found) if one is not None]
     if not there:
         return None, evidence_section.content(None, failures=measured.failures)
@@ -128,68 +137,44 @@ def _evidence(
     found = measured.found[shown]
     assert found is not None
     section = evidence_section.section(found, restarts)
-    several = len(plan.seeds) > 1
+    several = len(setup.seeds) > 1
+    control = evidence_section.CONTROL.format("--config.target.shuffled=true")
     return section, evidence_section.content(
         section,
-        shown=str(plan.seeds[shown]) if several else "",
+        shown=str(setup.seeds[shown]) if several else "",
         all_seeds=[one for one in measured.found if one is not None] if several else (),
         failures=measured.failures,
-        control=_control(plan),
+        control=evidence_section.IS_CONTROL if setup.task.shuffled else control,
     )
 
 
-def _control(plan: Plan) -> str:
-    """Return the sentence of the report on the control."""
-    if plan.task.shuffled:
-        return evidence_section.IS_CONTROL
-    return evidence_section.CONTROL.format("--config.target.shuffled=true")
-
-
-def _subject(plan: Plan) -> words.Subject:
+def _subject(setup: Setup) -> words.Subject:
     untrained = " It was not trained in this run, so there is no curve of its loss."
     return words.Subject(
-        title=plan.study.title(plan.config.variant)
-        + (": a control, its matrices shuffled" if plan.task.shuffled else ""),
-        description=plan.study.description(plan.task)
-        + ("" if plan.training else untrained)
-        + (f" {evidence_section.IS_CONTROL}" if plan.task.shuffled else ""),
-        measures=plan.study.measures,
-        sentences=dict(config_fields.sentences(plan.config)),
+        title=setup.study.title(setup.config.variant)
+        + (": a control, its matrices shuffled" if setup.task.shuffled else ""),
+        description=setup.study.description(setup.task)
+        + ("" if setup.training else untrained)
+        + (f" {evidence_section.IS_CONTROL}" if setup.task.shuffled else ""),
+        measures=setup.study.measures,
+        sentences=dict(config_fields.sentences(setup.config)),
     )
-
-
-def _results(
-    plan: Plan, rows: list[dict], summary: dict[str, float], seconds: dict[str, float]
-) -> dict[str, Any]:
-    variant = plan.config.variant
-    return {
-        "name": plan.config.name,
-        "variant": variant,
-        "config": plan.config.flags(),
-        "versions": versions(),
-        "machine": machine(),
-        "seconds": seconds,
-        "seeds": rows,
-        "summary": summary,
-        "verdicts": judge(plan.study.thresholds(variant), summary, rows),
-        "comparison": compare(plan.study.published(variant), summary, len(rows)),
-    }
 
 
 def _shown_seed(rows: list[dict]) -> int:
-    """Return the index of the seed that is shown in detail: the first solved one, or the first."""
+    """The index of the seed that is shown in detail: the first solved one, or the first."""
     return next((i for i, row in enumerate(rows) if row["solved"]), 0)
 
 
-def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[parts.Panel]:
+def _draw(setup: Setup, rows: list[dict], arrays: list[Any]) -> list[parts.Panel]:
     """Draw the main figure of every seed, and all figures of one seed."""
     shown, several = _shown_seed(rows), len(rows) > 1
     panels = []
     for index, (row, measured) in enumerate(zip(rows, arrays, strict=True)):
-        only = None if index == shown else plan.study.main_figure
-        figures = plan.study.draw(row, measured, only=only)
+        only = None if index == shown else setup.study.main_figure
+        figures = setup.study.draw(row, measured, only=only)
         for name, figure in figures.items():
-            caption = plan.study.captions[name]
+            caption = setup.study.captions[name]
             panels.append(
                 parts.Panel(
                     name=f"{name}_seed_{row['seed']}" if several else name,
@@ -202,16 +187,16 @@ def _draw(plan: Plan, rows: list[dict], arrays: list[Any]) -> list[parts.Panel]:
 
 
 def _browse(
-    plan: Plan, decomposition: Decomposition, arrays: Any, seed: int
+    setup: Setup, decomposition: Decomposition, arrays: Any, seed: int
 ) -> dict[str, Any] | None:
-    """Return the data of the component browser for one seed; None where the study has none."""
+    """The data of the component browser for one seed; None where the study has none."""
     target = decomposition.target
-    inputs = plan.study.probes(plan.task)
+    inputs = setup.study.probes(setup.task)
     if inputs is None:
         return None
     probes = probe(
         decomposition,
-        plan.task.inputs,
+        setup.task.inputs,
         inputs.x,
         key=randomness.stream(np.uint32(seed), "probes"),
     )
@@ -220,15 +205,10 @@ def _browse(
             site: (np.asarray(f.U), np.asarray(f.V)) for site, f in decomposition.components.items()
         },
         target_weights={site: np.asarray(weight) for site, weight in target.weights.items()},
-        attributions=probes.attributions,
-        topk_mask=probes.mask,
-        target_outputs=probes.target_outputs,
-        topk_outputs=probes.topk_outputs,
-        without=probes.without,
-        active_share=probes.active_share,
-        represented=plan.study.represented(arrays),
-        views=plan.study.views(target),
-        seed=seed if len(plan.seeds) > 1 else None,
+        **probes._asdict(),
+        represented=setup.study.represented(arrays),
+        views=setup.study.views(target),
+        seed=seed if len(setup.seeds) > 1 else None,
         inputs=inputs.words,
     )
 
@@ -245,18 +225,22 @@ def _write_figures(workdir: Workdir, panels: list[parts.Panel]) -> None:
             path.unlink()
 
 
-def _read_metrics(workdir: Workdir, plan: Plan) -> tuple[list[dict], list[dict], list[str]]:
-    """Return rows of the decomposition and of the target's training, and messages on gaps."""
-    chunk_steps, steps, refine = plan.config.chunk_steps, plan.settings.steps, plan.settings.refine
+def _read_metrics(workdir: Workdir, setup: Setup) -> tuple[list[dict], list[dict], list[str]]:
+    """Rows of the decomposition and of the target's training, and messages on gaps."""
+    chunk_steps, steps, refine = (
+        setup.config.chunk_steps,
+        setup.settings.steps,
+        setup.settings.refine,
+    )
     every = refine.spacing(steps) if refine.rounds(steps) else None
     rows, gap = metric_reader.read(
         workdir.metrics, steps=steps, chunk_steps=chunk_steps, every=every
     )
     target_rows: list[dict] = []
     target_gap = ""
-    if plan.training:
+    if setup.training:
         target_rows, target_gap = metric_reader.read(
-            workdir.target / "metrics.jsonl", steps=plan.training.steps, chunk_steps=chunk_steps
+            workdir.target / "metrics.jsonl", steps=setup.training.steps, chunk_steps=chunk_steps
         )
     gaps = [sentence for sentence in (gap, target_gap) if sentence]
     for sentence in gaps:

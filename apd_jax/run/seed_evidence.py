@@ -14,7 +14,7 @@ from apd_jax import randomness
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.evaluation.evidence import Evidence
 from apd_jax.report import evidence_section
-from apd_jax.run.plan import Plan
+from apd_jax.run.setup import Setup
 from apd_jax.runtime import memory, preemption
 
 PREFIX = evidence_section.PREFIX
@@ -78,36 +78,33 @@ class SeedEvidence(NamedTuple):
         }
 
 
-def measure(plan: Plan, decompositions: Sequence[Decomposition]) -> SeedEvidence:
+def measure(setup: Setup, decompositions: Sequence[Decomposition]) -> SeedEvidence:
     """Measure the evidence of every seed, on inputs of its own.
 
     The programs are compiled for the first seed and serve the others. A failure is logged and
     costs the evidence of that seed alone: the decomposition is done.
     """
-    count = plan.config.evidence_samples
+    count = setup.config.evidence_samples
     if not count:
         return SeedEvidence([None] * len(decompositions), [])
     found: list[Evidence | None] = []
     failures = []
-    for seed, decomposition in zip(plan.seeds.tolist(), decompositions, strict=True):
+    for seed, decomposition in zip(setup.seeds.tolist(), decompositions, strict=True):
         preemption.stop_if_asked()
         memory.give_back()
         try:
-            found.append(_one(plan, decomposition, seed, count))
+            key = randomness.stream(seed, "evidence inputs")
+            x, labels = setup.study.evidence_examples(setup.task, key, count)
+            evidence = decomposition.evidence(
+                x,
+                labels,
+                adversary_steps=setup.config.evidence_steps,
+                draws=evidence_section.DRAWS,
+                limits=setup.config.evidence_limits,
+            )
+            found.append(evidence)
         except Exception as error:
             logging.exception("The evidence of seed %d could not be measured.", seed)
             failures.append(f"The evidence of seed {seed} could not be measured: {error}")
             found.append(None)
     return SeedEvidence(found, failures)
-
-
-def _one(plan: Plan, decomposition: Decomposition, seed: int, count: int) -> Evidence:
-    key = randomness.stream(seed, "evidence inputs")
-    x, labels = plan.study.evidence_examples(plan.task, key, count)
-    return decomposition.evidence(
-        x,
-        labels,
-        adversary_steps=plan.config.evidence_steps,
-        draws=evidence_section.DRAWS,
-        limits=plan.config.evidence_limits,
-    )

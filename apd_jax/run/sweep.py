@@ -16,13 +16,13 @@ import jax
 import ml_collections
 
 from apd_jax import config_fields
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 from apd_jax.programs.jax_settings import own_settings
 from apd_jax.report import sweep_page
 from apd_jax.run import experiment, family
 from apd_jax.run.config import Config
 from apd_jax.run.grid import Grid, points
-from apd_jax.run.plan import Plan, check, read_plan
+from apd_jax.run.setup import Setup, check, read_setup
 from apd_jax.runtime.preemption import StopFlag
 from apd_jax.runtime.versions import machine, versions
 from apd_jax.runtime.workdir import Workdir, atomic_write_text
@@ -36,17 +36,17 @@ class _Member:
     """A run of a sweep.
 
     Attributes:
-      name: Name of its directory.
-      values: The values of the swept fields.
-      config: Its config, and `plan` the checked one.
-      path: Its directory.
-      reason: Why it diverged; empty if it didn't.
+      name: name of its directory.
+      values: the values of the swept fields.
+      config: its config, and `setup` the checked one.
+      path: its directory.
+      reason: why it diverged; empty if it didn't.
     """
 
     name: str
     values: dict[str, Any]
     config: ml_collections.ConfigDict
-    plan: Plan
+    setup: Setup
     path: pathlib.Path
     reason: str = ""
 
@@ -83,28 +83,28 @@ def run(
     """Run an experiment at every point of a grid, or resume the sweep.
 
     Args:
-      config: The experiment; every run has its fields, except for the swept ones.
-      grid: The values of the swept fields, see `grid.read_grid`.
-      workdir_path: Directory of the sweep, in which every run has a directory.
-      arguments: Command-line arguments that give the config, for the commands in the reports.
-      command: Command line of the sweep, for its report.
-      flag: Requests a stop between chunks.
+      config: the experiment; every run has its fields, except for the swept ones.
+      grid: the values of the swept fields, see `grid.read_grid`.
+      workdir_path: directory of the sweep, in which every run has a directory.
+      arguments: command-line arguments that give the config, for the commands in the reports.
+      command: command line of the sweep, for its report.
+      flag: requests a stop between chunks.
 
     Returns:
       The content of sweep.json.
 
     Raises:
-      UserError: A value or a network that is refused, or a directory of another sweep; before any
+      UserError: a value or a network that is refused, or a directory of another sweep; before any
         training.
-      Stopped: A stop was requested; the work so far is saved.
-      CheckpointError, OSError: A file cannot be read or written.
+      Stopped: a stop was requested; the work so far is saved.
+      CheckpointError, OSError: a file cannot be read or written.
     """
-    flag, base = flag or StopFlag(), read_plan(config)
+    flag, base = flag or StopFlag(), read_setup(config)
     with Workdir(workdir_path) as workdir:
         sweep = _Sweep(base, grid, workdir, _members(config, grid, workdir.path))
         families = sweep.families()
         for members in families:
-            check(members[0].plan)
+            check(members[0].setup)
         workdir.claim(
             base.config.flags() | {"grid": {name: list(values) for name, values in grid.items()}},
             free=config_fields.free_names(base.config),
@@ -141,10 +141,8 @@ def _members(config: ml_collections.ConfigDict, grid: Grid, path: pathlib.Path) 
     for name, values in points(grid):
         own = config.copy_and_resolve_references()
         own.update_from_flattened_dict(values)
-        try:
-            found.append(_Member(name, values, own, read_plan(own), path / name))
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+        with about(name):
+            found.append(_Member(name, values, own, read_setup(own), path / name))
     return found
 
 
@@ -152,7 +150,7 @@ def _members(config: ml_collections.ConfigDict, grid: Grid, path: pathlib.Path) 
 class _Sweep:
     """A sweep that is running."""
 
-    base: Plan
+    base: Setup
     grid: Grid
     workdir: Workdir
     members: list[_Member]
@@ -161,7 +159,7 @@ class _Sweep:
         """Members that can share a compiled program, together."""
         found: dict[Config, list[_Member]] = {}
         for member in self.members:
-            config = member.plan.config
+            config = member.setup.config
             key = dataclasses.replace(config, settings=shared(config.settings))
             found.setdefault(key, []).append(member)
         return list(found.values())
@@ -176,18 +174,18 @@ class _Sweep:
             waiting[index].reason = reason
             self.write()
 
-        task, seeds = waiting[0].plan.task, waiting[0].config.seeds
+        task, seeds = waiting[0].setup.task, waiting[0].config.seeds
         donors = [
             other.path / "target"
             for other in self.members
-            if other.plan.task == task and other.config.seeds == seeds
+            if other.setup.task == task and other.config.seeds == seeds
         ]
         with contextlib.ExitStack() as stack:
             places = [stack.enter_context(Workdir(member.path)) for member in waiting]
             for place, member in zip(places, waiting, strict=True):
-                experiment.claim(member.plan, place)
-            pairs = [(member.plan, place) for member, place in zip(waiting, places, strict=True)]
-            family.train([member.plan for member in members], pairs, donors, flag, diverged)
+                experiment.claim(member.setup, place)
+            pairs = [(member.setup, place) for member, place in zip(waiting, places, strict=True)]
+            family.train([member.setup for member in members], pairs, donors, flag, diverged)
 
     def read_diverged(self) -> None:
         """Read which runs diverged before, unless their directories were deleted to try again."""

@@ -12,8 +12,8 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from apd_jax.errors import UserError
 from apd_jax.runtime import checksum, mesh, orbax_noise, paths
+from apd_jax.runtime.closing import Closing
 
 
 class CheckpointError(UserError):
@@ -33,9 +34,9 @@ class Restored(NamedTuple):
     """A restored checkpoint.
 
     Attributes:
-      step: The step it was saved under.
-      state: The state, a pytree like the abstract state, on the devices that this names.
-      metadata: The metadata given to `save`.
+      step: the step it was saved under.
+      state: the state, a pytree like the abstract state, on the devices that this names.
+      metadata: the metadata given to `save`.
     """
 
     step: int
@@ -43,7 +44,7 @@ class Restored(NamedTuple):
     metadata: dict[str, Any]
 
 
-class Checkpointer:
+class Checkpointer(Closing):
     """Saves and restores the state of a run in one directory.
 
     `save` copies the state to the host and returns. A thread computes checksums and writes, one
@@ -55,8 +56,8 @@ class Checkpointer:
         """Open a directory, which is created if missing.
 
         Args:
-          directory: Directory that holds checkpoints and nothing else.
-          max_to_keep: Number of newest checkpoints to keep, >= 1. With 1 there is no fallback for
+          directory: directory that holds checkpoints and nothing else.
+          max_to_keep: number of newest checkpoints to keep, >= 1. With 1 there is no fallback for
             a broken checkpoint.
         """
         if max_to_keep < 1:
@@ -83,14 +84,8 @@ class Checkpointer:
         self._whole: set[int] = set()  # written or verified by this object
         self._broken: set[int] = set()  # found broken; removed by the next save
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *unused_exception: object) -> None:
-        self.close()
-
     def steps(self) -> list[int]:
-        """Return the steps on disk, oldest first, intact or broken."""
+        """The steps on disk, oldest first, intact or broken."""
         if not self._directory.is_dir():
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
@@ -101,12 +96,12 @@ class Checkpointer:
         Waits for the previous save. A step that this object saved or restored is not written again.
 
         Args:
-          step: Step of the state, int >= 0.
-          state: Pytree of arrays, none of size zero.
-          metadata: A JSON object, which `restore_latest` returns.
+          step: step of the state, int >= 0.
+          state: pytree of arrays, none of size zero.
+          metadata: a JSON object, which `restore_latest` returns.
 
         Raises:
-          CheckpointError: The *previous* save failed.
+          CheckpointError: the *previous* save failed.
           UserError: `step` is on disk from a run that was not restored by this object.
         """
         self.wait()
@@ -128,7 +123,7 @@ class Checkpointer:
         """Wait until the last save is on disk.
 
         Raises:
-          CheckpointError: The save failed (disk full, ...). Earlier checkpoints are untouched.
+          CheckpointError: the save failed (disk full, ...). Earlier checkpoints are untouched.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -149,7 +144,7 @@ class Checkpointer:
         before it is tried. The next save removes it.
 
         Args:
-          abstract_state: Pytree of `jax.ShapeDtypeStruct` (as from `jax.eval_shape`) or arrays,
+          abstract_state: pytree of `jax.ShapeDtypeStruct` (as from `jax.eval_shape`) or arrays,
             with the structure, shapes, dtypes and, if a leaf has one, sharding of the result. None
             restores whatever was saved, with tuples as lists and NamedTuples as dicts.
 
@@ -157,8 +152,8 @@ class Checkpointer:
           The checkpoint, or None if there is none.
 
         Raises:
-          CheckpointError: There are checkpoints, but none is intact.
-          UserError: The newest intact checkpoint holds other leaves, shapes or dtypes.
+          CheckpointError: there are checkpoints, but none is intact.
+          UserError: the newest intact checkpoint holds other leaves, shapes or dtypes.
         """
         self.wait()
         found, reasons = None, {}
@@ -170,7 +165,10 @@ class Checkpointer:
                 reasons[step] = str(error)
                 path = self._directory / str(step)
                 logging.warning("Checkpoint %s is damaged and was skipped: %s", path, error)
-        self._agree(-1 if found is None else found.step)
+        if jax.process_count() > 1:  # all must have restored, and from the same step
+            newest = np.int32(-1 if found is None else found.step)
+            reason = f"Processes see different checkpoints: is {self._directory} a shared disk?"
+            multihost_utils.assert_equal(newest, reason)
         if found is None and reasons:
             lines = "".join(f"\n  step {step}: {reason}" for step, reason in reasons.items())
             raise CheckpointError(
@@ -181,12 +179,6 @@ class Checkpointer:
         if found is not None:
             self._whole.add(found.step)
         return found
-
-    def _agree(self, step: int) -> None:
-        """Wait until all processes have restored, and check that they found the same step."""
-        if jax.process_count() > 1:
-            reason = f"Processes see different checkpoints: is {self._directory} a shared disk?"
-            multihost_utils.assert_equal(np.int32(step), reason)
 
     def _write(self, step: int, host: Any, metadata: dict[str, Any]) -> None:
         """Write a checkpoint; runs in the thread."""
@@ -210,16 +202,26 @@ class Checkpointer:
 
     def _read(self, step: int, abstract_state: Any | None) -> Restored:
         """Read a checkpoint; raise `Damaged` if it differs from what was written."""
-        host, metadata = _load(
-            lambda arguments: self._manager.restore(step, args=arguments),
-            abstract_state,
-            self._directory / str(step),
-        )
+        with _damage():
+            asked = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+            record = self._manager.restore(step, args=asked)["metadata"]
+            checksum.check_record(record)
+        blank = None
+        if abstract_state is not None:
+            path = self._directory / str(step)
+            _check_layout(path, record["layout"], checksum.layout(abstract_state))
+            blank = jax.tree.map(
+                lambda like: np.broadcast_to(np.zeros((), like.dtype), like.shape), abstract_state
+            )
+        with _damage():
+            asked = ocp.args.Composite(state=ocp.args.StandardRestore(blank))
+            host = self._manager.restore(step, args=asked)["state"]
+            checksum.check_leaves(record, host)
         like = host if abstract_state is None else abstract_state
         shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(like)]
         leaves, structure = jax.tree.flatten(host)
         placed = [mesh.put(*pair) for pair in zip(leaves, shardings, strict=True)]
-        return Restored(step, jax.tree.unflatten(structure, placed), metadata)
+        return Restored(step, jax.tree.unflatten(structure, placed), record["metadata"])
 
 
 def to_host(tree: Any) -> Any:
@@ -235,25 +237,6 @@ def to_host(tree: Any) -> Any:
 
     arrays = jax.device_get(jax.tree.map(local, tree))  # all transfers at once; views on a CPU
     return jax.tree.map(lambda leaf: np.array(leaf, order="C"), arrays)
-
-
-def _load(
-    restore: Callable[[ocp.args.Composite], Any], abstract_state: Any | None, path: pathlib.Path
-) -> tuple[Any, dict[str, Any]]:
-    """Return state (as numpy arrays) and metadata of a checkpoint; raise `Damaged` if broken."""
-    with _damage():
-        record = restore(ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
-        checksum.check_record(record)
-    blank = None
-    if abstract_state is not None:
-        _check_layout(path, record["layout"], checksum.layout(abstract_state))
-        blank = jax.tree.map(
-            lambda like: np.broadcast_to(np.zeros((), like.dtype), like.shape), abstract_state
-        )
-    with _damage():
-        host = restore(ocp.args.Composite(state=ocp.args.StandardRestore(blank)))["state"]
-        checksum.check_leaves(record, host)
-    return host, record["metadata"]
 
 
 def _check_layout(path: pathlib.Path, saved: dict[str, str], asked: dict[str, str]) -> None:
@@ -281,7 +264,7 @@ def _damage() -> Iterator[None]:
 
 
 def _brief(error: Exception) -> str:
-    """Return the type of an error with the start and the end of its text.
+    """The type of an error with the start and the end of its text.
 
     Tensorstore names the reason last, except for long notes `[key='value']` in any order.
     """
@@ -292,7 +275,7 @@ def _brief(error: Exception) -> str:
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """Return options that keep orbax from waiting for other processes; only process 0 writes."""
+    """Options that keep orbax from waiting for other processes; only process 0 writes."""
     me = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"

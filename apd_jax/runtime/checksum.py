@@ -20,20 +20,20 @@ class Damaged(Exception):
 
 
 def layout(tree: Any) -> dict[str, str]:
-    """Return dtype and shape by leaf name, like `{"components/linear1/U": "float32[12,5,3]"}`.
+    """Dtype and shape by leaf name, like `{"components/linear1/U": "float32[12,5,3]"}`.
 
     Args:
-      tree: Pytree of arrays or `jax.ShapeDtypeStruct`.
+      tree: pytree of arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-      UserError: Two leaves have the same name, because a key contains a "/".
+      UserError: two leaves have the same name, because a key contains a "/".
     """
     shapes = [f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for leaf in jax.tree.leaves(tree)]
     return dict(zip(leaf_names(tree), shapes, strict=True))
 
 
 def digests(tree: Any) -> dict[str, str]:
-    """Return the sha256 of each leaf's bytes in C order, by leaf name, for numpy arrays."""
+    """The sha256 of each leaf's bytes in C order, by leaf name, for numpy arrays."""
     leaves = [np.ascontiguousarray(leaf).reshape(-1) for leaf in jax.tree.leaves(tree)]
     hashes = [hashlib.sha256(leaf.view(np.uint8).data).hexdigest() for leaf in leaves]
     return dict(zip(layout(tree), hashes, strict=True))
@@ -58,7 +58,7 @@ def sha256_of_blocks(blocks: Iterable[np.ndarray]) -> str:
 
 
 def seal(host: Any, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of `host` (pytree of numpy arrays) and `metadata`, with a checksum."""
+    """The record of `host` (pytree of numpy arrays) and `metadata`, with a checksum."""
     record = {"metadata": metadata, "layout": layout(host), "digests": digests(host)}
     return record | {"sha256": _digest(record)}
 

@@ -32,7 +32,7 @@ def enable() -> None:
 
 
 def _home_of_caches() -> pathlib.Path:
-    """Return the user's cache directory, or a relative path if it is unknown.
+    """The user's cache directory, or a relative path if it is unknown.
 
     By the XDG specification an empty or relative variable counts as unset.
     """

@@ -25,10 +25,10 @@ class Saved(NamedTuple):
     """Data that `load_components` reads.
 
     Attributes:
-      components: Factors, `{site: {"U": U, "V": V}}`.
-      target: The target's parameters, with tuples as lists and NamedTuples as dicts.
-      config: A JSON object.
-      check: Further arrays, such as outputs to check a network with, and arrays of learned gates
+      components: factors, `{site: {"U": U, "V": V}}`.
+      target: the target's parameters, with tuples as lists and NamedTuples as dicts.
+      config: a JSON object.
+      check: further arrays, such as outputs to check a network with, and arrays of learned gates
         under `gates`; None if none were saved.
     """
 
@@ -52,14 +52,14 @@ def save_components(
     directory that is then renamed. Other files in a directory with saved components stay.
 
     Args:
-      directory: A directory that is new, empty, or has saved components, which are replaced.
-      components: Factors with arrays `U` and `V` by site.
-      target_params: Pytree of arrays.
-      config: A JSON object.
-      check: Pytree of further arrays to save; `gates` in a dict are the arrays of learned gates.
+      directory: a directory that is new, empty, or has saved components, which are replaced.
+      components: factors with arrays `U` and `V` by site.
+      target_params: pytree of arrays.
+      config: a JSON object.
+      check: pytree of further arrays to save; `gates` in a dict are the arrays of learned gates.
 
     Raises:
-      CheckpointError: The components cannot be written; `directory` is untouched.
+      CheckpointError: the components cannot be written; `directory` is untouched.
       UserError: `directory` holds other files, or is not on this machine.
     """
     directory = paths.local(directory)
@@ -90,7 +90,7 @@ def load_components(directory: str | os.PathLike[str]) -> Saved:
     """Read components that `save_components` wrote.
 
     Raises:
-      CheckpointError: Files were changed, truncated or lost.
+      CheckpointError: files were changed, truncated or lost.
       UserError: `directory` was not written by `save_components`.
     """
     path = paths.local(directory) / "orbax"
@@ -102,17 +102,14 @@ def load_components(directory: str | os.PathLike[str]) -> Saved:
     if restored is None:
         raise CheckpointError(f"The components in {directory} are lost: {path} is empty.")
     state, config = restored.state, restored.metadata
-    if not _is_ours(state) or not isinstance(config, Mapping):
+    is_ours = isinstance(state, Mapping) and {"components", "target"} <= set(state)
+    if not is_ours or not isinstance(config, Mapping):
         held = ", ".join(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
         raise UserError(
             f"{directory} holds no saved components: the checkpoint in {path} has {held:.200}. "
             "Give a directory that Decomposition.save wrote."
         )
     return Saved(state["components"], state["target"], dict(config), state.get("check"))
-
-
-def _is_ours(state: Any) -> bool:
-    return isinstance(state, Mapping) and {"components", "target"} <= set(state)
 
 
 def _saved_near(directory: pathlib.Path) -> str:
@@ -159,7 +156,7 @@ def _write_plain(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _names_beside(directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """Return the temporary paths of a directory's next and previous content."""
+    """The temporary paths of a directory's next and previous content."""
     short = os.fsdecode(os.fsencode(directory.name)[:200])  # names have up to 255 bytes
     return directory.with_name(f".{short}.new"), directory.with_name(f".{short}.before")
 

@@ -8,15 +8,30 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from apd_jax.errors import UserError
-from apd_jax.runtime import chunk_ends, memory, mesh, processes, step_programs
-from apd_jax.runtime.chunk_ends import Metrics, Observer
+from apd_jax.runtime import divergence, memory, mesh, processes, step_programs
+from apd_jax.runtime.divergence import Metrics
 from apd_jax.runtime.outcome import DataFailed, Stopped, of_callback
 
 PyTree = Any
 StepFn = Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, Metrics]]
 Feed = Callable[[int, int], Iterable[tuple[int, PyTree]]]
+
+
+class Observer:
+    """Callbacks between chunks. These do nothing; override what is wanted."""
+
+    def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """Receive the metrics [S] of a chunk's last step; for the group `count/`, sums over it."""
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Keep the state after `step` steps. Its buffers are reused as soon as this returns."""
+
+    def should_stop(self) -> bool:
+        """Whether to save and raise `Stopped` after this chunk."""
+        return False
 
 
 class Between(NamedTuple):
@@ -126,7 +141,9 @@ class _Loop:
 
     def __init__(self, training: Training, state: PyTree, steps: int, observer: Observer):
         self._training, self._steps, self._observer = training, steps, observer
-        self._start = self.done = first_step(state)
+        step = state.step  # the same for all seeds
+        step = step[0] if step.is_fully_addressable else step.addressable_data(0)[0]
+        self._start = self.done = int(step)
         context, seeds, layout = training.context, training.seeds, training.layout
         self._layout = layout
         if layout is not None:
@@ -157,8 +174,9 @@ class _Loop:
                     raise
                 raise self._data_failed(error, parts) from error
             if between:
-                self._run_between(between, read)
-                between = None
+                call = step_programs.between(between.function, self._tree)
+                arguments = self._leaves, self._state, self._seeds, self._shared(read)
+                self._state, between = call(self._layout, *arguments), None
             self._run_piece(count, fed, parts)
         if self._waiting is None:
             memory.give_back()  # what compiling took; the device is at work already
@@ -168,15 +186,9 @@ class _Loop:
         due = save_every and self.done // save_every > begun // save_every
         if due or stop or self.done == self._steps:
             self._report()
-            chunk_ends.save(self._observer, self.done, self._state)
+            self._save()
         if stop and self.done < self._steps:
             raise Stopped(self.done, state=self.gathered())
-
-    def _run_between(self, between: Between, fed: PyTree) -> None:
-        """Do the work that is due before the next step."""
-        call = step_programs.between(between.function, self._tree)
-        arguments = self._leaves, self._state, self._seeds, self._shared(fed)
-        self._state = call(self._layout, *arguments)
 
     def _run_piece(self, count: int, fed: PyTree, parts: list[Metrics]) -> None:
         """Run the next steps; `parts`, the metrics of the chunk so far, gets theirs."""
@@ -193,17 +205,23 @@ class _Loop:
     def _report(self) -> None:
         """Report the chunk that waits, if there is one."""
         if self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            chunk_ends.report(self._observer, *waiting)
+            (done, parts), self._waiting = self._waiting, None
+            self._observer.on_metrics(done, divergence.last_metrics(done, parts))
+
+    def _save(self) -> None:
+        """Let the observer save the state, if all of it is finite."""
+        divergence.check_state(self.done, self._state)
+        self._observer.save(self.done, self._state)
 
     def _data_failed(self, error: Exception, parts: list[Metrics]) -> DataFailed:
         """Report and save what was done before the data failed."""
         unsaved = self._waiting or parts
         self._report()
         if parts:
-            chunk_ends.report(self._observer, self.done, parts)
+            self._waiting = self.done, parts
+            self._report()
         if unsaved:
-            chunk_ends.save(self._observer, self.done, self._state)
+            self._save()
         return DataFailed(
             f"the data failed after step {self.done} of {self._steps}: {error}",
             step=self.done,
@@ -223,19 +241,7 @@ def _pieces(feed: Feed | None, done: int, length: int) -> Iterator[tuple[int, Py
 def abstract_state(training: Training) -> PyTree:
     """Shapes and types of a training's state, and where its arrays are to lie (`sharding`)."""
     shapes = jax.eval_shape(training.init_state)
-    if training.layout is None:
-        return shapes
-
-    def placed(leaf, sharding):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, shapes, training.layout.state(shapes))
-
-
-def first_step(state: PyTree) -> int:
-    """The number of steps that a state has done, the same for all seeds."""
-    step = state.step
-    return int(step[0] if step.is_fully_addressable else step.addressable_data(0)[0])
+    return mesh.placed(shapes, training.layout and training.layout.state(shapes))
 
 
 def stack(items: list[PyTree]) -> PyTree:

@@ -90,23 +90,6 @@ class Layout:
 
         return call
 
-    def made(
-        self, init: Callable[..., PyTree], context: PyTree, seeds: jax.Array, pool: PyTree
-    ) -> PyTree:
-        """Make the first state, `init(context, seeds, pool)`, on the devices where it is to lie.
-
-        Args:
-          init: function of all seeds.
-          context: what steps read, [S, ...].
-          seeds: uint32 [S].
-          pool: what all seeds read.
-        """
-        context = put(context, self.context(context))
-        seeds, pool = put(seeds, self.state(seeds)), put(pool, self.everywhere)
-        divided = self.over_seeds(init, shared=1)
-        shardings = self.state(jax.eval_shape(divided, context, seeds, pool))
-        return jax.jit(divided, out_shardings=shardings)(context, seeds, pool)
-
     def _sharding(self, *axes: str) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
@@ -165,7 +148,7 @@ def layout_of_targets(num_seeds: int, shape: Sequence[int] | None = None) -> Lay
 
 
 def num_shares(size: int, num_devices: int) -> int:
-    """Return the largest number of devices, up to `num_devices`, that divides a size evenly."""
+    """The largest number of devices, up to `num_devices`, that divides a size evenly."""
     return max(n for n in range(1, min(size, num_devices) + 1) if size % n == 0)
 
 
@@ -247,6 +230,31 @@ def split_cpu(num_seeds: int, shape: Sequence[int] | None = None) -> None:
         ) from error
 
 
+def made(
+    layout: Layout | None,
+    init: Callable[..., PyTree],
+    context: PyTree,
+    seeds: jax.Array,
+    pool: PyTree,
+) -> PyTree:
+    """Make the first state, `init(context, seeds, pool)`, on the devices where it is to lie.
+
+    Args:
+      layout: where it is to lie; None for a single device.
+      init: function of all seeds.
+      context: what steps read, [S, ...].
+      seeds: uint32 [S].
+      pool: what all seeds read.
+    """
+    if layout is None:
+        return jax.jit(init)(context, seeds, pool)
+    context = put(context, layout.context(context))
+    seeds, pool = put(seeds, layout.state(seeds)), put(pool, layout.everywhere)
+    divided = layout.over_seeds(init, shared=1)
+    shardings = layout.state(jax.eval_shape(divided, context, seeds, pool))
+    return jax.jit(divided, out_shardings=shardings)(context, seeds, pool)
+
+
 def put(tree: PyTree, shardings: PyTree) -> PyTree:
     """Put arrays on the devices of a mesh; every process has the same values of all of them.
 
@@ -259,6 +267,15 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
     return jax.tree.map(_put_part, tree, shardings)
+
+
+def placed(shapes: PyTree, shardings: PyTree | None) -> PyTree:
+    """Shapes and types with a sharding for each; as they are without shardings."""
+    if shardings is None:
+        return shapes
+    return jax.tree.map(
+        lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings
+    )
 
 
 def _put_part(leaf: Any, sharding: NamedSharding) -> jax.Array:

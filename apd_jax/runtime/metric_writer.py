@@ -10,13 +10,14 @@ import time
 import types
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
 from apd_jax.errors import UserError
+from apd_jax.runtime.closing import Closing
 from apd_jax.runtime.workdir import atomic_write_text
 
 _SECONDS_BETWEEN_FLUSHES = 5.0
@@ -26,7 +27,7 @@ _NO_WANDB = (
 )
 
 
-class MetricWriter:
+class MetricWriter(Closing):
     """Writes the metrics of a loop, one row per step; does nothing except in process 0.
 
     metrics.jsonl has one object per line, `{"step": 100, "loss/total": [one per seed], ...}`, with
@@ -45,15 +46,15 @@ class MetricWriter:
         """Open the files, and drop the rows that the run will write again.
 
         Args:
-          directory: Directory for `metrics.jsonl` and `tensorboard/`.
-          wandb: Arguments of `wandb.init` (project, entity, name, mode, config, ...); those that
+          directory: directory for `metrics.jsonl` and `tensorboard/`.
+          wandb: arguments of `wandb.init` (project, entity, name, mode, config, ...); those that
             are None are omitted. Without a project, Weights & Biases is off.
-          tensorboard: Whether to write TensorBoard events.
-          resume_step: Step at which the run resumes; later rows are dropped. None for a new run
+          tensorboard: whether to write TensorBoard events.
+          resume_step: step at which the run resumes; later rows are dropped. None for a new run
             drops all rows.
 
         Raises:
-          UserError: A wandb project is set and wandb is not installed.
+          UserError: a wandb project is set and wandb is not installed.
           OSError: wandb does not start, or the files cannot be written.
         """
         self._closing = contextlib.ExitStack()
@@ -75,21 +76,15 @@ class MetricWriter:
                 self._events = _Events(directory / "tensorboard", purge_step=keep + 1)
                 self._closing.callback(self._events.close)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *unused_exception: object) -> None:
-        self.close()
-
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write one row.
 
         Args:
-          step: Step of the row, larger than that of the previous row.
-          metrics: A scalar for each name, or an array [S] or list with one number per seed.
+          step: step of the row, larger than that of the previous row.
+          metrics: a scalar for each name, or an array [S] or list with one number per seed.
 
         Raises:
-          OSError: The row cannot be written, for instance because the disk is full.
+          OSError: the row cannot be written, for instance because the disk is full.
         """
         if self._file is None:
             return
@@ -153,7 +148,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
 
 
 def import_wandb(project: str) -> types.ModuleType:
-    """Return the wandb module, for runs of `project`.
+    """The wandb module, for runs of `project`.
 
     Raises:
       UserError: wandb is not installed.
@@ -214,7 +209,7 @@ def _drop_rows_after(path: pathlib.Path, step: int) -> None:
 
 
 def _step(line: str) -> float:
-    """Return the step of a row, or infinity for a truncated row."""
+    """The step of a row, or infinity for a truncated row."""
     try:
         return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
     except (ValueError, TypeError, KeyError):
@@ -232,7 +227,7 @@ def _plain(value: np.ndarray) -> Any:
 
 
 def _curves(values: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return one number per curve: the mean over seeds and, with several seeds, each seed."""
+    """One number per curve: the mean over seeds and, with several seeds, each seed."""
     curves = {}
     for name, value in values.items():
         curves[name] = float(np.mean(value))

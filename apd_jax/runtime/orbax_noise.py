@@ -29,5 +29,5 @@ def silence() -> None:
 
 
 def _not_from_orbax(record: std_logging.LogRecord) -> bool:
-    """Return whether to keep a line of the log."""
+    """Whether to keep a line of the log."""
     return "orbax" not in pathlib.PurePath(record.pathname).parts

@@ -21,10 +21,10 @@ _LONGEST = 4095
 
 
 def local(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Return the absolute path of a local directory; `~` is expanded.
+    """The absolute path of a local directory; `~` is expanded.
 
     Raises:
-      UserError: The value is not a path, or the path is remote, names an unknown home, has a
+      UserError: the value is not a path, or the path is remote, names an unknown home, has a
         character that no path can have, or is too long for the files of a run.
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
@@ -59,7 +59,7 @@ def plain(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     looks for names of cloud storage. A path without such characters is returned unchanged.
 
     Raises:
-      UserError: The path has such characters, and no link to it can be made.
+      UserError: the path has such characters, and no link to it can be made.
     """
     known = _PLAIN_ON_WINDOWS if os.name == "nt" else _PLAIN
     if known.fullmatch(str(directory)):
@@ -78,7 +78,7 @@ def plain(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def names_in(directory: pathlib.Path) -> set[str]:
-    """Return the names in a directory without system files; empty if it does not exist."""
+    """The names in a directory without system files; empty if it does not exist."""
     if not directory.is_dir():
         return set()
     return {path.name for path in directory.iterdir() if not _LITTER.fullmatch(path.name)}

@@ -2,17 +2,19 @@
 
 import sys
 import time
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 from absl import logging
 
+from apd_jax.runtime.closing import Closing
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Progress:
+class Progress(Closing):
     """Progress of one loop, on stderr, from process 0 only.
 
     On a terminal or in a notebook this is a tqdm bar. Elsewhere (a log file, a batch system) it is
@@ -31,11 +33,11 @@ class Progress:
         """Start the clock.
 
         Args:
-          total: Number of units.
-          description: Name of the loop, like "decompose".
-          unit: Name of one unit, in the singular.
-          initial: Number of units done earlier, which do not count for the speed.
-          opening: A sentence that is shown first, above the bar or as a log line.
+          total: number of units.
+          description: name of the loop, like "decompose".
+          unit: name of one unit, in the singular.
+          initial: number of units done earlier, which do not count for the speed.
+          opening: a sentence that is shown first, above the bar or as a log line.
         """
         self._total, self._description = total, description
         self._units = unit + ("es" if unit.endswith("s") else "s")
@@ -54,18 +56,12 @@ class Progress:
         elif self._speaks and opening:
             logging.info("%s", opening)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *unused_exception: object) -> None:
-        self.close()
-
     def update(self, done: int, **shown: Any) -> None:
         """Show the number of finished units, together with other numbers.
 
         Args:
-          done: Units finished since the start of the loop (not since the last update).
-          **shown: A number for each name, or an array with one number per seed, shown as its mean.
+          done: units finished since the start of the loop (not since the last update).
+          **shown: a number for each name, or an array with one number per seed, shown as its mean.
         """
         self._shown = {name: f"{np.mean(value):.3g}" for name, value in shown.items()}
         advance, self._done = done - self._done, done
@@ -99,5 +95,5 @@ class Progress:
 
 
 def _has_bars() -> bool:
-    """Return whether stderr can show a progress bar: a terminal or a notebook."""
+    """Whether stderr can show a progress bar: a terminal or a notebook."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules

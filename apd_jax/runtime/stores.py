@@ -203,9 +203,10 @@ class Several:
     def __exit__(self, *exception: object) -> None:
         self._closing.close()
 
-    def _part(self, tree: Any, index: int) -> Any:
-        rows = slice(index * self._size, (index + 1) * self._size)
-        return jax.tree.map(lambda leaf: leaf[rows], tree)
+    def _parts(self) -> Iterator[tuple[Directory, slice]]:
+        """Every store, and the places of its seeds among all."""
+        for index, store in enumerate(self._stores):
+            yield store, slice(index * self._size, (index + 1) * self._size)
 
     def restore(self, training: loop.Training) -> Restored | None:
         """The newest whole checkpoints of all; None without any."""
@@ -228,16 +229,15 @@ class Several:
 
     def write(self, step: int, row: Row) -> None:
         """Write the metrics of a chunk: lists have a number for every seed of every training."""
-        for index, store in enumerate(self._stores):
-            rows = slice(index * self._size, (index + 1) * self._size)
+        for store, rows in self._parts():
             own = {name: v[rows] if isinstance(v, list) else v for name, v in row.items()}
             store.write(step, own)
 
     def save(self, step: int, state: Any, seconds: float) -> None:
         """Write a checkpoint of each, in other threads."""
         host = to_host(state)
-        for index, store in enumerate(self._stores):
-            store.save(step, self._part(host, index), seconds)
+        for store, rows in self._parts():
+            store.save(step, jax.tree.map(lambda leaf, rows=rows: leaf[rows], host), seconds)
 
     def saved(self) -> tuple[int, Any]:
         """Nothing: each training resumes from its own directory."""

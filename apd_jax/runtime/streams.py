@@ -33,7 +33,7 @@ class LogLines(std_logging.Formatter):
         super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
     def formatMessage(self, record: std_logging.LogRecord) -> str:
-        """Return the first line of a record."""
+        """The first line of a record."""
         if record.levelno >= std_logging.WARNING:
             record.message = f"{record.levelname}: {record.message}"
         return super().formatMessage(record)

@@ -19,10 +19,10 @@ PyTree = Any
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves of a tree by their `/`-separated paths, in order.
+    """The leaves of a tree by their `/`-separated paths, in order.
 
     Raises:
-      UserError: Two leaves have the same path.
+      UserError: two leaves have the same path.
     """
     return dict(zip(leaf_names(tree), map(jnp.asarray, jax.tree.leaves(tree)), strict=True))
 
@@ -47,12 +47,12 @@ def rebuild(description: Any, leaves: dict[str, Any], template: PyTree | None = 
     """Rebuild a tree from the results of `describe` and `leaves_by_path`.
 
     Args:
-      description: Description of the containers.
-      leaves: Leaves in order.
-      template: A tree with the same containers; required if some of them are code.
+      description: description of the containers.
+      leaves: leaves in order.
+      template: a tree with the same containers; required if some of them are code.
 
     Raises:
-      UserError: Containers are code and there is no template, or the template has other leaves.
+      UserError: containers are code and there is no template, or the template has other leaves.
     """
     if template is not None:
         return _like(template, leaves)
@@ -80,7 +80,7 @@ def _like(template: PyTree, leaves: dict[str, Any]) -> PyTree:
 
 
 def code(description: Any) -> str:
-    """Return the name of a container type that is code in a description, or an empty string."""
+    """The name of a container type that is code in a description, or an empty string."""
     ((kind, inner),) = description.items()
     if kind == "code":
         return inner

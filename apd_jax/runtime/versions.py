@@ -11,14 +11,14 @@ import apd_jax
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
+    """The versions of Python and of the packages that results depend on."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     found = {"python": platform.python_version(), "apd_jax": apd_jax.__version__}
     return found | {package: version(package) for package in packages}
 
 
 def version(package: str) -> str:
-    """Return the version of a package, or that it is not installed."""
+    """The version of a package, or that it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -26,7 +26,7 @@ def version(package: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return platform, devices and number of CPU cores."""
+    """Platform, devices and number of CPU cores."""
     return {
         "platform": platform.platform(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -7,7 +7,7 @@ import pathlib
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import jax
 from absl import logging
@@ -15,6 +15,7 @@ from absl import logging
 from apd_jax.config_fields.former_names import present
 from apd_jax.errors import UserError
 from apd_jax.runtime import file_lock, paths
+from apd_jax.runtime.closing import Closing
 
 _ABSENT = "absent"
 _BEFORE_CONFIG = {".lock", ".config.json.tmp"}  # what a run writes before it has a config
@@ -28,11 +29,11 @@ class WorkdirMismatch(WorkdirError):
     """The directory belongs to a run with another config."""
 
 
-class Workdir:
+class Workdir(Closing):
     """Directory of a run, locked while this object is open.
 
     Attributes:
-      path: The directory. Other attributes are paths in it: `config` (config.json), `target`,
+      path: the directory. Other attributes are paths in it: `config` (config.json), `target`,
         `checkpoints`, `metrics` (metrics.jsonl), `results` (results.json), `figures`, `report`
         (report.html).
     """
@@ -44,7 +45,7 @@ class Workdir:
         processes only process 0 takes it.
 
         Raises:
-          WorkdirError: The directory is not on this machine, holds files that no run wrote (they
+          WorkdirError: the directory is not on this machine, holds files that no run wrote (they
             are not changed), cannot be written to, or is in use by another process.
         """
         try:
@@ -64,12 +65,6 @@ class Workdir:
         if jax.process_index() == 0:
             self._take()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *unused_exception: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Release the lock."""
         if self._lock is not None:
@@ -77,7 +72,7 @@ class Workdir:
             self._lock = None
 
     def read_config(self) -> dict[str, Any] | None:
-        """Return the config that the directory belongs to, or None if it has none yet.
+        """The config that the directory belongs to, or None if it has none yet.
 
         Raises:
           WorkdirError: config.json was not written by a run.
@@ -104,18 +99,18 @@ class Workdir:
         """Claim the directory for `config`, or check that it belongs to it.
 
         Args:
-          config: A JSON object; tuples count as lists.
-          free: Dotted names of fields, or of groups of fields, that may change between the commands
+          config: a JSON object; tuples count as lists.
+          free: dotted names of fields, or of groups of fields, that may change between the commands
             of one run because they do not change results.
-          defaults: Default values of all fields. They apply to fields that are missing in a saved
+          defaults: default values of all fields. They apply to fields that are missing in a saved
             config because it is older.
 
         Returns:
           True if the directory already belonged to this run.
 
         Raises:
-          WorkdirMismatch: It belongs to another config; the message names every different field.
-          WorkdirError: The owner of the directory cannot be determined.
+          WorkdirMismatch: it belongs to another config; the message names every different field.
+          WorkdirError: the owner of the directory cannot be determined.
         """
         try:
             return self._claim(json.loads(json.dumps(config)), free, defaults or {})
@@ -199,7 +194,7 @@ def atomic_write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     In a run with several processes only process 0 writes.
 
     Raises:
-      OSError: The file cannot be written; its previous content is untouched.
+      OSError: the file cannot be written; its previous content is untouched.
     """
     if jax.process_index() != 0:
         return
@@ -223,14 +218,14 @@ def atomic_write_text(path: str | os.PathLike[str], content: str) -> None:
 
 
 def _differences(old: dict[str, str], new: dict[str, str], free: Sequence[str]) -> list[str]:
-    """Return lines `name: saved -> requested` for every field that differs and is not free."""
+    """Lines `name: saved -> requested` for every field that differs and is not free."""
     names = [name for name in old | new if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
     bound = [n for n in names if not any(n == f or n.startswith(f"{f}.") for f in free)]
     return [f"{n}: {old.get(n, _ABSENT)} -> {new.get(n, _ABSENT)}" for n in sorted(bound)]
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, str]:
-    """Return values as JSON by dotted name; lists and empty groups are values."""
+    """Values as JSON by dotted name; lists and empty groups are values."""
     if not isinstance(config, dict) or not config:
         return {prefix: json.dumps(config)}
     fields: dict[str, str] = {}

@@ -23,26 +23,3 @@ from apd_jax.sites.patches import Patches
 from apd_jax.sites.rows import batch_size
 from apd_jax.sites.selection import Sites
 from apd_jax.sites.target import PyTree, Target, check_inputs, check_is_target
-
-__all__ = [
-    "Operation",
-    "Patches",
-    "Placement",
-    "PyTree",
-    "Records",
-    "Site",
-    "SiteCall",
-    "SiteRecord",
-    "Sites",
-    "Target",
-    "as_is",
-    "batch_size",
-    "batched",
-    "check_inputs",
-    "check_is_target",
-    "leaf_name",
-    "leaf_names",
-    "over_examples",
-    "position_shape",
-    "run",
-]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from apd_jax.config_fields import check_takes
 from apd_jax.errors import UserError
+from apd_jax.programs.axes import spread
 from apd_jax.sites.rows import batch_size
 
 PyTree = Any
@@ -87,7 +88,7 @@ def of_rows(valid: jax.Array, lead: Sequence[int]) -> jax.Array:
         )
     if valid.ndim > shared:
         return jnp.any(valid, axis=tuple(range(shared, valid.ndim)))
-    return jnp.broadcast_to(valid.reshape(*valid.shape, *(1,) * (len(lead) - shared)), lead)
+    return jnp.broadcast_to(spread(valid, len(lead)), lead)
 
 
 def of_entries(valid: jax.Array, array: jax.Array, what: str = "the network's outputs") -> Any:
@@ -110,8 +111,3 @@ def of_entries(valid: jax.Array, array: jax.Array, what: str = "the network's ou
             "positions are not the axes after the batch"
         )
     return spread(valid, array.ndim)
-
-
-def spread(counted: Any, ndim: int) -> Any:
-    """Give an array trailing axes of length 1."""
-    return counted.reshape(*counted.shape, *(1,) * (ndim - counted.ndim))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 from apd_jax.sites.parameters import native
 
 PyTree = Any
@@ -56,13 +56,23 @@ def as_array(leaf: Any) -> Any:
 
 def matrices_of(name: str, given: Any) -> Any:
     """Matrices [..., n, m] as JAX's or NumPy's array; raises UserError for anything else."""
-    try:
+    with about(name):
         found = as_array(given)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
     if len(getattr(found, "shape", ())) < 2:
         raise UserError(f"{name} must be an array of matrices [C, (G,) n, m], got {given!r:.100}")
     return found
+
+
+def one_array(expected: str, given: Any, dtype: Any = None) -> jax.Array:
+    """One array of numbers as JAX's.
+
+    Raises:
+      UserError: it is none; the message begins with what was expected.
+    """
+    try:
+        return jnp.asarray(as_array(given), dtype)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{expected}: {error}") from error
 
 
 def plain(tree: PyTree) -> PyTree:

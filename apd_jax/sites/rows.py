@@ -68,13 +68,12 @@ def find_leads(
             for other, length in zip(shorter, positions, strict=True)
         ]
         places = zip(*axes, strict=True) if axes else [()] * len(shapes)
-        leads[leaf] = [Lead(b, _distinct(t)) for b, t in zip(batches, places, strict=True)]
+        leads[leaf] = [
+            # Unknown where two axes of positions are one axis of the rows.
+            Lead(b, t if len(set(t)) == len(t) else (None,) * len(t))
+            for b, t in zip(batches, places, strict=True)
+        ]
     return leads
-
-
-def _distinct(places: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """The axes of positions, unknown where two of them are one axis of the rows."""
-    return places if len(set(places)) == len(places) else (None,) * len(places)
 
 
 def _resized(x: PyTree, axis: int, length: int, by: int) -> PyTree:

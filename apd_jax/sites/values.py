@@ -113,11 +113,7 @@ def _later(eqn, operands: Sequence[Value], params) -> list[Callable[[], Any] | N
             out = eqn.primitive.bind(*arrays, **params)
         return out if eqn.primitive.multiple_results else [out]
 
-    return [functools.partial(_at, outputs, place) for place in range(len(eqn.outvars))]
-
-
-def _at(outputs: Callable[[], Sequence[Any]], place: int) -> Any:
-    return outputs()[place]
+    return [functools.partial(lambda i: outputs()[i], i) for i in range(len(eqn.outvars))]
 
 
 def _is_small(eqn, most: int = _SMALL) -> bool:

@@ -36,10 +36,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def find(name: str) -> "Study":
-    """Return the study called `name`.
+    """The study called `name`.
 
     Raises:
-      UserError: There is no such study.
+      UserError: there is no such study.
     """
     if name not in VARIANTS:
         raise UserError(f"config.name must be one of {sorted(VARIANTS)}, got {name!r}")
@@ -48,5 +48,5 @@ def find(name: str) -> "Study":
 
 
 def find_all() -> dict[str, "Study"]:
-    """Return every study by its name."""
+    """Every study by its name."""
     return {name: find(name) for name in VARIANTS}

@@ -7,8 +7,8 @@ class Caption(NamedTuple):
     """The caption of a figure.
 
     Attributes:
-      title: Title of the figure.
-      text: What is drawn, and what a good decomposition looks like.
+      title: title of the figure.
+      text: what is drawn, and what a good decomposition looks like.
     """
 
     title: str

@@ -20,9 +20,6 @@ def label_errors(errors: LabelErrors) -> Figure:
     If the orange bars are as low as the blue ones, the active components do the target's task as
     well as the whole target. If both are below the grey ones, the target computes more features
     than it has neurons.
-
-    Args:
-      errors: Errors of G groups of inputs.
     """
     figure = style.new_figure(3.6)
     axes = figure.subplots()

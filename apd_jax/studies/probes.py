@@ -20,18 +20,18 @@ class Probes(NamedTuple):
     """Responses to probe inputs, and the active share of every component.
 
     Attributes:
-      attributions: Attributions on every probe input, [F, C].
-      mask: Batch top-k over the F inputs, one component per input on average, [F, C] bool.
-      target_outputs: Outputs of the target, [F, O].
-      topk_outputs: Outputs of the components of `mask` alone, [F, O].
-      without: Change of the output on every probe input without each component, [F, C]; see
+      attributions: attributions on every probe input, [F, C].
+      topk_mask: batch top-k over the F inputs, one component per input on average, [F, C] bool.
+      target_outputs: outputs of the target, [F, O].
+      topk_outputs: outputs of the components of `topk_mask` alone, [F, O].
+      without: change of the output on every probe input without each component, [F, C]; see
         `evaluation.without`.
-      active_share: Share of the examples of the input distribution that activate each component,
+      active_share: share of the examples of the input distribution that activate each component,
         [C].
     """
 
     attributions: np.ndarray
-    mask: np.ndarray
+    topk_mask: np.ndarray
     target_outputs: np.ndarray
     topk_outputs: np.ndarray
     without: np.ndarray
@@ -39,7 +39,7 @@ class Probes(NamedTuple):
 
 
 def one_hot(num_features: int) -> ProbeInputs:
-    """Return inputs with one feature at 1 and all others at 0, one for each feature."""
+    """Inputs with one feature at 1 and all others at 0, one for each feature."""
     return ProbeInputs(jnp.eye(num_features), "one input feature is 1, all others are 0")
 
 
@@ -54,11 +54,11 @@ def probe(
     """Run a decomposition on probe inputs and on batches of the input distribution.
 
     Args:
-      decomposition: The decomposition to probe.
-      sample_batch: The input distribution, `(key, batch_size) -> x [B, ...]`.
-      x: Probe inputs, [F, ...].
+      decomposition: the decomposition to probe.
+      sample_batch: the input distribution, `(key, batch_size) -> x [B, ...]`.
+      x: probe inputs, [F, ...].
       key: PRNG key for the batches.
-      num_batches: Number of batches for `active_share`, each of the training's batch size.
+      num_batches: number of batches for `active_share`, each of the training's batch size.
     """
     scores = decomposition.attributions(x)
     objective = decomposition.objective
@@ -69,20 +69,15 @@ def probe(
         batch = sample_batch(batch_key, decomposition.settings.batch_size)
         return jnp.mean(decomposition.mask(batch), axis=0)
 
+    inputs, components = np.divmod(np.arange(scores.size), scores.shape[1])
     shares = [share(jax.random.fold_in(key, index)) for index in range(num_batches)]
     return Probes(
         attributions=np.asarray(scores),
-        mask=np.asarray(mask),
+        topk_mask=np.asarray(mask),
         target_outputs=np.asarray(decomposition.target(x)),
         topk_outputs=np.asarray(
             masked_apply(decomposition.target, decomposition.components, x, mask)
         ),
-        without=_without(decomposition, x, *np.shape(scores)),
+        without=without.changes(decomposition, x, components, inputs).reshape(scores.shape),
         active_share=np.mean(shares, axis=0),
     )
-
-
-def _without(decomposition: Decomposition, x: jax.Array, features: int, count: int) -> np.ndarray:
-    inputs, components = np.divmod(np.arange(features * count), count)
-    found = without.changes(decomposition, x, components, inputs)
-    return found.reshape(features, count)

@@ -29,7 +29,7 @@ class LabelErrors(NamedTuple):
     """MSE against the labels for groups of inputs with different numbers of active features.
 
     Attributes:
-      num_active: Number of active features in the group, [G] int. 0 stands for the training
+      num_active: number of active features in the group, [G] int. 0 stands for the training
         distribution without its rows that have no active feature.
       target: MSE of the target network, [G].
       topk: MSE of the active components, [G]. They are selected by the training's rule on the
@@ -45,11 +45,11 @@ class LabelErrors(NamedTuple):
 
 
 def faithfulness_mse(target: Target, components: Components) -> float:
-    """Return the largest over sites of `mean_ij (θ*_l − Σ_c P_{c,l})²`.
+    """The largest over sites of `mean_ij (θ*_l − Σ_c P_{c,l})²`.
 
     Args:
-      target: The decomposed network, with weights {site: [d_in, d_out]}.
-      components: Components {site: factors} whose sum should equal these weights.
+      target: the decomposed network, with weights {site: [d_in, d_out]}.
+      components: components {site: factors} whose sum should equal these weights.
 
     Returns:
       The MSE as a float; 0 if the components sum to the weights exactly.
@@ -64,14 +64,14 @@ def faithfulness_mse(target: Target, components: Components) -> float:
 def baseline_outputs(
     x: jax.Array, labels: jax.Array, *, num_exact: int, passthrough: bool
 ) -> jax.Array:
-    """Return the outputs of the monosemantic baseline, which spends each neuron on one feature.
+    """The outputs of the monosemantic baseline, which spends each neuron on one feature.
 
     Args:
-      x: Inputs, [B, F].
-      labels: Outputs of a perfect network, [B, F].
-      num_exact: Number of neurons (or hidden dimensions). The first `num_exact` features get
+      x: inputs, [B, F].
+      labels: outputs of a perfect network, [B, F].
+      num_exact: number of neurons (or hidden dimensions). The first `num_exact` features get
         their exact label.
-      passthrough: Whether the outputs of the other features equal their inputs (as with a
+      passthrough: whether the outputs of the other features equal their inputs (as with a
         residual stream) instead of 0.
 
     Returns:
@@ -82,26 +82,26 @@ def baseline_outputs(
 
 
 def row_mse(outputs: jax.Array, reference: jax.Array) -> jax.Array:
-    """Return the mean over outputs of the squared difference of two [B, O] arrays, [B]."""
+    """The mean over outputs of the squared difference of two [B, O] arrays, [B]."""
     return jnp.mean(jnp.square(outputs - reference), axis=-1)
 
 
 def features_held(component: np.ndarray, holds: np.ndarray, num_components: int) -> list[list[int]]:
-    """Return, for every component, the features that it holds.
+    """For every component, the features that it holds.
 
     Args:
-      component: The best component of each feature, [F] int; -1 for none.
-      holds: Whether that component holds the feature, [F] bool.
+      component: the best component of each feature, [F] int; -1 for none.
+      holds: whether that component holds the feature, [F] bool.
       num_components: C.
     """
     return [np.flatnonzero(holds & (component == c)).tolist() for c in range(num_components)]
 
 
 def num_batches(num_samples: int, batch_size: int) -> int:
-    """Return the number of whole batches that hold at least `num_samples` rows.
+    """The number of whole batches that hold at least `num_samples` rows.
 
     Raises:
-      UserError: Either number is below 1.
+      UserError: either number is below 1.
     """
     if num_samples < 1 or batch_size < 1:
         raise UserError(
@@ -116,9 +116,9 @@ def stream(batch_fn: Callable[[jax.Array], PyTree], key: jax.Array, count: int) 
     The device holds one batch at a time.
 
     Args:
-      batch_fn: Function of a key that returns a pytree of arrays with a leading batch axis.
+      batch_fn: function of a key that returns a pytree of arrays with a leading batch axis.
       key: PRNG key; batch `i` gets `fold_in(key, i)`.
-      count: Number of batches.
+      count: number of batches.
 
     Returns:
       The same pytree with numpy arrays of length `count * B`.
@@ -132,13 +132,13 @@ def stream(batch_fn: Callable[[jax.Array], PyTree], key: jax.Array, count: int) 
 
 @functools.partial(jax.jit, static_argnames=("inputs", "batch_size"))
 def draw(key: jax.Array, *, inputs: Inputs, batch_size: int) -> jax.Array:
-    """Return a batch of inputs; compiled once for each distribution."""
+    """A batch of inputs; compiled once for each distribution."""
     return inputs(key, batch_size)
 
 
 @functools.partial(jax.jit, static_argnames="objective")
 def select(scores: jax.Array, x: jax.Array, *, objective: Objective) -> jax.Array:
-    """Return the mask that the objective's rule selects; compiled once for each rule."""
+    """The mask that the objective's rule selects; compiled once for each rule."""
     return objective.select(scores, x).mask
 
 
@@ -146,7 +146,7 @@ def select(scores: jax.Array, x: jax.Array, *, objective: Objective) -> jax.Arra
 def outputs(
     target: Target, components: Components, x: jax.Array, *, objective: Objective
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the outputs of the target and of the active components, each [B, O]."""
+    """The outputs of the target and of the active components, each [B, O]."""
     mask = objective.select(objective.attribute(target, components, x).scores, x).mask
     return target(x), masked_apply(target, components, x, mask)
 
@@ -161,16 +161,16 @@ def topk_errors(
     batch_size: int,
     num_samples: int,
 ) -> tuple[float, float]:
-    """Return the MSE of the active components' output, and the mean square of the target's.
+    """The MSE of the active components' output, and the mean square of the target's.
 
     Args:
-      inputs: Function of a key and B that returns a batch, [B, ...]; hashable.
-      target: The decomposed network, [B, ...] -> [B, O].
-      components: The components of the target.
-      objective: Objective whose rule selects the active components.
+      inputs: function of a key and B that returns a batch, [B, ...]; hashable.
+      target: the decomposed network, [B, ...] -> [B, O].
+      components: the components of the target.
+      objective: objective whose rule selects the active components.
       key: PRNG key for the inputs.
       batch_size: B. Batch top-k selects within a batch, so use the training's size.
-      num_samples: Number of inputs, rounded up to whole batches.
+      num_samples: number of inputs, rounded up to whole batches.
     """
 
     def batch(batch_key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -180,13 +180,6 @@ def topk_errors(
 
     errors, squares = stream(batch, key, num_batches(num_samples, batch_size))
     return float(errors.mean(dtype=np.float64)), float(squares.mean(dtype=np.float64))
-
-
-class _LabelRows(NamedTuple):
-    active: jax.Array
-    target: jax.Array
-    topk: jax.Array
-    baseline: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=("num_exact", "passthrough"))
@@ -199,16 +192,13 @@ def _label_rows(
     *,
     num_exact: int,
     passthrough: bool,
-) -> _LabelRows:
-    """Return the squared errors of one batch against its labels, one row per input."""
+) -> tuple[jax.Array, ...]:
+    """Whether any feature of a row is active, and errors of target, components and baseline."""
     labels = label_fn(x)
     baseline = baseline_outputs(x, labels, num_exact=num_exact, passthrough=passthrough)
-    return _LabelRows(
-        active=jnp.any(x != 0, axis=-1),
-        target=row_mse(target(x), labels),
-        topk=row_mse(masked_apply(target, components, x, mask), labels),
-        baseline=row_mse(baseline, labels),
-    )
+    masked = masked_apply(target, components, x, mask)
+    errors = (row_mse(outputs, labels) for outputs in (target(x), masked, baseline))
+    return jnp.any(x != 0, axis=-1), *errors
 
 
 def label_errors(
@@ -228,17 +218,17 @@ def label_errors(
     """Measure the MSE against labels on the training distribution and for exactly 1..n active.
 
     Args:
-      target: The decomposed network, [B, F] -> [B, F].
-      components: The components of the target.
-      label_fn: Function of inputs [B, F] that returns labels [B, F].
+      target: the decomposed network, [B, F] -> [B, F].
+      components: the components of the target.
+      label_fn: function of inputs [B, F] that returns labels [B, F].
       key: PRNG key for the inputs.
-      distribution: Training distribution of the inputs.
-      objective: Objective whose rule selects components on the training distribution.
-      max_active: Largest number of active features to measure (at most F is used).
-      num_exact: See `baseline_outputs`.
-      passthrough: See `baseline_outputs`.
-      batch_size: Rows per batch. Batch top-k selects within a batch, so use the training's size.
-      num_samples: Rows per group, rounded up to whole batches.
+      distribution: training distribution of the inputs.
+      objective: objective whose rule selects components on the training distribution.
+      max_active: largest number of active features to measure (at most F is used).
+      num_exact: see `baseline_outputs`.
+      passthrough: see `baseline_outputs`.
+      batch_size: rows per batch. Batch top-k selects within a batch, so use the training's size.
+      num_samples: rows per group, rounded up to whole batches.
 
     Returns:
       `LabelErrors` with G = 1 + min(max_active, F) groups.
@@ -248,7 +238,7 @@ def label_errors(
     count = num_batches(num_samples, batch_size)
     exactly = functools.partial(dataclasses.replace, distribution, input_mode="exactly_n")
 
-    def batch(key: jax.Array, *, num_active: int) -> _LabelRows:
+    def batch(key: jax.Array, *, num_active: int) -> tuple[jax.Array, ...]:
         drawn = exactly(num_active=num_active, synced=()) if num_active else distribution
         x = draw(key, inputs=drawn, batch_size=batch_size)
         scores = seen.score(objective, target, components, x)
@@ -262,7 +252,7 @@ def label_errors(
     means = []
     for group in groups.tolist():
         batch_fn = functools.partial(batch, num_active=group)
-        rows = stream(batch_fn, jax.random.fold_in(key, group), count)
-        kept = rows.active if group == 0 and rows.active.any() else slice(None)
-        means.append([np.mean(errors[kept]) for errors in (rows.target, rows.topk, rows.baseline)])
+        active, *errors = stream(batch_fn, jax.random.fold_in(key, group), count)
+        kept = active if group == 0 and active.any() else slice(None)
+        means.append([np.mean(each[kept]) for each in errors])
     return LabelErrors(groups, *np.asarray(means, np.float64).T)

@@ -23,8 +23,8 @@ class ProbeInputs(NamedTuple):
     """Inputs that the component browser shows one by one; it calls them features.
 
     Attributes:
-      x: Inputs, [P, ...].
-      words: Description of one input, to follow "where": "one input feature is 1, all others
+      x: inputs, [P, ...].
+      words: description of one input, to follow "where": "one input feature is 1, all others
         are 0".
     """
 
@@ -39,12 +39,12 @@ class Study(abc.ABC):
     subclass of this class and an instance of it called `STUDY`.
 
     Attributes:
-      name: Value of `config.name`.
-      task: A network of the family with its default hyperparameters.
-      captions: Captions of the figures.
-      figures: Figures by name, each a function of the numbers and arrays that `evaluate` returns.
-      main_figure: Name of the figure that is drawn for every seed; the others are drawn for one.
-      measures: Descriptions of the study's own numbers in results.json,
+      name: value of `config.name`.
+      task: a network of the family with its default hyperparameters.
+      captions: captions of the figures.
+      figures: figures by name, each a function of the numbers and arrays that `evaluate` returns.
+      main_figure: name of the figure that is drawn for every seed; the others are drawn for one.
+      measures: descriptions of the study's own numbers in results.json,
         `{key: (column title, meaning)}`.
     """
 
@@ -62,20 +62,19 @@ class Study(abc.ABC):
 
     @abc.abstractmethod
     def title(self, variant: str) -> str:
-        """Return a title for a variant, such as "Residual MLP, 2 layers"."""
+        """A title for a variant, such as "Residual MLP, 2 layers"."""
 
     @abc.abstractmethod
     def description(self, task: Any) -> str:
-        """Return a sentence for the report on what the target is and computes."""
+        """A sentence for the report on what the target is and computes."""
 
     def published(self, variant: str) -> list[Published]:
-        """Return published numbers for a variant, each with the key of ours to compare with."""
-        del variant
+        """Published numbers for a variant, each with the key of ours to compare with."""
         return []
 
     @abc.abstractmethod
     def thresholds(self, variant: str) -> list[Threshold]:
-        """Return the conditions that a good decomposition meets."""
+        """The conditions that a good decomposition meets."""
 
     @abc.abstractmethod
     def evaluate(
@@ -84,10 +83,10 @@ class Study(abc.ABC):
         """Measure the decomposition of one seed.
 
         Args:
-          task: The decomposed network and its inputs.
-          decomposition: The decomposition of one seed.
+          task: the decomposed network and its inputs.
+          decomposition: the decomposition of one seed.
           key: PRNG key; the same key gives the same numbers.
-          samples: Number of samples of the input distribution.
+          samples: number of samples of the input distribution.
 
         Returns:
           (numbers, arrays): numbers for results.json as Python values, including `solved`, and
@@ -95,10 +94,10 @@ class Study(abc.ABC):
         """
 
     def evidence_examples(self, task: Any, key: jax.Array, samples: int) -> tuple[Any, Any]:
-        """Return inputs that the training did not see, and their labels, for the evidence.
+        """Inputs that the training did not see, and their labels, for the evidence.
 
         Args:
-          task: The decomposed network and its inputs.
+          task: the decomposed network and its inputs.
           key: PRNG key.
           samples: N.
 
@@ -112,7 +111,7 @@ class Study(abc.ABC):
     def draw(
         self, numbers: Mapping[str, Any], arrays: Any, only: str | None = None
     ) -> dict[str, "Figure"]:
-        """Return the figures by name, or only the one called `only`."""
+        """The figures by name, or only the one called `only`."""
         from apd_jax.plotting import style  # matplotlib is slow to import
 
         makers = {
@@ -121,24 +120,20 @@ class Study(abc.ABC):
         return style.make_figures(makers, only)
 
     def probes(self, task: Any) -> ProbeInputs | None:
-        """Return the inputs for the component browser; None for no such browser."""
-        del task
+        """The inputs for the component browser; None for no such browser."""
         return None
 
     def represented(self, arrays: Any) -> list[list[int]]:
-        """Return, for every component, the indices of the probe inputs that it represents.
+        """For every component, the indices of the probe inputs that it represents.
 
         A study with `probes` defines it.
         """
-        del arrays
         return []
 
     def contexts(self, arrays: Any) -> dict[str, Any] | None:
-        """Return components by their contexts (`report.contexts.content`), None for no section."""
-        del arrays
+        """Components by their contexts (`report.contexts.content`), None for no section."""
         return None
 
     def views(self, target: Target) -> dict[str, View]:
-        """Return how the browser shows sites; omitted sites are shown in their own basis."""
-        del target
+        """How the browser shows sites; omitted sites are shown in their own basis."""
         return {}

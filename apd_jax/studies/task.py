@@ -35,7 +35,7 @@ class TargetTraining:
         self.rate()
 
     def rate(self) -> optax.Schedule:
-        """Return the learning-rate schedule."""
+        """The learning-rate schedule."""
         return optimizers.learning_rate_schedule(
             self.learning_rate, steps=max(self.steps, 1), schedule=self.schedule
         )
@@ -89,17 +89,17 @@ class Task:
         return 25, 4096
 
     def init(self, key: jax.Array) -> Any:
-        """Return the parameters before training: random, hand-coded, or loaded; traced by JAX."""
+        """The parameters before training: random, hand-coded, or loaded; traced by JAX."""
         raise NotImplementedError
 
     def target(self, params: Any) -> Target:
-        """Return the network with its sites."""
+        """The network with its sites."""
         raise NotImplementedError
 
     def is_trained(self, name: str) -> bool:
-        """Return whether the parameters below a top-level name are trained instead of fixed."""
+        """Whether the parameters below a top-level name are trained instead of fixed."""
         raise NotImplementedError
 
     def loss(self, params: Any, x: jax.Array) -> jax.Array:
-        """Return the loss on a batch x [B, ...], a scalar."""
+        """The loss on a batch x [B, ...], a scalar."""
         raise NotImplementedError

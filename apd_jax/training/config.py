@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import optax
 
-from apd_jax.components import Projection
 from apd_jax.config_fields import check_at_least, check_values, setting
 from apd_jax.errors import UserError
 from apd_jax.objective.coefficients import Multipliers
@@ -18,6 +17,7 @@ from apd_jax.objective.terms import TERMS
 from apd_jax.training import eigenbasis, optimizers
 from apd_jax.training.refine.rules import Rules
 from apd_jax.training.schedules import Schedules
+from apd_jax.training.unit_norm import Projection
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,14 +37,10 @@ class Basis(NamedTuple):
     reads: jax.Array | None
     writes: jax.Array | None
 
-    def rotate(self, factors: Factors) -> Factors:
-        """The coordinates of factors in the basis."""
-        return Factors(*(_times(*side) for side in zip(factors, self, strict=True)))
-
-    def rotate_back(self, factors: Factors) -> Factors:
-        """The factors of coordinates in the basis."""
-        transposed = (None if side is None else jnp.swapaxes(side, -1, -2) for side in self)
-        return Factors(*(_times(*side) for side in zip(factors, transposed, strict=True)))
+    @property
+    def inverse(self) -> "Basis":
+        """The basis that rotates back."""
+        return Basis(*(None if side is None else jnp.swapaxes(side, -1, -2) for side in self))
 
 
 def _times(rows: jax.Array, matrix: jax.Array | None) -> jax.Array:
@@ -53,22 +49,16 @@ def _times(rows: jax.Array, matrix: jax.Array | None) -> jax.Array:
 
 
 def rotated(components: Components, bases: dict[str, Basis]) -> Components:
-    """The coordinates of all factors in the bases of their sites."""
-    there = {site: basis.rotate(components[site]) for site, basis in bases.items()}
-    return _changed(components, there)
+    """The coordinates of all factors in the bases of their sites; gates, say, stay as they are."""
+    copied = jax.tree.map(lambda leaf: leaf, components)
+    for site, basis in bases.items():
+        copied[site] = Factors(*map(_times, components[site], basis))
+    return copied
 
 
 def rotated_back(coordinates: Components, bases: dict[str, Basis]) -> Components:
     """The inverse of `rotated`."""
-    back = {site: basis.rotate_back(coordinates[site]) for site, basis in bases.items()}
-    return _changed(coordinates, back)
-
-
-def _changed(components: Components, factors: Components) -> Components:
-    """Components with other factors; what they have besides, such as gates, stays."""
-    copied = jax.tree.map(lambda leaf: leaf, components)
-    copied.update(factors)
-    return copied
+    return rotated(coordinates, {site: basis.inverse for site, basis in bases.items()})
 
 
 def find(

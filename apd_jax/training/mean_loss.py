@@ -1,7 +1,5 @@
 """The loss of components on more examples than a step has, in blocks."""
 
-from collections.abc import Callable
-
 import jax
 
 from apd_jax import blocks
@@ -14,16 +12,18 @@ from apd_jax.sites import PyTree, Target
 def mean_loss(
     objective: Objective,
     target: Target,
+    components: Components,
     x: PyTree,
     key: jax.Array | None,
     multipliers: Multipliers,
     block_size: int | None = None,
-) -> Callable[[Components], jax.Array]:
-    """Make the function from components to their total loss, the mean over blocks of examples.
+) -> jax.Array:
+    """The total loss of components, the mean over blocks of examples.
 
     Args:
       objective: what is minimised.
       target: the network.
+      components: `{site: Factors}`.
       x: [N, ...] examples.
       key: PRNG key for the sketch's directions and the random masks, the same for every block, so
         that the losses of two sets of components differ by the components alone.
@@ -31,12 +31,9 @@ def mean_loss(
       block_size: number of examples of a block; None for a single block of all.
     """
 
-    def loss(components):
-        def of_part(part):
-            terms, _ = objective.terms(target, components, part, key, multipliers)
-            return objective.total(terms, multipliers), objective.weight(part)
+    def of_part(part):
+        terms, _ = objective.terms(target, components, part, key, multipliers)
+        return objective.total(terms, multipliers), objective.weight(part)
 
-        values, weights = blocks.over_blocks(of_part, x, block_size)
-        return blocks.mean(values, None if objective.valid is None else weights)
-
-    return loss
+    values, weights = blocks.over_blocks(of_part, x, block_size)
+    return blocks.mean(values, None if objective.valid is None else weights)

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import xla_metadata
 
-from apd_jax.components import Components, Projection, normalise_reads, project_gradient
+from apd_jax.components import Components
 from apd_jax.errors import UserError
 from apd_jax.programs.compiled import kept_with
 from apd_jax.randomness import root
 from apd_jax.training import eigenbasis, schedules
 from apd_jax.training.eigenbasis import Basis
+from apd_jax.training.unit_norm import Projection, keep_unit_norm, project_gradient
 
 Moments = Literal["float32", "bfloat16"]
 _LEAST_UNIT = 1e-6  # smallest unit of a relative learning rate: a leaf of zeros can still learn
@@ -113,25 +114,6 @@ def _round_at_random(key: jax.Array, values: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(upper, jnp.bfloat16)
 
 
-def keep_unit_norm(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Keep the columns of U at unit norm, which they must have from the start (paper's option).
-
-    Updates are changed to end on the unit sphere, at `(U + update) / ‖U + update‖`. The gradient
-    should have no component along U (`components.project_gradient`).
-    """
-
-    def update(gradient, state, components=None):
-        updates, state = inner.update(gradient, state, components)
-        arrived = normalise_reads(optax.apply_updates(components, updates))
-        on_sphere = {
-            site: update._replace(reads=arrived[site].reads - components[site].reads)
-            for site, update in updates.items()
-        }
-        return on_sphere, state
-
-    return optax.GradientTransformation(inner.init, update)
-
-
 class InBases(NamedTuple):
     """State of an optimiser that works in the bases of the sites.
 
@@ -150,7 +132,7 @@ class Optimizer(NamedTuple):
     Attributes:
       transformation: turns the gradient into updates.
       projection: how the gradient's component along unit-norm U is removed
-        (`components.project_gradient`); `"auto"` is right only for losses that depend on a column
+        (`unit_norm.project_gradient`); `"auto"` is right only for losses that depend on a column
         of U and its row of V by their product alone. None where U may have any norm.
     """
 

@@ -65,7 +65,7 @@ _FEW_OUTPUTS = 32  # up to which exact attributions are as cheap as a sketch tha
 
 
 def base(options: Mapping[str, Any], *, logits: bool = False) -> Settings:
-    """Return the settings that options of `decompose` are added to.
+    """The settings that options of `decompose` are added to.
 
     `LOGITS` if a KL divergence is minimised and components are chosen for every position, because
     the options say so or because the network is a language model and they say nothing; else
@@ -75,8 +75,8 @@ def base(options: Mapping[str, Any], *, logits: bool = False) -> Settings:
     `"sample"` needs a whole k.
 
     Args:
-      options: Keywords of `decompose`.
-      logits: Whether the network gives logits of the tokens that it reads.
+      options: keywords of `decompose`.
+      logits: whether the network gives logits of the tokens that it reads.
     """
     k = number(options.get("topk"))
     unsaid = not {"per_position", "minimality_loss"} & options.keys() and k is not None
@@ -97,7 +97,7 @@ def base(options: Mapping[str, Any], *, logits: bool = False) -> Settings:
 
 
 def targeted(settings: Settings) -> Settings:
-    """Return the settings of a targeted decomposition, with a remainder beside the components.
+    """The settings of a targeted decomposition, with a remainder beside the components.
 
     Components need not add up to the weights, so that there is no faithfulness loss. The remainder
     is an inactive component on the data, and always active on the other data. There are no rounds
@@ -113,10 +113,10 @@ def targeted(settings: Settings) -> Settings:
 
 
 def with_exact_scores(settings: Settings, shape: tuple[int, ...]) -> Settings:
-    """Return settings with exact attributions in place of a sketch if there are few outputs.
+    """Settings with exact attributions in place of a sketch if there are few outputs.
 
     Args:
-      settings: The settings.
+      settings: the settings.
       shape: (T, ..., O), shape of an example's output.
     """
     objective = settings.objective
@@ -124,27 +124,3 @@ def with_exact_scores(settings: Settings, shape: tuple[int, ...]) -> Settings:
         return settings
     routes = dataclasses.replace(objective.routes, attribution_mode="auto")
     return dataclasses.replace(settings, objective=dataclasses.replace(objective, routes=routes))
-
-
-def says(settings: Settings) -> str | None:
-    """Return a sentence on how components are chosen for positions.
-
-    None if they are not, or if they are chosen by exact attributions and no KL is minimised.
-    """
-    objective = settings.objective
-    sketched = objective.routes.attribution_mode == "sketch"
-    if not objective.per_position or not (sketched or objective.minimality_loss == "kl"):
-        return None
-    text = "Components are chosen for every position"
-    if objective.masks == LOGITS.objective.masks and settings.start == LOGITS.start:
-        text += ", with the settings for logits at every position (presets.LOGITS)"
-    if objective.selection == "gates":
-        text += ", by learned gates"
-    if not sketched:
-        return f"{text}, by exact attributions."
-    trained, count = (objective.routes.probes(training) for training in (True, False))
-    in_training = "" if trained == count else f" ({trained} in training)"
-    return (
-        f"{text}, by attributions that are estimated from {count} random directions{in_training}: "
-        f"the squared ones have a relative standard error of about {math.sqrt(2 / count):.0%}."
-    )

@@ -135,8 +135,18 @@ def requirements(
     layout = trainer.layout_of(settings, size, mesh_shape)
     devices = math.prod(layout.mesh.shape.values()) if layout else 1
     state = _state(settings, targets, source, size)
-    kinds = _of_arrays(targets, state, layout)
-    kinds |= _of_step(settings, _first(targets), _first(state), source, size, devices)
+
+    def of_state(part):
+        return held(part, layout and layout.state(part))
+
+    factors, moments = of_state(state.components), of_state(state.optimizer)
+    kinds = {
+        "parameters": held(targets, layout and layout.context(targets)),
+        "factors": factors,
+        "moments": moments,
+        "other_state": of_state(state) - factors - moments,
+        "gradient": factors,
+    } | _of_step(settings, _first(targets), _first(state), source, size, devices)
     kinds = {kind: kinds[kind] for kind in _KINDS}
     lasting = sum(list(kinds.values())[:5])
     step = trainer.make_step(settings, settings.optimizer(), settings.rate(), source)
@@ -155,22 +165,6 @@ def requirements(
         there and there // jax.local_device_count(),
         devices,
     )
-
-
-def _of_arrays(targets: Target, state: Any, layout: mesh.Layout | None) -> dict[str, int]:
-    """Bytes of the arrays that last from step to step, and of the gradient."""
-
-    def of_state(part):
-        return held(part, layout and layout.state(part))
-
-    factors, moments = of_state(state.components), of_state(state.optimizer)
-    return {
-        "parameters": held(targets, layout and layout.context(targets)),
-        "factors": factors,
-        "moments": moments,
-        "other_state": of_state(state) - factors - moments,
-        "gradient": factors,
-    }
 
 
 def least_bytes(settings: Settings, targets: Target, source: Source) -> int:
@@ -253,20 +247,10 @@ def _compiled(
     step: Any, layout: mesh.Layout | None, targets: Target, state: Any, size: int
 ) -> tuple[int, dict[str, tuple[int, int]]]:
     """Peak bytes and collectives of the compiled steps, the program that a training runs."""
-
-    def placed(tree, shardings):
-        if layout is None:
-            return tree
-        return jax.tree.map(
-            lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s),
-            tree,
-            shardings,
-        )
-
     seeds = jax.ShapeDtypeStruct((size,), jnp.uint32)
-    targets = placed(targets, layout and layout.context(targets))
+    targets = mesh.placed(targets, layout and layout.context(targets))
     leaves, tree = jax.tree.flatten(targets)
-    states, seeds = (placed(part, layout and layout.state(part)) for part in (state, seeds))
+    states, seeds = (mesh.placed(part, layout and layout.state(part)) for part in (state, seeds))
     # Two steps, as one would be no loop; the number of steps changes nothing else.
     chunk = cast(Any, step_programs.chunk(step, tree))
     program = chunk.lower(2, layout, leaves, states, seeds, None).compile()

@@ -59,9 +59,8 @@ def best(
         key = randomness.stream(seed, "restarts")
         x = sample_batch(randomness.stream_of_step(key, "batch"), count)
         probes = randomness.stream_of_step(key, "attribution")
-        multipliers = settings.multipliers(state)
-        loss = mean_loss(objective, target, x, probes, multipliers, settings.batch_size)
-        return loss(state.components)
+        multipliers, size = settings.multipliers(state), settings.batch_size
+        return mean_loss(objective, target, state.components, x, probes, multipliers, size)
 
     repeated = jnp.tile(seeds, len(states.step) // size)
     losses = jax.jit(lambda *a: jax.lax.map(one, a))(targets, states, repeated)

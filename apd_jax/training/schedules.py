@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.config_fields import check_values, setting
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 from apd_jax.objective.coefficients import Coefficients, Multipliers
 
 SHAPES = ("constant", "linear", "cosine", "exponential")
@@ -102,10 +102,8 @@ class Schedules(_OfCoefficients):
     def __post_init__(self):
         check_values(self, skip=tuple(field.name for field in dataclasses.fields(self)))
         for name, schedule in dataclasses.asdict(self).items():
-            try:
+            with about(name):
                 factor(schedule, 1)
-            except UserError as error:
-                raise UserError(f"{name}: {error}") from error
 
     def largest_of_k(self) -> float:
         """The largest factor of k, or 1 if all are smaller."""

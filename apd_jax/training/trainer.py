@@ -14,7 +14,7 @@ import optax
 from absl import logging
 
 from apd_jax import blocks, randomness
-from apd_jax.components import Components, init_components, normalise_reads
+from apd_jax.components import Components, init_components
 from apd_jax.data import Beside, Reader, SampleBatch, Source, as_source
 from apd_jax.objective.normalisation import scales
 from apd_jax.programs import partition
@@ -29,6 +29,7 @@ from apd_jax.training.optimizers import Optimizer
 from apd_jax.training.refine import rounds as refine
 from apd_jax.training.restarts import best, spread
 from apd_jax.training.step import TrainState, init_state, train_step
+from apd_jax.training.unit_norm import normalise_reads
 
 _SCALE_EXAMPLES = 4096  # inputs that the scales of relative losses are measured on
 _START_EXAMPLES = 8192  # inputs that starts from the target's weights are made of
@@ -113,9 +114,7 @@ class Trainer:
         reads_pool |= self._in_steps.relative_losses or self._in_steps.eigenbasis
         pool = self._reader.pool(0) if reads_pool else None
         every = jax.vmap(one, in_axes=(0, 0, None))
-        if self.layout is None:
-            return jax.jit(every)(self.context, self.seeds, pool)
-        return self.layout.made(every, self.context, self.seeds, pool)
+        return mesh.made(self.layout, every, self.context, self.seeds, pool)
 
     def results(self, state: TrainState) -> list[Result]:
         """Choose the best restart of each target.

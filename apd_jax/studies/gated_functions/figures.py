@@ -9,34 +9,28 @@ import numpy as np
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
-from apd_jax.plotting import style
+from apd_jax.plotting import share_maps, style
 from apd_jax.studies.gated_functions.measures import GatedArrays, row_units, supports
 
 FOREIGN = "#A020A0"  # weights where the target has none
 _FUNCTION_COLORS = (style.BLUE, style.ORANGE, style.GREEN, style.VERMILION, style.SKY, "#8C6D1F")
-_SHARES = LinearSegmentedColormap.from_list("shares", [style.VERMILION, "white", style.BLUE])
 _INVISIBLE = 0.03
 _MOST_PANELS = 12
 _MOST_CURVES = 24
 
 
 def function_color(function: int) -> str:
-    """Return the colour of a function; purple is reserved for weights that the target lacks."""
+    """The colour of a function; purple is reserved for weights that the target lacks."""
     return _FUNCTION_COLORS[function % len(_FUNCTION_COLORS)]
 
 
 @style.styled
 def functions(arrays: GatedArrays) -> Figure:
-    """Draw up to 24 functions: the target's output with one bit on, and that of one component.
-
-    Args:
-      arrays: Curves of the target and of the top-k components.
-    """
+    """Draw up to 24 functions: the target's output with one bit on, and one component's."""
     count = min(len(arrays.curves), _MOST_CURVES)
     columns = min(count, 4)
     rows = -(-count // columns)
@@ -90,9 +84,9 @@ class _Places(NamedTuple):
     """Positions in every panel.
 
     Attributes:
-      order: Neurons from left to right, by function and then by knot, `{layer: [H]}`.
-      neurons: Horizontal position of each neuron, `{layer: [H]}`.
-      stream: Horizontal positions of the residual stream's entries, [D].
+      order: neurons from left to right, by function and then by knot, `{layer: [H]}`.
+      neurons: horizontal position of each neuron, `{layer: [H]}`.
+      stream: horizontal positions of the residual stream's entries, [D].
     """
 
     order: dict[str, np.ndarray]
@@ -108,9 +102,6 @@ def networks(arrays: GatedArrays) -> Figure:
     each layer, and the top row the same entries as outputs. The strength of a line is its weight
     relative to the typical weight of its kind in the target. Purple lines are weights where the
     target has none.
-
-    Args:
-      arrays: Weights of target and components.
     """
     panels = _panels(arrays)
     columns = min(len(panels), 3)
@@ -135,7 +126,7 @@ def networks(arrays: GatedArrays) -> Figure:
 
 
 def _panels(arrays: GatedArrays) -> list[_Panel]:
-    """Return panels of the target, the functions' components, and others by size; at most 12."""
+    """Panels of the target, the functions' components, and others by size; at most 12."""
     panels = [_Panel("target", style.INK, arrays.target)]
     norms = sum(np.square(m).sum(axis=(1, 2)) for m in arrays.components.values())
     assigned = [c for c in arrays.assignment if c >= 0]
@@ -151,7 +142,7 @@ def _panels(arrays: GatedArrays) -> list[_Panel]:
 
 
 def _places(arrays: GatedArrays) -> _Places:
-    """Return the positions of layers side by side, with a gap between them."""
+    """The positions of layers side by side, with a gap between them."""
     order, neurons = {}, {}
     total = sum(len(own) for own in arrays.owners.values())
     gap = 0.06
@@ -189,25 +180,16 @@ def _draw_network(axes: Axes, panel: _Panel, places: _Places, own, units, arrays
             _draw_lines(axes, strength, _line_colors(own[site]), below, above, y)
         shades = [function_color(f) for f in arrays.owners[layer]]
         axes.scatter(at, np.ones_like(at), s=9, color=shades, zorder=4, linewidths=0)
+    # x, the bits, and the output
+    shades = [style.INK, *(function_color(i) for i in range(len(arrays.curves))), style.GREY]
     for y in (0, 2):
-        axes.scatter(
-            places.stream,
-            np.full(len(places.stream), y),
-            s=34,
-            color=_stream_colors(len(arrays.curves)),
-            zorder=4,
-            linewidths=0,
-        )
+        heights = np.full(len(places.stream), y)
+        axes.scatter(places.stream, heights, s=34, color=shades, zorder=4, linewidths=0)
     axes.set(xlim=(0, 1), ylim=(-0.32, 2.32))
 
 
-def _stream_colors(count: int) -> list[str]:
-    """Return the colours of x, the bits and the output."""
-    return [style.INK, *(function_color(i) for i in range(count)), style.GREY]
-
-
 def _line_colors(own: np.ndarray) -> np.ndarray:
-    """Return the colour of every weight, [d_in, d_out, 3], from its function [n, d_in, d_out]."""
+    """The colour of every weight, [d_in, d_out, 3], from its function [n, d_in, d_out]."""
     palette = colors.to_rgba_array([function_color(i) for i in range(len(own))] + [FOREIGN])
     whose = np.where(own.any(axis=0), own.argmax(axis=0), len(own))
     return palette[whose][..., :3]
@@ -226,9 +208,8 @@ def _draw_lines(axes, strength, shades, below, above, y) -> None:
 
 def _name_rows(axes: Axes, count: int, places: _Places) -> None:
     """Name the entries of the residual stream and the layers in the first panel."""
-    names = ["$x$", *(f"bit {i + 1}" for i in range(count)), "out"]
-    if count > 5:
-        names = ["$x$", *(f"{i + 1}" for i in range(count)), "out"]
+    bit = "bit " if count <= 5 else ""
+    names = ["$x$", *(f"{bit}{i + 1}" for i in range(count)), "out"]
     for y, side in ((-0.13, "top"), (2.13, "bottom")):
         for place, name in zip(places.stream, names, strict=True):
             axes.text(place, y, name, ha="center", va=side, fontsize=7, color="#555555")
@@ -240,29 +221,16 @@ def function_map(arrays: GatedArrays) -> Figure:
 
     A cell is `<P_c, θ_i> / ‖θ_i‖²`. The cells of a row sum to 1 if the components sum to the
     target.
-
-    Args:
-      arrays: Shares, assignment and purity.
     """
     count = len(arrays.curves)
     first = [c for c in arrays.assignment if c >= 0]
     order = [*first, *(c for c in range(len(arrays.shares)) if c not in first)]
     figure = style.new_figure(max(0.42 * count + 1.3, 2.4), width=8.0)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(2.6, 1))
-    table = arrays.shares[order].T
-    image = left.imshow(table, cmap=_SHARES, vmin=-1, vmax=1, aspect="auto")
-    if table.size <= 120:
-        for (i, c), share in np.ndenumerate(table):
-            color = "white" if abs(share) > 0.6 else "#555555"
-            text = f"{share:.2f}".replace("-0.00", "0.00")
-            left.text(c, i, text, color=color, fontsize=8, ha="center", va="center")
-    bar = figure.colorbar(image, ax=left, pad=0.02, aspect=20, ticks=[-1, 0, 1])
-    bar.set_label("share of the weights")
-    bar.outline.set_visible(False)
+    share_maps.draw(figure, left, arrays.shares[order].T, "share of the weights")
     left.set_xlabel("component, sorted by function")
     left.set_xticks(np.arange(len(order)), order)
     left.set_yticks(np.arange(count), [f"$F_{{{i + 1}}}$" for i in range(count)])
-    left.tick_params(length=0)
     shades = [function_color(i) for i in range(count)]
     right.barh(np.arange(count), arrays.purity, color=shades, height=0.6)
     for i, purity in enumerate(arrays.purity):

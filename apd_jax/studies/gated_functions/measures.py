@@ -22,15 +22,15 @@ class GatedArrays(NamedTuple):
     """Arrays for the figures of gated functions and the component browser.
 
     Attributes:
-      target: Weights of the target, `{site: [d_in, d_out]}`.
-      components: Weights of the components, `{site: [C, d_in, d_out]}`.
-      owners: Function of every neuron, `{layer: [H] int}`.
-      assignment: Component of every function, -1 if there are too few components, [n] int.
-      purity: Purity of every function (see `function_purity`), [n].
-      shares: Share of each function's weight in each component, `<P_c, θ_i> / ‖θ_i‖²`, [C, n].
-      points: Values of x, [G].
-      curves: The target's output with one bit on, [n, G].
-      topk_curves: The same with only the component of largest attribution, [n, G].
+      target: weights of the target, `{site: [d_in, d_out]}`.
+      components: weights of the components, `{site: [C, d_in, d_out]}`.
+      owners: function of every neuron, `{layer: [H] int}`.
+      assignment: component of every function, -1 if there are too few components, [n] int.
+      purity: purity of every function (see `function_purity`), [n].
+      shares: share of each function's weight in each component, `<P_c, θ_i> / ‖θ_i‖²`, [C, n].
+      points: values of x, [G].
+      curves: the target's output with one bit on, [n, G].
+      topk_curves: the same with only the component of largest attribution, [n, G].
     """
 
     target: dict[str, np.ndarray]
@@ -48,8 +48,8 @@ class Energies(NamedTuple):
     """Sums of squared weights of the components.
 
     Attributes:
-      inside: Sums over the weights of each function, [C, n].
-      total: Sums over all weights, [C].
+      inside: sums over the weights of each function, [C, n].
+      total: sums over all weights, [C].
     """
 
     inside: np.ndarray
@@ -57,19 +57,19 @@ class Energies(NamedTuple):
 
     @property
     def outside(self) -> float:
-        """Return the share of all squared weight at positions where the target has no weight."""
+        """The share of all squared weight at positions where the target has no weight."""
         return 1 - float(self.inside.sum() / self.total.sum()) if self.total.sum() else 0.0
 
 
 def supports(
     target: dict[str, np.ndarray], owned: dict[str, np.ndarray], num_functions: int
 ) -> dict[str, np.ndarray]:
-    """Return the positions of each function's weights, `{site: bool [n, d_in, d_out]}`.
+    """The positions of each function's weights, `{site: bool [n, d_in, d_out]}`.
 
     Args:
-      target: Weights `{site: [d_in, d_out]}` of the sites `LAYER/mlp_in/kernel` and
+      target: weights `{site: [d_in, d_out]}` of the sites `LAYER/mlp_in/kernel` and
         `LAYER/mlp_out/kernel`.
-      owned: Function of every neuron, `{layer: [H]}`.
+      owned: function of every neuron, `{layer: [H]}`.
       num_functions: n.
     """
     places = {}
@@ -89,9 +89,9 @@ def energies(
     """Sum the squared weights of components over the weights of each function, and over all.
 
     Args:
-      components: Weights of the components, `{site: [C, d_in, d_out]}`.
-      places: Positions of each function's weights, from `supports`.
-      units: Units of the weights, `{site: [d_in, 1]}`; 1 if None.
+      components: weights of the components, `{site: [C, d_in, d_out]}`.
+      places: positions of each function's weights, from `supports`.
+      units: units of the weights, `{site: [d_in, 1]}`; 1 if None.
     """
     num_components = len(next(iter(components.values())))
     num_functions = len(next(iter(places.values())))
@@ -104,7 +104,7 @@ def energies(
 
 
 def row_units(target: dict[str, np.ndarray], num_functions: int) -> dict[str, np.ndarray]:
-    """Return the size of the target's weights by kind (of x, of bits, written), `[d_in, 1]`.
+    """The size of the target's weights by kind (of x, of bits, written), `[d_in, 1]`.
 
     Written weights have their RMS as unit, the others the largest of their kind. The target has no
     weights that read the output; their unit is that of the weights that read x.
@@ -123,7 +123,7 @@ def assign(inside: np.ndarray) -> np.ndarray:
     """Assign a component to every function, maximising the squared weight on their weights.
 
     Args:
-      inside: Squared weights of components on the weights of functions, [C, n].
+      inside: squared weights of components on the weights of functions, [C, n].
 
     Returns:
       Component of every function, [n] int; -1 for the functions without one if C < n.
@@ -135,7 +135,7 @@ def assign(inside: np.ndarray) -> np.ndarray:
 
 
 def weight_purity(table: Energies, assignment: np.ndarray) -> float:
-    """Return the share of squared weight that components have on their own function's weights.
+    """The share of squared weight that components have on their own function's weights.
 
     `Σ_i ‖P_{a(i)} on θ_i‖² / Σ_c ‖P_c‖²`, or 0 if all weights are 0.
     """
@@ -145,7 +145,7 @@ def weight_purity(table: Energies, assignment: np.ndarray) -> float:
 
 
 def function_purity(table: Energies, assignment: np.ndarray) -> np.ndarray:
-    """Return the purity of every function, [n].
+    """The purity of every function, [n].
 
     The squared weight of component a(i) on the weights of function i, divided by all squared
     weight of component a(i) plus that of the other components on the weights of function i.
@@ -165,10 +165,7 @@ def function_shares(
     components: dict[str, np.ndarray],
     places: dict[str, np.ndarray],
 ) -> np.ndarray:
-    """Return the share of each function's weight in each component, [C, n].
-
-    `<P_c, θ_i> / ‖θ_i‖²`.
-    """
+    """The share of each function's weight in each component, `<P_c, θ_i> / ‖θ_i‖²`, [C, n]."""
     dots, norms = np.zeros(()), np.zeros(())
     for site, weight in target.items():
         own = weight * places[site]
@@ -178,7 +175,7 @@ def function_shares(
 
 
 def one_bit_inputs(task: GatedFunctions, points: np.ndarray) -> jax.Array:
-    """Return inputs with one control bit on, function after function: [n·G, 1 + n]."""
+    """Inputs with one control bit on, function after function: [n·G, 1 + n]."""
     n = task.num_functions
     bits = np.repeat(np.eye(n), len(points), axis=0)
     return jnp.asarray(np.concatenate([np.tile(points, n)[:, None], bits], axis=1), jnp.float32)
@@ -190,11 +187,7 @@ def evaluate_gated(
 ) -> tuple[dict[str, float | int | bool], GatedArrays]:
     """Measure a decomposition of the hand-coded network against the known functions.
 
-    Args:
-      task: The network.
-      decomposition: The decomposition of one seed.
-      key: PRNG key for the inputs.
-      samples: Inputs for the error of the top-k output, rounded up to whole batches.
+    The arguments are those of `Study.evaluate`.
 
     Returns:
       (numbers, arrays): numbers for results.json, and `GatedArrays` on the host. `solved` is true
@@ -247,7 +240,7 @@ def evaluate_gated(
 
 
 def _curves(task: GatedFunctions, decomposition: Decomposition):
-    """Return points [G], and the curves of the target and of the strongest component, [n, G]."""
+    """Points [G], and the curves of the target and of the strongest component, [n, G]."""
     points = np.linspace(*task.domain, CURVE_POINTS)
     both = outputs(
         decomposition.target,

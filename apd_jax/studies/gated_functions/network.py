@@ -38,7 +38,7 @@ class Waves(NamedTuple):
     g: jax.Array
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the n functions at points x [B], [B, n]."""
+        """The n functions at points x [B], [B, n]."""
         x = x[:, None]
         return (
             self.a * jnp.sin(self.b * x + self.c) + self.d * jnp.cos(self.e * x + self.f) + self.g
@@ -70,9 +70,9 @@ class GatedInputs:
     """Input distribution: x is uniform on its domain, control bits are on with probability p.
 
     Attributes:
-      num_functions: Number of functions n.
-      probability: Probability p that a control bit is on.
-      domain: Interval of x.
+      num_functions: number of functions n.
+      probability: probability p that a control bit is on.
+      domain: interval of x.
     """
 
     num_functions: int
@@ -131,38 +131,38 @@ class GatedFunctions(Task):
 
     @property
     def inputs(self) -> GatedInputs:
-        """Return the distribution of x and the control bits."""
+        """The distribution of x and the control bits."""
         return GatedInputs(self.num_functions, self.probability, self.domain)
 
     @property
     def hidden_sites(self) -> tuple[str, ...]:
-        """Return the sites that the hidden-activation loss compares: the inputs of all neurons."""
+        """The sites that the hidden-activation loss compares: the inputs of all neurons."""
         return tuple(f"layers_{i}/mlp_in/kernel" for i in range(self.num_layers))
 
     @property
     def hidden_activation(self) -> str:
-        """Return the nonlinearity of the hidden-activation loss: the network's own."""
+        """The nonlinearity of the hidden-activation loss: the network's own."""
         return "relu"
 
     @property
     def domain(self) -> tuple[float, float]:
-        """Return the interval of x."""
+        """The interval of x."""
         return self.low, self.high
 
     @property
     def width(self) -> int:
-        """Return D, the width of the residual stream."""
+        """D, the width of the residual stream."""
         return self.num_functions + 2
 
     @property
     def layer_widths(self) -> tuple[int, ...]:
-        """Return H of every layer."""
+        """H of every layer."""
         parts = np.array_split(np.arange(self.num_functions * self.neurons), self.num_layers)
         return tuple(len(part) for part in parts)
 
     @property
     def knots(self) -> np.ndarray:
-        """Return the points at which the network equals its functions, [K]."""
+        """The points at which the network equals its functions, [K]."""
         return np.linspace(*self.domain, self.neurons)
 
     def init(self, key: jax.Array) -> Params:
@@ -189,7 +189,7 @@ class GatedFunctions(Task):
         return params
 
     def _ramps(self, waves: Waves) -> tuple[jax.Array, jax.Array]:
-        """Return the starts of the ramps [K], and the functions' slope changes there [n, K]."""
+        """The starts of the ramps [K], and the functions' slope changes there [n, K]."""
         spacing = self.knots[1] - self.knots[0]
         starts = jnp.asarray(self.knots - spacing, jnp.float32)
         values = waves(jnp.asarray(self.knots, jnp.float32)).T
@@ -197,7 +197,7 @@ class GatedFunctions(Task):
         return starts, jnp.diff(slopes, axis=1, prepend=0.0)
 
     def _layer(self, owners: jax.Array, starts: jax.Array, slopes: jax.Array):
-        """Return a layer of H neurons, given function, ramp and slope change of each, [H]."""
+        """A layer of H neurons, given function, ramp and slope change of each, [H]."""
         columns = jnp.arange(owners.size)
         reads = jnp.zeros((self.width, owners.size)).at[0].set(1.0)
         reads = reads.at[1 + owners, columns].set(self.suppression)
@@ -206,7 +206,7 @@ class GatedFunctions(Task):
         return {"mlp_in": {"kernel": reads, "bias": bias}, "mlp_out": {"kernel": writes}}
 
     def target(self, params: Params) -> Target:
-        """Return the network with its sites, two per layer; biases stay fixed."""
+        """The network with its sites, two per layer; biases stay fixed."""
         inputs = jax.ShapeDtypeStruct((2, 1 + self.num_functions), jnp.float32)
         return Target(self.apply, params, inputs=inputs)
 
@@ -214,7 +214,7 @@ class GatedFunctions(Task):
         """Run the network: `r = (x, bits, 0); r += ReLU(r W_in + b) W_out` for every layer.
 
         Args:
-          params: Parameters as returned by `init`.
+          params: parameters as returned by `init`.
           inputs: x and the control bits, [B, 1 + n].
 
         Returns:
@@ -229,7 +229,7 @@ class GatedFunctions(Task):
 
 
 def owners(params: Params) -> dict[str, np.ndarray]:
-    """Return the function of every neuron, that of the only bit it reads, `{layer: int [H]}`."""
+    """The function of every neuron, that of the only bit it reads, `{layer: int [H]}`."""
     return {
         name: np.asarray(layer["mlp_in"]["kernel"][1:-1]).argmax(axis=0)
         for name, layer in params.items()

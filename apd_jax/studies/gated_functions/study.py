@@ -1,9 +1,7 @@
 """Hand-coded gated functions (the paper's appendix): is every weight in the right component?"""
 
-import jax
 import numpy as np
 
-from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies.gated_functions.captions import CAPTIONS, MEASURES
@@ -29,6 +27,7 @@ class GatedFunctionsStudy(Study):
     figures = FIGURES
     main_figure = "networks"
     measures = MEASURES
+    evaluate = staticmethod(evaluate_gated)
 
     def title(self, variant: str) -> str:
         return f"Hand-coded gated functions, {variant}"
@@ -53,19 +52,14 @@ class GatedFunctionsStudy(Study):
             ),
         ]
 
-    def evaluate(
-        self, task: GatedFunctions, decomposition: Decomposition, *, key: jax.Array, samples: int
-    ):
-        return evaluate_gated(task, decomposition, key=key, samples=samples)
-
     def probes(self, task: GatedFunctions) -> ProbeInputs:
-        """Return inputs with one bit on, and x in the middle of its domain."""
+        """Inputs with one bit on, and x in the middle of its domain."""
         middle = np.array([sum(task.domain) / 2])
         words = f"x is {middle[0]:g}, one control bit is 1, all others are 0"
         return ProbeInputs(one_bit_inputs(task, middle), words)
 
     def represented(self, arrays: GatedArrays) -> list[list[int]]:
-        """Return, for every component, its functions with a purity of at least 0.95."""
+        """For every component, its functions with a purity of at least 0.95."""
         return features_held(arrays.assignment, arrays.purity >= PURE, len(arrays.shares))
 
     def views(self, target: Target) -> dict[str, View]:

@@ -4,13 +4,11 @@ Letters: C components, d width.
 """
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from apd_jax.plotting import style
 from apd_jax.studies.linear_map.measures import LinearArrays
 
-_SIGNS = LinearSegmentedColormap.from_list("signs", [style.VERMILION, "white", style.BLUE])
 _MOST_PANELS = 24
 
 
@@ -31,7 +29,7 @@ def matrices(arrays: LinearArrays) -> Figure:
     for axes, (title, matrix) in zip(grid.ravel(), panels, strict=False):
         axes.set_visible(True)
         image = axes.imshow(
-            matrix, cmap=_SIGNS, vmin=-largest, vmax=largest, interpolation="nearest"
+            matrix, cmap=style.SIGNED, vmin=-largest, vmax=largest, interpolation="nearest"
         )
         axes.set_title(title, fontsize=8.5)
         axes.set(xticks=[], yticks=[])

@@ -21,12 +21,12 @@ class LinearArrays(NamedTuple):
 
     Attributes:
       target: W, one row per input, [d, d].
-      components: Matrices of the components, [C, d, d].
-      singular_values: Singular values of the components in decreasing order, [C, d].
-      effective_ranks: Effective ranks of the components (see `effective_ranks`), [C].
-      best_component: For each row, the component with the largest cosine to it, [d] int.
-      recovered: Whether the best component has the row's direction and length, [d] bool.
-      order: Components in the order of the rows that they are best for, [C] int.
+      components: matrices of the components, [C, d, d].
+      singular_values: singular values of the components in decreasing order, [C, d].
+      effective_ranks: effective ranks of the components (see `effective_ranks`), [C].
+      best_component: for each row, the component with the largest cosine to it, [d] int.
+      recovered: whether the best component has the row's direction and length, [d] bool.
+      order: components in the order of the rows that they are best for, [C] int.
     """
 
     target: np.ndarray
@@ -39,12 +39,12 @@ class LinearArrays(NamedTuple):
 
 
 def effective_ranks(singular_values: np.ndarray) -> np.ndarray:
-    """Return the effective rank `(Σ σ)² / Σ σ²` of every component, [C].
+    """The effective rank `(Σ σ)² / Σ σ²` of every component, [C].
 
     It is r for r equal nonzero singular values, and 0 if all are zero.
 
     Args:
-      singular_values: Singular values of the components, [C, d].
+      singular_values: singular values of the components, [C, d].
     """
     squares = np.square(singular_values).sum(axis=1)
     sums = np.square(singular_values.sum(axis=1))
@@ -57,11 +57,7 @@ def evaluate_linear_map(
 ) -> tuple[dict[str, float | int | bool], LinearArrays]:
     """Measure a decomposition of a linear map.
 
-    Args:
-      task: The map and its inputs.
-      decomposition: The decomposition of one seed.
-      key: PRNG key for the inputs.
-      samples: Inputs for the error of the top-k output, rounded up to whole batches.
+    The arguments are those of `Study.evaluate`.
 
     Returns:
       (numbers, arrays): numbers for results.json, and `LinearArrays`. `solved` is true if every

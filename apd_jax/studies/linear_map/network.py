@@ -25,7 +25,7 @@ class GaussianInputs:
     """Dense inputs [B, d] with independent standard normal entries.
 
     Attributes:
-      width: Number of inputs d.
+      width: number of inputs d.
     """
 
     width: int
@@ -36,7 +36,7 @@ class GaussianInputs:
 
 
 def multiply(params: Params, x: jax.Array) -> jax.Array:
-    """Return the output of the network, `x W`, [B, d]."""
+    """The output of the network, `x W`, [B, d]."""
     return x @ params["w"]
 
 
@@ -67,13 +67,13 @@ class LinearMap(Task):
 
     @property
     def inputs(self) -> SparseFeatures | GaussianInputs:
-        """Return the distribution of x."""
+        """The distribution of x."""
         if self.sample == "sparse":
             return SparseFeatures(self.width, self.probability)
         return GaussianInputs(self.width)
 
     def init(self, key: jax.Array) -> Params:
-        """Return W with rows of norm 1: `{"w": [d, d]}` float32."""
+        """W with rows of norm 1: `{"w": [d, d]}` float32."""
         d = self.width
         if self.kind == "identity":
             return {"w": jnp.eye(d)}
@@ -85,6 +85,6 @@ class LinearMap(Task):
         return {"w": rows / jnp.linalg.norm(rows, axis=1, keepdims=True) @ basis}
 
     def target(self, params: Params) -> Target:
-        """Return the map with its only site, `w`."""
+        """The map with its only site, `w`."""
         inputs = jax.ShapeDtypeStruct((2, self.width), jnp.float32)
         return Target(multiply, params, inputs=inputs)

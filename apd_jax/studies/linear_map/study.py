@@ -1,8 +1,5 @@
 """Linear maps: the effect of the losses on the simplest network."""
 
-import jax
-
-from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies import probes
@@ -24,6 +21,7 @@ class LinearMapStudy(Study):
     figures = FIGURES
     main_figure = "matrices"
     measures = MEASURES
+    evaluate = staticmethod(evaluate_linear_map)
 
     def title(self, variant: str) -> str:
         return f"Linear map, {variant}"
@@ -54,16 +52,11 @@ class LinearMapStudy(Study):
             Threshold("effective_rank_mean", "<=", 1.1, "Components have rank 1"),
         ]
 
-    def evaluate(
-        self, task: LinearMap, decomposition: Decomposition, *, key: jax.Array, samples: int
-    ):
-        return evaluate_linear_map(task, decomposition, key=key, samples=samples)
-
     def probes(self, task: LinearMap) -> ProbeInputs:
         return probes.one_hot(task.width)
 
     def represented(self, arrays: LinearArrays) -> list[list[int]]:
-        """Return the rows that each component recovers."""
+        """The rows that each component recovers."""
         return features_held(arrays.best_component, arrays.recovered, len(arrays.components))
 
     def views(self, target: Target) -> dict[str, View]:

@@ -21,12 +21,12 @@ class Contributions(NamedTuple):
     """Neuron contributions of a residual MLP and of its components.
 
     Attributes:
-      target: Contribution of every neuron to every feature in the target, [F, N].
-      components: The same within each component alone, [C, F, N].
-      layer: Layer of each neuron, [N] int.
-      represents: Whether the component's largest contribution to the feature exceeds
+      target: contribution of every neuron to every feature in the target, [F, N].
+      components: the same within each component alone, [C, F, N].
+      layer: layer of each neuron, [N] int.
+      represents: whether the component's largest contribution to the feature exceeds
         `REPRESENTS_ABOVE`, [C, F] bool.
-      best_component: Component with the largest contribution to the feature, [F] int.
+      best_component: component with the largest contribution to the feature, [F] int.
     """
 
     target: np.ndarray
@@ -37,15 +37,15 @@ class Contributions(NamedTuple):
 
     @property
     def best(self) -> np.ndarray:
-        """Return the contributions of each feature's best component, [F, N]."""
+        """The contributions of each feature's best component, [F, N]."""
         return self.components[self.best_component, np.arange(self.target.shape[0])]
 
 
 def layer_names(target: Target) -> list[str]:
-    """Return the layers of a residual MLP in order of depth: "layers_0", "layers_1", ...
+    """The layers of a residual MLP in order of depth: "layers_0", "layers_1", ...
 
     Raises:
-      UserError: The target has no pair of sites "layers_i/mlp_in", "layers_i/mlp_out".
+      UserError: the target has no pair of sites "layers_i/mlp_in", "layers_i/mlp_out".
     """
     names: list[str] = []
     while f"layers_{len(names)}/mlp_in/kernel" in target.sites:
@@ -59,7 +59,7 @@ def layer_names(target: Target) -> list[str]:
 
 
 def target_contributions(target: Target) -> jax.Array:
-    """Return `(W_E W_in) ⊙ (W_out W_U)ᵀ`, layers side by side, [F, N].
+    """`(W_E W_in) ⊙ (W_out W_U)ᵀ`, layers side by side, [F, N].
 
     Entry (i, n) is what neuron n passes from input i to output i when it is active.
     """
@@ -74,7 +74,7 @@ def target_contributions(target: Target) -> jax.Array:
 
 
 def component_contributions(target: Target, components: Components) -> jax.Array:
-    """Return `target_contributions` with each component's `W_in` and `W_out`, [C, F, N].
+    """`target_contributions` with each component's `W_in` and `W_out`, [C, F, N].
 
     The factors are multiplied with the embedding first, so that no component is materialised.
     """
@@ -95,8 +95,8 @@ def neuron_contributions(target: Target, components: Components) -> Contribution
     """Compute the neuron contributions of a residual MLP and of its components.
 
     Args:
-      target: A residual MLP with `params["W_E"]` [F, D] and `params["W_U"]` [D, F].
-      components: Components of all of its MLP matrices.
+      target: a residual MLP with `params["W_E"]` [F, D] and `params["W_U"]` [D, F].
+      components: components of all of its MLP matrices.
 
     Returns:
       `Contributions`, on the host.
@@ -117,7 +117,7 @@ def semantic_counts(represents: np.ndarray) -> dict[str, int]:
     """Count components by the number of features that they represent.
 
     Args:
-      represents: Whether a component represents a feature, [C, F] bool.
+      represents: whether a component represents a feature, [C, F] bool.
 
     Returns:
       "dead", "monosemantic", "duosemantic", "polysemantic": numbers of components with 0, 1, 2 and
@@ -134,7 +134,7 @@ def semantic_counts(represents: np.ndarray) -> dict[str, int]:
 
 
 def contribution_cosine(contributions: Contributions) -> float:
-    """Return the mean over features of cos(best component's contributions, target's).
+    """The mean over features of cos(best component's contributions, target's).
 
     It is 1 if every feature's best component uses the target's neurons in the target's
     proportions. A feature without any contribution counts as 0.

@@ -34,8 +34,8 @@ def target_responses(sweeps: FeatureSweeps, *, feature: int) -> Figure:
     follow the label.
 
     Args:
-      sweeps: Sweep of every input.
-      feature: Feature of the upper row.
+      sweeps: sweep of every input.
+      feature: feature of the upper row.
     """
     figure = style.new_figure(7.0)
     axes = figure.subplots(2, 2, sharey=True)
@@ -59,7 +59,7 @@ def target_responses(sweeps: FeatureSweeps, *, feature: int) -> Figure:
 
 
 def _gradient():
-    """Return the colour map of features by index, without the bright end, invisible on white."""
+    """The colour map of features by index, without the bright end, invisible on white."""
     viridis = matplotlib.colormaps["viridis"]
     return matplotlib.colors.ListedColormap(viridis(np.linspace(0.0, 0.88, 256)))
 
@@ -126,9 +126,6 @@ def feature_errors(per_feature: PerFeature) -> Figure:
     Orange above blue is what APD loses on that feature, blue above orange what it gains. In the
     upper panel one component is active, so that a feature that needs more stands out. In the lower
     panel batch top-k chooses the number.
-
-    Args:
-      per_feature: Averages over the samples in which only one feature is active.
     """
     figure = style.new_figure(5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
@@ -170,10 +167,6 @@ def components_needed(per_feature: PerFeature, sweeps: FeatureSweeps) -> Figure:
     Each mark is a feature. Features at the left with 1 component are held by a single component. If
     a feature's single component is inaccurate, batch top-k selects more, so the marks rise to the
     right.
-
-    Args:
-      per_feature: Averages over the samples in which only one feature is active.
-      sweeps: Sweep of every input.
     """
     figure = style.new_figure(4.2)
     axes = figure.subplots()

@@ -11,7 +11,7 @@ from apd_jax.plotting import style
 from apd_jax.studies.resid_mlp.contributions import Contributions
 
 _NAMED_ABOVE = 0.1
-_BAND = 3.1  # inches
+_BAND, _PER_BAND = 3.1, 20  # height of a band in inches, and its features
 _MOST_BANDS = int((style.PAGE - 0.3) / _BAND)
 
 
@@ -24,8 +24,8 @@ def neuron_contributions(contributions: Contributions, *, num_features: int = 10
     should have the same neurons at the same heights as the target, and all other neurons at 0.
 
     Args:
-      contributions: Contributions of the target and of the components.
-      num_features: Number of features to draw.
+      contributions: contributions of the target and of the components.
+      num_features: number of features to draw.
     """
     count = min(num_features, contributions.target.shape[0])
     figure = style.new_figure(6.0)
@@ -41,37 +41,33 @@ def neuron_contributions(contributions: Contributions, *, num_features: int = 10
 
 
 @style.styled
-def neuron_contributions_all(contributions: Contributions, *, per_band: int = 20) -> Figure:
+def neuron_contributions_all(contributions: Contributions) -> Figure:
     """Draw the neuron contributions of all features, in bands of target above best component.
 
     Bands are read like `neuron_contributions`. A page has five bands; further features are left
     out.
-
-    Args:
-      contributions: Contributions of the target and of the components.
-      per_band: Number of features in a band.
     """
-    count = min(contributions.target.shape[0], _MOST_BANDS * per_band)
-    bands = -(-count // per_band)
+    count = min(contributions.target.shape[0], _MOST_BANDS * _PER_BAND)
+    bands = -(-count // _PER_BAND)
     figure = style.new_figure(_BAND * bands + 0.3)
     if count < contributions.target.shape[0]:
         figure.suptitle(f"The first {count} of {contributions.target.shape[0]} features")
     axes = figure.subplots(2 * bands, 1, sharey=True, squeeze=False)[:, 0]
     axes[0].set_ylim(_limits(contributions, count))
     for band in range(bands):
-        first = band * per_band
+        first = band * _PER_BAND
         upper, lower = axes[2 * band : 2 * band + 2]
-        _draw_pair(upper, lower, contributions, first, min(first + per_band, count), size=5.5)
+        _draw_pair(upper, lower, contributions, first, min(first + _PER_BAND, count), size=5.5)
         for part, name in ((upper, "target"), (lower, "component alone")):
             part.set_ylabel(name, fontsize=7.5)
-            part.set_xlim(-0.5, per_band - 0.5)
+            part.set_xlim(-0.5, _PER_BAND - 0.5)
             part.tick_params(labelsize=7)
     _name_layers(axes[0], contributions)
     return figure
 
 
 def _limits(contributions: Contributions, count: int) -> tuple[float, float]:
-    """Return the range of the first features' contributions, with a margin."""
+    """The range of the first features' contributions, with a margin."""
     shown = np.stack([contributions.best[:count], contributions.target[:count]])
     low, high = min(shown.min(), 0), max(shown.max(), _NAMED_ABOVE)
     return low - 0.06 * (high - low), high + 0.06 * (high - low)
@@ -137,7 +133,7 @@ def _name_neurons(axes: Axes, place: int, values, neurons, layer, size: float) -
 
 
 def _text_height(axes: Axes, size: float) -> float:
-    """Return the height of a line of text in the units of the y axis."""
+    """The height of a line of text in the units of the y axis."""
     low, high = axes.get_ylim()
     figure = axes.get_figure(root=True)
     assert figure is not None

@@ -23,9 +23,6 @@ def random_ablation(ablation: AblationResponse) -> Figure:
     Dots are means and bars standard deviations over random halves. With the feature's component on
     (scrubbed), the outputs should stay at the target's crosses whatever else is off. With it off
     (anti-scrubbed), the feature's own output should fall to 0.
-
-    Args:
-      ablation: Response of the MLPs under ablation.
     """
     figure = style.new_figure(4.2)
     axes = figure.subplots()
@@ -73,7 +70,7 @@ def scrubbing(samples: ScrubbingSamples, numbers: Mapping[str, float]) -> Figure
     have error 0 and lie outside the axis.
 
     Args:
-      samples: Errors of S samples.
+      samples: errors of S samples.
       numbers: "topk_mse", "scrubbed_mse", "antiscrubbed_mse", "monosemantic_mse".
     """
     figure = style.new_figure(4.2)

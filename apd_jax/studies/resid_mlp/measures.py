@@ -41,12 +41,12 @@ class ResidualMLPArrays(NamedTuple):
     """Arrays for the figures of a residual MLP and its component browser.
 
     Attributes:
-      feature_map: Component with the largest attribution for each one-hot input, [F] int.
-      contributions: Neuron contributions.
-      sweeps: Sweep of every input.
-      samples: Errors of S samples of the training distribution.
-      per_feature: Averages of these over the samples with one active feature.
-      ablation: Response to one feature under random ablation.
+      feature_map: component with the largest attribution for each one-hot input, [F] int.
+      contributions: neuron contributions.
+      sweeps: sweep of every input.
+      samples: errors of S samples of the training distribution.
+      per_feature: averages of these over the samples with one active feature.
+      ablation: response to one feature under random ablation.
       label_errors: MSE against the labels by number of active features.
     """
 
@@ -65,18 +65,14 @@ def evaluate_resid_mlp(
 ) -> tuple[dict[str, float | int | bool], ResidualMLPArrays]:
     """Measure a decomposition of a residual MLP (section 3.2 and appendix of the paper).
 
-    Args:
-      task: The residual MLP, its inputs and labels.
-      decomposition: The decomposition of one seed.
-      key: PRNG key; the same key gives the same numbers.
-      samples: S, number of samples of the training distribution.
+    The arguments are those of `Study.evaluate`.
 
     Returns:
       (numbers, arrays): numbers as Python values under their names in results.json, and
       `ResidualMLPArrays` on the host.
 
     Raises:
-      UserError: The target lacks the sites of a residual MLP, or a count is below 1.
+      UserError: the target lacks the sites of a residual MLP, or a count is below 1.
     """
     pair = decomposition.target, decomposition.components
     objective, batch_size = decomposition.objective, decomposition.settings.batch_size
@@ -108,7 +104,6 @@ def evaluate_resid_mlp(
             feature_map,
             key=jax.random.fold_in(key, 1),
             feature=min(EXAMPLE_FEATURE, num_features - 1),
-            num_features=num_features,
             objective=objective,
             batch_size=batch_size,
         ),

@@ -35,7 +35,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, residual: jax.Array) -> jax.Array:
-        """Return what the MLP adds to the residual stream [B, D]."""
+        """What the MLP adds to the residual stream [B, D]."""
         pre = nn.Dense(
             self.num_neurons, use_bias=self.in_bias, kernel_init=_small_uniform, name="mlp_in"
         )(residual)
@@ -53,9 +53,9 @@ class ResidualMLP(nn.Module):
       num_features: F.
       d_resid: D.
       neurons: H of every layer.
-      activation: Nonlinearity, `"relu"` or `"gelu"`.
-      in_bias, out_bias: Whether the first and the second matrix of the MLPs have biases.
-      output_activation: Whether to apply the nonlinearity to the output as well.
+      activation: nonlinearity, `"relu"` or `"gelu"`.
+      in_bias, out_bias: whether the first and the second matrix of the MLPs have biases.
+      output_activation: whether to apply the nonlinearity to the output as well.
     """
 
     num_features: int
@@ -68,7 +68,7 @@ class ResidualMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the outputs y [B, F] for inputs x [B, F]."""
+        """The outputs y [B, F] for inputs x [B, F]."""
         initial = nn.initializers.lecun_normal()
         residual = x @ self.param("W_E", initial, (self.num_features, self.d_resid))
         for layer, width in enumerate(self.neurons):
@@ -144,7 +144,7 @@ class ResidualMLPTask(Task):
 
     @property
     def label_coefficients(self) -> jax.Array | None:
-        """Return the factors c, random in [1, 2], [F]; None if all are 1."""
+        """The factors c, random in [1, 2], [F]; None if all are 1."""
         if self.label_seed is None:
             return None
         key = randomness.root(self.label_seed)
@@ -152,7 +152,7 @@ class ResidualMLPTask(Task):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Return `mlp_in` and `mlp_out` of every layer."""
+        """`mlp_in` and `mlp_out` of every layer."""
         return tuple(
             f"layers_{i}/{name}/kernel"
             for i in range(len(self.neurons))
@@ -161,12 +161,12 @@ class ResidualMLPTask(Task):
 
     @property
     def hidden_sites(self) -> tuple[str, ...]:
-        """Return the sites that the hidden-activation loss compares: `mlp_in` of every layer."""
+        """The sites that the hidden-activation loss compares: `mlp_in` of every layer."""
         return tuple(site for site in self.sites if site.endswith("mlp_in/kernel"))
 
     @property
     def hidden_activation(self) -> str:
-        """Return the nonlinearity of the hidden-activation loss: ReLU, as in the paper's code."""
+        """The nonlinearity of the hidden-activation loss: ReLU, as in the paper's code."""
         return "relu"
 
     def init(self, key: jax.Array):
@@ -181,11 +181,11 @@ class ResidualMLPTask(Task):
         return params
 
     def is_trained(self, name: str) -> bool:
-        """Return whether the parameters below a top-level name are trained."""
+        """Whether the parameters below a top-level name are trained."""
         return name not in ("W_E", "W_U") or self.embedding == "trained"
 
     def labels(self, x: jax.Array) -> jax.Array:
-        """Return the outputs that the network is trained for, [B, F]."""
+        """The outputs that the network is trained for, [B, F]."""
         coefficients = self.label_coefficients
         scaled = x if coefficients is None else x * coefficients
         if self.label_kind == "abs":
@@ -193,12 +193,12 @@ class ResidualMLPTask(Task):
         return activation_function(self.activation)(scaled) + x
 
     def loss(self, params, x: jax.Array) -> jax.Array:
-        """Return the mean over batch and features of `importance · (f(x) − label)²`."""
+        """The mean over batch and features of `importance · (f(x) − label)²`."""
         error = jnp.square(self._outputs(params, x) - self.labels(x))
         return jnp.mean(error * jnp.array(self.importance) if self.importance else error)
 
     def _outputs(self, params, x: jax.Array) -> jax.Array:
-        """Return `module.apply(...)`, reassociated so that no array has size B × D.
+        """`module.apply(...)`, reassociated so that no array has size B × D.
 
         The residual stream is only read through `W_in` and `W_U`, so every write into it is
         multiplied by these first. For F, H << D and a large batch this is many times cheaper: with
@@ -220,6 +220,6 @@ class ResidualMLPTask(Task):
         return act(output) if self.output_activation else output
 
     def target(self, params) -> Target:
-        """Return the network with its sites."""
+        """The network with its sites."""
         inputs = jax.ShapeDtypeStruct((2, self.module.num_features), jnp.float32)
         return Target.from_flax(self.module, {"params": params}, self.sites, inputs=inputs)

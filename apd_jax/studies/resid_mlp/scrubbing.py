@@ -35,12 +35,12 @@ class ScrubbingSamples(NamedTuple):
     """Errors of every sample of the training distribution, one entry per sample.
 
     Attributes:
-      num_active: Number of active features, [S] int.
-      feature: The active feature if there is exactly one, else the first or 0, [S] int.
-      components_active: Number of components that the training's rule selects, [S] int.
+      num_active: number of active features, [S] int.
+      feature: the active feature if there is exactly one, else the first or 0, [S] int.
+      components_active: number of components that the training's rule selects, [S] int.
       topk, scrubbed, antiscrubbed: MSE against the target's output, [S].
-      random: The same with a random half of the components, regardless of the input, [S].
-      monosemantic, zero: The same for the monosemantic baseline and for an output of zeros, [S].
+      random: the same with a random half of the components, regardless of the input, [S].
+      monosemantic, zero: the same for the monosemantic baseline and for an output of zeros, [S].
       label_target, label_topk, label_top1: MSE against the labels for the target, the components
         that the training's rule selects, and the component of largest attribution alone, [S].
     """
@@ -63,9 +63,9 @@ class ScrubbingMasks(NamedTuple):
     """Masks of the components that are on, each [B, C] bool; all three from the same draw.
 
     Attributes:
-      random: A random half of the components.
-      scrubbed: The random half and the components of the active features.
-      antiscrubbed: The random half without the components of the active features.
+      random: a random half of the components.
+      scrubbed: the random half and the components of the active features.
+      antiscrubbed: the random half without the components of the active features.
     """
 
     random: jax.Array
@@ -79,11 +79,11 @@ class PerFeature(NamedTuple):
     Entries are NaN for features that are never active alone.
 
     Attributes:
-      num_samples: Number of such samples, [F] int.
-      label_target, label_topk, label_top1: Mean MSE against the labels (see `ScrubbingSamples`),
+      num_samples: number of such samples, [F] int.
+      label_target, label_topk, label_top1: mean MSE against the labels (see `ScrubbingSamples`),
         [F].
-      components_active: Mean number of components that the training's rule selects, [F].
-      order: Features sorted by `label_target`, [F] int.
+      components_active: mean number of components that the training's rule selects, [F].
+      order: features sorted by `label_target`, [F] int.
     """
 
     num_samples: np.ndarray
@@ -101,7 +101,7 @@ def feature_component_map(
     num_features: int,
     objective: Objective,
 ) -> jax.Array:
-    """Return the component with the largest attribution for each one-hot input, [F] int32.
+    """The component with the largest attribution for each one-hot input, [F] int32.
 
     A component that is always active is excluded.
     """
@@ -119,9 +119,9 @@ def scrubbing_masks(
     Args:
       key: PRNG key for the random half. Each component is in it with probability 1/2,
         independently for every row.
-      active: The active features, [B, F] bool.
-      feature_map: The component of each feature, [F] int.
-      always: The components that are always on, [C] bool.
+      active: the active features, [B, F] bool.
+      feature_map: the component of each feature, [F] int.
+      always: the components that are always on, [C] bool.
     """
     half = always | jax.random.bernoulli(key, 0.5, (active.shape[0], always.size))
     needed = jnp.zeros(half.shape, bool).at[:, feature_map].max(active)
@@ -144,7 +144,7 @@ def _sample_batch(
     objective: Objective,
     num_neurons: int,
 ) -> ScrubbingSamples:
-    """Return one batch of `scrubbing_samples`."""
+    """One batch of `scrubbing_samples`."""
     input_key, mask_key = jax.random.split(key)
     x = distribution(input_key, batch_size)
     active, labels, outputs = x != 0, label_fn(x), target(x)
@@ -191,15 +191,15 @@ def scrubbing_samples(
     and p=0.01).
 
     Args:
-      target: A residual MLP, [B, F] -> [B, F].
-      components: The components of the target.
-      label_fn: Function of inputs [B, F] that returns labels [B, F].
-      feature_map: The component of each feature, [F] int.
+      target: a residual MLP, [B, F] -> [B, F].
+      components: the components of the target.
+      label_fn: function of inputs [B, F] that returns labels [B, F].
+      feature_map: the component of each feature, [F] int.
       key: PRNG key for the inputs and the masks.
-      distribution: Training distribution of the inputs.
-      objective: Objective whose rule selects the active components.
-      num_neurons: Number of features that the monosemantic baseline computes exactly.
-      batch_size: Rows per batch. Batch top-k selects within a batch, so use the training's size.
+      distribution: training distribution of the inputs.
+      objective: objective whose rule selects the active components.
+      num_neurons: number of features that the monosemantic baseline computes exactly.
+      batch_size: rows per batch. Batch top-k selects within a batch, so use the training's size.
       num_samples: S, rounded up to whole batches.
 
     Returns:
@@ -223,7 +223,7 @@ def per_feature(samples: ScrubbingSamples, *, num_features: int) -> PerFeature:
     """Average over the samples in which exactly one feature is active, for each feature.
 
     Args:
-      samples: Samples as returned by `scrubbing_samples`.
+      samples: samples as returned by `scrubbing_samples`.
       num_features: F.
 
     Returns:

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.components import Components
+from apd_jax.components import Components, num_components
 from apd_jax.errors import UserError
 from apd_jax.masked.forward import masked_apply
 from apd_jax.objective.objective import Objective
 from apd_jax.sites import Target
-from apd_jax.studies.reconstruction import LabelFn, num_batches
+from apd_jax.studies.reconstruction import LabelFn, num_batches, stream
 from apd_jax.studies.resid_mlp.scrubbing import scrubbing_masks
 
 SINGLE_COMPONENT_SHARE = 0.1
@@ -27,19 +27,19 @@ class FeatureSweeps(NamedTuple):
     Errors are means over the sweep and over all outputs.
 
     Attributes:
-      inputs: Values of the swept input, [P].
-      target: The target's output of the swept feature, [F, P].
-      component: The same output with the feature's component alone, [F, P].
-      labels: Labels of the swept feature, [F, P].
-      one_hot_outputs: Row i has all outputs of the target for x_i = 1, [F, O].
-      one_hot_labels: Labels of the same inputs, [F, O].
+      inputs: values of the swept input, [P].
+      target: the target's output of the swept feature, [F, P].
+      component: the same output with the feature's component alone, [F, P].
+      labels: labels of the swept feature, [F, P].
+      one_hot_outputs: row i has all outputs of the target for x_i = 1, [F, O].
+      one_hot_labels: labels of the same inputs, [F, O].
       component_mse: MSE against the target with the feature's component alone, [F].
       no_component_mse: MSE against the target without any component, [F].
       top1_mse: MSE against the target with the component of largest attribution at every point,
         [F].
-      top2_mse: The same with the two components of largest attribution, [F].
-      held: Whether `component_mse` is below a tenth of `no_component_mse`, [F] bool.
-      held_by_two: Whether the lower of `component_mse` and `top2_mse` is, [F] bool.
+      top2_mse: the same with the two components of largest attribution, [F].
+      held: whether `component_mse` is below a tenth of `no_component_mse`, [F] bool.
+      held_by_two: whether the lower of `component_mse` and `top2_mse` is, [F] bool.
     """
 
     inputs: np.ndarray
@@ -63,10 +63,10 @@ class AblationResponse(NamedTuple):
     and standard deviations are over random halves.
 
     Attributes:
-      feature: The active feature, int.
-      target: Output of the target's MLPs, [O].
-      scrubbed_mean, scrubbed_std: Output with the feature's component always on, [O].
-      antiscrubbed_mean, antiscrubbed_std: Output with the feature's component always off, [O].
+      feature: the active feature, int.
+      target: output of the target's MLPs, [O].
+      scrubbed_mean, scrubbed_std: output with the feature's component always on, [O].
+      antiscrubbed_mean, antiscrubbed_std: output with the feature's component always off, [O].
     """
 
     feature: int
@@ -77,25 +77,15 @@ class AblationResponse(NamedTuple):
     antiscrubbed_std: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames=("num_features", "objective"))
-def _sweep(
-    target,
-    components,
-    label_fn,
-    points,
-    feature,
-    component,
-    *,
-    num_features,
-    objective,
-):
-    """Return the row of one feature in each array of `FeatureSweeps`."""
-    x = points[:, None] * jax.nn.one_hot(feature, num_features)
-    one_hot = jax.nn.one_hot(feature, num_features)[None]
+@functools.partial(jax.jit, static_argnames="objective")
+def _sweep(target, components, label_fn, points, feature, feature_map, *, objective):
+    """The row of one feature in each array of `FeatureSweeps`."""
+    one_hot = jax.nn.one_hot(feature, len(feature_map))[None]
+    x = points[:, None] * one_hot
     outputs = target(x)
     scores = objective.attribute(target, components, x).scores
     always = jnp.broadcast_to(objective.always_active(scores.shape[1]), scores.shape)
-    single = always | (jnp.arange(scores.shape[1]) == component)
+    single = always | (jnp.arange(scores.shape[1]) == feature_map[feature])
     alone = masked_apply(target, components, x, single)
     nothing = masked_apply(target, components, x, always)
 
@@ -131,11 +121,11 @@ def feature_sweeps(
     """Sweep every input over [-1, 1] and measure its own component.
 
     Args:
-      target: A network, [B, F] -> [B, F].
-      components: The components of the target.
-      label_fn: Function of inputs [B, F] that returns labels [B, F].
-      feature_map: The component of each feature, [F] int.
-      objective: Objective that determines attributions and any always-active component.
+      target: a network, [B, F] -> [B, F].
+      components: the components of the target.
+      label_fn: function of inputs [B, F] that returns labels [B, F].
+      feature_map: the component of each feature, [F] int.
+      objective: objective that determines attributions and any always-active component.
       num_points: P.
 
     Returns:
@@ -143,21 +133,10 @@ def feature_sweeps(
     """
     points = jnp.linspace(-1.0, 1.0, num_points)
     label_fn = jax.tree_util.Partial(label_fn)
-    num_features = feature_map.shape[0]
+    sweep = functools.partial(_sweep, target, components, label_fn, points, objective=objective)
     rows = [
-        jax.device_get(
-            _sweep(
-                target,
-                components,
-                label_fn,
-                points,
-                feature,
-                feature_map[feature],
-                num_features=num_features,
-                objective=objective,
-            )
-        )
-        for feature in range(num_features)
+        jax.device_get(sweep(feature=feature, feature_map=feature_map))
+        for feature in range(len(feature_map))
     ]
     fields = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     most = SINGLE_COMPONENT_SHARE * fields["no_component_mse"]
@@ -166,19 +145,16 @@ def feature_sweeps(
     return FeatureSweeps(inputs=np.asarray(points), held=held, held_by_two=held_by_two, **fields)
 
 
-@functools.partial(jax.jit, static_argnames=("num_draws", "num_features", "objective"))
-def _ablated_outputs(
-    target, components, feature_map, key, feature, *, num_draws, num_features, objective
-):
-    """Return MLP outputs of target [O], scrubbed and anti-scrubbed, both [num_draws, O]."""
-    one_hot = jax.nn.one_hot(feature, num_features)
-    x = jnp.broadcast_to(one_hot, (num_draws, num_features))
-    num_components = next(iter(components.values())).U.shape[0]
-    always = objective.always_active(num_components)
-    masks = scrubbing_masks(key, x != 0, feature_map, always)
-    nothing = masked_apply(target, components, x[:1], jnp.zeros((1, num_components), bool))
+@functools.partial(jax.jit, static_argnames=("num_draws", "objective"))
+def _ablated_outputs(target, components, feature_map, feature, key, *, num_draws, objective):
+    """MLP outputs of target [1, O], scrubbed and anti-scrubbed, both [num_draws, O]."""
+    one_hot = jax.nn.one_hot(feature, len(feature_map))
+    x = jnp.broadcast_to(one_hot, (num_draws, len(feature_map)))
+    count = num_components(components)
+    masks = scrubbing_masks(key, x != 0, feature_map, objective.always_active(count))
+    nothing = masked_apply(target, components, x[:1], jnp.zeros((1, count), bool))
     return (
-        (target(x[:1]) - nothing)[0],
+        target(x[:1]) - nothing,
         masked_apply(target, components, x, masks.scrubbed) - nothing,
         masked_apply(target, components, x, masks.antiscrubbed) - nothing,
     )
@@ -191,7 +167,6 @@ def ablation_response(
     *,
     key: jax.Array,
     feature: int,
-    num_features: int,
     objective: Objective,
     num_draws: int = 1000,
     batch_size: int = 256,
@@ -199,44 +174,36 @@ def ablation_response(
     """Ablate random halves of the components while one feature is set to 1.
 
     Args:
-      target: A residual MLP, [B, F] -> [B, F].
-      components: The components of the target.
-      feature_map: The component of each feature, [F] int.
+      target: a residual MLP, [B, F] -> [B, F].
+      components: the components of the target.
+      feature_map: the component of each feature, [F] int.
       key: PRNG key for the random halves.
-      feature: The active feature.
-      num_features: F.
-      objective: Objective that determines any always-active component.
-      num_draws: Number of random halves, rounded up to whole batches.
-      batch_size: Random halves per batch.
+      feature: the active feature.
+      objective: objective that determines any always-active component.
+      num_draws: number of random halves, rounded up to whole batches.
+      batch_size: random halves per batch.
 
     Returns:
       `AblationResponse`, on the host.
 
     Raises:
-      UserError: There is no such feature.
+      UserError: there is no such feature.
     """
-    if not 0 <= feature < num_features:
-        raise UserError(f"feature={feature}: expected 0..{num_features - 1}.")
-    runs = [
-        jax.device_get(
-            _ablated_outputs(
-                target,
-                components,
-                feature_map,
-                jax.random.fold_in(key, i),
-                feature,
-                num_draws=batch_size,
-                num_features=num_features,
-                objective=objective,
-            )
-        )
-        for i in range(num_batches(num_draws, batch_size))
-    ]
-    scrubbed = np.concatenate([run[1] for run in runs])
-    antiscrubbed = np.concatenate([run[2] for run in runs])
+    if not 0 <= feature < len(feature_map):
+        raise UserError(f"feature={feature}: expected 0..{len(feature_map) - 1}.")
+    ablated = functools.partial(
+        _ablated_outputs,
+        target,
+        components,
+        feature_map,
+        feature,
+        num_draws=batch_size,
+        objective=objective,
+    )
+    own, scrubbed, antiscrubbed = stream(ablated, key, num_batches(num_draws, batch_size))
     return AblationResponse(
         feature=feature,
-        target=runs[0][0],
+        target=own[0],
         scrubbed_mean=scrubbed.mean(axis=0),
         scrubbed_std=scrubbed.std(axis=0),
         antiscrubbed_mean=antiscrubbed.mean(axis=0),

@@ -68,7 +68,7 @@ class ResidualMLPStudy(Study):
         )
 
     def published(self, variant: str) -> list[Published]:
-        """Return the paper's numbers; "≈" marks numbers that are read off its figures."""
+        """The paper's numbers; "≈" marks numbers that are read off its figures."""
         return [
             Published(key, label, paper, None, definition)
             for (key, (label, definition)), paper in zip(
@@ -115,11 +115,11 @@ class ResidualMLPStudy(Study):
         return probes.one_hot(task.inputs.num_features)
 
     def represented(self, arrays: ResidualMLPArrays) -> list[list[int]]:
-        """Return, for every component, the features with a large neuron contribution."""
+        """For every component, the features with a large neuron contribution."""
         return [row.nonzero()[0].tolist() for row in arrays.contributions.represents]
 
     def views(self, target: Target) -> dict[str, View]:
-        """Return views that show the residual stream in the basis of features."""
+        """Views that show the residual stream in the basis of features."""
         embed, unembed = (np.asarray(target.params[name]) for name in ("W_E", "W_U"))
         return {
             site: View("feature", "neuron", left=embed)
@@ -130,7 +130,7 @@ class ResidualMLPStudy(Study):
 
 
 def _ratio(above: float, below: float) -> float:
-    """Return the ratio, or NaN if `below` is 0, as with samples without any active feature."""
+    """The ratio, or NaN if `below` is 0, as with samples without any active feature."""
     return float(above / below) if below else math.nan
 
 

@@ -5,16 +5,14 @@ Letters: C components, F features, h hidden width.
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from apd_jax.plotting import networks, style
+from apd_jax.plotting import networks, share_maps, style
 from apd_jax.studies.label_errors import label_errors
 from apd_jax.studies.tms.measures import TMSArrays
 
 _FEW = 16
 _MOST_NAMES = 100  # of components below an axis
-_SHARES = LinearSegmentedColormap.from_list("shares", [style.VERMILION, "white", style.BLUE])
 
 
 @style.styled
@@ -26,9 +24,6 @@ def component_drawings(arrays: TMSArrays) -> Figure:
     holds one feature has one vector, as long as the target's (pale behind it), and one fan of dark
     lines from that input to the hidden units and back to the same output. Several fans mean merged
     features; a pale drawing means a component that does nothing.
-
-    Args:
-      arrays: Weights and measurements of the decomposition.
     """
     panels = _panels(arrays)
     if len(panels) > _FEW:
@@ -37,7 +32,7 @@ def component_drawings(arrays: TMSArrays) -> Figure:
 
 
 def _panels(arrays: TMSArrays) -> list[networks.DrawnNetwork]:
-    """Return panels of target, sum, components by the features they hold, and others by size."""
+    """Panels of target, sum, components by the features they hold, and others by size."""
     features = arrays.target.shape[0]
     colors = style.feature_colors(features)
     panels = [
@@ -72,9 +67,6 @@ def component_map(arrays: TMSArrays) -> Figure:
     merged features, several in a row a split feature, and an empty column a dead component. The
     right panel has the cosine and the norm ratio of each feature's best component. Both are 1 in a
     perfect decomposition; a norm ratio below 1 means shrinkage.
-
-    Args:
-      arrays: Weights and measurements of the decomposition.
     """
     features = arrays.target.shape[0]
     height = features * min(0.36, 5.4 / features) + 1.1
@@ -88,17 +80,7 @@ def component_map(arrays: TMSArrays) -> Figure:
 def _draw_shares(figure: Figure, axes: Axes, arrays: TMSArrays) -> None:
     table = arrays.shares[arrays.order].T
     features, count = table.shape
-    image = axes.imshow(
-        table, cmap=_SHARES, vmin=-1, vmax=1, aspect="auto", interpolation="nearest"
-    )
-    if table.size <= 120:
-        for (j, c), share in np.ndenumerate(table):
-            color = "white" if abs(share) > 0.6 else "#555555"
-            text = f"{share:.2f}".replace("-0.00", "0.00")
-            axes.text(c, j, text, color=color, fontsize=8, ha="center", va="center")
-    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30, ticks=[-1, -0.5, 0, 0.5, 1])
-    bar.set_label(r"share of the vector $W_j$")
-    bar.outline.set_visible(False)
+    share_maps.draw(figure, axes, table, r"share of the vector $W_j$")
     axes.set_ylabel("feature $j$")
     axes.set_xlabel("component, sorted by feature")
     axes.set_yticks(np.arange(0, features, 1 if features <= _FEW else max(5, features // 20)))
@@ -109,7 +91,6 @@ def _draw_shares(figure: Figure, axes: Axes, arrays: TMSArrays) -> None:
         fontsize=8 if count <= 30 else 6,
         rotation=90 if count > 20 else 0,
     )
-    axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(True)
         spine.set_color(style.FAINT)

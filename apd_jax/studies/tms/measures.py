@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from apd_jax.components import Components
 from apd_jax.decomposition.result import Decomposition
-from apd_jax.sites import Target
 from apd_jax.studies.reconstruction import (
     LabelErrors,
     faithfulness_mse,
@@ -28,16 +26,16 @@ class TMSArrays(NamedTuple):
     """Arrays for the figures of a TMS and its component browser.
 
     Attributes:
-      target: The target's W, one row per feature, [F, h].
-      components: The components of W, [C, F, h].
-      hidden: The target's hidden layers, [L, h, h] (L = 0 if there are none).
-      hidden_components: The components of the hidden layers, [C, L, h, h].
-      cosines: Cosine between each component's row and the target's, [C, F].
-      norm_ratios: Norm of each component's row divided by the norm of the target's, [C, F].
-      best_component: The component with the largest cosine, [F] int.
-      recovered: Whether the best component has the target's direction and length, [F] bool.
-      shares: Share of each feature's vector in each component, `P_{c,j} · W_j / ‖W_j‖²`, [C, F].
-      order: Components in the order of the features that they are best for, then the rest, [C] int.
+      target: the target's W, one row per feature, [F, h].
+      components: the components of W, [C, F, h].
+      hidden: the target's hidden layers, [L, h, h] (L = 0 if there are none).
+      hidden_components: the components of the hidden layers, [C, L, h, h].
+      cosines: cosine between each component's row and the target's, [C, F].
+      norm_ratios: norm of each component's row divided by the norm of the target's, [C, F].
+      best_component: the component with the largest cosine, [F] int.
+      recovered: whether the best component has the target's direction and length, [F] bool.
+      shares: share of each feature's vector in each component, `P_{c,j} · W_j / ‖W_j‖²`, [C, F].
+      order: components in the order of the features that they are best for, then the rest, [C] int.
       label_errors: MSE against the labels by number of active features.
     """
 
@@ -61,8 +59,8 @@ def row_similarity(target: np.ndarray, components: np.ndarray) -> tuple[np.ndarr
     component or of the target is zero.
 
     Args:
-      target: Matrix of the target, [F, h].
-      components: Matrices of the components, [C, F, h].
+      target: matrix of the target, [F, h].
+      components: matrices of the components, [C, F, h].
 
     Returns:
       (cosines, norm ratios), each [C, F] float64.
@@ -87,8 +85,8 @@ def superposition_scores(
     components of recovered features.
 
     Args:
-      cosines: Cosines of rows, [C, F].
-      norm_ratios: Norm ratios of rows, [C, F].
+      cosines: cosines of rows, [C, F].
+      norm_ratios: norm ratios of rows, [C, F].
 
     Returns:
       ({"mmcs", "ml2r", "features_recovered"}, best component [F] int, recovered [F] bool).
@@ -110,7 +108,7 @@ def component_order(best_component: np.ndarray, *, num_components: int) -> np.nd
     """Sort components by the first feature that they are best for; the others follow by index.
 
     Args:
-      best_component: Best component of each feature, [F] int.
+      best_component: best component of each feature, [F] int.
       num_components: C.
 
     Returns:
@@ -129,18 +127,18 @@ def evaluate_tms(
 
     The monosemantic baseline returns exact labels for the first h features and 0 for the rest.
 
-    Args:
-      task: The TMS, its inputs and labels.
-      decomposition: The decomposition of one seed.
-      key: PRNG key; the same key gives the same numbers.
-      samples: Samples of the training distribution, and for each number of active features.
+    The arguments are those of `Study.evaluate`; there are as many samples for each number of active
+    features.
 
     Returns:
       (numbers, arrays): numbers as Python values under their names in results.json, and
       `TMSArrays` on the host.
     """
     target, components = decomposition.target, decomposition.components
-    weights, pieces = _matrices(target, components)
+    depth = sum(1 for site in target.sites if site.startswith("hidden_"))
+    names = [LINEAR, *hidden_names(depth)]
+    weights = {name: np.asarray(target.weights[name]) for name in names}
+    pieces = {name: np.asarray(components[name].matrices()) for name in names}
     num_features, width = weights[LINEAR].shape
     sampling: dict[str, Any] = {
         "objective": decomposition.objective,
@@ -161,53 +159,27 @@ def evaluate_tms(
         passthrough=False,
         **sampling,
     )
-    scores, arrays = _arrays(weights, pieces, errors)
-    return {
+    cosines, ratios = row_similarity(weights[LINEAR], pieces[LINEAR])
+    scores, best, recovered = superposition_scores(cosines, ratios)
+    count = len(pieces[LINEAR])
+    hidden = np.array([weights[n] for n in names[1:]]).reshape(-1, width, width)
+    parts = np.array([pieces[n] for n in names[1:]]).reshape(-1, count, width, width)
+    numbers = {
         "faithfulness_mse": faithfulness_mse(target, components),
         "topk_mse": topk_mse,
         **scores,
         "solved": scores["features_recovered"] == num_features,
-    }, arrays
-
-
-def _arrays(
-    weights: dict[str, np.ndarray], pieces: dict[str, np.ndarray], errors: LabelErrors
-) -> tuple[dict[str, float | int], TMSArrays]:
-    """Return the scores of the components' rows, and all arrays."""
-    cosines, ratios = row_similarity(weights[LINEAR], pieces[LINEAR])
-    scores, best, recovered = superposition_scores(cosines, ratios)
-    hidden, hidden_components = _hidden(weights, pieces)
-    return scores, TMSArrays(
+    }
+    return numbers, TMSArrays(
         target=weights[LINEAR],
         components=pieces[LINEAR],
         hidden=hidden,
-        hidden_components=hidden_components,
+        hidden_components=np.swapaxes(parts, 0, 1),
         cosines=cosines,
         norm_ratios=ratios,
         best_component=best,
         recovered=recovered,
         shares=cosines * ratios,
-        order=component_order(best, num_components=len(pieces[LINEAR])),
+        order=component_order(best, num_components=count),
         label_errors=errors,
     )
-
-
-def _hidden(
-    weights: dict[str, np.ndarray], pieces: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hidden layers of target [L, h, h] and components [C, L, h, h]."""
-    names = [name for name in weights if name != LINEAR]
-    width = weights[LINEAR].shape[1]
-    if not names:
-        return np.zeros((0, width, width)), np.zeros((len(pieces[LINEAR]), 0, width, width))
-    return np.stack([weights[n] for n in names]), np.stack([pieces[n] for n in names], axis=1)
-
-
-def _matrices(
-    target: Target, components: Components
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the matrices of target [d_in, d_out] and components [C, d_in, d_out] by site."""
-    depth = sum(1 for site in target.sites if site.startswith("hidden_"))
-    names = [LINEAR, *hidden_names(depth)]
-    weights = {name: np.asarray(target.weights[name]) for name in names}
-    return weights, {name: np.asarray(components[name].matrices()) for name in names}

@@ -20,7 +20,7 @@ LINEAR = "linear1/kernel"
 
 
 def hidden_names(count: int) -> tuple[str, ...]:
-    """Return the names of the hidden layers' sites, first to last."""
+    """The names of the hidden layers' sites, first to last."""
     return tuple(f"hidden_{i}/kernel" for i in range(count))
 
 
@@ -36,11 +36,11 @@ class TiedLinear(nn.Module):
         self.kernel = self.param("kernel", nn.initializers.xavier_normal(), shape)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return `x W`."""
+        """`x W`."""
         return x @ self.kernel
 
     def decode(self, h: jax.Array) -> jax.Array:
-        """Return `h Wᵀ`."""
+        """`h Wᵀ`."""
         return h @ self.kernel.T
 
 
@@ -61,7 +61,7 @@ class TMS(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the outputs [B, F] for inputs [B, F]."""
+        """The outputs [B, F] for inputs [B, F]."""
         tied = TiedLinear(self.num_features, self.num_hidden, name="linear1")
         hidden = tied(x)
         for layer in range(self.hidden_layers):
@@ -122,19 +122,19 @@ class TMSTask(Task):
         return params
 
     def is_trained(self, name: str) -> bool:
-        """Return whether the parameters below a top-level name are trained."""
+        """Whether the parameters below a top-level name are trained."""
         return not name.startswith("hidden_") or self.hidden_kind == "trained"
 
     def labels(self, x: jax.Array) -> jax.Array:
-        """Return the outputs that the network is trained for: its inputs."""
+        """The outputs that the network is trained for: its inputs."""
         return x
 
     def loss(self, params, x: jax.Array) -> jax.Array:
-        """Return the mean over batch and features of `(f(x) − x)²`."""
+        """The mean over batch and features of `(f(x) − x)²`."""
         outputs: Any = self.module.apply({"params": params}, x)
         return jnp.mean(jnp.square(outputs - x))
 
     def target(self, params) -> Target:
-        """Return the network with its sites."""
+        """The network with its sites."""
         inputs = jax.ShapeDtypeStruct((2, self.module.num_features), jnp.float32)
         return Target.from_flax(self.module, {"params": params}, self.sites, inputs=inputs)

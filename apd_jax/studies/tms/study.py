@@ -1,8 +1,5 @@
 """Toy models of superposition (section 3.1 of the paper; the +ID variants are SPD's)."""
 
-import jax
-
-from apd_jax.decomposition.result import Decomposition
 from apd_jax.report.browser import View
 from apd_jax.sites import Target
 from apd_jax.studies import probes
@@ -34,6 +31,7 @@ class TMSStudy(Study):
     figures = FIGURES
     main_figure = "components"
     measures = MEASURES
+    evaluate = staticmethod(evaluate_tms)
 
     def title(self, variant: str) -> str:
         return f"Toy model of superposition {variant}"
@@ -60,16 +58,11 @@ class TMSStudy(Study):
             ),
         ]
 
-    def evaluate(
-        self, task: TMSTask, decomposition: Decomposition, *, key: jax.Array, samples: int
-    ):
-        return evaluate_tms(task, decomposition, key=key, samples=samples)
-
     def probes(self, task: TMSTask):
         return probes.one_hot(task.inputs.num_features)
 
     def represented(self, arrays: TMSArrays) -> list[list[int]]:
-        """Return the features that each component recovers."""
+        """The features that each component recovers."""
         return features_held(arrays.best_component, arrays.recovered, len(arrays.components))
 
     def views(self, target: Target) -> dict[str, View]:

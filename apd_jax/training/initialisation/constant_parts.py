@@ -13,6 +13,7 @@ from apd_jax.components import Factors
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.programs import linalg
+from apd_jax.programs.axes import spread
 from apd_jax.sites import Patches, PyTree, SiteRecord, Target
 
 _LEAST_SHARE = 0.02  # of the mean in the inputs' second moment; below, it may be noise
@@ -77,10 +78,9 @@ def _sums(record: SiteRecord, here: jax.Array) -> tuple[jax.Array, jax.Array, ja
     """Sums of an example's rows [B, (G), d], of their squares [B, (G)], and their number [B]."""
     assert not isinstance(record.x, Patches)
     inner = record.x.ndim - (2 if record.placement.stacked else 1)
-    counts = here.reshape(*here.shape, *(1,) * (inner - here.ndim))
-    counts = jnp.broadcast_to(counts, record.x.shape[:inner])
+    counts = jnp.broadcast_to(spread(here, inner), record.x.shape[:inner])
     rows = record.x.astype(jnp.float32)
-    rows = jnp.where(counts.reshape(*counts.shape, *(1,) * (rows.ndim - inner)), rows, 0.0)
+    rows = jnp.where(spread(counts, rows.ndim), rows, 0.0)
     axes = tuple(range(1, inner))
     return rows.sum(axes), jnp.square(rows).sum((*axes, -1)), counts.sum(axes)
 

@@ -69,51 +69,56 @@ class RowGroups(NamedTuple):
 
 
 def start_from_groups(
+    objective: Objective,
+    target: Target,
+    x: PyTree,
+    components: Components,
+    block_size: int | None = None,
+    *,
     pieces: Callable[[jax.Array, RowGroups, jax.Array, int], Factors],
     examples: int,
     least: float = 0.0,
-) -> Callable[..., Components]:
-    """Make a start of a function that cuts one matrix into a piece for each group.
+) -> Components:
+    """Make components that each take the piece of every matrix that belongs to a group of rows.
+
+    Every site is taken by its first use.
 
     Args:
-      pieces: function `(reads, groups, weight [d_in, d_out], m) -> Factors`, reads as in
+      objective: what counts of the inputs, and whether positions are told apart.
+      target: the network.
+      x: [N, ...] some thousands of inputs.
+      components: components of the shapes to return.
+      block_size: number of inputs that are looked at together; None for all.
+      pieces: cuts one matrix, `(reads, groups, weight [d_in, d_out], m) -> Factors`, reads as in
         `RowGroups.moment`.
       examples: upper limit of the number of rows.
       least: see `group_lines`.
-
-    Returns:
-      The start, `(objective, target, x, components, block_size) -> components`: x holds some
-      thousands of inputs; of the components only the shapes are used. Every site is taken by its
-      first use.
     """
+    x, rows, weights = _active_rows(objective, target, x, examples, block_size)
+    uses = site_rows.first_uses(_records(objective, target, x))
+    flipped = {name for name, use in uses.items() if use.placement.transposed}
+    reads = _reads(objective, target, components, x, block_size)
+    matrices = {
+        site: jnp.swapaxes(weight, -1, -2) if site in flipped else weight
+        for site, weight in target.weights.items()
+    }
+    signatures = [_signatures(reads[site][rows], matrices[site]) for site in reads]
+    count = num_components(components)
+    members, used = group_lines(jnp.concatenate(signatures, axis=1), weights, count, least)
+    groups = _in_order(rows, members, used, len(next(iter(reads.values()))))
 
-    def start(objective, target, x, components, block_size=None) -> Components:
-        x, rows, weights = _active_rows(objective, target, x, examples, block_size)
-        uses = site_rows.first_uses(_records(objective, target, x))
-        flipped = {name for name, use in uses.items() if use.placement.transposed}
-        reads = _reads(objective, target, components, x, block_size)
-        matrices = {
-            site: jnp.swapaxes(weight, -1, -2) if site in flipped else weight
-            for site, weight in target.weights.items()
-        }
-        signatures = [_signatures(reads[site][rows], matrices[site]) for site in reads]
-        count = num_components(components)
-        members, used = group_lines(jnp.concatenate(signatures, axis=1), weights, count, least)
-        groups = _in_order(rows, members, used, len(next(iter(reads.values()))))
+    def one(site: str) -> Factors:
+        rank = components[site].reads.shape[-2]
 
-        def one(site: str) -> Factors:
-            rank = components[site].reads.shape[-2]
-            if matrices[site].ndim == 2:
-                return pieces(reads[site], groups, matrices[site], rank)
+        def of_block(read, matrix):
+            return pieces(read, groups, matrix, rank)
 
-            def of_block(read, matrix):
-                return pieces(read, groups, matrix, rank)
+        of_site = of_block
+        if matrices[site].ndim == 3:
+            of_site = jax.vmap(of_block, in_axes=(1, 0), out_axes=1)
+        return of_site(reads[site], matrices[site])
 
-            return jax.vmap(of_block, in_axes=(1, 0), out_axes=1)(reads[site], matrices[site])
-
-        return site_rows.as_read({site: one(site) for site in components}, flipped)
-
-    return start
+    return site_rows.as_read({site: one(site) for site in components}, flipped)
 
 
 def _active_rows(

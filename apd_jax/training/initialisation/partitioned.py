@@ -30,9 +30,7 @@ def pieces(reads: jax.Array, groups: RowGroups, weight: jax.Array, rank: int) ->
 
     Args:
       reads: [R, n, d_in], what the site reads on the rows; indices [R, n] of a look-up.
-      groups: the groups of the rows.
-      weight: [d_in, d_out], the site's matrix.
-      rank: m.
+      groups, weight, rank: the groups of the rows; the site's matrix [d_in, d_out]; m.
 
     Returns:
       Factors of C components, truncated to rank m.

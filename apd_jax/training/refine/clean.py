@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from apd_jax.components import Components, Factors
+from apd_jax.programs.axes import spread
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.activity import Activity
 
@@ -68,7 +69,7 @@ def fold(
     together = max(1, _MOST_NUMBERS // second.size)
     folded = jax.lax.map(one, jnp.arange(len(free)), batch_size=together)
     left = shares.by_block(lambda f, s: shares.partition(s)(s, f.reads), factors, second)
-    kept = free.reshape(-1, *(1,) * (factors.reads.ndim - 1))
+    kept = spread(free, factors.reads.ndim)
     return Factors(
         jnp.where(kept, factors.reads - left, folded.reads),
         jnp.where(kept, factors.writes, folded.writes),

@@ -16,6 +16,7 @@ from apd_jax.data import SampleBatch
 from apd_jax.objective.coefficients import CONSTANT, Multipliers
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.terms import TERMS
+from apd_jax.programs.axes import spread
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
 from apd_jax.training.mean_loss import mean_loss
@@ -96,7 +97,7 @@ def move(
         return as_read(parts, transposed)
 
     def loss(parts):
-        return mean_loss(objective, target, x, key, multipliers, block_size)(whole(parts))
+        return mean_loss(objective, target, whole(parts), x, key, multipliers, block_size)
 
     def seen_with(parts):
         topk, measure = multipliers.topk, rules.measure
@@ -171,6 +172,7 @@ def make_round(
     objective, rules, block_size = settings.objective, settings.refine, settings.batch_size
     final = rules.rounds(settings.steps) * rules.spacing(settings.steps)
 
+    @jax.default_matmul_precision("highest")
     def one_round(target, state, key, sample_batch):
         count = num_examples(objective, rules, target, sample_batch, block_size)
         x = sample_batch(randomness.stream_of_step(key, "round batch"), count)
@@ -180,7 +182,9 @@ def make_round(
         # Terms that are no errors are multiplied by 0: a merge lowers the simplicity loss and a
         # split raises it, whether or not the move was right.
         errors_alone = now._replace(losses={**now.losses, **_ERRORS_ALONE})
-        error = mean_loss(objective, target, x, probes, errors_alone, block_size)
+
+        def error(parts):
+            return mean_loss(objective, target, parts, x, probes, errors_alone, block_size)
 
         def moves(parts):
             return move(
@@ -206,11 +210,7 @@ def make_round(
             refined=Refined(components, jnp.any(touched), counts),
         )
 
-    def at_highest_precision(target, state, key, sample_batch):
-        with jax.default_matmul_precision("highest"):
-            return one_round(target, state, key, sample_batch)
-
-    return at_highest_precision
+    return one_round
 
 
 def forget(optimizer_state: Any, components: Components, touched: jax.Array) -> Any:
@@ -232,7 +232,7 @@ def forget(optimizer_state: Any, components: Components, touched: jax.Array) -> 
         return jax.tree.structure(tree) == structure
 
     def reset(leaf):
-        return jnp.where(touched.reshape(-1, *(1,) * (leaf.ndim - 1)), 0, leaf)
+        return jnp.where(spread(touched, leaf.ndim), 0, leaf)
 
     return jax.tree.map(
         lambda tree: jax.tree.map(reset, tree) if is_moments(tree) else tree,

@@ -122,17 +122,6 @@ def partition(
     return part
 
 
-def squared_norms(components: Components) -> jax.Array:
-    """`Σ_l ‖P_{c,l}‖²`, [C]."""
-
-    def one(f):
-        both = jnp.einsum("...mi,...ni->...mn", f.reads, f.reads)
-        both *= jnp.einsum("...mo,...no->...mn", f.writes, f.writes)
-        return jnp.sum(both, axis=tuple(range(1, both.ndim)))
-
-    return sum(one(factors) for factors in components.values())
-
-
 def gram(components: Components) -> jax.Array:
     """`Σ_l <P_{c,l}, P_{d,l}>`, [C, C], forming one component's matrices at a time."""
     num_components = next(iter(components.values())).reads.shape[0]

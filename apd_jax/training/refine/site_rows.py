@@ -12,6 +12,7 @@ from apd_jax import validity
 from apd_jax.blocks import summed
 from apd_jax.components import Components, Factors
 from apd_jax.masked.forward import is_look_up
+from apd_jax.programs.axes import spread
 from apd_jax.sites import Patches, Records, SiteRecord
 
 
@@ -108,7 +109,7 @@ def _counted(x: jax.Array, record: SiteRecord, width: int, valid: validity.Valid
         return jnp.where(validity.of_site_rows(valid, x.shape, record.name), x, width)
     own = 1 + record.placement.stacked
     counted = validity.of_site_rows(valid, x.shape[: x.ndim - own], record.name)
-    return jnp.where(counted.reshape(*counted.shape, *(1,) * own), x, 0)
+    return jnp.where(spread(counted, x.ndim), x, 0)
 
 
 def _full(record: SiteRecord, width: int) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from apd_jax.components import Components
+from apd_jax.components import Components, squared_norms
 from apd_jax.training.initialisation.groups import SHARPNESS
 from apd_jax.training.refine import shares
 from apd_jax.training.refine.activity import Activity
@@ -177,7 +177,7 @@ def choose_free(components: Components, free: jax.Array, otherwise) -> tuple[jax
     The smallest is used, since what it holds has to move. That goes to the largest: truncated to
     rank m, a large component loses less by it than a small one would.
     """
-    norms = shares.squared_norms(components)
+    norms = squared_norms(components)
     smallest = jnp.argmin(jnp.where(free, norms, jnp.inf))
     others = free.at[smallest].set(False)
     largest = jnp.argmax(jnp.where(others, norms, -jnp.inf))

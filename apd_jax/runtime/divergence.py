@@ -1,4 +1,4 @@
-"""What happens at the end of a chunk of steps: metrics and states are checked and passed on.
+"""Checks at the end of a chunk of steps: metrics and states that are not finite end the training.
 
 Letters: S seeds side by side.
 """
@@ -23,24 +23,18 @@ _HINT = (
 )
 
 
-class Observer:
-    """Callbacks between chunks. These do nothing; override what is wanted."""
+def last_metrics(done: int, parts: list[Metrics]) -> dict[str, np.ndarray]:
+    """Fetch a chunk's metrics, and check that they are finite.
 
-    def on_metrics(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Receive the metrics [S] of a chunk's last step; for the group `count/`, sums over it."""
+    Args:
+      done: number of the chunk's last step.
+      parts: the metrics of the chunk's steps, `{name: [S, length]}`.
 
-    def save(self, step: int, state: PyTree) -> None:
-        """Keep the state after `step` steps. Its buffers are reused as soon as this returns."""
+    Returns:
+      The metrics [S] of the last step; for the group `count/`, sums over the chunk.
 
-    def should_stop(self) -> bool:
-        """Whether to save and raise `Stopped` after this chunk."""
-        return False
-
-
-def report(observer: Observer, done: int, parts: list[Metrics]) -> None:
-    """Fetch a chunk's metrics, check that they are finite, and pass on those of its last step.
-
-    Counts of events are summed over the chunk.
+    Raises:
+      Diverged: one is not finite.
     """
     values = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
     length = next(iter(values.values())).shape[1]
@@ -57,8 +51,10 @@ def report(observer: Observer, done: int, parts: list[Metrics]) -> None:
             f"in the trainings at index {bad_seeds} of those side by side; {_HINT}",
             places=bad_seeds,
         )
-    last = {n: v.sum(axis=1) if metric_names.counts(n) else v[:, -1] for n, v in values.items()}
-    observer.on_metrics(done, last)
+    return {
+        name: value.sum(axis=1) if name.startswith(metric_names.COUNT) else value[:, -1]
+        for name, value in values.items()
+    }
 
 
 @jax.jit
@@ -74,8 +70,8 @@ def _broken_places(state: PyTree) -> list[int]:
     return np.flatnonzero(~np.all(rows, axis=0)).tolist() if rows else []
 
 
-def save(observer: Observer, done: int, state: PyTree) -> None:
-    """Let the observer save a state, if all of it is finite."""
+def check_state(done: int, state: PyTree) -> None:
+    """Raise Diverged unless all of a state is finite."""
     finite = np.asarray(_finite(state))
     if not finite.all():
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
@@ -85,4 +81,3 @@ def save(observer: Observer, done: int, state: PyTree) -> None:
             f"{done}; {_HINT}",
             places=_broken_places(state),
         )
-    observer.save(done, state)

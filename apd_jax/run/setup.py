@@ -1,4 +1,4 @@
-"""The plan of a run: its config, checked, and the study that it belongs to.
+"""The setup of a run: its config, checked, and the study that it belongs to.
 
 Letters: S seeds side by side.
 """
@@ -25,7 +25,7 @@ from apd_jax.training.trainer import layout_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Setup:
     """A checked config, and its study.
 
     Attributes:
@@ -59,70 +59,70 @@ class Plan:
         return first + jnp.arange(self.config.seeds, dtype=jnp.uint32)
 
 
-def make_plan(config: ml_collections.ConfigDict) -> Plan:
+def make_setup(config: ml_collections.ConfigDict) -> Setup:
     """Check every field of a config, and the network it describes.
 
     Raises:
       UserError: a field is out of its range; or Weights & Biases is requested and not installed.
     """
-    plan = read_plan(config)
-    check(plan)
-    return plan
+    setup = read_setup(config)
+    check(setup)
+    return setup
 
 
-def read_plan(config: ml_collections.ConfigDict) -> Plan:
+def read_setup(config: ml_collections.ConfigDict) -> Setup:
     """Check every field of a config.
 
     Raises:
       UserError: a field is out of its range.
     """
     study = studies.find(config.name)
-    return Plan(read_config(config, study), study)
+    return Setup(read_config(config, study), study)
 
 
-def check(plan: Plan) -> None:
-    """Check the network of a plan, its memory, and the login to Weights & Biases if needed.
+def check(setup: Setup) -> None:
+    """Check the network of a setup, its memory, and the login to Weights & Biases if needed.
 
     Raises:
-      UserError: see `make_plan`.
+      UserError: see `make_setup`.
     """
-    if plan.config.wandb.project:
-        metric_writer.check_login(plan.config.wandb.project, plan.config.wandb.mode)
-    layout_of(plan.settings, plan.config.seeds * plan.config.restarts, plan.config.mesh)
-    _check_memory(plan)
-    key = randomness.root(plan.config.seed)
-    untrained = jax.jit(lambda key: plan.task.target(plan.task.init(key)))
-    check_target(untrained(key), plan.task.inputs(key, 3), plan.settings.objective)
+    if setup.config.wandb.project:
+        metric_writer.check_login(setup.config.wandb.project, setup.config.wandb.mode)
+    layout_of(setup.settings, setup.config.seeds * setup.config.restarts, setup.config.mesh)
+    _check_memory(setup)
+    key = randomness.root(setup.config.seed)
+    untrained = jax.jit(lambda key: setup.task.target(setup.task.init(key)))
+    check_target(untrained(key), setup.task.inputs(key, 3), setup.settings.objective)
 
 
-def abstract_targets(plan: Plan) -> Target:
+def abstract_targets(setup: Setup) -> Target:
     """Shapes of the targets of all trainings side by side, n restarts of S seeds, [n·S, ...]."""
-    seeds = jax.ShapeDtypeStruct((plan.config.restarts * plan.config.seeds,), jnp.uint32)
+    seeds = jax.ShapeDtypeStruct((setup.config.restarts * setup.config.seeds,), jnp.uint32)
     return jax.eval_shape(
-        jax.vmap(lambda seed: plan.task.target(plan.task.init(randomness.root(seed)))), seeds
+        jax.vmap(lambda seed: setup.task.target(setup.task.init(randomness.root(seed)))), seeds
     )
 
 
-def plan_requirements(plan: Plan, *, compile: bool = True) -> Requirements:
-    """Count what the decomposition of a plan needs on each device; see `requirements`."""
+def requirements_of(setup: Setup, *, compile: bool = True) -> Requirements:
+    """Count what the decomposition of a setup needs on each device; see `requirements`."""
     return requirements(
-        plan.settings,
-        abstract_targets(plan),
-        as_source(plan.task.inputs),
-        mesh_shape=plan.config.mesh,
+        setup.settings,
+        abstract_targets(setup),
+        as_source(setup.task.inputs),
+        mesh_shape=setup.config.mesh,
         compile=compile,
     )
 
 
-def _check_memory(plan: Plan) -> None:
+def _check_memory(setup: Setup) -> None:
     """Raise UserError if a lower bound of the memory that the run needs exceeds the memory.
 
     Parameters, factors and a batch are checked first, since a network of impossible size can't
     even be traced.
     """
-    key, training, settings = jax.random.key(0), plan.training, plan.settings
-    params = jax.tree.leaves(jax.eval_shape(plan.task.init, key))
-    x = jax.eval_shape(lambda key: plan.task.inputs(key, 1), key)
+    key, training, settings = jax.random.key(0), setup.training, setup.settings
+    params = jax.tree.leaves(jax.eval_shape(setup.task.init, key))
+    x = jax.eval_shape(lambda key: setup.task.inputs(key, 1), key)
     width = sum(leaf.size for leaf in jax.tree.leaves(x))
     floats = [
         3 * sum(leaf.size for leaf in params),
@@ -130,21 +130,21 @@ def _check_memory(plan: Plan) -> None:
         settings.batch_size * (settings.num_components + width),
         training.batch_size * width if training else 0,
     ]
-    _refuse_beyond_memory(plan, 4 * plan.config.seeds * sum(floats))
-    targets = abstract_targets(plan)
-    needed = least_bytes(settings, targets, as_source(plan.task.inputs))
+    _refuse_beyond_memory(setup, 4 * setup.config.seeds * sum(floats))
+    targets = abstract_targets(setup)
+    needed = least_bytes(settings, targets, as_source(setup.task.inputs))
     if training:
-        rows = plan.config.seeds * training.batch_size
+        rows = setup.config.seeds * training.batch_size
         needed = max(needed, 3 * held(targets) + rows * held(x))
-    _refuse_beyond_memory(plan, needed)
+    _refuse_beyond_memory(setup, needed)
 
 
-def _refuse_beyond_memory(plan: Plan, needed: int) -> None:
+def _refuse_beyond_memory(setup: Setup, needed: int) -> None:
     there = memory.total()
     if there is not None and needed > there:
         large = [
             f"{name}={value}"
-            for name, _, value in config_fields.leaves(plan.config)
+            for name, _, value in config_fields.leaves(setup.config)
             if max((v for v in jax.tree.leaves(value) if isinstance(v, int)), default=0) >= 1000
         ]
         raise UserError(
