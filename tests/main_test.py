@@ -81,9 +81,13 @@ class StatusTest(parameterized.TestCase):
         )
 
     def test_done(self):
-        verdict = {"name": "mmcs_mean", "description": "d", "value": 0.995, "passed": True}
-        status, _ = self.status({"return_value": {"verdicts": [verdict]}})
-        self.assertEqual(status, 0)
+        verdict = {"name": "mmcs", "description": "d", "value": 0.995, "passed": True, "seed": 3}
+        for seeds, named in ((1, "PASS mmcs = 0.995 (d)"), (2, "PASS mmcs of seed 3 = 0.995 (d)")):
+            results = {"verdicts": [verdict], "seeds": [{}] * seeds}
+            with mock.patch.object(main.streams, "say") as say:
+                status, _ = self.status({"return_value": results})
+            self.assertEqual(status, 0)
+            self.assertEqual(say.call_args_list[0].args, (named,))
 
 
 class CommandLineTest(parameterized.TestCase):
