@@ -82,12 +82,18 @@ class SendAt(loop.Observer):
 
 
 class EndingsTestCase(parameterized.TestCase):
+    writes_reports = True
+
     def setUp(self):
         super().setUp()
         self.workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
+        if not self.writes_reports:  # they take seconds to compile
+            self.enterContext(mock.patch.object(directory, "_write_report"))
 
 
 class DivergedTest(EndingsTestCase):
+    writes_reports = False
+
     @parameterized.parameters(False, True)
     @pytest.mark.slow
     def test_hands_back_the_last_finite_state(self, in_directory):
@@ -134,6 +140,8 @@ class Batches:
 
 
 class DataFailedTest(EndingsTestCase):
+    writes_reports = False
+
     @pytest.mark.slow
     def test_keeps_what_is_done_and_resumes(self):
         with self.assertRaisesRegex(apd_jax.DataFailed, "the shard is gone") as caught:
@@ -213,6 +221,8 @@ class DataFailedTest(EndingsTestCase):
 
 
 class ObserverTest(EndingsTestCase):
+    writes_reports = False
+
     """An observer that raises ends the training; what was trained is kept."""
 
     @parameterized.product(where=["on_metrics", "save", "should_stop"], directory=[False, True])
@@ -282,6 +292,8 @@ class ObserverTest(EndingsTestCase):
 
 
 class SignalsTest(EndingsTestCase):
+    writes_reports = False
+
     @mock.patch.object(preemption._Process, "terminated", False)
     def test_after_sigterm_nothing_further_starts(self):
         part = decompose(observer=SendAt(4, signal.SIGTERM))
