@@ -124,25 +124,28 @@ class TransposedConvolutionTest(parameterized.TestCase):
 class EmbeddingBagTest(parameterized.TestCase):
     ids = torch.tensor([[1, 2, 2], [0, 3, 1], [2, 0, 0], [3, 3, 3]])
 
-    @parameterized.product(
-        mode=("sum", "mean", "max"),
-        padding=(None, 3, -4),
-        function=(
-            lambda bag, x: bag(x),
-            lambda bag, x: bag(x.reshape(-1), torch.arange(0, x.numel(), 3)),
-            lambda bag, x: nn.functional.embedding_bag(
-                x.reshape(-1),
-                bag.weight,
-                torch.arange(4 * len(x) + 1) // 4 * 3 + torch.arange(4 * len(x) + 1) % 4 // 2,
-                mode=bag.mode,
-                padding_idx=bag.padding_idx,
-                include_last_offset=True,
-            ).reshape(len(x), -1),  # three bags of one and two rows, and two empty ones
-        ),
+    functions = (
+        lambda bag, x: bag(x),
+        lambda bag, x: bag(x.reshape(-1), torch.arange(0, x.numel(), 3)),
+        lambda bag, x: nn.functional.embedding_bag(
+            x.reshape(-1),
+            bag.weight,
+            torch.arange(4 * len(x) + 1) // 4 * 3 + torch.arange(4 * len(x) + 1) % 4 // 2,
+            mode=bag.mode,
+            padding_idx=bag.padding_idx,
+            include_last_offset=True,
+        ).reshape(len(x), -1),  # three bags of one and two rows, and two empty ones
     )
-    def test_bags(self, mode, padding, function):
-        bag = nn.EmbeddingBag(4, 6, mode=mode, padding_idx=padding)
+
+    @parameterized.product(mode=("sum", "mean", "max"), function=functions)
+    def test_bags(self, mode, function):
+        bag = nn.EmbeddingBag(4, 6, mode=mode, padding_idx=3)
         self.check(converted(function, self.ids, bag=bag), self.ids)
+
+    @parameterized.parameters(None, -4)
+    def test_padding(self, padding):
+        bag = nn.EmbeddingBag(4, 6, mode="mean", padding_idx=padding)
+        self.check(converted(self.functions[-1], self.ids, bag=bag), self.ids)
 
     @parameterized.parameters(
         lambda bag, x, scales: bag(x, per_sample_weights=scales),
