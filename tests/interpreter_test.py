@@ -568,8 +568,6 @@ class NeuralOdeTest(parameterized.TestCase):
     @parameterized.parameters(
         ("RecursiveCheckpointAdjoint", "ConstantStepSize"),
         ("BacksolveAdjoint", "ConstantStepSize"),
-        ("ImplicitAdjoint", "ConstantStepSize"),
-        ("DirectAdjoint", "PIDController"),
         ("ForwardMode", "PIDController"),
     )
     def test_others(self, adjoint, controller):

@@ -16,6 +16,7 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax import validity
+from apd_jax.decomposition import directory
 from apd_jax.decomposition.checks import check_target
 from apd_jax.decomposition.result import Decomposition
 from apd_jax.errors import UserError
@@ -450,9 +451,10 @@ class DecompositionTest(parameterized.TestCase):
             "refine": {"every": 10, "until": 0.9, "ramp": 1},
         }  # fmt: skip
         target = apd_jax.Target(apply_fn, params)
-        found = apd_jax.decompose(
-            target, x, valid=lambda batch: batch["mask"] > 0, workdir=where, **options
-        )
+        with mock.patch.object(directory, "_write_report"):  # which takes seconds to compile
+            found = apd_jax.decompose(
+                target, x, valid=lambda batch: batch["mask"] > 0, workdir=where, **options
+            )
         chosen = np.asarray(found.mask(jax.tree.map(lambda leaf: leaf[:64], x)))
         self.assertEqual(chosen[:, :4].sum(-1).mean(), 1)
         self.assertFalse(chosen[:, 4:].any())
