@@ -35,7 +35,8 @@ class LanguageModelStudy(Study):
 
     def description(self, task: LanguageModel) -> str:
         return (
-            f"The target is a transformer of {task.layers} layers and width {task.width} that "
+            f"The target is a transformer of {task.layers} layer{'s' * (task.layers != 1)} and width "
+            f"{task.width} that "
             "predicts the next byte of Python source, the modules of the standard library. Its "
             "attention and MLP matrices are decomposed, and components are chosen for every byte."
         )
