@@ -34,9 +34,9 @@ class LanguageModelStudy(Study):
         return f"Language model of bytes, {variant} layer{'s' * (variant != '1')}"
 
     def description(self, task: LanguageModel) -> str:
+        layers = f"{task.layers} layer{'s' * (task.layers != 1)}"
         return (
-            f"The target is a transformer of {task.layers} layer{'s' * (task.layers != 1)} and width "
-            f"{task.width} that "
+            f"The target is a transformer of {layers} and width {task.width} that "
             "predicts the next byte of Python source, the modules of the standard library. Its "
             "attention and MLP matrices are decomposed, and components are chosen for every byte."
         )
