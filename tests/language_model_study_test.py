@@ -135,6 +135,7 @@ class StudyTest(absltest.TestCase):
         keys = [threshold.key for threshold in STUDY.thresholds("2")]
         for name in ("own", "random", "adversarial_20", "l0", "active_rank", "ce_recovered"):
             self.assertIn(f"evidence_{name}", keys)  # of every seed, not of their mean
+        self.assertContainsSubset(keys, STUDY.measures)  # what the report calls them
         ranks = {v: t.threshold for v in "124" for t in STUDY.thresholds(v) if "rank" in t.key}
         self.assertEqual(ranks, {"1": 96, "2": 192, "4": 384})
 

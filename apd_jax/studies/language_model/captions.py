@@ -1,5 +1,6 @@
 """Captions of the figures of a language model, and the meaning of its measures."""
 
+from apd_jax.evaluation.evidence.result import label
 from apd_jax.studies.captions import Caption
 
 CAPTIONS: dict[str, Caption] = {
@@ -29,4 +30,17 @@ MEASURES: dict[str, tuple[str, str]] = {
         "ever active",
         "components that are active on any position of the evaluated text",
     ),
+    **{
+        f"evidence_{name}": (f"evidence: {label(name)}", "")
+        for name in (
+            "l0",
+            "active_rank",
+            "always_on",
+            "ce_recovered",
+            "own",
+            "random",
+            "adversarial_20",
+            "faithfulness_worst",
+        )
+    },
 }
