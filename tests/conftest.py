@@ -5,6 +5,7 @@ import gc
 import itertools
 import os
 import pathlib
+import sys
 
 # The networks here are tiny: nearly all time goes into compiling, so ask for quick compilation.
 # Of two ways to emit kernels on CPUs, the older one takes half as long. Every worker has a core: to
@@ -31,7 +32,14 @@ def pytest_configure(config):
 
 
 def pytest_runtest_setup():
-    """Let the programs of a test share one MLIR context, whose making is a third of a lowering."""
+    """Draw the same torch weights in whatever order tests run; make lowering cheap."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)  # layers draw their weights from the global generator
+    _share_mlir_context()
+
+
+def _share_mlir_context():
+    """Let all programs share one MLIR context, whose making is a third of a lowering."""
     from jax._src.interpreters import mlir  # not before the settings above
     from jaxlib.mlir import ir
 

@@ -223,7 +223,7 @@ class AttentionTest(parameterized.TestCase):
         inputs = {name: leaf.clone() for name, leaf in self.inputs.items()}
         torch.sum(module(**inputs) ** 2).backward()
         np.testing.assert_allclose(
-            gradient["q.weight"], module.q.weight.grad.numpy(), rtol=1e-4, atol=1e-6
+            gradient["q.weight"], module.q.weight.grad.numpy(), rtol=1e-4, atol=1e-5
         )
 
     def test_nan_is_refused(self):
@@ -331,7 +331,7 @@ class LeftPaddingTest(parameterized.TestCase):
 
         for function in (outputs, jax.jacrev(lambda params, x: outputs(params, x).std())):
             found, expected = (jax.jit(function)(target.params, x) for x in (padded, alone))
-            near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+            near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
             jax.tree.map(near, found, expected)
 
 
