@@ -5,9 +5,8 @@ Letters: B batch.
 
 from typing import Any
 
-from apd_jax import randomness
+from apd_jax import errors, randomness
 from apd_jax.data.source import Source
-from apd_jax.errors import UserError
 
 
 class Beside(Source):
@@ -22,10 +21,8 @@ class Beside(Source):
 
     def check(self, batch_size):
         self._data.check(batch_size)
-        try:
+        with errors.about("other"):
             self._other.check(batch_size)
-        except UserError as error:
-            raise UserError(f"other: {error}") from error
 
     def with_batch_size(self, batch_size):
         both = (source.with_batch_size(batch_size) for source in (self._data, self._other))

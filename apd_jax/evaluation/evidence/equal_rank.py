@@ -3,6 +3,7 @@
 Letters: R rows, Q rank-one terms of all sites, C components.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.attribution import attribute_terms
+from apd_jax.attribution import attribute_terms, used_together
 from apd_jax.attribution.terms import Terms
 from apd_jax.components import Factors
 from apd_jax.evaluation.evidence import rows
@@ -31,7 +32,6 @@ NAMES = {
 KINDS = {"svd": "svd", "bundled": "svd", "neurons": "neurons"}  # of their terms
 _MOST_NUMBERS = 100_000_000  # scores of a block, or factors
 _ROWS = 512  # that bundles are made from
-_ROUNDS = 10
 
 
 class Baseline(NamedTuple):
@@ -170,10 +170,7 @@ def _of_bundles(scores: np.ndarray, bundle: np.ndarray) -> np.ndarray:
 
 
 def bundles(scores: np.ndarray, count: int) -> np.ndarray:
-    """Assign terms to bundles of those used together: spherical k-means on their attributions.
-
-    The first centre is the term of the largest mass, each next one the term with the most mass
-    away from the centres before it.
+    """Assign terms to bundles of those used together, see `used_together.similarity`.
 
     Args:
       scores: [R, Q] attributions; the first rows without NaN or infinity are used.
@@ -183,20 +180,12 @@ def bundles(scores: np.ndarray, count: int) -> np.ndarray:
       [Q] int32, with every bundle from 0 to the highest used.
     """
     scores = scores[_finite(scores)][:_ROWS]
-    mass = np.linalg.norm(scores, axis=0)
-    points = (scores / np.maximum(mass, 1e-30)).T
-    centres = [int(np.argmax(mass))]
-    nearest = points @ points[centres[0]]
-    for _ in range(count - 1):
-        away = mass**2 * (1 - np.clip(nearest, 0, 1) ** 2)
-        away[centres] = -1.0
-        centres.append(int(np.argmax(away)))
-        nearest = np.maximum(nearest, points @ points[centres[-1]])
-    means = points[centres]
-    for _ in range(_ROUNDS):
-        assigned = np.argmax(points @ means.T, axis=1)
-        sums = np.zeros_like(means)
-        np.add.at(sums, assigned, points * mass[:, None])
-        norms = np.linalg.norm(sums, axis=1, keepdims=True)
-        means = np.where(norms > 0, sums / np.maximum(norms, 1e-30), means)
-    return np.unique(assigned, return_inverse=True)[1].astype(np.int32)
+    return np.unique(_groups(scores, count), return_inverse=True)[1].astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+@jax.default_matmul_precision("highest")
+def _groups(scores: jax.Array, count: int) -> jax.Array:
+    """The group of every term, [Q]."""
+    mass = jnp.linalg.norm(scores, axis=0)
+    return jnp.argmax(used_together.similarity(scores, mass, count), axis=1)

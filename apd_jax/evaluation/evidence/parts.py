@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from apd_jax import sites
 from apd_jax.attribution.terms import Terms
-from apd_jax.components import Components, Factors
+from apd_jax.components import Components
 from apd_jax.masked import forward
 from apd_jax.masked.columns import Columns
 from apd_jax.sites import PyTree, SiteCall, Target
@@ -59,9 +59,4 @@ def run(target: Target, parts: Parts, x: PyTree, mask: jax.Array) -> PyTree:
 @jax.default_matmul_precision("highest")
 def mixture(components: Components, r: jax.Array) -> dict[str, jax.Array]:
     """`Σ_c r_c P_c` at every site, for r [C]."""
-    return {site: _scaled(factors, r).sum() for site, factors in components.items()}
-
-
-def _scaled(factors: Factors, weights: jax.Array) -> Factors:
-    shape = (-1,) + (1,) * (factors.writes.ndim - 1)
-    return factors._replace(writes=factors.writes * weights.reshape(shape))
+    return {site: factors.scaled(r).sum() for site, factors in components.items()}

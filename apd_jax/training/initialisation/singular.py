@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import blocks, randomness, sites, validity
-from apd_jax.attribution import metrics, routes
+from apd_jax.attribution import metrics, routes, used_together
 from apd_jax.components import Components, Factors, num_components
 from apd_jax.objective.objective import Objective
 from apd_jax.programs import linalg
@@ -29,7 +29,6 @@ from apd_jax.training.initialisation.constant_parts import MeanInput, mean_input
 
 _ROWS = 1024  # on which terms are compared
 _PROBES = 8  # of the sketch that they are compared by
-_ROUNDS = 10
 
 
 def deal_singular_vectors(
@@ -71,7 +70,7 @@ def deal_singular_vectors(
     blocks, room = _blocks(terms, ranks)
     constant = _constant(terms, means)
     mass = jnp.where(constant, 0.0, jnp.linalg.norm(uses, axis=0))
-    similarity = _similarity(uses, mass, count)
+    similarity = used_together.similarity(uses, mass, count)
     # Constant parts choose before all others.
     similarity = jnp.where(constant[:, None], 2.0 * (jnp.arange(count) == 0), similarity)
     component, slot = _deal(similarity, jnp.where(constant, jnp.inf, mass), blocks, room)
@@ -161,40 +160,6 @@ def _uses(
 
     uses = blocks.over_blocks(of_part, x, block_size)
     return uses.reshape(-1, uses.shape[-1])
-
-
-def _similarity(uses: jax.Array, mass: jax.Array, count: int) -> jax.Array:
-    """Cosines [Q, C] of the terms' uses to the centres of C groups.
-
-    The first centre is the term of the largest mass, each next one the term with the most mass away
-    from the centres before it.
-
-    Args:
-      uses: [R, Q].
-      mass: [Q], norms of the uses.
-      count: C.
-    """
-    # Terms are compared by the pattern of rows on which they are used, not by how much.
-    points = (uses / jnp.maximum(mass, 1e-30)).T
-
-    def choose(state, _):
-        nearest, taken = state
-        away = jnp.where(taken, -1.0, mass**2 * (1 - jnp.clip(nearest, 0, 1) ** 2))
-        following = jnp.argmax(away)
-        nearest = jnp.maximum(nearest, points @ points[following])
-        return (nearest, taken.at[following].set(True)), following
-
-    first = jnp.zeros(len(points)), jnp.zeros(len(points), bool)
-    _, chosen = jax.lax.scan(choose, first, length=count)
-
-    def move(_, means):
-        # A centre is weighted by mass: the many small singular values should not draw it away.
-        members = jax.nn.one_hot(jnp.argmax(points @ means.T, axis=1), count)
-        sums = (members * mass[:, None]).T @ points
-        norms = jnp.linalg.norm(sums, axis=1, keepdims=True)
-        return jnp.where(norms > 0, sums / jnp.maximum(norms, 1e-30), means)
-
-    return points @ jax.lax.fori_loop(0, _ROUNDS, move, points[chosen]).T
 
 
 def _deal(
