@@ -1,5 +1,7 @@
 """The random streams of a run: their numbers stay, and no two are the same."""
 
+from unittest import mock
+
 import jax
 import numpy as np
 from absl.testing import absltest
@@ -36,6 +38,27 @@ class RandomnessTest(absltest.TestCase):
         before = jax.random.bits(randomness.root(0)).tolist()
         with jax.default_prng_impl("rbg"):
             self.assertEqual(jax.random.bits(randomness.root(0)).tolist(), before)
+
+    def test_permutation_is_that_of_jax(self):
+        for count in (1, 2, 5, 1000, 100_000):
+            found = randomness.permutation(randomness.root(count), count)
+            self.assertEqual(found.dtype, np.int32)
+            expected = jax.random.permutation(randomness.root(count), count)
+            np.testing.assert_array_equal(found, expected)
+
+    def test_rows_with_equal_numbers_keep_their_order(self):
+        drawn, bits = [], jax.random.bits
+
+        def few(*arguments):
+            drawn.append(np.asarray(bits(*arguments)) >> 29)
+            return drawn[-1]
+
+        with mock.patch.object(jax.random, "bits", few):
+            found = randomness.permutation(randomness.root(0), 100)
+        expected = np.arange(100)
+        for numbers in drawn:
+            expected = expected[np.argsort(numbers, kind="stable")]
+        np.testing.assert_array_equal(found, expected)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from apd_jax.runtime import checksum
 from apd_jax.sites import PyTree
 
 _ON_DEVICE = 256 * 2**20  # bytes; larger data stay where they are
-_permutation = jax.jit(jax.random.permutation, static_argnums=1)
 
 
 class Arrays(Source):
@@ -51,7 +50,7 @@ class Arrays(Source):
 
     def with_batch_size(self, batch_size):
         other = copy.copy(self)
-        other._batch_size, other._orders = batch_size, {}
+        other._batch_size, other._orders = batch_size, dict(self._orders)
         return other
 
     def most_steps(self):
@@ -75,14 +74,17 @@ class Arrays(Source):
         places = np.arange(step * self._batch_size, (step + length) * self._batch_size)
         epochs, rows = np.divmod(places, self._count)
         wanted = range(epochs[0], epochs[-1] + 1)
-        self._orders = {e: self._orders[e] if e in self._orders else self._order(e) for e in wanted}
+        self._orders = {epoch: self._order(epoch) for epoch in wanted}
         for epoch in wanted:
             here = epochs == epoch
             rows[here] = self._orders[epoch][rows[here]]
         return rows
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.asarray(_permutation(jax.random.fold_in(self._key, epoch), self._count))
+        if epoch not in self._orders:
+            key = jax.random.fold_in(self._key, epoch)
+            self._orders[epoch] = randomness.permutation(key, self._count)
+        return self._orders[epoch]
 
     def batch(self, fed, step, key, batch_size):
         if "batches" in fed:
@@ -99,7 +101,8 @@ class Arrays(Source):
         if self._resident is not None:
             return self._resident
         key = jax.random.fold_in(randomness.stream(np.uint32(seed), "examples"), step)
-        rows = np.asarray(_permutation(key, self._count))[: affordable(POOL, self._bytes_each)]
+        order = randomness.permutation(key, self._count)
+        rows = order[: affordable(POOL, self._bytes_each)]
         return tables.read(self._tables, np.sort(rows))
 
     def describe(self):
