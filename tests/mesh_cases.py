@@ -202,11 +202,13 @@ def main(argv):
     parser.add_argument("out")
     parser.add_argument("meshes", type=json.loads, help="shapes, null for the default")
     parser.add_argument("--cases", default=",".join(CASES))
-    parser.add_argument("--resume", help="directory of a training to resume on the first mesh")
+    parser.add_argument(
+        "--resume", nargs="*", default=[], help="directories to begin or resume on the first mesh"
+    )
     parser.add_argument("--until", type=int, default=STEPS)
     parser.add_argument("--rounds", action="store_true", help="of refinement, with 5-2")
     parser.add_argument("--topk", action="store_true")
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--memory", type=json.loads, default=[], help="shapes to measure bytes on")
     parser.add_argument("--coordinator")
     parser.add_argument("--num_processes", type=int)
     parser.add_argument("--process_id", type=int)
@@ -214,10 +216,10 @@ def main(argv):
     processes.start(given.coordinator, given.num_processes, given.process_id, detect=False)
     split_cpu(1)
     found = topk_differences() if given.topk else {}
-    if given.memory:
-        found |= {f"bytes {shape}": state_bytes(shape) for shape in given.meshes}
-    if given.resume:
-        found |= resume(given.resume, given.meshes[0], given.until)
+    found |= {f"bytes {shape}": state_bytes(shape) for shape in given.memory}
+    for place, directory in enumerate(given.resume):
+        end = resume(directory, given.meshes[0], given.until)
+        found |= {f"resumed {place} {name}": leaf for name, leaf in end.items()}
     for shape in given.meshes[:2] if given.rounds else ():
         found[f"rounds {shape} losses"] = run("5-2", shape, seeds=2, **ROUNDS)[0]
     for name in filter(None, given.cases.split(",")):
