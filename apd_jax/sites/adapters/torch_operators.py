@@ -36,6 +36,9 @@ def override(environment: Any) -> None:
         aten.embedding_renorm_: _renormalised,
         aten.mv: jnp.matmul,  # torchax multiplies and adds up, in which the weight is no site
         aten.convolution: _convolution,
+        aten.avg_pool1d: _average_pool,
+        aten.avg_pool2d: _average_pool,
+        aten.avg_pool3d: _average_pool,
     }.items():
         environment.override_op_definition(operator, on_arrays(function))
 
@@ -73,6 +76,48 @@ def _convolution(
         weight = jnp.moveaxis(parts, 0, 1).reshape(weight.shape)
     settings = (stride, padding, dilation, transposed, output_padding, groups)
     return _torchax_convolution()(x, weight, bias, *settings)
+
+
+def _average_pool(
+    x: jax.Array,
+    size: Sequence[int],
+    strides: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> jax.Array:
+    """Means over windows of [..., I, L1, L2, ...].
+
+    With `ceil_mode` the last window may reach beyond the padding. What lies there does not count,
+    while torchax divides by the size of the window.
+    """
+    axes, strides = len(size), strides or size
+    inner = list(padding) * (axes if len(padding) == 1 else 1)
+    lead = [(0, 0)] * (x.ndim - axes)
+
+    def beyond(length: int, window: int, stride: int, pad: int) -> int:
+        rest = length + 2 * pad - window
+        last = rest // stride
+        if ceil_mode and rest % stride and (last + 1) * stride < length + pad:
+            last += 1
+        return max(0, last * stride - rest)
+
+    spatial = x.shape[-axes:]
+    outer = [beyond(*sizes) for sizes in zip(spatial, size, strides, inner, strict=True)]
+
+    def sums(array: jax.Array, pads: list[tuple[int, int]]) -> jax.Array:
+        unit = (1,) * len(lead)
+        windows, steps = unit + tuple(size), unit + tuple(strides)
+        return jax.lax.reduce_window(array, 0.0, jax.lax.add, windows, steps, lead + pads)
+
+    total = sums(x, [(pad, pad + more) for pad, more in zip(inner, outer, strict=True)])
+    if divisor_override is not None:
+        return total / divisor_override
+    counted = jnp.ones((1,) * len(lead) + spatial, x.dtype)
+    paddings = lead + [(pad, pad) for pad in inner]
+    counted = jnp.pad(counted, paddings, constant_values=count_include_pad)
+    return total / sums(counted, [(0, more) for more in outer])
 
 
 def _embedding_bag(
