@@ -4,6 +4,8 @@ import functools
 import threading
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
@@ -88,6 +90,39 @@ class Counting(Then):
     def forward(self, x):
         self.calls += 1
         return self.linear(x) + self.calls
+
+
+class Rounded(torch.autograd.Function):
+    """Straight-through rounding."""
+
+    @staticmethod
+    def forward(ctx, y):
+        return y.round()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Product(torch.autograd.Function):
+    """A product whose backward is wrong."""
+
+    @staticmethod
+    def forward(ctx, y):
+        ctx.save_for_backward(y)
+        return y * y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 3 * ctx.saved_tensors[0]
+
+
+class Square(Product):
+    """Whose backward is right."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2 * ctx.saved_tensors[0]
 
 
 def _with_buffer(tensor):
@@ -203,6 +238,14 @@ MODULES = {
         lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)),
         r"^1 \(BatchNorm1d\) has track_running_stats=False",
     ),
+    "straight_through": (
+        lambda: Inner(Rounded.apply),
+        r"derivative by first.weight is not torch's: Rounded .*detach\(\)",
+    ),
+    "other_backward": (
+        lambda: Inner(lambda y: {"a": Square.apply(y), "b": Product.apply(y)}),
+        "is not torch's: Product, Square ",
+    ),
     "half_precision": (lambda: Inner(_half_precision), "leave out torch.autocast"),
     "keys_of_two_kinds": (lambda: Inner(lambda y: {0: y, "b": y}), "keys can't be sorted.*text"),
     "no_tensor": (lambda: Inner(lambda y: {"a": y, "b": None}), "returns a NoneType.*output="),
@@ -256,6 +299,26 @@ class RefusedTest(parameterized.TestCase):
         ):
             warnings.simplefilter("ignore")
             apd_jax.Target.from_torch(make(), X)
+
+    @parameterized.parameters(
+        (Square.apply, False),
+        (lambda y: y + (y.round() - y).detach(), True),
+    )
+    def test_backward_passes_that_are_kept(self, function, straight):
+        module = Inner(function).eval()
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+        target = apd_jax.Target.from_torch(module, X)
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertFalse(any(parameter.requires_grad for parameter in module.parameters()))
+        x = jnp.asarray(X.numpy())
+        found = jax.grad(lambda p: jnp.sum(target.apply_fn(p, x)))(target.params)
+        for parameter in module.parameters():
+            parameter.requires_grad_()
+        outputs = module.then.linear(module.first(X)) if straight else module(X)
+        outputs.sum().backward()
+        for name, parameter in module.named_parameters():
+            np.testing.assert_allclose(found[name], parameter.grad.numpy(), rtol=1e-4, atol=1e-5)
 
     def test_an_error_of_another_kind_is_told_without_advice(self):
         target = apd_jax.Target.from_torch(nn.Embedding(4, 3).eval(), torch.ones(3, 2).long())

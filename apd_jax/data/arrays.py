@@ -52,7 +52,7 @@ class Arrays(Source):
             return ""
         return (
             f"data are a tuple of {len(self._tables)} arrays, and are passed to the network as "
-            "such: if the network takes only the first, as where the second are labels, give data[0]"
+            "such: if the network takes only the first, as of inputs and labels, give data[0]"
         )
 
     def _leaves(self) -> list[tables.Table]:

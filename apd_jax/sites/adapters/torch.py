@@ -17,6 +17,7 @@ from apd_jax.sites import given_arrays
 from apd_jax.sites.adapters import (
     huggingface,
     torch_arguments,
+    torch_backward,
     torch_compare,
     torch_copy,
     torch_messages,
@@ -129,6 +130,16 @@ def from_torch(
         torch_compare.check_apart(ours, x, torch_refused.sequence_first(module))
         if count is not None:
             torch_compare.check_gradient(apply_fn, params, x, count)
+        first = functools.partial(jax.tree.map, lambda leaf: leaf[:1])
+        args, own_keywords = torch_arguments.arguments(first(examples))
+        fixed = torch_arguments.map_arrays(torch.clone, keywords)
+        torch_backward.check(
+            own,
+            (args, own_keywords | fixed),
+            pick,
+            lambda params: apply_fn(params, first(x)),
+            params,
+        )
     prefix = torch_refused.prefix(given)
     return dataclasses.replace(apply_fn, conversion_error=error, prefix=prefix), params, x
 
