@@ -104,6 +104,9 @@ class ArraysTest(parameterized.TestCase):
         ((np.zeros(2), [(1, 2), (3,)]), r"^data\[1\]: .*padded or cut to the same length"),
         ({"words": ["a", "b"]}, r"^data\['words'\]: .*the ids of its tokens"),
         ({"x": [[1.0], [np.nan]]}, "NaN or infinity"),
+        ({"x": np.zeros(2), "name": np.array(["a", "b"])}, r"^data\['name'\]: .*array of <U1"),
+        ({"x": np.zeros(2), "y": np.array([1.0, np.nan])}, r"^data\['y'\]: .*NaN or infinity"),
+        ((np.zeros(2), np.array([2**40, 1])), r"^data\[1\]: .*integers from 1"),
         ({}, "got dict of nothing"),
         ({"x": np.zeros(3), 1: np.zeros(3)}, "keys can't be sorted, .*: use text for all"),
         (collections.UserDict({"x": np.zeros(3), 1: np.zeros(3)}), "keys can't be sorted"),
@@ -112,6 +115,12 @@ class ArraysTest(parameterized.TestCase):
     def test_refused(self, data, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):
             as_source(data)
+
+    @parameterized.parameters((lambda x, y: (x, y),), (lambda x, y: (x.tolist(), y.tolist()),))
+    def test_labels_beside_the_inputs(self, given):
+        data = given(np.ones((8, 3)), np.arange(8))
+        with self.assertRaisesRegex(apd_jax.UserError, r"tuple of 2 arrays.*labels, give data\[0"):
+            apd_jax.decompose(networks.mlp(), data, num_components=3, topk=1.0, steps=2)
 
     @parameterized.parameters("u1", "i2", "i8", "?", "f2", "f8", "bfloat16")
     def test_numbers_of_every_kind(self, kind):
@@ -280,7 +289,7 @@ class BatchesTest(parameterized.TestCase):
         ([{"x": np.zeros(2)}, {"y": np.zeros(2)}], "all batches must be alike"),
         ([{"x": 1.0, "y": np.zeros(3)}], r"'x': float32\[\].*np.stack\(list\(data\)\)"),
         ([1.0, 2.0], "give batches of them"),
-        ([{"x": "text"}], "leave text out"),
+        ([{"x": np.zeros(1), "y": ["text"]}], r"^an item of the data\['y'\]: .*leave text out"),
         ([[[1, 2], [3]]], "padded or cut to the same length"),
         ([None], "data is NoneType, and must be a batch"),
         ([(np.zeros(3), np.zeros(2))], "same number of rows"),

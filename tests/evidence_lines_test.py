@@ -391,6 +391,13 @@ class TokensTest(absltest.TestCase):
         np.testing.assert_allclose(found["ce_target"], kept[labels >= 0].mean(), rtol=1e-4)
         with self.assertRaisesRegex(apd_jax.UserError, "labels contain class 99"):
             self.found.evidence(self.x, np.full((5, 4), 99))
+        for bad, message in (
+            (np.full((5, 4), "yes"), "labels must be numbers.*<U3"),
+            (np.zeros((5, 4)), "for classes give labels.astype"),
+            (np.full(losses.shape, np.nan), "labels are NaN or infinite"),
+        ):
+            with self.assertRaisesRegex(apd_jax.UserError, message):
+                self.found.evidence(self.x, bad)
 
     def test_what_the_training_does_not_count_is_left_out(self):
         valid = lambda x: x != 3  # noqa: E731

@@ -112,6 +112,15 @@ class InputsTest(parameterized.TestCase):
             target = apd_jax.Target.from_torch(module, torch.randn(3, 4))
         self.assertLess(target.conversion_error, 1e-6)
 
+    @parameterized.parameters(
+        lambda linear, x: torch.fft.fft(linear(x)).conj(),
+        lambda linear, x: torch.fft.fft(linear(x)).conj().imag,
+    )
+    def test_outputs_that_torch_only_marks_as_conjugate_or_negative(self, function):
+        module = Calling(function, linear=nn.Linear(3, 4)).eval()
+        target = apd_jax.Target.from_torch(module, self.x)
+        self.assertLess(target.conversion_error, 1e-6)
+
     def test_names_are_those_of_torch(self):
         module = nn.ModuleDict({"a": block(), "b": nn.Linear(3, 3)})
         module.forward = lambda x: module["a"](module["b"](x))["y"]

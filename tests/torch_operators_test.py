@@ -76,6 +76,33 @@ class VectorsTest(absltest.TestCase):
         function = lambda w, x: torch.stack([w.mv(row) for row in x[:, 0].unbind()])  # noqa: E731
         self.check(converted(function, self.x, w=nn.Parameter(drawn(3, 6))), ["w"])
 
+    def test_a_bilinear_map(self):
+        x = self.x[:, 0]
+        swapped = lambda w, x: nn.functional.bilinear(x.tanh(), x, w)  # noqa: E731
+        for target, shape in (
+            (converted(lambda m, x: m(x, x.cos()), self.x, m=nn.Bilinear(6, 6, 3)), (6, 18)),
+            (converted(swapped, x, m=nn.Parameter(drawn(3, 6, 6))), (6, 18)),
+        ):
+            self.assertLess(target.conversion_error, 1e-6)
+            self.assertEqual([site.shape for site in target.sites.values()], [shape])
+
+
+class CausalMasksTest(parameterized.TestCase):
+    """Masks whose values torch's Transformer looks at, to tell whether they are causal."""
+
+    @parameterized.parameters(
+        lambda layers, x: layers(x, nn.Transformer.generate_square_subsequent_mask(5)),
+        lambda layers, x: layers(x, nn.Transformer.generate_square_subsequent_mask(5).T),
+        lambda layers, x: layers(x, torch.ones(5, 5, dtype=torch.bool).triu(1)),
+    )
+    def test_masks(self, function):
+        options = {"d_model": 4, "nhead": 2, "dim_feedforward": 4, "batch_first": True}
+        layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(**options), 1)
+        own = nn.modules.transformer._detect_is_causal_mask
+        target = converted(function, drawn(3, 5, 4), layers=layers)
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertIs(nn.modules.transformer._detect_is_causal_mask, own)
+
 
 class MovedWeightsTest(parameterized.TestCase):
     @parameterized.parameters(
@@ -139,7 +166,9 @@ class AveragePoolTest(parameterized.TestCase):
     @parameterized.parameters((nn.AvgPool1d, 1), (nn.AvgPool3d, 3))
     def test_axes(self, kind, axes):
         pool, shape = kind(2, 3, 1, True), (2, 3, 5, 6, 7)[: axes + 2]
-        target = converted(lambda a, b, x: b(a(x)), drawn(*shape), a=nn.Linear(shape[-1], 6), b=pool)
+        target = converted(
+            lambda a, b, x: b(a(x)), drawn(*shape), a=nn.Linear(shape[-1], 6), b=pool
+        )
         self.assertLess(target.conversion_error, 1e-6)
 
 

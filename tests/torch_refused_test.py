@@ -4,6 +4,8 @@ import functools
 import threading
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
@@ -90,6 +92,56 @@ class Counting(Then):
         return self.linear(x) + self.calls
 
 
+class Rounded(torch.autograd.Function):
+    """Straight-through rounding."""
+
+    @staticmethod
+    def forward(ctx, y):
+        return y.round()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Product(torch.autograd.Function):
+    """A product whose backward is wrong."""
+
+    @staticmethod
+    def forward(ctx, y):
+        ctx.save_for_backward(y)
+        return y * y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 3 * ctx.saved_tensors[0]
+
+
+class Square(Product):
+    """Whose backward is right."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2 * ctx.saved_tensors[0]
+
+
+def _with_buffer(tensor):
+    module = Then(lambda y: y)
+    module.register_buffer("kept", tensor)
+    return module
+
+
+def _half_precision(y):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return (y @ torch.ones(4, 4)).float()
+
+
+def _quantised(tensor):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+
+
 def _halved(y):
     y = y.clone()
     y.chunk(2, dim=-1)[0].mul_(0.5)
@@ -124,6 +176,11 @@ MODULES = {
     "double": (lambda: nn.Linear(4, 4).double(), 'weight is float64.*dtype="float32"'),
     "integers": (_integers, "codes is int8, not floating"),
     "sparse": (_sparse, r"links is sparse \(torch.sparse_coo\).*to_dense"),
+    "quantised_buffer": (lambda: _with_buffer(_quantised(X)), "kept is torch.qint8.*dequantize"),
+    "float8_buffer": (
+        lambda: _with_buffer(X.to(torch.float8_e4m3fn)),
+        "^kept: expected numbers.*float8_e4m3fn.*float",
+    ),
     "not_finite": (_broken, "linear.bias holds NaN or infinity"),
     "changing": (Counting, "differ between two runs .* changes its buffers at each call"),
     "no_numbers": (lambda: nn.Linear(4, 4, device="meta"), "weight has no numbers"),
@@ -181,6 +238,16 @@ MODULES = {
         lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)),
         r"^1 \(BatchNorm1d\) has track_running_stats=False",
     ),
+    "straight_through": (
+        lambda: Inner(Rounded.apply),
+        r"derivative by first.weight is not torch's: Rounded .*detach\(\)",
+    ),
+    "other_backward": (
+        lambda: Inner(lambda y: {"a": Square.apply(y), "b": Product.apply(y)}),
+        "is not torch's: Product, Square ",
+    ),
+    "half_precision": (lambda: Inner(_half_precision), "leave out torch.autocast"),
+    "keys_of_two_kinds": (lambda: Inner(lambda y: {0: y, "b": y}), "keys can't be sorted.*text"),
     "no_tensor": (lambda: Inner(lambda y: {"a": y, "b": None}), "returns a NoneType.*output="),
 }
 
@@ -199,13 +266,59 @@ class RefusedTest(parameterized.TestCase):
         ({"inputs": torch.tensor(1.0)}, "inputs must be what forward takes"),
         ({"inputs": {"input": X, "flag": True}}, "inputs must be what forward takes.*keyword"),
         ({"inputs": (X, torch.ones(2))}, "examples|batch"),
-        ({"inputs": X, "output": "logits"}, "output='logits': forward returns a Tensor"),
+        ({"inputs": X, "output": "logits"}, "output='logits': forward returns a Tensor: leave"),
+        ({"inputs": X, "output": 0}, "output=0: forward returns a Tensor: leave output= out"),
+        ({"inputs": X, "output": "T"}, "output='T': forward returns a Tensor: leave output= out"),
+        ({"inputs": X, "output": True}, "output=True: forward returns a Tensor"),
+        ({"inputs": X, "output": lambda y: y.logits}, "^output= can't be taken.*'logits'"),
+        ({"inputs": np.array([["a"] * 4] * 3)}, "expected numbers, got an array of <U1"),
+        ({"inputs": np.array([[1, "a"], [2, 3]], object)}, "expected numbers.* of object"),
+        ({"inputs": np.array([["2020-01-01"]], "M8[D]")}, "expected numbers.*datetime64"),
+        ({"inputs": np.ma.masked_less(X.numpy(), 0)}, "masked array.*filled"),
+        ({"inputs": X.to_sparse()}, "expected numbers.*sparse_coo.*to_dense"),
+        ({"inputs": torch.nested.nested_tensor([X[0], X[1, :2]])}, "nested.*to_padded_tensor"),
+        ({"inputs": np.array([[-(2**63)] * 4] * 3)}, "-9223372036854775808, which does not fit"),
         ({"inputs": X, "dtype": "float16"}, "dtype must be one of .*'float32'"),
         ({"inputs": X, "sites": "nothing"}, "no parameter fits 'nothing'.*weight"),
     )
     def test_arguments(self, options, message):
         with self.assertRaisesRegex(apd_jax.UserError, message):
             apd_jax.Target.from_torch(nn.Linear(4, 4).eval(), **options)
+
+    @parameterized.parameters(
+        (lambda: torch.jit.trace(nn.Linear(4, 4).eval(), X),),
+        (lambda: torch.export.export(nn.Linear(4, 4).eval(), (X,)).module(),),
+    )
+    def test_programs_that_torch_made_of_a_module(self, make):
+        with (
+            warnings.catch_warnings(),
+            self.assertRaisesRegex(
+                apd_jax.UserError,
+                "torch.jit or torch.export.*pass the module that it was made from",
+            ),
+        ):
+            warnings.simplefilter("ignore")
+            apd_jax.Target.from_torch(make(), X)
+
+    @parameterized.parameters(
+        (Square.apply, False),
+        (lambda y: y + (y.round() - y).detach(), True),
+    )
+    def test_backward_passes_that_are_kept(self, function, straight):
+        module = Inner(function).eval()
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+        target = apd_jax.Target.from_torch(module, X)
+        self.assertLess(target.conversion_error, 1e-6)
+        self.assertFalse(any(parameter.requires_grad for parameter in module.parameters()))
+        x = jnp.asarray(X.numpy())
+        found = jax.grad(lambda p: jnp.sum(target.apply_fn(p, x)))(target.params)
+        for parameter in module.parameters():
+            parameter.requires_grad_()
+        outputs = module.then.linear(module.first(X)) if straight else module(X)
+        outputs.sum().backward()
+        for name, parameter in module.named_parameters():
+            np.testing.assert_allclose(found[name], parameter.grad.numpy(), rtol=1e-4, atol=1e-5)
 
     def test_an_error_of_another_kind_is_told_without_advice(self):
         target = apd_jax.Target.from_torch(nn.Embedding(4, 3).eval(), torch.ones(3, 2).long())

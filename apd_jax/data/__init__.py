@@ -12,6 +12,7 @@ import jax
 from apd_jax.data.arrays import Arrays
 from apd_jax.data.batches import Batches
 from apd_jax.data.beside import Beside
+from apd_jax.data.numbers import by_name
 from apd_jax.data.reader import Reader
 from apd_jax.data.sampler import Sampler
 from apd_jax.data.source import SampleBatch, Source
@@ -56,7 +57,7 @@ def as_source(data: Data | Source, seed: int = 0) -> Source:
         return Sampler(data)
     if isinstance(data, list) or (_is_iterable(data) and not is_dataset(data)):
         return Batches(cast(Iterable[Any], data))
-    data = jax.tree_util.tree_map_with_path(_rows, plain(data), is_leaf=is_rows_of_numbers)
+    data = by_name(_rows, plain(data), is_leaf=is_rows_of_numbers)
     leaves = jax.tree.leaves(data)
     if leaves and all(is_dataset(leaf) or hasattr(leaf, "shape") for leaf in leaves):
         _check_splits(data, leaves)
@@ -67,14 +68,9 @@ def as_source(data: Data | Source, seed: int = 0) -> Source:
     )
 
 
-def _rows(path: tuple, leaf: Any) -> Any:
+def _rows(leaf: Any) -> Any:
     """Lists of Python's numbers, as a tokenizer gives them, as an array; others as they are."""
-    if not is_rows_of_numbers(leaf):
-        return leaf
-    try:
-        return as_array(leaf)
-    except UserError as error:
-        raise UserError(f"data{jax.tree_util.keystr(path)}: {error}") from error
+    return as_array(leaf) if is_rows_of_numbers(leaf) else leaf
 
 
 def _is_iterable(node: Any) -> bool:

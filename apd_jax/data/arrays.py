@@ -11,6 +11,7 @@ import numpy as np
 
 from apd_jax import randomness
 from apd_jax.data import tables
+from apd_jax.data.numbers import by_name
 from apd_jax.data.source import MOST_BYTES, POOL, Source, affordable, take
 from apd_jax.errors import UserError
 from apd_jax.runtime import checksum
@@ -31,7 +32,7 @@ class Arrays(Source):
     """
 
     def __init__(self, tree: PyTree, seed: int):
-        self._tables = jax.tree.map(tables.as_table, tree)
+        self._tables = by_name(tables.as_table, tree)
         leaves = self._leaves()
         self._count = _rows(leaves)
         self._bytes_each = sum(table.nbytes for table in leaves) // self._count
@@ -40,10 +41,18 @@ class Arrays(Source):
         self._orders: dict[int, np.ndarray] = {}
         self._resident: PyTree = None
         if self._bytes_each * self._count <= _ON_DEVICE and all(t.in_memory for t in leaves):
-            self._resident = jax.tree.map(lambda table: table.on_device(), self._tables)
-            return
-        for table in leaves:
-            table.check()
+            self._resident = by_name(lambda table: table.on_device(), self._tables)
+        else:
+            by_name(lambda table: table.check(), self._tables)
+
+    @property
+    def hint(self):
+        if not isinstance(self._tables, tuple):
+            return ""
+        return (
+            f"data are a tuple of {len(self._tables)} arrays, and are passed to the network as "
+            "such: if the network takes only the first, as of inputs and labels, give data[0]"
+        )
 
     def _leaves(self) -> list[tables.Table]:
         return jax.tree.leaves(self._tables)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from apd_jax.data.numbers import layout, to_numpy
+from apd_jax.data.numbers import by_name, layout, to_numpy
 from apd_jax.data.source import MOST_BYTES, POOL, Source, take
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree
@@ -188,7 +188,7 @@ class Batches(Source):
     def _checked(self, batch: Any) -> PyTree | None:
         """The batch in NumPy's arrays; None if it is to be left out."""
         item = type(batch).__name__
-        batch = jax.tree.map(to_numpy, plain(batch), is_leaf=is_rows_of_numbers)
+        batch = by_name(to_numpy, plain(batch), "an item of the data", is_rows_of_numbers)
         leaves = jax.tree.leaves(batch)
         sizes = {leaf.shape[:1] for leaf in leaves}
         if not leaves or () in sizes:

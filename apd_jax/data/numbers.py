@@ -1,13 +1,13 @@
 """Numbers of data in JAX's dtypes, all finite."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 from apd_jax.sites import PyTree
 from apd_jax.sites.given_arrays import as_numpy, check_kind
 from apd_jax.sites.parameters import native
@@ -37,6 +37,18 @@ def to_numpy(leaf: Any) -> np.ndarray:
         array = array.astype(narrow, copy=False)
     check_finite(array)
     return array
+
+
+def by_name(function: Callable, tree: PyTree, what: str = "data", is_leaf: Any = None) -> PyTree:
+    """A function of every leaf; its errors begin with where the leaf is, such as `data['x']`."""
+
+    def named(path, leaf):
+        if not path:
+            return function(leaf)
+        with about(what + jax.tree_util.keystr(path)):
+            return function(leaf)
+
+    return jax.tree_util.tree_map_with_path(named, tree, is_leaf=is_leaf)
 
 
 def check_finite(array: np.ndarray | jax.Array) -> None:

@@ -79,10 +79,10 @@ def examples(
     if isinstance(labels, str):
         return _with_next_tokens(target, x, counts, labels), False
     labels = label_array(target, x, labels)
-    if not are_classes(labels):
-        return Examples(x, counts), True
     (shape, *more) = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
     check_labels(labels, shape, 1 + len(more))
+    if not are_classes(labels):
+        return Examples(x, counts), True
     weights = _any_beyond(counts, labels.ndim)
     weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim))
     weights = (weights * (labels >= 0)).astype(np.float32)  # negative ones stand for no class

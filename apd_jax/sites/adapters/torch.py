@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from apd_jax.errors import UserError
+from apd_jax.sites import given_arrays
 from apd_jax.sites.adapters import (
     huggingface,
     torch_arguments,
+    torch_backward,
     torch_compare,
     torch_copy,
     torch_messages,
@@ -128,6 +130,16 @@ def from_torch(
         torch_compare.check_apart(ours, x, torch_refused.sequence_first(module))
         if count is not None:
             torch_compare.check_gradient(apply_fn, params, x, count)
+        first = functools.partial(jax.tree.map, lambda leaf: leaf[:1])
+        args, own_keywords = torch_arguments.arguments(first(examples))
+        fixed = torch_arguments.map_arrays(torch.clone, keywords)
+        torch_backward.check(
+            own,
+            (args, own_keywords | fixed),
+            pick,
+            lambda params: apply_fn(params, first(x)),
+            params,
+        )
     prefix = torch_refused.prefix(given)
     return dataclasses.replace(apply_fn, conversion_error=error, prefix=prefix), params, x
 
@@ -166,16 +178,22 @@ def _picked(result: Any, output: Any) -> PyTree:
     """
     if callable(output):
         result = output(result)
-    elif isinstance(output, str) and not isinstance(result, Mapping):
-        if not hasattr(result, output):
-            raise UserError(f"output={output!r}: forward returns {_told(result)}")
-        result = getattr(result, output)
     elif output is not None:
-        try:
-            result = result[output]
-        except (KeyError, IndexError, TypeError):
-            raise UserError(f"output={output!r}: forward returns {_told(result)}") from None
-    return _tensors(result)
+        result = _part(result, output)
+    return given_arrays.plain(_tensors(result))
+
+
+def _part(result: Any, output: Any) -> Any:
+    """What a key, attribute or index chooses; of a tensor it would choose an example."""
+    refused = UserError(f"output={output!r}: forward returns {_told(result)}")
+    if isinstance(result, torch.Tensor) or isinstance(output, bool):
+        raise refused
+    try:
+        if isinstance(output, str) and not isinstance(result, Mapping):
+            return getattr(result, output)
+        return result[output]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise refused from None
 
 
 def _tensors(result: Any) -> PyTree:
@@ -192,6 +210,8 @@ def _tensors(result: Any) -> PyTree:
 
 
 def _told(result: Any) -> str:
+    if isinstance(result, torch.Tensor):
+        return "a Tensor: leave output= out, or give a function of the tensor"
     names = f" of {list(result)}" if isinstance(result, Mapping) else ""
     length = f" of {len(result)}" if isinstance(result, tuple | list) else ""
     return f"a {type(result).__name__}{names}{length}"

@@ -23,6 +23,7 @@ def plain(inputs: PyTree) -> PyTree:
     Raises:
       UserError: something is no array.
     """
+    given_arrays.check_nested(inputs)
     if given_arrays.is_rows_of_numbers(inputs):
         return given_arrays.as_array(inputs)
     if isinstance(inputs, Mapping):
@@ -44,19 +45,16 @@ def as_jax(leaf: Any) -> jax.Array:
     """A copy as a JAX array.
 
     Raises:
-      UserError: whole numbers that its narrower dtype can't hold.
+      UserError: what are no numbers, or whole numbers that its narrower dtype can't hold.
     """
-    if isinstance(leaf, torch.Tensor):
-        return _fitting(as_array(leaf), leaf.detach().cpu())
-    return _fitting(jnp.array(np.array(leaf)), np.asarray(leaf))
-
-
-def _fitting(array: jax.Array, given: Any) -> jax.Array:
-    if jnp.issubdtype(array.dtype, jnp.integer) and given.dtype != array.dtype:
-        top = int(abs(given).max()) if np.prod(given.shape) else 0
-        if top > jnp.iinfo(array.dtype).max:
+    given = given_arrays.as_array(given_arrays.as_numpy(leaf))
+    array = jnp.array(given)
+    if jnp.issubdtype(array.dtype, jnp.integer) and given.dtype != array.dtype and given.size:
+        limits = jnp.iinfo(array.dtype)
+        largest = max(int(given.min()), int(given.max()), key=abs)
+        if not limits.min <= largest <= limits.max:
             raise UserError(
-                f"an array has the number {top}, which does not fit {array.dtype}: use smaller "
+                f"an array has the number {largest}, which does not fit {array.dtype}: use smaller "
                 "numbers"
             )
     return array
@@ -111,8 +109,4 @@ def arguments(x: Any) -> tuple[tuple, dict[str, Any]]:
 
 def as_array(tensor: torch.Tensor) -> jax.Array:
     """A JAX array with the numbers of a tensor, which share no memory."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype in (torch.bfloat16, torch.float16):
-        narrow = jnp.bfloat16 if tensor.dtype == torch.bfloat16 else jnp.float16
-        return jnp.array(tensor.float().numpy()).astype(narrow)
-    return jnp.array(np.array(tensor.numpy()))
+    return jnp.array(given_arrays.as_numpy(tensor))

@@ -125,8 +125,8 @@ def _difference(ours: np.ndarray, theirs: np.ndarray, keep: np.ndarray) -> float
             f"(allowed: {TOLERANCE:.0e}) on a batch of {len(a)}, most at "
             f"{_place(apart == apart.max())}: the module draws random numbers from a seed of its "
             "own, changes a tensor in place through a view of it, which torchax loses (write "
-            "y = y * 2 for y.t().mul_(2)), or has an operator that computes something else in "
-            "JAX. " + _WAY_OUT
+            "y = y * 2 for y.t().mul_(2)), computes in half precision (leave out torch.autocast), "
+            "or has an operator that computes something else in JAX. " + _WAY_OUT
         )
     return error
 

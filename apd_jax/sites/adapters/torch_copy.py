@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import torch
 
-from apd_jax.errors import UserError
+from apd_jax.errors import UserError, about
 from apd_jax.sites.adapters import torch_arguments, torch_environment, torch_messages
 
 _DEEPCOPY = torch.Tensor.__deepcopy__
@@ -71,15 +71,13 @@ def split(module: torch.nn.Module) -> tuple[Skeleton, _Arrays, _Arrays]:
     memo: dict[int, Any] = {}
 
     def take(name: str, tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+        arrays = params if name in named else fixed
+        with about(name):
+            arrays[name] = torch_arguments.as_array(tensor)
         empty = torch.empty_like(tensor.detach(), device="meta")
         if isinstance(tensor, torch.nn.Parameter):
             empty = torch.nn.Parameter(empty, requires_grad=False)
-        arrays = params if name in named else fixed
-        arrays[name], tensors[name], memo[id(tensor)] = (
-            torch_arguments.as_array(tensor),
-            empty,
-            empty,
-        )
+        tensors[name] = memo[id(tensor)] = empty
         return empty
 
     named = dict(module.named_parameters())

@@ -48,29 +48,38 @@ def running() -> Iterator[None]:
     env = environment()
     # Draws within a network must not leave a key of this trace behind.
     key = env.override_property(prng=jax.random.key(0))
-    with torchax_import.without_fast_path(), _without_caches(), warnings.catch_warnings():
+    with torchax_import.without_fast_path(), _without_values(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Explicitly requested dtype")  # JAX has int32 for int64
         with torch.no_grad(), key, env:
             yield
 
 
-@contextlib.contextmanager
-def _without_caches() -> Iterator[None]:
-    """Make transformers recompute the tensors that it caches across calls and modules.
+# Functions of libraries that are replaced while a network is followed.
+_REPLACED = (
+    # transformers recomputes the tensors that it caches across calls and modules, as under
+    # torch.compile: those of torch's own runs can't be used in JAX, nor those of a trace after it.
+    ("transformers.pytorch_utils", "is_torchdynamo_compiling", lambda: True),
+    # torch's Transformer compares the values of a mask with a causal one, as a hint: with False,
+    # the mask itself is used.
+    (
+        "torch.nn.modules.transformer",
+        "_detect_is_causal_mask",
+        lambda mask, is_causal=None, size=None: is_causal is True,
+    ),
+)
 
-    Tensors of torch's own runs can't be used in JAX, nor those of a trace after it. It also does
-    this under torch.compile. Needs the lock of `without_fast_path`.
-    """
-    utilities: Any = sys.modules.get("transformers.pytorch_utils")
-    asked = getattr(utilities, "is_torchdynamo_compiling", None)
-    if asked is None:
+
+@contextlib.contextmanager
+def _without_values() -> Iterator[None]:
+    """Replace functions that depend on values, or keep them. Needs `without_fast_path`'s lock."""
+    with contextlib.ExitStack() as stack:
+        for name, attribute, function in _REPLACED:
+            module: Any = sys.modules.get(name)
+            own = getattr(module, attribute, None)
+            if own is not None:
+                stack.callback(setattr, module, attribute, own)
+                setattr(module, attribute, function)
         yield
-        return
-    utilities.is_torchdynamo_compiling = lambda: True
-    try:
-        yield
-    finally:
-        utilities.is_torchdynamo_compiling = asked
 
 
 def to_jax(tensors: Any) -> Any:

@@ -31,6 +31,7 @@ def override(environment: Any) -> None:
     for operator, function in {
         functional.scaled_dot_product_attention: _attention,
         aten.scaled_dot_product_attention: _attention,
+        functional.bilinear: _bilinear,  # as aten.mv
         functional.embedding_bag: _embedding_bag,
         aten.embedding: _embedding,
         aten.embedding_renorm_: _renormalised,
@@ -118,6 +119,15 @@ def _average_pool(
     paddings = lead + [(pad, pad) for pad in inner]
     counted = jnp.pad(counted, paddings, constant_values=count_include_pad)
     return total / sums(counted, [(0, more) for more in outer])
+
+
+def _bilinear(
+    x: jax.Array, y: jax.Array, weight: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """`Σ_ij x_i w_oij y_j + b_o`, [..., O], for x [..., I] and y [..., J]."""
+    between = jnp.tensordot(x, weight, axes=(-1, 1))
+    outputs = jnp.einsum("...oj,...j->...o", between, y)
+    return outputs if bias is None else outputs + bias
 
 
 def _embedding_bag(

@@ -42,18 +42,20 @@ def runner(
         batch = jax.tree.map(lambda leaf: leaf[torch.as_tensor(rows, device=leaf.device)], given)
         args, own_keywords = torch_arguments.arguments(batch)
         fixed = torch_arguments.map_arrays(torch.clone, keywords)
+        what = f"{type(module).__name__} itself can't be run"
         try:
             # The caller may be in a block of mixed precision, of which JAX knows nothing.
             device = next(module.parameters()).device.type
             with torch.no_grad(), torch.autocast(device, enabled=False), _unchanged(module, params):
-                result = pick(module(*args, **own_keywords, **fixed))
+                result = module(*args, **own_keywords, **fixed)
+                what = "output= can't be taken of what forward returns"
+                result = pick(result)
         except UserError:
             raise
         except Exception as error:  # whatever a module says to inputs that it does not take
             reason = (str(error).strip().splitlines() or [""])[0]
             raise UserError(
-                f"{type(module).__name__} itself can't be run on a batch of {len(rows)} of the "
-                f"inputs ({type(error).__name__}: {reason})"
+                f"{what} on a batch of {len(rows)} of the inputs ({type(error).__name__}: {reason})"
             ) from error
         return jax.tree.map(torch_arguments.as_array, result)
 

@@ -34,9 +34,10 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"from_torch needs a torch.nn.Module, got a {type(module).__name__}")
     module = getattr(module, _COMPILED, module)
-    if isinstance(module, torch.jit.ScriptModule):
+    if isinstance(module, torch.jit.ScriptModule) or "eval" in vars(module):  # of torch.export
         raise UserError(
-            "a ScriptModule can't be followed in JAX: pass the module that it was made from"
+            f"a {type(module).__name__} made by torch.jit or torch.export can't be followed in "
+            "JAX: pass the module that it was made from"
         )
     _check_floating(module)
     training = [
@@ -109,6 +110,8 @@ def _check_numbers(name: str, tensor: torch.Tensor) -> None:
     """Refuse tensors that hold no numbers, or not all of them."""
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin) or tensor.is_meta:
         raise UserError(f"{name} has no numbers yet: load the weights, or run the module once")
+    if tensor.is_quantized:
+        raise UserError(f"{name} is {tensor.dtype}, not floating: replace it by its .dequantize()")
     if tensor.layout is not torch.strided:
         raise UserError(f"{name} is sparse ({tensor.layout}): replace it by its .to_dense()")
 

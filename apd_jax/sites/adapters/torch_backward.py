@@ -1,0 +1,123 @@
+"""Backward passes of a module's own (`torch.autograd.Function`), which JAX does not have."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from apd_jax.errors import UserError
+from apd_jax.sites.adapters import torch_arguments
+
+PyTree = Any
+_TOLERANCE = 1e-3
+_ROUNDING = 1e-5
+
+
+def check(
+    module: torch.nn.Module,
+    call: tuple[tuple, dict[str, Any]],
+    pick: Callable[[Any], PyTree],
+    ours: Callable[[Mapping[str, jax.Array]], PyTree],
+    params: Mapping[str, jax.Array],
+) -> None:
+    """Refuse a backward pass that is not the derivative of its forward pass.
+
+    Derivatives are compared only where there is one: torch's differ elsewhere where it is meant to
+    train less, as in the row of an embedding for padding.
+
+    Args:
+      module: the module, which is left as it is.
+      call: positional arguments and keywords of `forward`.
+      pick: the outputs of what `forward` returns.
+      ours: parameters -> outputs of the converted network for these arguments.
+      params: the values of its parameters.
+
+    Raises:
+      UserError: a derivative differs; it names the class and the parameter.
+    """
+    found, theirs = _of_torch(module, call, pick)
+    if not found:
+        return
+    real = {name: a for name, a in params.items() if jnp.issubdtype(a.dtype, jnp.floating)}
+    mine = jax.jit(jax.grad(lambda p: sum(map(_total, jax.tree.leaves(ours({**params, **p}))))))
+    derivatives = jax.tree.map(np.asarray, mine(real))
+    pairs = {name: (derivatives[name], theirs[name]) for name in real if name in theirs}
+    # Where a derivative is 0, as by the bias of keys in attention, both have rounding alone.
+    rounding = _ROUNDING * max((_largest(a) for pair in pairs.values() for a in pair), default=0.0)
+    for name, (a, b) in pairs.items():
+        both = np.isfinite(a) | np.isfinite(b)
+        if _largest(np.subtract(a, b, where=both, out=np.zeros(a.shape))) > (
+            _TOLERANCE * _largest(b) + rounding
+        ):
+            raise UserError(
+                f"the derivative by {name} is not torch's: {', '.join(found)} "
+                "(torch.autograd.Function) has a backward that is not the derivative of its "
+                "forward, and JAX follows the forward alone. Write it with operators, such as "
+                "y + (f(y) - y).detach() for straight-through rounding"
+            )
+
+
+def _of_torch(
+    module: torch.nn.Module, call: tuple[tuple, dict[str, Any]], pick: Callable
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Classes of a module's own backward passes, and torch's derivatives by its parameters.
+
+    Those by embeddings with a row for padding are left out: torch does not train it, but outputs
+    depend on it.
+    """
+    leaves = {name: p.detach().requires_grad_() for name, p in module.named_parameters()}
+    padded = [m.weight for m in module.modules() if getattr(m, "padding_idx", None) is not None]
+    device = next(module.parameters()).device.type
+    try:
+        with torch.enable_grad(), torch.autocast(device, enabled=False):
+            outputs = pick(torch.func.functional_call(module, leaves, *call))
+            total: Any = sum(map(_total, jax.tree.leaves(outputs)))
+            found = sorted(set(_own(getattr(total, "grad_fn", None))))
+            if not found:
+                return [], {}
+            gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    except Exception:  # whatever a module says that has no derivative in torch
+        return [], {}
+    theirs = {}
+    for (name, parameter), gradient in zip(module.named_parameters(), gradients, strict=True):
+        if not any(parameter is weight for weight in padded):
+            filled = torch.zeros_like(parameter) if gradient is None else gradient
+            theirs[name] = np.asarray(torch_arguments.as_array(filled))
+    return found, theirs
+
+
+def _largest(array: Any) -> float:
+    """The largest absolute value; infinity where one is NaN."""
+    return float(np.nan_to_num(np.abs(array), nan=np.inf).max(initial=0.0))
+
+
+def _total(output: Any) -> Any:
+    """A number that depends on every entry of an output, of torch or JAX, in another way."""
+    if isinstance(output, torch.Tensor):
+        if not output.is_floating_point():
+            return 0.0
+        scales = torch.as_tensor(_scales(output.shape), dtype=output.dtype, device=output.device)
+        return torch.where(torch.isfinite(output), output, 0.0).mul(scales).sum()
+    if not jnp.issubdtype(output.dtype, jnp.floating):
+        return 0.0
+    return jnp.sum(jnp.where(jnp.isfinite(output), output, 0.0) * _scales(output.shape))
+
+
+def _scales(shape: tuple[int, ...]) -> np.ndarray:
+    return (1 + np.cos(np.arange(np.prod(shape, dtype=int))) / 2).reshape(shape).astype("float32")
+
+
+def _own(node: Any) -> Iterator[str]:
+    """Names of the classes of a graph's backward passes that are not torch's."""
+    waiting, seen = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            yield type(node).__name__.removesuffix("Backward")
+        waiting.extend(following for following, _ in node.next_functions)
