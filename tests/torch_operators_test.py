@@ -148,6 +148,19 @@ class TransposedConvolutionTest(parameterized.TestCase):
         np.testing.assert_allclose(changed(x), expected, rtol=1e-4, atol=1e-5)
 
 
+class IndicesTest(parameterized.TestCase):
+    @parameterized.parameters(
+        lambda linear, x: torch.take_along_dim(linear(x), x.argsort(1), 1),
+        lambda linear, x: linear(x).take_along_dim(x.argmax(-1, keepdim=True), dim=-1),
+        lambda linear, x: linear(x)[:1].take_along_dim(x.argsort(-1), -1),
+        lambda linear, x: linear(x) + torch.take_along_dim(linear(x), torch.tensor([3])),
+        lambda linear, x: linear(x).gather(2, x.topk(2, dim=2).indices),
+    )
+    def test_chosen_by_index(self, function):
+        target = converted(function, drawn(2, 3, 4), linear=nn.Linear(4, 4))
+        self.assertLess(target.conversion_error, 1e-6)
+
+
 class AveragePoolTest(parameterized.TestCase):
     @parameterized.parameters(
         dict(kernel_size=3, stride=2, ceil_mode=True),

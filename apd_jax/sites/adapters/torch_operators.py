@@ -29,6 +29,8 @@ def override(environment: Any) -> None:
         return on_tensors
 
     for operator, function in {
+        torch.take_along_dim: _along,
+        torch.Tensor.take_along_dim: _along,
         functional.scaled_dot_product_attention: _attention,
         aten.scaled_dot_product_attention: _attention,
         functional.bilinear: _bilinear,  # as aten.mv
@@ -77,6 +79,11 @@ def _convolution(
         weight = jnp.moveaxis(parts, 0, 1).reshape(weight.shape)
     settings = (stride, padding, dilation, transposed, output_padding, groups)
     return _torchax_convolution()(x, weight, bias, *settings)
+
+
+def _along(x: jax.Array, indices: jax.Array, dim: int | None = None) -> jax.Array:
+    """`jnp.take_along_axis`: torch's own wants indices of 64 bits, which JAX does not have here."""
+    return jnp.take_along_axis(x, indices, axis=dim)
 
 
 def _average_pool(
