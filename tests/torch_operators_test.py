@@ -104,6 +104,35 @@ class CausalMasksTest(parameterized.TestCase):
         self.assertIs(nn.modules.transformer._detect_is_causal_mask, own)
 
 
+class FastPathTest(parameterized.TestCase):
+    """What torch's own attention gives in another way without gradients."""
+
+    @parameterized.named_parameters(
+        ("mask_of_floats", lambda layers, x: layers(x, -0.1 * torch.arange(25.0).reshape(5, 5))),
+        (
+            "padding",
+            lambda layers, x: layers(
+                x, src_key_padding_mask=torch.arange(5).expand(x.shape[:2]) > 2
+            ),
+        ),
+    )
+    def test_is_named(self, function):
+        layer = nn.TransformerEncoderLayer(4, 2, 4, batch_first=True)
+        layers = nn.TransformerEncoder(layer, 2)
+
+        def convert():
+            return converted(function, drawn(3, 5, 4), layers=layers)
+
+        with self.assertRaisesRegex(apd_jax.UserError, "fast path for attention.*Give masks of bo"):
+            convert()
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            self.assertLess(convert().conversion_error, 1e-6)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
+
+
 class MovedWeightsTest(parameterized.TestCase):
     @parameterized.parameters(
         lambda w, x: x @ w[torch.tensor([2, 0, 1])],

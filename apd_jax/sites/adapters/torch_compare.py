@@ -3,6 +3,7 @@
 Letters: B batch, T positions.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
+from apd_jax.sites.adapters import torchax_import
 from apd_jax.sites.closeness import close
 from apd_jax.sites.counted import check, of_batch, of_entries, spread
 from apd_jax.sites.rows import batch_size
@@ -90,20 +92,45 @@ def conversion_error(
             for (one, other_one), keep in zip(pairs, keeps, strict=True):
                 found.append(_difference(np.asarray(one), np.asarray(other_one), keep))
         except UserError:
-            _check_repeatable(jax.tree.leaves(b), jax.tree.leaves(theirs(rows)), keeps)
+            _check_repeatable(jax.tree.leaves(b), functools.partial(theirs, rows), keeps)
             raise
     return max(found, default=0.0)
 
 
-def _check_repeatable(first: list, second: list, keeps: list[np.ndarray]) -> None:
-    """Refuse a module whose outputs differ between two runs on the same inputs."""
-    for a, b, keep in zip(first, second, keeps, strict=True):
-        if not np.allclose(np.where(keep, a, 0), np.where(keep, b, 0), _APART, equal_nan=True):
-            raise UserError(
-                "torch's own outputs differ between two runs on the same inputs: the module draws "
-                "random numbers in eval mode (draw only if self.training, or make the numbers an "
-                "input of forward) or changes its buffers at each call"
-            )
+def _check_repeatable(
+    found: list[np.ndarray], again: Callable[[], PyTree], keeps: list[np.ndarray]
+) -> None:
+    """Refuse a module whose outputs differ between two runs on the same inputs.
+
+    Args:
+      found: its outputs.
+      again: runs it again.
+      keeps: which entries count.
+    """
+
+    def differ(others: PyTree) -> bool:
+        triples = zip(found, jax.tree.leaves(others), keeps, strict=True)
+        return not all(
+            np.allclose(np.where(keep, a, 0), np.where(keep, b, 0), _APART, equal_nan=True)
+            for a, b, keep in triples
+        )
+
+    if differ(again()):
+        raise UserError(
+            "torch's own outputs differ between two runs on the same inputs: the module draws "
+            "random numbers in eval mode (draw only if self.training, or make the numbers an "
+            "input of forward) or changes its buffers at each call"
+        )
+    with torchax_import.without_fast_path():
+        slow = again()
+    if differ(slow):
+        raise UserError(
+            "torch's own outputs depend on its fast path for attention, which it takes in eval "
+            "mode without gradients: there, a mask of floats masks whatever is not 0, and padded "
+            "positions give 0. Give masks of bool; leave padding out with valid=, a function of "
+            "the batch that gives bool [B] or [B, T]; or, for what torch gives with gradients, "
+            "call torch.backends.mha.set_fastpath_enabled(False) first"
+        )
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray, keep: np.ndarray) -> float:
