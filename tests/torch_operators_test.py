@@ -184,8 +184,33 @@ class IndicesTest(parameterized.TestCase):
         lambda linear, x: linear(x)[:1].take_along_dim(x.argsort(-1), -1),
         lambda linear, x: linear(x) + torch.take_along_dim(linear(x), torch.tensor([3])),
         lambda linear, x: linear(x).gather(2, x.topk(2, dim=2).indices),
+        lambda linear, x: linear(x)[:, 1:][:, :, torch.tensor([2, 0])],
+        lambda linear, x: linear(x)[:, 0][:, [3, -1]] + linear(x)[..., 0, :2],
+        lambda linear, x: linear(x) + linear.weight[1:][x.argsort(1)[..., 0]],
+        lambda linear, x: (linear(x).mT @ x)[:, :][(..., *torch.triu_indices(4, 4))],
     )
     def test_chosen_by_index(self, function):
+        target = converted(function, drawn(2, 3, 4), linear=nn.Linear(4, 4))
+        self.assertLess(target.conversion_error, 1e-6)
+
+
+class ChangedSlicesTest(parameterized.TestCase):
+    @parameterized.parameters(
+        lambda y, x: y[:, 0].fill_(2.0),
+        lambda y, x: y[:, 1:][:, 0].zero_(),
+        lambda y, x: y[:, 0].masked_fill_(x[:, 0] > 0, 0.0),
+        lambda y, x: y[..., 0].index_fill_(1, torch.tensor([1]), 3.0),
+        lambda y, x: y[:, 0].mul_(2).add_(1),
+        lambda y, x: y[:, 0].copy_(x[:, 1]),
+        lambda y, x: y[:, 0].clamp_(min=0).div_(3),
+        lambda y, x: y.fill_(1.0),
+    )
+    def test_in_place(self, change):
+        def function(linear, x):
+            y = linear(x).clone()
+            returned = change(y, x)
+            return {"whole": y + linear(x), "returned": returned}
+
         target = converted(function, drawn(2, 3, 4), linear=nn.Linear(4, 4))
         self.assertLess(target.conversion_error, 1e-6)
 

@@ -21,6 +21,7 @@ from apd_jax.sites.adapters import torch_operators, torchax_import
 def environment() -> Any:
     """A separate environment, so that other users of torchax are not affected."""
     base: Any = torchax_import.load().tensor.Environment
+    view: Any = torchax_import.load().view.View
 
     class Environment(base):
         """Tensors made within a network are JAX's, whatever device it names."""
@@ -30,6 +31,15 @@ def environment() -> Any:
 
         def _is_same_device(self, the_tensor, new_device):
             return True
+
+        def dispatch(self, func, types, args, kwargs):
+            found = super().dispatch(func, types, args, kwargs)
+            name = getattr(func, "__name__", "").partition(".")[0]
+            in_place = name.endswith("_") and not name.endswith("__")
+            if in_place and args and isinstance(args[0], view) and found is not args[0]:
+                args[0].update(found)  # some operators of torchax change a copy of a slice
+                return args[0]
+            return found
 
     made = Environment()
 

@@ -51,6 +51,20 @@ def override(environment: Any) -> None:
 
     environment.override_op_definition(torch.Tensor.new_tensor, new_tensor)
 
+    getitem = torchax_import.load().ops.jtorch.getitem
+
+    def chosen(tensor, indices):
+        # Of a slice, which is a view, torchax takes numbers and slices only.
+        if any(isinstance(part, torch.Tensor | list) for part in _parts(indices)):
+            tensor, indices = environment.v2t_iso((tensor, indices))
+        return getitem(tensor, indices)
+
+    environment.override_op_definition(torch.Tensor.__getitem__, chosen, is_view_op=True)
+
+
+def _parts(indices: Any) -> Sequence[Any]:
+    return indices if isinstance(indices, tuple) else (indices,)
+
 
 @functools.cache
 def _torchax_convolution() -> Any:
