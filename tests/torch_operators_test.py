@@ -194,6 +194,14 @@ class IndicesTest(parameterized.TestCase):
         self.assertLess(target.conversion_error, 1e-6)
 
 
+class NamesOfLayersTest(absltest.TestCase):
+    def test_padding_of_what_is_no_embedding(self):
+        linear = nn.Sequential(nn.Linear(3, 4))
+        linear.padding_idx = 1  # as the models of transformers have
+        target = converted(lambda linear, x: linear(x), drawn(5, 3), linear=linear)
+        self.assertLess(target.conversion_error, 1e-6)
+
+
 class ChangedSlicesTest(parameterized.TestCase):
     @parameterized.parameters(
         lambda y, x: y[:, 0].fill_(2.0),

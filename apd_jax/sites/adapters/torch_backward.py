@@ -69,7 +69,10 @@ def _of_torch(
     depend on it.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in module.named_parameters()}
-    padded = [m.weight for m in module.modules() if getattr(m, "padding_idx", None) is not None]
+    tables = torch.nn.Embedding | torch.nn.EmbeddingBag
+    padded = [
+        m.weight for m in module.modules() if isinstance(m, tables) and m.padding_idx is not None
+    ]
     device = next(module.parameters()).device.type
     try:
         with torch.enable_grad(), torch.autocast(device, enabled=False):
