@@ -80,10 +80,11 @@ def signs(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Arra
 
 
 def permutation(key: jax.Array, count: int) -> np.ndarray:
-    """A random order of `count` rows on the host, int32 [count]: `jax.random.permutation`'s.
+    """A random order of `count` rows on the host, int32 [count], that of `jax.random.permutation`.
 
-    Rows are sorted by random numbers, again and again until no two are likely to have had equal
-    numbers each time. NumPy sorts faster than XLA on CPUs, in less memory, and compiles nothing.
+    Rows are sorted by random numbers, so often that hardly two rows have equal numbers each time.
+    NumPy sorts faster than XLA on CPUs, in less memory, and without compiling a program for every
+    `count`.
 
     Args:
       key: decides the order.

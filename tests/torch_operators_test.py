@@ -105,7 +105,7 @@ class CausalMasksTest(parameterized.TestCase):
 
 
 class FastPathTest(parameterized.TestCase):
-    """What torch's own attention gives in another way without gradients."""
+    """Outputs of torch's attention that are others without gradients."""
 
     @parameterized.named_parameters(
         ("mask_of_floats", lambda layers, x: layers(x, -0.1 * torch.arange(25.0).reshape(5, 5))),
@@ -123,7 +123,7 @@ class FastPathTest(parameterized.TestCase):
         def convert():
             return converted(function, drawn(3, 5, 4), layers=layers)
 
-        with self.assertRaisesRegex(apd_jax.UserError, "fast path for attention.*Give masks of bo"):
+        with self.assertRaisesRegex(apd_jax.UserError, "fast path for attention.*boolean masks"):
             convert()
         before = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)

@@ -1,4 +1,4 @@
-"""Backward passes of a module's own (`torch.autograd.Function`), which JAX does not have."""
+"""Backward passes that a module defines by `torch.autograd.Function`, which JAX does not run."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -25,8 +25,8 @@ def check(
 ) -> None:
     """Refuse a backward pass that is not the derivative of its forward pass.
 
-    Derivatives are compared only where there is one: torch's differ elsewhere where it is meant to
-    train less, as in the row of an embedding for padding.
+    Derivatives are compared only if the module has such a backward pass. In other modules torch's
+    derivatives may differ on purpose: that by the padding row of an embedding is 0.
 
     Args:
       module: the module, which is left as it is.

@@ -100,7 +100,7 @@ def conversion_error(
 def _check_repeatable(
     found: list[np.ndarray], again: Callable[[], PyTree], keeps: list[np.ndarray]
 ) -> None:
-    """Refuse a module whose outputs differ between two runs on the same inputs.
+    """Refuse a module whose outputs differ between two runs, or without torch's fast path.
 
     Args:
       found: its outputs.
@@ -125,11 +125,12 @@ def _check_repeatable(
         slow = again()
     if differ(slow):
         raise UserError(
-            "torch's own outputs depend on its fast path for attention, which it takes in eval "
-            "mode without gradients: there, a mask of floats masks whatever is not 0, and padded "
-            "positions give 0. Give masks of bool; leave padding out with valid=, a function of "
-            "the batch that gives bool [B] or [B, T]; or, for what torch gives with gradients, "
-            "call torch.backends.mha.set_fastpath_enabled(False) first"
+            "torch's own outputs depend on its fast path for attention, which runs in eval mode "
+            "without gradients: it reads a mask of floats as boolean, so that every entry that is "
+            "not 0 is masked, and returns 0 at padded positions. Give boolean masks; leave padding "
+            "out with valid=, a function of the batch that gives bool [B] or [B, T]; or call "
+            "torch.backends.mha.set_fastpath_enabled(False) first, to compare with the outputs "
+            "that torch gives when gradients are recorded"
         )
 
 

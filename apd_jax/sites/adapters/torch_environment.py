@@ -37,7 +37,7 @@ def environment() -> Any:
             name = getattr(func, "__name__", "").partition(".")[0]
             in_place = name.endswith("_") and not name.endswith("__")
             if in_place and args and isinstance(args[0], view) and found is not args[0]:
-                args[0].update(found)  # some operators of torchax change a copy of a slice
+                args[0].update(found)  # torchax has changed a copy of the slice
                 return args[0]
             return found
 

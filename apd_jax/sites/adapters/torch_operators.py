@@ -54,7 +54,7 @@ def override(environment: Any) -> None:
     getitem = torchax_import.load().ops.jtorch.getitem
 
     def chosen(tensor, indices):
-        # Of a slice, which is a view, torchax takes numbers and slices only.
+        # A slice is a view, which torchax indexes by numbers and slices only: copy it otherwise.
         if any(isinstance(part, torch.Tensor | list) for part in _parts(indices)):
             tensor, indices = environment.v2t_iso((tensor, indices))
         return getitem(tensor, indices)
@@ -96,7 +96,7 @@ def _convolution(
 
 
 def _along(x: jax.Array, indices: jax.Array, dim: int | None = None) -> jax.Array:
-    """`jnp.take_along_axis`: torch's own wants indices of 64 bits, which JAX does not have here."""
+    """Entries along an axis; torch's own function refuses the indices of 32 bits that JAX has."""
     return jnp.take_along_axis(x, indices, axis=dim)
 
 
@@ -111,8 +111,8 @@ def _average_pool(
 ) -> jax.Array:
     """Means over windows of [..., I, L1, L2, ...].
 
-    With `ceil_mode` the last window may reach beyond the padding. What lies there does not count,
-    while torchax divides by the size of the window.
+    With `ceil_mode` the last window may reach beyond the padding. Places there are not counted in
+    the mean; torchax counts them.
     """
     axes, strides = len(size), strides or size
     inner = list(padding) * (axes if len(padding) == 1 else 1)
