@@ -92,7 +92,7 @@ class BlocksTest(parameterized.TestCase):
         def looked(x, here, size):
             """What was seen, and the moments of the inputs with the weights of the real rows."""
             seen = look(objective, target, own, x, block_size=size)
-            moments = [seen.moments(site, weights[jnp.cumsum(here) - 1] * here) for site in own]
+            moments = seen.moments(weights[jnp.cumsum(here) - 1] * here, here)
             return seen._replace(moments=None), moments
 
         alone_x = padded.batch(count=6)
@@ -135,9 +135,11 @@ class BlocksTest(parameterized.TestCase):
             @jax.jit
             def moments(x, size=size):
                 seen = look(Objective(topk=1.0), target, own, x, block_size=size)
-                return seen.moments("w", weights)
+                once, twice = seen.moments(weights, 2 * weights)
+                return once["w"], twice["w"]
 
-            np.testing.assert_allclose(moments(x), expected, rtol=1e-4, atol=1e-4)
+            for factor, found in enumerate(moments(x), 1):
+                np.testing.assert_allclose(found, factor * expected, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.slow
     def test_round(self):

@@ -421,6 +421,19 @@ class ProgramOfARoundTest(absltest.TestCase):
         ]
         self.assertEqual(*sizes)
 
+    def test_grows_in_proportion_to_the_sites(self):
+        def apply_fn(p, x):
+            for w in p.values():
+                x = jnp.tanh(x @ w)
+            return x
+
+        def size(layers):
+            params = {str(layer): jnp.ones((2, 2)) for layer in range(layers)}
+            return len(self.program(apply_fn, params, jnp.ones((9, 2))))
+
+        few, some, many = map(size, (2, 5, 8))
+        self.assertLess(many - some, 1.05 * (some - few))
+
     def test_has_no_matrix_of_the_vocabulary_squared(self):
         vocabulary = 200
         params = {"E": jnp.ones((vocabulary, 4)), "A": jnp.ones((4, 2))}

@@ -26,9 +26,10 @@ class Activity(NamedTuple):
     """What the components do on a batch, with the selection of the training.
 
     Attributes:
-      moments: `(site, w [R]) -> Σ_b w_b x_bᵀ x_b`, [(G,) d_in, d_in], of the rows x that the site
-        reads at its first use in the target's pass, several of an example perhaps; for a look-up,
-        whose rows are one-hot, the diagonal [d_in]. The network is run again, block by block.
+      moments: function of any number of weights w [R], which gives for each of them `{site:
+        Σ_b w_b x_bᵀ x_b}`, [(G,) d_in, d_in], of the rows x that the site reads at its first use in
+        the target's pass, several of an example perhaps; for a look-up, whose rows are one-hot, the
+        diagonal [d_in]. The network is run again, block by block.
       directions: [R, d], the rows of the site used first (their mean, if there are several; those
         of its first block, if it is stacked) at unit norm; see `_directions`.
       weights: [R, C], `s_c A_c²`, or its share `s_c A_c² / Σ_d A_d²`: how much each component does
@@ -38,7 +39,7 @@ class Activity(NamedTuple):
       counted: [R], 1 for the rows that count, 0 for the rest.
     """
 
-    moments: Callable[[str, jax.Array], jax.Array]
+    moments: Callable[..., list[dict[str, jax.Array]]]
     directions: jax.Array
     weights: jax.Array
     errors: jax.Array
@@ -90,26 +91,34 @@ def look(
 def _moments(objective, target, components, x, block_size) -> Callable:
     """`Activity.moments`, which holds nothing of the size of a site's rows."""
 
-    def moments(site: str, weights: jax.Array) -> jax.Array:
+    def of_site(record, factors, counted, weights):
+        width = (factors.writes if record.placement.transposed else factors.reads).shape[-1]
+
+        def of_some(some):
+            read, valid, weights = some
+            alone = dataclasses.replace(record, x=read)
+            rows = site_rows.table(alone, factors, weights[0].size, valid)
+            return [site_rows.second_moments(rows, own.reshape(-1), width) for own in weights]
+
+        # Patches are formed for one example at a time.
+        size = 1 if isinstance(record.x, Patches) else None
+        return blocks.total(of_some, (record.x, counted, weights), size)
+
+    def moments(*weights: jax.Array) -> list[dict[str, jax.Array]]:
         def of_block(part):
             inputs, own = part
-            record = site_rows.first_uses(objective.own_pass(target, inputs)[1])[site]
-            side = "writes" if record.placement.transposed else "reads"
-            width = getattr(components[site], side).shape[-1]
-
-            def of_some(some):
-                read, valid, own = some
-                alone = dataclasses.replace(record, x=read)
-                rows = site_rows.table(alone, components[site], own.size, valid)
-                return site_rows.second_moments(rows, own.reshape(-1), width)
-
-            # Patches are formed for one example at a time.
-            size = 1 if isinstance(record.x, Patches) else None
-            return blocks.total(of_some, (record.x, objective.counted(inputs), own), size)
+            records = site_rows.first_uses(objective.own_pass(target, inputs)[1])
+            counted = objective.counted(inputs)
+            return {
+                site: of_site(records[site], factors, counted, own)
+                for site, factors in components.items()
+            }
 
         count = blocks.covered(sites.batch_size(x), block_size)
         seen = jax.tree.map(lambda leaf: leaf[:count], x)
-        return blocks.total(of_block, (seen, weights.reshape(count, -1)), block_size)
+        rows = [own.reshape(count, -1) for own in weights]
+        found = blocks.total(of_block, (seen, rows), block_size)
+        return [{site: found[site][n] for site in found} for n in range(len(weights))]
 
     return moments
 

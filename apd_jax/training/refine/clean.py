@@ -30,50 +30,56 @@ def _remainder(factors: Factors, free: jax.Array) -> Factors:
     return shares.compress(flat_reads, flat_writes, min(flat_reads.shape[1], flat_writes.shape[1]))
 
 
-def fold(
-    factors: Factors,
-    moments: Callable[[jax.Array], jax.Array],
-    weights: jax.Array,
-    free: jax.Array,
-) -> Factors:
-    """Distribute a site's remainder, the sum over free components, among those that read it.
+def fold(components: Components, activity: Activity, free: jax.Array) -> Components:
+    """Distribute every site's remainder, the sum over free components, among those that read it.
 
     Args:
-      factors: factors of the site.
-      moments: `Activity.moments` of the site.
-      weights: [R, C], how much each component does for each row.
+      components: `{site: Factors}`.
+      activity: what the components do on a batch.
       free: [C] bool, the free components.
 
     Returns:
-      The factors; those of free components keep what no other component reads.
+      The components; free ones keep what no other component reads.
     """
-    rank = factors.reads.shape[-2]
-    weights = jnp.where(free, 0.0, weights)
+    weights = jnp.where(free, 0.0, activity.weights)
     # Per component: a frequent component must not take what a rare one reads, only because its
     # rows are more.
     weights = weights / jnp.maximum(jnp.sum(weights, axis=0), 1e-30)
-    second = moments(jnp.sum(weights, axis=1))
-    remainder = shares.by_block(lambda f: _remainder(f, free), factors)
+    (second,) = activity.moments(jnp.sum(weights, axis=1))
+    remainders = shares.each_site(lambda f: _remainder(f, free), components)
 
     def one(c):
-        def of_block(own, rest, second, moment):
-            taken = shares.partition(second)(moment, rest.reads)
-            both = jnp.concatenate([own.reads, taken])
-            return shares.compress(both, jnp.concatenate([own.writes, rest.writes]), rank)
-
-        own = jax.tree.map(lambda leaf: leaf[c], factors)
-        mapped = jax.vmap(of_block, in_axes=(0, 1, 0, 0)) if factors.stacked else of_block
-        return mapped(own, remainder, second, moments(weights[:, c]))
+        (moments,) = activity.moments(weights[:, c])
+        of_c = functools.partial(_with_its_part, c)
+        return shares.alike(of_c, components, remainders, second, moments)
 
     # The network is run once for several components, whose moments are held together.
-    together = max(1, _MOST_NUMBERS // second.size)
+    together = max(1, _MOST_NUMBERS // sum(leaf.size for leaf in second.values()))
     folded = jax.lax.map(one, jnp.arange(len(free)), batch_size=together)
-    left = shares.by_block(lambda f, s: shares.partition(s)(s, f.reads), factors, second)
-    kept = spread(free, factors.reads.ndim)
-    return Factors(
-        jnp.where(kept, factors.reads - left, folded.reads),
-        jnp.where(kept, factors.writes, folded.writes),
-    )
+
+    def kept(factors, second):
+        left = factors.reads - shares.partition(second)(second, factors.reads)
+        return factors._replace(reads=left)
+
+    return {
+        site: shares.select(spread(free, factors.reads.ndim), factors, folded[site])
+        for site, factors in shares.each_site(kept, components, second).items()
+    }
+
+
+def _with_its_part(
+    c: jax.Array, factors: Factors, remainder: Factors, second: jax.Array, moment: jax.Array
+) -> Factors:
+    """Component c of a site, with the part of the remainder that it reads."""
+
+    def of_block(own, rest, second, moment):
+        taken = shares.partition(second)(moment, rest.reads)
+        both = jnp.concatenate([own.reads, taken])
+        return shares.compress(both, jnp.concatenate([own.writes, rest.writes]), len(own.reads))
+
+    own = jax.tree.map(lambda leaf: leaf[c], factors)
+    mapped = jax.vmap(of_block, in_axes=(0, 1, 0, 0)) if factors.stacked else of_block
+    return mapped(own, remainder, second, moment)
 
 
 def clean(
@@ -96,15 +102,23 @@ def clean(
     Returns:
       The components, the number of sites folded, and [C] bool, the components that were touched.
     """
-    before, count = loss(components), jnp.int32(0)
-    for site, factors in components.items():
-        moments = functools.partial(activity.moments, site)
-        folded = fold(factors, moments, activity.weights, free)
-        candidate = components | {site: folded}
+    # A loop, so that the loss is compiled once and not for every site. What a site's fold is does
+    # not depend on other sites. The first turn measures the loss before.
+    folded = fold(components, activity, free)
+
+    def attempt(turn, carry):
+        components, before, count = carry
+        candidate = {
+            site: shares.select(turn == number, folded[site], factors)
+            for number, (site, factors) in enumerate(components.items(), 1)
+        }
         after = loss(candidate)
-        good = (after < _PAYS * before) & jnp.any(free)
+        good = (turn > 0) & (after < _PAYS * before) & jnp.any(free)
         components = shares.select(good, candidate, components)
-        before, count = jnp.where(good, after, before), count + good
+        return components, jnp.where(good | (turn == 0), after, before), count + good
+
+    start = components, jnp.full((), jnp.inf), jnp.int32(0)
+    components, _, count = jax.lax.fori_loop(0, 1 + len(components), attempt, start)
     return components, count, jnp.broadcast_to(count > 0, free.shape)
 
 

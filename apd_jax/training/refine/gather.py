@@ -83,10 +83,8 @@ def collect(components: Components, activity: Activity, near: jax.Array, d, stor
             reads=kept.at[d].set(taken.reads), writes=factors.writes.at[d].set(taken.writes)
         )
 
-    def moments(site):
-        return activity.moments(site, inside + outside), activity.moments(site, inside)
-
-    return shares.each_site(collected, components, moments)
+    moments = activity.moments(inside + outside, inside)
+    return shares.each_site(collected, components, *moments)
 
 
 def gather(

@@ -3,6 +3,7 @@
 Letters: B batch, C components.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -104,32 +105,40 @@ def move(
         return look(objective, target, whole(parts), x, key, topk, block_size, measure)
 
     fixed = objective.always_active(total)
-    steps = {
-        "merges": lambda parts, seen, free: merge(parts, fixed, cosine=rules.merge_cosine),
-        "splits": lambda parts, seen, free: split(
-            parts, seen, free, cosine=rules.split_cosine, limit=rules.limit
-        ),
-        "gathers": lambda parts, seen, free: gather(
-            parts,
-            seen,
-            free,
-            lambda others: seen_with(others).errors,
-            share=rules.gather_error,
-            limit=rules.limit,
-        ),
-        "cleans": lambda parts, seen, free: clean(parts, seen, free, loss),
-    }
-    parts, counts, touched = as_read(components, transposed), {}, jnp.zeros(total, bool)
-    for name in MOVES:
+    parts = as_read(components, transposed)
+    parts, merged, touched = merge(parts, fixed, cosine=rules.merge_cosine)
+
+    def splits(parts, seen, free):
+        return split(parts, seen, free, cosine=rules.split_cosine, limit=rules.limit)
+
+    def gathers(parts, seen, free):
+        errors_of = lambda others: seen_with(others).errors  # noqa: E731
+        limits = {"share": rules.gather_error, "limit": rules.limit}
+        return gather(parts, seen, free, errors_of, **limits)
+
+    def cleans(parts, seen, free):
+        return clean(parts, seen, free, loss)
+
+    def shared(parts, seen, free):
+        free &= last
+        return share(parts, free), jnp.int32(0), free
+
+    moves = [splits, gathers, cleans, *([shared] if rules.share else [])]
+
+    # After every move components are looked at again: each frees some, or uses some up. A loop
+    # compiles the look once.
+    def make(number, carry):
+        parts, touched, counts = carry
         seen = seen_with(parts)
-        # After every move components are looked at again: each frees some, or uses some up.
         free = seen.free(rules.free_share) & ~fixed
-        parts, counts[name], changed = steps[name](parts, seen, free)
-        touched = touched | changed
-    if rules.share:
-        free = seen_with(parts).free(rules.free_share) & ~fixed & last
-        parts, touched = share(parts, free), touched | free
-    return whole(parts), counts, touched
+        of_move = [functools.partial(one, parts, seen, free) for one in moves]
+        parts, count, changed = jax.lax.switch(number, of_move)
+        return parts, touched | changed, counts.at[number].set(count)
+
+    start = parts, touched, jnp.zeros(len(moves), jnp.int32)
+    parts, touched, counts = jax.lax.fori_loop(0, len(moves), make, start)
+    made = (merged, *counts[: len(MOVES) - 1])
+    return whole(parts), dict(zip(MOVES, made, strict=True)), touched
 
 
 def num_examples(
@@ -196,7 +205,12 @@ def make_round(
             return parts, {name: jnp.int32(0) for name in MOVES}, untouched
 
         last = state.refined
-        undo = last.acted & (_SLACK * error(last.before) < error(components))
+        # A loop, so that the error is compiled once.
+        before, after = jax.lax.map(
+            lambda back: error(shares.select(back, last.before, components)),
+            jnp.array([True, False]),
+        )
+        undo = last.acted & (_SLACK * before < after)
         # The steps since that round are lost with it: they were taken from the wrong components.
         components = shares.select(undo, last.before, components)
         # No moves follow at once: they would mostly be those that have just failed.

@@ -6,6 +6,7 @@ Letters: C components, G blocks of a stacked site, m rank, d_in / d_out site wid
 mask.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from apd_jax.components import Components, Factors
 from apd_jax.programs import linalg
+from apd_jax.runtime.loop import pick, stack
 
 RIDGE = 1e-3
 
@@ -32,20 +34,39 @@ def by_block(function: Callable, factors: Factors, *moments: jax.Array) -> Any:
 
 
 def each_site(
-    function: Callable,
-    components: Components,
-    moments: Callable[[str], tuple[jax.Array, ...]] = lambda site: (),
+    function: Callable, components: Components, *moments: dict[str, jax.Array]
 ) -> Components:
     """`function(factors, *moments)` at every site.
 
     Args:
       function: function of factors [C, m, d] and of second moments to such factors.
       components: `{site: Factors}`.
-      moments: second moments of what a site reads; none by default.
+      *moments: second moments of what each site reads, as `Activity.moments` gives them.
     """
-    return {
-        site: by_block(function, factors, *moments(site)) for site, factors in components.items()
-    }
+    return alike(functools.partial(by_block, function), components, *moments)
+
+
+def alike(function: Callable, *of_sites: dict[str, Any]) -> dict[str, Any]:
+    """`{site: function(*values)}`, compiled once for all sites whose values have the same shapes.
+
+    Args:
+      function: function of the values of a site.
+      *of_sites: `{site: value}`, pytrees of arrays.
+    """
+    groups: dict[Any, dict[str, Any]] = {}
+    for site in of_sites[0]:
+        values = tuple(each[site] for each in of_sites)
+        leaves, structure = jax.tree.flatten(values)
+        shapes = structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+        groups.setdefault(shapes, {})[site] = values
+    found: dict[str, Any] = {}
+    for group in groups.values():
+        if len(group) == 1:
+            found |= {site: function(*values) for site, values in group.items()}
+            continue
+        stacked = jax.lax.map(lambda values: function(*values), stack(list(group.values())))
+        found |= {site: pick(stacked, number) for number, site in enumerate(group)}
+    return {site: found[site] for site in of_sites[0]}
 
 
 def compress(reads: jax.Array, writes: jax.Array, rank: int) -> Factors:

@@ -115,15 +115,8 @@ def hand_over(
         )
 
     nothing = jnp.zeros(len(activity.weights))
-    both, second = (
-        nothing.at[clusters.examples].set(weights)
-        for weights in (clusters.weights, clusters.second)
-    )
-
-    def moments(site):
-        return activity.moments(site, both), activity.moments(site, second)
-
-    return shares.each_site(divided, components, moments)
+    weights = [nothing.at[clusters.examples].set(w) for w in (clusters.weights, clusters.second)]
+    return shares.each_site(divided, components, *activity.moments(*weights))
 
 
 def split(
