@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from apd_jax.config_fields.values import KINDS, sequence
 from apd_jax.errors import UserError
+from apd_jax.programs import quick
 from apd_jax.programs.partition import AXES, COMPONENTS, SEEDS
 
 PyTree = Any
@@ -246,13 +247,15 @@ def made(
       seeds: uint32 [S].
       pool: what all seeds read.
     """
+    options = quick.options(context)
     if layout is None:
-        return jax.jit(init)(context, seeds, pool)
+        return jax.jit(init, compiler_options=options)(context, seeds, pool)
     context = put(context, layout.context(context))
     seeds, pool = put(seeds, layout.state(seeds)), put(pool, layout.everywhere)
     divided = layout.over_seeds(init, shared=1)
     shardings = layout.state(jax.eval_shape(divided, context, seeds, pool))
-    return jax.jit(divided, out_shardings=shardings)(context, seeds, pool)
+    call = jax.jit(divided, out_shardings=shardings, compiler_options=options)
+    return call(context, seeds, pool)
 
 
 def put(tree: PyTree, shardings: PyTree) -> PyTree:

@@ -26,13 +26,18 @@ def chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     return compiled.kept_with(step_fn, _make_chunk, tree)
 
 
-def between(function: Callable[..., Any], tree: Any) -> Callable[..., Any]:
+def between(function: Callable[..., Any], tree: Any, options: dict[str, Any]) -> Callable[..., Any]:
     """The compiled work between two steps, whose context has the structure `tree`.
+
+    Args:
+      function: see `loop.Between`.
+      tree: structure of the context.
+      options: those of the compiler.
 
     Returns:
       `(layout, leaves of the context, state, seeds, fed) -> state`, the state donated.
     """
-    return compiled.kept_with(function, _make_between, tree)
+    return compiled.kept_with(function, _make_between, tree, tuple(options.items()))
 
 
 def _make_chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
@@ -58,10 +63,11 @@ def _make_chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     return chunk
 
 
-def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., Any]:
+def _make_between(
+    function: Callable[..., PyTree], tree: Any, options: tuple[tuple[str, Any], ...]
+) -> Callable[..., Any]:
     """One call for every seed, one after another: `cond` then skips what a seed does not need."""
 
-    @functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(2,))
     def between(layout, leaves, state, seeds, fed):
         def all_seeds(*arguments):
             *arguments, fed = arguments
@@ -79,7 +85,7 @@ def _make_between(function: Callable[..., PyTree], tree: Any) -> Callable[..., A
             return all_seeds(context, state, seeds, fed)
         return _kept_in(layout, layout.over_seeds(all_seeds, shared=1)(context, state, seeds, fed))
 
-    return between
+    return jax.jit(between, static_argnums=0, donate_argnums=2, compiler_options=dict(options))
 
 
 def _kept_in(layout: Layout, state: PyTree) -> PyTree:
