@@ -550,6 +550,13 @@ class RowsTest(absltest.TestCase):
         np.testing.assert_array_equal(rows.largest(scores, 4 / 3, block), expected)
         np.testing.assert_array_equal(rows.largest(scores, 3.0, block), np.isfinite(scores))
 
+    def test_baselines_have_as_many_pairs_as_the_mean_says(self):
+        self.assertLess(29 / 100 * 100, 29)
+        baseline = equal_rank.Baseline("svd", "svd", equal_rank.Parts({}), None, 29 / 100)
+        block = Examples(np.zeros(100), np.ones(100, np.float32))
+        scores = np.random.default_rng(0).uniform(size=(100, 3))
+        self.assertEqual(baseline.choose(scores, block).sum(), 29)
+
     def test_masks_without_valid_are_those_of_the_decomposition(self):
         x = networks.normal(5, 12, 3)
         for fields in ({"topk": 1.3}, {"topk": 2, "selection": "sample"}, {"selection": "exact"}):
