@@ -223,6 +223,21 @@ class MetricTest(absltest.TestCase):
 
 
 class OtherAttributionsTest(parameterized.TestCase):
+    @parameterized.parameters(jnp.bfloat16, jnp.float16)
+    def test_scores_of_outputs_of_half_precision_are_not_rounded_again(self, dtype):
+        def half(params, x):
+            return networks.mlp_apply(params, x).astype(dtype)
+
+        x = networks.normal(5, 7, 3)
+        target = Target(half, networks.mlp().params, inputs=x)
+        components = networks.components(target)
+        for scores in (
+            apd_jax.gradient_attributions(target, components, x, mode="forward"),
+            apd_jax.ablation_attributions(target, components, x),
+        ):
+            self.assertEqual(scores.dtype, jnp.float32)
+            self.assertTrue(np.any(scores.astype(dtype) != scores))
+
     @parameterized.parameters(*networks.NAMES)
     def test_ablation(self, name):
         target, x = networks.make(name)

@@ -18,6 +18,7 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax.components import Factors, init_components
 from apd_jax.evaluation import baselines, ranks, seen
+from apd_jax.evaluation.curves import error_curves
 from apd_jax.evaluation.labels import check_labels, cross_entropy_parts, quality_parts
 from apd_jax.report import decomposition_page
 
@@ -119,6 +120,16 @@ class SummaryTest(parameterized.TestCase):
         self.assertEqual(summary.dead, np.flatnonzero(share == 0).tolist())
         self.assertIn("active components", repr(summary))
         self.assertIn("<td>active components</td>", summary._repr_html_())
+
+    def test_baselines_have_the_active_rank_also_where_it_is_below_one(self):
+        found = exact(topk=0.375)
+        summary = found.summary(X)
+        active, svd, neurons = (summary.row(n) for n in ("active components", "svd", "neurons"))
+        for row in (active, svd, neurons):
+            self.assertAlmostEqual(row.active_rank, 0.375)
+        self.assertAlmostEqual(svd.error, active.error, places=5)
+        curve = error_curves(found, X, found.see(X), summary)
+        np.testing.assert_allclose(curve["svd"].k, curve["components"].k)
 
     def test_labels(self):
         found = exact()
@@ -380,6 +391,15 @@ class CrossEntropyTest(absltest.TestCase):
         self.assertEqual(held, summary.cross_entropy_recovered)
         self.assertIn("of the cross entropy", repr(summary))
         self.assertEqual(summary.quality_name, "accuracy")
+
+    def test_a_network_worse_than_no_component_has_nothing_to_recover(self):
+        found = untrained(networks.mlp(), minimality_loss="kl")
+        right = np.asarray(found.target(X)).argmax(axis=1)
+        options = {"adversary_steps": 1, "draws": 1, "baselines": ()}
+        for labels, told in ((right, False), (1 - right, True)):
+            texts = repr(found.summary(X, labels)), repr(found.evidence(X, labels, **options))
+            self.assertEqual([t.count("nothing to recover") for t in texts], [told] * 2)
+            self.assertEqual(texts[0].count("of the cross entropy"), not told)
 
     def test_one_logit_and_labels_that_are_ignored(self):
         outputs = np.array([2.0, -1.0, 5.0])

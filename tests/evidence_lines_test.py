@@ -419,7 +419,7 @@ class TokensTest(absltest.TestCase):
             np.testing.assert_allclose(second[name], value, rtol=1e-5, err_msg=name)
 
 
-class PytreeTest(absltest.TestCase):
+class PytreeTest(parameterized.TestCase):
     def test_every_line_of_outputs_in_several_arrays_is_that_of_one_array(self):
         def several(params, x):
             y = networks.mlp_apply(params, x)
@@ -452,6 +452,22 @@ class PytreeTest(absltest.TestCase):
         sign = np.where(labels == 1, 1, -1)
         expected = np.mean(np.log1p(np.exp(-sign * np.asarray(target(x)))))
         np.testing.assert_allclose(evidence["ce_target"], expected, rtol=1e-5)
+
+    @parameterized.product(kind=("mse", "kl"), dtype=(jnp.bfloat16, jnp.float16))
+    def test_outputs_of_half_precision_are_compared_in_float32(self, kind, dtype):
+        target = (100 * networks.normal(0, 8, 6)).astype(dtype)
+        outputs = (target + 0.03 * networks.normal(1, 8, 6)).astype(dtype)
+        counts, labels = np.ones(8, np.float32), np.arange(8, dtype=np.int32) % 6
+        found, expected = (
+            distance.compare(kind, ours, Examples(None, counts, labels, counts, theirs))
+            for ours, theirs in (
+                (outputs, target),
+                (outputs.astype(jnp.float32), target.astype(jnp.float32)),
+            )
+        )
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+            self.assertTrue(np.isfinite(one).all())
 
 
 class RatioTest(absltest.TestCase):
@@ -533,6 +549,13 @@ class RowsTest(absltest.TestCase):
         expected = [[True, True, True], [False, True, False], [False, False, False]]
         np.testing.assert_array_equal(rows.largest(scores, 4 / 3, block), expected)
         np.testing.assert_array_equal(rows.largest(scores, 3.0, block), np.isfinite(scores))
+
+    def test_baselines_have_as_many_pairs_as_the_mean_says(self):
+        self.assertLess(29 / 100 * 100, 29)
+        baseline = equal_rank.Baseline("svd", "svd", equal_rank.Parts({}), None, 29 / 100)
+        block = Examples(np.zeros(100), np.ones(100, np.float32))
+        scores = np.random.default_rng(0).uniform(size=(100, 3))
+        self.assertEqual(baseline.choose(scores, block).sum(), 29)
 
     def test_masks_without_valid_are_those_of_the_decomposition(self):
         x = networks.normal(5, 12, 3)

@@ -54,6 +54,19 @@ class OutputTest(parameterized.TestCase):
         close(losses.output_kl(logits, target), np.mean(np.sum(p * np.log(p / q), axis=1)))
         self.assertAlmostEqual(float(losses.output_kl(logits + 3, logits)), 0, places=6)
 
+    @parameterized.product(kind=("mse", "kl"), dtype=(jnp.bfloat16, jnp.float16))
+    def test_outputs_of_half_precision(self, kind, dtype):
+        target = networks.normal(0, 64, 50).astype(dtype)
+        outputs = (target + 0.03 * networks.normal(1, 64, 50)).astype(dtype)
+        wide = outputs.astype(jnp.float32), target.astype(jnp.float32)
+        for name in (f"output_{kind}", f"{kind}_parts"):
+            function = getattr(losses, name)
+            np.testing.assert_array_equal(function(outputs, target), function(*wide))
+
+    def test_large_outputs_of_float16_have_finite_squares(self):
+        outputs = jnp.array([[300.0, -300.0]], jnp.float16)
+        self.assertEqual(float(losses.output_mse(outputs, -outputs)), 600.0**2)
+
 
 class SimplicityTest(parameterized.TestCase):
     @parameterized.parameters(0.5, 0.9, 1.0, 2.0)

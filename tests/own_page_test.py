@@ -240,6 +240,17 @@ class AsTextTest(parameterized.TestCase):
 
         self.assertEqual(examples.decoded(x, decode, 1, position), expected)
 
+    def test_tokens_are_told_from_masks_and_numbers_of_positions(self):
+        tokens = np.random.default_rng(0).integers(3, 9, (6, 5))
+        mask = np.ones_like(tokens)
+        mask[2, 3:] = 0
+        numbers = np.broadcast_to(np.arange(100, 105), tokens.shape)
+        x = {"attention_mask": mask, "input_ids": tokens, "position_ids": numbers, "type": 0 * mask}
+        alone = {"attention_mask": mask[:1], "input_ids": tokens[:1]}
+        for inputs in (x, alone):
+            before, *_ = examples.decoded(inputs, lambda ids: " ".join(map(str, ids)), 0)
+            self.assertEqual(before, " ".join(map(str, tokens[0])))
+
     def test_what_decode_can_not_take(self):
         with self.assertRaisesRegex(apd_jax.UserError, r"whole numbers \[N, T\], got .*\[2, 4\]"):
             examples.check_decode(np.zeros((2, 4)), str)

@@ -141,6 +141,8 @@ class DecomposeTest(parameterized.TestCase):
         close(without.changes(found, x, np.full(len(x), 1), places), change)
         self.assertGreater(np.nanmax(change), 0.01)
         self.assertTrue(np.isnan(change).any())  # an example whose output is zero
+        notes = found.evidence(x, adversary_steps=1, draws=1, baselines=()).notes
+        self.assertIn("measured without the remainder", " ".join(notes))
 
     @parameterized.parameters(
         ({"other": None, "coefficients": {"other": 1.0}}, "needs other= and a coefficient"),

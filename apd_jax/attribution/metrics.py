@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from apd_jax import randomness, validity
 from apd_jax.config_fields import check_takes
 from apd_jax.errors import UserError
+from apd_jax.programs.widened import widened
 from apd_jax.validity import Valid
 
 PyTree = Any
@@ -95,6 +96,7 @@ def squared(metric: Metric, outputs: PyTree, along: jax.Array) -> jax.Array:
     (section 2.2 of the paper). `"fisher"`: `(1/J) Σ_j (Σ_y p_y t_y² − (Σ_y p_y t_y)²)`, the Fisher
     norm of the J distributions `p = softmax(outputs)` of an example; of one logit, `p (1 − p) t²`.
     """
+    along = widened(along)
     if metric != "fisher":
         return jnp.mean(jnp.square(along), axis=1)
     p = jnp.moveaxis(_probabilities(outputs), 0, -1)  # [J, K, B]

@@ -16,6 +16,7 @@ from apd_jax.evaluation.summary import Summary
 from apd_jax.sites import PyTree
 
 _POINTS = 8
+_LEAST = 1e-6  # k in the middle of a curve, where nothing is active
 
 
 class Curve(NamedTuple):
@@ -39,7 +40,7 @@ def error_curves(
 ) -> dict[str, Curve]:
     """Curves of `"components"` and of every baseline that is not too large."""
     target = decomposition.target
-    middle = max(found.mask.sum(axis=1).mean(), 1e-6)
+    middle = max(found.mask.sum(axis=1).mean(), _LEAST)
     curves = {
         "components": _curve(
             decomposition, decomposition.components, x, middle, summary.ranks, labels, found
@@ -52,7 +53,7 @@ def error_curves(
             continue
         values = ranks.singular_values(components)
         own = ranks.ranks(values, ranks.target_singular_values(target))
-        k = float(np.clip(active_rank, 1.0, len(own)))
+        k = float(np.clip(active_rank, _LEAST, len(own)))
         curves[name] = _curve(decomposition, components, x, k, own, labels)
     return curves
 

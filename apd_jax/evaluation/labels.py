@@ -159,7 +159,8 @@ def quality_parts(
     if counted is not None:
         here &= spread(counted, labels.ndim)
     if not are_classes(labels):
-        return float(np.sum((values[here] - labels[here]) ** 2)), float(here.sum())
+        errors = values[here].astype(np.float64) - labels[here]
+        return float(np.sum(errors**2)), float(here.sum())
     logits = values[:, None] if values.ndim == 1 else values
     labels = labels.astype(np.int64)
     chosen = logits[..., 0] > 0 if logits.shape[-1] == 1 else logits.argmax(axis=-1)

@@ -189,7 +189,8 @@ def points(
         rows += len(kept)
         for number, k in enumerate(ks):
             mask = np.zeros(table.shape, bool)
-            mask[kept] = highest(table[kept], int(k * len(kept)))
+            # k may be a mean over rows, times whose number it can be rounded below a whole number.
+            mask[kept] = highest(table[kept], int(k * len(kept) + 1e-6))
             masked = forward.masked_apply(
                 target, components, block, jnp.asarray(mask.reshape(scores.shape))
             )

@@ -17,7 +17,9 @@ def shuffled(params: Any, key: jax.Array | int) -> Any:
     """Shuffle the entries of every array of at least two axes.
 
     Each matrix keeps its values and loses what it computes: a method that finds as much in the
-    shuffled network finds nothing in the other one. Biases and scales stay as they are.
+    shuffled network finds nothing in the other one. Arrays of one axis, biases and scales, stay as
+    they are. Layers that are kept in one array, as for a scan, are shuffled as one, and so are
+    their biases.
 
     Args:
       params: a pytree of parameters.

@@ -153,7 +153,7 @@ def _baselines(
         if components is None:
             rows[name] = None
             continue
-        k = max(float(min(active_rank, num_components(components))), 1.0)
+        k = float(min(active_rank, num_components(components)))
         (point,) = seen.points(
             [k],
             decomposition.objective,

@@ -96,7 +96,8 @@ class Summary:
     def cross_entropy_recovered(self) -> float | None:
         """Share of the cross entropy that the active components recover; None without classes.
 
-        `(CE_nothing − CE_active) / (CE_nothing − CE_network)`.
+        `(CE_nothing − CE_active) / (CE_nothing − CE_network)`, a share only where the network's
+        cross entropy is below that of no component.
         """
         rows = (self.nothing, self.active, self.network)
         none, own, whole = (row.cross_entropy for row in rows)
@@ -177,16 +178,32 @@ def _notes(summary: Summary) -> list[str]:
         notes.append(
             f"The components miss {worst:.2g} of the squared weights of {site}, the worst site."
         )
-    if summary.cross_entropy_recovered is not None:
-        notes.append(
-            f"The active components recover {summary.cross_entropy_recovered:.1%} of the cross "
-            "entropy that the network gains over no component."
-        )
+    notes += _on_cross_entropy(summary)
     if summary.errors is not None and summary.errors.worst:
         notes.append(summary.errors.sentence())
     if summary.agreement is not None:
         notes.append(summary.agreement.sentence())
     return [*notes, *summary.remarks]
+
+
+def _on_cross_entropy(summary: Summary) -> list[str]:
+    share, whole, none = (
+        summary.cross_entropy_recovered,
+        summary.network.cross_entropy,
+        summary.nothing.cross_entropy,
+    )
+    if share is None or whole is None or none is None:
+        return []
+    if whole > none:
+        return [
+            f"The network's cross entropy, {whole:.3g}, is larger than that of no component, "
+            f"{none:.3g}: there is nothing to recover. Check that the labels are those of the "
+            "network's classes."
+        ]
+    return [
+        f"The active components recover {share:.1%} of the cross entropy that the network gains "
+        "over no component."
+    ]
 
 
 def _plain(value: Any) -> Any:

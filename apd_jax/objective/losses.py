@@ -15,6 +15,7 @@ from apd_jax import validity
 from apd_jax.components import Components
 from apd_jax.errors import UserError
 from apd_jax.programs.axes import spread
+from apd_jax.programs.widened import widened
 from apd_jax.sites import PyTree, Records
 from apd_jax.validity import Valid
 
@@ -52,7 +53,7 @@ def output_mse(outputs: PyTree, target_outputs: PyTree) -> jax.Array:
       target_outputs: [B, ...], `f(x, θ*)`.
     """
     ours, theirs = jax.tree.leaves(outputs), jax.tree.leaves(target_outputs)
-    squares = [jnp.square(a - b) for a, b in zip(ours, theirs, strict=True)]
+    squares = [_squared_difference(a, b) for a, b in zip(ours, theirs, strict=True)]
     if len(squares) == 1:
         return jnp.mean(squares[0])
     return total_of(jnp.sum(s) for s in squares) / sum(s.size for s in squares)
@@ -68,7 +69,7 @@ def mse_parts(
     total, count = jnp.float32(0), jnp.float32(0)
     for a, b in zip(ours, theirs, strict=True):
         counted = None if valid is None else validity.of_entries(valid, b)
-        part, number = validity.parts(jnp.square(a - b), counted)
+        part, number = validity.parts(_squared_difference(a, b), counted)
         total, count = total + part, count + number
     return total, count
 
@@ -106,6 +107,7 @@ def kl_each(logits: PyTree, target_logits: PyTree) -> jax.Array:
             f"the KL loss needs one array of logits, got {1 + len(more)} outputs: let the network "
             "return the logits alone, or set minimality_loss='mse'"
         )
+    ours, theirs = widened(ours), widened(theirs)
     if ours.ndim == 1 or ours.shape[-1] == 1:
         ours, theirs = (jnp.stack([z, -z], axis=-1) for z in (ours, theirs))
         our_log, their_log = jax.nn.log_sigmoid(ours), jax.nn.log_sigmoid(theirs)
@@ -216,7 +218,7 @@ def hidden_activations(
     keys = [(s, use) for s, use in target_records if s in chosen and (uses == "all" or use == 0)]
     if valid is None:
         squares = [
-            jnp.square(act(records[key].flat_y()) - act(target_records[key].flat_y()))
+            _squared_difference(act(records[key].flat_y()), act(target_records[key].flat_y()))
             for key in keys
         ]
         widths = sum(s.shape[1] for s in squares)
@@ -230,7 +232,7 @@ def hidden_activations(
         counted = spread(counted, theirs.ndim)
         ours, theirs = (jnp.where(counted, y, 0.0) for y in (ours, theirs))
         size = math.prod(theirs.shape[theirs.ndim - own :])
-        total += size * validity.mean(jnp.square(act(ours) - act(theirs)), counted)
+        total += size * validity.mean(_squared_difference(act(ours), act(theirs)), counted)
         width += size
     return total / width
 
@@ -249,6 +251,10 @@ def activation_function(name: str):
     if name not in functions:
         raise UserError(f"activation must be one of {sorted(functions)}, got {name!r}")
     return functions[name]
+
+
+def _squared_difference(ours: jax.Array, theirs: jax.Array) -> jax.Array:
+    return jnp.square(widened(ours) - widened(theirs))
 
 
 def total_of(values: Iterable[jax.Array]) -> jax.Array:

@@ -18,6 +18,7 @@ from apd_jax.evaluation.evidence.parts import Parts, run
 from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.objective.losses import kl_each
 from apd_jax.programs.compiled import jit_with_network
+from apd_jax.programs.widened import widened
 from apd_jax.sites import PyTree, Target
 
 Kind = Literal["kl", "mse"]
@@ -63,7 +64,8 @@ def compare(kind: Kind, outputs: PyTree, block: Examples) -> Sums:
         error, unit = _total(counts, kl_each(outputs, targets), jnp.mean), _summed(counts)
     else:
         zero = jnp.zeros(len(counts))
-        pairs = list(zip(jax.tree.leaves(outputs), jax.tree.leaves(targets), strict=True))
+        leaves = ([widened(leaf) for leaf in jax.tree.leaves(tree)] for tree in (outputs, targets))
+        pairs = list(zip(*leaves, strict=True))
         error = sum((_total(counts, jnp.square(a - b), jnp.sum) for a, b in pairs), zero)
         unit = sum((_total(counts, jnp.square(b), jnp.sum) for _, b in pairs), zero)
     if block.labels is None or block.label_counts is None:
@@ -93,6 +95,7 @@ def _total(counts: jax.Array, values: jax.Array, reduce: Any) -> jax.Array:
 
 def _log_probabilities(logits: jax.Array) -> jax.Array:
     """Log probabilities of logits [B, ..., K]; one logit means the two classes of a sigmoid."""
+    logits = widened(logits)
     if logits.ndim == 1 or logits.shape[-1] == 1:
         logits = logits if logits.ndim == 1 else logits[..., 0]
         return jax.nn.log_sigmoid(jnp.stack([-logits, logits], axis=-1))

@@ -57,7 +57,8 @@ class Baseline(NamedTuple):
 
     def choose(self, of_terms: np.ndarray, block: Examples) -> np.ndarray:
         """The active terms (or bundles) of a block, bool [B, (T), Q], from its terms' scores."""
-        return rows.largest(self.scores(of_terms), self.k, block)
+        # k is a mean over rows: times their number it may be rounded below a whole number.
+        return rows.largest(self.scores(of_terms), self.k + 1e-9, block)
 
 
 class SizeToMatch(NamedTuple):

@@ -25,6 +25,11 @@ from apd_jax.programs.jax_settings import own_settings
 from apd_jax.runtime.progress import Progress
 from apd_jax.sites import PyTree
 
+_TARGETED = (
+    "This is a targeted decomposition, measured without the remainder: its components need not add "
+    "up to the weights, so that verdicts on all components and on sites are expected to fail."
+)
+
 
 @own_settings()
 def evidence(
@@ -79,6 +84,7 @@ def prepared(
     )
     run.baselines = tuple(equal_rank.fitting(baselines, target, next(run.blocks())))
     notes = ["Labels are values, not classes: they have no cross entropy."] if values else []
+    notes += [_TARGETED] if objective.targeted else []
     notes += [
         f"{name} is left out: the network is too large for it."
         for name in baselines
@@ -245,6 +251,12 @@ def _cross_entropies(run: Run, notes: list[str]) -> dict[str, distance.Number]:
             "and the share that is recovered is left out."
         )
     else:
+        if network > none:
+            notes.append(
+                "The network's cross entropy is larger than that of no component: there is nothing "
+                "to recover, and what is called recovered is no share. Check that the labels are "
+                "those of the network's classes."
+            )
         run.tally.put_difference("ce_recovered", "ce_zero", "ce_own", "ce_target")
         names.append("ce_recovered")
     return {name: run.tally.number(name) for name in names}
