@@ -85,6 +85,15 @@ class NoConfigTest(parameterized.TestCase):
     def test_what_is_no_program(self):
         self.check("def get_config(:", r"invalid syntax \(mine.py, line 1\)")
 
+    def test_errors_of_its_own_code(self):
+        self.check("\ndef get_config(): return {}['x']", r"KeyError: 'x' \(mine.py, line 2\)$")
+        self.check("\ndef get_config(): None.x", r"AttributeError: .*'x' \(mine.py, line 2\)$")
+        start = "import ml_collections\ndef get_config(): "
+        self.check(
+            f"{start}return ml_collections.ConfigDict().x",
+            r"the config has no field 'x' \(mine.py, line 2\)[.] --help=fields lists all fields$",
+        )
+
     def test_nothing_returned(self):
         self.check("def get_config(): pass", "mine.py: get_config must return a ConfigDict.* None")
 
@@ -119,6 +128,10 @@ class UnsetTest(parameterized.TestCase):
         ("--config.steps=none", "steps.*none"),
         ("--config.stepz=none", "stepz.*Did you mean"),
         ("--config.target.probability=none", "probability.*none"),
+        ("--steps=3", "there is no flag --steps; .* is set by --config.steps=VALUE$"),
+        ("--config.target.zzz=none", "the config has no field 'zzz'. --help=fields"),
+        ("--config.target.zzz=1", "the config has no field 'zzz'. --help=fields"),
+        ("--config.zzz.a=1", "the config has no field 'zzz'. --help=fields"),
     )
     def test_others(self, argument, message):
         refused = self.assertRaisesRegex(SystemExit, f"cannot be used: .*{message}")

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import tempfile
+import warnings
 
 import chex
 import flax.linen as nn
@@ -289,6 +290,12 @@ class BadInputTest(parameterized.TestCase):
         for trace in (jax.jit, jax.vmap, jax.grad):
             with self.assertRaisesRegex(ValueError, "can't be traced: call it outside of jit"):
                 trace(lambda x: apd_jax.decompose(networks.mlp(), x, **TINY))(jnp.ones((8, 3)))
+
+    def test_an_iterator_of_batches_is_no_pytree_for_jax(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with self.assertRaisesRegex(ValueError, "the data ended after 1 batches"):
+                apd_jax.decompose(networks.mlp(), iter([np.ones((8, 3), np.float32)]), **TINY)
 
     @parameterized.parameters(
         (lambda p, x: 1e25 * x @ p["w"], 1.0, r"returns outputs up to .*e\+2., whose squares"),

@@ -97,7 +97,7 @@ class CommandLineTest(parameterized.TestCase):
     def test_bad_commands(self):
         cases = {
             r"unknown variant '9-9'; configs/tms.py has \('5-2', ": ["--config=configs/tms.py:9-9"],
-            "'stepz' Did you mean \"steps\"": ["--config=configs/tms.py", "--config.stepz=3"],
+            "'stepz'. Did you mean \"steps\"": ["--config=configs/tms.py", "--config.stepz=3"],
             "probability.*2": ["--config=configs/tms.py", "--config.target.probability=2"],
         }
         with tempfile.TemporaryDirectory() as folder:

@@ -32,6 +32,10 @@ class NumbersTest(parameterized.TestCase):
     def test_number(self, value, expected):
         self.assertEqual(numbers.number(value), expected)
 
+    @parameterized.parameters((1234.6, "1,235"), (99999.5, "100,000"), (0.12345, "0.123"))
+    def test_three_digits(self, value, expected):
+        self.assertEqual(numbers.number(value, 3), expected)
+
     @parameterized.parameters((1e-5, "1e−5"), (1.2e-4, "1.2e−4"), (0.99, "0.99"), (95, "95"))
     def test_threshold(self, value, expected):
         self.assertEqual(numbers.threshold(value), expected)

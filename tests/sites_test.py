@@ -215,6 +215,12 @@ class RefusedTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, rf"(?s)can't be decomposed.*w .*{reason}"):
             Target(apply_fn, params, ["w"], inputs=jnp.ones((2, 3)))
 
+    def test_a_parameter_without_numbers_is_left_as_it_is(self):
+        params = {"empty": jnp.zeros((3, 0)), "w": jnp.eye(3)}
+        target = Target(lambda p, x: (x @ p["w"], x @ p["empty"]), params, inputs=jnp.ones((2, 3)))
+        self.assertEqual(list(target.sites), ["w"])
+        self.assertRegex(str(target.sites), r"empty \[3, 0\]: it has no numbers")
+
     @parameterized.parameters(
         (["nothing"], r"fits 'nothing'; there are \['layer/b', 'layer/w', 'out/kernel'\]"),
         ("layer/w[0]", r"parameter that can be decomposed fits 'layer/w\[0\]'"),

@@ -4,6 +4,7 @@ Letters: B batch.
 """
 
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +74,8 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
 
 def check_concrete(*arguments: PyTree) -> None:
     """Raise UserError for arrays without values, as in a function that JAX traces."""
-    for leaf in jax.tree.leaves(arguments):
+    # JAX is going to refuse iterators that nothing declares to be leaves.
+    for leaf in jax.tree.leaves(arguments, is_leaf=lambda node: isinstance(node, Iterator)):
         if isinstance(leaf, jax.core.Tracer):
             raise UserError(
                 "decompose runs a training and can't be traced: call it outside of jit, grad, vmap "

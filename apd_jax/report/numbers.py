@@ -21,7 +21,7 @@ def number(value: Any, digits: int = 4) -> str:
         mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
         text = f"{mantissa}e{int(exponent)}"
     else:
-        text = f"{value:,.{digits - 4}f}" if size >= 1000 else f"{value:.{digits}g}"
+        text = f"{value:,.{max(digits - 4, 0)}f}" if size >= 1000 else f"{value:.{digits}g}"
     return text.replace("-", "−")
 
 

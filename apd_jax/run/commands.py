@@ -5,8 +5,10 @@ The imports are light: --help and --version answer without the package's librari
 
 import functools
 import logging as std_logging
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 import jax
@@ -78,13 +80,30 @@ def parse(config: flags.FlagHolder, argv: list[str], *, screen: Callable[[], str
             config.value.update_from_flattened_dict(dict.fromkeys(unset))
         return rest
     except (UserError, flags.Error, AttributeError, KeyError, OSError, SyntaxError) as error:
-        reason = _reason(error, config, argv)
-        # The name of an unknown field comes as a KeyError inside an AttributeError.
-        unknown = next((arg.args[0] for arg in reason.args if isinstance(arg, KeyError)), reason)
-        lines = [line.strip() for line in str(unknown).strip().splitlines()]
-        text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
-        text = text.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+        text = _text_of(_reason(error, config, argv), command_line.config_file(argv))
         sys.exit(f"The command line cannot be used: {text}")
+
+
+def _text_of(reason: Exception, file: str | None) -> str:
+    """What is wrong, in one line, with the line of the config file that a failed look-up is in."""
+    if isinstance(reason, AttributeError | KeyError):
+        frames = traceback.extract_tb(reason.__traceback__)
+        own = [f for f in frames if file and os.path.abspath(f.filename) == os.path.abspath(file)]
+        place = f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""
+        # The name of an unknown field comes as a KeyError, mostly inside an AttributeError.
+        unknown = next((e.args[0] for e in (*reason.args, reason) if isinstance(e, KeyError)), None)
+        if own and own[-1] is frames[-1]:
+            return f"{type(reason).__name__}: {reason}{place}"
+        if unknown is not None:
+            name, *near = str(unknown).splitlines()
+            hint = near or ["--help=fields lists all fields"]
+            return ". ".join([f"the config has no field {name}{place}", *hint])
+    if isinstance(reason, flags.UnrecognizedFlagError) and "Did you mean" not in str(reason):
+        name = reason.flagname
+        return f"there is no flag --{name}; a field of the config is set by --config.{name}=VALUE"
+    lines = [line.strip() for line in str(reason).strip().splitlines()]
+    text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
+    return text.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
 
 
 def _reason(error: Exception, config: flags.FlagHolder, argv: list[str]) -> Exception:

@@ -127,7 +127,8 @@ class Directory:
             raise UserError(
                 f"{self._name}: step {restored.step} in {self._path} was made with another target "
                 "than the current one, which may have been retrained on another machine or "
-                "version: restore the original target/, or delete the directory and start over."
+                "version: restore its parameters (those of an experiment are in target/), choose "
+                "another workdir, or delete this one."
             )
         self._saved = restored.step
         return restored

@@ -176,6 +176,8 @@ def _why_not(leaf, uses: list[LinearUse], others: list[str]) -> str:
         )
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return f"its numbers are {leaf.dtype}, not real"
+    if 0 in leaf.shape:
+        return "it has no numbers"
     if others:
         return others[0]
     return "" if uses else "the outputs don't depend on it"
