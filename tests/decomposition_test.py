@@ -413,7 +413,7 @@ class CrossEntropyTest(absltest.TestCase):
         summary = found.summary(X, np.asarray(found.target(X)))
         self.assertIsNone(summary.network.cross_entropy)
         self.assertIsNone(summary.cross_entropy_recovered)
-        with self.assertRaisesRegex(apd_jax.UserError, "one array of tokens"):
+        with self.assertRaisesRegex(apd_jax.UserError, "must be tokens"):
             found.summary(X, "next_tokens")
 
 

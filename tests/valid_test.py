@@ -371,6 +371,17 @@ class DecompositionTest(parameterized.TestCase):
                 atol=1e-6,
             )
 
+    def test_next_tokens_beside_a_mask_of_padding(self):
+        def apply_fn(params, x):
+            return params["embed"][x["ids"]] @ params["embed"].T * x["a_mask"][..., None]
+
+        params = {"embed": padded.parameters()["embed"]}
+        ids = np.array([[5, 6, 7, 0, 0], [8, 2, 3, 4, 0]])
+        x = {"a_mask": (ids > 0).astype("int32"), "ids": ids}
+        target = apd_jax.Target(apply_fn, params, inputs=x)
+        found = label_array(target, x, "next_tokens", Objective(topk=1.0))
+        np.testing.assert_array_equal(found, [[6, 7, 0, 0, -1], [2, 3, 4, 0, -1]])
+
     def test_next_tokens_that_count(self):
         target, x = padded.language_model(), np.array([[5, 6, 7, 0, 0], [0, 0, 3, 4, 9]])
         every = label_array(target, x, "next_tokens", Objective(topk=1.0))

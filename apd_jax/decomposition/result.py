@@ -110,7 +110,7 @@ class Decomposition:
         Args:
           x: [N, ...] examples, best not those of the training.
           labels: classes (whole numbers) or values, to say how well the network does its task; or
-            `"next_tokens"` where x is tokens [N, T].
+            `"next_tokens"` where an input is tokens [N, T].
           baselines: what to compare with at the same active rank, one or several: `"svd"`, the
             singular directions of every matrix; `"neurons"`, its columns; None for none.
           other: other data of a targeted decomposition; by default some examples of the training.
@@ -145,8 +145,8 @@ class Decomposition:
 
         Args:
           x: [N, ...] examples that the training did not see.
-          labels: classes [N] or [N, T], or `"next_tokens"` where x is tokens [N, T]: adds the cross
-            entropy.
+          labels: classes [N] or [N, T], or `"next_tokens"` where an input is tokens [N, T]: adds
+            the cross entropy.
           valid: bool [N] or [N, T], or a function of x: what counts; by default as in training.
           adversary_steps: numbers of steps of signed gradient ascent that are reported.
           adversary_step_size: size of a step, on masks between 0 and 1.

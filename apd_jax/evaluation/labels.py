@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax import validity
+from apd_jax.data.tokens import tokens_of
 from apd_jax.errors import UserError, about
 from apd_jax.objective.objective import Objective
 from apd_jax.programs.axes import spread
@@ -59,22 +60,21 @@ def next_tokens(target: Target, x: PyTree, name: str = NEXT_TOKENS) -> np.ndarra
 
     Args:
       target: a network with logits [N, T, V].
-      x: tokens [N, T].
+      x: tokens [N, T], alone or beside other inputs, such as a mask of padding.
       name: what was given as labels.
 
     Raises:
       UserError: another name, or no such network or inputs.
     """
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
+    tokens = tokens_of(x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
-    fits = len(leaves) == len(shapes) == 1 and leaves[0].dtype.kind in "iu"
-    fits = fits and len(shapes[0]) == 3 and leaves[0].shape == shapes[0][:2]
-    if name != NEXT_TOKENS or not fits:
+    logits = len(shapes) == 1 and len(shapes[0]) == 3
+    if name != NEXT_TOKENS or not logits or tokens is None or tokens.shape != shapes[0][:2]:
         raise UserError(
-            f"labels={name!r}: expected classes, values, or {NEXT_TOKENS!r}, for which x must be "
-            f"one array of tokens [N, T] and outputs logits [N, T, V]; outputs are {shapes}"
+            f"labels={name!r}: expected classes, values, or {NEXT_TOKENS!r}, for which an input "
+            f"must be tokens [N, T] and the one output logits [N, T, V]; outputs are {shapes}"
         )
-    labels = np.roll(leaves[0], -1, axis=1).astype(np.int32)
+    labels = np.roll(tokens, -1, axis=1).astype(np.int32)
     labels[:, -1] = -1
     return labels
 

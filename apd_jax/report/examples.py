@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax.data.tokens import tokens_of
 from apd_jax.errors import UserError
 from apd_jax.sites import PyTree, leaf_name
 
@@ -17,7 +18,6 @@ Decode = Callable[[np.ndarray], str]
 
 _MAX_WHOLE, _MAX_OTHERS = 16, 8  # numbers of an example that are written next to its row
 _TOKENS_BEFORE, _TOKENS_AFTER = 24, 8  # of a position, that are drawn as text
-_EXAMPLES_COMPARED = 32  # to tell tokens from other whole numbers
 _MAX_PIXELS = 512 * 512
 _MAX_STRIP = 4096  # entries of a vector that is drawn as a strip or a square
 _CHANNELS = (1, 3, 4)  # grey, red-green-blue, and the same with opacity
@@ -162,22 +162,12 @@ def decoded(
 
 
 def _tokens(x: PyTree) -> np.ndarray:
-    """Of the arrays of whole numbers [N, T] the one that differs most from example to example.
-
-    Masks of padding, segments and numbers of positions are whole numbers too.
-    """
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
-    found = [leaf for leaf in leaves if leaf.ndim == 2 and leaf.dtype.kind in "iu"]
-    if not found:
+    found = tokens_of(x)
+    if found is None:
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
         given = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
         raise UserError(
             f"decode= needs an input of tokens, whole numbers [N, T], got {given}: leave decode "
             "out, or give the tokens as integers"
         )
-    return max(found, key=_variety)
-
-
-def _variety(array: np.ndarray) -> tuple[int, int]:
-    """How many values the first examples have at each position, added up; and how many in all."""
-    some = array[:_EXAMPLES_COMPARED]
-    return int(np.count_nonzero(np.diff(np.sort(some, axis=0), axis=0))), len(np.unique(some))
+    return found
