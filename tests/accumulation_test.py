@@ -43,6 +43,7 @@ def both(objective, target, components, number):
 
 
 class StepTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.parameters(
         (OBJECTIVE, None),
         (dataclasses.replace(OBJECTIVE, distil=True, routes=Routes(masked_route="grouped")), 0.6),
@@ -56,6 +57,7 @@ class StepTest(parameterized.TestCase):
         whole, parts = both(objective, target, own, 3)(x, multipliers)
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.slow
     @parameterized.parameters(False, True)
     def test_gates_learn_from_the_whole_batch(self, some_count):
         """L0 is penalised where it is too large in the whole batch, not in a micro-batch."""
@@ -103,6 +105,7 @@ class StepTest(parameterized.TestCase):
         whole, parts = both(objective, target, own, 2)(x)
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.slow
     def test_takes_less_memory(self):
         target = networks.mlp(3, 5, 600)
         own, x = networks.components(target), networks.normal(3, 256, 3)

@@ -86,6 +86,7 @@ class AdaptersTest(absltest.TestCase):
         self.check(target, jax.vmap(model)(self.x), names)
         self.assertIn("(equinox/nn/_linear.py:", str(target.sites))  # not where it is installed
 
+    @pytest.mark.slow
     def test_equinox_model_with_a_state(self):
         model, state = _with_statistics("batch", 1)
         target = apd_jax.Target.from_equinox(model, state=state, inputs=self.x)
@@ -268,6 +269,7 @@ class LoadTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, "the method 'encode' .* Target.from_flax"):
             apd_jax.load(directory, nn.Dense(2))
 
+    @pytest.mark.slow
     @parameterized.parameters("frozen", "partitioned", "logically partitioned")
     def test_linen_with_containers_of_flax(self, kind):
         init = nn.initializers.lecun_normal()
@@ -331,6 +333,7 @@ class LoadTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, "differ from the saved ones"):
             apd_jax.load(directory, _Table([0, 1, 2], jax.random.key(0)))
 
+    @pytest.mark.slow
     @parameterized.parameters("batch", "ema")
     def test_equinox_with_a_state(self, mode):
         (one, state), (other, unlike) = (_with_statistics(mode, seed) for seed in (1, 2))

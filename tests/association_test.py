@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -54,6 +55,7 @@ class FactorTest(parameterized.TestCase):
 
 
 class AttributionsTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.parameters(1, 2, 3)
     def test_wide_residual_stream(self, layers):
         module = ResidualMLP(4, 60, (3,) * layers)

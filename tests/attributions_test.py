@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -61,6 +62,7 @@ def sequence_network():
 
 
 class GradientAttributionsTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.product(name=networks.NAMES, source=("target", "components"))
     def test_routes_agree_with_the_jacobian_over_parameters(self, name, source):
         target, x = networks.make(name)
@@ -116,6 +118,7 @@ class GradientAttributionsTest(parameterized.TestCase):
         close(whole.outputs, target(x))
         close(whole.records["linear1/kernel", 1].x, x @ target.weights["linear1/kernel"])
 
+    @pytest.mark.slow
     @parameterized.parameters("forward", "reverse")
     def test_shares_of_many_components(self, mode):
         target = networks.tms(features=40, hidden=3)

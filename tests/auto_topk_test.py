@@ -145,6 +145,7 @@ class DecomposeTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, "pilots.json.+put it back, or delete"):
                 auto_topk.read(workdir)
 
+    @pytest.mark.slow
     @parameterized.parameters(
         ({"selection": "exact"}, "batch top-k .+ got selection='exact'.+give a number"),
         ({"distil": True}, "distil=True"),

@@ -182,6 +182,7 @@ class WorkerTest(absltest.TestCase):
 
 
 class ReferenceTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_translates_a_config(self):
         setup = problem.find_setup("resid_mlp:2", {})
         request = against_reference.translate(setup.config.flags())

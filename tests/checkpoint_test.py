@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.runtime import checksum
@@ -100,6 +101,7 @@ class CheckpointTestCase(parameterized.TestCase):
 
 
 class PathTest(CheckpointTestCase):
+    @pytest.mark.slow
     @parameterized.parameters(
         "a[1]", "[", "back\\slash", "gs:", "*", "{a,b}", "a b", "%20", "q?", "a#b", "x\ny", "\udcff"
     )
@@ -244,6 +246,7 @@ class DamageTest(CheckpointTestCase):
         self.assertLen(logs.records, 1)
         self.assertRegex(logs.output[0], "checkpoints/200 is damaged and was skipped: .+")
 
+    @pytest.mark.slow
     def test_every_file_cut_flipped_or_lost_is_noticed_or_harmless(self):
         self.save(100, 200)
         whole = self.directory / "200"

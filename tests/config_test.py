@@ -6,6 +6,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+import pytest
 from absl import flags
 from absl.testing import absltest, parameterized
 from ml_collections import config_flags
@@ -105,6 +106,7 @@ class PaperTest(parameterized.TestCase):
 
 
 class OverrideTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_every_kind_of_field(self):
         found = setup_of(
             RESID_MLP,

@@ -94,6 +94,7 @@ def untrained(target, **fields):
 
 
 class DecomposeTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_ten_lines_on_a_plain_function(self):
         def network(params, x):
             return jax.nn.relu(x @ params["w1"]) @ params["w2"]
@@ -171,6 +172,7 @@ class DecomposeTest(parameterized.TestCase):
         names = {"loss/minimality", "loss/activation", "loss/total", "learning_rate", "step"}
         self.assertContainsSubset(names, found.history[0])
 
+    @pytest.mark.slow
     @parameterized.parameters(
         ({"topk": None, "coefficients": apd_jax.Coefficients()}, 12),
         ({"topk": 0.5}, 2),
@@ -198,6 +200,7 @@ class PrecisionTest(parameterized.TestCase):
         text = jax.jit(step).lower(*args, jax.random.key(0)).as_text()
         return [line for line in text.splitlines() if "dot_general" in line]
 
+    @pytest.mark.slow
     @parameterized.product(precision=("highest", "default"), route=("dense", "grouped"))
     def test_decomposition(self, precision, route):
         target = networks.mlp()

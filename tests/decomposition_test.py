@@ -354,6 +354,7 @@ class EmptySiteTest(absltest.TestCase):
         self.assertLess(max(summary.unfaithfulness.values()), 1e6)
         np.testing.assert_array_equal(summary.ranks, self.found(adapted()).summary(X).ranks)
 
+    @pytest.mark.slow
     def test_all_sites_empty(self):
         target = adapted(**jax.tree.map(jnp.zeros_like, adapted().params))
         summary = self.found(target).summary(X)
@@ -364,6 +365,7 @@ class EmptySiteTest(absltest.TestCase):
 
 
 class CrossEntropyTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_next_tokens(self):
         found, x = cases.tokens()
         summary = found.summary(x, "next_tokens")
@@ -392,6 +394,7 @@ class CrossEntropyTest(absltest.TestCase):
         self.assertIn("of the cross entropy", repr(summary))
         self.assertEqual(summary.quality_name, "accuracy")
 
+    @pytest.mark.slow
     def test_a_network_worse_than_no_component_has_nothing_to_recover(self):
         found = untrained(networks.mlp(), minimality_loss="kl")
         right = np.asarray(found.target(X)).argmax(axis=1)
@@ -508,6 +511,7 @@ class SaveTest(parameterized.TestCase):
         root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.directory = root / "saved"
 
+    @pytest.mark.slow
     @parameterized.parameters(*TREES)
     def test_types_of_parameters_come_back(self, name):
         params, network = TREES[name]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -175,6 +176,7 @@ class StepTest(parameterized.TestCase):
             norms = jnp.linalg.norm(factors.reads, axis=-1)
             chex.assert_trees_all_close(norms, jnp.ones_like(norms), rtol=1e-5)
 
+    @pytest.mark.slow
     def test_gates_pass_through(self):
         objective = Objective(Coefficients(faithfulness=1, minimality=1), topk=1, selection="gates")
         settings = Settings(objective, num_components=3, batch_size=4, steps=3, eigenbasis=True)
@@ -191,6 +193,7 @@ class StepTest(parameterized.TestCase):
 
 
 class TrainingTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_correlated_inputs_are_explained_in_fewer_steps(self):
         mix = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))[0] * np.geomspace(1, 30, 6)
         x = np.random.default_rng(1).normal(size=(512, 6)).astype("float32") @ mix.T

@@ -109,6 +109,7 @@ class DivergedTest(EndingsTestCase):
         self.assertEqual(found(X[:8]).shape, (8, 2))
         same(found, decompose(**explodes, observer=StopAt(12)))
 
+    @pytest.mark.slow
     def test_before_anything_was_kept(self):
         with self.assertRaisesRegex(apd_jax.Diverged, "No state had been kept") as caught:
             decompose(learning_rate=1e38, relative_rate=False, warmup_fraction=0)
@@ -150,6 +151,7 @@ class DataFailedTest(EndingsTestCase):
         self.assertBetween(part.history[-1]["step"], 6, 12)
         same(decompose(Batches(), workdir=self.workdir), decompose(Batches()))
 
+    @pytest.mark.slow
     def test_data_that_end(self):
         with self.assertRaisesRegex(apd_jax.DataFailed, "the data ended after 14") as caught:
             decompose(iter([X[:8]] * 14), restarts=2)
@@ -165,6 +167,7 @@ class DataFailedTest(EndingsTestCase):
         self.assertGreater(sum(found.moves.values()), 0)
         same(found, decompose(Batches(), **rounds | {"workdir": None}))
 
+    @pytest.mark.slow
     def test_restarts_are_compared_although_all_reading_fails(self):
         class Gone:
             """An iterator that goes on raising."""
@@ -281,6 +284,7 @@ class ObserverTest(EndingsTestCase):
             decompose(observer=Interrupted(), steps=8)
         self.assertFalse(hasattr(caught.exception, "decomposition"))
 
+    @pytest.mark.slow
     def test_at_the_last_step(self):
         class Broken(loop.Observer):
             def save(self, step, state):

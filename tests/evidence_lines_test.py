@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -180,6 +181,7 @@ class ValuesTest(parameterized.TestCase):
             mask[part] = np.asarray(moved)[: len(part)]
         self.close("permuted", literal.distance(literal.run(mask)))
 
+    @pytest.mark.slow
     @parameterized.parameters(*STEPS)
     def test_adversary_of_every_row(self, steps):
         r = self.literal.drawn(3, 0)
@@ -358,6 +360,7 @@ class TokensTest(absltest.TestCase):
         start = jax.random.uniform(jax.random.fold_in(key, 0), (4,))
         self.close("adversarial_shared_2", self.ascent(start, True))
 
+    @pytest.mark.slow
     def test_cross_entropy(self):
         def cross_entropy(outputs):
             losses = np.asarray(jax.nn.log_softmax(jnp.asarray(outputs)))
@@ -420,6 +423,7 @@ class TokensTest(absltest.TestCase):
 
 
 class PytreeTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_every_line_of_outputs_in_several_arrays_is_that_of_one_array(self):
         def several(params, x):
             y = networks.mlp_apply(params, x)
@@ -438,6 +442,7 @@ class PytreeTest(parameterized.TestCase):
         for name, value in numbers[0].items():
             np.testing.assert_allclose(value, numbers[1][name], rtol=1e-3, err_msg=name)
 
+    @pytest.mark.slow
     def test_classes_of_a_single_logit(self):
         def logit(params, x):
             return networks.mlp_apply(params, x)[:, 0]
@@ -557,6 +562,7 @@ class RowsTest(absltest.TestCase):
         scores = np.random.default_rng(0).uniform(size=(100, 3))
         self.assertEqual(baseline.choose(scores, block).sum(), 29)
 
+    @pytest.mark.slow
     def test_masks_without_valid_are_those_of_the_decomposition(self):
         x = networks.normal(5, 12, 3)
         for fields in ({"topk": 1.3}, {"topk": 2, "selection": "sample"}, {"selection": "exact"}):

@@ -5,6 +5,7 @@ import jax
 import markupsafe
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 import apd_jax
@@ -43,6 +44,7 @@ class PageTest(absltest.TestCase):
         self.assertIn("a share of the squared weights missing at second", text)
         self.assertIn("singular vectors: own mask", text)
 
+    @pytest.mark.slow
     def test_a_page_without_evidence_has_no_section(self):
         self.assertEqual(parts.render("evidence.html.j2", evidence=None).strip(), "")
 

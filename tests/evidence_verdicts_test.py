@@ -7,6 +7,7 @@ import evidence_cases as cases
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 import apd_jax
@@ -150,6 +151,7 @@ class VerdictsTest(absltest.TestCase):
         self.assertNotIn("equal size", names(evidence))
         self.assertFalse(any(name.startswith("svd") for name in evidence.to_dict()))
 
+    @pytest.mark.slow
     def test_one_compilation_for_each_kind_of_pass(self):
         found, x = cases.shares(EYE)
         found = cases.decomposition(found.target, found.components, x, batch_size=20)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -89,6 +90,7 @@ class ApplyTest(parameterized.TestCase):
 class PairsTest(parameterized.TestCase):
     """The grouped route against the dense one."""
 
+    @pytest.mark.slow
     @parameterized.parameters(
         ("tms", "mixed"), ("tms", "two_empty_groups"), ("mlp", "one_pair"), ("mlp", "all")
     )
@@ -158,6 +160,7 @@ class GroupedTest(parameterized.TestCase):
         np.testing.assert_array_equal(groups.slots.taken.sum(axis=1), [2, 0, 2, 0])
         self.assertIsNone(groups.owner)
 
+    @pytest.mark.slow
     @parameterized.parameters(4, 9)
     def test_pairs_without_a_component_add_nothing(self, num_components):
         target = networks.mlp()
@@ -196,6 +199,7 @@ class GroupedTest(parameterized.TestCase):
         np.testing.assert_array_equal(groups.owner[:3], [0, 1, 7])
         chex.assert_shape(groups.factors(jnp.zeros((9, 2, 5))), (4, 2, 5))
 
+    @pytest.mark.slow
     @parameterized.product(
         slots=(1, 3, 5, 13), widths=((2, 5), (4, 1)), writes=(False, True), blocks=((), (3,))
     )
@@ -230,6 +234,7 @@ class GroupedTest(parameterized.TestCase):
         ]
         chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_side_by_side(self):
         """Groups that overflow by nothing, a little, much: no further block, some, most."""
         components = jnp.array([[0, 1, 2, 3] * 4, [0] * 8 + [1, 2] * 4, [0] * 14 + [1, 2]])

@@ -84,6 +84,7 @@ class ClaimTest(parameterized.TestCase):
             self.claim(**changes)
         self.assertEqual(self.kept.read_bytes(), before)
 
+    @pytest.mark.slow
     @parameterized.product(
         kind=("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "bfloat16"), where=("inputs", "bias")
     )

@@ -48,6 +48,7 @@ class GatesTest(absltest.TestCase):
         )
         self.assertIs(gates.start(RULE, self.target, self.x, self.components), self.components)
 
+    @pytest.mark.slow
     def test_limited(self):
         """All gates are lowered by one number until k are open; gates that keep k stay."""
         wide = gates.start(dataclasses.replace(RULE, topk=2.0), self.target, self.x, self.factors)
@@ -77,6 +78,7 @@ class GatesTest(absltest.TestCase):
         bad = rule.select(scores.at[0, 0].set(jnp.nan).at[1, 1].set(jnp.inf), self.x)
         self.assertFalse(bad.mask[0, 0] or bad.mask[1, 1])
 
+    @pytest.mark.slow
     def test_gradient_is_straight_through(self):
         """The factors' is that of the mask held fixed; the gates' has σ'(z) for the step's."""
         weights = networks.normal(4, 3, 3) * 0.3 + jnp.array([1.0, 0.2, 0.0])

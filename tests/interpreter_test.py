@@ -88,6 +88,7 @@ class ControlFlowTest(parameterized.TestCase):
         self.assertEqual(shapes(apply_fn), LAYERS)
         apd_jax.check_target(target_of(apply_fn), X)
 
+    @pytest.mark.slow
     @parameterized.parameters(
         (lambda w: w[jnp.array([1, 3, 0, 2])],),
         (lambda w: w[:, np.array([-1, 0, 1, 2])],),
@@ -223,6 +224,7 @@ class ControlFlowTest(parameterized.TestCase):
         ):
             apd_jax.Target(lambda p, x: (x @ p["c"]).real, {"c": P["v"] * (1 + 1j)}, inputs=X)
 
+    @pytest.mark.slow
     def test_state_space_model_in_real_numbers(self):
         params = {name: normal(i, 2, 4) for i, name in enumerate(("B_re", "B_im"))}
         params |= {name: normal(i, 4, 3) for i, name in enumerate(("C_re", "C_im"))}
@@ -506,6 +508,7 @@ class MessagesTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "single example.*numpy.stack"):
             apd_jax.check_target(apd_jax.Target(apply_fn, TWO), jnp.ones(4))
 
+    @pytest.mark.slow
     @parameterized.parameters("BatchNorm", "Dropout")
     def test_nnx_in_training_mode(self, kind):
         from flax import nnx

@@ -46,6 +46,7 @@ class MeasuresTest(absltest.TestCase):
         block, _ = rows.examples(cls.found.target, cls.x, "next_tokens", None, True)
         cls.block = block._replace(outputs=distance.outputs(cls.found.target, block.x))
 
+    @pytest.mark.slow
     def test_a_point_of_the_curve_is_what_its_definition_says(self):
         own = measures._own(self.found, self.block)
         mask = own.mask(3)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -46,6 +47,7 @@ def dimensions(jaxpr):
 
 
 class LinalgTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.parameters(*CASES)
     def test_batches(self, name):
         function, batched, matrices = CASES[name]

@@ -20,6 +20,7 @@ class SelectTest(parameterized.TestCase):
     scores = jnp.array([[0.1, 0.9, 0.2, 5.0], [0.3, 0.8, 0.0, 6.0], [0.0, 0.7, 0.6, 7.0]])
     x = jnp.array([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
 
+    @pytest.mark.slow
     @parameterized.parameters(
         ("batch", 1.4, False, [[0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]]),
         ("sample", 2.0, False, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 0, 1]]),

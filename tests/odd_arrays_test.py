@@ -119,6 +119,7 @@ class PublicFunctionsTest(parameterized.TestCase):
             "masked": apd_jax.masked_apply(*given, np.ones((8, 3))),
         }
 
+    @pytest.mark.slow
     @parameterized.parameters(*OTHER, "list")
     def test_inputs(self, kind):
         expected = self.of_inputs(X)
@@ -150,6 +151,7 @@ class PublicFunctionsTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, message):
                 use()
 
+    @pytest.mark.slow
     @parameterized.parameters(*OTHER, "list")
     def test_tables(self, kind):
         other = np.ndarray.tolist if kind == "list" else OTHER[kind]
@@ -183,6 +185,7 @@ class PublicFunctionsTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, message):
                 use()
 
+    @pytest.mark.slow
     @parameterized.parameters(
         ([True] * 7 + [False],),
         (np.array([1] * 7 + [0], ">i4"),),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import config_fields, randomness
@@ -72,6 +73,7 @@ class LossTest(parameterized.TestCase):
         self.assertGreater(attacked, random[:3].sum() + 0.8 * (corners - random)[:3].sum())
         self.assertLessEqual(attacked, corners[:3].sum() * 1.001)
 
+    @pytest.mark.slow
     def test_remainder_is_one_more_inactive_component(self):
         """Weights `Σ m_c P_c + r_Δ (θ* − Σ P_c)`, one example after another; the gradient too."""
         _, mask, key = self.loss()

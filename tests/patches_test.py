@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.extend import core
 
@@ -85,6 +86,7 @@ class PatchesTest(parameterized.TestCase):
         found = largest(jax.make_jaxpr(jax.value_and_grad(loss))(own).jaxpr)
         self.assertLess(found, 16 * 12 * 12 * 9 * 8 / 2)
 
+    @pytest.mark.slow
     @parameterized.parameters(True, False)
     def test_frames_of_examples(self, batched):
         """Frames merged with the examples, and examples along an axis of the images."""
@@ -116,6 +118,7 @@ class PatchesTest(parameterized.TestCase):
         masked = jax.jit(apd_jax.masked_apply)(target, own, x, mask)
         np.testing.assert_allclose(masked, expected, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_pairs_of_convolutions_have_the_gradients_of_masks(self):
         shapes = {"a": (3, 3, 2, 4), "b": (2, 2, 4, 3), "out": (3, 3)}
         params = {n: networks.normal(i, *s) for i, (n, s) in enumerate(shapes.items())}

@@ -54,6 +54,7 @@ def transformer_problem():
 
 
 class PageTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_code_of_the_page_on_scaling(self):
         """With a smaller network on one device, and three steps."""
         page = (pathlib.Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
@@ -96,6 +97,7 @@ class PlanTest(parameterized.TestCase):
         self.assertEqual(found.collectives, {})
         self.assertIn("of the compiled step", str(found))
 
+    @pytest.mark.slow
     def test_counts_shapes_without_any_weights(self):
         shapes = {
             "w": jax.ShapeDtypeStruct((1_000_000, 500), jnp.float32),

@@ -27,6 +27,12 @@ class QuickTest(absltest.TestCase):
         found = jax.jit(jnp.sin, compiler_options=quick.options(jnp.ones(3)))(jnp.ones(3))
         self.assertAlmostEqual(float(found[0]), 0.841471, places=5)
 
+    def test_parts_of_a_traced_program_have_none(self):
+        def made(x):
+            return jax.jit(jnp.sin, compiler_options=quick.options(x))(x)
+
+        self.assertEqual(jax.eval_shape(lambda: made(jnp.ones(3))).shape, (3,))
+
     def test_options_that_xla_does_not_know_are_left_out(self):
         known = {"xla_backend_optimization_level": 0}
         with mock.patch.object(quick, "_OPTIONS", {"xla_no_such_option": 1, **known}):

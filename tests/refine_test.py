@@ -421,6 +421,7 @@ class ProgramOfARoundTest(absltest.TestCase):
         ]
         self.assertEqual(*sizes)
 
+    @pytest.mark.slow
     def test_grows_in_proportion_to_the_sites(self):
         def apply_fn(p, x):
             for w in p.values():

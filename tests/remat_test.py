@@ -6,6 +6,7 @@ import functools
 import jax
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax.objective.coefficients import Coefficients, Routes
@@ -35,6 +36,7 @@ def compiled(remat, route):
 
 
 class RematTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.product(remat=("sites", "all"), route=("dense", "grouped"))
     def test_same_loss_and_gradient(self, remat, route):
         expected, found = (compiled(r, route)(network()[1]) for r in ("none", remat))

@@ -209,6 +209,7 @@ class ReportPageTest(parameterized.TestCase):
         self.page.point("#feature-outputs svg", x=0.35)
         self.assertEqual(self.text("#feature-outputs .readout"), "output 1: target 0.8, top-k 0.71")
 
+    @pytest.mark.slow
     def test_weights_are_those_of_the_arrays(self):
         arrays = report_example.browser_arrays()
         for index, (u, v) in enumerate(arrays["factors"].values()):

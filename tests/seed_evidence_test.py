@@ -9,6 +9,7 @@ import types
 from unittest import mock
 
 import jax
+import pytest
 from absl.testing import absltest
 
 import apd_jax
@@ -78,6 +79,7 @@ class SeedEvidenceTest(absltest.TestCase):
         count = sum("jit(ascend)" in line for line in self.compiled)
         self.assertLessEqual(count, 3)
 
+    @pytest.mark.slow
     def test_a_failure_costs_one_seed_its_evidence(self):
         measure = apd_jax.Decomposition.evidence
 

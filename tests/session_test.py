@@ -15,6 +15,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from stop_flags import FlagAfter
 
@@ -212,6 +213,7 @@ DAMAGES = {
 
 
 class DamagedTest(SessionTestCase):
+    @pytest.mark.slow
     @parameterized.product(damage=list(DAMAGES), step=(25, 30))
     def test_goes_on_from_the_one_before(self, damage, step):
         if step == STEPS:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from apd_jax import sites
@@ -52,12 +53,14 @@ def mean_inputs(target, x):
 
 
 class SumTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.parameters((3, 2), (6, 1), (5, 6))
     def test_components_add_up_where_there_is_room(self, count, rank):
         target, x = stacked()
         positions = Objective(per_position=True)
         self.check_sum(target, started(target, x, count, rank, positions))
 
+    @pytest.mark.slow
     def test_a_transformer_per_position(self):
         task = LanguageModel(layers=1, width=8, heads=2, mlp_width=12, context=6)
         target = task.target(jax.jit(task.init)(jax.random.key(0)))
@@ -94,6 +97,7 @@ class SumTest(parameterized.TestCase):
 
 
 class MeanInputTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.parameters(False, True)
     def test_what_reads_it_is_in_the_first_component(self, with_valid):
         target, x = networks.make("mlp")

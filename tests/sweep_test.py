@@ -83,6 +83,7 @@ class GridTest(parameterized.TestCase):
 
 
 class DivergedTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_runs_again_only_if_its_directory_was_deleted(self):
         root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         waiting = []

@@ -64,6 +64,7 @@ class LossTest(absltest.TestCase):
 
 
 class DecomposeTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_what_counts_of_both_kinds_of_data(self):
         target, x = networks.make("tms")
         x = np.asarray(x)
@@ -154,6 +155,7 @@ class DecomposeTest(parameterized.TestCase):
     def test_refused(self, changes, message):
         self.check_refused(changes, message)
 
+    @pytest.mark.slow
     @parameterized.parameters(
         (np.nan, {}, "other: the network returns NaN or infinity"),
         (np.inf, {}, "other: the network returns NaN or infinity"),
@@ -234,6 +236,7 @@ class OtherDataFailTest(absltest.TestCase):
         saved = apd_jax.load(place / "components", networks.make("tms")[0])
         jax.tree.map(np.testing.assert_array_equal, saved.components, found.components)
 
+    @pytest.mark.slow
     def test_a_training_that_they_ended_is_handed_back(self):
         with (
             self.assertLogs("absl", "WARNING") as logs,

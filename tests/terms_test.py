@@ -50,6 +50,7 @@ def compare(target, x, method="gradient", *, key=None, valid=None, **chosen):
         np.testing.assert_allclose(found, expected[kind], rtol=1e-3, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 @parametrised(KINDS)
 def test_one_pull_back_scores_terms_as_components_of_one_site(name):
     network, target, *_ = case(name)
@@ -87,6 +88,7 @@ def test_masks_of_columns_need_no_identity(name):
 
 
 class OptionsTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_sketches_averages_and_methods_without_derivatives(self):
         target, x = networks.make("mlp")
         compare(target, x, mode="sketch", num_probes=2, key=jax.random.key(0))

@@ -53,6 +53,7 @@ def gradient_of(objective, target, components, x):
 
 
 class GradientTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.product(name=("tms_hidden", "mlp"), source=("target", "components"))
     def test_is_that_of_the_losses_at_a_fixed_mask(self, name, source):
         target, x = networks.make(name)
@@ -275,6 +276,7 @@ class SeedsTest(parameterized.TestCase):
     def test_chunks_change_no_bit(self):
         chex.assert_trees_all_equal(self.together, self.run_seeds((5, 6, 7), chunk_steps=20))
 
+    @pytest.mark.slow
     def test_resuming_changes_no_bit(self):
         half = self.run_seeds((5, 6, 7), steps=10)
         saved = jax.tree.map(np.array, half)

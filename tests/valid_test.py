@@ -75,6 +75,7 @@ CASES = (
 
 
 class PaddingTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.parameters(*CASES)
     def test_changes_nothing(self, side, causal, pooled, per_position, options):
         target = padded.network(causal=causal, pooled=pooled)
@@ -94,6 +95,7 @@ class PaddingTest(parameterized.TestCase):
         chex.assert_trees_all_close(scores, alone[0], rtol=1e-5, atol=1e-6)
         chex.assert_trees_all_close((terms, gradient), alone[3:], rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.slow
     @parameterized.parameters(*CASES[1:3])
     def test_all_valid_is_the_same_as_none(self, side, causal, pooled, per_position, options):
         target = padded.network(causal=causal, pooled=pooled)
@@ -116,6 +118,7 @@ class PaddingTest(parameterized.TestCase):
         alone, found = (scores(padded.batch(side)) for side in ("none", "left"))
         chex.assert_trees_all_close(found, alone, rtol=1e-5)
 
+    @pytest.mark.slow
     @parameterized.parameters(True, False)
     def test_changes_no_scales(self, per_position):
         target = padded.network(causal=True)
@@ -133,6 +136,7 @@ class PaddingTest(parameterized.TestCase):
         np.testing.assert_array_equal(found[:, padded.REAL :], 0)
         np.testing.assert_allclose(found, exact, rtol=0.2, atol=0.05 * float(exact.max()))
 
+    @pytest.mark.slow
     @parameterized.parameters("rms", "fisher")
     def test_literal_route_agrees(self, metric):
         target, x = padded.network(), padded.batch("left")
@@ -146,6 +150,7 @@ class PaddingTest(parameterized.TestCase):
         ]
         chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.slow
     @parameterized.parameters("kl", lambda a, b: jnp.abs(a - b) / (jnp.abs(b) + jnp.abs(a)))
     def test_nan_there_is_not_seen(self, loss):
         own = components(padded.network())
@@ -155,6 +160,7 @@ class PaddingTest(parameterized.TestCase):
         chex.assert_tree_all_finite(spoilt)
         chex.assert_trees_all_close(spoilt, clean, rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.slow
     @parameterized.parameters(True, False)
     def test_nothing_that_counts(self, per_position):
         target, x = padded.network(), padded.batch("right")
@@ -166,6 +172,7 @@ class PaddingTest(parameterized.TestCase):
         self.assertEqual(float(terms["minimality"]), 0)
         chex.assert_tree_all_finite(jax.jit(lambda x: scales(rule, target, x))(x))
 
+    @pytest.mark.slow
     def test_step_counts_real_positions(self):
         target, x = padded.network(causal=True), padded.batch("left")
         rule = objective(per_position=True, topk=2.0)
@@ -196,6 +203,7 @@ class PaddingTest(parameterized.TestCase):
 
 
 class SelectionTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.product(k=(0.4, 1.0, 1.28, 2.5), seed=(0, 1, 2, 3), factor=(None, 0.6))
     def test_exactly_floor_of_k_times_the_rows_that_count(self, k, seed, factor):
         rng = np.random.default_rng(seed)
@@ -215,6 +223,7 @@ class SelectionTest(parameterized.TestCase):
         np.testing.assert_array_equal(found.mask.ravel(), expected)
         np.testing.assert_array_equal(found.counts(), found.mask.sum(axis=0))
 
+    @pytest.mark.slow
     @parameterized.parameters("batch", "sample", "exact")
     def test_every_rule_leaves_the_rest_out(self, rule):
         x = jnp.arange(12.0).reshape(4, 3) % 4
@@ -230,6 +239,7 @@ class SelectionTest(parameterized.TestCase):
 
 
 class RefusedTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.parameters(
         (lambda x: x["mask"].astype("f4"), {}, "float32: compare"),
         (lambda x: x["mask"][0], {}, r"got shape \(7,\)"),
@@ -254,6 +264,7 @@ class RefusedTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, message):
             Objective(valid=valid)
 
+    @pytest.mark.slow
     def test_gradients_that_padding_spoils(self):
         """A query whose keys are all masked by an infinity: NaN times 0 reaches every weight."""
         target, x = padded.network(causal=True, masked=-jnp.inf), padded.batch("left")
@@ -276,6 +287,7 @@ def decomposition(target, **options):
 
 
 class DecompositionTest(parameterized.TestCase):
+    @pytest.mark.slow
     @parameterized.parameters((False, True, "left"), (False, False, "right"), (True, False, "left"))
     def test_summary_of_padded_examples(self, pooled, per_position, side):
         target = padded.network(pooled=pooled)
@@ -311,6 +323,7 @@ class DecompositionTest(parameterized.TestCase):
             shift = padded.real(side).start
             np.testing.assert_array_equal(first.positions + shift, second.positions)
 
+    @pytest.mark.slow
     @parameterized.product(
         side=("left", "right"),
         loss=("kl", "mse"),
@@ -351,6 +364,7 @@ class DecompositionTest(parameterized.TestCase):
         x["mask"][1, 0] = 0
         np.testing.assert_allclose(without.changes(found, x, taken, on), [expected[0], 0])
 
+    @pytest.mark.slow
     @parameterized.product(side=("left", "right"), per_position=(True, False))
     def test_padding_is_no_next_token(self, side, per_position):
         target, alone, more = padded.language_model(), padded.tokens(), padded.tokens(side)
@@ -425,6 +439,7 @@ class DecompositionTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "excludes every row"):
             found.summary(x)
 
+    @pytest.mark.slow
     @parameterized.parameters(lambda x: x["mask"] > 1, lambda x: jnp.zeros(len(x["mask"]), bool))
     def test_nothing_that_counts_in_the_training(self, valid):
         data = [padded.batch("left")] * 2

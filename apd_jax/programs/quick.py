@@ -9,6 +9,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 _SMALL = 4096  # parameters of a network, below which compiling takes longer than running
 _OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
@@ -21,7 +22,9 @@ def options(context: Any) -> dict[str, Any]:
       context: the parameters that the program reads, a pytree of arrays or of their shapes.
     """
     small = sum(leaf.size for leaf in jax.tree.leaves(context)) <= _SMALL
-    return _known() if small and jax.default_backend() == "cpu" else {}
+    # While JAX traces, for the shapes of a state, programs are parts of others, without options.
+    traced = isinstance(jnp.zeros(()), jax.core.Tracer)
+    return _known() if small and not traced and jax.default_backend() == "cpu" else {}
 
 
 @functools.cache
