@@ -6,6 +6,7 @@ import pathlib
 import re
 import signal
 import tempfile
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
+from apd_jax.decomposition import directory
 from apd_jax.objective.objective import Objective
 from apd_jax.runtime import loop
 from apd_jax.runtime.workdir import WorkdirError
@@ -79,6 +81,17 @@ class DirectoryTest(parameterized.TestCase):
         again = self.decompose(checkpoint_every=100)
         same(again, whole)
         self.assertEqual(again.history, whole.history)
+
+    def test_long_sequences_make_a_report_of_fewer_examples(self):
+        """As many positions are looked at, whatever their number in an example."""
+        target = apd_jax.Target(lambda w, x: jnp.tanh(x @ w), networks.normal(0, 1, 1))
+        for length, count in ((1, 64), (256, 32), (2048, 8)):
+            options = TINY | {"steps": 1, "per_position": True}
+            options["workdir"] = self.workdir / str(length)
+            with mock.patch.object(directory, "publish") as publish:
+                apd_jax.decompose(target, np.ones((64, length, 1), "f4"), **options)
+            examples = publish.call_args.args[2]()
+            self.assertEqual(examples.shape, (count, length, 1))
 
     @pytest.mark.slow
     def test_a_directory_of_another_decomposition(self):

@@ -1,6 +1,7 @@
 """A decomposition under way: the search for k, the training, and what a directory keeps of it."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from apd_jax import blocks
+from apd_jax import blocks, sites
 from apd_jax.components import Components
 from apd_jax.config_fields import check_at_least, check_values
 from apd_jax.config_fields.values import root_seed
@@ -25,7 +26,7 @@ from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
 from apd_jax.training.trainer import Trainer
 
-_EXAMPLES = 2048  # inputs of the report and of the search for k
+_EXAMPLES, _POSITIONS = 2048, 8192  # of the report and of the search for k, at most
 _MOST_BLOCKS = 64  # most batches that these inputs may take
 _OTHER_EXAMPLES = 256  # inputs of the other data, on which a summary measures the error
 
@@ -91,9 +92,13 @@ class Job:
         return found
 
     def examples(self, settings: Settings) -> PyTree:
-        """Inputs [N, ...] of the report, and of the search for k."""
+        """Inputs [N, ...] of the report, and of the search for k: what these can wait for."""
         count = blocks.affordable(_EXAMPLES, settings.batch_size, _MOST_BLOCKS)
-        return self.source.examples(self.run.seed, count)
+        x = self.source.examples(self.run.seed, count)
+        if not settings.objective.per_position:
+            return x
+        length = math.prod(sites.position_shape(self.target, x))
+        return jax.tree.map(lambda leaf: leaf[: max(8, _POSITIONS // length)], x)
 
     def find_topk(self, settings: Settings, search: auto_topk.Search) -> float:
         """Search for k with short trainings in memory, of one restart each."""
