@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from apd_jax.errors import UserError
-from apd_jax.programs import quick
 from apd_jax.runtime import divergence, memory, mesh, processes, step_programs
 from apd_jax.runtime.divergence import Metrics
 from apd_jax.runtime.outcome import DataFailed, Stopped, of_callback
@@ -175,8 +174,7 @@ class _Loop:
                     raise
                 raise self._data_failed(error, parts) from error
             if between:
-                options = quick.options(self._leaves)
-                call = step_programs.between(between.function, self._tree, options)
+                call = step_programs.between(between.function, self._tree, self._leaves)
                 arguments = self._leaves, self._state, self._seeds, self._shared(read)
                 self._state, between = call(self._layout, *arguments), None
             self._run_piece(count, fed, parts)

@@ -17,7 +17,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from apd_jax.config_fields.values import KINDS, sequence
 from apd_jax.errors import UserError
-from apd_jax.programs import quick
 from apd_jax.programs.partition import AXES, COMPONENTS, SEEDS
 
 PyTree = Any
@@ -229,33 +228,6 @@ def split_cpu(num_seeds: int, shape: Sequence[int] | None = None) -> None:
         raise UserError(
             f"JAX finds no device: {reason} (JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r})"
         ) from error
-
-
-def made(
-    layout: Layout | None,
-    init: Callable[..., PyTree],
-    context: PyTree,
-    seeds: jax.Array,
-    pool: PyTree,
-) -> PyTree:
-    """Make the first state, `init(context, seeds, pool)`, on the devices where it is to lie.
-
-    Args:
-      layout: where it is to lie; None for a single device.
-      init: function of all seeds.
-      context: what steps read, [S, ...].
-      seeds: uint32 [S].
-      pool: what all seeds read.
-    """
-    options = quick.options(context)
-    if layout is None:
-        return jax.jit(init, compiler_options=options)(context, seeds, pool)
-    context = put(context, layout.context(context))
-    seeds, pool = put(seeds, layout.state(seeds)), put(pool, layout.everywhere)
-    divided = layout.over_seeds(init, shared=1)
-    shardings = layout.state(jax.eval_shape(divided, context, seeds, pool))
-    call = jax.jit(divided, out_shardings=shardings, compiler_options=options)
-    return call(context, seeds, pool)
 
 
 def put(tree: PyTree, shardings: PyTree) -> PyTree:

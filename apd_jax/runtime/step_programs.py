@@ -1,19 +1,45 @@
-"""The compiled programs of the loop: a chunk of scanned steps, and the work between two steps.
+"""The compiled programs of the loop: the first state, a chunk of steps, the work between two steps.
 
 Letters: S seeds side by side.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
 from apd_jax import randomness
-from apd_jax.programs import compiled
-from apd_jax.runtime.mesh import Layout
+from apd_jax.programs import compiled, quick
+from apd_jax.runtime.mesh import Layout, put
 
 PyTree = Any
+
+
+def first_state(
+    layout: Layout | None,
+    init: Callable[..., PyTree],
+    context: PyTree,
+    seeds: jax.Array,
+    pool: PyTree,
+) -> PyTree:
+    """Make the first state, `init(context, seeds, pool)`, on the devices where it is to lie.
+
+    Args:
+      layout: where it is to lie; None for a single device.
+      init: function of all seeds.
+      context: what steps read, [S, ...].
+      seeds: uint32 [S].
+      pool: what all seeds read.
+    """
+    jit = functools.partial(jax.jit, compiler_options=quick.options(context))
+    if layout is None:
+        return jit(init)(context, seeds, pool)
+    context = put(context, layout.context(context))
+    seeds, pool = put(seeds, layout.state(seeds)), put(pool, layout.everywhere)
+    divided = layout.over_seeds(init, shared=1)
+    shardings = layout.state(jax.eval_shape(divided, context, seeds, pool))
+    return jit(divided, out_shardings=shardings)(context, seeds, pool)
 
 
 def chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
@@ -26,18 +52,16 @@ def chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:
     return compiled.kept_with(step_fn, _make_chunk, tree)
 
 
-def between(function: Callable[..., Any], tree: Any, options: dict[str, Any]) -> Callable[..., Any]:
-    """The compiled work between two steps, whose context has the structure `tree`.
-
-    Args:
-      function: see `loop.Between`.
-      tree: structure of the context.
-      options: those of the compiler.
+def between(
+    function: Callable[..., Any], tree: Any, leaves: Sequence[jax.Array]
+) -> Callable[..., Any]:
+    """The compiled work between two steps, whose context has the structure `tree` and these leaves.
 
     Returns:
       `(layout, leaves of the context, state, seeds, fed) -> state`, the state donated.
     """
-    return compiled.kept_with(function, _make_between, tree, tuple(options.items()))
+    options = tuple(quick.options(leaves).items())
+    return compiled.kept_with(function, _make_between, tree, options)
 
 
 def _make_chunk(step_fn: Callable[..., Any], tree: Any) -> Callable[..., Any]:

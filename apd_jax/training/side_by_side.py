@@ -17,7 +17,7 @@ from apd_jax import sites
 from apd_jax.config_fields import leaves, marked, with_unchecked
 from apd_jax.data import Source
 from apd_jax.objective.selection import Products
-from apd_jax.runtime import loop, mesh
+from apd_jax.runtime import loop, step_programs
 from apd_jax.sites import Target
 from apd_jax.training import trainer
 from apd_jax.training.config import Settings
@@ -138,4 +138,5 @@ class SideBySide:
 
     def init_state(self) -> TrainState:
         """Make the states before the first step, every leaf [n·S, ...]."""
-        return mesh.made(self.layout, self._family.init, self.context, self.seeds, None)
+        init = self._family.init
+        return step_programs.first_state(self.layout, init, self.context, self.seeds, None)

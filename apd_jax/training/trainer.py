@@ -18,7 +18,7 @@ from apd_jax.components import Components, init_components
 from apd_jax.data import Beside, Reader, SampleBatch, Source, as_source
 from apd_jax.objective.normalisation import scales
 from apd_jax.programs import partition
-from apd_jax.runtime import loop, mesh
+from apd_jax.runtime import loop, mesh, step_programs
 from apd_jax.runtime.checkpoint import to_host
 from apd_jax.runtime.outcome import of_callback
 from apd_jax.sites import PyTree, Target
@@ -114,7 +114,7 @@ class Trainer:
         reads_pool |= self._in_steps.relative_losses or self._in_steps.eigenbasis
         pool = self._reader.pool(0) if reads_pool else None
         every = jax.vmap(one, in_axes=(0, 0, None))
-        return mesh.made(self.layout, every, self.context, self.seeds, pool)
+        return step_programs.first_state(self.layout, every, self.context, self.seeds, pool)
 
     def results(self, state: TrainState) -> list[Result]:
         """Choose the best restart of each target.
