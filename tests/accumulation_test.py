@@ -43,13 +43,13 @@ def both(objective, target, components, number):
 
 
 class StepTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.parameters(
         (OBJECTIVE, None),
         (dataclasses.replace(OBJECTIVE, distil=True, routes=Routes(masked_route="grouped")), 0.6),
         (dataclasses.replace(OBJECTIVE, topk=None,
             coefficients=Coefficients(lp_minimality=1, lp_simplicity=0.5)), None),
     )  # fmt: skip
+    @pytest.mark.slow
     def test_equals_the_whole_batch(self, objective, factor):
         target, _ = networks.make("mlp")
         x, own = networks.normal(3, 12, 3), networks.components(target)
@@ -57,8 +57,8 @@ class StepTest(parameterized.TestCase):
         whole, parts = both(objective, target, own, 3)(x, multipliers)
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.slow
     @parameterized.parameters(False, True)
+    @pytest.mark.slow
     def test_gates_learn_from_the_whole_batch(self, some_count):
         """L0 is penalised where it is too large in the whole batch, not in a micro-batch."""
         target, _ = networks.make("mlp")

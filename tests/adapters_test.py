@@ -257,6 +257,7 @@ class LoadTest(parameterized.TestCase):
             np.testing.assert_allclose(loaded(self.x), made(self.x), rtol=1e-5, atol=1e-6)
         return directory
 
+    @pytest.mark.slow
     def test_linen_with_batch_statistics_a_method_and_a_keyword(self):
         module = _Linen()
         variables = module.init(jax.random.key(1), self.x, train=False)
@@ -269,8 +270,8 @@ class LoadTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, "the method 'encode' .* Target.from_flax"):
             apd_jax.load(directory, nn.Dense(2))
 
-    @pytest.mark.slow
     @parameterized.parameters("frozen", "partitioned", "logically partitioned")
+    @pytest.mark.slow
     def test_linen_with_containers_of_flax(self, kind):
         init = nn.initializers.lecun_normal()
         if "partitioned" in kind:
@@ -333,8 +334,8 @@ class LoadTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, "differ from the saved ones"):
             apd_jax.load(directory, _Table([0, 1, 2], jax.random.key(0)))
 
-    @pytest.mark.slow
     @parameterized.parameters("batch", "ema")
+    @pytest.mark.slow
     def test_equinox_with_a_state(self, mode):
         (one, state), (other, unlike) = (_with_statistics(mode, seed) for seed in (1, 2))
         target = apd_jax.Target.from_equinox(one, state=state, inputs=self.x)

@@ -55,8 +55,8 @@ class FactorTest(parameterized.TestCase):
 
 
 class AttributionsTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.parameters(1, 2, 3)
+    @pytest.mark.slow
     def test_wide_residual_stream(self, layers):
         module = ResidualMLP(4, 60, (3,) * layers)
         x = draw(1, 32, 4)

@@ -62,8 +62,8 @@ def sequence_network():
 
 
 class GradientAttributionsTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.product(name=networks.NAMES, source=("target", "components"))
+    @pytest.mark.slow
     def test_routes_agree_with_the_jacobian_over_parameters(self, name, source):
         target, x = networks.make(name)
         components = networks.components(target)
@@ -118,8 +118,8 @@ class GradientAttributionsTest(parameterized.TestCase):
         close(whole.outputs, target(x))
         close(whole.records["linear1/kernel", 1].x, x @ target.weights["linear1/kernel"])
 
-    @pytest.mark.slow
     @parameterized.parameters("forward", "reverse")
+    @pytest.mark.slow
     def test_shares_of_many_components(self, mode):
         target = networks.tms(features=40, hidden=3)
         components = networks.components(target, num_components=60, rank=1)

@@ -145,7 +145,6 @@ class DecomposeTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, "pilots.json.+put it back, or delete"):
                 auto_topk.read(workdir)
 
-    @pytest.mark.slow
     @parameterized.parameters(
         ({"selection": "exact"}, "batch top-k .+ got selection='exact'.+give a number"),
         ({"distil": True}, "distil=True"),
@@ -154,6 +153,7 @@ class DecomposeTest(parameterized.TestCase):
         ({"topk": "automatic"}, "topk"),
         ({"num_components": 2.5}, "num_components"),
     )
+    @pytest.mark.slow
     def test_what_it_is_not_for(self, changes, message):
         with self.assertRaisesRegex(UserError, message):
             decompose(**changes)

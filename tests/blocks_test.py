@@ -111,6 +111,7 @@ class BlocksTest(parameterized.TestCase):
             np.testing.assert_array_equal(padded_[~here], 0)
         chex.assert_trees_all_close(found[0][1], moments, rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.slow
     def test_moments_of_a_convolution_are_those_of_its_patches(self):
         """Strides, a padding and two groups, by three example sizes of a block."""
         params = {"w": networks.normal(0, 4, 2, 3, 2), "u": networks.normal(1, 4, 3)}

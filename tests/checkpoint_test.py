@@ -101,10 +101,10 @@ class CheckpointTestCase(parameterized.TestCase):
 
 
 class PathTest(CheckpointTestCase):
-    @pytest.mark.slow
     @parameterized.parameters(
         "a[1]", "[", "back\\slash", "gs:", "*", "{a,b}", "a b", "%20", "q?", "a#b", "x\ny", "\udcff"
     )
+    @pytest.mark.slow
     def test_every_name_that_a_file_system_takes(self, name):
         self.directory = self.directory.parent / name / "checkpoints"
         self.save(1)

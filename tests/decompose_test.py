@@ -172,7 +172,6 @@ class DecomposeTest(parameterized.TestCase):
         names = {"loss/minimality", "loss/activation", "loss/total", "learning_rate", "step"}
         self.assertContainsSubset(names, found.history[0])
 
-    @pytest.mark.slow
     @parameterized.parameters(
         ({"topk": None, "coefficients": apd_jax.Coefficients()}, 12),
         ({"topk": 0.5}, 2),
@@ -181,6 +180,7 @@ class DecomposeTest(parameterized.TestCase):
         ({"selection": "exact"}, 12),
         ({"topk": 0.5, "distil": True}, 6),
     )
+    @pytest.mark.slow
     def test_rule_and_source_of_the_training(self, fields, active):
         found = untrained(networks.mlp(), **fields)
         x = networks.normal(0, 4, 3)
@@ -200,8 +200,8 @@ class PrecisionTest(parameterized.TestCase):
         text = jax.jit(step).lower(*args, jax.random.key(0)).as_text()
         return [line for line in text.splitlines() if "dot_general" in line]
 
-    @pytest.mark.slow
     @parameterized.product(precision=("highest", "default"), route=("dense", "grouped"))
+    @pytest.mark.slow
     def test_decomposition(self, precision, route):
         target = networks.mlp()
         coefficients = apd_jax.Coefficients(minimality=1.0, simplicity=1.0, output=1.0)

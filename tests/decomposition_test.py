@@ -283,6 +283,7 @@ class SummaryTest(parameterized.TestCase):
         for site, missing in ranks.unfaithfulness(target, components).items():
             self.assertLess(missing, 1e-10, site)
 
+    @pytest.mark.slow
     def test_baselines_of_stacked_blocks(self):
         def network(params, x):
             return jnp.einsum("bi,gio->bgo", x, params["w"]).reshape(len(x), -1)
@@ -322,6 +323,7 @@ class EmptySiteTest(absltest.TestCase):
         components |= {"B": jax.tree.map(lambda leaf: scale * leaf, components["B"])}
         return dataclasses.replace(untrained(networks.mlp()), target=target, components=components)
 
+    @pytest.mark.slow
     def test_an_empty_site_has_no_rank_and_is_said_to_hold_nothing(self):
         target = adapted()
         summaries = [self.found(target, scale).summary(X) for scale in (1e-4, 1.0)]
@@ -511,8 +513,8 @@ class SaveTest(parameterized.TestCase):
         root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.directory = root / "saved"
 
-    @pytest.mark.slow
     @parameterized.parameters(*TREES)
+    @pytest.mark.slow
     def test_types_of_parameters_come_back(self, name):
         params, network = TREES[name]
         found = untrained(apd_jax.Target(network, params))

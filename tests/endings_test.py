@@ -249,6 +249,7 @@ class ObserverTest(EndingsTestCase):
             same(decompose(workdir=workdir), decompose())
 
     @parameterized.parameters("on_metrics", "save")
+    @pytest.mark.slow
     def test_keeps_what_is_done_at_the_end_of_the_script(self, where):
         class Leaving(loop.Observer):
             pass
@@ -365,6 +366,7 @@ class PublishTest(EndingsTestCase):
         self.assertFalse((self.workdir / directory.STARTED).exists())
         same(apd_jax.load(self.workdir / "components", networks.mlp_apply), found)
 
+    @pytest.mark.slow
     def test_a_directory_that_takes_no_components(self):
         full = CheckpointError("disk full")
         with (

@@ -181,8 +181,8 @@ class ValuesTest(parameterized.TestCase):
             mask[part] = np.asarray(moved)[: len(part)]
         self.close("permuted", literal.distance(literal.run(mask)))
 
-    @pytest.mark.slow
     @parameterized.parameters(*STEPS)
+    @pytest.mark.slow
     def test_adversary_of_every_row(self, steps):
         r = self.literal.drawn(3, 0)
         self.close(f"adversarial_{steps}", self.literal.ascent(r, False)[steps])
@@ -262,6 +262,7 @@ class ValuesTest(parameterized.TestCase):
         self.assertAlmostEqual(sum(self.evidence.cost.shares().values()), 1.0)
         self.assertEqual(self.done, self.evidence.cost.passes)
 
+    @pytest.mark.slow
     def test_baselines_in_pieces_and_attacked_on_some_blocks(self):
         with (
             mock.patch.object(baseline_lines, "_MOST_ENTRIES", 4 * 7),
@@ -303,6 +304,7 @@ class TokensTest(absltest.TestCase):
     def close(self, name, value):
         np.testing.assert_allclose(self.evidence[name], value, rtol=2e-4)
 
+    @pytest.mark.slow
     def test_distances(self):
         self.close("own", self.mean(self.mask))
         self.close("all", self.mean(np.ones(self.mask.shape)))

@@ -60,6 +60,7 @@ class PageTest(absltest.TestCase):
         self.assertLen(limits.get_xdata(), 8)
         self.assertTrue(style.is_ours(style.to_png(figure, dpi=50)))
 
+    @pytest.mark.slow
     def test_a_report_takes_few_examples(self):
         self.assertEqual(self.evidence.num_examples, 96)
         self.assertEqual(self.evidence.adversary.steps, (20,))

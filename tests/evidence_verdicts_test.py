@@ -45,6 +45,7 @@ class VerdictsTest(absltest.TestCase):
         found, x = cases.shares(np.concatenate([EYE / 2, EYE / 2]))
         self.fails(found.evidence(x, **OPTIONS), "own mask")
 
+    @pytest.mark.slow
     def test_always_active(self):
         found, x = cases.shares(np.concatenate([np.full((1, 6), 0.9), EYE / 10]))
         evidence = found.evidence(x, **OPTIONS)

@@ -90,10 +90,10 @@ class ApplyTest(parameterized.TestCase):
 class PairsTest(parameterized.TestCase):
     """The grouped route against the dense one."""
 
-    @pytest.mark.slow
     @parameterized.parameters(
         ("tms", "mixed"), ("tms", "two_empty_groups"), ("mlp", "one_pair"), ("mlp", "all")
     )
+    @pytest.mark.slow
     def test_outputs_records_and_gradients(self, name, mask):
         target, x = networks.make(name)
         mask = jnp.array(MASKS[mask], bool)
@@ -160,8 +160,8 @@ class GroupedTest(parameterized.TestCase):
         np.testing.assert_array_equal(groups.slots.taken.sum(axis=1), [2, 0, 2, 0])
         self.assertIsNone(groups.owner)
 
-    @pytest.mark.slow
     @parameterized.parameters(4, 9)
+    @pytest.mark.slow
     def test_pairs_without_a_component_add_nothing(self, num_components):
         target = networks.mlp()
         components = networks.components(target, num_components)
@@ -199,10 +199,10 @@ class GroupedTest(parameterized.TestCase):
         np.testing.assert_array_equal(groups.owner[:3], [0, 1, 7])
         chex.assert_shape(groups.factors(jnp.zeros((9, 2, 5))), (4, 2, 5))
 
-    @pytest.mark.slow
     @parameterized.product(
         slots=(1, 3, 5, 13), widths=((2, 5), (4, 1)), writes=(False, True), blocks=((), (3,))
     )
+    @pytest.mark.slow
     def test_any_number_of_slots(self, slots, widths, writes, blocks):
         # Group 2 is empty, 0 and 1 overflow. Example 1 has three pairs, example 4 has none, and the
         # last pair has no component.

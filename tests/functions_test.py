@@ -84,10 +84,10 @@ class ClaimTest(parameterized.TestCase):
             self.claim(**changes)
         self.assertEqual(self.kept.read_bytes(), before)
 
-    @pytest.mark.slow
     @parameterized.product(
         kind=("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "bfloat16"), where=("inputs", "bias")
     )
+    @pytest.mark.slow
     def test_another_network_with_a_cast_to_few_bits_is_refused(self, kind, where):
         """One such cast is in both networks."""
 

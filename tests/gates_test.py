@@ -31,6 +31,7 @@ class GatesTest(absltest.TestCase):
         self.components = gates.start(RULE, self.target, self.x, self.factors)
         self.attributed = RULE.attribute(self.target, self.factors, self.x)
 
+    @pytest.mark.slow
     def test_readings(self):
         found = gates.readings(self.factors, self.attributed.records, (7,))
         expected = np.zeros((7, 3))
@@ -67,6 +68,7 @@ class GatesTest(absltest.TestCase):
             again = gates.limited(rule, self.target, self.x, found)
             chex.assert_trees_all_equal(again, found)
 
+    @pytest.mark.slow
     def test_rows_that_do_not_count_open_no_gate(self):
         rule = dataclasses.replace(RULE, valid=lambda x: jnp.arange(len(x)) < 4)
         components = gates.start(rule, self.target, self.x, self.factors)

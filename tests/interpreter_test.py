@@ -88,7 +88,6 @@ class ControlFlowTest(parameterized.TestCase):
         self.assertEqual(shapes(apply_fn), LAYERS)
         apd_jax.check_target(target_of(apply_fn), X)
 
-    @pytest.mark.slow
     @parameterized.parameters(
         (lambda w: w[jnp.array([1, 3, 0, 2])],),
         (lambda w: w[:, np.array([-1, 0, 1, 2])],),
@@ -103,6 +102,7 @@ class ControlFlowTest(parameterized.TestCase):
         (lambda w: jax.lax.optimization_barrier((w, jnp.ones(2)))[0],),
         (lambda w: jax.device_put(w),),
     )
+    @pytest.mark.slow
     def test_moves_that_the_program_fixes(self, move):
         def apply_fn(p, x):
             return jnp.tanh(x @ move(p["m"])) @ p["v"]
@@ -392,6 +392,7 @@ class CustomDerivativesTest(parameterized.TestCase):
             "a",
         ),
     )
+    @pytest.mark.slow
     def test_scores_are_those_of_the_networks_own_gradient(self, apply_fn, name):
         target = apd_jax.Target(apply_fn, TWO, name, inputs=X)
         components = init_components(jax.random.key(0), target, num_components=3, rank=1)
@@ -508,8 +509,8 @@ class MessagesTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "single example.*numpy.stack"):
             apd_jax.check_target(apd_jax.Target(apply_fn, TWO), jnp.ones(4))
 
-    @pytest.mark.slow
     @parameterized.parameters("BatchNorm", "Dropout")
+    @pytest.mark.slow
     def test_nnx_in_training_mode(self, kind):
         from flax import nnx
 

@@ -76,6 +76,7 @@ class MeasuresTest(absltest.TestCase):
         expected = (entropy_z - entropy_q) / (entropy_z - entropy_p)
         np.testing.assert_allclose(recovered, expected, rtol=1e-2)
 
+    @pytest.mark.slow
     def test_components_are_described_by_their_own_positions(self):
         own = measures._own(self.found, self.block)
         described, share = measures.describe(self.found, self.x, own.scores)
@@ -150,6 +151,7 @@ class StudyTest(absltest.TestCase):
         (verdict,) = judge([threshold], {"a": 1.0})
         self.assertFalse(verdict["passed"])
 
+    @pytest.mark.slow
     def test_loss_is_measured_on_held_out_text(self):
         task = dataclasses.replace(SMALL, text_bytes=100)
         params = jax.tree.map(lambda leaf: leaf[None], task.init(jax.random.key(0)))

@@ -47,8 +47,8 @@ def dimensions(jaxpr):
 
 
 class LinalgTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.parameters(*CASES)
+    @pytest.mark.slow
     def test_batches(self, name):
         function, batched, matrices = CASES[name]
         expected = batched(*matrices)

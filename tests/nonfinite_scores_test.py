@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import networks
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
@@ -19,6 +20,7 @@ class NonfiniteScoresTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("all", {}, 50), ("accumulated", {"accumulate": 2}, 50), ("valid", {"valid": None}, 25)
     )
+    @pytest.mark.slow
     def test_of_an_epoch(self, options, rows):
         if "valid" in options:  # every other one of the rows without derivatives
             options = {"valid": lambda batch: batch["number"] % 16 > 0}

@@ -20,7 +20,6 @@ class SelectTest(parameterized.TestCase):
     scores = jnp.array([[0.1, 0.9, 0.2, 5.0], [0.3, 0.8, 0.0, 6.0], [0.0, 0.7, 0.6, 7.0]])
     x = jnp.array([[0.0, 1.0], [2.0, 0.0], [0.0, 0.0]])
 
-    @pytest.mark.slow
     @parameterized.parameters(
         ("batch", 1.4, False, [[0, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1]]),
         ("sample", 2.0, False, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 1, 0, 1]]),
@@ -30,6 +29,7 @@ class SelectTest(parameterized.TestCase):
         ("exact", None, True, [[0, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1]]),
         ("batch", None, False, [[1, 1, 1, 1]] * 3),
     )
+    @pytest.mark.slow
     def test_rules(self, rule, k, distil, expected):
         objective = Objective(Coefficients(), topk=k, selection=rule, distil=distil)
         chosen = objective.select(self.scores, self.x)

@@ -119,8 +119,8 @@ class PublicFunctionsTest(parameterized.TestCase):
             "masked": apd_jax.masked_apply(*given, np.ones((8, 3))),
         }
 
-    @pytest.mark.slow
     @parameterized.parameters(*OTHER, "list")
+    @pytest.mark.slow
     def test_inputs(self, kind):
         expected = self.of_inputs(X)
         found = self.of_inputs(X.tolist() if kind == "list" else OTHER[kind](X))
@@ -151,8 +151,8 @@ class PublicFunctionsTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, message):
                 use()
 
-    @pytest.mark.slow
     @parameterized.parameters(*OTHER, "list")
+    @pytest.mark.slow
     def test_tables(self, kind):
         other = np.ndarray.tolist if kind == "list" else OTHER[kind]
         scores = np.abs(X)
@@ -185,12 +185,12 @@ class PublicFunctionsTest(parameterized.TestCase):
             with self.assertRaisesRegex(UserError, message):
                 use()
 
-    @pytest.mark.slow
     @parameterized.parameters(
         ([True] * 7 + [False],),
         (np.array([1] * 7 + [0], ">i4"),),
         (lambda x: jnp.arange(len(x)) < 7,),
     )
+    @pytest.mark.slow
     def test_what_counts(self, valid):
         given = self.target, self.components, X
         for function in (

@@ -82,6 +82,7 @@ class DirectoryTest(parameterized.TestCase):
         same(again, whole)
         self.assertEqual(again.history, whole.history)
 
+    @pytest.mark.slow
     def test_long_sequences_make_a_report_of_fewer_examples(self):
         """As many positions are looked at, whatever their number in an example."""
         target = apd_jax.Target(lambda w, x: jnp.tanh(x @ w), networks.normal(0, 1, 1))

@@ -86,8 +86,8 @@ class PatchesTest(parameterized.TestCase):
         found = largest(jax.make_jaxpr(jax.value_and_grad(loss))(own).jaxpr)
         self.assertLess(found, 16 * 12 * 12 * 9 * 8 / 2)
 
-    @pytest.mark.slow
     @parameterized.parameters(True, False)
+    @pytest.mark.slow
     def test_frames_of_examples(self, batched):
         """Frames merged with the examples, and examples along an axis of the images."""
         params = {"a": networks.normal(0, 3, 2, 4), "out": networks.normal(1, 4, 3)}

@@ -72,8 +72,8 @@ def one_pixel(target, components, mask, x):
 
 
 class PositionsTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.parameters((pixels, 3, 2), (pixels, 3, 3), (convolved, 3, 2), (convolved, 3, 3))
+    @pytest.mark.slow
     def test_attributions(self, apply_fn, height, width):
         target, components, x = case(apply_fn, height, width)
 
@@ -121,8 +121,8 @@ class PositionsTest(parameterized.TestCase):
         actual = of_pairs(pairs)
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.slow
     @parameterized.product(apply_fn=(pixels, convolved), height=(3, 4), order=((0, 3, 1, 2),))
+    @pytest.mark.slow
     def test_channels_first(self, apply_fn, height, order):
         target, components, x = case(apply_fn, height)
 
@@ -164,8 +164,8 @@ class PositionsTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, r"mask has shape .*\[B, T, C\] = \(2, 3, 2, 3\)"):
             apd_jax.masked_apply(target, components, x, jnp.ones((B, 3, C), bool))
 
-    @pytest.mark.slow
     @parameterized.parameters(((2, 6), 0.3, 3), ((2, 3, 4), 0.5, 12))
+    @pytest.mark.slow
     def test_k_counts_positions(self, lead, k, expected):
         """Fewer than one component an example is no reason to refuse."""
         x = np.asarray(normal(0, 6, *lead[1:], 3))

@@ -411,6 +411,7 @@ class ProgramOfARoundTest(absltest.TestCase):
         run = lambda c: rounds.move(OBJECTIVE, rules, target, c, x)  # noqa: E731
         return list(equations(jax.make_jaxpr(run)(components).jaxpr))
 
+    @pytest.mark.slow
     def test_does_not_grow_with_the_blocks_of_a_site(self):
         def apply_fn(p, x):
             return jnp.tanh(jnp.einsum("bgi,gio->bgo", x, p["w"])).reshape(len(x), -1)

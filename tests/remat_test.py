@@ -36,8 +36,8 @@ def compiled(remat, route):
 
 
 class RematTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.product(remat=("sites", "all"), route=("dense", "grouped"))
+    @pytest.mark.slow
     def test_same_loss_and_gradient(self, remat, route):
         expected, found = (compiled(r, route)(network()[1]) for r in ("none", remat))
         for one, other in zip(*map(jax.tree.leaves, (expected, found)), strict=True):

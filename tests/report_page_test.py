@@ -109,6 +109,7 @@ class ReportPageTest(parameterized.TestCase):
         self.assertEqual(self.page.evaluate(STICKING_OUT), [])
 
     @parameterized.parameters("light", "dark")
+    @pytest.mark.slow
     def test_text_is_readable(self, scheme):
         self.page.media(scheme=scheme)
         self.page.evaluate(

@@ -147,6 +147,7 @@ class SeedEvidenceTest(absltest.TestCase):
         self.assertEqual(verdict["value"], self.measured.summary()["evidence_own_mean"])
         self.assertTrue(verdict["passed"])
 
+    @pytest.mark.slow
     def test_a_study_says_how_many_examples(self):
         asked = {}
 

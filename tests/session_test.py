@@ -213,8 +213,8 @@ DAMAGES = {
 
 
 class DamagedTest(SessionTestCase):
-    @pytest.mark.slow
     @parameterized.product(damage=list(DAMAGES), step=(25, 30))
+    @pytest.mark.slow
     def test_goes_on_from_the_one_before(self, damage, step):
         if step == STEPS:
             self.fit()

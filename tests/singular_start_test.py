@@ -53,8 +53,8 @@ def mean_inputs(target, x):
 
 
 class SumTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.parameters((3, 2), (6, 1), (5, 6))
+    @pytest.mark.slow
     def test_components_add_up_where_there_is_room(self, count, rank):
         target, x = stacked()
         positions = Objective(per_position=True)
@@ -97,8 +97,8 @@ class SumTest(parameterized.TestCase):
 
 
 class MeanInputTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.parameters(False, True)
+    @pytest.mark.slow
     def test_what_reads_it_is_in_the_first_component(self, with_valid):
         target, x = networks.make("mlp")
         x = jnp.abs(x)
@@ -173,6 +173,7 @@ class DealingTest(absltest.TestCase):
             self.assertEqual((int(component[q]), int(slot[q])), (best, counts[best, blocks[q]]))
             counts[best, blocks[q]] += 1
 
+    @pytest.mark.slow
     def test_uses_are_attributions(self):
         """With many probes, the uses of terms are their attributions by the exact route."""
         target, x = stacked()

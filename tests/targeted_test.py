@@ -126,6 +126,7 @@ class DecomposeTest(parameterized.TestCase):
                 beside = Beside(as_source(data), as_source(other))
                 self.assertEqual(beside.fresh, fresh)
 
+    @pytest.mark.slow
     def test_without_a_component_the_remainder_stays(self):
         """`ablate` and the report's "without it" are what `edited` gives."""
         target, x = networks.make("tms")
@@ -155,13 +156,13 @@ class DecomposeTest(parameterized.TestCase):
     def test_refused(self, changes, message):
         self.check_refused(changes, message)
 
-    @pytest.mark.slow
     @parameterized.parameters(
         (np.nan, {}, "other: the network returns NaN or infinity"),
         (np.inf, {}, "other: the network returns NaN or infinity"),
         (1e30, {}, "other: the network returns outputs up to .*beyond float32"),
         (np.nan, {"minimality_loss": "kl"}, "other: the network returns NaN or infinity"),
     )
+    @pytest.mark.slow
     def test_outputs_on_other_data_that_no_loss_can_compare(self, value, changes, message):
         """The network divides by what is 0 in none of the data."""
         x = np.asarray(networks.make("tms")[1])
@@ -221,6 +222,7 @@ class OtherDataFailTest(absltest.TestCase):
         self.assertIn("(OSError: the shard is gone)", warning)
         self.assertIn("call found.summary(x, other=...)", warning)
 
+    @pytest.mark.slow
     def test_a_finished_training_is_handed_back_and_saved(self):
         place = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
         for _ in range(2):  # the second call trains nothing

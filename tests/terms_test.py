@@ -64,6 +64,7 @@ def test_for_every_position(name):
 
 
 @parametrised(KINDS)
+@pytest.mark.slow
 def test_masks_of_columns_need_no_identity(name):
     network, target, *_ = case(name)
     terms = equal_rank.terms_of("neurons", target)

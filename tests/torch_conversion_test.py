@@ -310,8 +310,8 @@ class LeftPaddingTest(parameterized.TestCase):
         ),
     }
 
-    @pytest.mark.slow
     @parameterized.product(name=tuple(models), attention=("eager", "sdpa"))
+    @pytest.mark.slow
     def test_outputs_and_gradients_are_those_without_padding(self, name, attention):
         transformers = pytest.importorskip("transformers")
         model = getattr(transformers, name)

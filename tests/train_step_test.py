@@ -53,8 +53,8 @@ def gradient_of(objective, target, components, x):
 
 
 class GradientTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.product(name=("tms_hidden", "mlp"), source=("target", "components"))
+    @pytest.mark.slow
     def test_is_that_of_the_losses_at_a_fixed_mask(self, name, source):
         target, x = networks.make(name)
         components = networks.components(target)

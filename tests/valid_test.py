@@ -75,8 +75,8 @@ CASES = (
 
 
 class PaddingTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.parameters(*CASES)
+    @pytest.mark.slow
     def test_changes_nothing(self, side, causal, pooled, per_position, options):
         target = padded.network(causal=causal, pooled=pooled)
         own = components(target)
@@ -95,8 +95,8 @@ class PaddingTest(parameterized.TestCase):
         chex.assert_trees_all_close(scores, alone[0], rtol=1e-5, atol=1e-6)
         chex.assert_trees_all_close((terms, gradient), alone[3:], rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.slow
     @parameterized.parameters(*CASES[1:3])
+    @pytest.mark.slow
     def test_all_valid_is_the_same_as_none(self, side, causal, pooled, per_position, options):
         target = padded.network(causal=causal, pooled=pooled)
         own = components(target)
@@ -118,8 +118,8 @@ class PaddingTest(parameterized.TestCase):
         alone, found = (scores(padded.batch(side)) for side in ("none", "left"))
         chex.assert_trees_all_close(found, alone, rtol=1e-5)
 
-    @pytest.mark.slow
     @parameterized.parameters(True, False)
+    @pytest.mark.slow
     def test_changes_no_scales(self, per_position):
         target = padded.network(causal=True)
         rule = objective(per_position=per_position)
@@ -136,8 +136,8 @@ class PaddingTest(parameterized.TestCase):
         np.testing.assert_array_equal(found[:, padded.REAL :], 0)
         np.testing.assert_allclose(found, exact, rtol=0.2, atol=0.05 * float(exact.max()))
 
-    @pytest.mark.slow
     @parameterized.parameters("rms", "fisher")
+    @pytest.mark.slow
     def test_literal_route_agrees(self, metric):
         target, x = padded.network(), padded.batch("left")
         own = components(target)
@@ -150,8 +150,8 @@ class PaddingTest(parameterized.TestCase):
         ]
         chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.slow
     @parameterized.parameters("kl", lambda a, b: jnp.abs(a - b) / (jnp.abs(b) + jnp.abs(a)))
+    @pytest.mark.slow
     def test_nan_there_is_not_seen(self, loss):
         own = components(padded.network())
         rule = objective(per_position=True, minimality_loss=loss, metric="fisher")
@@ -160,8 +160,8 @@ class PaddingTest(parameterized.TestCase):
         chex.assert_tree_all_finite(spoilt)
         chex.assert_trees_all_close(spoilt, clean, rtol=1e-4, atol=1e-6)
 
-    @pytest.mark.slow
     @parameterized.parameters(True, False)
+    @pytest.mark.slow
     def test_nothing_that_counts(self, per_position):
         target, x = padded.network(), padded.batch("right")
         x["mask"] = np.zeros_like(x["mask"])
@@ -203,8 +203,8 @@ class PaddingTest(parameterized.TestCase):
 
 
 class SelectionTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.product(k=(0.4, 1.0, 1.28, 2.5), seed=(0, 1, 2, 3), factor=(None, 0.6))
+    @pytest.mark.slow
     def test_exactly_floor_of_k_times_the_rows_that_count(self, k, seed, factor):
         rng = np.random.default_rng(seed)
         scores = rng.integers(0, 3, (25, 4)).astype("f4")  # full of ties
@@ -223,8 +223,8 @@ class SelectionTest(parameterized.TestCase):
         np.testing.assert_array_equal(found.mask.ravel(), expected)
         np.testing.assert_array_equal(found.counts(), found.mask.sum(axis=0))
 
-    @pytest.mark.slow
     @parameterized.parameters("batch", "sample", "exact")
+    @pytest.mark.slow
     def test_every_rule_leaves_the_rest_out(self, rule):
         x = jnp.arange(12.0).reshape(4, 3) % 4
         scores = jnp.where(jnp.arange(4)[:, None] == 2, jnp.nan, jnp.ones((4, 5)))
@@ -239,7 +239,6 @@ class SelectionTest(parameterized.TestCase):
 
 
 class RefusedTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.parameters(
         (lambda x: x["mask"].astype("f4"), {}, "float32: compare"),
         (lambda x: x["mask"][0], {}, r"got shape \(7,\)"),
@@ -254,6 +253,7 @@ class RefusedTest(parameterized.TestCase):
         (lambda x: x["mask"], {"minimality_loss": lambda a, b: jnp.mean(a - b)}, "minimality_loss"),
         (lambda x: x["mask"], {"metric": lambda out: out[..., 0]}, "the metric's values"),
     )
+    @pytest.mark.slow
     def test_before_training(self, valid, options, message):
         target, x = padded.network(), padded.batch("right")
         with self.assertRaisesRegex(UserError, message):
@@ -287,8 +287,8 @@ def decomposition(target, **options):
 
 
 class DecompositionTest(parameterized.TestCase):
-    @pytest.mark.slow
     @parameterized.parameters((False, True, "left"), (False, False, "right"), (True, False, "left"))
+    @pytest.mark.slow
     def test_summary_of_padded_examples(self, pooled, per_position, side):
         target = padded.network(pooled=pooled)
         found = decomposition(
@@ -323,12 +323,12 @@ class DecompositionTest(parameterized.TestCase):
             shift = padded.real(side).start
             np.testing.assert_array_equal(first.positions + shift, second.positions)
 
-    @pytest.mark.slow
     @parameterized.product(
         side=("left", "right"),
         loss=("kl", "mse"),
         shape=(dict(per_position=True), dict(per_position=False), dict(pooled=True)),
     )
+    @pytest.mark.slow
     def test_changes_without_a_component(self, side, loss, shape):
         """Also where outputs are NaN at padding."""
         pooled, per_position = (shape.get(name, False) for name in ("pooled", "per_position"))
@@ -364,8 +364,8 @@ class DecompositionTest(parameterized.TestCase):
         x["mask"][1, 0] = 0
         np.testing.assert_allclose(without.changes(found, x, taken, on), [expected[0], 0])
 
-    @pytest.mark.slow
     @parameterized.product(side=("left", "right"), per_position=(True, False))
+    @pytest.mark.slow
     def test_padding_is_no_next_token(self, side, per_position):
         target, alone, more = padded.language_model(), padded.tokens(), padded.tokens(side)
         found = decomposition(
@@ -439,8 +439,8 @@ class DecompositionTest(parameterized.TestCase):
         with self.assertRaisesRegex(UserError, "excludes every row"):
             found.summary(x)
 
-    @pytest.mark.slow
     @parameterized.parameters(lambda x: x["mask"] > 1, lambda x: jnp.zeros(len(x["mask"]), bool))
+    @pytest.mark.slow
     def test_nothing_that_counts_in_the_training(self, valid):
         data = [padded.batch("left")] * 2
         with self.assertRaisesRegex(UserError, "excludes every row of the 1024 examples"):

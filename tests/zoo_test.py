@@ -210,6 +210,7 @@ with_positions = networks(
 
 
 @with_positions
+@pytest.mark.slow
 def test_masks_of_every_position(name):
     network, target, components, vectors, _ = case(name)
     mask = random_mask(*network.inputs.shape[:2], C)
