@@ -19,6 +19,8 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax.decomposition import auto_topk, directory
+from apd_jax.evaluation import seen
+from apd_jax.evaluation.evidence import run as evidence_run
 from apd_jax.runtime import loop, preemption, session
 from apd_jax.runtime import workdir as workdir_module
 from apd_jax.runtime.checkpoint import CheckpointError
@@ -402,6 +404,33 @@ class PublishTest(EndingsTestCase):
             same(decompose(workdir=self.workdir), found)
             write.assert_called_once()
         self.assertFalse(started.exists())
+
+    def test_a_report_stops_when_asked_to(self):
+        """A scheduler kills what goes on, and a report that was killed is not tried again."""
+        looked_at = []
+
+        def write(found, *unused, **options):
+            os.kill(os.getpid(), signal.SIGINT)
+            looked_at.append("before")
+            found.see(X)
+            looked_at.append("after")
+
+        with (
+            mock.patch("apd_jax.report.decomposition_page.write", side_effect=write),
+            self.assertLogs("absl", "WARNING") as logs,
+        ):
+            found = decompose(workdir=self.workdir)
+        self.assertEqual(looked_at, ["before"])
+        self.assertIn("Stopped before the report was written", logs.output[0])
+        self.assertFalse((self.workdir / directory.STARTED).exists())
+        same(apd_jax.load(self.workdir / "components", networks.mlp_apply), found)
+
+    def test_what_a_report_measures_can_be_stopped(self):
+        run = evidence_run.Run(*[None] * 9)
+        with preemption.watch(lambda: True, loop.Stopped(3, "report")):
+            for part in (lambda: next(seen.blocks(X, 8)), lambda: run.advance("scores")):
+                with self.assertRaises(loop.Stopped):
+                    part()
 
     def test_a_report_that_is_interrupted_is_tried_again(self):
         with (

@@ -14,6 +14,7 @@ from apd_jax.decomposition.result import Decomposition
 from apd_jax.runtime import processes
 from apd_jax.runtime.checkpoint import to_host
 from apd_jax.runtime.checksum import fingerprint
+from apd_jax.runtime.outcome import Stopped
 from apd_jax.runtime.workdir import Workdir, atomic_write_bytes
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
@@ -63,8 +64,9 @@ def publish(
 ) -> None:
     """Write the components, then the report and its figures.
 
-    If the report fails, the error is logged, so that the decomposition is not lost. If an earlier
-    call was killed while it wrote the report, as for lack of memory, this one writes none.
+    If the report fails or is stopped (`preemption.watch`), this is logged, so that the
+    decomposition is not lost. If an earlier call was killed while it wrote the report, as for lack
+    of memory, this one writes none.
 
     Args:
       workdir: the directory.
@@ -86,6 +88,12 @@ def publish(
     try:
         atomic_write_bytes(started, _WHAT_STARTED_IS)
         _write_report(workdir, decomposition, examples(), trained_on)
+    except Stopped:
+        logging.warning(
+            "Stopped before the report was written. The components are in %s; call again to write "
+            "the report.",
+            components,
+        )
     except Exception:
         logging.exception(
             "The report could not be written. The components are in %s; rerun the call to try the "

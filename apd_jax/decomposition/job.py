@@ -16,7 +16,7 @@ from apd_jax.config_fields.values import root_seed
 from apd_jax.data import Beside, Source
 from apd_jax.decomposition import auto_topk, directory, function_claims
 from apd_jax.decomposition.result import Decomposition
-from apd_jax.runtime import loop, session
+from apd_jax.runtime import loop, preemption, session
 from apd_jax.runtime.mesh import without_seeds
 from apd_jax.runtime.outcome import Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
@@ -80,16 +80,23 @@ class Job:
         found = self.train(settings, place, config, pilots)
         if place:
             try:
-                directory.publish(
-                    place,
-                    found,
-                    lambda: self.examples(settings),
-                    trained_on=not self.source.fresh,
-                )
+                self.publish(place, found)
             except Exception as error:  # the directory takes no components, as on a full disk
                 error.decomposition = found  # type: ignore[attr-defined]
                 raise
         return found
+
+    def publish(self, place: Workdir, found: Decomposition) -> None:
+        """Write the components and the report, which Ctrl-C and SIGTERM stop."""
+        # Each process stops for itself: where the report fails in one, the others don't wait.
+        stopped = Stopped(found.settings.steps, "report")
+        with preemption.watch(lambda: self.flag.requested, stopped):
+            directory.publish(
+                place,
+                found,
+                lambda: self.examples(found.settings),
+                trained_on=not self.source.fresh,
+            )
 
     def examples(self, settings: Settings) -> PyTree:
         """Inputs [N, ...] of the report, and of the search for k: what these can wait for."""
