@@ -533,6 +533,7 @@ class DevicesTest(EndingsTestCase):
             target=apd_jax.Target(networks.mlp_apply, jax.device_get(found.target.params)),
             components=jax.device_put(found.components, second),
         )
+        self.assertAlmostEqual(apd_jax.compare(found, loose).mmcs_first, 1.0, places=5)
         x = jax.device_put(jnp.asarray(X[:8]), second)
         np.testing.assert_array_equal(loose(x), found(X[:8]))
         self.assertEqual(loose(x).devices(), {second})
