@@ -268,6 +268,12 @@ class ObserverTest(EndingsTestCase):
         self.assertIn(f"training ended after step {step}", caught.exception.__notes__[0])
         same(decompose(workdir=self.workdir, steps=8), decompose(steps=8))
 
+    def test_an_answer_that_is_neither_yes_nor_no(self):
+        observer = mock.Mock(loop.Observer, should_stop=lambda: np.array([True, False]))
+        with self.assertRaisesRegex(ValueError, "ambiguous") as caught:
+            decompose(observer=observer)
+        self.assertEqual(caught.exception.decomposition.history[-1]["step"], 2)
+
     def test_keeps_what_is_done_in_memory(self):
         class Leaving(loop.Observer):
             def should_stop(self):
