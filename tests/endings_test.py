@@ -411,6 +411,17 @@ class PublishTest(EndingsTestCase):
             write.assert_called_once()
         self.assertFalse(started.exists())
 
+    def test_metrics_that_are_missing_are_reported(self):
+        with mock.patch.object(directory, "_write_report") as write:
+            decompose(workdir=self.workdir, steps=4)
+            self.assertEqual(list(write.call_args.args[-1]), [])
+            (self.workdir / "metrics.jsonl").write_text("")
+            with self.assertLogs("absl", "WARNING") as logs:
+                decompose(workdir=self.workdir, steps=4)
+        (gap,) = write.call_args.args[-1]
+        self.assertRegex(gap, "metrics.jsonl lacks 2 of 2 rows")
+        self.assertIn(gap, logs.output[0])
+
     def test_a_report_stops_when_asked_to(self):
         """A scheduler kills what goes on, and a report that was killed is not tried again."""
         looked_at = []

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +61,7 @@ def publish(
     examples: Callable[[], PyTree],
     *,
     trained_on: bool,
+    gaps: Sequence[str] = (),
 ) -> None:
     """Write the components, then the report and its figures.
 
@@ -73,6 +74,7 @@ def publish(
       decomposition: the finished decomposition.
       examples: gives the inputs [N, ...] of the report.
       trained_on: whether the training may have seen these.
+      gaps: sentences on metrics that are missing.
     """
     components, started = workdir.path / "components", workdir.path / STARTED
     decomposition.save(components)
@@ -87,7 +89,7 @@ def publish(
         return
     try:
         atomic_write_bytes(started, _WHAT_STARTED_IS)
-        _write_report(workdir, decomposition, examples(), trained_on)
+        _write_report(workdir, decomposition, examples(), trained_on, gaps)
     except Stopped:
         logging.warning(
             "Stopped before the report was written. The components are in %s; call again to write "
@@ -107,11 +109,17 @@ def publish(
 
 
 def _write_report(
-    workdir: Workdir, decomposition: Decomposition, x: PyTree, trained_on: bool
+    workdir: Workdir,
+    decomposition: Decomposition,
+    x: PyTree,
+    trained_on: bool,
+    gaps: Sequence[str],
 ) -> None:
     from apd_jax.report import decomposition_page  # matplotlib is slow to import
 
     workdir.figures.mkdir(exist_ok=True)
-    panels = decomposition_page.write(decomposition, workdir.report, x, trained_on=trained_on)
+    panels = decomposition_page.write(
+        decomposition, workdir.report, x, trained_on=trained_on, gaps=gaps
+    )
     for panel in panels:
         atomic_write_bytes(workdir.figures / f"{panel.name}.png", panel.png)
