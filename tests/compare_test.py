@@ -119,6 +119,8 @@ class CompareTest(parameterized.TestCase):
             apd_jax.compare(*two)
         with self.assertRaisesRegex(apd_jax.UserError, "got a int"):
             apd_jax.compare(self.first, 3)
+        with self.assertRaisesRegex(apd_jax.UserError, "got a dict without components"):
+            apd_jax.compare({}, {})
         for threshold in (2, "0.9", None, np.nan):
             with self.assertRaisesRegex(apd_jax.UserError, "threshold must be"):
                 apd_jax.compare(self.first, self.second, threshold=threshold)

@@ -19,6 +19,8 @@ from absl.testing import absltest, parameterized
 
 import apd_jax
 from apd_jax.decomposition import auto_topk, directory
+from apd_jax.evaluation import seen
+from apd_jax.evaluation.evidence import run as evidence_run
 from apd_jax.runtime import loop, preemption, session
 from apd_jax.runtime import workdir as workdir_module
 from apd_jax.runtime.checkpoint import CheckpointError
@@ -266,6 +268,12 @@ class ObserverTest(EndingsTestCase):
         self.assertIn(f"training ended after step {step}", caught.exception.__notes__[0])
         same(decompose(workdir=self.workdir, steps=8), decompose(steps=8))
 
+    def test_an_answer_that_is_neither_yes_nor_no(self):
+        observer = mock.Mock(loop.Observer, should_stop=lambda: np.array([True, False]))
+        with self.assertRaisesRegex(ValueError, "ambiguous") as caught:
+            decompose(observer=observer)
+        self.assertEqual(caught.exception.decomposition.history[-1]["step"], 2)
+
     def test_keeps_what_is_done_in_memory(self):
         class Leaving(loop.Observer):
             def should_stop(self):
@@ -403,6 +411,44 @@ class PublishTest(EndingsTestCase):
             write.assert_called_once()
         self.assertFalse(started.exists())
 
+    def test_metrics_that_are_missing_are_reported(self):
+        with mock.patch.object(directory, "_write_report") as write:
+            decompose(workdir=self.workdir, steps=4)
+            self.assertEqual(list(write.call_args.args[-1]), [])
+            (self.workdir / "metrics.jsonl").write_text("")
+            with self.assertLogs("absl", "WARNING") as logs:
+                decompose(workdir=self.workdir, steps=4)
+        (gap,) = write.call_args.args[-1]
+        self.assertRegex(gap, "metrics.jsonl lacks 2 of 2 rows")
+        self.assertIn(gap, logs.output[0])
+
+    def test_a_report_stops_when_asked_to(self):
+        """A scheduler kills what goes on, and a report that was killed is not tried again."""
+        looked_at = []
+
+        def write(found, *unused, **options):
+            os.kill(os.getpid(), signal.SIGINT)
+            looked_at.append("before")
+            found.see(X)
+            looked_at.append("after")
+
+        with (
+            mock.patch("apd_jax.report.decomposition_page.write", side_effect=write),
+            self.assertLogs("absl", "WARNING") as logs,
+        ):
+            found = decompose(workdir=self.workdir)
+        self.assertEqual(looked_at, ["before"])
+        self.assertIn("Stopped before the report was written", logs.output[0])
+        self.assertFalse((self.workdir / directory.STARTED).exists())
+        same(apd_jax.load(self.workdir / "components", networks.mlp_apply), found)
+
+    def test_what_a_report_measures_can_be_stopped(self):
+        run = evidence_run.Run(*[None] * 9)
+        with preemption.watch(lambda: True, loop.Stopped(3, "report")):
+            for part in (lambda: next(seen.blocks(X, 8)), lambda: run.advance("scores")):
+                with self.assertRaises(loop.Stopped):
+                    part()
+
     def test_a_report_that_is_interrupted_is_tried_again(self):
         with (
             mock.patch.object(directory, "_write_report", side_effect=KeyboardInterrupt) as write,
@@ -504,6 +550,7 @@ class DevicesTest(EndingsTestCase):
             target=apd_jax.Target(networks.mlp_apply, jax.device_get(found.target.params)),
             components=jax.device_put(found.components, second),
         )
+        self.assertAlmostEqual(apd_jax.compare(found, loose).mmcs_first, 1.0, places=5)
         x = jax.device_put(jnp.asarray(X[:8]), second)
         np.testing.assert_array_equal(loose(x), found(X[:8]))
         self.assertEqual(loose(x).devices(), {second})

@@ -191,7 +191,7 @@ class EvaluationTest(ExperimentTestCase):
         flag = FlagAfter(looks)
         with (
             mock.patch.object(pretraining, "final_loss", return_value=np.zeros(1)),
-            preemption.watch(flag, loop.Stopped(40, "evaluation")),
+            preemption.watch(flag.asked, loop.Stopped(40, "evaluation")),
             self.assertRaisesRegex(loop.Stopped, "evaluation stopped at step 40"),
         ):
             experiment.evaluate(setup, targets, [decomposition])
@@ -200,7 +200,8 @@ class EvaluationTest(ExperimentTestCase):
     def test_asked_to_stop_between_figures(self):
         flag, made = FlagAfter(2), []
         makers = {name: lambda name=name: made.append(name) for name in "abcd"}
-        with preemption.watch(flag, loop.Stopped(40, "report")), self.assertRaises(loop.Stopped):
+        report = loop.Stopped(40, "report")
+        with preemption.watch(flag.asked, report), self.assertRaises(loop.Stopped):
             style.make_figures(makers, None)
         self.assertEqual(made, ["a", "b"])
         preemption.stop_if_asked()

@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 
 from apd_jax import sites
 from apd_jax.components import Factors
-from apd_jax.objective import losses, lp_losses
+from apd_jax.objective import distances, losses, lp_losses
 from apd_jax.sites import Placement, SiteRecord
 
 PLACE = Placement("w", False, False, None, None, None, 1.0)
@@ -66,6 +66,17 @@ class OutputTest(parameterized.TestCase):
     def test_large_outputs_of_float16_have_finite_squares(self):
         outputs = jnp.array([[300.0, -300.0]], jnp.float16)
         self.assertEqual(float(losses.output_mse(outputs, -outputs)), 600.0**2)
+
+
+class RowsTest(parameterized.TestCase):
+    @parameterized.parameters(0, 1)
+    def test_an_output_without_entries_adds_nothing(self, axes):
+        outputs, theirs = networks.normal(0, 4, 3, 2), networks.normal(1, 4, 3, 2)
+        empty = outputs[..., :0]
+        rows = distances.of_each_row("mse", axes, (outputs, empty), (theirs, empty))
+        expected = (outputs - theirs) ** 2
+        expected = expected.reshape(12 if axes else 4, -1).mean(axis=1)
+        np.testing.assert_allclose(rows, expected, rtol=1e-5)
 
 
 class SimplicityTest(parameterized.TestCase):

@@ -18,6 +18,8 @@ from apd_jax.errors import UserError
 from apd_jax.report import page, parts
 from apd_jax.run import publish, seed_evidence
 from apd_jax.run.setup import make_setup
+from apd_jax.runtime import preemption
+from apd_jax.runtime.outcome import Stopped
 from apd_jax.studies.verdicts import Threshold
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "configs"))
@@ -47,6 +49,12 @@ class SeedEvidenceTest(absltest.TestCase):
         with jax.log_compiles(), cls().assertLogs("jax", "WARNING") as logs:
             cls.measured = seed_evidence.measure(cls.setup, cls.decompositions)
         cls.compiled = [line for line in logs.output if "Finished XLA compilation" in line]
+
+    def test_a_stop_is_no_failure(self):
+        answers = iter([False, False, True])
+        report = Stopped(40, "report")
+        with preemption.watch(lambda: next(answers), report), self.assertRaises(Stopped):
+            seed_evidence.measure(self.setup, self.decompositions)
 
     def test_numbers_of_every_seed_in_rows_and_summary(self):
         rows = self.measured.numbers()

@@ -43,6 +43,17 @@ def of_both(key, count):
     return inputs.at[:, 2:].set(jax.random.normal(second, (count, 2)))
 
 
+class DataTest(absltest.TestCase):
+    def test_an_error_names_the_data_that_it_is_about(self):
+        batch = np.zeros((4, 3), np.float32)
+        for names, data, other in (("other: ", batch, [batch]), ("", [batch], batch)):
+            sources = (as_source(iter(d) if isinstance(d, list) else d, 0) for d in (data, other))
+            beside = Beside(*sources).with_batch_size(4)
+            beside.feed(0, 1)
+            with self.assertRaisesRegex(UserError, f"^{names}the data ended after 1 batches"):
+                beside.feed(1, 1)
+
+
 class LossTest(absltest.TestCase):
     def test_literal(self):
         """`d(f(x, Σ s_c P_c + θ* − Σ P_c), f(x, θ*))`, one example after another."""

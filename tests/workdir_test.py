@@ -260,6 +260,15 @@ class ClaimTest(WorkdirTestCase):
         with self.assertRaisesRegex(WorkdirMismatch, "evidence_steps"):
             self.place.claim(CONFIG | {"evidence_steps": (20, 80)})
 
+    def test_a_whole_number_is_the_same_as_a_float(self):
+        self.place.claim(CONFIG | {"k": 2, "sizes": [1, 2.0], "on": True})
+        asked = CONFIG | {"k": 2.0, "sizes": [1.0, 2], "on": True, "seed": 0.0}
+        self.assertTrue(self.place.claim(asked))
+        with self.assertRaisesRegex(WorkdirMismatch, "on: true -> 1\n"):
+            self.place.claim(asked | {"on": 1})
+        with self.assertRaisesRegex(WorkdirMismatch, "k: 2 -> 2.5\n"):
+            self.place.claim(asked | {"k": 2.5})
+
     def test_a_value_under_its_former_name_is_the_same(self):
         self.place.claim(CONFIG | {"settings": {"start": "parted"}})
         self.assertTrue(self.place.claim(CONFIG | {"settings": {"start": "partitioned"}}))

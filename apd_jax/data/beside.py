@@ -29,7 +29,9 @@ class Beside(Source):
         return Beside(*both)
 
     def feed(self, step, length):
-        return {"data": self._data.feed(step, length), "other": self._other.feed(step, length)}
+        data = self._data.feed(step, length)
+        with errors.about("other"):
+            return {"data": data, "other": self._other.feed(step, length)}
 
     def most_steps(self):
         both = self._data.most_steps(), self._other.most_steps()

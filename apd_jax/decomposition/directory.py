@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from apd_jax.decomposition.result import Decomposition
 from apd_jax.runtime import processes
 from apd_jax.runtime.checkpoint import to_host
 from apd_jax.runtime.checksum import fingerprint
+from apd_jax.runtime.outcome import Stopped
 from apd_jax.runtime.workdir import Workdir, atomic_write_bytes
 from apd_jax.sites import PyTree, Target
 from apd_jax.training.config import Settings
@@ -60,17 +61,20 @@ def publish(
     examples: Callable[[], PyTree],
     *,
     trained_on: bool,
+    gaps: Sequence[str] = (),
 ) -> None:
     """Write the components, then the report and its figures.
 
-    If the report fails, the error is logged, so that the decomposition is not lost. If an earlier
-    call was killed while it wrote the report, as for lack of memory, this one writes none.
+    If the report fails or is stopped (`preemption.watch`), this is logged, so that the
+    decomposition is not lost. If an earlier call was killed while it wrote the report, as for lack
+    of memory, this one writes none.
 
     Args:
       workdir: the directory.
       decomposition: the finished decomposition.
       examples: gives the inputs [N, ...] of the report.
       trained_on: whether the training may have seen these.
+      gaps: sentences on metrics that are missing.
     """
     components, started = workdir.path / "components", workdir.path / STARTED
     decomposition.save(components)
@@ -85,7 +89,13 @@ def publish(
         return
     try:
         atomic_write_bytes(started, _WHAT_STARTED_IS)
-        _write_report(workdir, decomposition, examples(), trained_on)
+        _write_report(workdir, decomposition, examples(), trained_on, gaps)
+    except Stopped:
+        logging.warning(
+            "Stopped before the report was written. The components are in %s; call again to write "
+            "the report.",
+            components,
+        )
     except Exception:
         logging.exception(
             "The report could not be written. The components are in %s; rerun the call to try the "
@@ -99,11 +109,17 @@ def publish(
 
 
 def _write_report(
-    workdir: Workdir, decomposition: Decomposition, x: PyTree, trained_on: bool
+    workdir: Workdir,
+    decomposition: Decomposition,
+    x: PyTree,
+    trained_on: bool,
+    gaps: Sequence[str],
 ) -> None:
     from apd_jax.report import decomposition_page  # matplotlib is slow to import
 
     workdir.figures.mkdir(exist_ok=True)
-    panels = decomposition_page.write(decomposition, workdir.report, x, trained_on=trained_on)
+    panels = decomposition_page.write(
+        decomposition, workdir.report, x, trained_on=trained_on, gaps=gaps
+    )
     for panel in panels:
         atomic_write_bytes(workdir.figures / f"{panel.name}.png", panel.png)

@@ -16,7 +16,7 @@ from apd_jax.config_fields.values import root_seed
 from apd_jax.data import Beside, Source
 from apd_jax.decomposition import auto_topk, directory, function_claims
 from apd_jax.decomposition.result import Decomposition
-from apd_jax.runtime import loop, session
+from apd_jax.runtime import loop, metric_reader, preemption, session
 from apd_jax.runtime.mesh import without_seeds
 from apd_jax.runtime.outcome import Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
@@ -80,16 +80,32 @@ class Job:
         found = self.train(settings, place, config, pilots)
         if place:
             try:
-                directory.publish(
-                    place,
-                    found,
-                    lambda: self.examples(settings),
-                    trained_on=not self.source.fresh,
-                )
+                self.publish(place, found)
             except Exception as error:  # the directory takes no components, as on a full disk
                 error.decomposition = found  # type: ignore[attr-defined]
                 raise
         return found
+
+    def publish(self, place: Workdir, found: Decomposition) -> None:
+        """Write the components and the report, which Ctrl-C and SIGTERM stop."""
+        settings = found.settings
+        steps, refine = settings.steps, settings.refine
+        every = refine.spacing(steps) if refine.rounds(steps) else None
+        _, gap = metric_reader.read(
+            place.metrics, steps=steps, chunk_steps=self.run.chunk_steps, every=every
+        )
+        if gap:
+            logging.warning("%s", gap)
+        # Each process stops for itself: where the report fails in one, the others don't wait.
+        stopped = Stopped(steps, "report")
+        with preemption.watch(lambda: self.flag.requested, stopped):
+            directory.publish(
+                place,
+                found,
+                lambda: self.examples(settings),
+                trained_on=not self.source.fresh,
+                gaps=[gap] if gap else [],
+            )
 
     def examples(self, settings: Settings) -> PyTree:
         """Inputs [N, ...] of the report, and of the search for k: what these can wait for."""

@@ -227,15 +227,15 @@ def _site_inner(ours: Factors, theirs: Factors) -> jax.Array:
 
 
 def _components(found: Any) -> Components:
+    """What to compare, on this process's first device: two may lie on different ones."""
     components = getattr(found, "components", found)
-    if not isinstance(components, dict) or not all(
-        isinstance(factors, Factors) for factors in components.values()
-    ):
+    values = list(components.values()) if isinstance(components, dict) else []
+    if not values or not all(isinstance(factors, Factors) for factors in values):
         raise UserError(
             "compare takes decompositions, or components {site: Factors}; got a "
-            f"{type(found).__name__}"
+            f"{type(found).__name__}{'' if values else ' without components'}"
         )
-    return components
+    return jax.device_put(components, jax.local_devices()[0])
 
 
 def _check_alike(first: Components, second: Components) -> None:

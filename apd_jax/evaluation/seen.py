@@ -20,6 +20,7 @@ from apd_jax.evaluation.measured import Measured, MeasuredSums, row_errors
 from apd_jax.masked import forward
 from apd_jax.objective.objective import Objective
 from apd_jax.programs.compiled import jit_with_network
+from apd_jax.runtime.preemption import stop_if_asked
 from apd_jax.sites import PyTree, Target
 
 
@@ -234,6 +235,7 @@ def blocks(x: PyTree, size: int) -> Iterator[tuple[slice, PyTree]]:
     count = sites.batch_size(x)
     host = jax.tree.map(np.asarray, x)
     for rows in np.array_split(np.arange(count), num_blocks(count, size)):
+        stop_if_asked()
         place = slice(int(rows[0]), int(rows[-1]) + 1)
         yield place, jax.tree.map(lambda leaf, p=place: jnp.asarray(leaf[p]), host)
 

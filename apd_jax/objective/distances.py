@@ -4,6 +4,7 @@ Letters: B batch, T positions.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +74,8 @@ def of_each_row(
     """
 
     def alone(leaf):
-        return leaf.reshape(-1, *(1,) * (1 + axes), *leaf.shape[1 + axes :])
+        rows, entries = leaf.shape[: 1 + axes], leaf.shape[1 + axes :]
+        return leaf.reshape(math.prod(rows), *(1,) * (1 + axes), *entries)
 
     arguments = jax.tree.map(alone, (outputs, target_outputs))
     if valid is not None and not axes:

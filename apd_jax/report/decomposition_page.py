@@ -5,6 +5,7 @@ Letters: N examples, T positions, C components.
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -50,11 +51,18 @@ def write(
     decode: examples.Decode | None = None,
     evidence: Evidence | None = None,
     trained_on: bool = False,
+    gaps: Sequence[str] = (),
 ) -> list[parts.Panel]:
     """Write the page to a file, and return the figures on it; see `render`."""
     target = _page(path)
     text, panels = render(
-        decomposition, x, labels, decode=decode, evidence=evidence, trained_on=trained_on
+        decomposition,
+        x,
+        labels,
+        decode=decode,
+        evidence=evidence,
+        trained_on=trained_on,
+        gaps=gaps,
     )
     atomic_write_text(target, text)
     logging.info("Wrote %s", target)
@@ -96,6 +104,7 @@ def render(
     decode: examples.Decode | None = None,
     evidence: Evidence | None = None,
     trained_on: bool = False,
+    gaps: Sequence[str] = (),
 ) -> tuple[str, list[parts.Panel]]:
     """Make the page and its figures.
 
@@ -106,6 +115,7 @@ def render(
       decode: see `Decomposition.report`.
       evidence: see `Decomposition.report`.
       trained_on: whether the inputs may be among those of the training.
+      gaps: sentences on missing parts of the curves.
     """
     if decode is not None:
         examples.check_decode(x, decode)
@@ -143,7 +153,7 @@ def render(
         **component_table.content(decomposition, x, found, summary, decode),
         **parts.assets(False),
         **parts.curves(decomposition.history, [], words.curves(subject), ["0"]),
-        gaps=[],
+        gaps=gaps,
         failed=[],
         panels=[parts.figure(panel) for panel in panels],
         command="",

@@ -68,10 +68,10 @@ def run(
         for seed, decomposition in zip(setup.seeds.tolist(), decompositions, strict=True):
             decomposition.save(workdir.path / "components" / f"seed_{seed}")
         start = time.monotonic()
-        with preemption.watch(flag, Stopped(setup.settings.steps, "evaluation")):
+        with preemption.watch(flag.asked, Stopped(setup.settings.steps, "evaluation")):
             rows, arrays = evaluate(setup, targets, decompositions)
         seconds["evaluate"] = time.monotonic() - start
-        with preemption.watch(flag, Stopped(setup.settings.steps, "report")):
+        with preemption.watch(flag.asked, Stopped(setup.settings.steps, "report")):
             return publish(
                 workdir, setup, decompositions, rows, arrays, seconds=seconds, command=command
             )

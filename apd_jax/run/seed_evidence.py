@@ -16,6 +16,7 @@ from apd_jax.evaluation.evidence import Evidence
 from apd_jax.report import evidence_section
 from apd_jax.run.setup import Setup
 from apd_jax.runtime import memory, preemption
+from apd_jax.runtime.outcome import Stopped
 
 PREFIX = evidence_section.PREFIX
 NOT_MEASURED = "not measured"
@@ -103,6 +104,8 @@ def measure(setup: Setup, decompositions: Sequence[Decomposition]) -> SeedEviden
                 limits=setup.config.evidence_limits,
             )
             found.append(evidence)
+        except Stopped:
+            raise
         except Exception as error:
             logging.exception("The evidence of seed %d could not be measured.", seed)
             failures.append(f"The evidence of seed {seed} could not be measured: {error}")

@@ -8,7 +8,7 @@ import contextvars
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from absl import logging
 
@@ -46,18 +46,17 @@ class StopFlag:
         # Written directly to the file: the signal may arrive while logging or printing.
         name = signal.Signals(number).name
         with contextlib.suppress(OSError):  # stderr may be closed
-            os.write(2, f"\n{name}: stopping after this chunk{hint}\n".encode())
+            os.write(2, f"\n{name}: stopping after this chunk of work{hint}\n".encode())
 
 
-_watched: contextvars.ContextVar[tuple[StopFlag, Exception] | None] = contextvars.ContextVar(
-    "watched", default=None
-)
+_Watched = tuple[Callable[[], bool], Exception]
+_watched: contextvars.ContextVar[_Watched | None] = contextvars.ContextVar("watched", default=None)
 
 
 @contextlib.contextmanager
-def watch(flag: StopFlag, stopped: Exception) -> Iterator[None]:
-    """Make `stop_if_asked`, anywhere in the block, raise `stopped` once `flag` is set."""
-    token = _watched.set((flag, stopped))
+def watch(asked: Callable[[], bool], stopped: Exception) -> Iterator[None]:
+    """Make `stop_if_asked`, anywhere in the block, raise `stopped` once `asked()` is true."""
+    token = _watched.set((asked, stopped))
     try:
         yield
     finally:
@@ -67,10 +66,10 @@ def watch(flag: StopFlag, stopped: Exception) -> Iterator[None]:
 def stop_if_asked() -> None:
     """Stop here if asked to; called between parts of long work that has nothing to save.
 
-    All processes of a run do this work, and call this at the same places.
+    Where `asked` concerns all processes of a run, all call this at the same places.
     """
     watched = _watched.get()
-    if watched is not None and watched[0].asked():
+    if watched is not None and watched[0]():
         raise watched[1]
 
 

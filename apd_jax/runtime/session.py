@@ -219,5 +219,5 @@ class Recorder(loop.Observer):
 
     def should_stop(self):
         """Whether a signal or the other observer requests a stop."""
-        wanted = bool(self._ask(self._observer.should_stop))
-        return self._flag.asked(wanted or self.failure is not None)
+        wanted = self._ask(lambda: bool(self._observer.should_stop()))
+        return self._flag.asked(bool(wanted) or self.failure is not None)

@@ -219,9 +219,20 @@ def atomic_write_text(path: str | os.PathLike[str], content: str) -> None:
 
 def _differences(old: dict[str, str], new: dict[str, str], free: Sequence[str]) -> list[str]:
     """Lines `name: saved -> requested` for every field that differs and is not free."""
-    names = [name for name in old | new if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
+    names = [n for n in old | new if not _same(old.get(n, _ABSENT), new.get(n, _ABSENT))]
     bound = [n for n in names if not any(n == f or n.startswith(f"{f}.") for f in free)]
     return [f"{n}: {old.get(n, _ABSENT)} -> {new.get(n, _ABSENT)}" for n in sorted(bound)]
+
+
+def _same(old: str, new: str) -> bool:
+    """Whether two values are the same in JSON, where 2 and 2.0 are one number."""
+    if old == new or _ABSENT in (old, new):
+        return old == new
+    return _with_floats(old) == _with_floats(new)
+
+
+def _with_floats(value: str) -> str:
+    return json.dumps(json.loads(value, parse_int=float))
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, str]:

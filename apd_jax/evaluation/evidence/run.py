@@ -21,6 +21,7 @@ from apd_jax.evaluation.evidence.rows import Examples
 from apd_jax.evaluation.evidence.tally import Tally
 from apd_jax.objective.objective import Objective
 from apd_jax.objective.partial import scaled
+from apd_jax.runtime.preemption import stop_if_asked
 from apd_jax.runtime.progress import Progress
 from apd_jax.sites import Target
 
@@ -81,7 +82,8 @@ class Run:
             yield block, rows.unpacked(mask, count)
 
     def advance(self, part: str, runs: int = 1) -> None:
-        """Count runs of a part of the cost."""
+        """Count runs of a part of the cost, and stop here if asked to."""
+        stop_if_asked()
         if self.cost is not None:
             self.done += runs * self.share * self.cost.weight(part)
         if self.progress is not None:
