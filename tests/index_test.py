@@ -59,6 +59,11 @@ class IndexTest(absltest.TestCase):
         for name in ("first", "third"):  # of the same study and variant
             self.assertIn(f", in {name}</span>", text)
 
+    def test_controls_are_called_so(self):
+        config = {"seed": 0, "target": {"shuffled": True}}
+        (self.root / "first" / "results.json").write_text(json.dumps(RESULTS | {"config": config}))
+        self.assertIn("5-2: a control, its matrices shuffled</a>", index.write(self.root).read_text())
+
     def test_results_that_are_none(self):
         for content in ("{", "[]", "{}", '{"name": "none"}'):
             (self.root / "second" / "results.json").write_text(content)

@@ -8,6 +8,7 @@ from typing import Any
 
 from apd_jax import studies
 from apd_jax.errors import UserError
+from apd_jax.report import words
 from apd_jax.report.index import FinishedRun, render_index
 from apd_jax.runtime.workdir import atomic_write_text
 
@@ -52,7 +53,8 @@ def _read(path: pathlib.Path) -> tuple[str, dict[str, Any]]:
     """The title and the results of a run of a study."""
     try:
         results = json.loads(path.read_text())
-        return studies.find(results["name"]).title(results["variant"]), results
+        title = studies.find(results["name"]).title(results["variant"])
+        return words.control(title, results["config"]), results
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} holds no results of a run ({type(error).__name__}: {error}): rerun its "
