@@ -62,7 +62,8 @@ class IndexTest(absltest.TestCase):
     def test_controls_are_called_so(self):
         config = {"seed": 0, "target": {"shuffled": True}}
         (self.root / "first" / "results.json").write_text(json.dumps(RESULTS | {"config": config}))
-        self.assertIn("5-2: a control, its matrices shuffled</a>", index.write(self.root).read_text())
+        text = index.write(self.root).read_text()
+        self.assertIn("5-2: a control, its matrices shuffled</a>", text)
 
     def test_results_that_are_none(self):
         for content in ("{", "[]", "{}", '{"name": "none"}'):
