@@ -132,10 +132,31 @@ class UnsetTest(parameterized.TestCase):
         ("--config.target.zzz=none", "the config has no field 'zzz'. --help=fields"),
         ("--config.target.zzz=1", "the config has no field 'zzz'. --help=fields"),
         ("--config.zzz.a=1", "the config has no field 'zzz'. --help=fields"),
+        ("--config.learning-rate=1", "no field 'learning-rate'. Did you mean 'learning_rate'"),
+        ("--config.refine..every=1", "no field 'refine..every'. Did you mean 'refine.every'"),
+        ("--config.target.steps.x=1", "no field 'target.steps.x'. Did you mean 'target.steps'"),
+        ("--config.name.x=1", "no field 'name.x'"),
+        ("--config.=1", "no field ''. --help=fields"),
+        ("--config.steps=1.5", "--config.steps must be a whole number, got '1.5'$"),
+        ("--config.topk=a: b", "--config.topk must be a number, got 'a: b'$"),
+        ("--config.tensorboard=x", "--config.tensorboard must be true or false, got 'x'$"),
+        ("--config.target=none", "set them by --config.target.FIELD=VALUE$"),
+        # A group that is set as a whole would have the defaults of another variant.
+        ("--config.target={'steps': 3}", "set them by --config.target.FIELD=VALUE$"),
+        ("--config.coefficients=1", "set them by --config.coefficients.FIELD=VALUE$"),
+        # The fields of 5-2 would run as, and be compared with, another variant.
+        ("--config.variant=40-10", "variant cannot be set.*by --config=NAME:VARIANT$"),
+        ("--config.name=resid_mlp", "name cannot be set.*by --config=NAME:VARIANT$"),
     )
     def test_others(self, argument, message):
         refused = self.assertRaisesRegex(SystemExit, f"cannot be used: .*{message}")
         with refused, fresh_flags.parsed(TMS, argument):
+            pass
+
+    @parameterized.parameters((), ("--help=fields",))
+    def test_fields_without_a_config(self, *more):
+        refused = self.assertRaisesRegex(SystemExit, "--config is missing.*--config.steps sets$")
+        with refused, fresh_flags.parsed("--config.steps=3", *more):
             pass
 
     def test_a_number_after_none_counts(self):

@@ -104,6 +104,15 @@ class BackendTest(parameterized.TestCase):
             ):
                 mesh.split_cpu(1)
 
+    @parameterized.parameters(("a", "b", "c"), (1, 2), (0, 1, 1), ())
+    def test_mesh_that_is_no_three_numbers(self, *shape):
+        with (
+            mock.patch.object(jax.config, "update") as update,
+            self.assertRaisesRegex(UserError, "mesh must be three numbers"),
+        ):
+            mesh.split_cpu(1, shape)
+        update.assert_not_called()
+
     @parameterized.parameters(
         {"JAX_NUM_CPU_DEVICES": "3"}, {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     )

@@ -512,6 +512,21 @@ class NothingTest(absltest.TestCase):
         self.assertTrue(all(site.missing == 1 for site in evidence.sites))
         self.assertLess(max(verdict.value for verdict in evidence.verdicts), 1e6)
 
+    def test_no_other_row_to_take_a_mask_of(self):
+        target, x = networks.mlp(), networks.normal(5, 4, 3)
+        found = cases.decomposition(target, networks.components(target, 3, 2), x, batch_size=2)
+        options = {"adversary_steps": (1,), "draws": 1, "baselines": ()}
+        with mock.patch.object(progress.Progress, "update") as update:
+            alone = found.evidence(x, valid=[True, False, False, True], **options)
+        self.assertEqual(update.call_args.args[0], alone.cost.passes)
+        self.assertNotIn("permuted", alone.to_dict())
+        self.assertNotIn("mask of another row", [verdict.name for verdict in alone.verdicts])
+        self.assertIn("there is no other row", " ".join(alone.notes))
+        # The block with a single row is left out of the line.
+        both = found.evidence(x, valid=[True, True, True, False], **options)
+        first = found.evidence(x[:2], **options)
+        np.testing.assert_allclose(both["permuted"], first["permuted"], rtol=1e-5)
+
     def test_no_cross_entropy_to_recover(self):
         # The component changes nothing: with it and without it the cross entropy is the network's.
         target = networks.mlp()

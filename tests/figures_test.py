@@ -11,8 +11,10 @@ from absl.testing import absltest, parameterized
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from networks import components
 
-from apd_jax.plotting import networks, style
+import apd_jax
+from apd_jax.plotting import decomposition_figures, networks, style
 from apd_jax.studies.reconstruction import LabelErrors
 from apd_jax.studies.resid_mlp import captions as resid_mlp_captions
 from apd_jax.studies.resid_mlp import figures as resid_mlp
@@ -360,6 +362,34 @@ class FiguresTest(parameterized.TestCase):
     @parameterized.parameters((2.64e-4, "2.6"), (0.0, "0"), (float("nan"), "nan"), (12.0, "1.2"))
     def test_scientific(self, value, start):
         self.assertStartsWith(style.scientific(value), start)
+
+    @parameterized.parameters(
+        ("a.b/c", 10, 3, "a.b/c"),
+        ("layers.10.mlp.weight", 12, 3, "layers.10.\nmlp.weight"),
+        ("layers/10/weight", 7, 2, "layers/\n…eight"),
+        ("x" * 25, 10, 3, "xxxxxxxxxx\nxxxxxxxxxx\nxxxxx"),
+        ("a" * 10 + "b" * 10 + "c" * 10 + "d" * 5, 10, 3, "aaaaaaaaaa\n…ccccccccc\nddddd"),
+        ("w$_in$", 10, 3, r"w\$_in\$"),
+        ("", 10, 3, ""),
+    )
+    def test_names_in_lines(self, name, width, lines, expected):
+        self.assertEqual(style.label(name, width, lines), expected)
+
+    def test_long_names_of_sites_are_apart(self):
+        parts = ("self_attn.q_proj", r"$\no$", "mlp.gate_up_proj")
+        names = [f"language_model.model.layers.11.{name}.weight" for name in parts]
+        target = apd_jax.Target(
+            lambda p, x: sum(x @ p[name] for name in names),
+            {name: np.ones((4, 4), np.float32) for name in names},
+            inputs=np.ones((2, 4), np.float32),
+        )
+        figure = decomposition_figures.singular_values(target, components(target, 2, 1))
+        style.to_png(figure)
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        boxes = [axes.title.get_window_extent(renderer) for axes in figure.axes]
+        self.assertLen(boxes, 3)
+        for one, after in zip(boxes, boxes[1:], strict=False):
+            self.assertLess(one.x1, after.x0)
 
     def test_captions_are_whole(self):
         for table in (tms_captions.CAPTIONS, resid_mlp_captions.CAPTIONS):

@@ -7,6 +7,7 @@ import tempfile
 
 from absl.testing import absltest
 
+from apd_jax.errors import UserError
 from apd_jax.run import index
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -44,6 +45,31 @@ class IndexTest(absltest.TestCase):
         )
         text = index.write(self.root, ["second", "first"]).read_text()
         self.assertLess(text.index("second/report.html"), text.index("first/report.html"))
+
+    def test_reports_without_results_are_linked(self):
+        for name in ("sweep", "mine #1"):
+            (self.root / name).mkdir()
+            (self.root / name / "report.html").touch()
+        (self.root / "third").mkdir()
+        (self.root / "third" / "results.json").write_text(json.dumps(RESULTS))
+        text = index.write(self.root).read_text()
+        self.assertIn('<a href="sweep/report.html">sweep</a>', text)
+        self.assertIn('<a href="mine%20%231/report.html">mine #1</a>', text)
+        self.assertIn("Not finished: second; rerun", text)
+        for name in ("first", "third"):  # of the same study and variant
+            self.assertIn(f", in {name}</span>", text)
+
+    def test_controls_are_called_so(self):
+        config = {"seed": 0, "target": {"shuffled": True}}
+        (self.root / "first" / "results.json").write_text(json.dumps(RESULTS | {"config": config}))
+        text = index.write(self.root).read_text()
+        self.assertIn("5-2: a control, its matrices shuffled</a>", text)
+
+    def test_results_that_are_none(self):
+        for content in ("{", "[]", "{}", '{"name": "none"}'):
+            (self.root / "second" / "results.json").write_text(content)
+            with self.assertRaisesRegex(UserError, "second/results.json holds no results of a run"):
+                index.write(self.root)
 
     def test_the_script_refuses_other_arguments(self):
         done = subprocess.run(

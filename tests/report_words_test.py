@@ -46,6 +46,18 @@ class WordsTest(parameterized.TestCase):
         self.assertIn("loss = faithfulness + minimality + 0.7 × simplicity.", text)
         self.assertIn("(computed on the target)", text)
 
+    def test_the_component_that_is_always_on(self):
+        config = report_example.results()["config"] | {"selection": "batch"}
+        self.assertNotIn("always on", words.objective(config))
+        text = words.objective(config | {"distil": True})
+        self.assertIn("on average. The last component is always on and not counted.", text)
+
+    def test_controls_are_called_so(self):
+        for config in ({}, {"target": None}, {"target": {"shuffled": False}}):
+            self.assertEqual(words.control("TMS", config), "TMS")
+        title = "TMS: a control, its matrices shuffled"
+        self.assertEqual(words.control("TMS", {"target": {"shuffled": True}}), title)
+
     @parameterized.parameters("activation", "ablation")
     def test_attributions_without_derivatives(self, method):
         config = report_example.results()["config"] | {"attribution": method}

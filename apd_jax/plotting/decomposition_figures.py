@@ -70,7 +70,7 @@ def singular_values(target: Target, components: Components) -> Figure:
         )
         axes.set_yscale("log")
         axes.set_ylim(floor, 2 * largest)
-        axes.set_title(name)
+        axes.set_title(style.label(name, 30))
         axes.set_xlabel("number")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     grid[0].set_ylabel("singular value")
@@ -149,7 +149,7 @@ def faithfulness(summary: Summary) -> Figure:
     axes.set_xscale("log")
     axes.set_xlim(values.min() / 3, max(1.0, values.max() * 2))
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_yticks(places, names)
+    axes.set_yticks(places, [style.label(name, 60, lines=2) for name in names])
     axes.set_xlabel("missing share of the squared weights")
     return figure
 
@@ -227,14 +227,14 @@ def component(decomposition: ComponentModel, number: int) -> Figure:
     names = _largest_sites(decomposition.target)
     figure = style.new_figure(4.2, width=max(4.0, min(10.0, 2.4 * len(names))))
     grid = figure.subplots(2, len(names), squeeze=False)
-    weights = decomposition.target.weights
+    weights, width = decomposition.target.weights, 90 // max(len(names), 4)
     squares = {n: float(f.squared_norms()[number]) for n, f in decomposition.components.items()}
     for column, name in enumerate(names):
         target = _flat(np.asarray(weights[name]))
         one = jax.tree.map(lambda leaf: leaf[number : number + 1], decomposition.components[name])
         own = _flat(np.asarray(one.matrices()[0])) if target.size <= _MAX_ENTRIES else None
         share = squares[name] / max(sum(squares.values()), 1e-300)
-        grid[0, column].set_title(name)
+        grid[0, column].set_title(style.label(name, width, lines=5))
         _matrix(grid[0, column], target, np.abs(target).max())
         if own is None:
             style.bare(grid[1, column])

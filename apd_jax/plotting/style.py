@@ -6,6 +6,7 @@ are built without pyplot, so that no state is left behind and no display is need
 
 import functools
 import io
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -139,6 +140,22 @@ def bare(axes: Axes) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def label(name: str, width: int, lines: int = 3) -> str:
+    """Write a name as plain text in lines of at most `width` characters, broken after . or /.
+
+    Of a longer name the middle is left out.
+    """
+    rows = [""]
+    for part in re.split(r"(?<=[./])", name):
+        for piece in (part[i : i + width] for i in range(0, len(part), width)):
+            if len(rows[-1]) + len(piece) > width:
+                rows.append("")
+            rows[-1] += piece
+    if len(rows) > lines:
+        rows = [rows[0], f"…{rows[1 - lines][1:]}", *rows[len(rows) - lines + 2 :]]
+    return "\n".join(rows).replace("$", r"\$")  # two of them would enclose a formula
 
 
 def scientific(value: float) -> str:

@@ -13,19 +13,24 @@ class FinishedRun(NamedTuple):
       title: what was decomposed, a few words.
       link: address of its report, relative to the index page.
       results: content of its results.json.
+      name: name of its directory, which tells runs of one title apart.
     """
 
     title: str
     link: str
     results: Mapping[str, Any]
+    name: str
 
 
-def render_index(runs: Sequence[FinishedRun], missing: Sequence[str]) -> str:
+def render_index(
+    runs: Sequence[FinishedRun], missing: Sequence[str], others: Sequence[tuple[str, str]] = ()
+) -> str:
     """Write the index of several runs as a single HTML page.
 
     Args:
       runs: the finished runs, in reading order.
       missing: names of runs that are not finished; the page says so.
+      others: names and addresses of other reports, such as those of sweeps.
 
     Returns:
       The page. Everything in it that came from the arguments is escaped.
@@ -36,6 +41,7 @@ def render_index(runs: Sequence[FinishedRun], missing: Sequence[str]) -> str:
         title="All runs",
         rows=rows,
         missing=missing,
+        others=others,
         total=numbers.seconds(sum(_seconds(run.results) for run in runs)),
         **parts.assets(with_browser=False),
     )
@@ -47,6 +53,7 @@ def _row(run: FinishedRun) -> dict[str, Any]:
     return {
         "title": run.title,
         "link": run.link,
+        "name": run.name,
         "command": run.results.get("command", ""),
         "solved": words.solved(run.results),
         "passed": sum(bool(verdict["passed"]) for verdict in verdicts),

@@ -172,7 +172,15 @@ def _switched_on(config: Mapping[str, Any]) -> str:
         f"({whose}): at most {count} are open per {row} on average.",
     }
     general = f"For every {row} {largest} matter most."
-    return general if k is None else sentences.get(str(config.get("selection")), general)
+    besides = " The last component is always on and not counted." if config.get("distil") else ""
+    chosen = sentences.get(str(config.get("selection")), general) + besides
+    return general if k is None else chosen
+
+
+def control(title: str, config: Mapping[str, Any]) -> str:
+    """The title of a study's network, with a note where its matrices are shuffled."""
+    shuffled = (config.get("target") or {}).get("shuffled")
+    return f"{title}: a control, its matrices shuffled" if shuffled else title
 
 
 def measure(name: str, measures: Mapping[str, tuple[str, str]]) -> str:

@@ -20,6 +20,8 @@ from apd_jax.run import command_line
 from apd_jax.runtime import compilation_cache, processes, streams
 from apd_jax.runtime.outcome import Stopped
 
+_NOUNS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
 
 def start(
     main: Callable[[list[str]], int], config: flags.FlagHolder, *, screen: Callable[[], str]
@@ -68,6 +70,7 @@ def parse(config: flags.FlagHolder, argv: list[str], *, screen: Callable[[], str
             sys.exit(0)
         from apd_jax.run import field_flags  # it imports every library
 
+        field_flags.check_fields(argv)
         if wish == "fields":
             flags.FLAGS(command_line.without_help(argv))
             field_flags.check_config(command_line.config_file(argv), config.value)
@@ -98,12 +101,27 @@ def _text_of(reason: Exception, file: str | None) -> str:
             name, *near = str(unknown).splitlines()
             hint = near or ["--help=fields lists all fields"]
             return ". ".join([f"the config has no field {name}{place}", *hint])
-    if isinstance(reason, flags.UnrecognizedFlagError) and "Did you mean" not in str(reason):
+    if isinstance(reason, flags.UnrecognizedFlagError):
         name = reason.flagname
-        return f"there is no flag --{name}; a field of the config is set by --config.{name}=VALUE"
+        if name.startswith("config."):  # such flags are known once there is a config
+            return f"--config is missing: --config=NAME says whose field --{name} sets"
+        if "Did you mean" not in str(reason):
+            way = f"a field of the config is set by --config.{name}=VALUE"
+            return f"there is no flag --{name}; {way}"
+    if isinstance(reason, flags.IllegalFlagValueError):
+        return _wrong_value(reason)
     lines = [line.strip() for line in str(reason).strip().splitlines()]
     text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
     return text.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+
+
+def _wrong_value(reason: flags.IllegalFlagValueError) -> str:
+    """Which value a flag can't take, and what it expects; the parser's words where that is open."""
+    text = str(reason)
+    name, _, value = text.removeprefix("flag --").partition("=")
+    value = value.removesuffix(f": {reason.__context__}")
+    noun = _NOUNS.get(flags.FLAGS[name].flag_type()) if name in flags.FLAGS else None
+    return f"--{name} must be {noun}, got {value!r}" if noun else text
 
 
 def _reason(error: Exception, config: flags.FlagHolder, argv: list[str]) -> Exception:

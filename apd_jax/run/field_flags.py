@@ -1,8 +1,12 @@
 """Fields of configs as flags: those that `none` unsets, and the text of --help=fields."""
 
+import dataclasses
+import difflib
 import functools
 import operator
+import re
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -19,7 +23,39 @@ NO_CONFIG = (
     "{file}: get_config must return a ConfigDict as configs/tms.py does, which starts from "
     "apd_jax.run.config.base_config"
 )
-_NEEDED = ("name", "variant", "seeds", "mesh", "target")  # that are read before all are checked
+CHOSEN = ("name", "variant")  # by the config that is given
+_NEEDED = (*CHOSEN, "seeds", "mesh", "target")  # that are read before all are checked
+
+
+def check_fields(argv: list[str]) -> None:
+    """Raise UserError for fields that can't be set or looked up.
+
+    Other unknown fields are left to the flag's own error.
+    """
+    flags = (re.match(r"--?(?:no)?config\.([^=]*)", argument) for argument in argv)
+    names = [flag[1] for flag in flags if flag]
+    leaves = {name for name, _, _ in _all_leaves()} if names else set()
+    for name in names:
+        if name in CHOSEN:
+            raise UserError(
+                f"--config.{name} cannot be set, as the other fields would stay those of the "
+                "config: choose by --config=NAME:VARIANT"
+            )
+        if any(leaf.startswith(f"{name}.") for leaf in leaves):
+            raise UserError(
+                f"--config.{name} has fields of its own: set them by --config.{name}.FIELD=VALUE"
+            )
+        within = any(name.startswith(f"{leaf}.") for leaf in leaves)
+        if within or not re.fullmatch(r"\w+(\.\w+)*", name):
+            near = difflib.get_close_matches(name, leaves, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else "--help=fields lists all fields"
+            raise UserError(f"the config has no field {name!r}. {hint}")
+
+
+def _all_leaves() -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """Name, field and default of every field of every study."""
+    for study in studies.find_all().values():
+        yield from config_fields.leaves(Config(target=study.task))
 
 
 def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -30,12 +66,7 @@ def take_unset(argv: list[str]) -> tuple[list[str], list[str]]:
     """
     if not any(argument.lower().endswith("=none") for argument in argv):
         return argv, []  # nothing to look up
-    optional = {
-        name
-        for study in studies.find_all().values()
-        for name, field, _ in config_fields.leaves(Config(target=study.task))
-        if config_fields.optional(field)
-    }
+    optional = {name for name, field, _ in _all_leaves() if config_fields.optional(field)}
     kept: list[str] = []
     unset: list[str] = []
     for argument in argv:
@@ -77,7 +108,7 @@ def help_text(config: ml_collections.ConfigDict | None = None) -> str:
     parts = [_INTRODUCTION.format(whose=whose)]
     common = Config(target=None)
     values = None if config is None else config_fields.to_mapping(common) | config.to_dict()
-    parts.append(_fields(common, values, skip="target"))
+    parts.append(_fields(common, values, skip=(*CHOSEN, "target")))
     for name, study in shown.items():
         task = None if values is None else values["target"]
         title = f"Fields of the network of {name}:\n"
@@ -85,11 +116,11 @@ def help_text(config: ml_collections.ConfigDict | None = None) -> str:
     return "\n\n".join(parts)
 
 
-def _fields(record, values, *, prefix: str = "", skip: str = "") -> str:
+def _fields(record, values, *, prefix: str = "", skip: tuple[str, ...] = ()) -> str:
     """The lines of all flags of a record; `values` replace the record's."""
     lines = []
     for name, field, value in config_fields.leaves(record):
-        if name == skip:
+        if name in skip:
             continue
         if values is not None:
             value = functools.reduce(operator.getitem, name.split("."), values)

@@ -151,8 +151,7 @@ def _evidence(
 def _subject(setup: Setup) -> words.Subject:
     untrained = " It was not trained in this run, so there is no curve of its loss."
     return words.Subject(
-        title=setup.study.title(setup.config.variant)
-        + (": a control, its matrices shuffled" if setup.task.shuffled else ""),
+        title=words.control(setup.study.title(setup.config.variant), setup.config.flags()),
         description=setup.study.description(setup.task)
         + ("" if setup.training else untrained)
         + (f" {evidence_section.IS_CONTROL}" if setup.task.shuffled else ""),

@@ -18,7 +18,7 @@ import ml_collections
 from apd_jax import config_fields
 from apd_jax.errors import UserError, about
 from apd_jax.programs.jax_settings import own_settings
-from apd_jax.report import sweep_page
+from apd_jax.report import sweep_page, words
 from apd_jax.run import experiment, family
 from apd_jax.run.config import Config
 from apd_jax.run.grid import Grid, points
@@ -118,7 +118,7 @@ def run(
                 experiment.run(member.config, member.path, command=own, flag=flag)
                 sweep.write()
         results = sweep.write()
-        title = base.study.title(base.config.variant)
+        title = words.control(base.study.title(base.config.variant), results["config"])
         sentences = dict(config_fields.sentences(base.config))
         page = sweep_page.render(title, results, base.study.measures, sentences, command)
         atomic_write_text(workdir.report, page)

@@ -162,12 +162,8 @@ def _default_shape(num_seeds: int, batch_size: int) -> tuple[int, int, int]:
     return seeds, math.gcd(batch_size, total // seeds), 1
 
 
-def _checked_shape(given: Any, sizes: tuple[int, int, int | None]) -> tuple[int, ...]:
-    """The shape as Python's numbers.
-
-    Raises:
-      UserError: it is not three whole numbers that divide the sizes and fit the devices.
-    """
+def _three_numbers(given: Any) -> tuple[int, ...]:
+    """The shape as Python's numbers; raises UserError unless they are three whole ones."""
     shape = sequence(np.asarray(given) if isinstance(given, jax.Array) else given)
     whole = isinstance(shape, tuple) and all(KINDS[int](n) and n >= 1 for n in shape)
     if not whole or len(shape) != len(AXES):
@@ -175,6 +171,16 @@ def _checked_shape(given: Any, sizes: tuple[int, int, int | None]) -> tuple[int,
             f"mesh must be three numbers of at least 1, for {', '.join(AXES)}, each whole, got "
             f"{given!r:.200}"
         )
+    return shape
+
+
+def _checked_shape(given: Any, sizes: tuple[int, int, int | None]) -> tuple[int, ...]:
+    """The shape as Python's numbers.
+
+    Raises:
+      UserError: it is not three whole numbers that divide the sizes and fit the devices.
+    """
+    shape = _three_numbers(given)
     names = ("seeds (times restarts)", "examples of a batch (or of a micro-batch)", "components")
     for number, size, name in zip(shape, sizes, names, strict=True):
         if size is not None and size % number:
@@ -215,8 +221,10 @@ def split_cpu(num_seeds: int, shape: Sequence[int] | None = None) -> None:
       shape: the mesh that is asked for, which then decides the number of devices.
 
     Raises:
-      UserError: JAX has no device, for instance because JAX_PLATFORMS names a missing one.
+      UserError: a shape that is not three numbers; or JAX has no device, for instance because
+        JAX_PLATFORMS names a missing one.
     """
+    shape = None if shape is None else _three_numbers(shape)
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ or jax.distributed.is_initialized()
     if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         count = math.prod(shape) if shape else num_shares(num_seeds, os.cpu_count() or 1)

@@ -63,5 +63,8 @@ def _masks(run: Run, block: Examples, mask: np.ndarray, key: jax.Array) -> None:
         pooled = rows.pool(mask, plain, count)
         groups = pooled.group if mask.ndim == 2 else None  # else groups lie within examples, mostly
         run.measure(f"pooled_{count}", pooled.block, pooled.mask, parts, groups=groups)
-    other = rows.permuted(mask, block.counts, jax.random.fold_in(key, 2))
-    run.measure("permuted", plain, other, parts)
+    if rows.rows_that_count(block.counts, mask.shape[:-1]).sum() > 1:
+        other = rows.permuted(mask, block.counts, jax.random.fold_in(key, 2))
+        run.measure("permuted", plain, other, parts)
+    else:  # there is no other row
+        run.advance("masks")

@@ -180,6 +180,11 @@ def _blocks(run: Run, size: Size, numbers: dict[str, distance.Number]) -> list[s
         for name in run.baselines
         if attacked < blocks
     ]
+    if "permuted" not in run.tally:
+        notes.append(
+            "No block has two rows that count: the mask of another row is left out, as there is "
+            "no other row."
+        )
     if fewest < block_lines.POOLED[-1]:
         notes.append(
             f"A block has only {fewest} rows that count: if a group of pooled rows needs more, all "
@@ -234,7 +239,7 @@ def _distances(run: Run) -> dict[str, distance.Number]:
     names += [
         *(f"pooled_{count}" for count in block_lines.POOLED),
         "never_needed",
-        "permuted",
+        *(["permuted"] if "permuted" in run.tally else []),
         "zero",
     ]
     return {name: run.tally.number(name) for name in names}

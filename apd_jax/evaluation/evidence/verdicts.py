@@ -131,6 +131,12 @@ def _floored(found: Any, first: float, second: float) -> float:
     return float(np.maximum(first, floor) / np.maximum(second, floor))  # NaN if one of them is
 
 
+def _permuted(found: Any) -> float | None:
+    if "permuted" not in found.numbers:  # there is no other row
+        return None
+    return _floored(found, found["own"], found["permuted"])
+
+
 def _equal_size(found: Any) -> float | None:
     others = [n.value for name, n in found.numbers.items() if name in _BASELINES]
     return _floored(found, found["own"], float(np.min(others))) if others else None
@@ -185,7 +191,7 @@ _RULES = (
         "permuted",
         "of the distance with another row's mask",
         "The choice must matter: the same number of wrong components must do worse.",
-        lambda found: _floored(found, found["own"], found["permuted"]),
+        _permuted,
     ),
     _Rule(
         "size",
