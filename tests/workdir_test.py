@@ -269,6 +269,11 @@ class ClaimTest(WorkdirTestCase):
         with self.assertRaisesRegex(WorkdirMismatch, "k: 2 -> 2.5\n"):
             self.place.claim(asked | {"k": 2.5})
 
+    def test_whole_numbers_that_are_one_as_floats(self):
+        self.place.claim(CONFIG | {"chosen": 2**53})
+        with self.assertRaisesRegex(WorkdirMismatch, "chosen"):
+            self.place.claim(CONFIG | {"chosen": 2**53 + 1})
+
     def test_a_value_under_its_former_name_is_the_same(self):
         self.place.claim(CONFIG | {"settings": {"start": "parted"}})
         self.assertTrue(self.place.claim(CONFIG | {"settings": {"start": "partitioned"}}))

@@ -1,6 +1,7 @@
 """The directory of a run: its files, its lock, and the config that it belongs to."""
 
 import contextlib
+import decimal
 import json
 import os
 import pathlib
@@ -228,11 +229,16 @@ def _same(old: str, new: str) -> bool:
     """Whether two values are the same in JSON, where 2 and 2.0 are one number."""
     if old == new or _ABSENT in (old, new):
         return old == new
-    return _with_floats(old) == _with_floats(new)
+    return _exact(old) == _exact(new)
 
 
-def _with_floats(value: str) -> str:
-    return json.dumps(json.loads(value, parse_int=float))
+def _exact(value: str) -> Any:
+    """A value with its numbers as exact decimals, which are no equals of true and false."""
+
+    def number(digits: str) -> tuple[str, decimal.Decimal]:
+        return "number", decimal.Decimal(digits)
+
+    return json.loads(value, parse_int=number, parse_float=number)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, str]:
