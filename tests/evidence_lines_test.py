@@ -719,6 +719,22 @@ class RefusedTest(parameterized.TestCase):
         with self.assertRaisesRegex(apd_jax.UserError, "outputs are 0 on all examples"):
             found.evidence(x, adversary_steps=(1,), draws=1, valid=np.arange(9) < 8)
 
+    def test_examples_that_do_not_count_may_hold_nan(self):
+        target, x = networks.mlp(), networks.normal(5, 4, 3)
+        found = cases.decomposition(target, networks.components(target, 3, 2), x, batch_size=4)
+        options = dict(adversary_steps=(1,), draws=1, baselines=(), valid=[True, True, False, True])
+        clean = found.evidence(x, **options).to_dict()
+        broken = found.evidence(x.at[2].set(jnp.nan), **options).to_dict()
+        self.assertEqual(list(clean), list(broken))
+        for name, value in clean.items():
+            np.testing.assert_allclose(broken[name], value, rtol=1e-5, err_msg=name)
+
+    def test_a_baseline_that_is_named_twice_is_measured_once(self):
+        target, x = networks.mlp(), networks.normal(5, 4, 3)
+        found = cases.decomposition(target, networks.components(target, 3, 2), x)
+        run, _ = lines.prepared(found, x, baselines=("svd", "neurons", "svd"))
+        self.assertEqual(run.baselines, ("svd", "neurons"))
+
     def test_nothing_is_worse_than_no_number(self):
         target, x = networks.mlp(), networks.normal(5, 4, 3)
         components = jax.tree.map(lambda f: np.nan * f, networks.components(target))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from apd_jax import validity
 from apd_jax.components import Components, num_components
 from apd_jax.config_fields.values import KINDS, as_float, number, sequence, whole
 from apd_jax.errors import UserError
@@ -97,7 +98,7 @@ def ascend(
     def step(_, state):
         r, best = state
         gradient, sums = jax.grad(total, has_aux=True)(r)
-        moved = jnp.clip(r + step_size * jnp.sign(gradient), 0.0, 1.0)
+        moved = jnp.clip(r + step_size * jnp.sign(_usable(gradient, block)), 0.0, 1.0)
         return moved, jnp.maximum(best, sums.error).astype(best.dtype)
 
     r, best = jax.lax.fori_loop(0, steps, step, (r, best))
@@ -118,14 +119,23 @@ def shared_gradient(
     """Gradient [C] of a block's total e with respect to the r [C] of all rows, and its sums."""
     block = block._replace(outputs=target(block.x))  # not kept: N·T·V numbers
 
-    def total(r):
+    def total(each):
         # Dense products: those of the active pairs alone, with one matrix for the rest, are fewer
         # and were more than twice as slow.
-        weights = scaled(mask, jnp.broadcast_to(r, mask.shape))
-        sums = compare(kind, run(target, Parts(components), block.x, weights), block)
+        sums = compare(kind, run(target, Parts(components), block.x, scaled(mask, each)), block)
         return jnp.sum(sums.error), sums
 
-    return jax.grad(total, has_aux=True)(r)
+    gradient, sums = jax.grad(total, has_aux=True)(jnp.broadcast_to(r, mask.shape))
+    return _usable(gradient, block).reshape(-1, mask.shape[-1]).sum(axis=0), sums
+
+
+def _usable(gradient: jax.Array, block: Examples) -> jax.Array:
+    """A gradient [B, (T), C], 0 where a row that does not count has NaN: 0 · NaN is NaN.
+
+    Finite ones stay, as a position that does not count may be read by one that does.
+    """
+    counted = validity.of_rows(jnp.asarray(block.counts) > 0, gradient.shape[:-1])[..., None]
+    return jnp.where(counted | jnp.isfinite(gradient), gradient, 0.0)
 
 
 def worst_per_row(

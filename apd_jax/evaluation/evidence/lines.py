@@ -63,7 +63,7 @@ def prepared(
     Returns:
       The measurement to come, and sentences on what is left out.
     """
-    baselines = names("baselines", baselines)
+    baselines = tuple(dict.fromkeys(names("baselines", baselines)))
     unknown = sorted(set(baselines) - set(equal_rank.NAMES))
     if unknown:
         raise UserError(f"no baseline {unknown[0]!r}; there are {sorted(equal_rank.NAMES)}")
