@@ -108,6 +108,9 @@ class CompareTest(parameterized.TestCase):
             with self.assertRaisesRegex(apd_jax.UserError, "the weights of .* differ"):
                 apd_jax.compare(one, other)
 
+    def test_one_with_itself_has_cosines_of_1(self):
+        self.assertEqual(apd_jax.compare(self.first, self.first, threshold=1).matched_share, 1)
+
     def test_refused(self):
         other = networks.components(networks.mlp(hidden=6), 4, 2)
         with self.assertRaisesRegex(apd_jax.UserError, "different networks"):

@@ -185,9 +185,13 @@ def compare_seeds(
 
 
 def cosines(first: Components, second: Components) -> np.ndarray:
-    """Cosines of all pairs of components over all sites, [C, D]; 0 where one is zero."""
+    """Cosines of all pairs of components over all sites, [C, D]; 0 where one is zero.
+
+    They have 6 decimals, as products in float32 have no more: one with itself is 1.
+    """
     table = np.asarray(_inner(first, second), np.float64)
-    return table / np.maximum(np.outer(_norms(first), _norms(second)), 1e-30)
+    found = table / np.maximum(np.outer(_norms(first), _norms(second)), 1e-30)
+    return np.clip(found.round(6), -1, 1)
 
 
 def _norms(components: Components) -> np.ndarray:
