@@ -317,6 +317,7 @@ class RefusedTest(parameterized.TestCase):
         ({"learningrate": 1.0}, "no option 'learningrate'; did you mean 'learning_rate'"),
         ({"coefficients": {"minimalty": 1.0}}, "did you mean 'minimality'"),
         ({"coefficients": [1.0, 2.0]}, "must be a Coefficients or a mapping of its fields"),
+        ({"refine": None}, "mapping of its fields, such as {'every': 0.*}, got None"),
         ({"coefficients": {"minimality": "1"}}, "minimality must be a finite number, got '1'"),
         ({"metric": lambda a, b: a}, r"metric must be a function of \(outputs\): missing.*'b'"),
         (

@@ -47,9 +47,11 @@ class PlaceTest(WorkdirTestCase):
             self.assertEqual(place.figures, self.path / "figures")
             self.assertEqual(place.report, self.path / "report.html")
 
-    def test_under_a_file(self):
-        (self.root / "runs").write_text("a file")
-        with self.assertRaisesRegex(WorkdirError, "runs/tms cannot be written to.+directory"):
+    @parameterized.parameters("runs", "runs/tms")
+    def test_a_file_in_its_place_or_above(self, file):
+        (self.root / file).parent.mkdir(exist_ok=True)
+        (self.root / file).write_text("a file")
+        with self.assertRaisesRegex(WorkdirError, "runs/tms is no directory.+a file in its place"):
             Workdir(self.path)
 
     @parameterized.parameters(

@@ -118,8 +118,11 @@ def _replaced(name: str, old: Any, new: Any) -> Any:
         with about(name):
             return from_mapping(old, new)
     if is_record(old) and not isinstance(new, type(old)):
-        kind = type(old).__name__
-        raise UserError(f"{name} must be a {kind} or a mapping of its fields, got {new!r}")
+        kind, first = type(old).__name__, fields(old)[0].name
+        raise UserError(
+            f"{name} must be a {kind} or a mapping of its fields, such as "
+            f"{ {first: getattr(old, first)} }, got {new!r}"
+        )
     return _tuples(new)
 
 

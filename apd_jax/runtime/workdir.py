@@ -162,6 +162,12 @@ class Workdir(Closing):
             self._made_lock = not self._lock_file.exists()
             self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o666)
             holder = _lock(self._lock)
+        except (FileExistsError, NotADirectoryError) as error:
+            self.close()
+            raise WorkdirError(
+                f"{self.path} is no directory, and there is a file in its place or above it: "
+                "choose another workdir."
+            ) from error
         except OSError as error:
             self.close()
             raise WorkdirError(
