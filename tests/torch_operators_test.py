@@ -223,30 +223,6 @@ class ChangedSlicesTest(parameterized.TestCase):
         self.assertLess(target.conversion_error, 1e-6)
 
 
-class AveragePoolTest(parameterized.TestCase):
-    @parameterized.parameters(
-        dict(kernel_size=3, stride=2, ceil_mode=True),
-        dict(kernel_size=3, stride=2, ceil_mode=True, padding=1),
-        dict(kernel_size=3, stride=2, ceil_mode=True, padding=1, count_include_pad=False),
-        dict(kernel_size=2, stride=3, ceil_mode=True, padding=1),
-        dict(kernel_size=(3, 2), stride=(2, 3), padding=(0, 1), ceil_mode=True),
-        dict(kernel_size=3, stride=2, padding=1, ceil_mode=True, divisor_override=4),
-        dict(kernel_size=2),
-    )
-    def test_windows_at_the_edge(self, **options):
-        pool = nn.AvgPool2d(**options)
-        target = converted(lambda a, b, x: b(a(x)), drawn(2, 3, 8, 9), a=nn.Conv2d(3, 4, 1), b=pool)
-        self.assertLess(target.conversion_error, 1e-6)
-
-    @parameterized.parameters((nn.AvgPool1d, 1), (nn.AvgPool3d, 3))
-    def test_axes(self, kind, axes):
-        pool, shape = kind(2, 3, 1, True), (2, 3, 5, 6, 7)[: axes + 2]
-        target = converted(
-            lambda a, b, x: b(a(x)), drawn(*shape), a=nn.Linear(shape[-1], 6), b=pool
-        )
-        self.assertLess(target.conversion_error, 1e-6)
-
-
 class EmbeddingBagTest(parameterized.TestCase):
     ids = torch.tensor([[1, 2, 2], [0, 3, 1], [2, 0, 0], [3, 3, 3]])
 
