@@ -176,7 +176,7 @@ MODULES = {
     "partly_training": (_partly_training, r"training mode \(1\)"),
     "weight_norm": (
         lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4))),
-        "^0.weight is not a parameter.*remove_parametrizations",
+        r"^0.weight is not a.*remove_parametrizations\(module.get_submodule\('0'\), 'weight'\)",
     ),
     "old_weight_norm": (lambda: _old(nn.utils.weight_norm), "^weight is not a parameter"),
     "old_spectral_norm": (lambda: _old(nn.utils.spectral_norm), "^weight is not a parameter"),
