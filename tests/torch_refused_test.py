@@ -131,6 +131,18 @@ def _with_buffer(tensor):
     return module
 
 
+class Hooked(Then):
+    """Whose hook holds the module itself."""
+
+    def __init__(self):
+        super().__init__(lambda y: y)
+        self.seen = {}
+        self.linear.register_forward_hook(lambda part, x, y: self.seen.update(y=y))
+
+    def forward(self, x):
+        return self.linear(x) * self.seen["y"]
+
+
 def _half_precision(y):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return (y @ torch.ones(4, 4)).float()
@@ -164,7 +176,7 @@ MODULES = {
     "partly_training": (_partly_training, r"training mode \(1\)"),
     "weight_norm": (
         lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4))),
-        "^0.weight is not a parameter.*remove_parametrizations",
+        r"^0.weight is not a.*remove_parametrizations\(module.get_submodule\('0'\), 'weight'\)",
     ),
     "old_weight_norm": (lambda: _old(nn.utils.weight_norm), "^weight is not a parameter"),
     "old_spectral_norm": (lambda: _old(nn.utils.spectral_norm), "^weight is not a parameter"),
@@ -241,6 +253,18 @@ MODULES = {
     "straight_through": (
         lambda: Inner(Rounded.apply),
         r"derivative by first.weight is not torch's: Rounded .*detach\(\)",
+    ),
+    "straight_through_data": (
+        lambda: Inner(lambda y: y + (y.round() - y).data),
+        r"derivative by first.weight is not torch's: forward stops gradients .*\.data.*detach\(\)",
+    ),
+    "straight_through_no_grad": (
+        lambda: Inner(lambda y: y + torch.no_grad()(lambda y: y.round() - y)(y)),
+        r"derivative by first.weight is not torch's: forward stops .*torch.no_grad\(\)",
+    ),
+    "hook_that_holds_the_module": (
+        Hooked,
+        r"KeyError.*hook of linear holds a Hooked that was not copied: .*\(self.keep\)",
     ),
     "other_backward": (
         lambda: Inner(lambda y: {"a": Square.apply(y), "b": Product.apply(y)}),
@@ -319,6 +343,17 @@ class RefusedTest(parameterized.TestCase):
         outputs.sum().backward()
         for name, parameter in module.named_parameters():
             np.testing.assert_allclose(found[name], parameter.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+    def test_a_part_that_torch_runs_without_gradients(self):
+        class Frozen(Inner):
+            def forward(self, x):
+                with torch.no_grad():
+                    hidden = self.first(x)
+                return self.then(hidden)
+
+        target = apd_jax.Target.from_torch(Frozen(lambda y: y).eval(), X)
+        self.assertLen(target.sites, 2)
+        self.assertLess(target.conversion_error, 1e-6)
 
     def test_an_error_of_another_kind_is_told_without_advice(self):
         target = apd_jax.Target.from_torch(nn.Embedding(4, 3).eval(), torch.ones(3, 2).long())

@@ -64,8 +64,19 @@ def running() -> Iterator[None]:
             yield
 
 
-# Functions of libraries that are replaced while a network is followed.
+def _set_entries(view: Any, indices: Any, value: Any) -> None:
+    """Set entries of a slice; torchax takes numbers and slices as indices alone."""
+    indices, value = environment().v2t_iso((indices, value))
+    whole = view.torch()
+    whole[indices] = value
+    view.update(whole)
+
+
+# Functions of libraries, or of their classes, that are replaced while a network is followed.
 _REPLACED = (
+    ("torchax.view:View", "__setitem__", _set_entries),
+    # torchax changes the tensor itself.
+    ("torchax.tensor:Tensor", "type_as", lambda tensor, other: tensor.to(other.dtype)),
     # transformers recomputes the tensors that it caches across calls and modules, as under
     # torch.compile: those of torch's own runs can't be used in JAX, nor those of a trace after it.
     ("transformers.pytorch_utils", "is_torchdynamo_compiling", lambda: True),
@@ -84,11 +95,13 @@ def _without_values() -> Iterator[None]:
     """Replace functions that depend on values, or keep them. Needs `without_fast_path`'s lock."""
     with contextlib.ExitStack() as stack:
         for name, attribute, function in _REPLACED:
-            module: Any = sys.modules.get(name)
-            own = getattr(module, attribute, None)
+            module, _, kind = name.partition(":")
+            place: Any = sys.modules.get(module)
+            place = getattr(place, kind, None) if kind else place
+            own = getattr(place, attribute, None)
             if own is not None:
-                stack.callback(setattr, module, attribute, own)
-                setattr(module, attribute, function)
+                stack.callback(setattr, place, attribute, own)
+                setattr(place, attribute, function)
         yield
 
 

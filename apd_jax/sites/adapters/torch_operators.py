@@ -1,7 +1,7 @@
 """torch's operators on JAX arrays where torchax's own differ from torch, fail, or hide a weight.
 
-Letters: B batch, L queries, S keys, d width, G groups of channels, I and O input and output
-channels.
+Those of norms and of windows have files of their own. Letters: B batch, L queries, S keys, d width,
+G groups of channels, I and O input and output channels.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import torch
 
 from apd_jax.errors import UserError
-from apd_jax.sites.adapters import torchax_import
+from apd_jax.sites.adapters import torch_distances, torch_windows, torchax_import
 
 
 def override(environment: Any) -> None:
@@ -39,9 +39,8 @@ def override(environment: Any) -> None:
         aten.embedding_renorm_: _renormalised,
         aten.mv: jnp.matmul,  # torchax multiplies and adds up, in which the weight is no site
         aten.convolution: _convolution,
-        aten.avg_pool1d: _average_pool,
-        aten.avg_pool2d: _average_pool,
-        aten.avg_pool3d: _average_pool,
+        **torch_distances.operators(),
+        **torch_windows.operators(),
     }.items():
         environment.override_op_definition(operator, on_arrays(function))
 
@@ -98,48 +97,6 @@ def _convolution(
 def _along(x: jax.Array, indices: jax.Array, dim: int | None = None) -> jax.Array:
     """Entries along an axis; torch's own function refuses the indices of 32 bits that JAX has."""
     return jnp.take_along_axis(x, indices, axis=dim)
-
-
-def _average_pool(
-    x: jax.Array,
-    size: Sequence[int],
-    strides: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> jax.Array:
-    """Means over windows of [..., I, L1, L2, ...].
-
-    With `ceil_mode` the last window may reach beyond the padding. Places there are not counted in
-    the mean; torchax counts them.
-    """
-    axes, strides = len(size), strides or size
-    inner = list(padding) * (axes if len(padding) == 1 else 1)
-    lead = [(0, 0)] * (x.ndim - axes)
-
-    def beyond(length: int, window: int, stride: int, pad: int) -> int:
-        rest = length + 2 * pad - window
-        last = rest // stride
-        if ceil_mode and rest % stride and (last + 1) * stride < length + pad:
-            last += 1
-        return max(0, last * stride - rest)
-
-    spatial = x.shape[-axes:]
-    outer = [beyond(*sizes) for sizes in zip(spatial, size, strides, inner, strict=True)]
-
-    def sums(array: jax.Array, pads: list[tuple[int, int]]) -> jax.Array:
-        unit = (1,) * len(lead)
-        windows, steps = unit + tuple(size), unit + tuple(strides)
-        return jax.lax.reduce_window(array, 0.0, jax.lax.add, windows, steps, lead + pads)
-
-    total = sums(x, [(pad, pad + more) for pad, more in zip(inner, outer, strict=True)])
-    if divisor_override is not None:
-        return total / divisor_override
-    counted = jnp.ones((1,) * len(lead) + spatial, x.dtype)
-    paddings = lead + [(pad, pad) for pad in inner]
-    counted = jnp.pad(counted, paddings, constant_values=count_include_pad)
-    return total / sums(counted, [(0, more) for more in outer])
 
 
 def _bilinear(

@@ -56,10 +56,29 @@ def runner(
             reason = (str(error).strip().splitlines() or [""])[0]
             raise UserError(
                 f"{what} on a batch of {len(rows)} of the inputs ({type(error).__name__}: {reason})"
+                f"{_held(module)}"
             ) from error
         return jax.tree.map(torch_arguments.as_array, result)
 
     return run
+
+
+def _held(module: torch.nn.Module) -> str:
+    """What to do where functions of a copy, such as its hooks, hold the module it was made of."""
+    own = set(module.modules())
+    for name, part in module.named_modules():
+        for value in vars(part).values():
+            for function in value.values() if isinstance(value, dict) else [value]:
+                for cell in getattr(function, "__closure__", None) or ():
+                    with contextlib.suppress(ValueError):  # an empty cell
+                        held = cell.cell_contents
+                        if isinstance(held, torch.nn.Module) and held not in own:
+                            return (
+                                f". A copy was run, and a function or hook of {name or 'it'} holds "
+                                f"a {type(held).__name__} that was not copied: make it a method, "
+                                "as in register_forward_hook(self.keep)"
+                            )
+    return ""
 
 
 @contextlib.contextmanager

@@ -98,10 +98,11 @@ def _check_computed(module: torch.nn.Module) -> None:
                 names.append(getattr(hook, "name", getattr(hook, "_tensor_name", "weight")))
         if names:
             full = ".".join(filter(None, (name, names[0])))
+            where = f"module.get_submodule({name!r})" if name else "module"
             raise UserError(
                 f"{full} is not a parameter but is computed from others at each call, by "
                 "weight_norm or another parametrization: turn it into one, "
-                f"torch.nn.utils.parametrize.remove_parametrizations(module, {names[0]!r}), or "
+                f"torch.nn.utils.parametrize.remove_parametrizations({where}, {names[0]!r}), or "
                 "remove_weight_norm, remove_spectral_norm or prune.remove where those were used"
             )
 
