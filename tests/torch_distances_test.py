@@ -53,6 +53,8 @@ class DistancesTest(parameterized.TestCase):
         lambda y: y.std() + 0 * y,
         lambda y: nn.functional.softplus(1000 * y),
         lambda y: nn.functional.softplus(y, beta=3.0, threshold=1.0),
+        lambda y: torch.atan2(y, y.flip(1)),
+        lambda y: torch.sinc(y),
     )
     def test_derivatives_are_those_of_torch(self, function):
         x = drawn(4, 3, 6)

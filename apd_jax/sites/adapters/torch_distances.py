@@ -27,6 +27,8 @@ def operators() -> dict[Any, Callable]:
         ),
         torch.cdist: distances,
         aten.softplus: softplus,
+        aten.atan2: angle,
+        aten.sinc: jnp.sinc,
     }
 
 
@@ -79,3 +81,10 @@ def softplus(x: jax.Array, beta: float = 1.0, threshold: float = 20.0) -> jax.Ar
     return jnp.where(
         scaled > threshold, x, jnp.log1p(jnp.exp(jnp.minimum(scaled, threshold))) / beta
     )
+
+
+def angle(y: jax.Array, x: jax.Array) -> jax.Array:
+    """`atan2(y, x)`; where both are 0 its derivative is 0."""
+    zero = (x == 0) & (y == 0)
+    found = jnp.arctan2(y, jnp.where(zero, 1, x))
+    return jnp.where(zero, jax.lax.stop_gradient(jnp.arctan2(y, x)), found)
