@@ -42,19 +42,20 @@ LEVERS = {
     ),
     "batch": Lever('`selection="batch"`: k on average', {"selection": "batch"}),
     "probe": Lever("1 direction in training steps", {"num_probes": 1}),
-    "steps": Lever(
-        "an adversary of 2 steps of size 0.5", {"adversary_steps": 2, "adversary_step_size": 0.5}
-    ),
     "nobody": Lever("no adversary", {"adversary_share": 0.0}),
     "halves": Lever("inactive components whole or absent", {"partial_masks": "halves"}),
     "weaker": Lever("partial loss 1", {"coefficients": {"partial": 1.0}}),
+    "gates": Lever("gates with `l0` 1", {"selection": "gates", "coefficients": {"l0": 1.0}}),
+    "again": Lever("the first line again, on the network of the lines below", {}),
+    "steps": Lever(
+        "an adversary of 2 steps of size 0.5", {"adversary_steps": 2, "adversary_step_size": 0.5}
+    ),
     "faithful": Lever("faithfulness 40", {"coefficients": {"faithfulness": 40.0}}),
     "simple": Lever("simplicity 1", {"coefficients": {"simplicity": 1.0}}),
     "remainder": Lever("`remainder=True`", {"remainder": True}),
     "falling": Lever(
         "k falls from 28 to 7 in the first 40 %", {"schedules": {"topk": "0:4 0.4:1 1:1"}}
     ),
-    "gates": Lever("gates with `l0` 1", {"selection": "gates", "coefficients": {"l0": 1.0}}),
     "rounds": Lever(
         "rounds of refinement in the metric of minimality",
         {"refine": {"every": 0.1, "measure": "minimality"}},
