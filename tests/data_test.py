@@ -485,6 +485,14 @@ class PoolTest(parameterized.TestCase):
         self.assertEqual({pool.shape for pool in pools.values()}, {(POOL, 1)})
         self.assertLess(len(np.intersect1d(pools[100], pools[200])), POOL / 2)
 
+    @parameterized.named_parameters(("memmap", memmap), ("batches", batches))
+    def test_a_program_may_hold_it(self, make):
+        """As the choice among restarts does, and that of the limits of gates."""
+        source = as_source(make(self)).with_batch_size(64)
+        pool = source.pool(3, 0)
+        found = jax.jit(lambda key: source.sample(pool, key, 50))(KEY)
+        self.assertContainsSubset(np.asarray(found)[:, 0], np.asarray(pool)[:, 0])
+
     def test_of_what_is_in_memory_every_example_is_drawn(self):
         source = as_source(np.arange(10_000))
         found = source.sample(source.pool(3, 0), KEY, 100_000)

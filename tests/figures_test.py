@@ -1,6 +1,7 @@
 """Figures: made for every shape, of the right size, with no text over another, no state left."""
 
 import struct
+import types
 
 import handmade
 import matplotlib
@@ -390,6 +391,18 @@ class FiguresTest(parameterized.TestCase):
         self.assertLen(boxes, 3)
         for one, after in zip(boxes, boxes[1:], strict=False):
             self.assertLess(one.x1, after.x0)
+
+    def test_shares_that_are_not_finite(self):
+        """Components may grow beyond the range of floats; the report shows the rest."""
+        shares = {"a": np.inf, "b": 0.1, "c": np.nan}
+        for names in ("abc", "b", "ac"):
+            found = {name: shares[name] for name in names}
+            summary = types.SimpleNamespace(unfaithfulness=found, empty_sites=[])
+            figure = decomposition_figures.faithfulness(summary)
+            style.to_png(figure)
+            labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+            finite = ["not finite" not in label for label in labels]
+            self.assertEqual(finite, [name == "b" for name in names])
 
     def test_captions_are_whole(self):
         for table in (tms_captions.CAPTIONS, resid_mlp_captions.CAPTIONS):

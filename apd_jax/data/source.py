@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from apd_jax.sites import PyTree
 
@@ -92,7 +93,8 @@ class Source:
     def sample(self, pool: PyTree, key: jax.Array, count: int) -> PyTree:
         """Examples [count, ...] for computations outside of the steps; traced."""
         size = jax.tree.leaves(pool)[0].shape[0]
-        return take(pool, jax.random.randint(key, (count,), 0, size))
+        on_device = jax.tree.map(jnp.asarray, pool)  # NumPy's arrays take no traced numbers of rows
+        return take(on_device, jax.random.randint(key, (count,), 0, size))
 
 
 def take(tree: PyTree, rows: Any) -> PyTree:

@@ -140,16 +140,22 @@ def faithfulness(summary: Summary) -> Figure:
         figure = style.new_figure(1.0)
         figure.text(0.5, 0.5, "the weights of all sites are zero", ha="center", va="center")
         return figure
-    values = np.maximum([summary.unfaithfulness[name] for name in names], 1e-12)
+    shares = np.array([summary.unfaithfulness[name] for name in names])
+    drawn = np.isfinite(shares)  # of weights beyond the range of floats the share is not
+    values = np.maximum(np.where(drawn, shares, 1.0), 1e-12)
+    labels = [
+        style.label(name, 60, lines=2) + ("" if finite else "\n(not finite)")
+        for name, finite in zip(names, drawn, strict=True)
+    ]
     figure = style.new_figure(0.9 + 0.26 * max(len(names), 2))
     axes = figure.subplots()
     places = np.arange(len(names))[::-1]
-    axes.hlines(places, values.min() / 3, values, color=style.FAINT)
-    axes.plot(values, places, "o", color=style.BLUE, ms=5)
+    axes.hlines(places[drawn], values.min() / 3, values[drawn], color=style.FAINT)
+    axes.plot(values[drawn], places[drawn], "o", color=style.BLUE, ms=5)
     axes.set_xscale("log")
     axes.set_xlim(values.min() / 3, max(1.0, values.max() * 2))
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_yticks(places, [style.label(name, 60, lines=2) for name in names])
+    axes.set_yticks(places, labels)
     axes.set_xlabel("missing share of the squared weights")
     return figure
 
