@@ -1,6 +1,7 @@
 """The command line again and again in one process, each time as if for the first time."""
 
 import contextlib
+import copy
 import sys
 from collections.abc import Iterator
 from unittest import mock
@@ -17,12 +18,15 @@ def parsed(*arguments: str) -> Iterator[list[str]]:
     """Flags of their own, set by a command line; gives what is left of it for `main.main`."""
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", None, flag_values=values)
-    workdir = flags.DEFINE_string("workdir", None, "", flag_values=values)
+    holders = {"_CONFIG": config}
+    for name, holder in vars(main).items():
+        if isinstance(holder, flags.FlagHolder) and name not in holders:
+            values[holder.name] = copy.deepcopy(flags.FLAGS[holder.name])
+            holders[name] = flags.FlagHolder(values, values[holder.name])
     argv = ["main", *arguments]
     with (
         mock.patch.object(flags, "FLAGS", values),
-        mock.patch.object(main, "_CONFIG", config),
-        mock.patch.object(main, "_WORKDIR", workdir),
+        mock.patch.multiple(main, **holders),
         mock.patch.object(sys, "argv", argv),
     ):
         yield commands.parse(config, argv, screen=command_line.help_text)
