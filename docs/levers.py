@@ -70,7 +70,7 @@ COLUMNS = {
     "pooled_8": "pooled over 8",
     "never_needed": "never needed",
     "ce_recovered": "cross entropy recovered",
-    "ce_of_sum": "cross entropy of the sum above the target's",
+    "ce_of_sum": "excess cross entropy of the sum",
     "faithfulness_worst": "worst site's faithfulness",
     "always_on": "always on",
     "alive": "alive",
