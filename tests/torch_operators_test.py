@@ -63,6 +63,14 @@ class TypesTest(parameterized.TestCase):
         self.assertLess(target.conversion_error, 1e-6)
 
 
+class RandomSlopesTest(absltest.TestCase):
+    def test_are_their_mean_outside_of_training(self):
+        for part in (nn.RReLU(), nn.RReLU(0.2, 0.3)):
+            linear = nn.Linear(4, 4)
+            target = converted(lambda one, two, x: two(one(x)), drawn(5, 4), one=linear, two=part)
+            self.assertLess(target.conversion_error, 1e-6)
+
+
 class VectorsTest(absltest.TestCase):
     """Weights with one axis, or applied to one vector."""
 

@@ -37,6 +37,8 @@ def override(environment: Any) -> None:
         functional.embedding_bag: _embedding_bag,
         aten.embedding: _embedding,
         aten.embedding_renorm_: _renormalised,
+        aten.rrelu_with_noise: _rrelu,
+        aten._is_all_true: jnp.all,
         aten.mv: jnp.matmul,  # torchax multiplies and adds up, in which the weight is no site
         aten.convolution: _convolution,
         **torch_distances.operators(),
@@ -97,6 +99,13 @@ def _convolution(
 def _along(x: jax.Array, indices: jax.Array, dim: int | None = None) -> jax.Array:
     """Entries along an axis; torch's own function refuses the indices of 32 bits that JAX has."""
     return jnp.take_along_axis(x, indices, axis=dim)
+
+
+def _rrelu(
+    x: jax.Array, noise: Any, lower: float = 1 / 8, upper: float = 1 / 3, *unused: Any
+) -> jax.Array:
+    """A ReLU with the mean of the random slopes, as outside of training; there is no noise."""
+    return jnp.where(x > 0, x, x * (lower + upper) / 2)
 
 
 def _bilinear(
