@@ -93,7 +93,7 @@ class Source:
     def sample(self, pool: PyTree, key: jax.Array, count: int) -> PyTree:
         """Examples [count, ...] for computations outside of the steps; traced."""
         size = jax.tree.leaves(pool)[0].shape[0]
-        on_device = jax.tree.map(jnp.asarray, pool)  # NumPy's arrays take no traced numbers of rows
+        on_device = jax.tree.map(jnp.asarray, pool)  # traced numbers can't index NumPy's
         return take(on_device, jax.random.randint(key, (count,), 0, size))
 
 

@@ -88,9 +88,8 @@ class Job:
 
     def publish(self, place: Workdir, found: Decomposition) -> None:
         """Write the components and the report, which Ctrl-C and SIGTERM stop."""
-        settings = found.settings
-        steps, refine = settings.steps, settings.refine
-        every = refine.spacing(steps) if refine.rounds(steps) else None
+        settings, steps = found.settings, found.settings.steps
+        every = settings.refine.spacing(steps)
         _, gap = metric_reader.read(
             place.metrics, steps=steps, chunk_steps=self.run.chunk_steps, every=every
         )

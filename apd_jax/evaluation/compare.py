@@ -231,13 +231,13 @@ def _site_inner(ours: Factors, theirs: Factors) -> jax.Array:
 
 
 def _components(found: Any) -> Components:
-    """What to compare, on this process's first device: two may lie on different ones."""
+    """The components, on the first device of this process: two may lie on different ones."""
     components = getattr(found, "components", found)
-    values = list(components.values()) if isinstance(components, dict) else []
-    if not values or not all(isinstance(factors, Factors) for factors in values):
+    of_sites = list(components.values()) if isinstance(components, dict) else []
+    if not of_sites or not all(isinstance(factors, Factors) for factors in of_sites):
         raise UserError(
             "compare takes decompositions, or components {site: Factors}; got a "
-            f"{type(found).__name__}{'' if values else ' without components'}"
+            f"{type(found).__name__}{'' if of_sites else ' without components'}"
         )
     return jax.device_put(components, jax.local_devices()[0])
 

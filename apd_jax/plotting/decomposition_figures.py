@@ -141,7 +141,7 @@ def faithfulness(summary: Summary) -> Figure:
         figure.text(0.5, 0.5, "the weights of all sites are zero", ha="center", va="center")
         return figure
     shares = np.array([summary.unfaithfulness[name] for name in names])
-    drawn = np.isfinite(shares)  # of weights beyond the range of floats the share is not
+    drawn = np.isfinite(shares)  # a share is infinite where weights exceed the range of floats
     values = np.maximum(np.where(drawn, shares, 1.0), 1e-12)
     labels = [
         style.label(name, 60, lines=2) + ("" if finite else "\n(not finite)")

@@ -226,12 +226,8 @@ def _write_figures(workdir: Workdir, panels: list[parts.Panel]) -> None:
 
 def _read_metrics(workdir: Workdir, setup: Setup) -> tuple[list[dict], list[dict], list[str]]:
     """Rows of the decomposition and of the target's training, and messages on gaps."""
-    chunk_steps, steps, refine = (
-        setup.config.chunk_steps,
-        setup.settings.steps,
-        setup.settings.refine,
-    )
-    every = refine.spacing(steps) if refine.rounds(steps) else None
+    chunk_steps, steps = setup.config.chunk_steps, setup.settings.steps
+    every = setup.settings.refine.spacing(steps)
     rows, gap = metric_reader.read(
         workdir.metrics, steps=steps, chunk_steps=chunk_steps, every=every
     )

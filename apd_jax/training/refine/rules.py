@@ -80,14 +80,15 @@ class Rules:
                 raise UserError(f"{name} must be in (0, 1), got {getattr(self, name)}")
 
     def spacing(self, steps: int) -> int:
-        """Steps between two rounds in a run of the given number of steps; 0 without rounds.
+        """Steps between two rounds in a run of the given number of steps; 0 if it has no round.
 
         A share of the steps is rounded to whole ramps, so that the learning rate has risen before
         the next round.
         """
-        if self.every >= 1 or not self.every:
-            return int(self.every)
-        return max(round(self.every * steps / self.ramp), 1) * self.ramp
+        found = int(self.every)
+        if 0 < self.every < 1:
+            found = max(round(self.every * steps / self.ramp), 1) * self.ramp
+        return found if found <= int(self.until * steps) else 0
 
     def rounds(self, steps: int) -> int:
         """Number of rounds in a run of the given number of steps; round i is after i · spacing."""
