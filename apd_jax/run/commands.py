@@ -104,7 +104,7 @@ def _text_of(reason: Exception, file: str | None) -> str:
     if isinstance(reason, flags.UnrecognizedFlagError):
         name = reason.flagname
         if name.startswith("config."):  # such flags are known once there is a config
-            return f"--config is missing: --config=NAME says whose field --{name} sets"
+            return f"--config is missing: give --config=NAME, whose field --{name} sets"
         if "Did you mean" not in str(reason):
             way = f"a field of the config is set by --config.{name}=VALUE"
             return f"there is no flag --{name}; {way}"
@@ -116,7 +116,7 @@ def _text_of(reason: Exception, file: str | None) -> str:
 
 
 def _wrong_value(reason: flags.IllegalFlagValueError) -> str:
-    """Which value a flag can't take, and what it expects; the parser's words where that is open."""
+    """The value that a flag can't take, and what was expected; else the parser's own words."""
     text = str(reason)
     name, _, value = text.removeprefix("flag --").partition("=")
     value = value.removesuffix(f": {reason.__context__}")

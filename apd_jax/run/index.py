@@ -20,15 +20,15 @@ def write(directory: pathlib.Path, names: list[str] | None = None) -> pathlib.Pa
 
     Args:
       directory: holds one workdir for each run.
-      names: the runs in reading order; by default every subdirectory, by name. One with a report
-        alone, of a sweep or of a network of one's own, is linked; one without is listed as not
-        finished.
+      names: the runs in reading order; by default every subdirectory, by name. A subdirectory with
+        a report and no results, of a sweep or of your own network, is linked; one without either
+        is listed as not finished.
 
     Returns:
       The path of the page.
 
     Raises:
-      UserError: results that are none of a study.
+      UserError: a results.json that no run of a study wrote.
       OSError: the page cannot be written.
     """
     if names is None:
