@@ -1,11 +1,12 @@
 """Change one setting of the language model's decomposition at a time, in short trainings.
 
 python docs/levers.py RUN                # list the changes, and which have been measured
-python docs/levers.py RUN baseline gates # measure these, and fill the table of docs/recipes.md
+python docs/levers.py RUN baseline gates # measure these, and fill a table of docs/recipes.md
 
 RUN is the directory of a finished run of the study (`apd-jax --config=language_model:2`), whose
 network is decomposed again: with the settings for logits, or with one of them changed, in a tenth
-of the steps. The lines are kept in docs/results/levers/, one file for each change.
+of the steps. The lines are kept in docs/results/levers/, in a folder for each number of layers and
+one file for each change. The page has a table for each of these folders.
 """
 
 import json
@@ -21,7 +22,7 @@ from apd_jax.studies.language_model.network import LanguageModel, Transformer
 
 DOCS = pathlib.Path(__file__).parent
 PAGE, KEPT = DOCS / "recipes.md", DOCS / "results" / "levers"
-MARK = re.compile(r"<!-- levers -->\n.*?<!-- end -->", re.DOTALL)
+MARK = re.compile(r"<!-- levers: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 STEPS, CONTEXTS = 1200, 128
 TASK = LanguageModel()
 
@@ -61,6 +62,11 @@ LEVERS = {
         {"refine": {"every": 0.1, "measure": "minimality"}},
     ),
     "rate": Lever("learning rate 0.3", {"learning_rate": 0.3}),
+    "eight": Lever("k = 8", {"topk": 8.0}),
+    "stronger": Lever(
+        "partial loss 3, faithfulness 180",
+        {"coefficients": {"partial": 3.0, "faithfulness": 180.0}},
+    ),
 }
 COLUMNS = {
     "l0": "L0",
@@ -84,11 +90,10 @@ def measure(target: apd_jax.Target, lever: Lever) -> dict[str, float]:
         TASK.inputs,
         num_components=128,
         rank=2,
-        topk=7.0,
         minimality_loss="kl",
         per_position=True,
         chunk_steps=50,
-        **{"steps": STEPS} | lever.options,
+        **{"topk": 7.0, "steps": STEPS} | lever.options,
     )
     x = TASK.held_out(jax.random.key(0), CONTEXTS)
     evidence = found.evidence(x, "next_tokens", baselines=(), adversary_steps=(20,))
@@ -97,17 +102,22 @@ def measure(target: apd_jax.Target, lever: Lever) -> dict[str, float]:
     return {name: lines[name] for name in COLUMNS}
 
 
-def table() -> str:
-    """Return the lines of all changes that have been measured, in the order above."""
+def table(kept: pathlib.Path) -> str:
+    """Return the lines of all changes that are in this folder, in the order above."""
     header = ["training", *COLUMNS.values()]
     lines = [header, ["---"] * len(header)]
     for name, lever in LEVERS.items():
-        path = KEPT / f"{name}.json"
+        path = kept / f"{name}.json"
         if path.exists():
             row = json.loads(path.read_text())
             values = [f"{row[column]:.3g}" for column in COLUMNS]
             lines.append([lever.words, *values])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def filled(mark: re.Match[str]) -> str:
+    """Return a table of the page, filled anew, from the match of its marks."""
+    return f"<!-- levers: {mark[1]} -->\n\n{table(KEPT / mark[1])}\n\n<!-- end -->"
 
 
 def main(run: str, names: list[str]) -> None:
@@ -117,16 +127,16 @@ def main(run: str, names: list[str]) -> None:
         raise SystemExit(f"no change {unknown[0]!r}; there are {', '.join(LEVERS)}")
     (saved,) = (pathlib.Path(run) / "components").iterdir()
     target = apd_jax.load(saved, Transformer(TASK.heads)).target
-    KEPT.mkdir(exist_ok=True)
+    kept = KEPT / f"layers-{len(target.params['blocks'])}"
+    kept.mkdir(parents=True, exist_ok=True)
     for name in names:
         row = measure(target, LEVERS[name])
         print(name, row, flush=True)
-        (KEPT / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
-        page = PAGE.read_text()
-        PAGE.write_text(MARK.sub(lambda _: f"<!-- levers -->\n\n{table()}\n\n<!-- end -->", page))
+        (kept / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
+        PAGE.write_text(MARK.sub(filled, PAGE.read_text()))
     if not names:
         for name, lever in LEVERS.items():
-            print(f"{name:10} {'measured' if (KEPT / f'{name}.json').exists() else '':9} {lever}")
+            print(f"{name:10} {'measured' if (kept / f'{name}.json').exists() else '':9} {lever}")
 
 
 if __name__ == "__main__":
