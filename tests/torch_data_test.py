@@ -102,6 +102,16 @@ class TorchTest(parameterized.TestCase):
             if not shuffle:
                 np.testing.assert_array_equal(places, np.arange(18))
 
+    def test_workers_that_persist(self):
+        loader = torch.utils.data.DataLoader(
+            torch.tensor(ROWS), batch_size=5, num_workers=1, persistent_workers=True
+        )
+        source = as_source(loader)
+        for _ in range(2):
+            found = np.concatenate(batches_of(source, 8, 5))
+            np.testing.assert_array_equal(found, np.concatenate([ROWS, ROWS]))
+            source = source.again()
+
     def test_a_loader_of_dicts_trains(self):
         class Dicts(torch.utils.data.Dataset):
             def __len__(self):
