@@ -184,6 +184,12 @@ class DatasetsTest(parameterized.TestCase):
         fewer = data.select_columns(["token"]).filter(lambda row: row["token"] % 2)
         self.assertEqual(as_source(fewer).examples(0, 20)["token"].tolist(), [*range(1, 20, 2)])
 
+    def test_a_network_of_one_array(self):
+        data = columns().select_columns(["x", "token"])
+        for given in (data, {"x": ROWS, "token": np.arange(20)}):
+            with self.assertRaisesRegex(apd_jax.UserError, r"takes a single array.* data\['"):
+                apd_jax.decompose(networks.mlp(), given, num_components=3, topk=1.0, steps=2)
+
     def test_descriptions_tell_data_apart(self):
         data = columns().select_columns(["x"])
         other = datasets.Dataset.from_dict({"x": ROWS + 1})
