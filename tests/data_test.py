@@ -1,6 +1,7 @@
 """Batches from functions, arrays and iterables: what is given, in what order, what is refused."""
 
 import collections
+import functools
 import itertools
 import json
 import pathlib
@@ -267,6 +268,13 @@ class BatchesTest(parameterized.TestCase):
         found = np.concatenate(batches_of(source, 7, 2)).tolist()
         self.assertEqual(found, [0, 1, 2, 3, 4, 5] * 2 + [0, 1])
 
+    def test_a_loader_with_one_iterator_starts_over(self):
+        source = as_source(Restarting(self.batches(3)))
+        for _ in range(2):
+            found = np.concatenate(batches_of(source, 7, 2)).tolist()
+            self.assertEqual(found, [0, 1, 2, 3, 4, 5] * 2 + [0, 1])
+            source = source.again()
+
     def test_going_on_passes_over_what_was_seen(self):
         source = as_source(b for b in self.batches(9))
         fed = source.feed(5, 2)
@@ -375,6 +383,29 @@ class Loader:
 
     def __iter__(self):
         return iter(self._batches)
+
+
+class Restarting(Loader):
+    """Batches of one iterator that is set back, as that of a loader whose workers persist."""
+
+    def __iter__(self):
+        self._waiting = list(self._batches)
+        return self._own
+
+    @functools.cached_property
+    def _own(self):
+        take = self._take
+
+        class Iterator:
+            __iter__ = lambda own: own  # noqa: E731
+            __next__ = lambda own: take()  # noqa: E731
+
+        return Iterator()
+
+    def _take(self):
+        if not self._waiting:
+            raise StopIteration
+        return self._waiting.pop(0)
 
 
 class Examples:

@@ -106,6 +106,14 @@ class InputsTest(parameterized.TestCase):
         target = apd_jax.Target.from_torch(block(), self.x)
         self.assertEqual(set(target(jnp.asarray(self.x.numpy()))), {"y", "hidden"})
 
+    def test_a_module_that_was_made_in_inference_mode(self):
+        with torch.inference_mode():
+            module, x = nn.Linear(4, 3).eval(), torch.randn(3, 4)
+            module.register_buffer("scale", torch.ones(3))
+            within = apd_jax.Target.from_torch(module, x)
+        for target in (within, apd_jax.Target.from_torch(module, x)):
+            self.assertLess(target.conversion_error, 1e-6)
+
     def test_within_a_block_of_mixed_precision(self):
         module = torch.nn.Linear(4, 4).eval()
         with torch.autocast("cpu", dtype=torch.bfloat16):

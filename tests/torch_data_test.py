@@ -102,6 +102,16 @@ class TorchTest(parameterized.TestCase):
             if not shuffle:
                 np.testing.assert_array_equal(places, np.arange(18))
 
+    def test_workers_that_persist(self):
+        loader = torch.utils.data.DataLoader(
+            torch.tensor(ROWS), batch_size=5, num_workers=1, persistent_workers=True
+        )
+        source = as_source(loader)
+        for _ in range(2):
+            found = np.concatenate(batches_of(source, 8, 5))
+            np.testing.assert_array_equal(found, np.concatenate([ROWS, ROWS]))
+            source = source.again()
+
     def test_a_loader_of_dicts_trains(self):
         class Dicts(torch.utils.data.Dataset):
             def __len__(self):
@@ -173,6 +183,12 @@ class DatasetsTest(parameterized.TestCase):
         self.assertEqual(as_source(made).examples(0, 20)["y"].tolist(), [*range(0, 40, 2)])
         fewer = data.select_columns(["token"]).filter(lambda row: row["token"] % 2)
         self.assertEqual(as_source(fewer).examples(0, 20)["token"].tolist(), [*range(1, 20, 2)])
+
+    def test_a_network_of_one_array(self):
+        data = columns().select_columns(["x", "token"])
+        for given in (data, {"x": ROWS, "token": np.arange(20)}):
+            with self.assertRaisesRegex(apd_jax.UserError, r"takes a single array.* data\['"):
+                apd_jax.decompose(networks.mlp(), given, num_components=3, topk=1.0, steps=2)
 
     def test_descriptions_tell_data_apart(self):
         data = columns().select_columns(["x"])

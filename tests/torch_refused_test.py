@@ -312,6 +312,7 @@ class RefusedTest(parameterized.TestCase):
     @parameterized.parameters(
         (lambda: torch.jit.trace(nn.Linear(4, 4).eval(), X),),
         (lambda: torch.export.export(nn.Linear(4, 4).eval(), (X,)).module(),),
+        (lambda: nn.Sequential(torch.jit.script(nn.Linear(4, 4))).eval(),),
     )
     def test_programs_that_torch_made_of_a_module(self, make):
         with (
@@ -343,6 +344,11 @@ class RefusedTest(parameterized.TestCase):
         outputs.sum().backward()
         for name, parameter in module.named_parameters():
             np.testing.assert_allclose(found[name], parameter.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+    @torch.inference_mode()
+    def test_a_backward_pass_in_inference_mode(self):
+        with self.assertRaisesRegex(apd_jax.UserError, "is not torch's: Product"):
+            apd_jax.Target.from_torch(Then(Product.apply).eval(), X)
 
     def test_a_part_that_torch_runs_without_gradients(self):
         class Frozen(Inner):

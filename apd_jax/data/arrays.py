@@ -47,10 +47,17 @@ class Arrays(Source):
 
     @property
     def hint(self):
-        if not isinstance(self._tables, tuple):
+        rows = self.examples(0, 1)
+        if isinstance(rows, dict):
+            first = next(iter(rows), None)
+            return (
+                f"data are a dict of {list(rows)}, and are passed to the network as such: if the "
+                f"network takes a single array, give one of them, such as data[{first!r}]"
+            )
+        if not isinstance(rows, tuple):
             return ""
         return (
-            f"data are a tuple of {len(self._tables)} arrays, and are passed to the network as "
+            f"data are a tuple of {len(rows)} arrays, and are passed to the network as "
             "such: if the network takes only the first, as of inputs and labels, give data[0]"
         )
 

@@ -77,7 +77,7 @@ class Batches(Source):
         return take(fed["batches"], step - fed["start"])
 
     def again(self):
-        if iter(self._batches) is self._iterator:
+        if iter(self._batches) is self._batches:
             raise UserError(
                 "the data are an iterator, which gives its batches once, but several trainings "
                 "need them: pass something that can be iterated again, such as a list or a data "
@@ -176,10 +176,9 @@ class Batches(Source):
             try:
                 batch = self._checked(next(self._iterator))
             except StopIteration:
-                again = iter(self._batches)
-                if again is self._iterator or self._fresh:  # used up, or without a batch
+                if self._fresh:  # an iterator that is used up, or data without a batch
                     return None
-                self._iterator, self._fresh = again, True
+                self._iterator, self._fresh = iter(self._batches), True
                 continue
             if batch is not None:
                 self._fresh = False

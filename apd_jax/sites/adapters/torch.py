@@ -94,6 +94,7 @@ class TorchApply:
         }
 
 
+@torch.inference_mode(False)
 def from_torch(
     module: torch.nn.Module,
     inputs: PyTree,

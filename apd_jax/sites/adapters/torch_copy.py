@@ -112,8 +112,12 @@ def _copied(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
 
 
 def sharing_parameters(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy with the same parameters, in which everything else may change."""
-    return _copied(module, {id(tensor): tensor for tensor in module.parameters()})
+    """A copy with the same parameters, in which everything else may change.
+
+    Those that were made in `torch.inference_mode`, which can't have derivatives, are copied too.
+    """
+    shared = [tensor for tensor in module.parameters() if not tensor.is_inference()]
+    return _copied(module, {id(tensor): tensor for tensor in shared})
 
 
 def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:

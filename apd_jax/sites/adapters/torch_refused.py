@@ -34,11 +34,12 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"from_torch needs a torch.nn.Module, got a {type(module).__name__}")
     module = getattr(module, _COMPILED, module)
-    if isinstance(module, torch.jit.ScriptModule) or "eval" in vars(module):  # of torch.export
-        raise UserError(
-            f"a {type(module).__name__} made by torch.jit or torch.export can't be followed in "
-            "JAX: pass the module that it was made from"
-        )
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule) or "eval" in vars(part):  # of torch.export
+            raise UserError(
+                f"{name or 'the module'} ({type(part).__name__}), made by torch.jit or "
+                "torch.export, can't be followed in JAX: pass the module that it was made from"
+            )
     _check_floating(module)
     training = [
         name or type(module).__name__
@@ -56,7 +57,7 @@ def check(module: Any, dtype: torch.dtype | None) -> torch.nn.Module:
         _check_numbers(name, tensor)
     for name, tensor in module.named_parameters():
         _check_precision(name, tensor, dtype)
-        if not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor.detach()).all():
             raise UserError(f"{name} holds NaN or infinity: retrain the network")
     if not dict(module.named_parameters()):
         raise UserError(f"{type(module).__name__} has no parameters: there is nothing to decompose")
