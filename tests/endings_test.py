@@ -271,6 +271,14 @@ class ObserverTest(EndingsTestCase):
         self.assertIn(f"training ended after step {step}", caught.exception.__notes__[0])
         same(decompose(workdir=self.workdir, steps=8), decompose(steps=8))
 
+    @pytest.mark.slow
+    def test_between_short_trainings_of_the_search_for_k(self):
+        asked = [False] * 3 + [ConnectionError("the tracker is gone")]  # in 3 chunks, and after
+        observer = mock.Mock(loop.Observer, should_stop=mock.Mock(side_effect=asked))
+        with self.assertRaisesRegex(ConnectionError, "tracker is gone") as caught:
+            decompose(topk="auto", observer=observer)
+        self.assertEqual(caught.exception.decomposition.history[-1]["step"], 5)
+
     def test_an_answer_that_is_neither_yes_nor_no(self):
         observer = mock.Mock(loop.Observer, should_stop=lambda: np.array([True, False]))
         with self.assertRaisesRegex(ValueError, "ambiguous") as caught:
