@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import tempfile
+import warnings
 from typing import NamedTuple
 from unittest import mock
 
@@ -140,6 +141,9 @@ class SummaryTest(parameterized.TestCase):
         self.assertLen(summary.rows, 4)
         values = found.summary(X, outputs + 1.0, baselines=("svd",))
         self.assertAlmostEqual(values.row("network").quality, 1.0, places=5)
+        for bad in ({0, 1}, (0 for _ in X), {0: 1}.values(), map(int, "01")):
+            with self.assertRaisesRegex(apd_jax.UserError, "labels: expected an array.*give an ar"):
+                found.summary(X, bad)
 
     @pytest.mark.slow
     def test_classes_of_one_logit_without_an_axis_of_its_own(self):
@@ -395,6 +399,28 @@ class CrossEntropyTest(absltest.TestCase):
         self.assertEqual(held, summary.cross_entropy_recovered)
         self.assertIn("of the cross entropy", repr(summary))
         self.assertEqual(summary.quality_name, "accuracy")
+
+    @pytest.mark.slow
+    def test_a_label_of_probability_0_is_named(self):
+        def apply(params, x):
+            return jnp.where(jnp.arange(2) == 1, -jnp.inf, networks.mlp_apply(params, x))
+
+        target = apd_jax.Target(apply, networks.mlp().params, inputs=X)
+        found = untrained(target, minimality_loss="kl")
+        options = {"adversary_steps": 1, "draws": 1, "baselines": ()}
+        for label, told in ((0, False), (1, True)):
+            labels = np.zeros(len(X), int)
+            labels[3] = label
+            summary = found.summary(X, labels)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                evidence = found.evidence(X, labels, **options)
+            for text in (repr(summary), repr(evidence)):
+                self.assertEqual("classes of probability 0" in text, told)
+                self.assertNotIn("nan", text)
+            self.assertIsNone(summary.cross_entropy_recovered)  # without any component it is 0 too
+            self.assertEqual(np.isinf(evidence["ce_target"]), told)
+            self.assertNotIn("ce_recovered", evidence.numbers)
 
     @pytest.mark.slow
     def test_a_network_worse_than_no_component_has_nothing_to_recover(self):

@@ -1,9 +1,12 @@
 """Decompositions that end early: nothing that was trained is lost."""
 
 import dataclasses
+import errno
+import itertools
 import json
 import os
 import pathlib
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -268,6 +271,14 @@ class ObserverTest(EndingsTestCase):
         self.assertIn(f"training ended after step {step}", caught.exception.__notes__[0])
         same(decompose(workdir=self.workdir, steps=8), decompose(steps=8))
 
+    @pytest.mark.slow
+    def test_between_short_trainings_of_the_search_for_k(self):
+        asked = [False] * 3 + [ConnectionError("the tracker is gone")]  # in 3 chunks, and after
+        observer = mock.Mock(loop.Observer, should_stop=mock.Mock(side_effect=asked))
+        with self.assertRaisesRegex(ConnectionError, "tracker is gone") as caught:
+            decompose(topk="auto", observer=observer)
+        self.assertEqual(caught.exception.decomposition.history[-1]["step"], 5)
+
     def test_an_answer_that_is_neither_yes_nor_no(self):
         observer = mock.Mock(loop.Observer, should_stop=lambda: np.array([True, False]))
         with self.assertRaisesRegex(ValueError, "ambiguous") as caught:
@@ -360,6 +371,52 @@ write = "apd_jax.report.decomposition_page.write"
 with mock.patch(write, side_effect=lambda *_, **__: os._exit(3)):
     endings_test.decompose(workdir=sys.argv[1])
 """
+
+
+class FullDiskTest(EndingsTestCase):
+    """A directory that can't be written to ends the training; what was trained is handed back."""
+
+    writes_reports = False
+
+    @parameterized.parameters(
+        ("checkpoint.checksum.seal", 1, 10),
+        ("checkpoint.checksum.seal", 5, 20),
+        ("metric_writer.MetricWriter.write", 3, 8),
+    )
+    @pytest.mark.slow
+    def test_keeps_what_is_done(self, function, number, step):
+        function, calls = f"apd_jax.runtime.{function}", itertools.count(1)
+        write = pkgutil.resolve_name(function)
+
+        def fails(*arguments):
+            if next(calls) >= number:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(*arguments)
+
+        with (
+            mock.patch(function, fails),
+            self.assertRaisesRegex((OSError, CheckpointError), "No space left") as caught,
+        ):
+            decompose(workdir=self.workdir)
+        self.assertIn(f"training ended after step {step}", caught.exception.__notes__[0])
+        whole = decompose()
+        same(decompose(workdir=self.workdir), whole)
+        found = caught.exception.decomposition
+        same(found, whole if step == 20 else decompose(observer=StopAt(step)))
+
+    @parameterized.parameters("checkpoints", "metrics.jsonl")
+    @pytest.mark.slow
+    def test_something_else_is_in_its_place(self, name):
+        with (
+            mock.patch.object(session, "fit", side_effect=ConnectionError),
+            self.assertRaises(ConnectionError),
+        ):
+            decompose(workdir=self.workdir)
+        path = self.workdir / name
+        path.mkdir() if path.suffix else path.touch()
+        with self.assertRaisesRegex((OSError, CheckpointError), "in its pl|in the way") as caught:
+            decompose(workdir=self.workdir)
+        self.assertIn(str(path), str(caught.exception))
 
 
 class PublishTest(EndingsTestCase):

@@ -154,6 +154,7 @@ def find(
 
     Raises:
       Stopped: a stop was requested; its `decomposition` is the last short training.
+      Exception, SystemExit: what `stop` raised, with the same `decomposition`.
       UserError: no short training explains the output, whatever its k.
     """
     bounds = first(settings), _MOST * settings.num_components
@@ -178,10 +179,12 @@ def find(
                 "components; k = %.3g suffices for its components",
                 *search.pilots[-1].values(),
             )
-            if stop():
-                stopped = Stopped(short.settings.steps, "the search for k")
-                stopped.decomposition = short
-                raise stopped
+            try:
+                if stop():
+                    raise Stopped(short.settings.steps, "the search for k")
+            except (Exception, SystemExit) as error:  # also one of the observer, which is asked
+                error.decomposition = short  # type: ignore[union-attr]
+                raise
         except Stopped:
             logging.warning(
                 "Stopped during the search for k: this is a short training, with k = %.3g.", topk

@@ -107,7 +107,8 @@ def decompose(
         finds no k in its short trainings.
       Diverged: a loss is no longer finite. Its `decomposition` has the last finite state that was
         kept (None if it diverged before that).
-      CheckpointError: the workdir takes no components. Its `decomposition` is the finished one.
+      CheckpointError, OSError: the workdir can't be written to, as on a full disk. Its
+        `decomposition` has what was trained before; after the last step it is the finished one.
       DataFailed: the data raised an error during the training. Its `decomposition` has what was
         trained before; with a workdir that is saved.
       Exception, SystemExit: an error of the observer, or its `sys.exit()`, ends the training. Its

@@ -17,6 +17,11 @@ from apd_jax.training.presets import LOGITS
 
 ALWAYS = 0.95  # a component that is active on a larger share of the examples is always on
 MOST = 0.5  # an active rank above this share of the network's is most of the network
+INFINITE = (
+    "Some labels are classes of probability 0, with a logit of −∞, so that the cross entropy is "
+    "infinite. Check that the labels are those of the network's classes, or leave these out with a "
+    "label of -1."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +31,9 @@ class Finding:
     Attributes:
       kind: `"trivial"`: the decomposition says little about the network; `"empty site"`: a site's
         weights are all zero; `"scores"`: attributions are not finite; `"errors"`: single examples
-        have none; `"labels"`: some were ignored; `"baseline"`: one was omitted; `"settings"`: how
-        components are chosen for positions; `"other"`: the error of a targeted decomposition on
-        the other data.
+        have none; `"labels"`: some were ignored, or have probability 0; `"baseline"`: one was
+        omitted; `"settings"`: how components are chosen for positions; `"other"`: the error of a
+        targeted decomposition on the other data.
       text: a sentence.
     """
 
@@ -129,6 +134,12 @@ def ignored(labels: Any) -> list[Finding]:
         return []
     total = np.size(np.asarray(labels))
     return [Finding("labels", f"{count:,} of {total:,} labels are negative and ignored.")]
+
+
+def infinite(cross_entropies: Sequence[float | None]) -> list[Finding]:
+    """That the cross entropy is infinite, if it is for some of the ways to run the network."""
+    some = any(value is not None and math.isinf(value) for value in cross_entropies)
+    return [Finding("labels", INFINITE)] if some else []
 
 
 def on_positions(settings: Settings) -> list[Finding]:

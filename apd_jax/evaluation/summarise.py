@@ -71,6 +71,7 @@ def summarise_seen(
     elsewhere = _on_other_data(decomposition, other, own_ranks)
     share = found.mask.mean(axis=0)
     empty = tuple(ranks.empty_sites(target))
+    measured = [found.network, found.active, everything, nothing]
     return Summary(
         num_examples=sites.batch_size(x),
         network=_row("network", found.network, None, whole),
@@ -91,6 +92,7 @@ def summarise_seen(
             *findings.not_finite(found.scores),
             *worst.untold(found),
             *findings.ignored(labels),
+            *findings.infinite([one.cross_entropy for one in measured]),
             *findings.on_other_data(elsewhere),
             *(findings.omitted(name) for name, row in others.items() if row is None),
             *findings.on_positions(decomposition.settings),

@@ -97,11 +97,13 @@ class Summary:
         """Share of the cross entropy that the active components recover; None without classes.
 
         `(CE_nothing − CE_active) / (CE_nothing − CE_network)`, a share only where the network's
-        cross entropy is below that of no component.
+        cross entropy is below that of no component. None where one of them is infinite.
         """
         rows = (self.nothing, self.active, self.network)
         none, own, whole = (row.cross_entropy for row in rows)
         if none is None or own is None or whole is None or none == whole:
+            return None
+        if not np.isfinite([none, own, whole]).all():
             return None
         return (none - own) / (none - whole)
 

@@ -65,7 +65,7 @@ class Checkpointer(Closing):
         self._directory = paths.local(directory)
         self._writes = jax.process_index() == 0
         if self._writes:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            self._make()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
             create=False,
@@ -83,6 +83,16 @@ class Checkpointer(Closing):
         self._pending: concurrent.futures.Future[None] | None = None
         self._whole: set[int] = set()  # written or verified by this object
         self._broken: set[int] = set()  # found broken; removed by the next save
+
+    def _make(self) -> None:
+        """Create the directory."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"The directory {self._directory} cannot be created ({error.strerror}): move what "
+                "is in its place, free disk space, or make the directory above it writable."
+            ) from error
 
     def steps(self) -> list[int]:
         """The steps on disk, oldest first, intact or broken."""

@@ -10,8 +10,13 @@ class Closing(abc.ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *unused_exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except Exception as another:
+            if error is None:
+                raise
+            error.add_note(f"Then closing failed: {another}")  # hides nothing of the error
 
     @abc.abstractmethod
     def close(self) -> None:

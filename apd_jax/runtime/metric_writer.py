@@ -142,8 +142,8 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = f"the metrics cannot be written ({error.strerror}): free disk space, then "
-        reason += "rerun the command to resume from the last checkpoint"
+        reason = f"the metrics cannot be written ({error.strerror}): free disk space, or move "
+        reason += "what is in the way, then rerun the command to resume from the last checkpoint"
         raise OSError(error.errno, reason, str(path)) from error
 
 

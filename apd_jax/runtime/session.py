@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from apd_jax.errors import UserError
 from apd_jax.runtime import loop, mesh, metric_names
 from apd_jax.runtime.outcome import Diverged, EndedEarly, Outcome, Stopped
 from apd_jax.runtime.preemption import StopFlag
@@ -53,7 +54,7 @@ def fit(
       Exception, SystemExit: what the observer raised; the work so far is saved where there is a
         directory.
 
-      The first three and the last carry the last finite state as their `outcome`.
+      All but those before the first step carry the last finite state as their `outcome`.
     """
     store: Store = Memory(training.steps)
     if directory is not None:
@@ -91,41 +92,47 @@ def fit_in(
             logging.info("%s: resuming from step %d of %d", name, done, training.steps)
         with store.log(done), Progress(training.steps, name, initial=done) as progress:
             recorder = Recorder(store, progress, flag, observer, seconds)
-            state = _run(training, state, name, keeping, recorder)
-            return Outcome(state, training.steps, store.rows(training.steps), recorder.seconds)
+            return _run(training, state, name, keeping, recorder)
 
 
 def _run(
     training: loop.Training, state: Any, name: str, keeping: Keeping, recorder: "Recorder"
-) -> Any:
-    """The state after the last step."""
+) -> Outcome:
+    """The outcome after the last step."""
+    ended: EndedEarly | None = None
     try:
-        final = loop.run_steps(
+        state = loop.run_steps(
             training,
             training.init_state() if state is None else state,
             chunk_steps=keeping.chunk_steps,
             save_every=keeping.save_every,
             observer=recorder,
         )
-    except EndedEarly as ended:
-        error = _with_outcome(ended, name, recorder)
-        if recorder.failure is not None and error.outcome is not None:
-            raise _of_observer(recorder.failure, error.outcome, name) from None
-        raise error from ended
-    if recorder.failure is not None:
+    except EndedEarly as error:
+        ended = error
+    recorder.finish()
+    outcome: Outcome | None
+    if ended is None:
         rows = recorder.store.rows(training.steps)
-        outcome = Outcome(final, training.steps, rows, recorder.seconds)
-        raise _of_observer(recorder.failure, outcome, name)
-    return final
+        outcome = Outcome(state, training.steps, rows, recorder.seconds)
+    else:
+        early = _with_outcome(ended, name, recorder)
+        outcome = early.outcome
+    if recorder.failure is not None and outcome is not None:
+        raise _with_note(recorder.failure, outcome, name)
+    if ended is not None:
+        raise early from ended
+    assert outcome is not None
+    return outcome
 
 
-def _of_observer(
+def _with_note(
     failure: Exception | SystemExit, outcome: Outcome, name: str
 ) -> Exception | SystemExit:
-    """The error that an observer raised, as it is, with what was trained as its `outcome`."""
+    """The error of an observer or a store, as it is, with what was trained as its `outcome`."""
     with contextlib.suppress(AttributeError, TypeError):  # of a class with slots
         failure.outcome = outcome  # type: ignore[union-attr]
-    failure.add_note(f"{name}: the observer raised this; training ended after step {outcome.step}.")
+    failure.add_note(f"{name}: because of this, training ended after step {outcome.step}.")
     return failure
 
 
@@ -154,8 +161,8 @@ class Recorder(loop.Observer):
     Attributes:
       store: where metrics and states are kept.
       seconds: time spent up to the last save, including the time before a resume.
-      failure: the first error of the other observer. It stops the training as `should_stop` does,
-        so that what was trained is kept, and is raised then.
+      failure: the first error of the store or the other observer. It stops the training as
+        `should_stop` does, so that what was trained is kept, and is raised then.
     """
 
     def __init__(
@@ -182,9 +189,16 @@ class Recorder(loop.Observer):
         if self._last is not None:
             row["steps_per_second"] = (step - self._last[0]) / max(now - self._last[1], 1e-9)
         self._last = step, now
-        self.store.write(step, row)
+        self._keep(self.store.write, step, row)
         self._progress.update(step, **metric_names.losses(metrics))
         self._ask(self._observer.on_metrics, step, metrics)
+
+    def _keep(self, method: Callable, *arguments: Any) -> None:
+        """Let the store keep something, also after an error."""
+        try:
+            method(*arguments)
+        except (OSError, UserError) as error:  # as of a full disk
+            self.failure = self.failure or error
 
     def _ask(self, method: Callable, *arguments: Any) -> Any:
         """What the other observer answers; None from its first error on."""
@@ -214,8 +228,12 @@ class Recorder(loop.Observer):
     def save(self, step, state):
         """Save a state together with the time spent."""
         self.seconds = time.monotonic() - self._start
-        self.store.save(step, state, self.seconds)
+        self._keep(self.store.save, step, state, self.seconds)
         self._ask(self._observer.save, step, state)
+
+    def finish(self) -> None:
+        """Wait until the store has written everything."""
+        self._keep(self.store.finish)
 
     def should_stop(self):
         """Whether a signal or the other observer requests a stop."""

@@ -71,6 +71,9 @@ class Memory:
         if step < self._steps:
             self._last = (step, to_host(state))
 
+    def finish(self) -> None:
+        """There is nothing to wait for."""
+
     def saved(self) -> tuple[int, Any]:
         """The last state saved, and its step; None without any."""
         return self._last
@@ -154,6 +157,10 @@ class Directory:
         memory.give_back()  # what the checkpoint before this one took
         self._checkpointer.save(step, state, {"seconds": seconds, **self._metadata})
         self._saved = step
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is on disk."""
+        self._checkpointer.wait()
 
     def saved(self) -> tuple[int, Any]:
         """The state of the newest checkpoint, and its step; None without any."""
@@ -239,6 +246,11 @@ class Several:
         host = to_host(state)
         for store, rows in self._parts():
             store.save(step, jax.tree.map(lambda leaf, rows=rows: leaf[rows], host), seconds)
+
+    def finish(self) -> None:
+        """Wait until the last checkpoints are on disk."""
+        for store in self._stores:
+            store.finish()
 
     def saved(self) -> tuple[int, Any]:
         """Nothing: each training resumes from its own directory."""

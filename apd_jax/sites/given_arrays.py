@@ -142,12 +142,18 @@ def as_numpy(leaf: Any) -> np.ndarray:
     if hasattr(leaf, "toarray") and hasattr(leaf, "nnz"):
         raise UserError("expected arrays, got a sparse matrix: give its .toarray()")
     try:
-        return np.asarray(leaf)
+        found = np.asarray(leaf)
     except (ValueError, TypeError) as error:
         raise UserError(
             f"expected arrays of numbers, which this {type(leaf).__name__} is not ({error}): "
             "rows of different lengths must be padded or cut to the same length"
         ) from error
+    if found.dtype == object and not found.ndim:  # NumPy sees one thing in a set or a generator
+        raise UserError(
+            f"expected an array of numbers, got a {type(found.item()).__name__}: give an array or "
+            "a list, in the order of the examples"
+        )
+    return found
 
 
 def _from_torch(tensor: Any) -> np.ndarray:

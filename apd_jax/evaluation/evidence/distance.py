@@ -163,7 +163,8 @@ def check_some_output(kind: Kind, target: Target, blocks: Iterable[Examples]) ->
 def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None) -> Number:
     """`Σ e / Σ w` and its standard error, the examples (or groups of them) drawn independently.
 
-    `SE = sqrt( n/(n−1) Σ (e_i − d w_i)² ) / Σ w`, over the n with any weight; none for n = 1.
+    `SE = sqrt( n/(n−1) Σ (e_i − d w_i)² ) / Σ w`, over the n with any weight; none for n = 1, and
+    for a ratio that is not finite.
 
     Raises:
       UserError: the weights are all 0, as the squares of outputs that are 0, but errors are not.
@@ -173,6 +174,8 @@ def ratio(error: np.ndarray, unit: np.ndarray, groups: np.ndarray | None = None)
     if not total and error.any():
         raise UserError(_ALL_ZERO)
     value = float(error.sum() / total) if total else 0.0
+    if not np.isfinite(value):
+        return Number(value)
     if groups is not None:
         _, groups = np.unique(groups, return_inverse=True)
         error, unit = (np.bincount(groups, weights=a) for a in (error, unit))

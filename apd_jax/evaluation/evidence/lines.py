@@ -13,7 +13,7 @@ from apd_jax import randomness, validity
 from apd_jax.blocks import num_blocks
 from apd_jax.config_fields.values import names, root_seed, whole
 from apd_jax.errors import UserError
-from apd_jax.evaluation import ranks
+from apd_jax.evaluation import findings, ranks
 from apd_jax.evaluation.evidence import block_lines, cost, distance, equal_rank, rows
 from apd_jax.evaluation.evidence.adversary import Adversary, worst_shared
 from apd_jax.evaluation.evidence.baseline_lines import Against
@@ -249,8 +249,10 @@ def _cross_entropies(run: Run, notes: list[str]) -> dict[str, distance.Number]:
     if "ce_own" not in run.tally:
         return {}
     names = ["ce_target", "ce_own", "ce_all"]
-    network, none = (run.tally.number(f"ce_{line}").value for line in ("target", "zero"))
-    if np.isclose(network, none, rtol=1e-6, atol=0):
+    network, own, none = (run.tally.number(f"ce_{n}").value for n in ("target", "own", "zero"))
+    if not np.isfinite([network, own, none]).all():
+        notes.append(f"{findings.INFINITE} The share that is recovered is left out.")
+    elif np.isclose(network, none, rtol=1e-6, atol=0):
         notes.append(
             "The cross entropy with no component is the network's: there is nothing to recover, "
             "and the share that is recovered is left out."
