@@ -4,8 +4,10 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl.testing import absltest
 
+import apd_jax
 from apd_jax.programs import quick
 
 
@@ -32,6 +34,25 @@ class QuickTest(absltest.TestCase):
             return jax.jit(jnp.sin, compiler_options=quick.options(x))(x)
 
         self.assertEqual(jax.eval_shape(lambda: made(jnp.ones(3))).shape, (3,))
+
+    def test_programs_on_much_data_have_none(self):
+        small, few, many = jnp.ones(3), {"x": jnp.ones((128, 1024))}, jnp.ones((129, 1024))
+        self.assertEqual(quick.options(small, few), quick.options(small))
+        self.assertEqual(quick.options(small, [few, 3.0]), {})
+        self.assertEmpty(quick.options(small, many))
+
+    def test_programs_of_a_network_are_differentiated(self):
+        target = apd_jax.Target(lambda w, x: x @ w, jnp.ones((3, 2))).at(jnp.ones((1, 3)))
+        components = apd_jax.init_components(jax.random.key(0), target, num_components=2, rank=1)
+        x, mask = jnp.ones((1, 3)), jnp.ones((1, 2))
+
+        def output(x):
+            return apd_jax.masked_apply(target, components, x, mask).sum()
+
+        summed = sum(factors.sum() for factors in components.values())
+        np.testing.assert_allclose(jax.grad(output)(x)[0], summed.sum(axis=1), rtol=1e-5)
+        (outputs,) = jax.vmap(lambda x: apd_jax.masked_apply(target, components, x, mask))(x[None])
+        np.testing.assert_allclose(outputs, x @ summed, rtol=1e-5)
 
     def test_options_that_xla_does_not_know_are_left_out(self):
         known = {"xla_backend_optimization_level": 0}

@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from apd_jax.programs import quick
+
 _kept: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 _wrapped: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # by what is wrapped
 _latest: list[Callable] = []
@@ -111,7 +113,8 @@ def jit_with_network(
 ) -> Callable[..., Any]:
     """`jax.jit` of `function(*static, target, *arrays)`, programs kept while the network lives.
 
-    The target's structure holds the network, a function of the caller.
+    The target's structure holds the network, a function of the caller. Programs of small networks
+    on little data are compiled quickly (`programs.quick`).
 
     Args:
       function: what is compiled.
@@ -121,12 +124,14 @@ def jit_with_network(
     if function is None:
         return functools.partial(jit_with_network, static=static)
 
-    def make(_: StandIn, *fixed: Any):
-        return jax.jit(functools.partial(function, *fixed))
+    def make(_: StandIn, options: tuple[tuple[str, Any], ...], *fixed: Any):
+        return jax.jit(functools.partial(function, *fixed), compiler_options=dict(options))
 
     def program(*arguments):
+        target, *others = arguments[static:]
         fixed = (_not_kept(value) for value in arguments[:static])
-        return kept_with(arguments[static].apply_fn, make, *fixed)
+        options = tuple(quick.options(target.params, others).items())
+        return kept_with(target.apply_fn, make, options, *fixed)
 
     @functools.wraps(function)
     def call(*arguments):
