@@ -106,14 +106,19 @@ def _copied(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
     except Exception as error:  # of files, locks, generators, tensors with a history
         raise UserError(
             f"{type(module).__name__} can't be copied ({type(error).__name__}: {error}), and the "
-            "original is never changed: remove what can't be copied, such as open files or "
-            "tensors that were computed with gradients"
+            "original is never changed: remove what can't be copied, such as open files"
         ) from error
+
+
+def _without_history(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+    """A copy; of what was computed with gradients, such as kept activations, the numbers alone."""
+    return _DEEPCOPY(tensor, memo) if tensor.is_leaf else tensor.detach().clone()
 
 
 def sharing_parameters(module: torch.nn.Module) -> torch.nn.Module:
     """A copy with the same parameters, in which everything else may change."""
-    return _copied(module, {id(tensor): tensor for tensor in module.parameters()})
+    with _Copying(_without_history):
+        return _copied(module, {id(tensor): tensor for tensor in module.parameters()})
 
 
 def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
@@ -122,4 +127,5 @@ def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     Raises:
       UserError: it can't be copied.
     """
-    return _copied(module, {}).to(dtype)
+    with _Copying(_without_history):
+        return _copied(module, {}).to(dtype)
