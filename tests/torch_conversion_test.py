@@ -369,6 +369,20 @@ class UnchangedTest(absltest.TestCase):
                 tensor.zero_()
         np.testing.assert_array_equal(target(jnp.asarray(self.x.numpy())), expected)
 
+    def test_activations_that_it_keeps_from_a_call_with_gradients(self):
+        def keeping(linear, x):
+            linear.kept = [linear(x)]
+            return torch.relu(linear.kept[0])
+
+        module = Calling(keeping, linear=nn.Linear(3, 4)).eval()
+        module(drawn(7, 3))
+        kept = module.linear.kept[0]
+        for options in ({}, {"dtype": "float32"}):
+            target = apd_jax.Target.from_torch(module, self.x, **options)
+            self.assertEqual(list(target.sites), ["linear.weight"])
+        self.assertIs(module.linear.kept[0], kept)
+        self.assertIsNotNone(kept.grad_fn)
+
     def test_a_module_that_changes_its_weights(self):
         def clamped(linear, x):
             with torch.no_grad():

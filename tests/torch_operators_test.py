@@ -48,6 +48,27 @@ class RandomSlopesTest(absltest.TestCase):
             self.assertLess(target.conversion_error, 1e-6)
 
 
+class KeywordsTest(parameterized.TestCase):
+    """Functions called with torch's names of their arguments."""
+
+    @parameterized.parameters(
+        lambda m, x: nn.functional.linear(input=x, weight=m.weight, bias=m.bias),
+        lambda m, x: nn.functional.linear(x, weight=m.weight),
+        lambda m, x: nn.functional.bilinear(input1=x, input2=x.cos(), weight=m.weight[None]),
+        lambda m, x: torch.take_along_dim(input=m(x), indices=torch.zeros(1, 1).long(), dim=1),
+        lambda m, x: torch.tensor_split(m(x), sections=2, dim=1)[1],
+        lambda m, x: torch.tensor_split(m(x), indices=[1], dim=1)[0],
+        lambda m, x: torch.linalg.solve(A=2 * torch.eye(3), B=m(x).T).T,
+        lambda m, x: m(x) * torch.linalg.det(A=2 * torch.eye(3)),
+        lambda m, x: m(x) * torch.linalg.slogdet(A=2 * torch.eye(3))[1],
+        lambda m, x: m(x) * torch.linalg.svd(A=torch.ones(2, 2), full_matrices=False)[1][0],
+    )
+    def test_functions(self, function):
+        target = converted(function, drawn(3, 3), m=nn.Linear(3, 3))
+        self.assertLess(target.conversion_error, 1e-5)
+        self.assertEqual(list(target.sites), ["m.weight"])
+
+
 class VectorsTest(absltest.TestCase):
     """Weights with one axis, or applied to one vector."""
 

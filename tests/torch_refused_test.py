@@ -61,10 +61,9 @@ def _integers():
     return module
 
 
-def _with_a_history():
+def _with_a_generator():
     module = Then(lambda y: y)
-    module.kept = torch.ones(4, requires_grad=True) * 2
-    module.lock = (i for i in range(3))
+    module.numbers = (i for i in range(3))
     return module
 
 
@@ -123,6 +122,21 @@ class Square(Product):
     @staticmethod
     def backward(ctx, gradient):
         return gradient * 2 * ctx.saved_tensors[0]
+
+
+class Jump(torch.autograd.Function):
+    """A JumpReLU; the derivative by its threshold is a surrogate."""
+
+    @staticmethod
+    def forward(ctx, y, threshold):
+        ctx.save_for_backward(y, threshold)
+        return y * (y > threshold)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        y, threshold = ctx.saved_tensors
+        near = ((y - threshold).abs() < 1).float()
+        return gradient * (y > threshold), -threshold * near * gradient
 
 
 def _with_buffer(tensor):
@@ -198,7 +212,7 @@ MODULES = {
     "no_numbers": (lambda: nn.Linear(4, 4, device="meta"), "weight has no numbers"),
     "lazy": (lambda: nn.LazyLinear(4), "weight has no numbers"),
     "no_parameters": (lambda: nn.ReLU(), "ReLU has no parameters"),
-    "no_copy": (_with_a_history, "Then can't be copied"),
+    "no_copy": (_with_a_generator, "Then can't be copied"),
     "missing_operator": (
         lambda: Inner(torch.special.airy_ai),
         r"operator aten::special_airy_ai, used in then \(Then\), is missing",
@@ -349,6 +363,23 @@ class RefusedTest(parameterized.TestCase):
     def test_a_backward_pass_in_inference_mode(self):
         with self.assertRaisesRegex(apd_jax.UserError, "is not torch's: Product"):
             apd_jax.Target.from_torch(Then(Product.apply).eval(), X)
+
+    def test_only_derivatives_by_sites_are_compared(self):
+        class Jumping(Inner):
+            def forward(self, x):
+                return self.then(Jump.apply(self.first(x), self.threshold))
+
+        class Rounding(Inner):
+            def forward(self, x):
+                return self.then(Rounded.apply(self.first(x)))
+
+        module = Jumping(lambda y: y).eval()
+        module.threshold = nn.Parameter(torch.full((4,), 0.1))
+        self.assertLen(apd_jax.Target.from_torch(module, X).sites, 2)
+        module = Rounding(lambda y: y).eval()
+        self.assertLen(apd_jax.Target.from_torch(module, X, sites="then.linear").sites, 1)
+        with self.assertRaisesRegex(apd_jax.UserError, "by first.weight is not torch's: Rounded"):
+            apd_jax.Target.from_torch(module, X)
 
     def test_a_part_that_torch_runs_without_gradients(self):
         class Frozen(Inner):

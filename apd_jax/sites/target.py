@@ -171,8 +171,10 @@ class Target:
             from apd_jax.sites.adapters import torch  # optional, too
         except ImportError as error:
             raise UserError(f"from_torch needs pip install 'apd_jax[torch]' ({error})") from error
-        apply_fn, params, x = torch.from_torch(module, inputs, output, dtype, valid, fixed)
-        return cls(apply_fn, params, sites, inputs=x)
+        apply_fn, params, x, check = torch.from_torch(module, inputs, output, dtype, valid, fixed)
+        target = cls(apply_fn, params, sites, inputs=x)
+        check({site.path for site in target.sites.values()})
+        return target
 
     @property
     def conversion_error(self) -> float | None:

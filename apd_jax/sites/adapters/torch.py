@@ -5,7 +5,7 @@ Letters: B batch.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -102,8 +102,12 @@ def from_torch(
     dtype: Any,
     valid: Callable | None,
     keywords: dict[str, Any],
-) -> tuple[TorchApply, dict[str, jax.Array], PyTree]:
-    """`(apply_fn, params, inputs as JAX arrays)` of a module; see `Target.from_torch`."""
+) -> tuple[TorchApply, dict[str, jax.Array], PyTree, Callable[[Collection[str]], None]]:
+    """`(apply_fn, params, inputs as JAX arrays, check)` of a module; see `Target.from_torch`.
+
+    The last is called with the names of the parameters that are decomposed, and raises UserError
+    if torch's derivative by one of them is another than JAX's.
+    """
     wanted = torch_refused.chosen_dtype(dtype)
     given, module = module, torch_refused.check(module, wanted)
     if wanted is None:
@@ -131,18 +135,17 @@ def from_torch(
         torch_compare.check_apart(ours, x, torch_refused.sequence_first(module))
         if count is not None:
             torch_compare.check_gradient(apply_fn, params, x, count)
+    prefix = torch_refused.prefix(given)
+
+    def check(names: Collection[str]) -> None:
         first = functools.partial(jax.tree.map, lambda leaf: leaf[:1])
         args, own_keywords = torch_arguments.arguments(first(examples))
-        fixed = torch_arguments.map_arrays(torch.clone, keywords)
-        torch_backward.check(
-            own,
-            (args, own_keywords | fixed),
-            pick,
-            lambda params: apply_fn(params, first(x)),
-            params,
-        )
-    prefix = torch_refused.prefix(given)
-    return dataclasses.replace(apply_fn, conversion_error=error, prefix=prefix), params, x
+        call = args, own_keywords | torch_arguments.map_arrays(torch.clone, keywords)
+        with jax.default_matmul_precision("highest"):
+            run = lambda params: apply_fn(params, first(x))  # noqa: E731
+            torch_backward.check(own, call, pick, run, params, names)
+
+    return dataclasses.replace(apply_fn, conversion_error=error, prefix=prefix), params, x, check
 
 
 def restored(

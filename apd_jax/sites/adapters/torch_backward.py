@@ -4,7 +4,7 @@ They come from backward passes of `torch.autograd.Function`, and from values tha
 without gradients, in a block of `torch.no_grad()` or through `.data`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,8 +26,12 @@ def check(
     pick: Callable[[Any], PyTree],
     ours: Callable[[Mapping[str, jax.Array]], PyTree],
     params: Mapping[str, jax.Array],
+    names: Collection[str],
 ) -> None:
     """Refuse a backward pass that is not the derivative of its forward pass.
+
+    Only derivatives by parameters that are decomposed matter: that by the threshold of a JumpReLU
+    may be a surrogate.
 
     Derivatives are compared only if the module has backward passes of its own, or stops gradients.
     In other modules torch's derivatives may differ on purpose: that by the padding row of an
@@ -40,6 +44,7 @@ def check(
       pick: the outputs of what `forward` returns.
       ours: parameters -> outputs of the converted network for these arguments.
       params: the values of its parameters.
+      names: those of the parameters that are decomposed.
 
     Raises:
       UserError: a derivative differs; it names the class and the parameter.
@@ -47,7 +52,8 @@ def check(
     found, stops, theirs = _of_torch(module, call, pick)
     if not (found or stops):
         return
-    real = {name: a for name, a in params.items() if jnp.issubdtype(a.dtype, jnp.floating)}
+    real = {name: params[name] for name in params if name in names}
+    real = {name: a for name, a in real.items() if jnp.issubdtype(a.dtype, jnp.floating)}
     mine = jax.jit(jax.grad(lambda p: sum(map(_total, jax.tree.leaves(ours({**params, **p}))))))
     derivatives = jax.tree.map(np.asarray, mine(real))
     pairs = {name: (derivatives[name], theirs[name]) for name in real if name in theirs}

@@ -106,9 +106,13 @@ def _copied(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
     except Exception as error:  # of files, locks, generators, tensors with a history
         raise UserError(
             f"{type(module).__name__} can't be copied ({type(error).__name__}: {error}), and the "
-            "original is never changed: remove what can't be copied, such as open files or "
-            "tensors that were computed with gradients"
+            "original is never changed: remove what can't be copied, such as open files"
         ) from error
+
+
+def _without_history(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+    """A copy; of what was computed with gradients, such as kept activations, the numbers alone."""
+    return _DEEPCOPY(tensor, memo) if tensor.is_leaf else tensor.detach().clone()
 
 
 def sharing_parameters(module: torch.nn.Module) -> torch.nn.Module:
@@ -117,7 +121,8 @@ def sharing_parameters(module: torch.nn.Module) -> torch.nn.Module:
     Those that were made in `torch.inference_mode`, which can't have derivatives, are copied too.
     """
     shared = [tensor for tensor in module.parameters() if not tensor.is_inference()]
-    return _copied(module, {id(tensor): tensor for tensor in shared})
+    with _Copying(_without_history):
+        return _copied(module, {id(tensor): tensor for tensor in shared})
 
 
 def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
@@ -126,4 +131,5 @@ def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     Raises:
       UserError: it can't be copied.
     """
-    return _copied(module, {}).to(dtype)
+    with _Copying(_without_history):
+        return _copied(module, {}).to(dtype)

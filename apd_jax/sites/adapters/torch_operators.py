@@ -6,7 +6,7 @@ G groups of channels, I and O input and output channels.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -46,6 +46,11 @@ def override(environment: Any) -> None:
     }.items():
         environment.override_op_definition(operator, on_arrays(function))
 
+    known = torchax_import.load().ops.ops_registry.all_torch_functions
+    for operator, names in _KEYWORDS.items():
+        renamed = functools.partial(_renamed, known[operator].func, names)
+        environment.override_op_definition(operator, on_arrays(renamed))
+
     def new_tensor(tensor, data, dtype=None, **unused):
         with environment:  # else torch makes one of its own
             return torch.tensor(data, dtype=tensor.dtype if dtype is None else dtype)
@@ -61,6 +66,21 @@ def override(environment: Any) -> None:
         return getitem(tensor, indices)
 
     environment.override_op_definition(torch.Tensor.__getitem__, chosen, is_view_op=True)
+
+
+# Keywords of torch's functions, and what torchax calls them.
+_KEYWORDS: dict[Any, dict[str, str]] = {
+    torch.nn.functional.linear: {"input": "self", "weight": "weights"},
+    torch.linalg.det: {"A": "input"},
+    torch.linalg.slogdet: {"A": "input"},
+    torch.linalg.solve: {"A": "a", "B": "b"},
+    torch.linalg.svd: {"A": "a"},
+    torch.tensor_split: {"indices": "indices_or_sections", "sections": "indices_or_sections"},
+}
+
+
+def _renamed(function: Callable, names: dict[str, str], *args: Any, **keywords: Any) -> Any:
+    return function(*args, **{names.get(name, name): value for name, value in keywords.items()})
 
 
 def _parts(indices: Any) -> Sequence[Any]:
@@ -96,9 +116,9 @@ def _convolution(
     return _torchax_convolution()(x, weight, bias, *settings)
 
 
-def _along(x: jax.Array, indices: jax.Array, dim: int | None = None) -> jax.Array:
+def _along(input: jax.Array, indices: jax.Array, dim: int | None = None) -> jax.Array:
     """Entries along an axis; torch's own function refuses the indices of 32 bits that JAX has."""
-    return jnp.take_along_axis(x, indices, axis=dim)
+    return jnp.take_along_axis(input, indices, axis=dim)
 
 
 def _rrelu(
@@ -109,11 +129,11 @@ def _rrelu(
 
 
 def _bilinear(
-    x: jax.Array, y: jax.Array, weight: jax.Array, bias: jax.Array | None = None
+    input1: jax.Array, input2: jax.Array, weight: jax.Array, bias: jax.Array | None = None
 ) -> jax.Array:
-    """`Σ_ij x_i w_oij y_j + b_o`, [..., O], for x [..., I] and y [..., J]."""
-    between = jnp.tensordot(x, weight, axes=(-1, 1))
-    outputs = jnp.einsum("...oj,...j->...o", between, y)
+    """`Σ_ij x_i w_oij y_j + b_o`, [..., O], for inputs x [..., I] and y [..., J]."""
+    between = jnp.tensordot(input1, weight, axes=(-1, 1))
+    outputs = jnp.einsum("...oj,...j->...o", between, input2)
     return outputs if bias is None else outputs + bias
 
 
