@@ -141,7 +141,7 @@ def from_torch(
         first = functools.partial(jax.tree.map, lambda leaf: leaf[:1])
         args, own_keywords = torch_arguments.arguments(first(examples))
         call = args, own_keywords | torch_arguments.map_arrays(torch.clone, keywords)
-        with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision("highest"), torch.inference_mode(False):
             run = lambda params: apply_fn(params, first(x))  # noqa: E731
             torch_backward.check(own, call, pick, run, params, names)
 
