@@ -96,6 +96,7 @@ class StepTest(parameterized.TestCase):
             places=3,
         )
 
+    @pytest.mark.slow
     def test_selects_in_the_whole_batch(self):
         """One micro-batch holds all the active pairs."""
         target, _ = networks.make("mlp")

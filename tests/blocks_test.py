@@ -58,6 +58,7 @@ class BlocksTest(parameterized.TestCase):
         found = [measured(objective, target, x, size) for size in (None, 2)]
         chex.assert_trees_all_close(*found, rtol=1e-5)
 
+    @pytest.mark.slow
     def test_start(self):
         target, _ = networks.make("mlp")
         x, own = networks.normal(3, 64, 3), networks.components(target)
@@ -66,6 +67,7 @@ class BlocksTest(parameterized.TestCase):
         pieces = [{n: f.matrices() for n, f in one.items()} for one in found]
         chex.assert_trees_all_close(*pieces, rtol=1e-3, atol=1e-4)
 
+    @pytest.mark.slow
     def test_start_leaves_out_what_does_not_count(self):
         target, _ = networks.make("mlp")
         x, own = networks.normal(3, 64, 3), networks.components(target)

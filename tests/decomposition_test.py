@@ -353,6 +353,7 @@ class EmptySiteTest(absltest.TestCase):
             self.assertNotRegex(words, r"\de\+2\d\d")
             found.plot(0)
 
+    @pytest.mark.slow
     def test_weights_too_small_for_squares_in_float32_are_none(self):
         target = adapted(B=jnp.full_like(adapted().params["B"], 1e-30))
         summary = self.found(target, 0.1).summary(X)

@@ -279,6 +279,7 @@ class ObserverTest(EndingsTestCase):
             decompose(topk="auto", observer=observer)
         self.assertEqual(caught.exception.decomposition.history[-1]["step"], 5)
 
+    @pytest.mark.slow
     def test_an_answer_that_is_neither_yes_nor_no(self):
         observer = mock.Mock(loop.Observer, should_stop=lambda: np.array([True, False]))
         with self.assertRaisesRegex(ValueError, "ambiguous") as caught:
@@ -479,6 +480,7 @@ class PublishTest(EndingsTestCase):
         self.assertRegex(gap, "metrics.jsonl lacks 2 of 2 rows")
         self.assertIn(gap, logs.output[0])
 
+    @pytest.mark.slow
     def test_a_report_stops_when_asked_to(self):
         """A scheduler kills what goes on, and a report that was killed is not tried again."""
         looked_at = []

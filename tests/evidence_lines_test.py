@@ -316,6 +316,7 @@ class TokensTest(absltest.TestCase):
         """Key of the only block's line."""
         return jax.random.fold_in(jax.random.fold_in(randomness.stream(0, "evidence"), 0), stream)
 
+    @pytest.mark.slow
     def test_masks_of_positions(self):
         used = self.mask[self.valid].any(axis=0)
         self.close("never_needed", self.mean(np.broadcast_to(used, self.mask.shape)))
@@ -355,6 +356,7 @@ class TokensTest(absltest.TestCase):
             r = np.clip(r + 0.1 * np.sign(gradient), 0, 1)
         return best.sum() / self.valid.sum()
 
+    @pytest.mark.slow
     def test_the_worst_masks(self):
         start = jax.random.uniform(jax.random.fold_in(self.key(3), 0), self.mask.shape)
         self.close("adversarial_2", self.ascent(start, False))

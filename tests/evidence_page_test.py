@@ -48,6 +48,7 @@ class PageTest(absltest.TestCase):
     def test_a_page_without_evidence_has_no_section(self):
         self.assertEqual(parts.render("evidence.html.j2", evidence=None).strip(), "")
 
+    @pytest.mark.slow
     def test_the_picture_shows_every_distance(self):
         figure = evidence_figures.distances(self.evidence)
         (axes,) = figure.axes

@@ -86,6 +86,7 @@ class VerdictsTest(absltest.TestCase):
         for line in ("pooled rows", "random partial masks", "adversarial masks", "all components"):
             self.fails(evidence, line)
 
+    @pytest.mark.slow
     def test_components_that_are_needed_and_never_active(self):
         # The last component holds half of the network and is never chosen.
         table = np.concatenate([EYE, np.zeros((1, 6))])

@@ -40,6 +40,7 @@ class GatesTest(absltest.TestCase):
                 expected[:, c] += np.sum(np.square(record.x @ matrix), axis=1)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
+    @pytest.mark.slow
     def test_start_as_batch_topk(self):
         scores = RULE.attribute(self.target, self.components, self.x).scores
         expected = selection.batch_topk_mask(self.attributed.scores, 1.3)

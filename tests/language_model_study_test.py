@@ -91,11 +91,13 @@ class MeasuresTest(absltest.TestCase):
                 text = (context.before + context.here + context.after).replace("⏎", "\n")
                 self.assertIn(text, whole)
 
+    @pytest.mark.slow
     def test_no_component_that_is_ever_active(self):
         scores = np.full((*self.x.shape, 5), np.nan, np.float32)
         described, share = measures.describe(self.found, self.x, scores)
         self.assertEqual((described, share.sum()), ([], 0))
 
+    @pytest.mark.slow
     def test_the_effect_of_one_component_on_its_contexts(self):
         own = measures._own(self.found, self.block)
         one = measures.describe(self.found, self.x, own.scores)[0][0]

@@ -304,6 +304,7 @@ class ReportPageTest(parameterized.TestCase):
         self.assertEqual(self.page.requests[-1], path.as_uri())
         self.page.requests.pop()
 
+    @pytest.mark.slow
     def test_reads_without_javascript(self):
         self.page.call("Emulation.setScriptExecutionDisabled", value=True)
         try:

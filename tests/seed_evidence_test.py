@@ -50,6 +50,7 @@ class SeedEvidenceTest(absltest.TestCase):
             cls.measured = seed_evidence.measure(cls.setup, cls.decompositions)
         cls.compiled = [line for line in logs.output if "Finished XLA compilation" in line]
 
+    @pytest.mark.slow
     def test_a_stop_is_no_failure(self):
         answers = iter([False, False, True])
         report = Stopped(40, "report")

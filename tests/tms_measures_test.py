@@ -128,6 +128,7 @@ class EvaluateTest(parameterized.TestCase):
             )
         return target, handmade.full_rank(matrices)
 
+    @pytest.mark.slow
     def test_exact_components_solve_it(self):
         # W is the identity, so that the network outputs its inputs exactly.
         numbers, arrays = evaluate(*self.exact(np.eye(4), np.eye(4)), inputs=handmade.ones(4, 1))

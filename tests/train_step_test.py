@@ -294,6 +294,7 @@ class SeedsTest(parameterized.TestCase):
             atol=SEED_TOLERANCE,
         )
 
+    @pytest.mark.slow
     def test_seeds_differ(self):
         reads = self.together.components["linear1/kernel"].reads
         self.assertGreater(float(jnp.abs(reads[0] - reads[1]).max()), 0.01)
