@@ -495,8 +495,34 @@ assert "ENABLE_RUNTIME_UPTIME_TELEMETRY" not in os.environ
                 torch.ops.aten.prod.nothing_of_the_kind  # noqa: B018
 
 
+def keeping(linear, x):
+    linear.kept = torch.tanh(linear(x))
+    return linear.kept * linear.scales[0]
+
+
 class BackTest(parameterized.TestCase):
     x = drawn(40, 3)
+
+    @pytest.mark.slow
+    def test_kept_activations_are_not_saved(self):
+        made, directory = [], self.enterContext(tempfile.TemporaryDirectory())
+        for seed in range(4):
+            module = Calling(keeping, linear=nn.Linear(3, 4)).eval()
+            module.linear.scales = [torch.tensor(float(2 - seed))]
+            made.append(module)
+        made[0](self.x[:7])
+        target = apd_jax.Target.from_torch(made[0], self.x)
+        self.assertEqual(list(map(jnp.shape, target.apply_fn.state.values())), [()])
+        components = apd_jax.init_components(jax.random.key(0), target, num_components=3, rank=1)
+        x = jnp.asarray(self.x.numpy())
+        settings = self.made[0].settings
+        apd_jax.Decomposition(target, components, settings, example=x[:3]).save(directory)
+        made[1](self.x[:2])
+        for module in made:
+            loaded = apd_jax.load(directory, module)
+            np.testing.assert_array_equal(loaded.target(x), target(x))
+        loaded.save(os.path.join(directory, "again"))
+        apd_jax.load(os.path.join(directory, "again"), made[0])
 
     @functools.cached_property
     def made(self):

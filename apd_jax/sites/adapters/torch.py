@@ -51,6 +51,7 @@ class TorchApply:
       conversion_error: the largest relative difference to torch's own outputs; None where they
         were not compared.
       prefix: what the module that was given writes before its names, as torch.compile does.
+      idle: names of other tensors that outputs don't depend on, such as kept activations.
     """
 
     skeleton: torch_copy.Skeleton
@@ -59,6 +60,7 @@ class TorchApply:
     dtype: str | None
     conversion_error: float | None = dataclasses.field(default=None, compare=False)
     prefix: str = dataclasses.field(default="", compare=False)
+    idle: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
 
     def __call__(self, params: Mapping[str, jax.Array], x: PyTree) -> PyTree:
         """The part of the module's outputs for inputs x that `output` chooses."""
@@ -74,8 +76,9 @@ class TorchApply:
 
     @property
     def state(self) -> PyTree:
-        """Buffers and other tensors that are no parameters, by name."""
-        return dict(self.fixed.value[0])
+        """Buffers and other tensors that are no parameters, by name, without idle ones."""
+        tensors = self.fixed.value[0]
+        return {name: array for name, array in tensors.items() if name not in self.idle}
 
     def with_state(self, state: PyTree) -> "TorchApply":
         """The same module with other buffers.
@@ -84,8 +87,10 @@ class TorchApply:
           UserError: they are not those of the module.
         """
         tensors, keywords = self.fixed.value
-        check_state(tensors, state)
-        return dataclasses.replace(self, fixed=Fixed((state, keywords)))
+        idle = frozenset(torch_copy.kept(tensors)) - set(state)
+        check_state({name: tensors[name] for name in tensors if name not in idle}, state)
+        fixed = Fixed(({**tensors, **state}, keywords))
+        return dataclasses.replace(self, fixed=fixed, idle=idle)
 
     def to_tensors(self, arrays: Mapping[str, jax.Array]) -> dict[str, torch.Tensor]:
         """Arrays as tensors with memory of their own, by the names in the module that was given."""
@@ -135,7 +140,10 @@ def from_torch(
         torch_compare.check_apart(ours, x, torch_refused.sequence_first(module))
         if count is not None:
             torch_compare.check_gradient(apply_fn, params, x, count)
-    prefix = torch_refused.prefix(given)
+    skeleton, prefix = apply_fn.skeleton, torch_refused.prefix(given)
+    outputs = lambda tensors: skeleton.run({**params, **tensors}, x, arrays, pick)  # noqa: E731
+    idle = torch_copy.idle(outputs, apply_fn.fixed.value[0])
+    apply_fn = dataclasses.replace(apply_fn, conversion_error=error, prefix=prefix, idle=idle)
 
     def check(names: Collection[str]) -> None:
         first = functools.partial(jax.tree.map, lambda leaf: leaf[:1])
@@ -145,7 +153,7 @@ def from_torch(
             run = lambda params: apply_fn(params, first(x))  # noqa: E731
             torch_backward.check(own, call, pick, run, params, names)
 
-    return dataclasses.replace(apply_fn, conversion_error=error, prefix=prefix), params, x, check
+    return apply_fn, params, x, check
 
 
 def restored(

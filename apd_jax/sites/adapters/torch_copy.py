@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import torch
+from jax.interpreters import partial_eval
 
 from apd_jax.errors import UserError, about
 from apd_jax.sites.adapters import torch_arguments, torch_environment, torch_messages
@@ -57,6 +58,7 @@ class Skeleton:
 
 
 _Arrays = dict[str, jax.Array]
+_KEPT = "tensor "  # and a number: the name of a tensor that is no parameter or buffer
 
 
 def split(module: torch.nn.Module) -> tuple[Skeleton, _Arrays, _Arrays]:
@@ -83,7 +85,7 @@ def split(module: torch.nn.Module) -> tuple[Skeleton, _Arrays, _Arrays]:
     named = dict(module.named_parameters())
     for name, tensor in {**named, **dict(module.named_buffers())}.items():
         take(name, tensor, memo)
-    with _Copying(lambda tensor, memo: take(f"tensor {len(tensors)}", tensor, memo)):
+    with _Copying(lambda tensor, memo: take(f"{_KEPT}{len(tensors)}", tensor, memo)):
         return Skeleton(_copied(module, memo), tensors), params, fixed
 
 
@@ -98,6 +100,27 @@ class _Copying(torch.overrides.TorchFunctionMode):
         if func is _DEEPCOPY:
             return self._copied(*args)
         return func(*args, **(kwargs or {}))
+
+
+def kept(tensors: Mapping[str, Any]) -> list[str]:
+    """Names of those that are neither parameters nor buffers, such as kept activations."""
+    return [name for name in tensors if name.startswith(_KEPT)]
+
+
+def idle(run: Callable[[Mapping[str, jax.Array]], Any], tensors: _Arrays) -> frozenset[str]:
+    """Names of kept tensors on which outputs don't depend, since `forward` computes them anew.
+
+    Args:
+      run: tensors that are no parameters -> outputs.
+      tensors: these tensors by name.
+    """
+    names = kept(tensors)
+    if not names:
+        return frozenset()
+    outputs = jax.make_jaxpr(lambda values: run({**tensors, **values}))
+    jaxpr = outputs({name: tensors[name] for name in names}).jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return frozenset(name for name, known in zip(sorted(names), used, strict=True) if not known)
 
 
 def _copied(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module:
