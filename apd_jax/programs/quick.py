@@ -3,8 +3,8 @@
 LLVM takes seconds to optimise a program that then runs for milliseconds, as the first state, a
 round of refinement and the evidence of a small network do. At a lower level, and with the older of
 XLA's two ways to emit kernels, such a program is compiled in about two thirds of the time, with the
-same numbers up to rounding. Level 0 compiles faster still, but convolutions then run twenty times
-as long.
+same numbers up to rounding. Level 0 compiles faster still, but gradients of convolutions in a loop
+then take twenty times as long.
 """
 
 import functools
