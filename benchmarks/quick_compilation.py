@@ -34,7 +34,7 @@ class Convolutions(nn.Module):
 
 NETWORKS = {
     "the README's network": (nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(4)]), (1000, 10)),
-    "convolutions": (Convolutions(), (128, 16, 16, 3)),
+    "convolutions": (Convolutions(), (64, 8, 8, 3)),
 }
 
 
