@@ -17,6 +17,7 @@ from stop_flags import FlagAfter
 from apd_jax.data import as_source
 from apd_jax.errors import UserError
 from apd_jax.objective import selection
+from apd_jax.programs import quick
 from apd_jax.run import experiment, sweep
 from apd_jax.run.grid import points, read_grid
 from apd_jax.run.setup import read_setup
@@ -139,10 +140,11 @@ class SideBySideTest(parameterized.TestCase):
     def test_equals_each_on_its_own_with_rounds(self):
         both = {"refine.every": 10.0, "refine.ramp": 5, "refine.batch_size": 64}
         second = {"coefficients.simplicity": 3.0, "topk": 0.3, "refine.merge_cosine": 0.8}
-        # Rounds decompose matrices of the components, which makes rounding errors larger.
-        self.check_equal("5-2-robust", both, second, atol=1e-3)
+        # Optimised programs of two sizes round otherwise, and rounds make such errors larger.
+        with mock.patch.object(quick, "_SMALL", 0):
+            self.check_equal("5-2-robust", both, second)
 
-    def check_equal(self, variant, both, second, atol=1e-5):
+    def check_equal(self, variant, both, second):
         setups = [read_setup(small_config(variant, **both, **own)) for own in ({}, second)]
         setup = setups[0]
         params = pretraining.init_params(setup.task, setup.seeds)
@@ -161,7 +163,7 @@ class SideBySideTest(parameterized.TestCase):
             one = slice(place * len(setup.seeds), (place + 1) * len(setup.seeds))
             part = jax.tree.map(lambda leaf, one=one: leaf[one], beside)
             expected = to_host(train(alone)._replace(optimizer=None))
-            chex.assert_trees_all_close(part, expected, rtol=1e-4, atol=atol)
+            chex.assert_trees_all_close(part, expected, rtol=1e-4, atol=1e-5)
 
     def test_what_changes_shapes_is_another_family(self):
         base = read_setup(small_config()).settings
