@@ -1,5 +1,6 @@
 """Options of the compiler for programs that run a few times."""
 
+import os
 from unittest import mock
 
 import jax
@@ -14,6 +15,8 @@ from apd_jax.programs import quick
 class QuickTest(absltest.TestCase):
     def setUp(self):
         super().setUp()
+        # The tests are compiled at a level that is given for all programs.
+        self.enterContext(mock.patch.dict(os.environ, XLA_FLAGS=""))
         quick._known.cache_clear()
         self.addCleanup(quick._known.cache_clear)
 
@@ -24,6 +27,12 @@ class QuickTest(absltest.TestCase):
         self.assertEqual(quick.options(jax.eval_shape(lambda: small)), quick.options(small))
         with mock.patch.object(jax, "default_backend", return_value="gpu"):
             self.assertEmpty(quick.options(small))
+
+    def test_a_level_that_is_given_for_all_programs_is_kept(self):
+        with mock.patch.dict(os.environ, XLA_FLAGS="--xla_backend_optimization_level=1"):
+            self.assertEmpty(quick.options(jnp.ones(3)))
+        with mock.patch.dict(os.environ, XLA_FLAGS="--xla_cpu_enable_fast_math=false"):
+            self.assertNotEmpty(quick.options(jnp.ones(3)))
 
     def test_programs_are_compiled_with_them(self):
         found = jax.jit(jnp.sin, compiler_options=quick.options(jnp.ones(3)))(jnp.ones(3))

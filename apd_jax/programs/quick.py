@@ -4,10 +4,11 @@ LLVM takes seconds to optimise a program that then runs for milliseconds, as the
 round of refinement and the evidence of a small network do. At a lower level, and with the older of
 XLA's two ways to emit kernels, such a program is compiled in about two thirds of the time, with the
 same numbers up to rounding. Level 0 compiles faster still, but gradients of convolutions in a loop
-then take twenty times as long.
+then take twenty times as long. A level that the environment variable XLA_FLAGS names is kept.
 """
 
 import functools
+import os
 from typing import Any
 
 import jax
@@ -28,11 +29,15 @@ def options(parameters: Any, others: Any = ()) -> dict[str, Any]:
       others: what else it reads, if that bounds how long it runs.
     """
     small = _size(parameters) <= _SMALL and _size(others) <= _FEW
-    if not small or jax.default_backend() != "cpu":
+    if not small or jax.default_backend() != "cpu" or _level_is_chosen():
         return {}
     # A program that is part of another, or is differentiated, can't have options of its own.
     within_another = isinstance(jnp.zeros(()), jax.core.Tracer)
     return {} if within_another or _is_traced((parameters, others)) else _known()
+
+
+def _level_is_chosen() -> bool:
+    return "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
 
 
 def _size(tree: Any) -> int:
