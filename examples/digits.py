@@ -114,7 +114,7 @@ def main():
         selection="sample",  # 4 on every image; batch top-k would give unusual images more
         minimality_loss="kl",
         coefficients={"simplicity": 2.0},
-        steps=20 if flags.quick else 2000,
+        steps=5 if flags.quick else 2000,
         batch_size=128,
     )
     print(decomposition.history[-1])

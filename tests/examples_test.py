@@ -1,9 +1,8 @@
 """The examples run, scripts and notebooks, with a few steps."""
 
-import os
 import pathlib
 import re
-import subprocess
+import runpy
 import sys
 
 import notebooks
@@ -13,27 +12,30 @@ ROOT = pathlib.Path(__file__).parents[1]
 DRAWING = ("modular_addition", "digits", "induction")
 
 
-def run(name, *flags):
-    """Run a script for a few steps, from another directory; return what it printed."""
-    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "--quick", *map(str, flags)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd="/", env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a script with a few steps, from another directory, and return its output."""
+
+    def run_script(name, *flags):
+        path = str(ROOT / "examples" / f"{name}.py")
+        monkeypatch.chdir("/")
+        monkeypatch.setattr(sys, "argv", [path, "--quick", *map(str, flags)])
+        runpy.run_path(path, run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_script
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWING)
-def test_script_draws_its_figure(name, tmp_path):
+def test_script_draws_its_figure(name, run, tmp_path):
     assert "accuracy" in run(name, "--images", tmp_path)
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["equinox_mlp", "nnx_mlp"])
-def test_short_script_prints_sites_and_components(name):
+def test_short_script_prints_sites_and_components(name, run):
     printed = run(name)
     assert "decomposed:" in printed and "component of each input" in printed
 
