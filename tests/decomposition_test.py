@@ -600,10 +600,11 @@ class SaveTest(parameterized.TestCase):
 
         found = untrained(networks.mlp(), metric=size)
         found.save(self.directory)
-        with self.assertRaisesRegex(
-            apd_jax.UserError, r"metric=.*size, a function .*metric=\.\.\."
-        ):
-            apd_jax.load(self.directory, networks.mlp_apply)
+        for given in ({}, {"metric": None}):
+            with self.assertRaisesRegex(
+                apd_jax.UserError, r"metric=.*size, a function .*metric=\.\.\."
+            ):
+                apd_jax.load(self.directory, networks.mlp_apply, **given)
         loaded = apd_jax.load(self.directory, networks.mlp_apply, metric=size)
         self.assertEqual(loaded.settings, found.settings)
         with self.assertRaisesRegex(apd_jax.UserError, "'topk' was not a function"):

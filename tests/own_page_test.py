@@ -256,6 +256,8 @@ class AsTextTest(parameterized.TestCase):
             examples.check_decode(np.zeros((2, 4)), str)
         with self.assertRaisesRegex(apd_jax.UserError, "as a string, got a list"):
             examples.check_decode(np.zeros((2, 4), int), list)
+        with self.assertRaisesRegex(apd_jax.UserError, r"an array \[T\] .* raised TypeError"):
+            examples.check_decode(np.zeros((2, 4), int), "abc".__getitem__)  # one token at a time
 
     def test_leaves_have_names(self):
         x = {"tokens": np.array([[1, 2]]), "noise": np.zeros((1, 99)), "scale": np.array([0.5])}

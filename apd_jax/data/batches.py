@@ -164,6 +164,11 @@ class Batches(Source):
 
     def _ended(self) -> UserError:
         count = self._position + len(self._waiting)
+        if count == 0:
+            return UserError(
+                "the data gave no batch: an iterator that was used before is empty, and so is a "
+                "loader with drop_last=True that has fewer examples than its batch_size"
+            )
         return UserError(
             f"the data ended after {count} batches, but training takes one per step: pass "
             "something that can be iterated again, such as a list or a data loader, or set fewer "

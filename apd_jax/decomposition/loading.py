@@ -111,7 +111,7 @@ def _settings(saved: dict[str, Any], functions: dict[str, Callable]) -> Settings
     given = dict(saved)
     for name, value in saved.items():
         if isinstance(value, str) and value.startswith("function "):
-            if name not in functions:
+            if functions.get(name) is None:
                 raise UserError(
                     f"this decomposition was made with {name}={value.removeprefix('function ')}, "
                     f"a function that is not saved: load(..., {name}=...)"

@@ -131,7 +131,14 @@ def _whole_numbers(values: np.ndarray, position: int | None) -> list[str]:
 
 def check_decode(x: PyTree, decode: Decode) -> None:
     """Raise UserError unless the inputs have tokens that `decode` makes text of."""
-    text = decode(_tokens(x)[0][:1])
+    tokens = _tokens(x)[0][:1]
+    try:
+        text = decode(tokens)
+    except Exception as error:
+        raise UserError(
+            f"decode must give the text of tokens, an array [T] of whole numbers; for {tokens!r} "
+            f"it raised {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(text, str):
         raise UserError(
             f"decode must give the text of tokens [T] as a string, got a {type(text).__name__}"
