@@ -140,6 +140,25 @@ class InputsTest(parameterized.TestCase):
         target = apd_jax.Target.from_torch(block(), self.x, "y", ["first.weight", "second"])
         self.assertEqual(list(target.sites), ["first.weight", "second.weight"])
 
+    def test_places_are_lines_of_modules(self):
+        class Scaled(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.norm, self.last = nn.LayerNorm(3), nn.Linear(3, 3)
+                self.scale = nn.Parameter(torch.randn(3))
+
+            def forward(self, x):
+                h = self.scale * self.norm(self.last(x))
+                return nn.functional.scaled_dot_product_attention(h, h, h)
+
+        target = apd_jax.Target.from_torch(Scaled().eval(), torch.randn(2, 4, 3))
+        places = {left.path: left.reason for left in target.sites.left}
+        self.assertLen(places, 4)
+        self.assertRegex(places["last.bias"], r"\(Linear\.forward\)")
+        self.assertRegex(places["norm.bias"], r"\(LayerNorm\.forward\)")
+        self.assertRegex(places["norm.weight"], r"\(LayerNorm\.forward\)")
+        self.assertIn("torch_conversion_test.py", places["scale"])
+
     def test_whole_numbers_become_int32_and_must_fit(self):
         module = nn.Embedding(5, 3).eval()
         ids = torch.tensor([[1, 2], [3, 4]])

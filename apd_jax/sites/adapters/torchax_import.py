@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import torch
+from jax.extend import source_info_util
 
 from apd_jax.errors import UserError
 
@@ -43,7 +44,16 @@ def load() -> Any:
         ) from error
     if not others:
         _hide_device(torchax.device_module)
+    _name_lines_of_modules(torchax)
     return torchax
+
+
+def _name_lines_of_modules(torchax: Any) -> None:
+    """Let JAX name lines of a module's forward as places of equations, not those of operators."""
+    inside = ("_", "functional.py", "nn/functional.py", "overrides.py", "utils/_")
+    places = (os.path.join(os.path.dirname(torch.__file__), name) for name in inside)
+    for place in (*places, os.path.dirname(torchax.__file__), os.path.dirname(__file__)):
+        source_info_util.register_exclusion(place)
 
 
 def _hide_device(module: Any) -> None:
