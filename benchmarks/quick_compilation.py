@@ -32,17 +32,34 @@ class Convolutions(nn.Module):
         return nn.Dense(10)(x.mean(axis=(1, 2)))
 
 
+class Attention(nn.Module):
+    """Two outputs at every position of [B, T, d]."""
+
+    @nn.compact
+    def __call__(self, x):
+        """A layer of attention and one of a perceptron."""
+        x = x + nn.MultiHeadDotProductAttention(num_heads=2)(x)
+        return nn.Dense(2)(nn.gelu(nn.Dense(32)(x)))
+
+
+def _perceptron(width: int, outputs: int) -> nn.Module:
+    return nn.Sequential([nn.Dense(width), nn.relu, nn.Dense(outputs)])
+
+
 NETWORKS = {
-    "the README's network": (nn.Sequential([nn.Dense(16), nn.relu, nn.Dense(4)]), (1000, 10)),
+    "the README's network": (_perceptron(16, 4), (1000, 10)),
+    "a wider one, 8000 examples": (_perceptron(128, 8), (8000, 16)),
+    "attention": (Attention(), (256, 16, 16)),
     "convolutions": (Convolutions(), (64, 8, 8, 3)),
 }
 
 
 def measure(level: int) -> None:
     """Print a row of each network: CPU seconds of `decompose`, `summary` and `evidence`."""
-    quick._OPTIONS["xla_backend_optimization_level"] = level
-    if level == LEVELS[0]:
-        quick._OPTIONS.clear()
+    for options in (quick._SOME, quick._NONE):
+        options[quick._LEVEL] = level
+        if level == LEVELS[0]:
+            options.clear()
     for name, (module, shape) in NETWORKS.items():
         x = jax.random.normal(jax.random.key(0), shape)
         target = apd_jax.Target.from_flax(module, module.init(jax.random.key(1), x[:2]))

@@ -17,8 +17,8 @@ class QuickTest(absltest.TestCase):
         super().setUp()
         # The tests are compiled at a level that is given for all programs.
         self.enterContext(mock.patch.dict(os.environ, XLA_FLAGS=""))
-        quick._known.cache_clear()
-        self.addCleanup(quick._known.cache_clear)
+        quick._is_known.cache_clear()
+        self.addCleanup(quick._is_known.cache_clear)
 
     def test_small_networks_on_cpus(self):
         small, large = {"w": jnp.ones((64, 64))}, {"w": jnp.ones((64, 64)), "b": jnp.ones(64)}
@@ -65,8 +65,30 @@ class QuickTest(absltest.TestCase):
 
     def test_options_that_xla_does_not_know_are_left_out(self):
         known = {"xla_backend_optimization_level": 0}
-        with mock.patch.object(quick, "_OPTIONS", {"xla_no_such_option": 1, **known}):
+        with mock.patch.object(quick, "_SOME", {"xla_no_such_option": 1, **known}):
             self.assertEqual(quick.options(jnp.ones(3)), known)
+
+    def test_tiny_networks_without_convolutions_are_not_optimised(self):
+        blur = jnp.full((1, 1, 2), 0.5)
+
+        def network(w, x):
+            return x @ w
+
+        def blurred(w, x):
+            run = jax.jit(lambda x: jax.lax.conv(x[:, None], blur, (1,), "SAME"))
+            return network(w, run(x)[:, 0])
+
+        level = "xla_backend_optimization_level"
+        w, x = jnp.ones((3, 2)), jnp.ones((1, 3))
+        target = apd_jax.Target(network, w).at(x)
+        self.assertEqual(quick.options(target)[level], 0)
+        self.assertEqual(quick.options(target, jnp.ones(2**14))[level], 0)
+        self.assertEqual(quick.options(target, jnp.ones(2**14 + 1))[level], 2)
+        large = apd_jax.Target(network, jnp.ones((3, 171))).at(x)
+        for target in (apd_jax.Target(blurred, w).at(x), apd_jax.Target(network, w), large):
+            self.assertEqual(quick.options(target)[level], 2)  # one was not traced yet
+        alone = apd_jax.Target(lambda p, x: blurred(p["w"], x), {"w": w}).at(x).at_one_site("w")
+        self.assertTrue(alone.convolves)
 
 
 if __name__ == "__main__":

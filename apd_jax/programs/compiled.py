@@ -130,7 +130,7 @@ def jit_with_network(
     def program(*arguments):
         target, *others = arguments[static:]
         fixed = (_not_kept(value) for value in arguments[:static])
-        options = tuple(quick.options(target.params, others).items())
+        options = tuple(quick.options(target, others).items())
         return kept_with(target.apply_fn, make, options, *fixed)
 
     @functools.wraps(function)

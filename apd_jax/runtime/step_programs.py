@@ -60,7 +60,7 @@ def between(
     Returns:
       `(layout, leaves of the context, state, seeds, fed) -> state`, the state donated.
     """
-    options = tuple(quick.options(leaves).items())
+    options = tuple(quick.options(jax.tree.unflatten(tree, leaves)).items())
     return compiled.kept_with(function, _make_between, tree, options)
 
 

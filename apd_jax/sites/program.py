@@ -15,6 +15,7 @@ from jax.extend import core
 
 from apd_jax.errors import UserError
 from apd_jax.programs.compiled import kept_with
+from apd_jax.programs.equations import equations
 from apd_jax.sites.custom_derivatives import keeps_derivative
 from apd_jax.sites.interpreter import Interpreter
 from apd_jax.sites.layout import NoMatrix, Placement, Site, find_layout
@@ -59,6 +60,12 @@ class Program:
     left: tuple[Left, ...]
     placements: dict[int, list[Placement]]
     row_shapes: dict[int, list[tuple[int, ...]]]
+
+    @property
+    def convolves(self) -> bool:
+        """Whether there is a convolution, of whatever arrays."""
+        found = (eqn.primitive.name for eqn in equations(self.closed.jaxpr))
+        return "conv_general_dilated" in found
 
 
 def abstract(tree: PyTree) -> PyTree:

@@ -24,11 +24,12 @@ class Sites(Mapping[str, Site]):
 
     Attributes:
       left: the other parameters, each with the reason.
+      convolves: whether the network has convolutions, of whatever arrays.
     """
 
-    def __init__(self, sites: Sequence[Site], left: Sequence[Left]):
+    def __init__(self, sites: Sequence[Site], left: Sequence[Left], convolves: bool):
         self._sites = {site.name: site for site in sites}
-        self.left = tuple(left)
+        self.left, self.convolves = tuple(left), convolves
 
     def full_name(self, name: str) -> str:
         """The whole name of a site.

@@ -200,7 +200,7 @@ class Target:
                 for site in program.sites.values()
                 if site.name not in chosen
             ]
-            self._sites = Sites(kept, [*others, *program.left])
+            self._sites = Sites(kept, [*others, *program.left], program.convolves)
         return self
 
     @property
@@ -216,6 +216,11 @@ class Target:
                 "example, inputs=x, or call target.at(x)"
             )
         return self._sites
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the network has convolutions; true where it was not traced yet."""
+        return self._sites is None or self._sites.convolves
 
     @property
     def weights(self) -> dict[str, jax.Array]:
@@ -236,7 +241,7 @@ class Target:
         """The same network with a single one of its sites."""
         alone = copy.copy(self)
         alone._selection = (name,)
-        alone._sites = Sites([self.sites[name]], self.sites.left)
+        alone._sites = Sites([self.sites[name]], self.sites.left, self.convolves)
         return alone
 
     def __call__(self, x: PyTree) -> PyTree:
