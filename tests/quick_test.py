@@ -1,5 +1,6 @@
 """Options of the compiler for programs that run a few times."""
 
+import os
 from unittest import mock
 
 import jax
@@ -14,6 +15,7 @@ from apd_jax.programs import quick
 class QuickTest(absltest.TestCase):
     def setUp(self):
         super().setUp()
+        self.enterContext(mock.patch.dict(os.environ, XLA_FLAGS=""))
         quick._known.cache_clear()
         self.addCleanup(quick._known.cache_clear)
 
@@ -24,6 +26,12 @@ class QuickTest(absltest.TestCase):
         self.assertEqual(quick.options(jax.eval_shape(lambda: small)), quick.options(small))
         with mock.patch.object(jax, "default_backend", return_value="gpu"):
             self.assertEmpty(quick.options(small))
+
+    def test_flags_of_the_environment_hold(self):
+        flags = "--xla_cpu_enable_fast_math=false --xla_backend_optimization_level=0"
+        with mock.patch.dict(os.environ, XLA_FLAGS=flags):
+            found = quick.options(jnp.ones(3))
+        self.assertEqual(found, {"xla_cpu_use_fusion_emitters": False})
 
     def test_programs_are_compiled_with_them(self):
         found = jax.jit(jnp.sin, compiler_options=quick.options(jnp.ones(3)))(jnp.ones(3))

@@ -4,10 +4,11 @@ LLVM takes seconds to optimise a program that then runs for milliseconds, as the
 round of refinement and the evidence of a small network do. At a lower level, and with the older of
 XLA's two ways to emit kernels, such a program is compiled in about two thirds of the time, with the
 same numbers up to rounding. Level 0 compiles faster still, but gradients of convolutions in a loop
-then take twenty times as long.
+then take twenty times as long. What `XLA_FLAGS` says of these options holds instead.
 """
 
 import functools
+import os
 from typing import Any
 
 import jax
@@ -45,8 +46,10 @@ def _is_traced(tree: Any) -> bool:
 
 @functools.cache
 def _known() -> dict[str, Any]:
-    """Those of the options that this version of XLA knows: it refuses programs with any other."""
-    return {name: value for name, value in _OPTIONS.items() if _is_known(name, value)}
+    """Those that no flag sets and this version of XLA knows: it refuses any other."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    left = {name: value for name, value in _OPTIONS.items() if f"--{name}=" not in flags}
+    return {name: value for name, value in left.items() if _is_known(name, value)}
 
 
 def _is_known(name: str, value: Any) -> bool:
