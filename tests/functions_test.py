@@ -5,6 +5,7 @@ import json
 import pathlib
 import tempfile
 from collections.abc import Callable
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from absl.testing import absltest, parameterized
 import apd_jax
 from apd_jax import config_fields
 from apd_jax.data import as_source
-from apd_jax.decomposition import function_claims, function_identity
+from apd_jax.decomposition import directory, function_claims, function_identity
 from apd_jax.runtime.workdir import Workdir, WorkdirError, WorkdirMismatch
 
 X = np.asarray(networks.normal(5, 32, 3))
@@ -233,6 +234,7 @@ class ObjectsTest(parameterized.TestCase):
             "valid": FrozenAbove(-0.5),
         }
         plain = {"metric": first, "minimality_loss": absolute, "valid": Above(-0.5).__call__}
+        self.enterContext(mock.patch.object(directory, "_write_report"))  # takes seconds to compile
         expected = self.decompose(networks.mlp_apply, **plain)
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(2):  # the second time from its directory

@@ -4,6 +4,8 @@ Also a model of tokens, of which 0 is padding.
 Letters: B batch, t real positions, T positions of a padded batch, O outputs, V tokens.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,11 @@ def parameters():
 
 def network(*, causal=False, pooled=False, masked=-1e9, nan=False):
     """A `Target` of inputs `{"ids": [B, T], "mask": [B, T]}`; outputs [B, T, O], or [B, O]."""
+    return _network(causal, pooled, masked, nan)
 
+
+@functools.cache  # so that tests share what is compiled
+def _network(causal, pooled, masked, nan):
     def apply_fn(p, x):
         mask = x["mask"] != 0
         h = p["embed"][x["ids"]]
@@ -42,9 +48,11 @@ def network(*, causal=False, pooled=False, masked=-1e9, nan=False):
             return jnp.sum(out * mask[..., None], axis=1) / jnp.sum(mask, axis=1)[:, None]
         return out
 
-    return Target(apply_fn, parameters(), inputs=batch())
+    # `k` is used as `q` is, and `o` as `v`: sites less, which take their time to compile.
+    return Target(apply_fn, parameters(), ["embed", "q", "v", "read"], inputs=batch())
 
 
+@functools.cache
 def language_model():
     """A causal `Target` of tokens [B, T], 0 for padding; its outputs are logits [B, T, V]."""
     inner = network(causal=True)
@@ -53,7 +61,7 @@ def language_model():
         return inner.apply_fn(p, {"ids": ids, "mask": ids > 0})
 
     params = parameters() | {"read": normal(6, WIDTH, TOKENS)}
-    return Target(apply_fn, params, inputs=tokens())
+    return Target(apply_fn, params, ["embed", "q", "v", "read"], inputs=tokens())
 
 
 def tokens(side="none", count=B):

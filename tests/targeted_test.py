@@ -123,7 +123,8 @@ class DecomposeTest(parameterized.TestCase):
         np.testing.assert_allclose(changed["a"], A - matrices[1], atol=1e-5)
         np.testing.assert_allclose(changed["b"], B, atol=1e-5)
         with tempfile.TemporaryDirectory() as place:
-            found.report(f"{place}/report.html", x)
+            evidence = found.evidence(x, adversary_steps=1, draws=1, baselines=())
+            found.report(f"{place}/report.html", x, evidence=evidence)
             found.save(f"{place}/saved")
             again = apd_jax.load(f"{place}/saved", target)
         self.assertIn("error on the other data is unknown", repr(again.summary(x, baselines=())))

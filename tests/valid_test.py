@@ -459,12 +459,12 @@ class DecompositionTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_padding_does_not_take_the_k_of_real_positions(self):
-        """Of 12 positions 4 are real; k = 1 is one component at each of them."""
-        ids = np.random.default_rng(0).integers(0, 50, (256, 12))
-        mask = (np.arange(12) < 4) * np.ones((256, 1), "f4")
+        """Of 8 positions 4 are real; k = 1 is one component at each of them."""
+        ids = np.random.default_rng(0).integers(0, 20, (64, 8))
+        mask = (np.arange(8) < 4) * np.ones((64, 1), "f4")
         params = {
-            "E": networks.normal(0, 50, 16), "A": networks.normal(1, 16, 32) / 4,
-            "B": networks.normal(2, 32, 4) / 6,
+            "E": networks.normal(0, 20, 8), "A": networks.normal(1, 8, 16) / 3,
+            "B": networks.normal(2, 16, 4) / 4,
         }  # fmt: skip
 
         def apply_fn(p, x):
@@ -473,10 +473,10 @@ class DecompositionTest(parameterized.TestCase):
         x, where = {"ids": ids, "mask": mask}, tempfile.mkdtemp()
         options = {
             "topk": 1.0, "per_position": True, "minimality_loss": "kl", "rank": 1,
-            "num_components": 20, "steps": 20, "batch_size": 64, "chunk_steps": 10,
+            "num_components": 20, "steps": 20, "batch_size": 32, "chunk_steps": 10,
             "refine": {"every": 10, "until": 0.9, "ramp": 1},
         }  # fmt: skip
-        target = apd_jax.Target(apply_fn, params)
+        target = apd_jax.Target(apply_fn, params, ["E", "A"])
         with mock.patch.object(directory, "_write_report"):  # which takes seconds to compile
             found = apd_jax.decompose(
                 target, x, valid=lambda batch: batch["mask"] > 0, workdir=where, **options

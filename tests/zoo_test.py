@@ -34,8 +34,7 @@ from apd_jax.components import Factors
 
 @every_network
 def test_examples_of_the_zoo_are_independent(name):
-    network = NETWORKS[name]()
-    run = oracle.one_example(network)
+    network, *_, run = case(name)
     rows = [run(network.params, b) for b in range(B)]
     rows = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
     assert_close(jax.jit(network.apply_fn)(network.params, network.inputs), rows, network.tolerance)

@@ -14,7 +14,6 @@ from zoo.cases import (
     C,
     assert_close,
     case,
-    components_of,
     grouped,
     random_mask,
     scores_of,
@@ -65,10 +64,11 @@ def test_attributions_at_the_component_model(name):
 @some_networks
 def test_ablation(name):
     network, target, components, vectors, _ = case(name)
+    apply = jax.jit(network.apply_fn)
 
     def without(c):
         rest = jax.tree.map(lambda leaf: leaf.sum(0) - (0 if c is None else leaf[c]), vectors)
-        return network.apply_fn(oracle.replaced(network, rest), network.inputs)
+        return apply(oracle.replaced(network, rest), network.inputs)
 
     full = without(None)
     change = [jax.tree.map(jnp.subtract, without(c), full) for c in range(C)]
@@ -82,6 +82,7 @@ def test_a_network_alone_and_beside_another(name):
     """Parameters are leaves of the target: networks side by side are one with stacked leaves."""
     network, target, components, *_ = case(name)
     doubled = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (target, components))
-    scores = jax.vmap(lambda t, c: apd_jax.gradient_attributions(t, c, network.inputs))(*doubled)
-    alone = scores_of(target, components_of(target), network.inputs)
+    attributions = lambda t, c: apd_jax.gradient_attributions(t, c, network.inputs)  # noqa: E731
+    scores = jax.jit(jax.vmap(attributions))(*doubled)
+    alone = scores_of(target, components, network.inputs)
     assert_close(scores, jnp.stack([alone, alone]), network.tolerance)

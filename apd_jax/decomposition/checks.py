@@ -34,6 +34,7 @@ _MIXED = (
 )
 
 
+@jax.default_matmul_precision("highest")  # of all checks, so that they share traces
 def check_target(target: Target, x: PyTree, objective: Objective | None = None) -> None:
     """Run the network once as the decomposition will, so that mistakes show before training.
 
@@ -53,11 +54,12 @@ def check_target(target: Target, x: PyTree, objective: Objective | None = None) 
     x = as_arrays(x)
     target.at(x)
     _check_weights(target)
-    trace(target.apply_fn, target.params, x)  # says so where its sites are known and x is new
-    _check_batch_axis(target, x)
+    # Says so where its sites are known and x is new.
+    outputs = trace(target.apply_fn, target.params, x).outputs()
+    _check_batch_axis(target, x, outputs)
     metric: Metric = "rms" if objective is None else objective.metric
     valid = None if objective is None else objective.counted(x)
-    jax.eval_shape(lambda inputs: quantities(metric, target(inputs), sites.batch_size(x), valid), x)
+    jax.eval_shape(lambda outputs: quantities(metric, outputs, sites.batch_size(x), valid), outputs)
     check_any_derivative(target, x)
     if objective is not None:
         for name in objective.hidden_sites:
@@ -89,11 +91,10 @@ def output_shape(target: Target, example: PyTree) -> tuple[int, ...]:
     return jax.tree.leaves(outputs)[0].shape[1:]
 
 
-def _check_batch_axis(target: Target, x: PyTree) -> None:
+def _check_batch_axis(target: Target, x: PyTree, outputs: PyTree) -> None:
     """Refuse single examples where batches are expected, as a list of examples is read."""
     size = sites.batch_size(x)
-    outputs = jax.tree.leaves(jax.eval_shape(target, x))
-    if all(leaf.shape[:1] == (size,) for leaf in outputs):
+    if all(leaf.shape[:1] == (size,) for leaf in jax.tree.leaves(outputs)):
         return
     if takes_batches_of(target.apply_fn, target.params, x):
         raise UserError(ONE_EXAMPLE)

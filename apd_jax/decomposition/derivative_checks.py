@@ -4,10 +4,12 @@ Letters: B batch, O outputs.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jax.interpreters import partial_eval
 
 from apd_jax import randomness, sites
@@ -17,9 +19,10 @@ from apd_jax.decomposition.rounding import derivative_tolerance
 from apd_jax.errors import UserError
 from apd_jax.masked import forward
 from apd_jax.programs.axes import spread
-from apd_jax.programs.compiled import jit_with_network
+from apd_jax.programs.compiled import jit_with_network, kept_with
 from apd_jax.sites import PyTree, Target
 from apd_jax.sites.closeness import close
+from apd_jax.sites.program import ambient
 
 
 def _through_sites(target: Target, x: PyTree, component: Components, amounts: jax.Array):
@@ -48,16 +51,39 @@ def _moved(target: Target, x: PyTree, component: Components, amount: jax.Array) 
     return quantities("rms", target.with_weights(weights)(x))
 
 
+def _along(target: Target, x: PyTree, component: Components) -> core.ClosedJaxpr:
+    """The program of the derivative [B, O] through the sites along one component.
+
+    Of the leaves of (target, x, component) and of amounts [B], in which it is linear. It is traced
+    once, as the network runs through its sites slowly while it is traced.
+    """
+    leaves, tree = jax.tree.flatten((target, x, component))
+    shapes = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    with jax.default_matmul_precision("highest"):
+        return kept_with(target.apply_fn, _trace_along, tree, shapes, ambient())
+
+
+def _trace_along(_, tree: Any, shapes: tuple, _ambient: tuple) -> core.ClosedJaxpr:
+    def pushed(target, x, component, amounts):
+        through = functools.partial(_through_sites, target, x, component)
+        return jax.linearize(through, jnp.zeros_like(amounts))[1](amounts)
+
+    structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    arguments = jax.tree.unflatten(tree, structs)
+    amounts = jax.ShapeDtypeStruct((sites.batch_size(arguments[1]),), jnp.float32)
+    return jax.make_jaxpr(pushed)(*arguments, amounts)
+
+
 @jit_with_network
 @jax.default_matmul_precision("highest")
 def _two_derivatives(target, x, component) -> tuple[jax.Array, jax.Array]:
     """Along one component, [B, O]: by the network itself, and through its sites."""
     amounts = 1 + jnp.arange(sites.batch_size(x), dtype=jnp.float32)
     network = functools.partial(_moved, target, x, component)
-    through = functools.partial(_through_sites, target, x, component)
     own = jax.jvp(network, (jnp.float32(0),), (jnp.float32(1),))[1].astype(jnp.float32)
-    ours = jax.jvp(through, (jnp.zeros_like(amounts),), (amounts,))[1].astype(jnp.float32)
-    return own * amounts[:, None], ours
+    through = core.jaxpr_as_fun(_along(target, x, component))
+    (ours,) = through(*jax.tree.leaves((target, x, component)), amounts)
+    return own * amounts[:, None], ours.astype(jnp.float32)
 
 
 @jit_with_network
@@ -93,11 +119,13 @@ def check_any_derivative(target: Target, x: PyTree) -> None:
     Raises:
       UserError: all derivatives are zero, or an operation has none.
     """
+    component = one_component(target)
     try:
-        component = one_component(target)
-        changes = _can_change(target, x, component)
+        program = _along(target, x, component)
+        # Whether it depends on what is added at the sites at all.
+        changes = partial_eval.dce_jaxpr(program.jaxpr, [True])[1][-1]
         if changes:
-            _trace_gradient(target, x, component)
+            _trace_gradient(program)
     except UserError:
         raise
     except Exception as error:  # whatever an operation without derivatives says
@@ -150,23 +178,14 @@ def check_derivatives(target: Target, x: PyTree) -> None:
         )
 
 
-def _can_change(target: Target, x: PyTree, component: Components) -> bool:
-    """Whether the outputs' derivative depends on what is added at the sites at all."""
-
-    def pushed(target, x, component, amounts):
-        through = functools.partial(_through_sites, target, x, component)
-        return jax.linearize(through, jnp.zeros_like(amounts))[1](amounts)
-
-    amounts = jnp.zeros(sites.batch_size(x))
-    jaxpr = jax.make_jaxpr(pushed)(target, x, component, amounts).jaxpr
-    return partial_eval.dce_jaxpr(jaxpr, [True])[1][-1]
-
-
-def _trace_gradient(target: Target, x: PyTree, component: Components) -> None:
+def _trace_gradient(program: core.ClosedJaxpr) -> None:
     """Trace the gradient back to the sites, which trainings follow, and compute nothing."""
+    along = core.jaxpr_as_fun(program)
 
-    def gradient(target, x, component, amounts):
-        through = functools.partial(_through_sites, target, x, component)
-        return jax.grad(lambda amounts: jnp.sum(through(amounts)))(amounts)
+    def gradient(*arguments):
+        *others, amounts = arguments
+        pull = jax.linear_transpose(lambda amounts: along(*others, amounts)[0], amounts)
+        return pull(jnp.ones(program.out_avals[0].shape, program.out_avals[0].dtype))
 
-    jax.eval_shape(gradient, target, x, component, jnp.zeros(sites.batch_size(x)))
+    structs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in program.in_avals]
+    jax.eval_shape(gradient, *structs)

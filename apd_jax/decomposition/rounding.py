@@ -1,10 +1,10 @@
 """How far two computations of a network may be apart by rounding alone."""
 
-import jax
 import jax.numpy as jnp
 
 from apd_jax.programs.equations import equations
 from apd_jax.sites import PyTree, Target
+from apd_jax.sites.program import trace
 
 DIFFERENCE = 1e-3  # of the largest output, with numbers of float32
 _UNITS = 8  # of rounding, where the network computes with narrower numbers than float32
@@ -30,8 +30,8 @@ def derivative_tolerance(target: Target, x: PyTree) -> float:
 
 def _unit(target: Target, x: PyTree) -> float:
     """Unit of rounding of the narrowest real numbers that a network computes."""
-    # The target is an argument, so that casts of its parameters are part of the program.
-    program = jax.make_jaxpr(lambda target, x: target(x))(target, x).jaxpr
+    # The parameters are arguments, so that casts of them are part of the program.
+    program = trace(target.apply_fn, target.params, x).closed.jaxpr
     dtypes = {var.aval.dtype for eqn in equations(program) for var in eqn.outvars}
     units = [float(jnp.finfo(dtype).eps) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     return max(units, default=0.0)

@@ -155,8 +155,9 @@ class Checkpointer(Closing):
 
         Args:
           abstract_state: pytree of `jax.ShapeDtypeStruct` (as from `jax.eval_shape`) or arrays,
-            with the structure, shapes, dtypes and, if a leaf has one, sharding of the result. None
-            restores whatever was saved, with tuples as lists and NamedTuples as dicts.
+            with the structure, shapes, dtypes and, if a leaf has one, sharding of the result; or a
+            function that gives it, called if there are checkpoints. None restores whatever was
+            saved, with tuples as lists and NamedTuples as dicts.
 
         Returns:
           The checkpoint, or None if there is none.
@@ -166,8 +167,10 @@ class Checkpointer(Closing):
           UserError: the newest intact checkpoint holds other leaves, shapes or dtypes.
         """
         self.wait()
-        found, reasons = None, {}
-        for step in reversed(self.steps()):
+        found, reasons, steps = None, {}, self.steps()
+        if steps and callable(abstract_state):
+            abstract_state = abstract_state()
+        for step in reversed(steps):
             try:
                 found = self._read(step, abstract_state)
                 break

@@ -121,8 +121,8 @@ class Directory:
         Raises:
           UserError: it belongs to another context: numbers of two trainings would be mixed.
         """
-        self._shapes = loop.abstract_state(training)
-        restored = self._checkpointer.restore_latest(self._shapes)
+        # The state's shapes take as long to find as its making takes to trace.
+        restored = self._checkpointer.restore_latest(lambda: loop.abstract_state(training))
         if restored is None:
             return None
         context = self._metadata["context"]
@@ -133,7 +133,7 @@ class Directory:
                 "version: restore its parameters (those of an experiment are in target/), choose "
                 "another workdir, or delete this one."
             )
-        self._saved = restored.step
+        self._saved, self._shapes = restored.step, _shapes(restored.state)
         return restored
 
     @contextlib.contextmanager
@@ -156,7 +156,7 @@ class Directory:
         """Write a checkpoint, in another thread."""
         memory.give_back()  # what the checkpoint before this one took
         self._checkpointer.save(step, state, {"seconds": seconds, **self._metadata})
-        self._saved = step
+        self._saved, self._shapes = step, _shapes(state)
 
     def finish(self) -> None:
         """Wait until the last checkpoint is on disk."""
@@ -167,9 +167,7 @@ class Directory:
         self._checkpointer.wait()
         if self._saved is None:
             return 0, None
-        # On one device, like everything after a training.
-        shapes = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), self._shapes)
-        restored = self._checkpointer.restore_latest(shapes)
+        restored = self._checkpointer.restore_latest(self._shapes)
         return (restored.step, restored.state) if restored else (0, None)
 
     def rows(self, step: int) -> list[Row]:
@@ -263,6 +261,11 @@ class Several:
     def last_good(self) -> str:
         """A sentence on where the checkpoints are."""
         return "Each run keeps its own checkpoints"
+
+
+def _shapes(state: Any) -> Any:
+    """Shapes and types of a state on one device, like everything after a training."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
 
 Store = Memory | Directory | Several

@@ -190,7 +190,8 @@ def position_shape(target: Target, x: PyTree) -> tuple[int, ...]:
     Raises:
       UserError: outputs without such an axis.
     """
-    shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(target, x))]
+    outputs = trace(target.apply_fn, target.params, x).closed.out_avals
+    shapes = [leaf.shape for leaf in outputs]
     shared = os.path.commonprefix([shape[1:-1] for shape in shapes])
     if not shared:
         raise UserError(

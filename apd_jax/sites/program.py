@@ -67,6 +67,11 @@ class Program:
         found = (eqn.primitive.name for eqn in equations(self.closed.jaxpr))
         return "conv_general_dilated" in found
 
+    def outputs(self) -> PyTree:
+        """Shapes and dtypes of the outputs."""
+        shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in self.closed.out_avals]
+        return jax.tree.unflatten(self.out_tree, shapes)
+
 
 def abstract(tree: PyTree) -> PyTree:
     """Shapes and dtypes of a pytree of arrays.
@@ -125,18 +130,21 @@ def trace(apply_fn: Callable, params: PyTree, x: PyTree) -> Program:
     leaves, params_tree = jax.tree.flatten(abstract(params))
     inputs, inputs_tree = jax.tree.flatten(abstract(x))
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in (*leaves, *inputs))
-    # Precision, width of numbers and mesh are written into the equations when they are traced.
-    mesh = jax.sharding.get_abstract_mesh()
-    config: Any = jax.config  # whose types omit the settings
-    ambient = config.jax_default_matmul_precision, config.jax_enable_x64, mesh
     try:
-        return kept_with(apply_fn, _trace, params_tree, inputs_tree, shapes, ambient)
+        return kept_with(apply_fn, _trace, params_tree, inputs_tree, shapes, ambient())
     except _Uncached as holder:
         return holder.program
 
 
-def _trace(stand_in, params_tree, inputs_tree, shapes, ambient) -> Program:
-    apply_fn, _ = stand_in.function, ambient
+def ambient() -> tuple[Any, ...]:
+    """Precision, width of numbers and mesh: equations get them when they are traced."""
+    config: Any = jax.config  # whose types omit the settings
+    mesh = jax.sharding.get_abstract_mesh()
+    return config.jax_default_matmul_precision, config.jax_enable_x64, mesh
+
+
+def _trace(stand_in, params_tree, inputs_tree, shapes, _) -> Program:
+    apply_fn = stand_in.function
     structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
     params = jax.tree.unflatten(params_tree, structs[: params_tree.num_leaves])
     x = jax.tree.unflatten(inputs_tree, structs[params_tree.num_leaves :])
