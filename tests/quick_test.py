@@ -1,5 +1,6 @@
 """Options of the compiler for programs that run a few times."""
 
+import os
 from unittest import mock
 
 import jax
@@ -14,8 +15,13 @@ from apd_jax.programs import quick
 class QuickTest(absltest.TestCase):
     def setUp(self):
         super().setUp()
-        quick._known.cache_clear()
+        self.given("")  # those of the tests have levels
         self.addCleanup(quick._known.cache_clear)
+
+    def given(self, flags):
+        """Let the environment have these XLA_FLAGS, for Python alone: XLA itself keeps its own."""
+        self.enterContext(mock.patch.object(os, "environ", os.environ | {"XLA_FLAGS": flags}))
+        quick._known.cache_clear()
 
     def test_small_networks_on_cpus(self):
         small, large = {"w": jnp.ones((64, 64))}, {"w": jnp.ones((64, 64)), "b": jnp.ones(64)}
@@ -53,6 +59,15 @@ class QuickTest(absltest.TestCase):
         np.testing.assert_allclose(jax.grad(output)(x)[0], summed.sum(axis=1), rtol=1e-5)
         (outputs,) = jax.vmap(lambda x: apd_jax.masked_apply(target, components, x, mask))(x[None])
         np.testing.assert_allclose(outputs, x @ summed, rtol=1e-5)
+
+    def test_flags_of_the_caller_hold(self):
+        names = quick.options(jnp.ones(3)).keys()
+        flags = " ".join(f"--{name}=0" for name in [*names, "xla_gpu_autotune_level"])
+        self.given(flags)
+        self.assertEmpty(quick.options(jnp.ones(3)))
+        self.given("--xla_backend_optimization_level=1")
+        rest = names - {"xla_backend_optimization_level"}
+        self.assertEqual(quick.options(jnp.ones(3)).keys(), rest)
 
     def test_options_that_xla_does_not_know_are_left_out(self):
         known = {"xla_backend_optimization_level": 0}

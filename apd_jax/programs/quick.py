@@ -5,9 +5,12 @@ round of refinement and the evidence of a small network do. At a lower level, an
 XLA's two ways to emit kernels, such a program is compiled in about two thirds of the time, with the
 same numbers up to rounding. Level 0 compiles faster still, but gradients of convolutions in a loop
 then take twenty times as long.
+
+What the environment variable XLA_FLAGS says of the same options holds for these programs too.
 """
 
 import functools
+import os
 from typing import Any
 
 import jax
@@ -45,8 +48,17 @@ def _is_traced(tree: Any) -> bool:
 
 @functools.cache
 def _known() -> dict[str, Any]:
-    """Those of the options that this version of XLA knows: it refuses programs with any other."""
-    return {name: value for name, value in _OPTIONS.items() if _is_known(name, value)}
+    """Those of the options that the caller left open, and that this version of XLA knows.
+
+    XLA refuses programs with an option that it does not know.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    given = {flag.removeprefix("--").partition("=")[0] for flag in flags}
+    return {
+        name: value
+        for name, value in _OPTIONS.items()
+        if name not in given and _is_known(name, value)
+    }
 
 
 def _is_known(name: str, value: Any) -> bool:
