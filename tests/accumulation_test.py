@@ -28,15 +28,15 @@ OBJECTIVE = Objective(
 OPTIMIZER = decomposition_optimizer(lambda step: 1e-2)
 
 
-def both(objective, target, components, number):
-    """A function that steps from the same state without and with micro-batches."""
+def steps(objective, target, components, *numbers):
+    """A function that steps from the same state with each number of micro-batches."""
 
     @jax.jit
     def run(components, x, multipliers=CONSTANT):
         state, key = init_state(components, OPTIMIZER), jax.random.key(0)
         return [
             train_step(objective, OPTIMIZER, target, state, x, key, multipliers, accumulate)
-            for accumulate in (1, number)
+            for accumulate in numbers
         ]
 
     return functools.partial(run, components)
@@ -54,7 +54,7 @@ class StepTest(parameterized.TestCase):
         target, _ = networks.make("mlp")
         x, own = networks.normal(3, 12, 3), networks.components(target)
         multipliers = Multipliers(None if factor is None else jnp.float32(factor))
-        whole, parts = both(objective, target, own, 3)(x, multipliers)
+        whole, parts = steps(objective, target, own, 1, 3)(x, multipliers)
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
     @parameterized.parameters(False, True)
@@ -71,7 +71,7 @@ class StepTest(parameterized.TestCase):
         )
         wide = dataclasses.replace(objective, topk=1.3)
         start = jax.jit(lambda components: gates.start(wide, target, x, components))
-        run = both(objective, target, start(networks.components(target)), 3)
+        run = steps(objective, target, start(networks.components(target)), 1, 3)
         for size, expected in ((1.0, self.assertGreater), (0.5, self.assertEqual)):
             whole, parts = run(size * x)
             expected(float(whole[1]["loss/l0"]), 0)
@@ -87,11 +87,11 @@ class StepTest(parameterized.TestCase):
         objective = dataclasses.replace(
             OBJECTIVE, hidden_sites=("v",), per_position=per_position, valid=padded.valid
         )
-        whole, parts = both(objective, target, own, 3)(x)
+        whole, parts = steps(objective, target, own, 1, 3)(x)
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
         wrong = dataclasses.replace(objective, valid=None)
         self.assertNotAlmostEqual(
-            float(both(wrong, target, own, 3)(x)[0][1]["loss/minimality"]),
+            float(steps(wrong, target, own, 1)(x)[0][1]["loss/minimality"]),
             float(whole[1]["loss/minimality"]),
             places=3,
         )
@@ -103,7 +103,7 @@ class StepTest(parameterized.TestCase):
         x = networks.normal(3, 8, 3).at[:4].multiply(1e-3)
         objective = dataclasses.replace(OBJECTIVE, topk=0.5)
         own = networks.components(target)
-        whole, parts = both(objective, target, own, 2)(x)
+        whole, parts = steps(objective, target, own, 1, 2)(x)
         chex.assert_trees_all_close(parts, whole, rtol=1e-4, atol=1e-6)
 
     @pytest.mark.slow

@@ -261,24 +261,35 @@ class FinishedTest(parameterized.TestCase):
         self.rebuild()
         self.assertEqual(self.files() | mine, self.files())
 
-    @parameterized.parameters("metrics.jsonl", "target/metrics.jsonl")
-    def test_metrics_cut_short_or_missing(self, name):
-        path = self.workdir / name
-        for cut in (lambda: path.write_bytes(path.read_bytes()[:-9]), path.unlink):
-            cut()
-            (self.workdir / "report.html").write_text("stale")
-            _, log = self.rebuild()
-            self.assertRegex("\n".join(log), f"WARNING.*/{name} (lacks 1 of|cannot be read)")
-            page = (self.workdir / "report.html").read_text()
-            self.assertRegex(page, f"/{name} (lacks 1 of|cannot be read)")
-            self.assertIn('<svg viewBox="0 0 ', page)
+    def test_metrics_cut_short_or_missing(self):
+        """Both files are cut short, then each is missing."""
+        paths = [self.workdir / name for name in ("metrics.jsonl", "target/metrics.jsonl")]
+        for path in paths:
+            path.write_bytes(path.read_bytes()[:-9])
+        self.check_said(*(f"[^t]/{path.relative_to(self.workdir)} lacks 1 of" for path in paths))
+        for path in paths:
+            content = path.read_bytes()
+            path.unlink()
+            self.check_said(f"[^t]/{path.relative_to(self.workdir)} cannot be read")
+            path.write_bytes(content)
 
-    @parameterized.parameters("tensorboard", "figures", "components", "results.json", "report.html")
-    def test_other_by_products(self, name):
-        path = self.workdir / name
-        for file in path.rglob("*") if path.is_dir() else [path]:
-            if file.is_file():
-                file.write_bytes(file.read_bytes()[:-3])
+    def check_said(self, *gaps):
+        """The log and a page with the other curves name what is missing from the metrics."""
+        (self.workdir / "report.html").write_text("stale")
+        _, log = self.rebuild()
+        page = (self.workdir / "report.html").read_text()
+        for gap in gaps:
+            self.assertRegex("\n".join(log), f"WARNING.*{gap}")
+            self.assertRegex(page, gap)
+        self.assertIn('<svg viewBox="0 0 ', page)
+
+    def test_other_by_products(self):
+        """All are damaged together: a run that reads one of them fails."""
+        for name in ("tensorboard", "figures", "components", "results.json", "report.html"):
+            path = self.workdir / name
+            for file in path.rglob("*") if path.is_dir() else [path]:
+                if file.is_file():
+                    file.write_bytes(file.read_bytes()[:-3])
         results, _ = self.rebuild()
         self.assertEqual(results["seeds"], self.results["seeds"])
         self.assertIn("</html>", (self.workdir / "report.html").read_text())

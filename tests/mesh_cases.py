@@ -205,6 +205,7 @@ def main(argv):
     parser.add_argument(
         "--resume", nargs="*", default=[], help="directories to begin or resume on the first mesh"
     )
+    parser.add_argument("--resume_on", type=json.loads, help="another mesh for these")
     parser.add_argument("--until", type=int, default=STEPS)
     parser.add_argument("--rounds", action="store_true", help="of refinement, with 5-2")
     parser.add_argument("--topk", action="store_true")
@@ -218,7 +219,7 @@ def main(argv):
     found = topk_differences() if given.topk else {}
     found |= {f"bytes {shape}": state_bytes(shape) for shape in given.memory}
     for place, directory in enumerate(given.resume):
-        end = resume(directory, given.meshes[0], given.until)
+        end = resume(directory, given.resume_on or given.meshes[0], given.until)
         found |= {f"resumed {place} {name}": leaf for name, leaf in end.items()}
     for shape in given.meshes[:2] if given.rounds else ():
         found[f"rounds {shape} losses"] = run("5-2", shape, seeds=2, **ROUNDS)[0]

@@ -29,7 +29,7 @@ from apd_jax.training.optimizers import adam, in_bfloat16
 
 ROOT = pathlib.Path(__file__).parent.parent
 MESHES = [[1, 1, 1], [8, 1, 1], [1, 8, 1], [1, 1, 8], [2, 2, 2]]  # for the soak
-FEW = [[1, 1, 1], [1, 8, 1], [2, 2, 2]]
+TWO = [[1, 1, 1], [2, 2, 2]]
 TMS = "5-2,40-10"
 ARGUMENT, OUTPUT, ALIAS, TEMP = range(4)
 
@@ -45,13 +45,16 @@ def start(out, shapes, *options, devices=8):
     )
 
 
-def together(count, out, shapes, *options):
-    """N processes of one device each."""
+def together(count, out, shapes, *options, devices=1):
+    """N processes, each with as many devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     shared = ("--coordinator", f"localhost:{port}", "--num_processes", count, *options)
-    return [start(out, shapes, *shared, "--process_id", place, devices=1) for place in range(count)]
+    return [
+        start(out, shapes, *shared, "--process_id", place, devices=devices)
+        for place in range(count)
+    ]
 
 
 def finish(*running):
@@ -152,7 +155,7 @@ class DevicesTest(parameterized.TestCase):
     def setUpClass(cls):
         super().setUpClass()
         cls.root = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory()))
-        finish(start(cls.root / "transformer.npz", FEW, "--cases", "transformer"))
+        finish(start(cls.root / "transformer.npz", TWO, "--cases", "transformer"))
         options = ("--cases", TMS, "--topk", "--rounds", "--memory", [[1, 1, 1], [1, 1, 8]])
         options = (*options, "--until", 5, "--resume", cls.root / "run")
         finish(start(cls.root / "others.npz", [[1, 4, 2], [1, 1, 1], [1, 1, 8]], *options))
@@ -162,13 +165,6 @@ class DevicesTest(parameterized.TestCase):
     @parameterized.parameters(*mesh_cases.CASES)
     def test_meshes(self, name):
         check(self.alone, self.alone, name)
-
-    @parameterized.parameters((2, [1, 2, 1], "5-2"), (4, [1, 2, 2], "40-10"))
-    def test_processes(self, count, shape, names):
-        out = self.root / f"{count}.npz"
-        finish(*together(count, out, [shape], "--cases", names))
-        for name in names.split(","):
-            check(np.load(out), self.alone, name)
 
     def test_topk_is_exact(self):
         for name in self.others:
@@ -186,17 +182,17 @@ class DevicesTest(parameterized.TestCase):
         self.assertGreater(divided[ALIAS], 0.9 * divided[OUTPUT])  # donated
         self.assertLess(divided[TEMP], alone[TEMP] / 2)
 
-    def test_checkpoint_on_other_devices(self):
+    def test_two_processes_and_a_checkpoint_of_other_devices(self):
+        """The processes divide examples between them and, when they resume, components."""
         copied = shutil.copytree(self.root / "run", self.root / "copied")
-        outs = [self.root / f"resumed_{name}.npz" for name in ("one", "two")]
-        both = self.root / "new", self.root / "run"
-        finish(start(outs[0], [[1, 1, 1]], "--cases", "", "--resume", *both, devices=1))
-        finish(*together(2, outs[1], [[1, 1, 2]], "--cases", "", "--resume", copied))
-        one, two = map(np.load, outs)
-        for name in two:
-            alone = one[name]
-            np.testing.assert_allclose(one[name.replace("0", "1", 1)], alone, atol=1e-5)
-            np.testing.assert_allclose(two[name], alone, atol=1e-5)
+        out, options = self.root / "two.npz", ("--resume", copied, "--resume_on", [1, 1, 4])
+        finish(*together(2, out, [[1, 2, 2]], "--cases", "5-2", *options, devices=2))
+        two = np.load(out)
+        check(two, self.alone, "5-2")
+        whole, resumed = (mesh_cases.resume(self.root / n, [1, 1, 1]) for n in ("new", "run"))
+        for name, expected in whole.items():
+            np.testing.assert_allclose(resumed[name], expected, atol=1e-5)
+            np.testing.assert_allclose(two[f"resumed 0 {name}"], expected, atol=1e-5)
 
 
 @pytest.mark.slow

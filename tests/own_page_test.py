@@ -18,7 +18,7 @@ from report_page_test import CONTRAST, STICKING_OUT
 
 import apd_jax
 from apd_jax.errors import UserError
-from apd_jax.report import decomposition_page, decomposition_panels, examples
+from apd_jax.report import decomposition_page, decomposition_panels, evidence_section, examples
 
 X = networks.normal(5, 48, 3)
 
@@ -27,6 +27,11 @@ def decomposition():
     """A few steps, with one component that is always on."""
     settings = dict(num_components=3, topk=1.5, rank=1, steps=4, batch_size=16, chunk_steps=1)
     return apd_jax.decompose(networks.mlp(), X, **settings)
+
+
+def without_evidence():
+    """Pages without this section, which takes most of the time."""
+    return mock.patch.object(evidence_section, "measure", side_effect=UserError("left out"))
 
 
 @pytest.mark.slow
@@ -76,7 +81,9 @@ class OwnPageTest(absltest.TestCase):
         whole = apd_jax.decompose(
             networks.mlp(), X, num_components=2, topk=2, steps=1, batch_size=16, refine={"every": 0}
         )
-        text, _ = decomposition_page.render(whole, X, None)
+        with without_evidence():
+            text, _ = decomposition_page.render(whole, X, None)
+        self.assertIn("There is no evidence: left out.", text)
         self.assertIn("TRIVIAL</span>", text)
         self.assertIn("Trivial: components [0, 1] are active on more than 95%", text)
 
@@ -92,7 +99,8 @@ class OwnPageTest(absltest.TestCase):
         settings = dict(num_components=3, topk=1, rank=1, steps=1, batch_size=4, per_position=True)
         settings["refine"] = {"every": 0}
         found = apd_jax.decompose(apd_jax.Target(network, params), x, **settings)
-        text, _ = decomposition_page.render(found, x, None)
+        with without_evidence():
+            text, _ = decomposition_page.render(found, x, None)
         self.assertNotIn("<b>", text)
         shown = re.findall(r"(\d+):(\d+) <span[^>]*>&lt;b&gt; (.*?); scale 0.5</span>", text)
         self.assertNotEmpty(shown)

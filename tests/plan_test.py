@@ -75,7 +75,7 @@ def memory_of_training(target, data, options):
     settings = presets.with_exact_scores(settings, jax.eval_shape(target, example).shape[1:])
     seeds = jnp.zeros(1, jnp.uint32)
     trainer = Trainer(settings, loop.stack([target]), data, seeds)
-    state = trainer.init_state()
+    state = jax.eval_shape(trainer.init_state)
     fed = next(iter(trainer.feed(0, 20)))[1] if trainer.feed else None
     leaves, tree = jax.tree.flatten(trainer.context)
     program = step_programs.chunk(trainer.step, tree)

@@ -4,13 +4,14 @@ import json
 import pathlib
 import sys
 import tempfile
+from unittest import mock
 
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
 import apd_jax
-from apd_jax.run import experiment
+from apd_jax.run import experiment, publish
 from apd_jax.studies.resid_mlp.network import ResidualMLP
 from apd_jax.studies.tms.network import TMS
 
@@ -64,9 +65,10 @@ class WorkdirTest(parameterized.TestCase):
         return root, results
 
     def test_target_that_is_not_trained(self):
-        root, results = self.run_config(
-            shrink(tms.get_config(), evidence_samples=0, **{"target.steps": 0})
-        )
+        with mock.patch.object(publish, "_draw", return_value=[]):
+            root, results = self.run_config(
+                shrink(tms.get_config(), evidence_samples=0, **{"target.steps": 0})
+            )
         self.assertEqual(results["seconds"]["target"], 0)
         self.assertGreater(results["seeds"][0]["target_loss"], 0)
         self.assertFalse((root / "target").exists())

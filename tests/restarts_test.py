@@ -16,7 +16,7 @@ from absl.testing import absltest
 import apd_jax
 from apd_jax.objective.coefficients import Coefficients
 from apd_jax.objective.objective import Objective
-from apd_jax.run import experiment
+from apd_jax.run import experiment, publish
 from apd_jax.runtime import loop
 from apd_jax.training import restarts
 from apd_jax.training.config import Settings
@@ -131,7 +131,8 @@ class RunTest(absltest.TestCase):
         config.update(seeds=2, restarts=3, steps=20, batch_size=32, chunk_steps=10, rank=2)
         config.update(evaluation_samples=256, evidence_samples=0)
         config.target.update(steps=20, batch_size=32)
-        with tempfile.TemporaryDirectory() as directory:
+        undrawn = mock.patch.object(publish, "_draw", return_value=[])
+        with tempfile.TemporaryDirectory() as directory, undrawn:
             experiment.run(config, pathlib.Path(directory) / "run", command="me")
             results = json.loads((pathlib.Path(directory) / "run" / "results.json").read_text())
         losses = np.array(results["restart_losses"])

@@ -7,6 +7,7 @@ a workdir that was stopped after step 20 of 40.
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from absl.testing import absltest
 
 import apd_jax
+from apd_jax.decomposition import directory
 
 DATA = pathlib.Path(__file__).parent / "data" / "second_edition"
 OPTIONS = {
@@ -48,7 +50,8 @@ class SecondEditionTest(absltest.TestCase):
         np.testing.assert_allclose(scores, expected["scores"], rtol=1e-5, atol=1e-6)
 
     @pytest.mark.slow
-    def test_a_workdir_resumes(self):
+    @mock.patch.object(directory, "_write_report")  # whose compilation takes long
+    def test_a_workdir_resumes(self, _):
         workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "workdir"
         shutil.copytree(DATA / "workdir", workdir)
         params, x = drawn()

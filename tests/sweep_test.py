@@ -17,7 +17,7 @@ from stop_flags import FlagAfter
 from apd_jax.data import as_source
 from apd_jax.errors import UserError
 from apd_jax.objective import selection
-from apd_jax.run import experiment, sweep
+from apd_jax.run import experiment, publish, sweep
 from apd_jax.run.grid import points, read_grid
 from apd_jax.run.setup import read_setup
 from apd_jax.runtime import loop
@@ -189,6 +189,8 @@ class SweepTest(absltest.TestCase):
         traced = [rate for rate in rates if isinstance(rate, jax.core.Tracer)]
         self.assertLen(traced, 2)  # one program for all, one for those that did not diverge
 
+        # publish_test.py and experiment_test.py have the figures of runs.
+        self.enterContext(mock.patch.object(publish, "_draw", return_value=[]))
         with self.assertLogs("absl", "INFO") as logs:
             results = sweep.run(small_config(), grid, root / "sweep", arguments=["--config=c"])
         self.assertIn("2 runs from step 30 in 1 group(s)", "\n".join(logs.output))

@@ -141,9 +141,8 @@ class _Loop:
 
     def __init__(self, training: Training, state: PyTree, steps: int, observer: Observer):
         self._training, self._steps, self._observer = training, steps, observer
-        step = state.step  # the same for all seeds
-        step = step[0] if step.is_fully_addressable else step.addressable_data(0)[0]
-        self._start = self.done = int(step)
+        step = np.asarray(state.step.addressable_data(0))  # the same for all seeds
+        self._start = self.done = int(step[0])
         context, seeds, layout = training.context, training.seeds, training.layout
         self._layout = layout
         if layout is not None:
