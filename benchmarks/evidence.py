@@ -2,7 +2,7 @@
 
 The network is that of `benchmarks.transformer`; its components are not trained, which changes
 neither. A few blocks are run and timed part by part; the time of all examples is extrapolated from
-the number of runs of every part.
+the number of runs of every part. With `--whole`, all examples are run instead.
 """
 
 import argparse
@@ -35,11 +35,7 @@ def measure(sizes: Sizes, examples: int, few: int, steps: int, rounds: int) -> d
       steps: steps of the adversary.
       rounds: how often these are run after the compilation.
     """
-    target, settings, sample = make_problem(sizes)
-    components = init_components(
-        jax.random.key(1), target, num_components=sizes.components, rank=sizes.rank
-    )
-    found = apd_jax.Decomposition(target, components, settings)
+    found, sample = _problem(sizes)
     x = sample(jax.random.key(2), few)
     start = time.perf_counter()
     found.evidence(x, "next_tokens", **FEW)
@@ -73,6 +69,24 @@ def measure(sizes: Sizes, examples: int, few: int, steps: int, rounds: int) -> d
         "parts": parts,
         **every_run,
     }
+
+
+def measure_whole(sizes: Sizes, examples: int, steps: int) -> dict[str, float]:
+    """Return the seconds of the evidence on all examples, compilation included, and peak memory."""
+    found, sample = _problem(sizes)
+    x = sample(jax.random.key(2), examples)
+    start = time.perf_counter()
+    found.evidence(x, "next_tokens", adversary_steps=(steps,))
+    return {"seconds": time.perf_counter() - start, "peak_memory": machine.peak_memory()}
+
+
+def _problem(sizes: Sizes) -> tuple[apd_jax.Decomposition, Any]:
+    """Components that are not trained, and the function that draws inputs."""
+    target, settings, sample = make_problem(sizes)
+    components = init_components(
+        jax.random.key(1), target, num_components=sizes.components, rank=sizes.rank
+    )
+    return apd_jax.Decomposition(target, components, settings), sample
 
 
 # The same programs as with more steps and draws.
@@ -132,9 +146,13 @@ def main() -> None:
     parser.add_argument("--adversary_steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=1, help="runs whose fastest parts are taken")
     parser.add_argument("--alone", action="store_true", help="without a training step")
+    parser.add_argument("--whole", action="store_true", help="run all examples, and nothing else")
     options.add_output_option(parser, "evidence.json")
     args = parser.parse_args()
     sizes = Sizes(**args.sizes)
+    if args.whole:
+        print(json.dumps(measure_whole(sizes, args.examples, args.adversary_steps)))
+        return
     if args.alone:
         print(
             json.dumps(measure(sizes, args.examples, args.few, args.adversary_steps, args.rounds))
