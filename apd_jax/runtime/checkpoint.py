@@ -66,6 +66,7 @@ class Checkpointer(Closing):
         self._writes = jax.process_index() == 0
         if self._writes:
             self._make()
+            paths.remove_all(self._directory, "*.orbax-checkpoint-tmp*")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=max_to_keep,
             create=False,

@@ -4,7 +4,9 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 
 from apd_jax.errors import UserError
@@ -82,3 +84,18 @@ def names_in(directory: pathlib.Path) -> set[str]:
     if not directory.is_dir():
         return set()
     return {path.name for path in directory.iterdir() if not _LITTER.fullmatch(path.name)}
+
+
+def remove_all(directory: pathlib.Path, pattern: str) -> None:
+    """Remove the folders of that pattern that a failed save left in a directory.
+
+    Threads of the save may write there for a moment longer, hence several attempts. What is left
+    after them stays.
+    """
+    for _ in range(20):
+        left = list(directory.glob(pattern))
+        if not left:
+            return
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.1)
