@@ -20,7 +20,7 @@ import orbax.checkpoint
 import pytest
 from absl.testing import absltest, parameterized
 
-from apd_jax.runtime import checksum
+from apd_jax.runtime import checksum, paths
 from apd_jax.runtime.checkpoint import Checkpointer, CheckpointError
 
 
@@ -306,6 +306,23 @@ class DamageTest(CheckpointTestCase):
         message = str(caught.exception)
         self.assertIn("components/layers_0/mlp_in/U: float32[2,3,6] -> float32[2,3,7]", message)
         self.assertIn("key: uint32[2] -> absent", message)
+
+
+class UnfinishedTest(CheckpointTestCase):
+    def test_removed_although_a_thread_still_writes_there(self):
+        folder = self.directory / "20.orbax-checkpoint-tmp"
+        remove, attempts = shutil.rmtree, []
+
+        def interrupted(path, **options):
+            attempts.append(path)
+            remove(path, **options)
+            if len(attempts) < 3:
+                (folder / "state").mkdir(parents=True)
+
+        (folder / "state").mkdir(parents=True)
+        with mock.patch.object(paths.shutil, "rmtree", interrupted), Checkpointer(self.directory):
+            self.assertFalse(folder.exists())
+        self.assertLen(attempts, 3)
 
 
 class FullDiskTest(CheckpointTestCase):
